@@ -1,0 +1,311 @@
+//! Every answer, one line each, and the error codes.
+
+use crate::status::{
+    DropInError, DropIns, Inspect, IntegrationStatus, Lifecycle, ProbeStatus, Status, Worker,
+};
+use crate::timestamp::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What the agent answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Answer {
+    /// Answers `ping`.
+    Pong,
+    /// Answers `hello`.
+    Hello(Hello),
+    /// Answers `status`, and opens the answer to `watch`.
+    Status(Status),
+    /// Answers `inspect`.
+    Inspect(Inspect),
+    /// Answers `check`.
+    Checked(Checked),
+    /// Answers `reload`.
+    Reloaded(Reloaded),
+    /// Follows the `status` frame of a `watch`.
+    Event(Event),
+    /// Answers any request that was refused or failed.
+    Error(ErrorAnswer),
+}
+
+/// An answer's body: the answer, and the number that its request carried.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnswerFrame {
+    /// The answer.
+    #[serde(flatten)]
+    pub answer: Answer,
+    /// The request's `id`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub id: Option<u64>,
+}
+
+/// Who serves the connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Hello {
+    /// The protocol's version: 1.
+    pub protocol: u32,
+    /// The agent's version.
+    pub agent_version: String,
+    /// Which build it is.
+    pub profile: Profile,
+    /// The request types that this build serves.
+    pub capabilities: Vec<String>,
+    /// The kernel's random id of this boot (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// How many wakes this guest has seen.
+    pub generation: u64,
+}
+
+/// Which build of the agent it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// Has no code for remote commands.
+    Prod,
+    /// Serves `exec`, `put` and `get`.
+    Dev,
+}
+
+/// The fresh entry of what was checked, in the shape that `status` or `inspect` gives it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Checked {
+    /// The integration, if one was checked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub integration: Option<IntegrationStatus>,
+    /// The probe, if one was checked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub probe: Option<ProbeStatus>,
+}
+
+/// What a reload found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Reloaded {
+    /// How many integrations are loaded.
+    pub integrations: usize,
+    /// How many probes are loaded.
+    pub probes: usize,
+    /// The files that were rejected.
+    pub errors: Vec<DropInError>,
+}
+
+/// A change, in one of its fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Event {
+    /// When it came about.
+    pub at: Timestamp,
+    /// What came about.
+    #[serde(flatten)]
+    pub change: Change,
+}
+
+/// What an event tells. A client takes an event of a kind that it does not know for
+/// [`Change::Unknown`] and goes on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case", untagged)]
+pub enum Change {
+    /// The worker turned idle or busy, or its reasons changed.
+    Worker {
+        /// The worker as it is now.
+        worker: Worker,
+    },
+    /// An integration's check ended.
+    Integration {
+        /// The integration as it is now.
+        integration: Box<IntegrationStatus>,
+    },
+    /// The guest's lifecycle went on.
+    Lifecycle {
+        /// The lifecycle as it is now.
+        lifecycle: Lifecycle,
+    },
+    /// The drop-ins were read anew.
+    DropIns {
+        /// What was found.
+        drop_ins: DropIns,
+    },
+    /// Nothing came about: the guest is there.
+    Heartbeat {
+        /// Always true.
+        heartbeat: bool,
+    },
+    /// Written by a newer agent.
+    #[cfg_attr(feature = "schema", schemars(skip))]
+    Unknown {},
+}
+
+/// Why a request was refused or failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ErrorAnswer {
+    /// For programs: decisions depend on this alone.
+    pub code: ErrorCode,
+    /// For people: what was wrong, with the field's or thing's name.
+    pub message: String,
+    /// Whether the same request may succeed later, unchanged.
+    pub retryable: bool,
+}
+
+impl ErrorAnswer {
+    /// An error that is retryable if its code is.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            retryable: code.is_retryable(),
+        }
+    }
+}
+
+/// The error codes of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// A header over the cap; the connection is closed.
+    FrameTooLarge,
+    /// A body that is not the JSON object that its type asks for.
+    BadRequest,
+    /// A type that this agent does not know.
+    UnknownRequest,
+    /// This build, or its configuration, does not serve the request.
+    NotAllowed,
+    /// Nothing has that name.
+    NotFound,
+    /// Not now: something else is under way.
+    Busy,
+    /// The request's deadline passed.
+    TimedOut,
+    /// The guest could not be made ready for a snapshot.
+    SleepPrepFailed,
+    /// Another host's token holds the guest.
+    WrongToken,
+    /// The work was begun and failed.
+    Failed,
+    /// All connections are taken.
+    TooManyConnections,
+    /// A code of a newer agent.
+    #[serde(other)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
+    Unknown,
+}
+
+impl ErrorCode {
+    /// Whether the same request may succeed later, unchanged.
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Self::Busy | Self::TimedOut | Self::TooManyConnections)
+    }
+
+    /// The code as it stands on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FrameTooLarge => "frame-too-large",
+            Self::BadRequest => "bad-request",
+            Self::UnknownRequest => "unknown-request",
+            Self::NotAllowed => "not-allowed",
+            Self::NotFound => "not-found",
+            Self::Busy => "busy",
+            Self::TimedOut => "timed-out",
+            Self::SleepPrepFailed => "sleep-prep-failed",
+            Self::WrongToken => "wrong-token",
+            Self::Failed => "failed",
+            Self::TooManyConnections => "too-many-connections",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl AnswerFrame {
+    /// Reads a body leniently: unknown fields are ignored, unknown event kinds and error codes
+    /// are kept as unknown.
+    pub fn read(body: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> Answer {
+        AnswerFrame::read(text.as_bytes()).unwrap().answer
+    }
+
+    #[test]
+    fn the_wire_form_is_flat() {
+        let frame = AnswerFrame {
+            answer: Answer::Pong,
+            id: Some(3),
+        };
+        assert_eq!(
+            serde_json::to_string(&frame).unwrap(),
+            r#"{"type":"pong","id":3}"#
+        );
+        let error = ErrorAnswer::new(ErrorCode::Busy, "later");
+        let frame = AnswerFrame {
+            answer: Answer::Error(error),
+            id: None,
+        };
+        assert_eq!(
+            serde_json::to_string(&frame).unwrap(),
+            r#"{"type":"error","code":"busy","message":"later","retryable":true}"#
+        );
+    }
+
+    #[test]
+    fn events_are_told_by_their_field() {
+        let event = r#"{"type":"event","at":"1970-01-01T00:00:00Z","lifecycle":"ready","x":1}"#;
+        let Answer::Event(event) = read(event) else {
+            panic!()
+        };
+        assert_eq!(
+            event.change,
+            Change::Lifecycle {
+                lifecycle: Lifecycle::Ready
+            }
+        );
+        let event = r#"{"type":"event","at":"1970-01-01T00:00:00Z","weather":"fine"}"#;
+        let Answer::Event(event) = read(event) else {
+            panic!()
+        };
+        assert_eq!(event.change, Change::Unknown {});
+    }
+
+    #[test]
+    fn newer_agents_are_understood() {
+        let Answer::Error(error) = read(
+            r#"{"type":"error","code":"on-fire","message":"m","retryable":false,"steps":[],"new":1}"#,
+        ) else {
+            panic!()
+        };
+        assert_eq!(error.code, ErrorCode::Unknown);
+        assert_eq!(read(r#"{"type":"pong","mood":"good"}"#), Answer::Pong);
+    }
+
+    #[test]
+    fn codes_read_as_they_are_written() {
+        for code in [
+            "frame-too-large",
+            "not-found",
+            "sleep-prep-failed",
+            "too-many-connections",
+        ] {
+            let read: ErrorCode = serde_json::from_str(&format!("\"{code}\"")).unwrap();
+            assert_eq!(read.as_str(), code);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(body in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = AnswerFrame::read(&body);
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What `status`, `inspect`, `check` and `watch` report.
+
+use crate::answer::Profile;
+use crate::timestamp::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Where the guest is between running and frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Lifecycle {
+    /// The normal state.
+    Running,
+    /// A sleep-prep is under way.
+    Preparing,
+    /// About to be frozen.
+    Ready,
+    /// A wake is under way.
+    Waking,
+}
+
+/// A verdict on a service, or on the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// No verdict yet, or failing within the grace period.
+    Starting,
+    /// The check succeeds.
+    Healthy,
+    /// The check fails.
+    Unhealthy,
+    /// There is no health command. Never said of a guest.
+    Unchecked,
+}
+
+impl Health {
+    /// The verdict on a guest: unhealthy if any integration is, else starting if any is, else
+    /// healthy.
+    pub fn of_guest(integrations: impl IntoIterator<Item = Self>) -> Self {
+        integrations
+            .into_iter()
+            .fold(Self::Healthy, |guest, one| match (guest, one) {
+                (Self::Unhealthy, _) | (_, Self::Unhealthy) => Self::Unhealthy,
+                (Self::Starting, _) | (_, Self::Starting) => Self::Starting,
+                _ => Self::Healthy,
+            })
+    }
+}
+
+/// The answer to `status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Status {
+    /// Where the guest is between running and frozen.
+    pub lifecycle: Lifecycle,
+    /// The verdict on the guest.
+    pub health: Health,
+    /// Seconds since the guest's boot, time asleep included (`CLOCK_BOOTTIME`).
+    pub uptime_secs: f64,
+    /// Idle or busy.
+    pub worker: Worker,
+    /// The services, in load order.
+    pub integrations: Vec<IntegrationStatus>,
+    /// How many integrations found no room in the frame. Those that are not healthy go first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub integrations_omitted: usize,
+}
+
+/// Whether the guest has work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Worker {
+    /// Idle or busy.
+    pub state: WorkerState,
+    /// Since when.
+    pub since: Timestamp,
+    /// When it was last seen busy; null if never.
+    pub last_busy_at: Option<Timestamp>,
+    /// The signals that make it busy.
+    pub because: Vec<BusySignal>,
+    /// The 1-minute load average.
+    pub load1: f64,
+    /// Threads that run or could, from `/proc/loadavg`.
+    pub runnable: u32,
+}
+
+/// Idle or busy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkerState {
+    /// No signal says otherwise.
+    Idle,
+    /// At least one signal does.
+    Busy,
+}
+
+/// What can make a guest busy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum BusySignal {
+    /// The 1-minute load average is at or over the threshold.
+    Loadavg,
+    /// The share of CPU time used since the last sample is at or over the threshold.
+    Cpu,
+    /// The share of time in which something waited for a CPU is at or over the threshold.
+    Pressure,
+    /// An exec, put or get is open.
+    Session,
+    /// A file in `busy.d` says so.
+    Inhibit,
+}
+
+/// A service's entry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct IntegrationStatus {
+    /// Its name.
+    pub name: String,
+    /// The verdict.
+    pub health: Health,
+    /// Since when.
+    pub since: Timestamp,
+    /// How many checks have failed in a row.
+    pub consecutive_failures: u64,
+    /// How many checks have ended.
+    pub checks: u64,
+    /// How many of them have failed.
+    pub failures: u64,
+    /// The last check; null before the first one.
+    pub last_check: Option<LastCheck>,
+}
+
+/// How a check ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct LastCheck {
+    /// When it started.
+    pub at: Timestamp,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// Its exit code; null if it did not exit.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it, without `SIG`; null if none did.
+    pub signal: Option<String>,
+    /// Whether it was killed since its time was up.
+    pub timed_out: bool,
+    /// The end of what it printed, or why it could not be started.
+    pub output: String,
+    /// Whether it printed more than is kept.
+    pub truncated: bool,
+}
+
+/// A probe's entry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ProbeStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether its last run succeeded; false before the first.
+    pub ok: bool,
+    /// What its last run printed, trimmed: a JSON value for `output` `json`, else a string. Null
+    /// if that run failed or there was none.
+    pub value: serde_json::Value,
+    /// The last run; null before the first one.
+    pub last_check: Option<LastCheck>,
+}
+
+/// The answer to `inspect`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Inspect {
+    /// All of `status`.
+    #[serde(flatten)]
+    pub status: Status,
+    /// The probes, in load order.
+    pub probes: Vec<ProbeStatus>,
+    /// How many probes found no room in the frame.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub probes_omitted: usize,
+    /// The guest.
+    pub system: System,
+    /// The agent.
+    pub agent: Agent,
+    /// Its history of snapshots.
+    pub snapshot: Snapshot,
+}
+
+/// What the guest is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct System {
+    /// Its host name.
+    pub hostname: String,
+    /// Its kernel's release.
+    pub kernel: String,
+    /// CPUs that are online.
+    pub cpus: usize,
+    /// `MemTotal` of `/proc/meminfo`.
+    pub memory_total_bytes: u64,
+    /// `MemAvailable` of `/proc/meminfo`.
+    pub memory_available_bytes: u64,
+    /// The load averages over 1, 5 and 15 minutes.
+    pub load: [f64; 3],
+}
+
+/// What the agent is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Agent {
+    /// Its version.
+    pub version: String,
+    /// Which build it is.
+    pub profile: Profile,
+    /// Its process id in the guest.
+    pub pid: u32,
+    /// Its resident memory, from `/proc/self/smaps_rollup`.
+    pub rss_bytes: u64,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// The drop-in files that were rejected.
+    pub drop_in_errors: Vec<DropInError>,
+    /// How many rejected files found no room in the frame.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub drop_in_errors_omitted: usize,
+}
+
+/// A rejected drop-in file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct DropInError {
+    /// Its path.
+    pub file: String,
+    /// Why, with line and field where they are known.
+    pub message: String,
+}
+
+/// What the drop-in folders hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct DropIns {
+    /// How many integrations are loaded.
+    pub integrations: usize,
+    /// How many probes are loaded.
+    pub probes: usize,
+    /// The files that were rejected.
+    pub errors: Vec<DropInError>,
+}
+
+/// The guest's history of snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Snapshot {
+    /// How many wakes this guest has seen.
+    pub generation: u64,
+    /// When it was last made ready; null if never.
+    pub last_sleep: Option<Timestamp>,
+    /// When it last woke; null if never.
+    pub last_wake: Option<Timestamp>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guest_is_as_well_as_its_worst() {
+        use Health::{Healthy, Starting, Unchecked, Unhealthy};
+        assert_eq!(Health::of_guest([]), Healthy);
+        assert_eq!(Health::of_guest([Unchecked]), Healthy);
+        assert_eq!(Health::of_guest([Healthy, Starting, Unchecked]), Starting);
+        assert_eq!(Health::of_guest([Unhealthy, Starting, Healthy]), Unhealthy);
+        assert_eq!(Health::of_guest([Starting, Unhealthy]), Unhealthy);
+    }
+}
