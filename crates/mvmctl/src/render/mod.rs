@@ -1,0 +1,3 @@
+//! How things look on standard output.
+
+pub(crate) mod text;

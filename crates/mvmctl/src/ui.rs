@@ -1,0 +1,155 @@
+//! The way out: data on stdout, talk on stderr. Nothing else writes to either.
+
+use crate::args::Color;
+use crate::render::text::clean;
+use crate::report::Failure;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::cell::Cell;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Stdout and stderr of this run.
+#[derive(Debug)]
+pub(crate) struct Ui {
+    color: bool,
+    color_on_stderr: bool,
+    verbose: bool,
+    closed: Cell<bool>,
+}
+
+impl Ui {
+    /// Looks at the terminal and at `NO_COLOR`.
+    pub(crate) fn new(color: Color, verbose: bool) -> Self {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let wanted = |terminal: bool| match color {
+            Color::Auto => terminal && !no_color,
+            Color::Always => true,
+            Color::Never => false,
+        };
+        Self {
+            color: wanted(std::io::stdout().is_terminal()),
+            color_on_stderr: wanted(std::io::stderr().is_terminal()),
+            verbose,
+            closed: Cell::new(false),
+        }
+    }
+
+    /// Whether data on stdout is to be coloured.
+    pub(crate) fn color(&self) -> bool {
+        self.color
+    }
+
+    /// The terminal's width in columns; `None` if stdout is none.
+    pub(crate) fn width(&self) -> Option<u16> {
+        let stdout = std::io::stdout();
+        stdout.is_terminal().then_some(())?;
+        let size = rustix::termios::tcgetwinsize(stdout).ok()?;
+        (size.ws_col > 0).then_some(size.ws_col)
+    }
+
+    /// Writes data to stdout as it stands; callers clean what comes from outside. A reader that
+    /// has gone is no error: what follows is dropped, and [`Ui::is_closed`] tells streams to end.
+    pub(crate) fn print(&self, data: &str) -> Result<(), Failure> {
+        if self.closed.get() {
+            return Ok(());
+        }
+        let mut stdout = std::io::stdout().lock();
+        match stdout
+            .write_all(data.as_bytes())
+            .and_then(|()| stdout.flush())
+        {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                self.closed.set(true);
+                Ok(())
+            }
+            Err(error) => Err(
+                Failure::failed(format!("cannot write to standard output: {error}"))
+                    .hint("look at where the output goes: a full disk, for example"),
+            ),
+        }
+    }
+
+    /// Whether the reader of stdout has gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Talk on stderr, one line.
+    pub(crate) fn note(&self, text: &str) {
+        self.talk("", "", text);
+    }
+
+    /// What went wrong, on stderr.
+    pub(crate) fn error(&self, text: &str) {
+        self.talk("error: ", "1;31", text);
+    }
+
+    /// What to do next, on stderr.
+    pub(crate) fn hint(&self, text: &str) {
+        self.talk("  hint: ", "1;36", text);
+    }
+
+    fn talk(&self, label: &str, style: &str, text: &str) {
+        let label = if self.color_on_stderr && !style.is_empty() {
+            format!("\x1b[{style}m{label}\x1b[0m")
+        } else {
+            label.to_owned()
+        };
+        // A stderr that has gone leaves nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{label}{}", clean(text));
+    }
+
+    /// Says what is being waited for, once it has taken a second, until the guard is dropped: a
+    /// spinner on a terminal, one line elsewhere.
+    pub(crate) fn progress(&self, what: &str) -> Progress {
+        let what = clean(what).into_owned();
+        // The conversation that `-v` shows is progress enough, and would tear the spinner.
+        let spinner = std::io::stderr().is_terminal() && !self.verbose;
+        let (done, waiting) = mpsc::channel::<()>();
+        let thread = std::thread::Builder::new()
+            .name("progress".into())
+            .spawn(move || {
+                if waiting.recv_timeout(Duration::from_secs(1))
+                    != Err(mpsc::RecvTimeoutError::Timeout)
+                {
+                    return;
+                }
+                if spinner {
+                    let bar = ProgressBar::new_spinner().with_message(format!("{what}…"));
+                    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+                        bar.set_style(style);
+                    }
+                    bar.enable_steady_tick(Duration::from_millis(120));
+                    let _ = waiting.recv();
+                    bar.finish_and_clear();
+                } else {
+                    let _ = writeln!(std::io::stderr(), "{what}…");
+                }
+            });
+        Progress {
+            done: Some(done),
+            // Without a thread the work goes on unseen.
+            thread: thread.ok(),
+        }
+    }
+}
+
+/// Shows that something is under way; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    done: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        drop(self.done.take());
+        if let Some(thread) = self.thread.take() {
+            // Waits for the spinner to be cleared, so that what is printed next starts a line.
+            let _ = thread.join();
+        }
+    }
+}
