@@ -1,0 +1,92 @@
+//! JSON Schema for every request, answer and drop-in, from the types that read and write them.
+
+use mvm_protocol::answer::Answer;
+use mvm_protocol::drop_in::{Integration, Probe};
+use mvm_protocol::request::Request;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
+use serde_json::{Map, Value, json};
+
+/// The generated files: name in `docs/schema`, content.
+///
+/// # Errors
+///
+/// A shape of the protocol crate that this generator does not know how to finish.
+pub fn files() -> Result<Vec<(&'static str, String)>, String> {
+    Ok(vec![
+        ("request.json", pretty(&request()?)?),
+        ("answer.json", pretty(&answer()?)?),
+        ("integration.json", pretty(&drop_in::<Integration>())?),
+        ("probe.json", pretty(&probe()?)?),
+    ])
+}
+
+/// What the agent takes: strict, so that a misspelt field is found before it is sent.
+fn request() -> Result<Schema, String> {
+    let mut schema = generate::<Request>(SchemaSettings::draft2020_12().for_deserialize());
+    for variant in variants(&mut schema)? {
+        variant.insert("additionalProperties".into(), Value::Bool(false));
+        add_id(variant, "Carried back by every frame of the answer.")?;
+    }
+    Ok(schema)
+}
+
+/// What the agent gives: with room for what newer agents add.
+fn answer() -> Result<Schema, String> {
+    let mut schema = generate::<Answer>(SchemaSettings::draft2020_12().for_serialize());
+    for variant in variants(&mut schema)? {
+        add_id(variant, "The request's `id`, if it had one.")?;
+    }
+    Ok(schema)
+}
+
+fn drop_in<T: JsonSchema>() -> Schema {
+    generate::<T>(SchemaSettings::draft2020_12().for_deserialize())
+}
+
+/// The one field with two spellings, which the types' derived schema does not tell.
+fn probe() -> Result<Schema, String> {
+    let mut schema = drop_in::<Probe>();
+    let command = schema
+        .pointer("/properties/command")
+        .cloned()
+        .ok_or("a probe has no field `command`")?;
+    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+    properties
+        .ok_or("a probe has no fields")?
+        .insert("cmd".into(), command);
+    schema.insert("required".into(), json!(["name"]));
+    let either = json!([{ "required": ["command"] }, { "required": ["cmd"] }]);
+    schema.insert("oneOf".into(), either);
+    Ok(schema)
+}
+
+fn generate<T: JsonSchema>(settings: SchemaSettings) -> Schema {
+    settings.into_generator().into_root_schema_for::<T>()
+}
+
+/// The alternatives of an enum that is told apart by its field `type`.
+fn variants(schema: &mut Schema) -> Result<impl Iterator<Item = &mut Map<String, Value>>, String> {
+    let variants = schema.get_mut("oneOf").and_then(Value::as_array_mut);
+    let variants = variants.ok_or("an enum without `oneOf`")?;
+    Ok(variants.iter_mut().filter_map(Value::as_object_mut))
+}
+
+/// `id` belongs to the frame and not to the request's or answer's own type.
+fn add_id(variant: &mut Map<String, Value>, description: &str) -> Result<(), String> {
+    let properties = variant.get_mut("properties").and_then(Value::as_object_mut);
+    let properties = properties.ok_or("a variant without fields")?;
+    let id = json!({
+        "description": description,
+        "type": "integer",
+        "minimum": 0,
+        "maximum": u64::MAX,
+    });
+    properties.insert("id".into(), id);
+    Ok(())
+}
+
+fn pretty(schema: &Schema) -> Result<String, String> {
+    let text = serde_json::to_string_pretty(schema).map_err(|error| error.to_string())?;
+    Ok(text + "\n")
+}

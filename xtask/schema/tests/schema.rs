@@ -1,0 +1,121 @@
+//! The committed schemas are those of the types, and agree with the conformance vectors.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use jsonschema::Validator;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
+}
+
+fn schema(name: &str) -> Validator {
+    let text = fs::read_to_string(docs().join("schema").join(name)).unwrap();
+    let schema: Value = serde_json::from_str(&text).unwrap();
+    assert!(jsonschema::meta::is_valid(&schema), "{name}");
+    jsonschema::validator_for(&schema).unwrap()
+}
+
+fn cases(file: &str) -> Vec<Value> {
+    let text = fs::read_to_string(docs().join("vectors").join(file)).unwrap();
+    let file: Value = serde_json::from_str(&text).unwrap();
+    file["cases"].as_array().unwrap().clone()
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+/// The JSON of a case that is one frame (`header` 4) or one file (`header` 0), if it is JSON.
+fn json(case: &Value, header: usize) -> Option<Value> {
+    let bytes = match &case["bytes"] {
+        Value::String(text) => hex(text),
+        Value::Array(pieces) if pieces.len() == 1 => hex(pieces[0].as_str()?),
+        _ => return None,
+    };
+    let body = bytes.get(header..)?;
+    // Frames that are told apart by their header are not for a schema.
+    if header > 0 && bytes[..header] != u32::try_from(body.len()).unwrap().to_be_bytes() {
+        return None;
+    }
+    serde_json::from_slice(body).ok()
+}
+
+#[test]
+fn the_committed_files_are_current() {
+    for (name, content) in mvm_schema::files().unwrap() {
+        let committed = fs::read_to_string(docs().join("schema").join(name)).unwrap_or_default();
+        assert!(
+            committed == content,
+            "docs/schema/{name} is not what the types say: run `cargo xtask schema`"
+        );
+    }
+}
+
+#[test]
+fn requests_agree_with_the_vectors() {
+    let schema = schema("request.json");
+    let (mut good, mut bad) = (0, 0);
+    for case in cases("requests.json") {
+        let name = &case["name"];
+        // JSON cannot tell a repeated field, nor a schema an escaped surrogate or a dev build.
+        let code = case["answers"][0]["code"].as_str().unwrap_or("good");
+        let parser_alone = name.as_str().unwrap().starts_with("repeated-");
+        let Some(request) = json(&case, 4).filter(|_| !parser_alone && code != "not-allowed")
+        else {
+            continue;
+        };
+        let expected = matches!(code, "good" | "not-found");
+        *(if expected { &mut good } else { &mut bad }) += 1;
+        assert_eq!(schema.is_valid(&request), expected, "{name}: {request}");
+    }
+    assert!(good >= 12 && bad >= 25, "{good} good, {bad} bad");
+}
+
+#[test]
+fn answers_agree_with_the_vectors() {
+    let schema = schema("answer.json");
+    let mut count = 0;
+    for case in cases("answers.json") {
+        let name = case["name"].as_str().unwrap();
+        // This version's schema does not know what the next one will add.
+        if matches!(name, "newer-event" | "newer-code") {
+            continue;
+        }
+        let answer = json(&case, 4).unwrap();
+        let errors: Vec<String> = schema.iter_errors(&answer).map(|e| e.to_string()).collect();
+        let expected = case["reads"].is_string();
+        assert_eq!(errors.is_empty(), expected, "{name}: {errors:?}");
+        count += 1;
+    }
+    assert!(count >= 15, "{count}");
+}
+
+#[test]
+fn drop_ins_agree_with_the_vectors() {
+    let (mut good, mut bad) = (0, 0);
+    for case in cases("drop-ins.json") {
+        let name = case["name"].as_str().unwrap();
+        // JSON cannot tell a repeated field, nor this schema a NUL, or a number that rounds to 0.
+        if matches!(
+            name,
+            "repeated-field" | "nul-in-command" | "interval-vanishes"
+        ) {
+            continue;
+        }
+        let schema = schema(&format!("{}.json", case["kind"].as_str().unwrap()));
+        let Some(file) = json(&case, 0) else { continue };
+        let expected = case.get("refused").is_none();
+        *(if expected { &mut good } else { &mut bad }) += 1;
+        assert_eq!(schema.is_valid(&file), expected, "{name}: {file}");
+    }
+    assert!(good >= 7 && bad >= 20, "{good} good, {bad} bad");
+}
