@@ -1,3 +1,62 @@
-//! Placeholder until its first commit.
+//! The project's chores. `cargo xtask help` lists them.
+//!
+//! ```text
+//! main      which chore
+//! need      what a chore needs of the machine, and how it is installed: cargo tools, packages, kernel
+//! build     the binaries that a chore runs: the static agent, mvmctl
+//! test demo bench schema fuzz    one file a chore
+//! sh        running commands, shown as a person would type them
+//! ```
 
-fn main() {}
+mod bench;
+mod build;
+mod fuzz;
+mod need;
+mod schema;
+mod sh;
+mod test;
+
+use sh::{Failure, Result};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask test [RUNG…]      everything that CI runs, or some rungs of it:
+                              fmt clippy deny doc unit cli guest
+cargo xtask schema            write the JSON Schema files in docs/schema (`test unit` checks them)
+cargo xtask bench             measure, and print the figures for docs/performance.md
+cargo xtask fuzz [SECONDS]    run each fuzz target that long
+
+What a chore needs and the machine lacks is installed, and each install says what, why and how
+long. Packages are asked of apt only as root; otherwise the command to run is printed.
+";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    std::env::set_current_dir(build::root())
+        .map_err(|error| Failure(format!("cannot enter {}: {error}", build::root().display())))?;
+    match args.as_slice() {
+        ["test", rungs @ ..] => test::run(rungs),
+        ["schema"] => schema::run(),
+        ["bench"] => bench::run(),
+        ["fuzz", seconds @ ..] => fuzz::run(seconds),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => Err(Failure(format!(
+            "no chore is called `{}`. There are:\n{USAGE}",
+            args.join(" ")
+        ))),
+    }
+}

@@ -1,0 +1,61 @@
+//! What the agent is measured against: the least that does the same job.
+
+use crate::Result;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub(crate) const ECHO: &str = "--bare-echo";
+pub(crate) const SPAWN: &str = "--bare-spawn";
+
+/// Sends back what comes, on one connection, with blocking calls.
+pub(crate) fn echo(socket: &Path) -> Result<()> {
+    let (mut stream, _) = UnixListener::bind(socket)?.accept()?;
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return Ok(()),
+            count => stream.write_all(buffer.get(..count).unwrap_or_default())?,
+        }
+    }
+}
+
+/// Starts the shell with `true` so many times a second, waits for each, and prints the CPU time
+/// of it all in milliseconds.
+pub(crate) fn spawn(seconds: &str, a_second: &str) -> Result<()> {
+    let (seconds, a_second): (u32, u32) = (seconds.parse()?, a_second.parse()?);
+    let start = Instant::now();
+    for slot in 0..seconds * a_second {
+        let due = start + Duration::from_secs(1) * slot / a_second;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let status = Command::new("/bin/sh")
+            .args(["-c", "true"])
+            .stdin(Stdio::null())
+            .status()?;
+        if !status.success() {
+            return Err(format!("true: {status}").into());
+        }
+    }
+    println!("{}", cpu_ms("self")?);
+    Ok(())
+}
+
+/// CPU time of a process and of all its children that it has waited for, in milliseconds.
+///
+/// From the 14th to 17th field of `/proc/PID/stat` (proc(5)), in ticks of 10 ms: the kernel shows
+/// 100 a second to user space on every architecture that we run on.
+pub(crate) fn cpu_ms(pid: &str) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is the program's name in brackets, and may hold anything.
+    let (_, fields) = stat.rsplit_once(')').ok_or("no `)` in /proc/PID/stat")?;
+    let ticks: Vec<u64> = fields
+        .split_whitespace()
+        .skip(11)
+        .take(4)
+        .map(str::parse)
+        .collect::<std::result::Result<_, _>>()?;
+    Ok(ticks.iter().sum::<u64>() * 10)
+}

@@ -1,0 +1,92 @@
+//! Measures the agent, all in one run on one machine: what depends on the machine is given as a
+//! ratio to something bare that is measured in turn with it.
+//!
+//! `cargo xtask bench` builds the agent as it goes into a guest and starts this. Nothing here is a
+//! test: a figure over its goal is reported, not failed.
+
+mod agent;
+mod bare;
+mod checks;
+mod idle;
+mod ping;
+mod start;
+
+use std::error::Error;
+use std::path::Path;
+use std::process::ExitCode;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match *args.as_slice() {
+        // The bare counterparts run in processes of their own, as the agent does.
+        [bare::ECHO, socket] => bare::echo(Path::new(socket)),
+        [bare::SPAWN, seconds, a_second] => bare::spawn(seconds, a_second),
+        [agent] => measure(Path::new(agent)),
+        _ => Err("usage: mvm-benches AGENT (or `cargo xtask bench`, which builds one)".into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mvm-benches: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(agent: &Path) -> Result<()> {
+    let size = std::fs::metadata(agent)?.len();
+    eprintln!("Measuring {}, which takes two minutes.", agent.display());
+    println!("| what | agent | bare | figure | goal |");
+    println!("| --- | --- | --- | --- | --- |");
+
+    let ping::Figures { agent_us, bare_us } = ping::measure(agent)?;
+    let ratio = agent_us.p50 / bare_us.p50;
+    row(
+        "ping, p50, to a blocking echo server",
+        &format!("{:.1} µs (p99 {:.1})", agent_us.p50, agent_us.p99),
+        &format!("{:.1} µs (p99 {:.1})", bare_us.p50, bare_us.p99),
+        &format!("{ratio:.2}"),
+        "at most 1.3",
+    );
+
+    let start::Figures { agent_ms, true_ms } = start::measure(agent)?;
+    row(
+        "start to first pong, p50, to `/bin/true`",
+        &format!("{agent_ms:.2} ms"),
+        &format!("{true_ms:.2} ms"),
+        &format!("{:.2} ms more", agent_ms - true_ms),
+        "at most 5 ms more",
+    );
+
+    let checks::Figures { agent_ms, bare_ms } = checks::measure(agent)?;
+    row(
+        "100 checks a second, CPU time a check, to spawn and wait",
+        &format!("{agent_ms:.2} ms"),
+        &format!("{bare_ms:.2} ms"),
+        &format!("{:.2}", agent_ms / bare_ms),
+        "at most 1.3",
+    );
+
+    let idle = idle::measure(agent)?;
+    let kb = |bytes: u64| format!("{} KB", bytes / 1000);
+    row("binary, static, prod", &kb(size), "", "", "at most 1600 KB");
+    let rss = kb(idle.rss_bytes);
+    row("idle, resident memory", &rss, "", "", "at most 1800 KB");
+    let threads = idle.threads.to_string();
+    row("idle, threads", &threads, "", "", "1");
+    row(
+        "idle, wakeups a minute",
+        &format!("{:.1}", idle.wakeups_a_minute),
+        &format!("{:.1} samples", idle.samples_a_minute),
+        "",
+        &format!("at most {:.0}", 2.0 * idle.samples_a_minute),
+    );
+    Ok(())
+}
+
+fn row(what: &str, agent: &str, bare: &str, figure: &str, goal: &str) {
+    println!("| {what} | {agent} | {bare} | {figure} | {goal} |");
+}

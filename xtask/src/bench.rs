@@ -1,0 +1,10 @@
+//! `cargo xtask bench`: measures the agent as it goes into a guest.
+
+use crate::build;
+use crate::sh::{Cmd, Result};
+
+pub(crate) fn run() -> Result<()> {
+    let agent = build::static_agent()?;
+    let bench = build::fast_host_program("mvm-benches")?;
+    Cmd::new(bench).arg(agent).run()
+}

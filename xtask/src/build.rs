@@ -1,0 +1,70 @@
+//! The binaries that a chore runs, built as users get them.
+
+use crate::sh::{Cmd, Failure, Result};
+use std::path::{Path, PathBuf};
+
+/// The repository.
+pub(crate) fn root() -> PathBuf {
+    let xtask = std::env::var_os("CARGO_MANIFEST_DIR");
+    let xtask = xtask.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    xtask.parent().map(Path::to_path_buf).unwrap_or(xtask)
+}
+
+/// Cargo's target folder: the one that this program was built in, however it was configured.
+/// Cargo marks it with a file.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let own = std::env::current_exe().unwrap_or_default();
+    own.ancestors()
+        .find(|dir| dir.join("CACHEDIR.TAG").is_file())
+        .map(Path::to_path_buf)
+        .ok_or_else(|| {
+            Failure(format!(
+                "no target folder above {}: start xtask as `cargo xtask`",
+                own.display()
+            ))
+        })
+}
+
+/// The agent as it goes into a guest: static, small, prod.
+pub(crate) fn static_agent() -> Result<PathBuf> {
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    Cmd::new("cargo")
+        .args(["build", "--release", "--package", "mvm-guest-agent"])
+        // With a target given, the flags do not reach build scripts and procedural macros.
+        .args(["--target", &triple])
+        .env(
+            "RUSTFLAGS",
+            format!("{flags} -C target-feature=+crt-static").trim_start(),
+        )
+        .run()?;
+    built(&format!("{triple}/release/mvm-guest-agent"))
+}
+
+/// A host program.
+pub(crate) fn host_program(package: &str) -> Result<PathBuf> {
+    Cmd::new("cargo")
+        .args(["build", "--package", package])
+        .run()?;
+    built(&format!("debug/{package}"))
+}
+
+/// The same, optimised.
+pub(crate) fn fast_host_program(package: &str) -> Result<PathBuf> {
+    Cmd::new("cargo")
+        .args(["build", "--profile", "dist-host", "--package", package])
+        .run()?;
+    built(&format!("dist-host/{package}"))
+}
+
+fn built(path: &str) -> Result<PathBuf> {
+    let file = target_dir()?.join(path);
+    if file.is_file() {
+        Ok(file)
+    } else {
+        Err(Failure(format!(
+            "cargo succeeded, but {} is not there: is another target folder configured?",
+            file.display()
+        )))
+    }
+}

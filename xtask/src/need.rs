@@ -1,0 +1,333 @@
+//! What a chore needs of the machine beyond Rust, and how each thing is installed.
+//!
+//! Cargo tools and the guests' kernel go into a folder of the user's cache and leave the machine as
+//! it is. Packages are the only thing that is installed for the whole machine, and only by root.
+
+use crate::sh::{Cmd, Failure, Result, Tried, say, which};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A program from crates.io.
+pub(crate) struct Tool {
+    /// The crate, and the program.
+    name: &'static str,
+    version: &'static str,
+    why: &'static str,
+    /// On two cores, download included.
+    time: &'static str,
+    options: &'static [&'static str],
+}
+
+pub(crate) const NEXTEST: Tool = Tool {
+    name: "cargo-nextest",
+    version: "0.9.143",
+    why: "runs the tests",
+    time: "two minutes",
+    // A debug build compiles in half the time, and a test runner mostly waits.
+    options: &[
+        "--profile=dev",
+        "--no-default-features",
+        "--features=default-no-update",
+    ],
+};
+pub(crate) const DENY: Tool = Tool {
+    name: "cargo-deny",
+    version: "0.20.2",
+    why: "checks licences, sources and duplicates of our dependencies",
+    time: "a minute",
+    options: &["--profile=dev"],
+};
+pub(crate) const VSOCK_BACKEND: Tool = Tool {
+    name: "vhost-device-vsock",
+    version: "0.3.0",
+    why: "gives QEMU guests the Unix socket by which the host reaches them",
+    time: "a minute",
+    options: &[],
+};
+pub(crate) const FUZZ: Tool = Tool {
+    name: "cargo-fuzz",
+    version: "0.13.2",
+    why: "builds and runs the fuzz targets",
+    time: "half a minute",
+    options: &["--profile=dev"],
+};
+
+impl Tool {
+    /// The program, installed if neither `PATH` nor our cache has it.
+    pub(crate) fn installed(&self) -> Result<PathBuf> {
+        if let Some(program) = which(self.name) {
+            return Ok(program);
+        }
+        let cache = cache()?;
+        let program = cache.join("bin").join(self.name);
+        if program.is_file() {
+            return Ok(program);
+        }
+        let Self {
+            name,
+            version,
+            why,
+            time,
+            ..
+        } = self;
+        say(format!(
+            "{name} {version} is not installed. It {why}. Building it into {}, which takes about {time}.",
+            cache.display()
+        ));
+        // A build folder beside the result: /tmp is small on some machines.
+        let build = Scratch::new(&cache.join(format!("build-{name}-{}", std::process::id())))?;
+        Cmd::new("cargo")
+            .args(["install", "--quiet", "--locked", "--version", version])
+            .args(self.options)
+            .arg("--root")
+            .arg(&cache)
+            .arg(name)
+            .env("CARGO_TARGET_DIR", &build.0)
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            // Flags meant for this workspace must not reach other people's code.
+            .env("RUSTFLAGS", "")
+            .run()?;
+        Ok(program)
+    }
+}
+
+/// A Debian package, and the program that shows that its like is there on other systems.
+struct Package {
+    name: &'static str,
+    program: &'static str,
+    why: &'static str,
+}
+
+const QEMU: Package = Package {
+    name: "qemu-system-x86",
+    program: "qemu-system-x86_64",
+    why: "runs the guests",
+};
+const BUSYBOX: Package = Package {
+    name: "busybox-static",
+    program: "busybox",
+    why: "is the guests' userland, and the demo's web server",
+};
+
+impl Package {
+    fn is_there(&self) -> bool {
+        // On Debian `busybox` would satisfy the name, but is not static.
+        let known = Cmd::new("dpkg-query")
+            .args(["--show", "--showformat=${db:Status-Status}", self.name])
+            .output();
+        match known {
+            Ok(status) => status == "installed",
+            Err(_) => !is_debian() && which(self.program).is_some(),
+        }
+    }
+}
+
+/// Everything that a guest is made of, besides the agent.
+pub(crate) struct GuestParts {
+    pub(crate) kernel: PathBuf,
+    /// `lib/modules/<release>`
+    pub(crate) modules: PathBuf,
+    pub(crate) busybox: PathBuf,
+    pub(crate) vsock_backend: PathBuf,
+}
+
+/// What a microVM takes, installed where it is missing.
+pub(crate) fn guest_parts() -> Result<GuestParts> {
+    if std::env::consts::ARCH != "x86_64" {
+        return Err(Failure(format!(
+            "guests are built for x86_64 alone, and this machine is {}",
+            std::env::consts::ARCH
+        )));
+    }
+    packages(&[QEMU, BUSYBOX])?;
+    let (kernel, modules) = kernel()?;
+    Ok(GuestParts {
+        kernel,
+        modules,
+        busybox: found(BUSYBOX.program)?,
+        vsock_backend: VSOCK_BACKEND.installed()?,
+    })
+}
+
+/// The web server of a demo without a VM.
+pub(crate) fn busybox() -> Result<PathBuf> {
+    packages(&[BUSYBOX])?;
+    found(BUSYBOX.program)
+}
+
+fn found(program: &str) -> Result<PathBuf> {
+    which(program).ok_or_else(|| Failure(format!("`{program}` is not on PATH")))
+}
+
+/// Installs packages, or says which command does.
+fn packages(wanted: &[Package]) -> Result<()> {
+    let missing: Vec<&Package> = wanted.iter().filter(|it| !it.is_there()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|it| it.name).collect();
+    for Package { name, why, .. } in &missing {
+        say(format!("{name} is not installed. It {why}."));
+    }
+    if !is_debian() {
+        return Err(Failure(format!(
+            "this is not Debian or a relative of it, and I know no other system's packages. \
+             Install what Debian calls {} and try again",
+            names.join(" and ")
+        )));
+    }
+    let install = Cmd::new("apt-get")
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(&names)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    if !is_root() {
+        return Err(Failure(format!(
+            "packages are missing, and only root installs them. Run\n\n    sudo apt-get update && \
+             sudo apt-get install -y --no-install-recommends {}\n\nand try again",
+            names.join(" ")
+        )));
+    }
+    say("Asking apt for them, which takes about half a minute.");
+    refresh_lists(&names)?;
+    install.run()
+}
+
+/// `apt-get update`, unless apt's lists know every package already.
+fn refresh_lists(names: &[&str]) -> Result<()> {
+    let known = |name: &&str| {
+        let policy = Cmd::new("apt-cache").args(["policy", name]).output();
+        policy.is_ok_and(|text| text.contains("Candidate:") && !text.contains("Candidate: (none)"))
+    };
+    if names.iter().all(known) {
+        return Ok(());
+    }
+    Cmd::new("apt-get").args(["update", "--quiet=2"]).run()
+}
+
+/// The guests' kernel and its modules, unpacked into our cache: the machine's own /boot and its
+/// boot loader stay as they are, and it takes no root.
+fn kernel() -> Result<(PathBuf, PathBuf)> {
+    let home = cache()?.join("kernel");
+    if let Some(parts) = kernel_in(&home) {
+        return Ok(parts);
+    }
+    if !is_debian() {
+        return Err(Failure(format!(
+            "a guest takes a kernel with its modules. Unpack one into {0}: {0}/boot/vmlinuz-RELEASE \
+             and {0}/lib/modules/RELEASE (Debian's package linux-image-cloud-amd64 is known to do)",
+            home.display()
+        )));
+    }
+    say(format!(
+        "The guests' kernel is missing. Unpacking Debian's cloud kernel into {}, which takes about \
+         half a minute.",
+        home.display()
+    ));
+    let meta = "linux-image-cloud-amd64";
+    if is_root() {
+        refresh_lists(&[meta])?;
+    }
+    let depends = Cmd::new("apt-cache").args(["depends", meta]).output()?;
+    let package = depends
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .find(|name| name.starts_with("linux-image-"))
+        .ok_or_else(|| {
+            Failure(format!(
+                "apt knows no kernel behind {meta}. Run `sudo apt-get update` and try again"
+            ))
+        })?;
+    let scratch = Scratch::new(&cache()?.join(format!("kernel-{}", std::process::id())))?;
+    Cmd::new("apt-get")
+        .args(["download", "--quiet=2", package])
+        // As root, apt downloads as a user who may not be allowed into this folder.
+        .args(["-o", "APT::Sandbox::User=root"])
+        .dir(&scratch.0)
+        .run()?;
+    let listing = fs::read_dir(&scratch.0).tried("list the download")?;
+    let archive = listing
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|it| it == "deb"))
+        .ok_or_else(|| Failure(format!("apt downloaded no {package}")))?;
+    let unpacked = scratch.0.join("kernel");
+    Cmd::new("dpkg-deb")
+        .arg("-x")
+        .args([&archive, &unpacked])
+        .run()?;
+    // Whole or not at all, should two chores run at once or one be interrupted.
+    fs::rename(&unpacked, &home)
+        .or_else(|error| if home.exists() { Ok(()) } else { Err(error) })
+        .tried(format!("move the kernel to {}", home.display()))?;
+    kernel_in(&home).ok_or_else(|| {
+        Failure(format!(
+            "{} holds no kernel with its modules. Remove it and try again",
+            home.display()
+        ))
+    })
+}
+
+/// The kernel in a folder, if its modules are there too.
+fn kernel_in(home: &Path) -> Option<(PathBuf, PathBuf)> {
+    fs::read_dir(home.join("boot")).ok()?.find_map(|entry| {
+        let kernel = entry.ok()?.path();
+        let release = kernel.file_name()?.to_str()?.strip_prefix("vmlinuz-")?;
+        let modules = home.join("lib/modules").join(release);
+        modules.is_dir().then(|| (kernel.clone(), modules))
+    })
+}
+
+/// Where our tools and the kernel are kept.
+fn cache() -> Result<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .filter(|value| Path::new(value).is_absolute())
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
+        .ok_or_else(|| Failure("neither XDG_CACHE_HOME nor HOME is set".into()))?;
+    let cache = base.join("mvm-xtask");
+    fs::create_dir_all(&cache).tried(format!("create {}", cache.display()))?;
+    Ok(cache)
+}
+
+fn is_debian() -> bool {
+    which("apt-get").is_some() && which("dpkg-deb").is_some()
+}
+
+fn is_root() -> bool {
+    Cmd::new("id").arg("-u").output().is_ok_and(|id| id == "0")
+}
+
+/// A folder that is gone when its owner is.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path).tried(format!("create {}", path.display()))?;
+        Ok(Self(path.to_path_buf()))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("xtask: cannot remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_counts_only_with_its_modules() {
+        let home = std::env::temp_dir().join(format!("xtask-kernel-{}", std::process::id()));
+        let _scratch = Scratch::new(&home).ok().unwrap();
+        assert_eq!(kernel_in(&home), None);
+        fs::create_dir(home.join("boot")).unwrap();
+        fs::write(home.join("boot/vmlinuz-6.1"), "").unwrap();
+        assert_eq!(kernel_in(&home), None);
+        fs::create_dir_all(home.join("lib/modules/6.1")).unwrap();
+        let found = (home.join("boot/vmlinuz-6.1"), home.join("lib/modules/6.1"));
+        assert_eq!(kernel_in(&home), Some(found));
+    }
+}

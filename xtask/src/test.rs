@@ -1,0 +1,187 @@
+//! `cargo xtask test`: everything that CI runs, or one rung of it.
+
+use crate::build;
+use crate::need::{self, GuestParts};
+use crate::sh::{Cmd, Failure, Result, say};
+
+/// One part of the tests that can be run alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rung {
+    /// The layout of the code.
+    Fmt,
+    /// Lints, as errors, of every build that there is.
+    Clippy,
+    /// Licences, sources and duplicates of what we depend on.
+    Deny,
+    /// Examples in the documentation, and its links.
+    Doc,
+    /// Units, properties, transcripts, vectors, generated files, in-memory pairs.
+    Unit,
+    /// `mvmctl` as a user starts it.
+    Cli,
+    /// Real microVMs.
+    Guest,
+}
+
+const RUNGS: [(&str, Rung); 7] = [
+    ("fmt", Rung::Fmt),
+    ("clippy", Rung::Clippy),
+    ("deny", Rung::Deny),
+    ("doc", Rung::Doc),
+    ("unit", Rung::Unit),
+    ("cli", Rung::Cli),
+    ("guest", Rung::Guest),
+];
+
+/// Those that one run of nextest can cover, and the packages of each. `None`: what no other names.
+const NEXTEST: [(Rung, Option<&str>); 3] = [
+    (Rung::Unit, None),
+    (Rung::Cli, Some("mvmctl")),
+    (Rung::Guest, Some("mvm-guest-tests")),
+];
+
+pub(crate) fn run(names: &[&str]) -> Result<()> {
+    let rungs = selected(names)?;
+    let wants = |rung| rungs.contains(&rung);
+
+    // What is missing is installed first: nobody waits ten minutes to learn that root is needed.
+    let guest = wants(Rung::Guest).then(need::guest_parts).transpose()?;
+    let nextest = NEXTEST.iter().any(|(rung, _)| wants(*rung));
+    if nextest {
+        need::NEXTEST.installed()?;
+    }
+    if wants(Rung::Fmt) {
+        Cmd::new("cargo").args(["fmt", "--all", "--check"]).run()?;
+    }
+    if wants(Rung::Deny) {
+        deny()?;
+    }
+    if wants(Rung::Clippy) {
+        clippy()?;
+    }
+    if wants(Rung::Doc) {
+        doc()?;
+    }
+    if nextest {
+        // The last thing that is printed is nextest's summary of all tests.
+        tests(&rungs, guest.as_ref())?;
+    } else {
+        say("Passed.");
+    }
+    Ok(())
+}
+
+fn selected(names: &[&str]) -> Result<Vec<Rung>> {
+    if names.is_empty() {
+        return Ok(RUNGS.iter().map(|(_, rung)| *rung).collect());
+    }
+    let find = |name: &&str| {
+        let known = RUNGS.iter().find(|(known, _)| known == name);
+        known.map(|(_, rung)| *rung).ok_or_else(|| {
+            let known: Vec<&str> = RUNGS.iter().map(|(name, _)| *name).collect();
+            let known = known.join(", ");
+            Failure(format!("no rung is called `{name}`: {known}"))
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+fn deny() -> Result<()> {
+    let program = need::DENY.installed()?;
+    Cmd::new(program)
+        .args(["--workspace", "check", "bans", "licenses", "sources"])
+        .run()
+}
+
+fn clippy() -> Result<()> {
+    let clippy = || Cmd::new("cargo").args(["clippy", "--all-targets"]);
+    let strict = ["--", "-D", "warnings"];
+    clippy().arg("--workspace").args(strict).run()?;
+    let dev = ["--package", "mvm-guest-agent", "--features", "dev"];
+    clippy().args(dev).args(strict).run()
+}
+
+fn doc() -> Result<()> {
+    Cmd::new("cargo")
+        .args([
+            "doc",
+            "--workspace",
+            "--no-deps",
+            "--document-private-items",
+        ])
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .run()?;
+    Cmd::new("cargo")
+        .args(["test", "--workspace", "--doc", "--quiet"])
+        .run()
+}
+
+fn tests(rungs: &[Rung], guest: Option<&GuestParts>) -> Result<()> {
+    let mut nextest = Cmd::new(need::NEXTEST.installed()?)
+        .args(["nextest", "run", "--workspace"])
+        .args(["--profile", if is_ci() { "ci" } else { "default" }]);
+    if let Some(parts) = guest {
+        nextest = nextest
+            .env("MVM_TEST_AGENT", build::static_agent()?)
+            .env("MVM_TEST_KERNEL", &parts.kernel)
+            .env("MVM_TEST_MODULES", &parts.modules)
+            .env("MVM_TEST_BUSYBOX", &parts.busybox)
+            .env("MVM_TEST_VSOCK_BACKEND", &parts.vsock_backend)
+            // A test that finds no VMM would otherwise skip itself.
+            .env("MVM_REQUIRE_VM", "1");
+    }
+    let filter = filter(rungs);
+    if let Some(filter) = filter {
+        nextest = nextest.args(["-E", &filter]);
+    }
+    nextest.run()
+}
+
+/// Nextest's expression for some of the rungs, `None` for all.
+fn filter(rungs: &[Rung]) -> Option<String> {
+    let wanted: Vec<_> = NEXTEST
+        .iter()
+        .filter(|(rung, _)| rungs.contains(rung))
+        .collect();
+    if wanted.len() == NEXTEST.len() {
+        return None;
+    }
+    let named = || NEXTEST.iter().filter_map(|(_, package)| *package);
+    let rest = named().map(|package| format!("not package({package})"));
+    let rest = format!("({})", rest.collect::<Vec<_>>().join(" and "));
+    let terms = wanted.iter().map(|(_, package)| match package {
+        Some(package) => format!("package({package})"),
+        None => rest.clone(),
+    });
+    Some(terms.collect::<Vec<_>>().join(" or "))
+}
+
+fn is_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_test_is_in_one_rung() {
+        assert_eq!(filter(&[Rung::Cli]).as_deref(), Some("package(mvmctl)"));
+        assert_eq!(
+            filter(&[Rung::Unit, Rung::Guest]).as_deref(),
+            Some(
+                "(not package(mvmctl) and not package(mvm-guest-tests)) or \
+                 package(mvm-guest-tests)"
+            )
+        );
+        assert_eq!(filter(&[Rung::Unit, Rung::Cli, Rung::Guest]), None);
+    }
+
+    #[test]
+    fn a_rung_is_asked_for_by_name() {
+        assert_eq!(selected(&["doc"]).ok(), Some(vec![Rung::Doc]));
+        assert_eq!(selected(&[]).ok().map(|all| all.len()), Some(RUNGS.len()));
+        let failure = selected(&["docs"]).unwrap_err();
+        assert!(failure.0.contains("`docs`: fmt, clippy"), "{failure}");
+    }
+}
