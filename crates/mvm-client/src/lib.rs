@@ -1,1 +1,47 @@
-//! Placeholder until its first commit.
+//! Talks to `mvm-guest-agent` in microVMs, from the host.
+//!
+//! ```text
+//! inventory   which VMs there are, and where each is reached     Inventory, Vm
+//! endpoint    unix:PATH, vsock:CID                               Endpoint
+//! transport   dial, hybrid vsock's handshake, when to try again  Deadlines
+//! session     requests and their answers on one connection       Session
+//! watch       a status, then what changes                        Watcher
+//! error       what can go wrong, each with a code and a hint     Error
+//! ```
+//!
+//! Everything that a guest sends is taken for hostile: frames are capped, waits have deadlines, and
+//! nothing of it decides anything by its wording. The crate does not know how a VM is started.
+//!
+//! ```no_run
+//! use mvm_client::{Deadlines, Inventory, Session};
+//!
+//! # async fn example() -> Result<(), mvm_client::Error> {
+//! let inventory = Inventory::from_env(None)?;
+//! let vm = inventory.find("web")?;
+//! let mut session = Session::connect(vm.endpoint()?, &Deadlines::default()).await?;
+//! let status = session.status().await?;
+//! println!("{:?}", status.health);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The conversation is told to [`tracing`] under the target [`WIRE`], at level `TRACE`: one event a
+//! line or frame, which begins with `>` for what was sent and `<` for what came.
+
+pub mod endpoint;
+pub mod error;
+pub mod inventory;
+pub mod session;
+mod settings;
+mod transport;
+pub mod watch;
+
+pub use endpoint::Endpoint;
+pub use error::{Error, Stage};
+pub use inventory::{Inventory, State, Vm};
+pub use session::Session;
+pub use transport::Deadlines;
+pub use watch::Watcher;
+
+/// The `tracing` target of the conversation.
+pub const WIRE: &str = "mvm_client::wire";

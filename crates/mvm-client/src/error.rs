@@ -1,0 +1,368 @@
+//! What can go wrong between a name and an answer.
+//!
+//! What to do about an error depends on its variant alone, never on its words.
+
+use crate::Endpoint;
+use mvm_protocol::{ErrorAnswer, PORT};
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use thiserror::Error;
+
+/// Why there is no answer, or not the one that was asked for. The text says what was tried and why
+/// it failed; [`Error::hint`] says what to do next.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Neither a VM's name nor an address.
+    #[error("`{name}` is neither a VM's name nor an address")]
+    BadName {
+        /// What was given.
+        name: String,
+    },
+    /// No VM has that name.
+    #[error("no VM has that name in {}", .home.join("vms").display())]
+    NoSuchVm {
+        /// What was asked for.
+        name: String,
+        /// `$MVM_HOME`.
+        home: PathBuf,
+        /// The name of a VM that it may have been meant for.
+        nearest: Option<String>,
+    },
+    /// The VM's record says that it is not running. Such a VM is never dialled: a CONNECT to a
+    /// paused VM can wedge its vsock backend for good.
+    #[error("the VM is {state}")]
+    NotRunning {
+        /// The VM's name.
+        name: String,
+        /// `stopped`, `asleep`, or what else the record says.
+        state: String,
+    },
+    /// A VM's `vm.json` is there and cannot be read: whether the VM may be dialled is not known.
+    #[error("cannot read {}: {problem}", .path.display())]
+    BadRecord {
+        /// The record.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// `mvmctl.toml` is there, or was named, and cannot be read.
+    #[error("cannot read {}: {problem}", .path.display())]
+    BadSettings {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The folder of VMs cannot be found or read.
+    #[error("cannot list the VMs in {}: {source}", .path.display())]
+    NoInventory {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no file at the socket's path.
+    #[error("no socket at {}", .path.display())]
+    NoSocket {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// The file at the socket's path is something else.
+    #[error("{} is no socket", .path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The socket is there, and no process has it open: its VMM is gone.
+    #[error("no process listens on {}", .path.display())]
+    StaleSocket {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// This user may not open the socket.
+    #[error("permission denied on {}", .path.display())]
+    PermissionDenied {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// The VMM took the connection and ended it without OK: in the guest nobody listens.
+    #[error("nobody listens on port {PORT} in the guest behind {endpoint}")]
+    NobodyListening {
+        /// What was dialled.
+        endpoint: Endpoint,
+    },
+    /// What answered does not speak the agent's protocol.
+    #[error("what answers at {endpoint} is no agent: {got}")]
+    NotAnAgent {
+        /// What was dialled.
+        endpoint: Endpoint,
+        /// What came, quoted and cut short, or what was wrong with it.
+        got: String,
+    },
+    /// Nothing came in time.
+    #[error("{endpoint}: no {stage} within {after:?}")]
+    TimedOut {
+        /// What was dialled.
+        endpoint: Endpoint,
+        /// What was being waited for.
+        stage: Stage,
+        /// How long.
+        after: Duration,
+    },
+    /// The other end closed the connection.
+    #[error("{endpoint} closed the connection before the {stage}")]
+    Closed {
+        /// What was dialled.
+        endpoint: Endpoint,
+        /// What was being waited for.
+        stage: Stage,
+    },
+    /// The operating system refused something that has no variant of its own.
+    #[error("{endpoint}: {source}")]
+    Io {
+        /// What was dialled.
+        endpoint: Endpoint,
+        /// What was being waited for.
+        stage: Stage,
+        /// Why.
+        source: io::Error,
+    },
+    /// The request is larger than a frame can be.
+    #[error(
+        "the request has {bytes} bytes, and a frame holds at most {}",
+        mvm_protocol::MAX_BODY
+    )]
+    RequestTooLarge {
+        /// The request's length.
+        bytes: usize,
+    },
+    /// The agent answered that it will not or cannot do it.
+    #[error("the agent answers: {}", clipped(&.0.message))]
+    Refused(ErrorAnswer),
+    /// The agent is older than the request, as its `hello` shows.
+    #[error("the agent, version {}, does not know `{request}`", clipped(.agent_version))]
+    TooOld {
+        /// The request's type.
+        request: &'static str,
+        /// The version that `hello` reports.
+        agent_version: String,
+    },
+}
+
+/// What a client was waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The socket to be accepted.
+    Connection,
+    /// The line `OK <number>`.
+    Handshake,
+    /// The answer to a request.
+    Answer,
+    /// The next event of a watch, a heartbeat at least.
+    Event,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection => "connection",
+            Self::Handshake => "OK",
+            Self::Answer => "answer",
+            Self::Event => "heartbeat",
+        })
+    }
+}
+
+impl Error {
+    /// What it is, for programs: kebab-case. What an agent answered keeps the code that it has in
+    /// the protocol.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::BadName { .. } => "bad-name",
+            Self::NoSuchVm { .. } => "no-such-vm",
+            Self::NotRunning { .. } => "not-running",
+            Self::BadRecord { .. } => "bad-record",
+            Self::BadSettings { .. } => "bad-settings",
+            Self::NoInventory { .. } => "no-inventory",
+            Self::NoSocket { .. } => "no-socket",
+            Self::NotASocket { .. } => "not-a-socket",
+            Self::StaleSocket { .. } => "stale-socket",
+            Self::PermissionDenied { .. } => "permission-denied",
+            Self::NobodyListening { .. } => "nobody-listening",
+            Self::NotAnAgent { .. } => "not-an-agent",
+            Self::TimedOut { .. } => "timed-out",
+            Self::Closed { .. } => "closed",
+            Self::Io { .. } => "io",
+            Self::RequestTooLarge { .. } => "request-too-large",
+            Self::Refused(answer) => answer.code.as_str(),
+            Self::TooOld { .. } => "unknown-request",
+        }
+    }
+
+    /// Whether the same request may succeed later, unchanged: the VM may still be starting.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::NotRunning { .. }
+            | Self::NoSocket { .. }
+            | Self::StaleSocket { .. }
+            | Self::NobodyListening { .. }
+            | Self::TimedOut { .. }
+            | Self::Closed { .. }
+            | Self::Io { .. } => true,
+            Self::Refused(answer) => answer.retryable,
+            Self::BadName { .. }
+            | Self::NoSuchVm { .. }
+            | Self::BadRecord { .. }
+            | Self::BadSettings { .. }
+            | Self::NoInventory { .. }
+            | Self::NotASocket { .. }
+            | Self::PermissionDenied { .. }
+            | Self::NotAnAgent { .. }
+            | Self::RequestTooLarge { .. }
+            | Self::TooOld { .. } => false,
+        }
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::BadName { name } if name.contains('/') => {
+                format!("a socket is written with its kind: unix:{name}")
+            }
+            Self::BadName { .. } => {
+                "a name has 1 to 64 letters, digits, `.`, `_` and `-`; an address is unix:PATH or \
+                 vsock:CID, the CID 3 or more"
+                    .into()
+            }
+            Self::NoSuchVm {
+                nearest: Some(nearest),
+                ..
+            } => format!("did you mean `{nearest}`?"),
+            Self::NoSuchVm { nearest: None, .. } => {
+                "`mvmctl vm ls` shows those that there are; $MVM_HOME says where they are looked for"
+                    .into()
+            }
+            Self::NotRunning { name, state } if state == "stopped" => {
+                format!("start it: mvmctl vm start {name}")
+            }
+            Self::NotRunning { .. } => "a VM that is not running is never dialled; run it first".into(),
+            Self::BadRecord { path, .. } => format!(
+                "mend or remove the file; if the VM is surely running, it can be reached by its \
+                 address, unix:{}",
+                path.with_file_name("v.sock").display()
+            ),
+            Self::BadSettings { .. } => "mend the file, or name another with --config".into(),
+            Self::NoInventory { .. } => {
+                "set MVM_HOME to the folder in which the VMs are kept, or become a user who may \
+                 read it"
+                    .into()
+            }
+            Self::NoSocket { .. } => {
+                "the VM is not running, or its VMM has no vsock socket there; look at the VMM's own \
+                 arguments and log"
+                    .into()
+            }
+            Self::NotASocket { .. } => {
+                "name the socket that the VMM makes: `uds_path` with Firecracker, `--vsock socket=` \
+                 with Cloud Hypervisor, `--uds-path` with vhost-device-vsock"
+                    .into()
+            }
+            Self::StaleSocket { .. } => {
+                "its VMM has ended and left the socket behind; start the VM again".into()
+            }
+            Self::PermissionDenied { .. } => {
+                "become the VMM's user or root, or have the socket and its folders opened to your \
+                 group"
+                    .into()
+            }
+            Self::NobodyListening { .. } => {
+                "the VM runs and its agent is not up, or not yet: wait for it (mvmctl vm wait NAME \
+                 --for ready), or look at the guest's console"
+                    .into()
+            }
+            Self::NotAnAgent { .. } => {
+                "make sure that the socket is the VM's vsock socket and that mvm-guest-agent has \
+                 port 52 in the guest"
+                    .into()
+            }
+            Self::TimedOut { stage, .. } => match stage {
+                Stage::Connection | Stage::Handshake => {
+                    "the VM is still booting, paused or stuck; wait for it (mvmctl vm wait NAME \
+                     --for ready), or allow longer with --timeout"
+                }
+                Stage::Answer => {
+                    "the guest is paused, stuck or overloaded; allow longer with --timeout"
+                }
+                Stage::Event => "the guest was paused, snapshotted or has crashed; ask for its status",
+            }
+            .into(),
+            Self::Closed { .. } => {
+                "the agent or the VM has ended or was restarted; try again, or look at the guest's \
+                 console"
+                    .into()
+            }
+            Self::Io {
+                endpoint: Endpoint::Vsock(_),
+                ..
+            } => "vsock:CID needs the host's vhost_vsock module, and a running guest with that CID"
+                .into(),
+            Self::Io { .. } => "try again; if it stays, look at the VMM's log".into(),
+            Self::RequestTooLarge { .. } => "ask for less at once".into(),
+            Self::Refused(answer) if answer.retryable => "try again later".into(),
+            Self::Refused(_) => {
+                "mvmctl vm inspect shows what the guest has, and drop-in files that it rejected".into()
+            }
+            Self::TooOld { .. } => "update the agent in the guest's image".into(),
+        }
+    }
+}
+
+/// How much of a text from a guest is repeated in a message, in bytes.
+const MAX_QUOTED: usize = 1024;
+
+/// The text if it is short, else its start. A guest may send 256 KiB where a line is expected.
+fn clipped(text: &str) -> String {
+    if text.len() <= MAX_QUOTED {
+        return text.to_owned();
+    }
+    let kept: String = text
+        .char_indices()
+        .take_while(|(at, _)| *at < MAX_QUOTED)
+        .map(|(_, character)| character)
+        .collect();
+    format!("{kept}…")
+}
+
+/// Bytes that were not expected, as a message shows them: quoted, escaped, cut short.
+pub(crate) fn quoted(bytes: &[u8]) -> String {
+    const SHOWN: usize = 64;
+    let shown = bytes.get(..SHOWN).unwrap_or(bytes);
+    let text = String::from_utf8_lossy(shown);
+    let more = if shown.len() < bytes.len() { "…" } else { "" };
+    format!("{text:?}{more}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mvm_protocol::ErrorCode;
+
+    #[test]
+    fn a_guest_cannot_fill_the_screen() {
+        let error = Error::Refused(ErrorAnswer::new(ErrorCode::Failed, "é".repeat(100_000)));
+        assert!(error.to_string().len() < MAX_QUOTED + 40);
+        assert_eq!(quoted(b"\x1b[2J\xff"), "\"\\u{1b}[2J\u{fffd}\"");
+        assert!(quoted(&[b'x'; 1000]).len() < 80);
+    }
+
+    #[test]
+    fn a_path_is_taken_for_a_forgotten_prefix() {
+        let error = Error::BadName {
+            name: "/run/v.sock".into(),
+        };
+        assert!(error.hint().contains("unix:/run/v.sock"));
+    }
+}

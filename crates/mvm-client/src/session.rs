@@ -1,0 +1,349 @@
+//! Requests and their answers on one connection.
+
+use crate::error::quoted;
+use crate::transport::{self, Opened, Stream};
+use crate::{Deadlines, Endpoint, Error, Stage, WIRE};
+use mvm_protocol::answer::{Checked, Hello, Reloaded};
+use mvm_protocol::frame::encode_json;
+use mvm_protocol::request::Check;
+use mvm_protocol::status::{Inspect, Status};
+use mvm_protocol::{
+    Answer, AnswerFrame, Decoder, ErrorAnswer, ErrorCode, Frame, Request, RequestFrame,
+};
+use std::fmt;
+use std::io;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+/// A connection to an agent, past the handshake.
+///
+/// Every request carries a number, and its answer must carry the same. A session whose request was
+/// given up half-way, by an error or by dropping its future, is out of step: each further request
+/// on it fails with [`Error::Closed`], and a new session has to be opened. Dropping the session
+/// closes the connection.
+pub struct Session {
+    stream: Box<dyn Stream>,
+    incoming: Incoming,
+    deadlines: Deadlines,
+    next_id: u64,
+    in_step: bool,
+}
+
+/// The receiving half's state.
+pub(crate) struct Incoming {
+    pub(crate) endpoint: Endpoint,
+    decoder: Decoder,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("endpoint", &self.incoming.endpoint)
+            .field("in_step", &self.in_step)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Dials, and shakes hands where the endpoint asks for it.
+    pub async fn connect(endpoint: &Endpoint, deadlines: &Deadlines) -> Result<Self, Error> {
+        let Opened { stream, decoder } = transport::open(endpoint, deadlines).await?;
+        Ok(Self {
+            stream,
+            incoming: Incoming {
+                endpoint: endpoint.clone(),
+                decoder,
+            },
+            deadlines: *deadlines,
+            next_id: 1,
+            in_step: true,
+        })
+    }
+
+    /// Sends one request and gives its answer, whichever it is, within its deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if the agent answers with an error, [`Error::TooOld`] if it does not know
+    /// the request; after these two the session can be used further.
+    pub async fn request(&mut self, request: &Request) -> Result<Answer, Error> {
+        let mut answers = self.pipeline(std::slice::from_ref(request)).await?;
+        match answers.pop() {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(error)) if error.code == ErrorCode::UnknownRequest => {
+                Err(self.explain(request, error).await)
+            }
+            Some(Err(error)) => Err(Error::Refused(error)),
+            None => Err(self.incoming.closed(Stage::Answer)),
+        }
+    }
+
+    /// Sends all requests without waiting in between, and gives their answers in the same order;
+    /// each has its own deadline, which starts when the one before it has come. It writes and
+    /// reads at once, so that any number of requests can be given.
+    ///
+    /// A request of which the agent makes a stream (`watch`) does not belong here.
+    ///
+    /// # Errors
+    ///
+    /// Those that end the session. What the agent refuses stands among the answers.
+    pub async fn pipeline(
+        &mut self,
+        requests: &[Request],
+    ) -> Result<Vec<Result<Answer, ErrorAnswer>>, Error> {
+        if !self.in_step {
+            return Err(self.incoming.closed(Stage::Answer));
+        }
+        let first = self.next_id;
+        let mut bytes = Vec::new();
+        for (id, request) in (first..).zip(requests) {
+            bytes.extend(encode(request, id)?);
+            self.next_id = id + 1;
+        }
+        self.in_step = false;
+        let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
+        let incoming = &mut self.incoming;
+        let deadlines = &self.deadlines;
+        let writing = async {
+            writer.write_all(&bytes).await?;
+            writer.flush().await
+        };
+        let reading = async {
+            let mut answers = Vec::with_capacity(requests.len());
+            for (id, request) in (first..).zip(requests) {
+                let after = deadlines.of(request);
+                let answer = timeout(after, incoming.answer(&mut reader, id, Stage::Answer))
+                    .await
+                    .map_err(|_| incoming.timed_out(Stage::Answer, after))??;
+                answers.push(answer);
+            }
+            Ok(answers)
+        };
+        tokio::pin!(reading);
+        let answers = tokio::select! {
+            answers = &mut reading => answers?,
+            // A failed write ends nothing: an agent that closed may have said why, unread yet.
+            _ = writing => reading.await?,
+        };
+        self.in_step = true;
+        Ok(answers)
+    }
+
+    /// The time from sending `ping` to having its answer.
+    pub async fn ping(&mut self) -> Result<Duration, Error> {
+        let start = Instant::now();
+        match self.request(&Request::Ping).await? {
+            Answer::Pong => Ok(start.elapsed()),
+            other => Err(self.incoming.astray(&other, "ping")),
+        }
+    }
+
+    /// Who serves the connection.
+    pub async fn hello(&mut self) -> Result<Hello, Error> {
+        match self.request(&Request::Hello).await? {
+            Answer::Hello(hello) => Ok(hello),
+            other => Err(self.incoming.astray(&other, "hello")),
+        }
+    }
+
+    /// Lifecycle, worker, health and integrations.
+    pub async fn status(&mut self) -> Result<Status, Error> {
+        match self.request(&Request::Status).await? {
+            Answer::Status(status) => Ok(status),
+            other => Err(self.incoming.astray(&other, "status")),
+        }
+    }
+
+    /// All of `status`, and probes, system, agent and snapshot history.
+    pub async fn inspect(&mut self) -> Result<Inspect, Error> {
+        match self.request(&Request::Inspect).await? {
+            Answer::Inspect(inspect) => Ok(inspect),
+            other => Err(self.incoming.astray(&other, "inspect")),
+        }
+    }
+
+    /// Runs one health check or probe now.
+    pub async fn check(&mut self, check: Check) -> Result<Checked, Error> {
+        match self.request(&Request::Check(check)).await? {
+            Answer::Checked(checked) => Ok(checked),
+            other => Err(self.incoming.astray(&other, "check")),
+        }
+    }
+
+    /// Has the drop-ins read anew.
+    pub async fn reload(&mut self) -> Result<Reloaded, Error> {
+        match self.request(&Request::Reload).await? {
+            Answer::Reloaded(reloaded) => Ok(reloaded),
+            other => Err(self.incoming.astray(&other, "reload")),
+        }
+    }
+
+    /// Tells an agent that is older than the request from one that will not serve it.
+    async fn explain(&mut self, request: &Request, refusal: ErrorAnswer) -> Error {
+        let hello = self.pipeline(&[Request::Hello]).await;
+        match hello.ok().and_then(|mut answers| answers.pop()) {
+            Some(Ok(Answer::Hello(hello))) => Error::TooOld {
+                request: type_of(request),
+                agent_version: hello.agent_version,
+            },
+            _ => Error::Refused(refusal),
+        }
+    }
+
+    /// Sends a request whose answer is a stream of frames, and gives the connection away to it,
+    /// with the request's number.
+    pub(crate) async fn into_stream(
+        mut self,
+        request: &Request,
+    ) -> Result<(Box<dyn Stream>, Incoming, u64), Error> {
+        if !self.in_step {
+            return Err(self.incoming.closed(Stage::Answer));
+        }
+        let id = self.next_id;
+        let bytes = encode(request, id)?;
+        let after = self.deadlines.answer;
+        let written = timeout(after, self.stream.write_all(&bytes)).await;
+        match written {
+            Ok(_) => Ok((self.stream, self.incoming, id)),
+            Err(_) => Err(self.incoming.timed_out(Stage::Answer, after)),
+        }
+    }
+
+    pub(crate) fn deadlines(&self) -> &Deadlines {
+        &self.deadlines
+    }
+}
+
+fn encode(request: &Request, id: u64) -> Result<Vec<u8>, Error> {
+    let frame = RequestFrame {
+        request: request.clone(),
+        id: Some(id),
+    };
+    // Requests hold strings and numbers alone; JSON has a form for all of them.
+    let body = serde_json::to_vec(&frame).unwrap_or_default();
+    tracing::trace!(target: WIRE, "> {}", String::from_utf8_lossy(&body));
+    encode_json(&body).map_err(|_| Error::RequestTooLarge { bytes: body.len() })
+}
+
+fn type_of(request: &Request) -> &'static str {
+    match request {
+        Request::Ping => "ping",
+        Request::Hello => "hello",
+        Request::Status => "status",
+        Request::Inspect => "inspect",
+        Request::Check(_) => "check",
+        Request::Reload => "reload",
+        Request::Watch(_) => "watch",
+    }
+}
+
+/// How much of a frame the conversation shows, in bytes.
+const SHOWN: usize = 4096;
+
+impl Incoming {
+    /// The next answer, which must be the one to the request `id`.
+    ///
+    /// An error without a number is taken as the answer: that is how an agent refuses what it could
+    /// not read, and a connection beyond those that it has room for.
+    pub(crate) async fn answer(
+        &mut self,
+        reader: &mut (impl AsyncRead + Unpin),
+        id: u64,
+        stage: Stage,
+    ) -> Result<Result<Answer, ErrorAnswer>, Error> {
+        let body = self.body(reader, stage).await?;
+        let frame = AnswerFrame::read(&body)
+            .map_err(|error| self.stranger(format!("{error} in {}", quoted(&body))))?;
+        match frame {
+            AnswerFrame {
+                answer: Answer::Error(error),
+                id: answered,
+            } if answered.is_none_or(|answered| answered == id) => Ok(Err(error)),
+            AnswerFrame {
+                answer,
+                id: Some(answered),
+            } if answered == id => Ok(Ok(answer)),
+            AnswerFrame {
+                id: Some(other), ..
+            } => Err(self.stranger(format!("an answer numbered {other} to request {id}"))),
+            AnswerFrame { id: None, .. } => {
+                Err(self.stranger(format!("an answer without the number {id} of its request")))
+            }
+        }
+    }
+
+    /// The next JSON body. What was read stays in the decoder if the future is dropped.
+    async fn body(
+        &mut self,
+        reader: &mut (impl AsyncRead + Unpin),
+        stage: Stage,
+    ) -> Result<Vec<u8>, Error> {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(Frame::Json(body))) => {
+                    let shown = body.get(..SHOWN).unwrap_or(&body);
+                    let more = if shown.len() < body.len() { "…" } else { "" };
+                    tracing::trace!(target: WIRE, "< {}{more}", String::from_utf8_lossy(shown));
+                    return Ok(body);
+                }
+                Ok(Some(Frame::Data { .. } | Frame::EmptyData)) => {
+                    return Err(self.stranger("raw bytes where an answer belongs".into()));
+                }
+                Err(error) => return Err(self.stranger(error.to_string())),
+                Ok(None) => {}
+            }
+            match reader.read(&mut buffer).await {
+                Ok(0) => return Err(self.closed(stage)),
+                Ok(count) => self.decoder.push(buffer.get(..count).unwrap_or_default()),
+                Err(error) if is_gone(&error) => return Err(self.closed(stage)),
+                Err(source) => {
+                    return Err(Error::Io {
+                        endpoint: self.endpoint.clone(),
+                        stage,
+                        source,
+                    });
+                }
+            }
+        }
+    }
+
+    fn stranger(&self, got: String) -> Error {
+        Error::NotAnAgent {
+            endpoint: self.endpoint.clone(),
+            got,
+        }
+    }
+
+    /// A good answer to another request than the one that was sent.
+    pub(crate) fn astray(&self, answer: &Answer, request: &str) -> Error {
+        let body = serde_json::to_vec(answer).unwrap_or_default();
+        self.stranger(format!("{} to the request `{request}`", quoted(&body)))
+    }
+
+    fn closed(&self, stage: Stage) -> Error {
+        Error::Closed {
+            endpoint: self.endpoint.clone(),
+            stage,
+        }
+    }
+
+    pub(crate) fn timed_out(&self, stage: Stage, after: Duration) -> Error {
+        Error::TimedOut {
+            endpoint: self.endpoint.clone(),
+            stage,
+            after,
+        }
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::TimedOut
+    )
+}

@@ -1,0 +1,145 @@
+//! A status, then what changes, until somebody ends it.
+
+use crate::session::Incoming;
+use crate::transport::Stream;
+use crate::{Error, Session, Stage};
+use mvm_protocol::answer::{Change, Event};
+use mvm_protocol::request::Watch;
+use mvm_protocol::status::{Health, Lifecycle, Status};
+use mvm_protocol::{Answer, Request};
+use std::fmt;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How many heartbeats may be missing before a guest is taken for lost.
+///
+/// After a snapshot or a crash of the VMM the host's end of a connection can stay open and silent
+/// for ever; one missing heartbeat may be a busy machine.
+const MISSED: u32 = 3;
+
+/// The events of one guest.
+pub struct Watcher {
+    stream: Option<Box<dyn Stream>>,
+    incoming: Incoming,
+    id: u64,
+    silence: Duration,
+}
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Watcher")
+            .field("endpoint", &self.incoming.endpoint)
+            .field("silence", &self.silence)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Watcher {
+    /// Begins to watch, and gives the status as it is now. `heartbeat` is how often a quiet guest
+    /// says that it is there: 50 ms to a day.
+    pub async fn start(session: Session, heartbeat: Duration) -> Result<(Status, Self), Error> {
+        let after = session.deadlines().answer;
+        let request = Request::Watch(Watch {
+            heartbeat_secs: heartbeat.as_secs_f64(),
+        });
+        let (mut stream, mut incoming, id) = session.into_stream(&request).await?;
+        let answer = timeout(after, incoming.answer(&mut stream, id, Stage::Answer))
+            .await
+            .map_err(|_| incoming.timed_out(Stage::Answer, after))??;
+        match answer {
+            Ok(Answer::Status(status)) => Ok((
+                status,
+                Self {
+                    stream: Some(stream),
+                    incoming,
+                    id,
+                    silence: heartbeat.saturating_mul(MISSED),
+                },
+            )),
+            Ok(other) => Err(incoming.astray(&other, "watch")),
+            Err(error) => Err(Error::Refused(error)),
+        }
+    }
+
+    /// The next event, heartbeats included; `None` after the guest's lifecycle turned `ready`: the
+    /// connection is closed then, since the guest is about to be frozen. Events that this version
+    /// does not know are left out. The future may be dropped without losing anything.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TimedOut`] with [`Stage::Event`] when three heartbeats are missing,
+    /// [`Error::Closed`] when the agent went away; the watch is over after any error.
+    pub async fn next(&mut self) -> Result<Option<Event>, Error> {
+        let event = self.receive().await;
+        match &event {
+            Ok(Some(event)) if !is_ready(event) => {}
+            _ => self.stream = None,
+        }
+        event
+    }
+
+    async fn receive(&mut self) -> Result<Option<Event>, Error> {
+        loop {
+            let Some(stream) = &mut self.stream else {
+                return Ok(None);
+            };
+            let answer = self.incoming.answer(stream, self.id, Stage::Event);
+            match timeout(self.silence, answer).await {
+                Err(_) => return Err(self.incoming.timed_out(Stage::Event, self.silence)),
+                Ok(Err(error)) => return Err(error),
+                Ok(Ok(Err(refusal))) => return Err(Error::Refused(refusal)),
+                Ok(Ok(Ok(Answer::Event(event)))) => match event.change {
+                    Change::Unknown {} => {}
+                    _ => return Ok(Some(event)),
+                },
+                Ok(Ok(Ok(other))) => return Err(self.incoming.astray(&other, "watch")),
+            }
+        }
+    }
+}
+
+fn is_ready(event: &Event) -> bool {
+    matches!(
+        event.change,
+        Change::Lifecycle {
+            lifecycle: Lifecycle::Ready
+        }
+    )
+}
+
+/// What an event does to a status that is kept up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// The status shows the change.
+    Shown,
+    /// It cannot be shown: integrations may have come or gone. The status has to be asked for anew.
+    Stale,
+}
+
+/// Brings a status up to date with a change.
+pub fn apply(status: &mut Status, change: &Change) -> Applied {
+    match change {
+        Change::Worker { worker } => status.worker = worker.clone(),
+        Change::Lifecycle { lifecycle } => status.lifecycle = *lifecycle,
+        Change::Integration { integration } => {
+            let known = status
+                .integrations
+                .iter_mut()
+                .find(|known| known.name == integration.name);
+            match known {
+                Some(known) => known.clone_from(integration),
+                // One of those for which the first frame had no room: they are healthy, and
+                // nothing tells which of them this is.
+                None if status.integrations_omitted > 0 => {
+                    status.integrations_omitted -= 1;
+                    status.integrations.push((**integration).clone());
+                }
+                None => status.integrations.push((**integration).clone()),
+            }
+            status.health = Health::of_guest(status.integrations.iter().map(|one| one.health));
+        }
+        Change::DropIns { .. } => return Applied::Stale,
+        Change::Heartbeat { .. } | Change::Unknown {} => {}
+    }
+    Applied::Shown
+}
