@@ -1,1 +1,33 @@
-//! Placeholder until its first commit.
+//! Starting and stopping microVMs, and building guests for them.
+//!
+//! ```text
+//! machine     start, stop, remove: what is common to all backends
+//!   driver    the seam: one file a VMM                 qemu/, local
+//!   launch    processes while a VM is being started    ended again unless it succeeds
+//!   process   pidfds: a pid is never taken for another process's
+//! record      $MVM_HOME/vms/<name>/: vm.json, locks
+//! image       manifest.json and the files that it names
+//! build/      making an image: modules, init scripts, cpio
+//! locate      where programs are
+//! ```
+//!
+//! Nothing here knows what the agent says, beyond the line on the console with which it tells that
+//! it listens. Everything blocks; an async caller runs it on a thread of its own.
+
+pub mod console;
+pub mod driver;
+pub mod error;
+pub mod image;
+pub mod launch;
+pub mod local;
+pub mod locate;
+pub mod machine;
+pub mod process;
+pub mod qemu;
+pub mod record;
+
+pub use error::Error;
+pub use image::Image;
+pub use launch::Patience;
+pub use machine::{Spec, Starting, Stop, Stopped};
+pub use record::{Home, Record, State, VmFolder, VmName};

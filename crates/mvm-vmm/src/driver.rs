@@ -1,0 +1,97 @@
+//! The seam between a VM and the program that runs it.
+//!
+//! # Adding a backend
+//!
+//! One file with a [`Driver`], and one line in [`DRIVERS`]. What is common to all stays outside: the
+//! folder, the lock, `vm.json`, waiting for the agent, ending processes that do not go by
+//! themselves. An image of `mvmctl image build` has the kernel as the distribution ships it, which
+//! is what QEMU takes; a VMM that wants it uncompressed (Firecracker on x86) unpacks it in its
+//! driver's `launch`.
+
+use crate::error::Error;
+use crate::image::Image;
+use crate::launch::{Crew, Patience};
+use crate::local::Local;
+use crate::process::Alive;
+use crate::qemu::Qemu;
+use crate::record::{Home, VmFolder};
+use std::fmt;
+use std::path::PathBuf;
+
+/// All backends, in the order in which `auto` tries them.
+pub const DRIVERS: &[&dyn Driver] = &[&Qemu, &Local];
+
+/// What is to be started.
+#[derive(Debug, Clone)]
+pub struct Launch<'a> {
+    /// `$MVM_HOME`, for what is remembered across VMs.
+    pub home: &'a Home,
+    /// The image, checked.
+    pub image: Option<&'a Image>,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// The agent's program, where it runs on this machine.
+    pub agent: Option<PathBuf>,
+    /// A folder with `agent.json`, `integrations.d` and `probes.d`, where the agent runs on this
+    /// machine.
+    pub etc: Option<PathBuf>,
+    /// How long the start may take.
+    pub patience: Patience<'a>,
+}
+
+/// How one VMM starts and stops a VM.
+pub trait Driver: Sync + fmt::Debug {
+    /// By which it is known on the command line and in `vm.json`.
+    fn name(&self) -> &'static str;
+
+    /// Whether it runs a guest. `auto` takes no other: a test aid that runs programs on this machine
+    /// must have been asked for.
+    fn runs_a_guest(&self) -> bool;
+
+    /// Whether it can start a VM here; an error says what is missing.
+    fn check(&self) -> Result<(), Error>;
+
+    /// Starts the processes. Returns when the VM runs; its agent need not be up yet. What was
+    /// started is ended by the caller if this fails.
+    fn launch(&self, launch: &Launch<'_>, crew: &mut Crew) -> Result<(), Error>;
+
+    /// Asks the VM to stop of its own accord and does not wait for it.
+    fn request_stop(&self, folder: &VmFolder, processes: &[Alive]) -> Result<(), Error>;
+
+    /// Which of the processes is the VM itself; when it ends, the VM is off.
+    fn main_role(&self) -> &'static str;
+}
+
+/// The backend of that name.
+pub fn by_name(name: &str) -> Result<&'static dyn Driver, Error> {
+    DRIVERS
+        .iter()
+        .copied()
+        .find(|driver| driver.name() == name)
+        .ok_or_else(|| Error::NoSuchBackend {
+            name: name.to_owned(),
+            known: names().join(", "),
+        })
+}
+
+/// The first backend that runs a guest here; if there is none, what the first of them lacks.
+pub fn auto() -> Result<&'static dyn Driver, Error> {
+    let mut lacking = None;
+    for driver in DRIVERS.iter().filter(|driver| driver.runs_a_guest()) {
+        match driver.check() {
+            Ok(()) => return Ok(*driver),
+            Err(error) => lacking = lacking.or(Some(error)),
+        }
+    }
+    Err(lacking.unwrap_or_else(|| Error::NoSuchBackend {
+        name: "auto".into(),
+        known: names().join(", "),
+    }))
+}
+
+/// The names of all backends.
+pub fn names() -> Vec<&'static str> {
+    DRIVERS.iter().map(|driver| driver.name()).collect()
+}

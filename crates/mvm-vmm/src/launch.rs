@@ -1,0 +1,212 @@
+//! The processes of a VM while it is being started: recorded as they come, ended again unless the
+//! start succeeds.
+
+use crate::console;
+use crate::error::{Error, Logs};
+use crate::process::{Alive, boot_id, spawn_detached};
+use crate::record::{Record, State, VmFolder};
+use std::fs::File;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often something is looked at that gives no event, such as a socket that is to appear. The
+/// end of a process is seen at once.
+const TICK: Duration = Duration::from_millis(20);
+
+/// How long a process that is not wanted after all has to go by itself.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// Until when to wait for something, and whether still to.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience<'a> {
+    started: Instant,
+    at_most: Duration,
+    cancelled: Option<&'a AtomicBool>,
+}
+
+impl<'a> Patience<'a> {
+    /// From now on, for at most so long, and until the flag is raised.
+    pub fn new(at_most: Duration, cancelled: Option<&'a AtomicBool>) -> Self {
+        Self {
+            started: Instant::now(),
+            at_most,
+            cancelled,
+        }
+    }
+
+    /// How much is left.
+    pub fn left(&self) -> Duration {
+        self.at_most.saturating_sub(self.started.elapsed())
+    }
+
+    /// Whether the flag was raised.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled
+            .is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+}
+
+/// The processes of a VM that is being started.
+#[derive(Debug)]
+pub struct Crew {
+    folder: VmFolder,
+    record: Record,
+    members: Vec<(Alive, &'static str)>,
+    logs: Vec<&'static str>,
+    kept: bool,
+}
+
+impl Crew {
+    pub(crate) fn new(folder: VmFolder, record: Record) -> Result<Self, Error> {
+        let crew = Self {
+            folder,
+            record: Record {
+                state: State::Stopped,
+                boot_id: boot_id()?,
+                processes: Vec::new(),
+                ..record
+            },
+            members: Vec::new(),
+            logs: Vec::new(),
+            kept: false,
+        };
+        crew.folder.save(&crew.record)?;
+        Ok(crew)
+    }
+
+    /// The VM's folder.
+    pub fn folder(&self) -> &VmFolder {
+        &self.folder
+    }
+
+    /// What will be its `vm.json`.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Notes how the backend runs the VM.
+    pub(crate) fn set_accelerator(&mut self, name: &str) {
+        self.record.accelerator = Some(name.to_owned());
+    }
+
+    /// Starts a process in the VM's folder, so that its paths are short whatever the folder's own
+    /// is (a socket's may have 107 bytes), with its output in `log`, and records it: if this
+    /// program is killed in the middle of a start, the next one finds what it left.
+    pub(crate) fn spawn(
+        &mut self,
+        role: &'static str,
+        program: &'static str,
+        log: &'static str,
+        command: &mut Command,
+    ) -> Result<(), Error> {
+        let path = self.folder.file(log);
+        let file = File::create(&path).map_err(Error::io("create", &path))?;
+        command.current_dir(self.folder.path());
+        let spawned = spawn_detached(role, command, file)
+            .map_err(Error::io("start", command.get_program().as_ref()))?;
+        self.record.processes.push(spawned.process);
+        self.members.push((spawned.alive, program));
+        if !self.logs.contains(&log) {
+            self.logs.push(log);
+        }
+        self.folder.save(&self.record)
+    }
+
+    /// Another log that explains a failure, the most telling last.
+    pub(crate) fn add_log(&mut self, log: &'static str) {
+        if !self.logs.contains(&log) {
+            self.logs.push(log);
+        }
+    }
+
+    /// Waits until `probe` gives something, all processes staying alive meanwhile.
+    pub fn wait_for<T>(
+        &self,
+        awaited: &str,
+        patience: Patience<'_>,
+        mut probe: impl FnMut() -> Result<Option<T>, Error>,
+    ) -> Result<T, Error> {
+        loop {
+            if let Some(found) = probe()? {
+                return Ok(found);
+            }
+            if patience.is_cancelled() {
+                return Err(Error::Interrupted);
+            }
+            self.check_alive()?;
+            if patience.left().is_zero() {
+                return Err(Error::TimedOut {
+                    awaited: awaited.to_owned(),
+                    after: patience.at_most,
+                    logs: self.logs(),
+                });
+            }
+            self.pause(TICK)?;
+        }
+    }
+
+    /// An error if one of the processes has ended.
+    pub fn check_alive(&self) -> Result<(), Error> {
+        for (member, program) in &self.members {
+            let ending = member
+                .ending()
+                .map_err(Error::io("look at a process of", self.folder.path()))?;
+            if let Some(how) = ending {
+                return Err(Error::EndedEarly {
+                    program,
+                    how,
+                    logs: self.logs(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The ends of the logs, for an error message.
+    pub fn logs(&self) -> Logs {
+        let tails = self.logs.iter().map(|log| {
+            let tail = console::tail(&self.folder.file(log));
+            ((*log).to_owned(), tail)
+        });
+        Logs {
+            parts: tails.filter(|(_, tail)| !tail.is_empty()).collect(),
+        }
+    }
+
+    /// The VM is up: its processes stay, and `vm.json` says `running`.
+    pub(crate) fn keep(mut self) -> Result<Record, Error> {
+        self.record.state = State::Running;
+        self.folder.save(&self.record)?;
+        self.kept = true;
+        Ok(self.record.clone())
+    }
+
+    /// Waits a little, or until the last process that was started ends.
+    fn pause(&self, duration: Duration) -> Result<(), Error> {
+        let Some((member, _)) = self.members.last() else {
+            std::thread::sleep(duration);
+            return Ok(());
+        };
+        member
+            .wait(duration)
+            .map(|_| ())
+            .map_err(Error::io("wait for a process of", self.folder.path()))
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        for (member, _) in self.members.iter().rev() {
+            // One that cannot be ended stays in the record for the next `stop`.
+            if matches!(member.end(PARTING), Ok(true)) {
+                self.record.processes.retain(|p| p.pid != member.pid);
+            }
+        }
+        // The start has failed already, with an error that says more than this one would.
+        let _ = self.folder.save(&self.record);
+    }
+}

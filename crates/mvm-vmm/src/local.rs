@@ -1,0 +1,92 @@
+//! The agent as a plain process on this machine: no guest, no VMM. For trying things, and for tests.
+//!
+//! It runs with `--no-system-effects`, so that it neither sets this machine's clock nor syncs its
+//! disks, and listens on the Unix socket where another VM has its VMM's.
+
+use crate::driver::{Driver, Launch};
+use crate::error::Error;
+use crate::launch::Crew;
+use crate::locate::AGENT;
+use crate::process::Alive;
+use crate::record::VmFolder;
+use rustix::process::Signal;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// `--backend local`
+#[derive(Debug)]
+pub struct Local;
+
+const ROLE: &str = "agent";
+
+impl Driver for Local {
+    fn name(&self) -> &'static str {
+        "local"
+    }
+
+    fn runs_a_guest(&self) -> bool {
+        false
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn launch(&self, launch: &Launch<'_>, crew: &mut Crew) -> Result<(), Error> {
+        let agent = match &launch.agent {
+            Some(path) => path.clone(),
+            None => AGENT.find()?,
+        };
+        let folder = crew.folder().clone();
+        let mut command = Command::new(&agent);
+        command
+            .arg("--no-system-effects")
+            .args(["--listen", "unix:v.sock"])
+            .arg("--run-dir")
+            .arg(make(&folder.file("run"))?);
+        if let Some(etc) = &launch.etc {
+            if !etc.is_dir() {
+                return Err(Error::Unsupported {
+                    backend: "local",
+                    reason: format!("--etc {} is no folder", etc.display()),
+                    hint: "give a folder with integrations.d, probes.d and agent.json".into(),
+                });
+            }
+            let settings = etc.join("agent.json");
+            if settings.exists() {
+                command.arg("--config").arg(settings);
+            }
+        }
+        // Named even if they are empty: the default folders are this machine's own.
+        for (flag, name) in [
+            ("--integrations-dir", "integrations.d"),
+            ("--probes-dir", "probes.d"),
+        ] {
+            let given = launch.etc.as_ref().map(|etc| etc.join(name));
+            let drop_ins = match given.filter(|path| path.is_dir()) {
+                Some(path) => path,
+                None => make(&folder.file(name))?,
+            };
+            command.arg(flag).arg(drop_ins);
+        }
+        crew.spawn(ROLE, "the agent", "console.log", &mut command)
+    }
+
+    fn request_stop(&self, folder: &VmFolder, processes: &[Alive]) -> Result<(), Error> {
+        for process in processes {
+            process
+                .signal(Signal::TERM)
+                .map_err(Error::io("stop the agent of", folder.path()))?;
+        }
+        Ok(())
+    }
+
+    fn main_role(&self) -> &'static str {
+        ROLE
+    }
+}
+
+fn make(path: &Path) -> Result<PathBuf, Error> {
+    std::fs::create_dir_all(path).map_err(Error::io("make the folder", path))?;
+    Ok(path.to_owned())
+}

@@ -1,0 +1,112 @@
+//! Where the programs are that a VM needs.
+
+use crate::error::Error;
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// A program that is run by its path.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    /// Its file name.
+    pub name: &'static str,
+    /// The environment variable that names it, before all other places.
+    pub variable: &'static str,
+    /// How to get it.
+    pub hint: &'static str,
+}
+
+/// QEMU for this machine's kind of CPU.
+pub const QEMU: Program = Program {
+    name: "qemu-system-x86_64",
+    variable: "MVM_QEMU",
+    hint: "apt-get install qemu-system-x86, or name it in MVM_QEMU",
+};
+
+/// The vsock device that QEMU uses over vhost-user.
+pub const VHOST_DEVICE_VSOCK: Program = Program {
+    name: "vhost-device-vsock",
+    variable: "MVM_VHOST_DEVICE_VSOCK",
+    hint: "cargo install --locked vhost-device-vsock, or name it in MVM_VHOST_DEVICE_VSOCK",
+};
+
+/// The agent for the host's own kind of CPU.
+pub const AGENT: Program = Program {
+    name: "mvm-guest-agent",
+    variable: "MVM_AGENT",
+    hint: "give --agent PATH, or put it beside mvmctl",
+};
+
+impl Program {
+    /// Looks in the variable, beside this program, in `PATH`, where `cargo install` puts programs,
+    /// and where `cargo xtask` does.
+    pub fn find(&self) -> Result<PathBuf, Error> {
+        if let Some(named) = env::var_os(self.variable).filter(|value| !value.is_empty()) {
+            let path = PathBuf::from(&named);
+            return if is_executable(&path) {
+                absolute(&path)
+            } else {
+                Err(self.missing(format!("${} ({})", self.variable, path.display())))
+            };
+        }
+        let folders = folders();
+        let found = folders
+            .iter()
+            .map(|(folder, _)| folder.join(self.name))
+            .find(|path| is_executable(path));
+        let Some(path) = found else {
+            let mut looked_in: Vec<_> = folders.into_iter().map(|(_, name)| name).collect();
+            looked_in.dedup();
+            return Err(self.missing(looked_in.join(", ")));
+        };
+        absolute(&path)
+    }
+
+    fn missing(&self, looked_in: String) -> Error {
+        Error::MissingProgram {
+            program: self.name,
+            looked_in,
+            hint: self.hint.to_owned(),
+        }
+    }
+}
+
+/// The folders that are looked in, each with the name by which an error speaks of it.
+fn folders() -> Vec<(PathBuf, String)> {
+    let mut folders = Vec::new();
+    if let Ok(own) = env::current_exe()
+        && let Some(folder) = own.parent()
+    {
+        folders.push((folder.to_owned(), folder.display().to_string()));
+    }
+    let path = env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
+    for folder in env::split_paths(&path).filter(|folder| folder.is_absolute()) {
+        folders.push((folder, "$PATH".to_owned()));
+    }
+    let home = env::var_os("HOME").map(PathBuf::from);
+    let under_home = |rest: &str| home.as_ref().map(|home| home.join(rest));
+    let cargo = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| under_home(".cargo"));
+    let cache = env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| under_home(".cache"));
+    let others = [
+        cargo.map(|folder| folder.join("bin")),
+        cache.map(|folder| folder.join("mvm-xtask/bin")),
+    ];
+    for folder in others.into_iter().flatten() {
+        let name = folder.display().to_string();
+        folders.push((folder, name));
+    }
+    folders
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(Error::io("resolve", path))
+}
+
+fn is_executable(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}

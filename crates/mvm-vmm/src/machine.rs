@@ -1,0 +1,315 @@
+//! A VM from start to removal, whichever backend runs it.
+//!
+//! ```text
+//!            start                agent up, confirm()
+//! (no VM) ──────────► starting ───────────────────────► running
+//!    ▲                 │ dropped, failed, interrupted     │ stop: ask, wait, TERM, KILL
+//!    │ remove          ▼                                  ▼
+//!    └────────────── stopped ◄────────────────────────────┘
+//! ```
+//!
+//! While it is starting, `vm.json` says `stopped`, so that nobody dials a guest that is not up, but
+//! has the processes, so that nothing is lost if this program is killed. Each step holds the VM's
+//! lock.
+
+use crate::console::{LISTENING, Watch};
+use crate::driver::{self, Driver, Launch};
+use crate::error::{Error, Logs};
+use crate::image::Image;
+use crate::launch::{Crew, Patience};
+use crate::process::Alive;
+use crate::record::{Home, Lock, Record, State, VERSION, VmFolder, VmName};
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Memory of a VM for which none was asked, in MiB.
+pub const DEFAULT_MEMORY_MIB: u32 = 256;
+
+/// How long a process has between TERM and KILL.
+const PARTING: Duration = Duration::from_secs(3);
+
+/// What to start. What is not given is taken from the last start of the VM, then from defaults.
+#[derive(Debug, Default, Clone)]
+pub struct Spec {
+    /// The image folder.
+    pub image: Option<PathBuf>,
+    /// A backend's name; none means that of the last start, then the first that works here.
+    pub backend: Option<String>,
+    /// Virtual CPUs.
+    pub cpus: Option<u32>,
+    /// Memory in MiB.
+    pub memory_mib: Option<u32>,
+    /// The agent's program, for a backend that runs it on this machine.
+    pub agent: Option<PathBuf>,
+    /// Its settings and drop-ins, likewise.
+    pub etc: Option<PathBuf>,
+}
+
+/// A VM that has been started and whose agent is not yet known to answer. If it is dropped, what
+/// was started is ended.
+#[derive(Debug)]
+pub struct Starting {
+    crew: Crew,
+    _lock: Lock,
+}
+
+/// How a VM is to be stopped.
+#[derive(Debug, Clone, Copy)]
+pub enum Stop {
+    /// Asked to, and forced when it has not gone by then.
+    Ask(Duration),
+    /// Forced at once.
+    Force,
+}
+
+/// How it came to stand still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// It was not running.
+    Already,
+    /// It went when asked to.
+    Clean,
+    /// It had to be ended.
+    Forced,
+}
+
+/// Starts a VM's processes. What remains is to wait for its agent, and to
+/// [`confirm`](Starting::confirm).
+pub fn start(
+    home: &Home,
+    name: &VmName,
+    spec: &Spec,
+    patience: Patience<'_>,
+) -> Result<Starting, Error> {
+    let lock = home.lock(name)?;
+    let folder = home.vm(name);
+    let last = match folder.record() {
+        Ok(record) => Some(record),
+        Err(Error::NoSuchVm { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let driver = match spec
+        .backend
+        .as_deref()
+        .or(last.as_ref().map(|record| record.backend.as_str()))
+    {
+        None | Some("auto") => driver::auto()?,
+        Some(backend) => driver::by_name(backend)?,
+    };
+    let record = plan(name, spec, last.as_ref(), driver)?;
+    let image = record.image.as_deref().map(Image::open).transpose()?;
+    driver.check()?;
+    if let Some(last) = &last {
+        make_way(name, last, &folder)?;
+    }
+    folder.create()?;
+    remove_sockets(&folder)?;
+    let launch = Launch {
+        home,
+        image: image.as_ref(),
+        cpus: record.cpus,
+        memory_mib: record.memory_mib,
+        agent: record.agent.clone(),
+        etc: record.etc.clone(),
+        patience,
+    };
+    let port = image.as_ref().map(|image| image.manifest.agent.port);
+    let mut crew = Crew::new(
+        folder,
+        Record {
+            port: port.unwrap_or(mvm_protocol::PORT),
+            ..record
+        },
+    )?;
+    driver.launch(&launch, &mut crew)?;
+    Ok(Starting { crew, _lock: lock })
+}
+
+impl Starting {
+    /// Waits for the agent's line on the console. Only then may it be dialled.
+    pub fn wait_for_agent(&self, patience: Patience<'_>) -> Result<(), Error> {
+        let console = self.crew.folder().console();
+        let mut watch = Watch::new(&console, LISTENING);
+        self.crew
+            .wait_for("the agent's line on the console", patience, || {
+                let come = watch.has_come().map_err(Error::io("read", &console))?;
+                Ok(come.then_some(()))
+            })
+    }
+
+    /// The socket at which the agent is reached.
+    pub fn socket(&self) -> PathBuf {
+        self.crew.folder().file("v.sock")
+    }
+
+    /// The port at which it is reached there.
+    pub fn port(&self) -> u32 {
+        self.crew.record().port
+    }
+
+    /// An error if one of the VM's processes has ended.
+    pub fn check_alive(&self) -> Result<(), Error> {
+        self.crew.check_alive()
+    }
+
+    /// What its processes and the guest said last.
+    pub fn logs(&self) -> Logs {
+        self.crew.logs()
+    }
+
+    /// The VM is as it should be: it stays, and is from now on `running`.
+    pub fn confirm(self) -> Result<Record, Error> {
+        self.crew.keep()
+    }
+}
+
+/// Stops a VM, and clears what is left of one that ended by itself.
+pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
+    let _lock = home.lock(name)?;
+    let folder = home.vm(name);
+    let mut record = folder.record()?;
+    let alive = record.alive()?;
+    let driver = driver::by_name(&record.backend)?;
+    let main = alive.iter().find(|p| p.role == driver.main_role());
+    let stopped = match (main, how) {
+        (None, _) => Stopped::Already,
+        (Some(_), Stop::Force) => Stopped::Forced,
+        (Some(main), Stop::Ask(patience)) => {
+            let until = Instant::now() + patience;
+            // A VMM that cannot even be asked has to be forced all the same.
+            let asked = driver.request_stop(&folder, &alive).is_ok();
+            let left = until.saturating_duration_since(Instant::now());
+            let gone = asked
+                && main
+                    .wait(left)
+                    .map_err(Error::io("wait for", folder.path()))?;
+            if gone {
+                Stopped::Clean
+            } else {
+                Stopped::Forced
+            }
+        }
+    };
+    end_all(name, &alive)?;
+    remove_sockets(&folder)?;
+    if !(record.state == State::Asleep && stopped == Stopped::Already) {
+        record.state = State::Stopped;
+    }
+    record.processes.clear();
+    folder.save(&record)?;
+    Ok(stopped)
+}
+
+/// Removes a VM that does not run: its folder, with its logs and snapshots.
+pub fn remove(home: &Home, name: &VmName) -> Result<(), Error> {
+    let _lock = home.lock(name)?;
+    let folder = home.vm(name);
+    let record = folder.record()?;
+    make_way(name, &record, &folder)?;
+    std::fs::remove_dir_all(folder.path()).map_err(Error::io("remove", folder.path()))
+}
+
+/// What will be in `vm.json`: what was asked for, else what was there, else the default.
+fn plan(
+    name: &VmName,
+    spec: &Spec,
+    last: Option<&Record>,
+    driver: &dyn Driver,
+) -> Result<Record, Error> {
+    let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io("resolve", path));
+    let pick = |given: &Option<PathBuf>, last: Option<PathBuf>| match given {
+        Some(path) => absolute(path).map(Some),
+        None => Ok(last),
+    };
+    Ok(Record {
+        version: VERSION,
+        name: name.to_string(),
+        backend: driver.name().to_owned(),
+        state: State::Stopped,
+        image: pick(&spec.image, last.and_then(|r| r.image.clone()))?,
+        cpus: spec.cpus.or(last.map(|r| r.cpus)).unwrap_or(1),
+        memory_mib: spec
+            .memory_mib
+            .or(last.map(|r| r.memory_mib))
+            .unwrap_or(DEFAULT_MEMORY_MIB),
+        port: mvm_protocol::PORT,
+        agent: pick(&spec.agent, last.and_then(|r| r.agent.clone()))?,
+        etc: pick(&spec.etc, last.and_then(|r| r.etc.clone()))?,
+        accelerator: None,
+        boot_id: String::new(),
+        processes: Vec::new(),
+    })
+}
+
+/// A VM whose main process runs is in the way; what else is left of one (it crashed, or its start
+/// was killed in the middle) is ended.
+fn make_way(name: &VmName, record: &Record, folder: &VmFolder) -> Result<(), Error> {
+    let alive = record.alive()?;
+    let main_role = driver::by_name(&record.backend).map(Driver::main_role)?;
+    if record.state == State::Running
+        && let Some(main) = alive.iter().find(|p| p.role == main_role)
+    {
+        return Err(Error::Running {
+            name: name.to_string(),
+            pid: main.pid,
+        });
+    }
+    end_all(name, &alive)?;
+    if folder.path().exists() {
+        remove_sockets(folder)?;
+    }
+    Ok(())
+}
+
+/// Ends processes, the one that was started last first.
+fn end_all(name: &VmName, processes: &[Alive]) -> Result<(), Error> {
+    for process in processes.iter().rev() {
+        let gone = process
+            .end(PARTING)
+            .map_err(Error::io("end a process of", Path::new(&name.to_string())))?;
+        if !gone {
+            return Err(Error::Unkillable {
+                name: name.to_string(),
+                role: process.role.clone(),
+                pid: process.pid,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Removes the sockets of processes that are gone; a VMM refuses to start over them. Those named
+/// `v.sock_PORT` stay: somebody on the host listens there for what the guest dials.
+fn remove_sockets(folder: &VmFolder) -> Result<(), Error> {
+    let failed = || Error::io("clear", folder.path());
+    for entry in std::fs::read_dir(folder.path()).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
+        let is_listener = entry.file_name().to_string_lossy().starts_with("v.sock_");
+        if is_socket && !is_listener {
+            match std::fs::remove_file(entry.path()) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed()(error)),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Opens what the guest wrote to its console.
+pub fn console(home: &Home, name: &VmName) -> Result<File, Error> {
+    let folder = home.vm(name);
+    folder.record()?;
+    let path = folder.console();
+    File::open(&path).map_err(Error::io("read", &path))
+}
+
+/// Whether the VM's main process runs.
+pub fn is_running(home: &Home, name: &VmName) -> Result<bool, Error> {
+    let record = home.vm(name).record()?;
+    let main_role = driver::by_name(&record.backend)?.main_role();
+    Ok(record.alive()?.iter().any(|p| p.role == main_role))
+}

@@ -1,0 +1,234 @@
+//! Whether KVM can boot a guest here.
+//!
+//! That `/dev/kvm` is there and can be opened says little: under a hypervisor that nests badly, QEMU
+//! aborts, or the guest hangs in its first instructions. So the image's own kernel is tried, without
+//! an initrd, and has to get as far as missing its root file system: a fraction of a second where
+//! KVM works. The verdict is kept, since where KVM hangs the trial takes its whole deadline.
+
+use super::arguments::Accelerator;
+use crate::error::Error;
+use crate::launch::Patience;
+use crate::record::{Home, write_whole};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Where the kernel says that it is through and finds no root file system.
+const REACHED: &str = "Unable to mount root fs";
+
+/// How long the trial may take. A kernel that KVM runs is through within one second.
+const TRIAL: Duration = Duration::from_secs(8);
+
+/// How long a verdict holds, in seconds: somebody may mend the machine.
+const HOLDS_SECS: u64 = 24 * 60 * 60;
+
+/// Whether KVM can be used, and if not why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It booted a kernel.
+    Usable,
+    /// It cannot be used.
+    Unusable(String),
+}
+
+/// A verdict with what it was found for.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    about: String,
+    at_secs: u64,
+    unusable_because: Option<String>,
+}
+
+/// The verdict on KVM with this QEMU and this kernel: a remembered one, else by trial.
+pub fn verdict(
+    home: &Home,
+    qemu: &Path,
+    kernel: &Path,
+    patience: Patience<'_>,
+) -> Result<Verdict, Error> {
+    if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
+        return Ok(Verdict::Unusable(format!("cannot open /dev/kvm: {error}")));
+    }
+    let file = home.root().join("kvm.json");
+    let about = about(qemu, kernel)?;
+    if let Some(verdict) = recall(&file, &about) {
+        return Ok(verdict);
+    }
+    let verdict = boots(Accelerator::Kvm, qemu, kernel, patience)?;
+    let remembered = Remembered {
+        about,
+        at_secs: now_secs(),
+        unusable_because: match &verdict {
+            Verdict::Usable => None,
+            Verdict::Unusable(reason) => Some(reason.clone()),
+        },
+    };
+    // Where no VM was ever started there is no place to remember it, and no need to.
+    if let Ok(content) = serde_json::to_vec_pretty(&remembered)
+        && home.root().is_dir()
+    {
+        write_whole(&file, &content)?;
+    }
+    Ok(verdict)
+}
+
+/// Boots the kernel as far as it gets without a root file system. With [`Accelerator::Tcg`] it tells
+/// whether the trial itself is sound.
+pub fn boots(
+    accelerator: Accelerator,
+    qemu: &Path,
+    kernel: &Path,
+    patience: Patience<'_>,
+) -> Result<Verdict, Error> {
+    let folder = tempfile::tempdir().map_err(Error::io("make a folder in", Path::new("/tmp")))?;
+    let said = folder.path().join("qemu.log");
+    let log = File::create(&said).map_err(Error::io("create", &said))?;
+    let cpu = match accelerator {
+        Accelerator::Kvm => "host",
+        Accelerator::Tcg => "max",
+    };
+    let child = Command::new(qemu)
+        .current_dir(folder.path())
+        .args(["-M", "q35", "-m", "256", "-display", "none", "-cpu", cpu])
+        .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+        .args(["-accel", accelerator.name(), "-serial", "file:console.log"])
+        .arg("-kernel")
+        .arg(kernel)
+        .args(["-append", "console=ttyS0 panic=-1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .map_err(Error::io("start", qemu))?;
+    let mut qemu = Trial(child);
+    let until = Instant::now() + TRIAL;
+    let console = folder.path().join("console.log");
+    loop {
+        let ended = qemu.0.try_wait().map_err(Error::io("wait for", &said))?;
+        let console = std::fs::read(&console).unwrap_or_default();
+        if String::from_utf8_lossy(&console).contains(REACHED) {
+            return Ok(Verdict::Usable);
+        }
+        if let Some(status) = ended {
+            let said = std::fs::read_to_string(&said).unwrap_or_default();
+            let first = said.lines().next().unwrap_or("it said nothing");
+            return Ok(Verdict::Unusable(format!("QEMU ended ({status}): {first}")));
+        }
+        if Instant::now() > until {
+            let after = TRIAL.as_secs();
+            return Ok(Verdict::Unusable(format!(
+                "a kernel hung in it for {after} s at its start"
+            )));
+        }
+        if patience.is_cancelled() {
+            return Err(Error::Interrupted);
+        }
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// A QEMU on trial, which does not outlive it.
+struct Trial(Child);
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        // Both fail only if it has ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn recall(file: &Path, about: &str) -> Option<Verdict> {
+    let content = std::fs::read(file).ok()?;
+    let remembered: Remembered = serde_json::from_slice(&content).ok()?;
+    let age = now_secs().checked_sub(remembered.at_secs)?;
+    (remembered.about == about && age < HOLDS_SECS).then(|| {
+        remembered
+            .unusable_because
+            .map_or(Verdict::Usable, Verdict::Unusable)
+    })
+}
+
+/// What a verdict depends on: this boot of the machine, the QEMU and the kernel.
+fn about(qemu: &Path, kernel: &Path) -> Result<String, Error> {
+    let mut about = crate::process::boot_id()?;
+    for path in [qemu, kernel] {
+        let metadata = std::fs::metadata(path).map_err(Error::io("look at", path))?;
+        let (length, changed) = (metadata.len(), metadata.mtime());
+        about = format!("{about} {} {length} {changed}", path.display());
+    }
+    Ok(about)
+}
+
+fn now_secs() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn trial(script: &str) -> Verdict {
+        let folder = tempfile::tempdir().unwrap();
+        let draft = folder.path().join("draft");
+        std::fs::write(&draft, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by another process: a program that this one has open for writing, or a fork of
+        // another test's that has it too, cannot be run.
+        let qemu = folder.path().join("qemu");
+        let copied = Command::new("cp").arg(&draft).arg(&qemu).status().unwrap();
+        assert!(copied.success());
+        let patience = Patience::new(Duration::from_mins(1), None);
+        boots(Accelerator::Kvm, &qemu, Path::new("/kernel"), patience).unwrap()
+    }
+
+    #[test]
+    fn a_kernel_that_misses_its_root_has_booted() {
+        let verdict = trial(
+            "echo 'panic: VFS: Unable to mount root fs on (0,0)' >console.log; exec sleep 60",
+        );
+        assert_eq!(verdict, Verdict::Usable);
+    }
+
+    #[test]
+    fn a_qemu_that_aborts_gives_its_reason() {
+        let Verdict::Unusable(reason) = trial("echo 'failed to set MSR' >&2; kill -6 $$") else {
+            panic!("usable");
+        };
+        assert!(
+            reason.contains("signal: 6") && reason.contains("failed to set MSR"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn a_verdict_holds_for_a_day_and_for_what_it_was_found_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("kvm.json");
+        let remember = |at_secs| {
+            let remembered = Remembered {
+                about: "this".into(),
+                at_secs,
+                unusable_because: Some("MSR".into()),
+            };
+            std::fs::write(&file, serde_json::to_vec(&remembered).unwrap()).unwrap();
+        };
+        assert_eq!(recall(&file, "this"), None);
+        remember(now_secs() - 60);
+        assert_eq!(recall(&file, "this"), Some(Verdict::Unusable("MSR".into())));
+        assert_eq!(recall(&file, "that"), None);
+        remember(now_secs() - HOLDS_SECS - 1);
+        assert_eq!(recall(&file, "this"), None);
+        remember(now_secs() + 1000);
+        assert_eq!(recall(&file, "this"), None, "the clock was set back");
+        std::fs::write(&file, "{").unwrap();
+        assert_eq!(recall(&file, "this"), None);
+    }
+}

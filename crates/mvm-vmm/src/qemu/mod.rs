@@ -1,0 +1,132 @@
+//! QEMU, with vsock by vhost-device-vsock.
+//!
+//! Two processes a VM. vhost-device-vsock is first, since QEMU connects to it; it owns `v.sock`,
+//! where a host program reaches the guest as it would with Firecracker. The kernel's own
+//! vhost-vsock would do without the second process, but gives the guest an address in the host's
+//! `AF_VSOCK`, which no file's permissions guard; it could be chosen in [`Qemu::launch`].
+
+pub mod arguments;
+pub mod kvm;
+pub mod qmp;
+
+use crate::driver::{Driver, Launch};
+use crate::error::Error;
+use crate::launch::Crew;
+use crate::locate::{QEMU, VHOST_DEVICE_VSOCK};
+use crate::process::Alive;
+use crate::record::VmFolder;
+use arguments::{Accelerator, Arguments, Begin, Memory, QMP_SOCKET, VSOCK_SOCKET};
+use kvm::Verdict;
+use qmp::Qmp;
+use serde_json::json;
+use std::process::Command;
+
+/// `--backend qemu`
+#[derive(Debug)]
+pub struct Qemu;
+
+const ROLE: &str = "vmm";
+
+/// The guest's own vsock address. Each VM has a vhost-device-vsock of its own, so that it need not
+/// differ between them.
+const GUEST_CID: u32 = 3;
+
+impl Driver for Qemu {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
+    fn runs_a_guest(&self) -> bool {
+        true
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        QEMU.find()?;
+        VHOST_DEVICE_VSOCK.find()?;
+        Ok(())
+    }
+
+    fn launch(&self, launch: &Launch<'_>, crew: &mut Crew) -> Result<(), Error> {
+        let Some(image) = launch.image else {
+            return Err(Error::Unsupported {
+                backend: "qemu",
+                reason: "no image was given".into(),
+                hint: "give --image DIR; `mvmctl image build --out DIR` makes one".into(),
+            });
+        };
+        if image.manifest.rootfs.is_some() {
+            return Err(Error::Unsupported {
+                backend: "qemu",
+                reason: format!(
+                    "{} has a root file system of its own",
+                    image.folder.display()
+                ),
+                hint: "use an image whose whole guest is in its initrd".into(),
+            });
+        }
+        let qemu = QEMU.find()?;
+        let kernel = image.kernel();
+        let accelerator = match kvm::verdict(launch.home, &qemu, &kernel, launch.patience)? {
+            Verdict::Usable => Accelerator::Kvm,
+            Verdict::Unusable(_) => Accelerator::Tcg,
+        };
+        crew.set_accelerator(accelerator.name());
+        start_vsock(crew, launch, GUEST_CID)?;
+        let arguments = Arguments {
+            accelerator,
+            cpus: launch.cpus,
+            memory_mib: launch.memory_mib,
+            memory: Memory::Anonymous,
+            kernel: &kernel,
+            initrd: image.initrd().as_deref(),
+            cmdline: &image.manifest.cmdline,
+            begin: Begin::Boot,
+        }
+        .to_vec();
+        crew.add_log("console.log");
+        crew.spawn(ROLE, "QEMU", "vmm.log", Command::new(&qemu).args(arguments))?;
+        let folder = crew.folder().path().to_owned();
+        crew.wait_for("QEMU's control socket", launch.patience, || {
+            Qmp::connect(&folder, QMP_SOCKET)
+        })?;
+        Ok(())
+    }
+
+    /// Both ways of asking that a PC has: the power button, and Ctrl-Alt-Delete, for which no guest
+    /// needs a module or a daemon. A guest acts on what it has an ear for.
+    fn request_stop(&self, folder: &VmFolder, _: &[Alive]) -> Result<(), Error> {
+        let Some(mut qmp) = Qmp::connect(folder.path(), QMP_SOCKET)? else {
+            return Err(Error::Qmp {
+                doing: "ask the guest to power off".into(),
+                reason: "QEMU does not listen there".into(),
+            });
+        };
+        qmp.execute("system_powerdown", &json!({}))?;
+        let keys: Vec<_> = ["ctrl", "alt", "delete"]
+            .iter()
+            .map(|key| json!({"type": "qcode", "data": key}))
+            .collect();
+        qmp.execute("send-key", &json!({"keys": keys}))?;
+        Ok(())
+    }
+
+    fn main_role(&self) -> &'static str {
+        ROLE
+    }
+}
+
+/// Starts vhost-device-vsock and waits for its socket, to which QEMU will connect.
+fn start_vsock(crew: &mut Crew, launch: &Launch<'_>, cid: u32) -> Result<(), Error> {
+    let mut command = Command::new(VHOST_DEVICE_VSOCK.find()?);
+    command.args(["--guest-cid", &cid.to_string()]).args([
+        "--socket",
+        VSOCK_SOCKET,
+        "--uds-path",
+        "v.sock",
+    ]);
+    crew.spawn("vsock", "vhost-device-vsock", "vsock.log", &mut command)?;
+    let socket = crew.folder().file(VSOCK_SOCKET);
+    crew.wait_for("vhost-device-vsock's socket", launch.patience, || {
+        Ok(socket.exists().then_some(()))
+    })
+}

@@ -1,0 +1,245 @@
+//! QEMU's control socket (QMP): a JSON object a line, asked and answered in turn, with events in
+//! between.
+
+use crate::error::Error;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long QEMU may take over an answer. Its commands answer at once; what takes long is told by
+/// events.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// The longest line in bytes; QEMU's longest answers (schemas) are below it.
+const MAX_LINE: u64 = 4 * 1024 * 1024;
+
+/// A conversation with one QEMU.
+#[derive(Debug)]
+pub struct Qmp {
+    reader: BufReader<UnixStream>,
+    /// Events that came while an answer was awaited.
+    events: Vec<Value>,
+}
+
+impl Qmp {
+    /// Connects, and gets past the greeting. `Ok(None)` if QEMU does not listen there (yet).
+    pub fn connect(folder: &Path, socket: &str) -> Result<Option<Self>, Error> {
+        let stream = match dial(folder, socket) {
+            Ok(stream) => stream,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(Error::io("connect to", &folder.join(socket))(error)),
+        };
+        let mut qmp = Self {
+            reader: BufReader::new(stream),
+            events: Vec::new(),
+        };
+        let doing = "connect";
+        let greeting = qmp.read(doing, Instant::now() + ANSWER)?;
+        if greeting.get("QMP").is_none() {
+            return Err(failed(doing, "something else than QEMU answers there"));
+        }
+        qmp.execute("qmp_capabilities", &json!({}))?;
+        Ok(Some(qmp))
+    }
+
+    /// Runs a command and gives what it returns.
+    pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, Error> {
+        let mut line = json!({"execute": command, "arguments": arguments}).to_string();
+        line.push('\n');
+        self.reader
+            .get_mut()
+            .write_all(line.as_bytes())
+            .map_err(|error| failed(command, &error.to_string()))?;
+        let until = Instant::now() + ANSWER;
+        loop {
+            let mut answer = self.read(command, until)?;
+            if answer.get("event").is_some() {
+                self.events.push(answer);
+            } else if let Some(value) = answer.get_mut("return") {
+                return Ok(value.take());
+            } else {
+                let reason = answer.pointer("/error/desc").and_then(Value::as_str);
+                return Err(failed(command, reason.unwrap_or("it gave no reason")));
+            }
+        }
+    }
+
+    /// Waits for the first event of that name that `wanted` takes, those included that have come
+    /// already. Other events are dropped.
+    pub fn wait_for_event(
+        &mut self,
+        name: &str,
+        at_most: Duration,
+        mut wanted: impl FnMut(&Value) -> bool,
+    ) -> Result<Value, Error> {
+        let until = Instant::now() + at_most;
+        let mut known = std::mem::take(&mut self.events).into_iter();
+        loop {
+            let event = match known.next() {
+                Some(event) => event,
+                None => self.read(name, until)?,
+            };
+            if event.get("event").and_then(Value::as_str) == Some(name) && wanted(&event) {
+                self.events.extend(known);
+                return Ok(event);
+            }
+        }
+    }
+
+    /// One line, read by then.
+    fn read(&mut self, doing: &str, until: Instant) -> Result<Value, Error> {
+        let mut line = Vec::new();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(failed(doing, "no answer in time"));
+            }
+            let step = self
+                .reader
+                .get_ref()
+                .set_read_timeout(Some(left))
+                .and_then(|()| {
+                    let room = MAX_LINE.saturating_sub(line.len() as u64);
+                    (&mut self.reader).take(room).read_until(b'\n', &mut line)
+                });
+            match step {
+                Ok(_) if line.ends_with(b"\n") => {
+                    return serde_json::from_slice(&line).map_err(|error| {
+                        failed(doing, &format!("the answer is no JSON: {error}"))
+                    });
+                }
+                Ok(0) => return Err(failed(doing, "QEMU closed the connection")),
+                Ok(_) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock
+                            | io::ErrorKind::TimedOut
+                            | io::ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => return Err(failed(doing, &error.to_string())),
+            }
+        }
+    }
+}
+
+/// Opens a socket by way of its folder's descriptor: a socket's path may have 107 bytes, a folder's
+/// any number.
+fn dial(folder: &Path, socket: &str) -> io::Result<UnixStream> {
+    let folder = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(folder)?;
+    UnixStream::connect(format!("/proc/self/fd/{}/{socket}", folder.as_raw_fd()))
+}
+
+fn failed(doing: &str, reason: &str) -> Error {
+    Error::Qmp {
+        doing: doing.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    /// A QEMU that says its greeting, and then one of the replies to each line that it reads.
+    fn qemu(
+        replies: &'static [&'static str],
+    ) -> (tempfile::TempDir, thread::JoinHandle<Vec<Value>>) {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("qmp")).unwrap();
+        let thread = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"{\"QMP\":{\"version\":{}}}\r\n").unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let mut heard = Vec::new();
+            for reply in ["{\"return\":{}}\n"].iter().chain(replies) {
+                let Some(Ok(line)) = lines.next() else { break };
+                heard.push(serde_json::from_str(&line).unwrap());
+                stream.write_all(reply.as_bytes()).unwrap();
+            }
+            heard
+        });
+        (folder, thread)
+    }
+
+    fn connect(folder: &tempfile::TempDir) -> Qmp {
+        Qmp::connect(folder.path(), "qmp").unwrap().unwrap()
+    }
+
+    #[test]
+    fn answers_are_told_from_events() {
+        let (folder, thread) = qemu(&[concat!(
+            "{\"event\":\"STOP\",\"data\":{}}\n{\"event\":\"DEVICE_DELETED\",",
+            "\"data\":{\"device\":\"vsock0\"}}\n{\"return\":{\"status\":\"paused\"}}\n",
+        )]);
+        let mut qmp = connect(&folder);
+        let status = qmp.execute("query-status", &json!({})).unwrap();
+        assert_eq!(status["status"], "paused");
+        let event = qmp
+            .wait_for_event("DEVICE_DELETED", ANSWER, |event| {
+                event["data"]["device"] == "vsock0"
+            })
+            .unwrap();
+        assert_eq!(event["event"], "DEVICE_DELETED");
+        drop(qmp);
+        let heard = thread.join().unwrap();
+        assert_eq!(heard[0]["execute"], "qmp_capabilities");
+        assert_eq!(
+            heard[1],
+            json!({"execute": "query-status", "arguments": {}})
+        );
+    }
+
+    #[test]
+    fn a_refusal_has_qemus_words_and_garbage_is_told_as_such() {
+        let (folder, thread) = qemu(&[
+            "{\"error\":{\"class\":\"GenericError\",\"desc\":\"Device 'x' not found\"}}\n",
+            "HTTP/1.1 400 Bad Request\n",
+        ]);
+        let mut qmp = connect(&folder);
+        let error = qmp.execute("device_del", &json!({"id": "x"})).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot device_del through QEMU's control socket: Device 'x' not found"
+        );
+        let error = qmp.execute("query-status", &json!({})).unwrap_err();
+        assert!(error.to_string().contains("no JSON"), "{error}");
+        thread.join().unwrap();
+        let error = qmp.execute("query-status", &json!({})).unwrap_err();
+        assert!(matches!(error, Error::Qmp { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_reached_and_an_absent_one_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("x".repeat(150));
+        std::fs::create_dir(&deep).unwrap();
+        assert!(Qmp::connect(&deep, "qmp").unwrap().is_none());
+        let short = folder.path().join("qmp");
+        let listener = UnixListener::bind(&short).unwrap();
+        std::fs::rename(&short, deep.join("qmp")).unwrap();
+        let client = thread::spawn(move || Qmp::connect(&deep, "qmp"));
+        let (mut stream, _) = listener.accept().unwrap();
+        stream
+            .write_all(b"{\"QMP\":{}}\n{\"return\":{}}\n")
+            .unwrap();
+        assert!(client.join().unwrap().unwrap().is_some());
+    }
+}
