@@ -1,3 +1,70 @@
-//! Placeholder until its first commit.
+//! `mvm-guest-agent`: answers a microVM's host about health, load and probes.
 
-fn main() {}
+mod check_config;
+mod config;
+mod core;
+mod edge;
+mod requests;
+mod run;
+
+use config::Invocation;
+use edge::console::say;
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let invocation = match config::read(lexopt::Parser::from_env()) {
+        Ok(invocation) => invocation,
+        Err(message) => {
+            say!("{message}");
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match invocation {
+        Invocation::Help => print(config::USAGE),
+        Invocation::Version => print(&format!(
+            "mvm-guest-agent {} ({})\n",
+            edge::system::VERSION,
+            run::profile()
+        )),
+        Invocation::CheckConfig(dir) => {
+            let report = runtime.block_on(check_config::check(&dir));
+            for problem in &report.problems {
+                print(&format!("{problem}\n"));
+            }
+            if !report.problems.is_empty() {
+                return ExitCode::FAILURE;
+            }
+            let (integrations, probes) = (report.integrations, report.probes);
+            print(&format!(
+                "{integrations} integrations and {probes} probes, no problem\n"
+            ))
+        }
+        Invocation::Run(config) => {
+            let local = tokio::task::LocalSet::new();
+            match local.block_on(&runtime, run::run(*config)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(message) => {
+                    say!("{message}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+    }
+}
+
+/// Writes to standard output; a reader that went away is no fault.
+fn print(text: &str) -> ExitCode {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,419 @@
+//! Flags, `/etc/mvm/agent.json` and defaults: a flag beats the file, the file beats the default.
+
+use lexopt::{Arg, Parser, ValueExt};
+use mvm_protocol::object::{Object, Problem};
+use mvm_protocol::status::BusySignal;
+use mvm_protocol::{PORT, drop_in};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the file is if no flag says otherwise. Only here may it be missing.
+const DEFAULT_FILE: &str = "/etc/mvm/agent.json";
+
+/// The largest configuration file in bytes.
+const MAX_FILE: u64 = 65_536;
+
+pub(crate) const USAGE: &str = "\
+mvm-guest-agent: answers a microVM's host about health, load and probes
+
+Usage: mvm-guest-agent [FLAGS]
+       mvm-guest-agent --check-config DIR
+
+  --config PATH                 settings as JSON (default /etc/mvm/agent.json); a flag beats it
+  --listen ADDRESS              vsock:PORT or unix:PATH, may be repeated (default vsock:52)
+  --notify-port PORT            vsock port of the host to tell once that the agent listens
+  --busy-threshold N            load average, or share, from which the guest is busy (0.1)
+  --busy-signals LIST           loadavg,cpu,pressure,session,inhibit (loadavg)
+  --sample-interval-secs N      how often the signals are read (5)
+  --integrations-dir DIR        health checks (/etc/mvm/integrations.d)
+  --probes-dir DIR              probes (/etc/mvm/probes.d)
+  --run-dir DIR                 state and busy.d (/run/mvm)
+  --max-connections N           (512)
+  --max-concurrent-checks N     (32)
+  --exec BOOL                   false switches a dev build's exec, put and get off (true)
+  --no-system-effects           outside of a guest: leave the machine as it is
+  --check-config DIR            read DIR/integrations.d, DIR/probes.d and DIR/agent.json, print
+                                every problem, exit 1 if there is one
+  --version, --help
+";
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// A vsock port of this guest.
+    Vsock(u32),
+    /// A Unix socket, where the agent speaks the handshake itself.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Vsock(port) => write!(f, "vsock:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let vsock = text
+            .strip_prefix("vsock:")
+            .and_then(|port| port.parse().ok())
+            .map(Self::Vsock);
+        let unix = text.strip_prefix("unix:").filter(|path| !path.is_empty());
+        vsock
+            .or_else(|| unix.map(|path| Self::Unix(path.into())))
+            .ok_or_else(|| {
+                D::Error::custom(format!("`{text}` is neither vsock:PORT nor unix:PATH"))
+            })
+    }
+}
+
+/// A number over 0 that makes a threshold.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Positive(f64);
+
+impl<'de> Deserialize<'de> for Positive {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = f64::deserialize(deserializer)?;
+        if number > 0.0 && number.is_finite() {
+            Ok(Self(number))
+        } else {
+            Err(D::Error::custom(format!("{number} is not over 0")))
+        }
+    }
+}
+
+/// What a file or the flags say; what they leave out is `None`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Given {
+    listen: Option<Vec<Listen>>,
+    notify_port: Option<u32>,
+    busy_threshold: Option<Positive>,
+    busy_signals: Option<Vec<BusySignal>>,
+    sample_interval_secs: Option<drop_in::Secs>,
+    integrations_dir: Option<PathBuf>,
+    probes_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    max_connections: Option<NonZeroUsize>,
+    max_concurrent_checks: Option<NonZeroUsize>,
+    exec: Option<bool>,
+}
+
+/// How a flag's text becomes a JSON value, so that flags and file are read by one rule.
+#[derive(Clone, Copy)]
+enum Form {
+    Text,
+    /// A number or `true` or `false`.
+    Literal,
+    /// Texts, by commas or by repeating the flag.
+    List,
+}
+
+const FLAGS: [(&str, Form); 11] = [
+    ("listen", Form::List),
+    ("notify-port", Form::Literal),
+    ("busy-threshold", Form::Literal),
+    ("busy-signals", Form::List),
+    ("sample-interval-secs", Form::Literal),
+    ("integrations-dir", Form::Text),
+    ("probes-dir", Form::Text),
+    ("run-dir", Form::Text),
+    ("max-connections", Form::Literal),
+    ("max-concurrent-checks", Form::Literal),
+    ("exec", Form::Literal),
+];
+
+/// The settings of a running agent.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Config {
+    pub(crate) listen: Vec<Listen>,
+    pub(crate) notify_port: Option<u32>,
+    pub(crate) busy_threshold: f64,
+    pub(crate) busy_signals: Vec<BusySignal>,
+    pub(crate) sample_interval: Duration,
+    pub(crate) integrations_dir: PathBuf,
+    pub(crate) probes_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) max_connections: usize,
+    pub(crate) max_concurrent_checks: usize,
+    pub(crate) exec: bool,
+    pub(crate) system_effects: bool,
+}
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Invocation {
+    Run(Box<Config>),
+    CheckConfig(PathBuf),
+    Version,
+    Help,
+}
+
+/// Reads a command line, and the file that it names.
+pub(crate) fn read(mut parser: Parser) -> Result<Invocation, String> {
+    let mut flags = Map::new();
+    let mut file = None;
+    let mut system_effects = true;
+    while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
+        let Arg::Long(name) = arg else {
+            return Err(arg.unexpected().to_string());
+        };
+        let name = name.to_owned();
+        let mut value = || parser.value().map_err(|error| format!("--{name}: {error}"));
+        match name.as_str() {
+            "help" => return Ok(Invocation::Help),
+            "version" => return Ok(Invocation::Version),
+            "check-config" => return Ok(Invocation::CheckConfig(value()?.into())),
+            "config" => file = Some(PathBuf::from(value()?)),
+            "no-system-effects" => system_effects = false,
+            flag => {
+                let Some((_, form)) = FLAGS.iter().find(|(known, _)| *known == flag) else {
+                    return Err(format!("there is no flag --{flag}; --help lists them"));
+                };
+                let text = value()?
+                    .string()
+                    .map_err(|error| format!("--{flag}: {error}"))?;
+                set_flag(&mut flags, flag, *form, text);
+            }
+        }
+    }
+    let flags = Value::Object(flags).to_string();
+    let flags = given(flags.as_bytes()).map_err(|problem| flag_message(&problem))?;
+    let file = match &file {
+        Some(path) => read_file(path)?,
+        None if Path::new(DEFAULT_FILE).exists() => read_file(Path::new(DEFAULT_FILE))?,
+        None => Given::default(),
+    };
+    Ok(Invocation::Run(Box::new(merge(
+        flags,
+        file,
+        system_effects,
+    ))))
+}
+
+fn set_flag(flags: &mut Map<String, Value>, flag: &str, form: Form, text: String) {
+    let field = flag.replace('-', "_");
+    match form {
+        Form::Text => {
+            flags.insert(field, text.into());
+        }
+        Form::Literal => {
+            let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+            flags.insert(field, value);
+        }
+        Form::List => {
+            let items = text
+                .split(',')
+                .filter(|item| !item.is_empty())
+                .map(Value::from);
+            match flags
+                .entry(field)
+                .or_insert_with(|| Value::Array(Vec::new()))
+            {
+                Value::Array(list) => list.extend(items),
+                other => *other = items.collect(),
+            }
+        }
+    }
+}
+
+fn flag_message(problem: &Problem) -> String {
+    let Some(field) = &problem.field else {
+        return problem.message.clone();
+    };
+    let reason = problem
+        .message
+        .split_once(": ")
+        .map_or(problem.message.as_str(), |(_, why)| why);
+    format!("--{}: {reason}", field.replace('_', "-"))
+}
+
+fn given(json: &[u8]) -> Result<Given, Problem> {
+    Object::parse(json)?.into_shape()
+}
+
+fn read_file(path: &Path) -> Result<Given, String> {
+    let text = crate::edge::proc::read(path, MAX_FILE + 1)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    check_file(&text).map_err(|problem| format!("{}:{}: {problem}", path.display(), problem.line))
+}
+
+/// Reads the text of a configuration file.
+fn check_file(text: &str) -> Result<Given, Problem> {
+    if text.len() as u64 > MAX_FILE {
+        let message = format!("larger than {MAX_FILE} bytes");
+        return Err(Problem {
+            line: 1,
+            field: None,
+            message,
+        });
+    }
+    given(text.as_bytes())
+}
+
+/// What is wrong with a configuration file, if something is.
+pub(crate) fn problem_in(path: &Path) -> Option<String> {
+    read_file(path).err()
+}
+
+fn merge(flags: Given, file: Given, system_effects: bool) -> Config {
+    let secs = flags.sample_interval_secs.or(file.sample_interval_secs);
+    let number = |flag: Option<NonZeroUsize>, file: Option<NonZeroUsize>, default: usize| {
+        flag.or(file).map_or(default, NonZeroUsize::get)
+    };
+    let dir = |flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
+        flag.or(file).unwrap_or_else(|| default.into())
+    };
+    Config {
+        listen: flags
+            .listen
+            .or(file.listen)
+            .unwrap_or_else(|| vec![Listen::Vsock(PORT)]),
+        notify_port: flags.notify_port.or(file.notify_port),
+        busy_threshold: flags
+            .busy_threshold
+            .or(file.busy_threshold)
+            .map_or(0.1, |it| it.0),
+        busy_signals: flags
+            .busy_signals
+            .or(file.busy_signals)
+            .unwrap_or_else(|| vec![BusySignal::Loadavg]),
+        sample_interval: secs.map_or(Duration::from_secs(5), drop_in::Secs::duration),
+        integrations_dir: dir(
+            flags.integrations_dir,
+            file.integrations_dir,
+            "/etc/mvm/integrations.d",
+        ),
+        probes_dir: dir(flags.probes_dir, file.probes_dir, "/etc/mvm/probes.d"),
+        run_dir: dir(flags.run_dir, file.run_dir, "/run/mvm"),
+        max_connections: number(flags.max_connections, file.max_connections, 512),
+        max_concurrent_checks: number(flags.max_concurrent_checks, file.max_concurrent_checks, 32),
+        exec: flags.exec.or(file.exec).unwrap_or(true),
+        system_effects,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(args: &[&str]) -> Result<Config, String> {
+        match read(Parser::from_args(args))? {
+            Invocation::Run(config) => Ok(*config),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let config = run(&[]).unwrap();
+        assert_eq!(config.listen, [Listen::Vsock(52)]);
+        assert_eq!((config.notify_port, config.busy_threshold), (None, 0.1));
+        assert_eq!(config.busy_signals, [BusySignal::Loadavg]);
+        assert_eq!(config.sample_interval, Duration::from_secs(5));
+        assert_eq!(
+            config.integrations_dir,
+            Path::new("/etc/mvm/integrations.d")
+        );
+        assert_eq!(config.probes_dir, Path::new("/etc/mvm/probes.d"));
+        assert_eq!(config.run_dir, Path::new("/run/mvm"));
+        assert_eq!(
+            (config.max_connections, config.max_concurrent_checks),
+            (512, 32)
+        );
+        assert!(config.exec && config.system_effects);
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_the_default() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.json");
+        let content = r#"{"busy_threshold":2,"run_dir":"/a","listen":["vsock:9"],"exec":false}"#;
+        std::fs::write(&path, content).unwrap();
+        let path = path.to_str().unwrap();
+        let config = run(&[
+            "--config",
+            path,
+            "--run-dir",
+            "/b",
+            "--listen",
+            "unix:/x",
+            "--listen=vsock:1",
+            "--busy-signals",
+            "cpu,inhibit",
+            "--no-system-effects",
+        ])
+        .unwrap();
+        assert_eq!(config.listen, [Listen::Unix("/x".into()), Listen::Vsock(1)]);
+        assert_eq!((config.busy_threshold, config.run_dir), (2.0, "/b".into()));
+        assert_eq!(config.busy_signals, [BusySignal::Cpu, BusySignal::Inhibit]);
+        assert!(!config.exec && !config.system_effects);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (args, message) in [
+            (vec!["--lissen", "x"], "no flag --lissen"),
+            (vec!["--listen", "tcp:80"], "--listen: `tcp:80` is neither"),
+            (
+                vec!["--busy-threshold", "lots"],
+                "--busy-threshold: invalid type",
+            ),
+            (
+                vec!["--busy-threshold", "0"],
+                "--busy-threshold: 0 is not over 0",
+            ),
+            (
+                vec!["--busy-signals", "cpu,moon"],
+                "--busy-signals: unknown variant `moon`",
+            ),
+            (vec!["--max-connections", "0"], "--max-connections"),
+            (
+                vec!["--sample-interval-secs", "0"],
+                "--sample-interval-secs: 0 is not over 0",
+            ),
+            (
+                vec!["--config", "/nonexistent"],
+                "/nonexistent: No such file",
+            ),
+            (vec!["stray"], "stray"),
+            (vec!["--run-dir"], "--run-dir"),
+        ] {
+            let error = run(&args).unwrap_err();
+            assert!(error.contains(message), "{args:?}: {error}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.json");
+        std::fs::write(&path, "{\n\"lissen\": []}").unwrap();
+        let error = run(&["--config", path.to_str().unwrap()]).unwrap_err();
+        assert!(
+            error.contains("agent.json:2: unknown field `lissen`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn every_flag_is_a_field_and_every_field_a_flag() {
+        for (flag, _) in FLAGS {
+            assert!(USAGE.contains(&format!("--{flag} ")), "{flag}");
+            let unknown = format!("{{\"{}\":{{}}}}", flag.replace('-', "_"));
+            let problem = given(unknown.as_bytes()).unwrap_err();
+            assert!(!problem.message.contains("unknown field"), "{problem:?}");
+        }
+        let problem = given(b"{\"x\":1}").unwrap_err();
+        assert_eq!(
+            problem.message.matches('`').count() / 2 - 1,
+            FLAGS.len(),
+            "{problem:?}"
+        );
+    }
+}

@@ -1,0 +1,325 @@
+//! What is loaded: each integration and probe with its spec, its state and its run.
+
+use super::ended::{End, Ended};
+use super::schedule::CheckId;
+use super::verdict::{self, Thresholds, Verdict};
+use super::{Now, RunId, WaiterId};
+use mvm_protocol::drop_in::{Integration, OutputFormat, Probe};
+use mvm_protocol::object::is_too_deep;
+use mvm_protocol::request::CheckKind;
+use mvm_protocol::status::{DropInError, Health, IntegrationStatus, LastCheck, ProbeStatus};
+use serde_json::Value;
+use std::time::Duration;
+
+/// What the drop-in folders hold, read by the edge, in load order.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Loaded {
+    pub(crate) integrations: Vec<Integration>,
+    pub(crate) probes: Vec<Probe>,
+    pub(crate) errors: Vec<DropInError>,
+}
+
+/// One integration or probe.
+#[derive(Debug)]
+pub(crate) struct Check {
+    pub(crate) id: CheckId,
+    pub(crate) body: Body,
+    pub(crate) running: Option<RunId>,
+    /// Who is told the outcome of the next run to start.
+    pub(crate) waiters: Vec<WaiterId>,
+    /// Who is told the outcome of the present run.
+    pub(crate) run_waiters: Vec<WaiterId>,
+    last: Option<LastCheck>,
+}
+
+/// What kind of check it is, with what only that kind has.
+#[derive(Debug)]
+pub(crate) enum Body {
+    Integration {
+        spec: Box<Integration>,
+        verdict: Verdict,
+        grace_until: Duration,
+    },
+    Probe {
+        spec: Probe,
+        ok: bool,
+        value: Value,
+    },
+}
+
+/// The command of a check, as the edge needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Command {
+    /// For the log: `integration web`.
+    pub(crate) what: String,
+    /// The text for `sh -c`.
+    pub(crate) text: String,
+    /// Whom it runs as; the agent's own user if `None`.
+    pub(crate) user: Option<String>,
+    pub(crate) timeout: Duration,
+    /// Whether standard error has a pipe of its own.
+    pub(crate) split: bool,
+}
+
+impl Check {
+    pub(crate) fn integration(id: CheckId, spec: Integration, now: Now) -> Self {
+        let health = if spec.health_cmd.is_some() {
+            Health::Starting
+        } else {
+            Health::Unchecked
+        };
+        Self::new(
+            id,
+            Body::Integration {
+                grace_until: now.mono.saturating_add(spec.startup_grace_secs.duration()),
+                verdict: Verdict::new(health, now.wall),
+                spec: Box::new(spec),
+            },
+        )
+    }
+
+    pub(crate) fn probe(id: CheckId, spec: Probe) -> Self {
+        Self::new(
+            id,
+            Body::Probe {
+                spec,
+                ok: false,
+                value: Value::Null,
+            },
+        )
+    }
+
+    fn new(id: CheckId, body: Body) -> Self {
+        let (waiters, run_waiters) = (Vec::new(), Vec::new());
+        Self {
+            id,
+            body,
+            running: None,
+            waiters,
+            run_waiters,
+            last: None,
+        }
+    }
+
+    pub(crate) fn kind(&self) -> CheckKind {
+        match self.body {
+            Body::Integration { .. } => CheckKind::Integration,
+            Body::Probe { .. } => CheckKind::Probe,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        match &self.body {
+            Body::Integration { spec, .. } => spec.name.as_str(),
+            Body::Probe { spec, .. } => spec.name.as_str(),
+        }
+    }
+
+    pub(crate) fn is(&self, kind: CheckKind, name: &str) -> bool {
+        self.kind() == kind && self.name() == name
+    }
+
+    /// Whether it came from just this drop-in.
+    pub(crate) fn has_integration(&self, other: &Integration) -> bool {
+        matches!(&self.body, Body::Integration { spec, .. } if **spec == *other)
+    }
+
+    /// Whether it came from just this drop-in.
+    pub(crate) fn has_probe(&self, other: &Probe) -> bool {
+        matches!(&self.body, Body::Probe { spec, .. } if spec == other)
+    }
+
+    /// How often it runs; `None` for an integration without a health command.
+    pub(crate) fn interval(&self) -> Option<Duration> {
+        match &self.body {
+            Body::Integration { spec, .. } => spec
+                .health_cmd
+                .as_ref()
+                .map(|_| spec.health_interval_secs.duration()),
+            Body::Probe { spec, .. } => Some(spec.interval_secs.duration()),
+        }
+    }
+
+    /// What to run for it; `None` for an integration without a health command.
+    pub(crate) fn command(&self) -> Option<Command> {
+        let (what, text, user, timeout, split) = match &self.body {
+            Body::Integration { spec, .. } => (
+                "integration",
+                spec.health_cmd.as_ref()?,
+                &spec.user,
+                spec.health_timeout_secs.duration(),
+                false,
+            ),
+            Body::Probe { spec, .. } => (
+                "probe",
+                &spec.command,
+                &spec.user,
+                spec.timeout_secs.duration(),
+                true,
+            ),
+        };
+        Some(Command {
+            what: format!("{what} {}", self.name()),
+            text: text.as_str().to_owned(),
+            user: user.as_ref().map(|user| user.as_str().to_owned()),
+            timeout,
+            split,
+        })
+    }
+
+    /// Takes the end of a run. True if the verdict, or how the check ended, changed.
+    pub(crate) fn record(&mut self, ended: &Ended, now: Now) -> bool {
+        let mut last = ended.to_last_check();
+        let changed = match &mut self.body {
+            Body::Integration {
+                spec,
+                verdict,
+                grace_until,
+            } => {
+                let before = verdict.health;
+                let result = match &ended.end {
+                    End::NotStarted { for_want: true, .. } => verdict::Result::NotCounted,
+                    _ if ended.is_success() => verdict::Result::Success,
+                    _ => verdict::Result::Failure,
+                };
+                let thresholds = Thresholds {
+                    success: spec.success_threshold.count(),
+                    failure: spec.failure_threshold.count(),
+                    grace_until: *grace_until,
+                };
+                verdict.record(result, &thresholds, now.mono, now.wall);
+                let outcome = |c: &LastCheck| (c.exit_code, c.signal.clone(), c.timed_out);
+                verdict.health != before || self.last.as_ref().map(outcome) != Some(outcome(&last))
+            }
+            Body::Probe { spec, ok, value } => {
+                let read = if ended.is_success() {
+                    read_value(spec.output, ended)
+                } else {
+                    Ok(Value::Null)
+                };
+                *ok = ended.is_success() && read.is_ok();
+                *value = read.unwrap_or_else(|reason| {
+                    last.output = format!("{reason}\n{}", last.output).trim_end().to_owned();
+                    Value::Null
+                });
+                false
+            }
+        };
+        self.last = Some(last);
+        changed
+    }
+
+    pub(crate) fn integration_status(&self) -> Option<IntegrationStatus> {
+        let Body::Integration { spec, verdict, .. } = &self.body else {
+            return None;
+        };
+        Some(IntegrationStatus {
+            name: spec.name.as_str().to_owned(),
+            health: verdict.health,
+            since: verdict.since,
+            consecutive_failures: verdict.consecutive_failures,
+            checks: verdict.checks,
+            failures: verdict.failures,
+            last_check: self.last.clone(),
+        })
+    }
+
+    pub(crate) fn probe_status(&self) -> Option<ProbeStatus> {
+        let Body::Probe { spec, ok, value } = &self.body else {
+            return None;
+        };
+        Some(ProbeStatus {
+            name: spec.name.as_str().to_owned(),
+            ok: *ok,
+            value: value.clone(),
+            last_check: self.last.clone(),
+        })
+    }
+
+    pub(crate) fn health(&self) -> Option<Health> {
+        match &self.body {
+            Body::Integration { verdict, .. } => Some(verdict.health),
+            Body::Probe { .. } => None,
+        }
+    }
+}
+
+/// A probe's value from what it printed, or why there is none.
+fn read_value(format: OutputFormat, ended: &Ended) -> Result<Value, String> {
+    let text = ended.stdout.text();
+    let text = text.trim();
+    match format {
+        OutputFormat::Text => Ok(Value::String(text.to_owned())),
+        OutputFormat::Json if ended.stdout.truncated => {
+            Err("no value: more JSON than the 4096 bytes that are kept".to_owned())
+        }
+        OutputFormat::Json if is_too_deep(text) => {
+            Err("no value: the JSON is nested more than 32 levels deep".to_owned())
+        }
+        OutputFormat::Json => {
+            serde_json::from_str(text).map_err(|error| format!("no value: not JSON: {error}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ended::Tail;
+    use super::*;
+    use mvm_protocol::Timestamp;
+
+    fn probe(output: &str, stdout: &str, code: i32) -> ProbeStatus {
+        let spec = serde_json::json!({ "name": "p", "command": "x", "output": output });
+        let spec = serde_json::from_value(spec).unwrap();
+        let mut check = Check::probe(CheckId(1), spec);
+        let mut out = Tail::default();
+        out.push(stdout.as_bytes());
+        let mut err = Tail::default();
+        err.push(b"complaint");
+        let ended = Ended {
+            at: Timestamp(0),
+            duration: Duration::ZERO,
+            end: End::Exited(code),
+            stdout: out,
+            stderr: err,
+        };
+        check.record(
+            &ended,
+            Now {
+                mono: Duration::ZERO,
+                wall: Timestamp(0),
+            },
+        );
+        check.probe_status().unwrap()
+    }
+
+    #[test]
+    fn a_value_is_standard_output_alone_and_trimmed() {
+        let text = probe("text", " 42%\n", 0);
+        assert_eq!((text.ok, text.value), (true, Value::from("42%")));
+        assert_eq!(text.last_check.unwrap().output, " 42%\ncomplaint");
+        let json = probe("json", "{\"a\": [1, 2.5]}\n", 0);
+        assert_eq!(
+            (json.ok, json.value),
+            (true, serde_json::json!({ "a": [1, 2.5] }))
+        );
+    }
+
+    #[test]
+    fn a_failed_probe_has_no_value() {
+        let failed = probe("text", "42%", 1);
+        assert_eq!((failed.ok, failed.value), (false, Value::Null));
+        for output in [
+            "{",
+            "",
+            "1 2",
+            &"[".repeat(40),
+            &format!("\"{}\"", "x".repeat(5000)),
+        ] {
+            let bad = probe("json", output, 0);
+            assert_eq!((bad.ok, bad.value), (false, Value::Null), "{output}");
+            let told = bad.last_check.unwrap().output;
+            assert!(told.starts_with("no value: "), "{told}");
+        }
+    }
+}

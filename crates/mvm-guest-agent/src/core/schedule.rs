@@ -1,0 +1,309 @@
+//! When each check runs: from start to start, never twice at once, a bounded number together.
+//!
+//! ```text
+//!            add / ask                next (a slot is free)
+//!   (none) ───────────▶ waiting ─────────────────────────────▶ running
+//!                          ▲                                      │
+//!                          └────────────── ended ─────────────────┘
+//! ```
+//!
+//! A check's slots stand on a grid that begins with its first start. A slot that passes while the
+//! check still runs, or while no place was free, is skipped: nothing is caught up.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+/// A check's number: given when its drop-in was loaded, never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct CheckId(pub(crate) u64);
+
+#[derive(Debug)]
+struct Plan {
+    interval: Duration,
+    /// The next slot on the monotonic clock; `None` for what runs on request alone.
+    due: Option<Duration>,
+    started_once: bool,
+    running: bool,
+    /// Asked for while it ran: runs again when that run has ended, since whoever asked wants to
+    /// know how things are now.
+    again: bool,
+}
+
+/// The schedule of all checks. Times are on the monotonic clock.
+#[derive(Debug)]
+pub(crate) struct Schedule {
+    places: usize,
+    running: usize,
+    plans: HashMap<CheckId, Plan>,
+    due: BTreeSet<(Duration, CheckId)>,
+    asked: VecDeque<CheckId>,
+}
+
+impl Schedule {
+    /// A schedule that lets `places` checks run at once.
+    pub(crate) fn new(places: usize) -> Self {
+        Self {
+            places: places.max(1),
+            running: 0,
+            plans: HashMap::new(),
+            due: BTreeSet::new(),
+            asked: VecDeque::new(),
+        }
+    }
+
+    /// Adds a check whose first run is due now.
+    pub(crate) fn add(&mut self, id: CheckId, interval: Duration, now: Duration) {
+        let due = Some(now);
+        self.due.insert((now, id));
+        let plan = Plan {
+            interval,
+            due,
+            started_once: false,
+            running: false,
+            again: false,
+        };
+        self.plans.insert(id, plan);
+    }
+
+    /// Forgets a check. A run of it that is under way keeps its place until it has ended.
+    pub(crate) fn remove(&mut self, id: CheckId) {
+        if let Some(Plan { due: Some(due), .. }) = self.plans.remove(&id) {
+            self.due.remove(&(due, id));
+        }
+        self.asked.retain(|asked| *asked != id);
+    }
+
+    /// Asks for a run ahead of all that is due; after the present one if it is running.
+    pub(crate) fn ask(&mut self, id: CheckId) {
+        let Some(plan) = self.plans.get_mut(&id) else {
+            return;
+        };
+        if plan.running {
+            plan.again = true;
+        } else if !self.asked.contains(&id) {
+            self.asked.push_back(id);
+        }
+    }
+
+    /// The next check to start now, if one is due or asked for and a place is free. Its run has
+    /// begun once it is returned.
+    pub(crate) fn next(&mut self, now: Duration) -> Option<CheckId> {
+        if self.running >= self.places {
+            return None;
+        }
+        while let Some(id) = self.asked.pop_front() {
+            if self.start(id) {
+                return Some(id);
+            }
+        }
+        loop {
+            let (due, id) = *self.due.first().filter(|(due, _)| *due <= now)?;
+            self.due.pop_first();
+            let Some(plan) = self.plans.get_mut(&id) else {
+                continue;
+            };
+            let grid = if plan.started_once { due } else { now };
+            let next = slot_after(grid, plan.interval, now);
+            plan.started_once = true;
+            plan.due = Some(next);
+            self.due.insert((next, id));
+            if self.start(id) {
+                return Some(id);
+            }
+        }
+    }
+
+    fn start(&mut self, id: CheckId) -> bool {
+        match self.plans.get_mut(&id) {
+            Some(plan) if !plan.running => {
+                plan.running = true;
+                self.running += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A run has ended, and its place is free.
+    pub(crate) fn ended(&mut self, id: CheckId) {
+        self.running = self.running.saturating_sub(1);
+        if let Some(plan) = self.plans.get_mut(&id) {
+            plan.running = false;
+            if std::mem::take(&mut plan.again) {
+                self.asked.push_front(id);
+            }
+        }
+    }
+
+    /// When [`Schedule::next`] has to be asked again if nothing else comes about: never while all
+    /// places are taken, since the end of a run is an event of its own.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        if self.running >= self.places {
+            return None;
+        }
+        self.due.first().map(|(due, _)| *due)
+    }
+}
+
+/// The first slot after `now` of the grid that goes through `slot`. A clock that stood still while
+/// the guest was paused gives no burst: whatever was missed is one step.
+pub(crate) fn slot_after(slot: Duration, interval: Duration, now: Duration) -> Duration {
+    let missed = now.saturating_sub(slot).as_nanos() / interval.as_nanos().max(1);
+    let ahead = interval
+        .as_nanos()
+        .max(1)
+        .saturating_mul(missed.saturating_add(1));
+    let ahead = Duration::new(
+        u64::try_from(ahead / 1_000_000_000).unwrap_or(u64::MAX),
+        u32::try_from(ahead % 1_000_000_000).unwrap_or(0),
+    );
+    slot.saturating_add(ahead)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const A: CheckId = CheckId(1);
+    const B: CheckId = CheckId(2);
+    const NONE: [u64; 0] = [];
+
+    fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn started(schedule: &mut Schedule, now: u64) -> Vec<u64> {
+        std::iter::from_fn(|| schedule.next(secs(now)))
+            .map(|id| id.0)
+            .collect()
+    }
+
+    #[test]
+    fn the_first_run_is_at_once_and_the_others_from_start_to_start() {
+        let mut schedule = Schedule::new(4);
+        schedule.add(A, secs(10), secs(100));
+        assert_eq!(started(&mut schedule, 100), [1]);
+        assert_eq!(schedule.deadline(), Some(secs(110)));
+        schedule.ended(A);
+        assert_eq!(started(&mut schedule, 109), NONE);
+        assert_eq!(started(&mut schedule, 110), [1]);
+    }
+
+    #[test]
+    fn a_slot_that_passes_during_a_run_is_skipped() {
+        let mut schedule = Schedule::new(4);
+        schedule.add(A, secs(10), secs(0));
+        assert_eq!(started(&mut schedule, 0), [1]);
+        assert_eq!(started(&mut schedule, 10), NONE);
+        assert_eq!(started(&mut schedule, 20), NONE);
+        schedule.ended(A);
+        assert_eq!(started(&mut schedule, 25), NONE);
+        assert_eq!(schedule.deadline(), Some(secs(30)));
+        assert_eq!(started(&mut schedule, 30), [1]);
+    }
+
+    #[test]
+    fn a_jump_of_the_clock_is_one_run_and_the_grid_stays() {
+        let mut schedule = Schedule::new(4);
+        schedule.add(A, secs(10), secs(0));
+        assert_eq!(started(&mut schedule, 0), [1]);
+        schedule.ended(A);
+        assert_eq!(started(&mut schedule, 31_536_003), [1]);
+        schedule.ended(A);
+        assert_eq!(started(&mut schedule, 31_536_003), NONE);
+        assert_eq!(schedule.deadline(), Some(secs(31_536_010)));
+    }
+
+    #[test]
+    fn places_are_bounded_and_a_freed_one_goes_to_the_longest_due() {
+        let mut schedule = Schedule::new(2);
+        for id in 1..=4 {
+            schedule.add(CheckId(id), secs(10), secs(id));
+        }
+        assert_eq!(started(&mut schedule, 5), [1, 2]);
+        assert_eq!(schedule.deadline(), None);
+        schedule.ended(B);
+        assert_eq!(started(&mut schedule, 6), [3]);
+        // The grid begins with the first start, so a first burst is spread from then on.
+        schedule.ended(A);
+        schedule.ended(CheckId(3));
+        assert_eq!(started(&mut schedule, 7), [4]);
+        assert_eq!(schedule.deadline(), Some(secs(15)));
+    }
+
+    #[test]
+    fn asking_goes_first_and_never_makes_two_at_once() {
+        let mut schedule = Schedule::new(1);
+        schedule.add(A, secs(10), secs(0));
+        schedule.add(B, secs(10), secs(0));
+        schedule.ask(B);
+        schedule.ask(B);
+        assert_eq!(started(&mut schedule, 0), [2]);
+        schedule.ask(B);
+        schedule.ended(B);
+        assert_eq!(
+            started(&mut schedule, 0),
+            [2],
+            "asked while it ran: runs once more"
+        );
+        schedule.ended(B);
+        assert_eq!(started(&mut schedule, 0), [1]);
+    }
+
+    #[test]
+    fn what_was_removed_keeps_its_place_until_it_ends() {
+        let mut schedule = Schedule::new(1);
+        schedule.add(A, secs(10), secs(0));
+        assert_eq!(started(&mut schedule, 0), [1]);
+        schedule.remove(A);
+        schedule.add(B, secs(10), secs(0));
+        assert_eq!(started(&mut schedule, 0), NONE);
+        schedule.ended(A);
+        assert_eq!(started(&mut schedule, 0), [2]);
+    }
+
+    proptest! {
+        #[test]
+        fn slots_are_on_the_grid_and_ahead(
+            slot in 0_u64..1_000_000, interval in 1_u64..100_000, now in 0_u64..10_000_000,
+        ) {
+            let ms = Duration::from_millis;
+            let next = slot_after(ms(slot), ms(interval), ms(now));
+            prop_assert!(next > ms(now.max(slot)));
+            prop_assert!(next <= ms(now.max(slot) + interval));
+            prop_assert_eq!((next - ms(slot)).as_millis() % u128::from(interval), 0);
+        }
+
+        #[test]
+        fn never_two_at_once_never_over_the_places(
+            places in 1_usize..4,
+            steps in prop::collection::vec((0_u8..4, 0_u64..5, 0_u64..8), 1..200),
+        ) {
+            let mut schedule = Schedule::new(places);
+            let mut running: Vec<CheckId> = Vec::new();
+            let mut now = Duration::ZERO;
+            for (what, id, ahead) in steps {
+                now += Duration::from_secs(ahead);
+                let id = CheckId(id);
+                match what {
+                    0 if !schedule.plans.contains_key(&id) && !running.contains(&id) => {
+                        schedule.add(id, secs(3), now);
+                    }
+                    1 => schedule.ask(id),
+                    2 => schedule.remove(id),
+                    _ => if let Some(at) = running.iter().position(|r| *r == id) {
+                        running.swap_remove(at);
+                        schedule.ended(id);
+                    },
+                }
+                while let Some(id) = schedule.next(now) {
+                    prop_assert!(!running.contains(&id));
+                    running.push(id);
+                }
+                prop_assert!(running.len() <= places);
+                prop_assert!(schedule.deadline().is_none_or(|due| due > now));
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! A cgroup for each run, so that everything it started can be ended at one stroke.
+//!
+//! `cgroup.kill` (Documentation/admin-guide/cgroup-v2.rst, Linux 5.14) takes children that left
+//! their process group, their session and their parent, and leaves nobody time to fork away.
+
+use super::proc::read_small;
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The cgroup under which each run gets its own.
+#[derive(Debug)]
+pub(crate) struct CgroupRoot {
+    path: PathBuf,
+}
+
+/// One run's cgroup.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    path: PathBuf,
+}
+
+impl CgroupRoot {
+    /// Makes the root below the agent's own cgroup, and ends whatever an earlier agent with the
+    /// same run directory left there. `None` where cgroup v2 is not there, may not be written, or
+    /// cannot kill.
+    pub(crate) fn open(run_dir: &Path) -> Option<Self> {
+        let mounts = read_small("/proc/self/mountinfo").ok()?;
+        let own = read_small("/proc/self/cgroup").ok()?;
+        let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let own = mount_point(&mounts)?.join(own.trim_start_matches('/'));
+        let path = own.join(name(run_dir));
+        match std::fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
+            _ => {}
+        }
+        let root = Self { path };
+        root.end_leftovers();
+        root.path.join("cgroup.kill").exists().then_some(root)
+    }
+
+    fn end_leftovers(&self) {
+        let _ = std::fs::write(self.path.join("cgroup.kill"), "1");
+        for entry in std::fs::read_dir(&self.path)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
+
+    /// A new cgroup for a run.
+    pub(crate) fn make(&self, run: u64) -> io::Result<Cgroup> {
+        let path = self.path.join(format!("run-{run}"));
+        match std::fs::create_dir(&path) {
+            // Left behind by an earlier agent, and not yet empty when this one started.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        Ok(Cgroup { path })
+    }
+}
+
+impl Drop for CgroupRoot {
+    fn drop(&mut self) {
+        self.end_leftovers();
+        let _ = std::fs::remove_dir(&self.path);
+    }
+}
+
+impl Cgroup {
+    /// The file into which a process writes `0` to join.
+    pub(crate) fn procs(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(
+            self.path.join("cgroup.procs"),
+            flags,
+            Mode::empty(),
+        )?)
+    }
+
+    /// Kills all that is in it.
+    pub(crate) fn kill(&self) {
+        let _ = std::fs::write(self.path.join("cgroup.kill"), "1");
+    }
+
+    /// Removes it. False while a process is in it.
+    pub(crate) fn remove(&self) -> bool {
+        match rustix::fs::rmdir(&self.path) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => true,
+            Err(_) => false,
+        }
+    }
+}
+
+/// Where the cgroup v2 hierarchy is mounted: proc_pid_mountinfo(5). Only a mount of its root will
+/// do, since paths in `/proc/self/cgroup` count from there.
+fn mount_point(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (fields, source) = line.split_once(" - ")?;
+        let mut fields = fields.split_whitespace().skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        (source.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(point))
+    })
+}
+
+/// One name for each run directory: two agents on one machine do not share one.
+fn name(run_dir: &Path) -> String {
+    let path = run_dir.to_string_lossy().replace('/', "-");
+    let skip = path
+        .char_indices()
+        .map(|(at, _)| at)
+        .find(|at| path.len() - at <= 200);
+    format!(
+        "mvm-guest-agent{}",
+        path.get(skip.unwrap_or(0)..).unwrap_or_default()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_is_found_in_pure_and_hybrid_layouts() {
+        let pure = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n";
+        assert_eq!(mount_point(pure), Some(PathBuf::from("/sys/fs/cgroup")));
+        let hybrid = "30 23 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                      31 23 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(
+            mount_point(hybrid),
+            Some(PathBuf::from("/sys/fs/cgroup/unified"))
+        );
+        let bound = "31 23 0:27 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(mount_point(bound), None);
+    }
+
+    #[test]
+    fn names_fit_into_a_folder() {
+        assert_eq!(name(Path::new("/run/mvm")), "mvm-guest-agent-run-mvm");
+        assert!(name(Path::new(&"/ü".repeat(300))).len() < 255);
+    }
+}

@@ -1,0 +1,282 @@
+//! The loop around the core: carries events in, and actions out.
+
+use super::clock::{self, Timer};
+use super::command::Launcher;
+use super::console::say;
+use super::drop_in_dir::{self, Trust};
+use super::samples::Sampler;
+use super::system::Facts;
+use super::watchers::{Queue, Watchers};
+use crate::core::ended::Ended;
+use crate::core::registry::Loaded;
+use crate::core::{Action, Core, Event, RunId, WaiterId};
+use crate::requests::{self, Reply};
+use mvm_protocol::answer::{self, Answer, ErrorAnswer, ErrorCode};
+use mvm_protocol::request::Request;
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// How long the end of commands is waited for at shutdown.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
+
+/// What sessions and tasks tell the driver.
+enum Message {
+    Ask {
+        request: Request,
+        watcher: Option<Rc<Queue>>,
+        reply: oneshot::Sender<Answer>,
+    },
+    RunEnded(RunId, Ended),
+    Loaded(Loaded),
+    DropInsChanged,
+    Reload,
+    Stop,
+}
+
+/// By which sessions and tasks reach the driver.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    messages: mpsc::UnboundedSender<Message>,
+    facts: Rc<Facts>,
+}
+
+impl Handle {
+    /// Asks and waits for the answer. Each caller has one question at a time, so the queue is
+    /// bounded by the number of connections.
+    pub(crate) async fn ask(&self, request: Request) -> Answer {
+        match requests::answer_alone(&request) {
+            Some(answer) => answer,
+            None => self.send(request, None).await,
+        }
+    }
+
+    /// Asks for the status, and to be told of every change after it.
+    pub(crate) async fn watch(&self, queue: Rc<Queue>) -> Answer {
+        self.send(Request::Status, Some(queue)).await
+    }
+
+    async fn send(&self, request: Request, watcher: Option<Rc<Queue>>) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.messages.send(Message::Ask {
+            request,
+            watcher,
+            reply,
+        });
+        answer.await.unwrap_or_else(|_| {
+            let message = "the agent is stopping";
+            Answer::Error(ErrorAnswer::new(ErrorCode::Busy, message))
+        })
+    }
+
+    /// What does not change.
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// A drop-in folder has changed.
+    pub(crate) fn drop_ins_changed(&self) {
+        let _ = self.messages.send(Message::DropInsChanged);
+    }
+
+    /// A SIGHUP came.
+    pub(crate) fn reload(&self) {
+        let _ = self.messages.send(Message::Reload);
+    }
+
+    /// A SIGTERM came.
+    pub(crate) fn stop(&self) {
+        let _ = self.messages.send(Message::Stop);
+    }
+}
+
+/// The owner of the core.
+pub(crate) struct Driver {
+    core: Core,
+    handle: Handle,
+    messages: mpsc::UnboundedReceiver<Message>,
+    launcher: Rc<Launcher>,
+    sampler: Sampler,
+    timer: Timer,
+    folders: (PathBuf, PathBuf),
+    watchers: Watchers,
+    waiting: HashMap<WaiterId, oneshot::Sender<Answer>>,
+    running: HashMap<RunId, oneshot::Sender<()>>,
+    next_waiter: u64,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        core: Core,
+        facts: Facts,
+        launcher: Launcher,
+        sampler: Sampler,
+        folders: (PathBuf, PathBuf),
+    ) -> io::Result<Self> {
+        let (sender, messages) = mpsc::unbounded_channel();
+        Ok(Self {
+            core,
+            handle: Handle {
+                messages: sender,
+                facts: Rc::new(facts),
+            },
+            messages,
+            launcher: Rc::new(launcher),
+            sampler,
+            timer: Timer::new()?,
+            folders,
+            watchers: Watchers::default(),
+            waiting: HashMap::new(),
+            running: HashMap::new(),
+            next_waiter: 0,
+        })
+    }
+
+    /// By which others reach this driver.
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Runs until it is told to stop, and then until no command runs.
+    pub(crate) async fn run(mut self) -> io::Result<()> {
+        self.handle_event(Event::Tick);
+        loop {
+            self.timer.set(self.core.deadline())?;
+            tokio::select! {
+                passed = self.timer.passed() => {
+                    passed?;
+                    self.handle_event(Event::Tick);
+                }
+                message = self.messages.recv() => match message {
+                    Some(Message::Stop) | None => break,
+                    Some(message) => self.take(message),
+                },
+            }
+        }
+        self.end_commands().await;
+        Ok(())
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Ask {
+                request,
+                watcher,
+                reply,
+            } => self.asked(request, watcher, reply),
+            Message::RunEnded(run, ended) => {
+                self.running.remove(&run);
+                self.handle_event(Event::RunEnded(run, ended));
+            }
+            Message::Loaded(loaded) => {
+                say!(
+                    "{} integrations and {} probes loaded",
+                    loaded.integrations.len(),
+                    loaded.probes.len()
+                );
+                for error in loaded.errors.iter().take(20) {
+                    say!("rejected {}: {}", error.file, error.message);
+                }
+                self.handle_event(Event::DropInsLoaded(loaded));
+            }
+            Message::DropInsChanged => self.handle_event(Event::DropInsChanged),
+            Message::Reload => self.handle_event(Event::ReloadAsked(None)),
+            Message::Stop => {}
+        }
+    }
+
+    fn asked(
+        &mut self,
+        request: Request,
+        watcher: Option<Rc<Queue>>,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        self.next_waiter += 1;
+        let waiter = WaiterId(self.next_waiter);
+        match requests::apply(request, waiter, &self.core, &self.handle.facts) {
+            Reply::Now(answer) => {
+                if let Some(queue) = watcher {
+                    self.watchers.add(&queue);
+                }
+                let _ = reply.send(*answer);
+            }
+            Reply::Later(event) => {
+                self.waiting.insert(waiter, reply);
+                self.handle_event(event);
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        let actions = self.core.handle(event, clock::now());
+        for action in actions {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Run(run, command) => {
+                let (cancel, cancelled) = oneshot::channel();
+                self.running.insert(run, cancel);
+                let launcher = Rc::clone(&self.launcher);
+                let messages = self.handle.messages.clone();
+                tokio::task::spawn_local(async move {
+                    let ended = launcher.run(run, command, cancelled).await;
+                    let _ = messages.send(Message::RunEnded(run, ended));
+                });
+            }
+            Action::Kill(run) => {
+                if let Some(cancel) = self.running.remove(&run) {
+                    let _ = cancel.send(());
+                }
+            }
+            Action::Sample => {
+                let sample = self.sampler.sample(self.launcher.cpu(), clock::now().mono);
+                self.handle_event(Event::Sampled(sample));
+            }
+            Action::LoadDropIns => {
+                let (integrations, probes) = self.folders.clone();
+                let messages = self.handle.messages.clone();
+                tokio::task::spawn_local(async move {
+                    let loaded = drop_in_dir::load(integrations, probes, Trust::Owner).await;
+                    let _ = messages.send(Message::Loaded(loaded));
+                });
+            }
+            Action::Publish(change) => {
+                self.watchers.publish(answer::Event {
+                    at: clock::now().wall,
+                    change,
+                });
+            }
+            Action::Answer(waiter, answer) => {
+                if let Some(reply) = self.waiting.remove(&waiter) {
+                    let _ = reply.send(*answer);
+                }
+            }
+        }
+    }
+
+    /// Ends what runs, so that nothing outlives the agent.
+    async fn end_commands(&mut self) {
+        let mut left: Vec<RunId> = self.core.runs().collect();
+        for (_, cancel) in self.running.drain() {
+            let _ = cancel.send(());
+        }
+        let ended = async {
+            while !left.is_empty() {
+                match self.messages.recv().await {
+                    Some(Message::RunEnded(run, _)) => left.retain(|other| *other != run),
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+        };
+        if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
+            say!("stopping although a command cannot be ended");
+        }
+    }
+}

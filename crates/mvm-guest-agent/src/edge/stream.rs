@@ -1,0 +1,75 @@
+//! A connected stream socket, whichever family it is of: vsock, Unix, or a pair in a test.
+
+use super::polled::polled;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use std::io;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, Ready};
+
+/// A non-blocking stream socket in the runtime.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    fd: AsyncFd<OwnedFd>,
+}
+
+/// Errors are waited for along with readiness: after a transport reset (a snapshot, an unplugged
+/// device) a vsock socket gets `POLLERR` alone, and a reader that waits for `POLLIN` waits for
+/// ever and leaks its descriptor.
+const READ: Interest = Interest::READABLE.add(Interest::ERROR);
+const WRITE: Interest = Interest::WRITABLE.add(Interest::ERROR);
+
+impl Stream {
+    /// Takes a socket that is non-blocking already.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            fd: polled(fd, READ.add(Interest::WRITABLE))?,
+        })
+    }
+
+    /// Reads what is there, at least one byte; 0 at the end of the stream.
+    pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut guard = self.fd.ready(READ).await?;
+            match recv(self.fd.get_ref(), &mut *buffer, RecvFlags::empty()) {
+                Ok((read, _)) => {
+                    // A short read has drained the socket, so the next one can wait at once. An
+                    // error that was announced stays announced.
+                    if read < buffer.len() {
+                        guard.clear_ready_matching(Ready::READABLE);
+                    }
+                    return Ok(read);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => guard.clear_ready(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes some of the bytes, at least one.
+    pub(crate) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            let mut guard = self.fd.ready(WRITE).await?;
+            match send(self.fd.get_ref(), bytes, SendFlags::NOSIGNAL) {
+                Ok(written) => return Ok(written),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => guard.clear_ready(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes what the socket takes at once, and gives up on the rest.
+    pub(crate) fn write_now(fd: &OwnedFd, bytes: &[u8]) {
+        let _ = send(fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn pair() -> (Stream, std::os::unix::net::UnixStream) {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    (Stream::new(ours.into()).unwrap(), theirs)
+}

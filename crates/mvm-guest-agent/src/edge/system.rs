@@ -1,0 +1,93 @@
+//! What `inspect` and `hello` tell of the guest and of the agent itself.
+
+use super::proc::{field, read_small};
+use mvm_protocol::Timestamp;
+use mvm_protocol::answer::Profile;
+use mvm_protocol::status::{Agent, System};
+
+/// What does not change while the agent runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    pub(crate) boot_id: String,
+    pub(crate) started_at: Timestamp,
+    /// Whether the configuration lets a dev build serve exec, put and get.
+    pub(crate) exec: bool,
+}
+
+/// Which build this is.
+pub(crate) const PROFILE: Profile = if cfg!(feature = "dev") {
+    Profile::Dev
+} else {
+    Profile::Prod
+};
+
+/// This build's version.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+impl Facts {
+    pub(crate) fn read(started_at: Timestamp, exec: bool) -> Self {
+        let boot_id = read_small("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self {
+            boot_id: boot_id.trim().to_owned(),
+            started_at,
+            exec,
+        }
+    }
+
+    /// The agent itself, now.
+    pub(crate) fn agent(&self) -> Agent {
+        // VmRSS is wrong for processes this small: the kernel batches its counters
+        // (Documentation/filesystems/proc.rst on smaps_rollup).
+        let rollup = read_small("/proc/self/smaps_rollup").unwrap_or_default();
+        Agent {
+            version: VERSION.to_owned(),
+            profile: PROFILE,
+            pid: std::process::id(),
+            rss_bytes: field(&rollup, "Rss:")
+                .unwrap_or_default()
+                .saturating_mul(1024),
+            started_at: self.started_at,
+            drop_in_errors: Vec::new(),
+            drop_in_errors_omitted: 0,
+        }
+    }
+}
+
+/// The guest, now. What cannot be read is 0 or empty.
+pub(crate) fn system() -> System {
+    let uname = rustix::system::uname();
+    let memory = read_small("/proc/meminfo").unwrap_or_default();
+    let bytes = |name| {
+        field(&memory, name)
+            .unwrap_or_default()
+            .saturating_mul(1024)
+    };
+    let load = read_small("/proc/loadavg").unwrap_or_default();
+    let mut load = load
+        .split_whitespace()
+        .map_while(|average| average.parse().ok());
+    System {
+        hostname: uname.nodename().to_string_lossy().into_owned(),
+        kernel: uname.release().to_string_lossy().into_owned(),
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        memory_total_bytes: bytes("MemTotal:"),
+        memory_available_bytes: bytes("MemAvailable:"),
+        load: std::array::from_fn(|_| load.next().unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_is_described() {
+        let system = system();
+        assert!(!system.hostname.is_empty() && !system.kernel.is_empty() && system.cpus > 0);
+        assert!(system.memory_total_bytes > system.memory_available_bytes);
+        assert!(system.memory_available_bytes > 0);
+        let facts = Facts::read(Timestamp(0), true);
+        assert_eq!(facts.boot_id.len(), 36);
+        assert!(facts.agent().rss_bytes > 100_000);
+    }
+}

@@ -1,0 +1,20 @@
+//! `inspect`: all of `status`, and probes, system, agent and snapshot history.
+
+use crate::core::Core;
+use crate::edge::clock;
+use crate::edge::system::{self, Facts};
+use mvm_protocol::Answer;
+use mvm_protocol::status::{Inspect, Snapshot};
+
+pub(super) fn answer(core: &Core, facts: &Facts) -> Answer {
+    let mut agent = facts.agent();
+    agent.drop_in_errors = core.drop_in_errors().to_vec();
+    Answer::Inspect(Inspect {
+        status: core.status(clock::uptime()),
+        probes: core.probes(),
+        probes_omitted: 0,
+        system: system::system(),
+        agent,
+        snapshot: Snapshot::default(),
+    })
+}

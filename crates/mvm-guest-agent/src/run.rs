@@ -1,0 +1,127 @@
+//! Puts the agent together from its settings, and runs it until it is told to stop.
+
+use crate::config::Config;
+use crate::core::worker::BusyPolicy;
+use crate::core::{Core, Settings};
+use crate::edge::clock;
+use crate::edge::command::Launcher;
+use crate::edge::console::say;
+use crate::edge::driver::{Driver, Handle};
+use crate::edge::drop_in_watch::{Watch, dirs};
+use crate::edge::inhibit::Inhibitors;
+use crate::edge::listener::{Listener, explain};
+use crate::edge::notify;
+use crate::edge::run_dir::RunDir;
+use crate::edge::samples::Sampler;
+use crate::edge::system::{Facts, PROFILE, VERSION};
+use mvm_protocol::answer::Profile;
+use std::cell::Cell;
+use std::rc::Rc;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The name of this build's profile.
+pub(crate) fn profile() -> &'static str {
+    match PROFILE {
+        Profile::Prod => "prod",
+        Profile::Dev => "dev",
+    }
+}
+
+/// Runs an agent. An error is a sentence for whoever starts it.
+pub(crate) async fn run(config: Config) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("cannot start: {error}");
+    let run_dir = RunDir::take(&config.run_dir)?;
+    let protected = config.system_effects && protect_from_oom();
+    let launcher = Launcher::new(run_dir.path(), protected);
+    say!(
+        "{VERSION} ({}), ends commands by {}",
+        profile(),
+        launcher.means()
+    );
+    let now = clock::now();
+    let settings = Settings {
+        max_concurrent_checks: config.max_concurrent_checks,
+        sample_interval: config.sample_interval,
+        busy: BusyPolicy {
+            threshold: config.busy_threshold,
+            signals: config.busy_signals.clone(),
+        },
+    };
+    let core = Core::new(settings, now);
+    let facts = Facts::read(now.wall, config.exec);
+    let sampler = Sampler::new(
+        config.busy_signals.clone(),
+        Inhibitors::new(run_dir.busy_d()),
+    );
+    let folders = (config.integrations_dir.clone(), config.probes_dir.clone());
+    let driver = Driver::new(core, facts, launcher, sampler, folders).map_err(failed)?;
+    let handle = driver.handle();
+    follow_signals(&handle).map_err(failed)?;
+    follow_drop_ins(&config, &handle);
+    listen(&config, &handle)?;
+    // Told to systemd alone: without NOTIFY_SOCKET this does nothing.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    if let Some(port) = config.notify_port {
+        tokio::task::spawn_local(notify::notify(port, handle.clone()));
+    }
+    let result = driver
+        .run()
+        .await
+        .map_err(|error| format!("stopped: {error}"));
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    result
+}
+
+fn listen(config: &Config, handle: &Handle) -> Result<(), String> {
+    let open = Rc::new(Cell::new(0));
+    for address in &config.listen {
+        let listener = Listener::bind(address).map_err(|error| explain(address, &error))?;
+        say!("listening on {address}");
+        let serving = listener.run(handle.clone(), Rc::clone(&open), config.max_connections);
+        tokio::task::spawn_local(serving);
+    }
+    Ok(())
+}
+
+fn follow_signals(handle: &Handle) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let handle = handle.clone();
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => handle.reload(),
+                _ = terminate.recv() => handle.stop(),
+                _ = interrupt.recv() => handle.stop(),
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Without inotify the drop-ins are still read at start, on SIGHUP and on request.
+fn follow_drop_ins(config: &Config, handle: &Handle) {
+    let watch = match Watch::new(dirs(&config.integrations_dir, &config.probes_dir)) {
+        Ok(watch) => watch,
+        Err(error) => {
+            say!("changes of drop-ins are not noticed: inotify: {error}");
+            return;
+        }
+    };
+    let handle = handle.clone();
+    tokio::task::spawn_local(async move {
+        loop {
+            if let Err(error) = watch.changed().await {
+                say!("changes of drop-ins are not noticed any more: inotify: {error}");
+                return;
+            }
+            handle.drop_ins_changed();
+        }
+    });
+}
+
+/// A guest short of memory loses its services before the one that can tell the host about it.
+fn protect_from_oom() -> bool {
+    std::fs::write("/proc/self/oom_score_adj", "-997").is_ok()
+}
