@@ -279,7 +279,8 @@ impl Incoming {
         reader: &mut (impl AsyncRead + Unpin),
         stage: Stage,
     ) -> Result<Vec<u8>, Error> {
-        let mut buffer = [0; 16 * 1024];
+        // Small, since each of 10,000 watchers holds one; most frames fit.
+        let mut buffer = [0; 2048];
         loop {
             match self.decoder.next_frame() {
                 Ok(Some(Frame::Json(body))) => {

@@ -171,7 +171,7 @@ async fn attempt(endpoint: &Endpoint, stage: &mut Stage) -> Result<Opened, Fault
 
 /// Hybrid vsock's line protocol. Nothing but the one line may be written before OK has been read:
 /// vhost-device-vsock loses bytes that come with CONNECT, and refuses one that comes in pieces.
-pub(crate) async fn shake_hands(
+async fn shake_hands(
     mut stream: impl Stream + 'static,
     endpoint: &Endpoint,
 ) -> Result<Opened, Fault> {
@@ -193,7 +193,7 @@ pub(crate) async fn shake_hands(
     }
     let mut reader = LineReader::default();
     let mut come = Vec::new();
-    let mut buffer = [0; 4096];
+    let mut buffer = [0; 256];
     loop {
         let count = stream.read(&mut buffer).await.map_err(io)?;
         let bytes = buffer.get(..count).unwrap_or_default();

@@ -1,0 +1,208 @@
+//! For tests alone: something on a Unix socket that behaves as the test says, well or badly.
+//!
+//! Each connection is served by a thread of its own with plain blocking calls, so that tests of
+//! async code and of whole programs use the same helper. Dropping a [`FakeAgent`] ends its
+//! connections and its threads.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "for tests alone"
+)]
+
+mod well;
+
+pub use well::{inspect, status, well};
+
+use mvm_protocol::frame::encode_json;
+use mvm_protocol::{Decoder, Frame};
+use serde_json::Value;
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use tempfile::TempDir;
+
+/// Listens on a Unix socket until it is dropped.
+#[derive(Debug)]
+pub struct FakeAgent {
+    path: PathBuf,
+    shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
+    folder: Option<TempDir>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    ending: Mutex<bool>,
+    ended: Condvar,
+    accepted: AtomicUsize,
+    open: Mutex<Vec<UnixStream>>,
+}
+
+impl FakeAgent {
+    /// Listens in a folder of its own.
+    pub fn start(behaviour: impl Fn(&mut Peer) + Send + Sync + 'static) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut agent = Self::at(&folder.path().join("v.sock"), behaviour);
+        agent.folder = Some(folder);
+        agent
+    }
+
+    /// Listens at a path, whose folders are made if they are not there.
+    pub fn at(path: &Path, behaviour: impl Fn(&mut Peer) + Send + Sync + 'static) -> Self {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let listener = UnixListener::bind(path).unwrap();
+        let shared = Arc::new(Shared::default());
+        let accepting = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || accept(&listener, &shared, behaviour)
+        });
+        Self {
+            path: path.to_owned(),
+            shared,
+            accepting: Some(accepting),
+            folder: None,
+        }
+    }
+
+    /// The socket's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The address by which it is dialled: `unix:PATH`.
+    pub fn address(&self) -> String {
+        format!("unix:{}", self.path.display())
+    }
+
+    /// How many connections it has taken.
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+}
+
+fn accept(
+    listener: &UnixListener,
+    shared: &Arc<Shared>,
+    behaviour: impl Fn(&mut Peer) + Send + Sync + 'static,
+) {
+    let behaviour = Arc::new(behaviour);
+    let mut serving = Vec::new();
+    for stream in listener.incoming() {
+        if *shared.ending.lock().unwrap() {
+            break;
+        }
+        let stream = stream.unwrap();
+        let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
+        shared
+            .open
+            .lock()
+            .unwrap()
+            .push(stream.try_clone().unwrap());
+        serving.push(std::thread::spawn({
+            let behaviour = Arc::clone(&behaviour);
+            let shared = Arc::clone(shared);
+            move || {
+                let mut peer = Peer {
+                    stream,
+                    shared,
+                    decoder: Decoder::default(),
+                    number,
+                };
+                behaviour(&mut peer);
+                // The clone that waits to end the thread would keep the connection open.
+                let _ = peer.stream.shutdown(Shutdown::Both);
+            }
+        }));
+    }
+    for stream in shared.open.lock().unwrap().drain(..) {
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+    for thread in serving {
+        let _ = thread.join();
+    }
+}
+
+impl Drop for FakeAgent {
+    fn drop(&mut self) {
+        *self.shared.ending.lock().unwrap() = true;
+        self.shared.ended.notify_all();
+        let _ = UnixStream::connect(&self.path);
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// The agent's end of one connection.
+#[derive(Debug)]
+pub struct Peer {
+    stream: UnixStream,
+    shared: Arc<Shared>,
+    decoder: Decoder,
+    /// How many connections were taken before this one.
+    pub number: usize,
+}
+
+impl Peer {
+    /// Reads what is sent first, which has to be `CONNECT 52` in one piece, as hybrid vsock asks.
+    pub fn expect_connect(&mut self) {
+        let mut buffer = [0; 64];
+        let count = self.stream.read(&mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"CONNECT 52\n", "not a CONNECT alone");
+    }
+
+    /// Takes CONNECT and answers OK with the port of the VMM.
+    pub fn shake_hands(&mut self) {
+        self.expect_connect();
+        self.send(b"OK 1073741824\n");
+    }
+
+    /// The next request; `None` when the client has closed.
+    pub fn request(&mut self) -> Option<Value> {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(frame) = self.decoder.next_frame().unwrap() {
+                let Frame::Json(body) = frame else {
+                    panic!("not JSON: {frame:?}")
+                };
+                return Some(serde_json::from_slice(&body).unwrap());
+            }
+            match self.stream.read(&mut buffer) {
+                Ok(0) | Err(_) => return None,
+                Ok(count) => self.decoder.push(&buffer[..count]),
+            }
+        }
+    }
+
+    /// Sends a frame.
+    pub fn answer(&mut self, answer: &Value) {
+        let frame = encode_json(answer.to_string().as_bytes()).unwrap();
+        self.send(&frame);
+    }
+
+    /// Sends bytes as they are, and says whether the client is still there.
+    pub fn send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
+    /// Reads and drops what comes until the client closes.
+    pub fn until_closed(&mut self) {
+        let mut buffer = [0; 4096];
+        while matches!(self.stream.read(&mut buffer), Ok(count) if count > 0) {}
+    }
+
+    /// Reads and writes nothing, and keeps the connection open as long as the agent lives.
+    pub fn stall(&mut self) {
+        let mut ending = self.shared.ending.lock().unwrap();
+        while !*ending {
+            ending = self.shared.ended.wait(ending).unwrap();
+        }
+    }
+}
