@@ -188,8 +188,8 @@ fn requests() {
         }
         match case["after"].as_str().unwrap() {
             "open" => {
-                let ping = encode_json(br#"{"type":"ping","id":424242}"#).unwrap();
-                connection.stream.write_all(&ping).unwrap();
+                let further = encode_json(br#"{"type":"ping","id":424242}"#).unwrap();
+                connection.stream.write_all(&further).unwrap();
                 let pong = json!({"type": "pong", "id": 424_242});
                 assert_eq!(connection.answer(), Some(pong), "{name}");
             }
