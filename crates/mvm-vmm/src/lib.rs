@@ -14,6 +14,7 @@
 //! Nothing here knows what the agent says, beyond the line on the console with which it tells that
 //! it listens. Everything blocks; an async caller runs it on a thread of its own.
 
+pub mod build;
 pub mod console;
 pub mod driver;
 pub mod error;

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::launch::Crew;
 use crate::locate::AGENT;
 use crate::process::Alive;
-use crate::record::VmFolder;
+use crate::record::{VmFolder, write_whole};
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,20 +44,24 @@ impl Driver for Local {
             .args(["--listen", "unix:v.sock"])
             .arg("--run-dir")
             .arg(make(&folder.file("run"))?);
-        if let Some(etc) = &launch.etc {
-            if !etc.is_dir() {
-                return Err(Error::Unsupported {
-                    backend: "local",
-                    reason: format!("--etc {} is no folder", etc.display()),
-                    hint: "give a folder with integrations.d, probes.d and agent.json".into(),
-                });
-            }
-            let settings = etc.join("agent.json");
-            if settings.exists() {
-                command.arg("--config").arg(settings);
-            }
+        if let Some(etc) = launch.etc.as_ref().filter(|etc| !etc.is_dir()) {
+            return Err(Error::Unsupported {
+                backend: "local",
+                reason: format!("--etc {} is no folder", etc.display()),
+                hint: "give a folder with integrations.d, probes.d and agent.json".into(),
+            });
         }
-        // Named even if they are empty: the default folders are this machine's own.
+        // Settings and drop-ins are named even if there are none: the agent's default places are
+        // those of this machine's own agent.
+        let given = launch.etc.as_ref().map(|etc| etc.join("agent.json"));
+        let settings = if let Some(path) = given.filter(|path| path.exists()) {
+            path
+        } else {
+            let path = folder.file("agent.json");
+            write_whole(&path, b"{}\n")?;
+            path
+        };
+        command.arg("--config").arg(settings);
         for (flag, name) in [
             ("--integrations-dir", "integrations.d"),
             ("--probes-dir", "probes.d"),

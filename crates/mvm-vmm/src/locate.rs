@@ -38,6 +38,13 @@ pub const AGENT: Program = Program {
     hint: "give --agent PATH, or put it beside mvmctl",
 };
 
+/// What a guest has for its programs.
+pub const BUSYBOX: Program = Program {
+    name: "busybox",
+    variable: "MVM_BUSYBOX",
+    hint: "apt-get install busybox-static, or give --busybox PATH",
+};
+
 impl Program {
     /// Looks in the variable, beside this program, in `PATH`, where `cargo install` puts programs,
     /// and where `cargo xtask` does.

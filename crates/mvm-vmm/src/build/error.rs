@@ -1,0 +1,120 @@
+//! Why an image could not be built: what was tried, why it failed, and in [`BuildError::hint`] what
+//! to do next.
+
+use crate::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Why an image could not be built.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// A program that goes into the image was not found.
+    #[error(transparent)]
+    Program(#[from] Error),
+    /// No kernel was named, and none is installed.
+    #[error("no kernel with modules in {} and {}", boot.display(), lib_modules.display())]
+    NoKernel {
+        /// Where kernels are.
+        boot: PathBuf,
+        /// Where modules are.
+        lib_modules: PathBuf,
+    },
+    /// A kernel was named whose modules are not where they usually are.
+    #[error("cannot find the modules of {}", .0.display())]
+    NoModulesFor(PathBuf),
+    /// Kernel and modules do not belong together.
+    #[error("{} is version {kernel}, its modules in {} are another's", file.display(), modules.display())]
+    OtherVersion {
+        /// The kernel image.
+        file: PathBuf,
+        /// Its version.
+        kernel: String,
+        /// The folder of the modules.
+        modules: PathBuf,
+    },
+    /// A module that is needed is neither there nor built in.
+    #[error("no module {name} in {}", folder.display())]
+    NoModule {
+        /// Which one.
+        name: String,
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+    /// A program is not statically linked.
+    #[error("{} needs shared libraries, which the guest does not have", path.display())]
+    NotStatic {
+        /// The program.
+        path: PathBuf,
+        /// How to get a static one.
+        hint: &'static str,
+    },
+    /// A file is not what it should be.
+    #[error("cannot use {}: {reason}", path.display())]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The agent refused the drop-ins or settings.
+    #[error("the agent finds fault with {}:\n{problems}", etc.display())]
+    DropIns {
+        /// The folder.
+        etc: PathBuf,
+        /// A line for each problem.
+        problems: String,
+    },
+    /// Two things would be at one place in the guest.
+    #[error("/{0} is in the image already")]
+    Collision(String),
+    /// Not a place in the guest.
+    #[error("{0:?} is no place in the guest: an absolute path without '.' and '..' is asked for")]
+    GuestPath(String),
+    /// The folder to make is something else already.
+    #[error("{} is there already, and is no image folder", .0.display())]
+    InTheWay(PathBuf),
+    /// The system refused something.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl BuildError {
+    pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            doing,
+            path,
+            source,
+        }
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Program(error) => return error.hint(),
+            Self::NoKernel { .. } => {
+                "apt-get install linux-image-cloud-amd64; or, without touching /boot: \
+                 `apt-get download` the package it depends on, `dpkg-deb -x` it into a folder, and \
+                 give --kernel DIR/boot/vmlinuz-…"
+            }
+            Self::NoModulesFor(_) => "give --modules DIR, a lib/modules/VERSION folder",
+            Self::OtherVersion { .. } => "give the kernel and the modules of one package",
+            Self::NoModule { .. } => "this kernel cannot run a guest with vsock; give another",
+            Self::NotStatic { hint, .. } => hint,
+            Self::DropIns { .. } => "mend these files; the guest would leave them out",
+            Self::InTheWay(_) => "remove it, or give another --out",
+            Self::BadFile { .. } | Self::Collision(_) | Self::GuestPath(_) | Self::Io { .. } => {
+                return None;
+            }
+        };
+        Some(hint.to_owned())
+    }
+}

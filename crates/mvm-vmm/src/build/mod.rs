@@ -1,0 +1,314 @@
+//! `mvmctl image build`: a bootable guest from a static agent, busybox and a kernel.
+//!
+//! ```text
+//! kernel    which one, and where its modules are
+//! modules   which of them, in which order
+//! guest     init's table and scripts
+//! files     what comes from this machine
+//! tree      the files, and their archive
+//! publish   the folder in its place
+//! ```
+
+mod error;
+mod files;
+mod guest;
+mod kernel;
+mod modules;
+mod publish;
+mod tree;
+
+pub use error::BuildError;
+
+use crate::image::{self, Agent, Manifest};
+use crate::locate::{self, AGENT, BUSYBOX};
+use files::{add_etc, add_files};
+use modules::{Module, ModuleFolder};
+use mvm_protocol::drop_in::Name;
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tree::{Node, Tree};
+
+/// The guest's part of the kernel command line: freed memory is zeroed, so that a snapshot of a
+/// guest that dropped its caches is small.
+const CMDLINE: &str = "init_on_free=1";
+
+/// What goes into an image. What is not given is looked for where it usually is.
+#[derive(Debug, Clone)]
+pub struct Build {
+    /// The folder to make.
+    pub out: PathBuf,
+    /// The agent, statically linked.
+    pub agent: Option<PathBuf>,
+    /// The kernel image.
+    pub kernel: Option<PathBuf>,
+    /// The folder of its modules, `lib/modules/VERSION`.
+    pub modules: Option<PathBuf>,
+    /// Modules to load besides those that every guest needs.
+    pub more_modules: Vec<String>,
+    /// Busybox, statically linked.
+    pub busybox: Option<PathBuf>,
+    /// A folder with `agent.json`, `integrations.d` and `probes.d`.
+    pub etc: Option<PathBuf>,
+    /// Programs that init keeps running.
+    pub services: Vec<Service>,
+    /// Files of this machine, and where they go in the guest.
+    pub add: Vec<(PathBuf, String)>,
+    /// The guest's host name.
+    pub hostname: String,
+}
+
+/// A program that init starts, and starts again when it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Stands before each line of its output on the console.
+    pub name: String,
+    /// Run by `/bin/sh -c`.
+    pub command: String,
+}
+
+impl Service {
+    /// Reads `NAME=COMMAND`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (name, command) = text
+            .split_once('=')
+            .filter(|(_, command)| !command.trim().is_empty())
+            .ok_or("NAME=COMMAND is asked for")?;
+        // It becomes a file's name, and stands in a sed expression.
+        let name = Name::new(name)
+            .filter(|_| !matches!(name, "." | ".."))
+            .ok_or("a name has 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'")?;
+        Ok(Self {
+            name: name.to_string(),
+            command: command.to_owned(),
+        })
+    }
+}
+
+/// What was built.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// The image folder.
+    pub folder: PathBuf,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// The kernel that was taken.
+    pub kernel: PathBuf,
+    /// The modules that the guest loads, in that order.
+    pub modules: Vec<String>,
+    /// The initrd's size in bytes.
+    pub initrd_bytes: u64,
+}
+
+/// Builds an image.
+pub fn build(build: &Build) -> Result<Built, BuildError> {
+    let agent = program(build.agent.as_deref(), &AGENT, STATIC_AGENT)?;
+    let busybox = program(build.busybox.as_deref(), &BUSYBOX, BUSYBOX.hint)?;
+    let kernel = kernel::choose(
+        build.kernel.as_deref(),
+        build.modules.as_deref(),
+        Path::new("/boot"),
+        Path::new("/lib/modules"),
+    )?;
+    let kernel_image = std::fs::read(&kernel.file).map_err(BuildError::io("read", &kernel.file))?;
+    check_version(&kernel.file, &kernel_image, &kernel.modules)?;
+    let modules = find_modules(&kernel.modules, &build.more_modules)?;
+    let about = describe(&agent)?;
+    let port = match &build.etc {
+        Some(etc) => check_etc(&agent, etc)?,
+        None => mvm_protocol::PORT,
+    };
+
+    let mut tree = Tree::default();
+    add_busybox(&mut tree, &busybox)?;
+    tree.add_file(guest::AGENT, 0o755, agent.content)?;
+    let names: Vec<_> = modules.iter().map(|module| module.name.clone()).collect();
+    for Module { name, content } in modules {
+        tree.add_file(&format!("/lib/modules/{name}.ko"), 0o644, content)?;
+    }
+    guest::add(&mut tree, &build.hostname, &names, &build.services)?;
+    if let Some(etc) = &build.etc {
+        add_etc(&mut tree, etc)?;
+    }
+    for (from, to) in &build.add {
+        add_files(&mut tree, from, to)?;
+    }
+
+    let manifest = Manifest {
+        version: image::VERSION,
+        kernel: if kernel::is_elf(&kernel_image) {
+            "vmlinux".into()
+        } else {
+            "vmlinuz".into()
+        },
+        initrd: Some("initrd".into()),
+        rootfs: None,
+        cmdline: CMDLINE.into(),
+        agent: Agent { port, ..about },
+    };
+    let initrd = tree
+        .write(Vec::new())
+        .map_err(BuildError::io("write", Path::new("initrd")))?;
+    publish::publish(&build.out, &manifest, &kernel_image, &initrd)?;
+    Ok(Built {
+        folder: build.out.clone(),
+        manifest,
+        kernel: kernel.file,
+        modules: names,
+        initrd_bytes: initrd.len() as u64,
+    })
+}
+
+/// How to get an agent that needs no libraries.
+const STATIC_AGENT: &str = "build it so: RUSTFLAGS='-C target-feature=+crt-static' cargo build \
+     --release --target x86_64-unknown-linux-gnu -p mvm-guest-agent";
+
+/// A program that goes into the image and, being static, runs here too.
+struct Program {
+    path: PathBuf,
+    content: Vec<u8>,
+}
+
+fn program(
+    given: Option<&Path>,
+    known: &locate::Program,
+    hint: &'static str,
+) -> Result<Program, BuildError> {
+    let path = match given {
+        Some(path) => std::path::absolute(path).map_err(BuildError::io("resolve", path))?,
+        None => known.find()?,
+    };
+    let content = std::fs::read(&path).map_err(BuildError::io("read", &path))?;
+    match kernel::is_static(&content) {
+        Some(true) => Ok(Program { path, content }),
+        Some(false) => Err(BuildError::NotStatic { path, hint }),
+        None => Err(BuildError::BadFile {
+            path,
+            reason: "it is no program for a 64-bit Linux".into(),
+        }),
+    }
+}
+
+fn check_version(file: &Path, image: &[u8], modules: &Path) -> Result<(), BuildError> {
+    let resolved = std::fs::canonicalize(modules).map_err(BuildError::io("open", modules))?;
+    match kernel::version_inside(image) {
+        Some(version) if !resolved.ends_with(&version) => Err(BuildError::OtherVersion {
+            file: file.to_owned(),
+            kernel: version,
+            modules: resolved,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn find_modules(folder: &Path, more: &[String]) -> Result<Vec<Module>, BuildError> {
+    let folder = ModuleFolder::open(folder)?;
+    let optional = modules::OPTIONAL.iter().filter(|name| folder.has(name));
+    let wanted = modules::REQUIRED.iter().chain(optional).copied();
+    folder.resolve(wanted.chain(more.iter().map(String::as_str)))
+}
+
+/// What `mvm-guest-agent --version` says: `mvm-guest-agent 0.1.0 (prod)`.
+fn describe(agent: &Program) -> Result<Agent, BuildError> {
+    let output = run(agent, &["--version".as_ref()])?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let mut words = said.split_whitespace();
+    match (words.next(), words.next(), words.next(), words.next()) {
+        (Some("mvm-guest-agent"), Some(version), Some(profile), None) => Ok(Agent {
+            version: version.to_owned(),
+            profile: profile.trim_matches(['(', ')']).to_owned(),
+            port: mvm_protocol::PORT,
+        }),
+        _ => Err(BuildError::BadFile {
+            path: agent.path.clone(),
+            reason: format!(
+                "it is no mvm-guest-agent: --version gives {:?}",
+                said.trim()
+            ),
+        }),
+    }
+}
+
+/// Has the agent read its settings and drop-ins as it will in the guest, and finds the port that
+/// it will listen on.
+fn check_etc(agent: &Program, etc: &Path) -> Result<u32, BuildError> {
+    let output = run(agent, &["--check-config".as_ref(), etc.as_os_str()])?;
+    if !output.status.success() {
+        let mut problems = String::from_utf8_lossy(&output.stdout).into_owned();
+        problems.push_str(&String::from_utf8_lossy(&output.stderr));
+        return Err(BuildError::DropIns {
+            etc: etc.to_owned(),
+            problems: problems.trim_end().to_owned(),
+        });
+    }
+    let path = etc.join("agent.json");
+    let content = match std::fs::read(&path) {
+        Ok(content) => content,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(mvm_protocol::PORT),
+        Err(error) => return Err(BuildError::io("read", &path)(error)),
+    };
+    // Sound JSON: the agent has just read it.
+    let settings: serde_json::Value =
+        serde_json::from_slice(&content).map_err(|e| BuildError::io("read", &path)(e.into()))?;
+    let Some(listen) = settings.get("listen").and_then(|l| l.as_array()) else {
+        return Ok(mvm_protocol::PORT);
+    };
+    listen
+        .iter()
+        .find_map(|address| address.as_str()?.strip_prefix("vsock:")?.parse().ok())
+        .ok_or_else(|| BuildError::BadFile {
+            path,
+            reason: "with this `listen` no host can reach the agent over vsock".into(),
+        })
+}
+
+fn run(program: &Program, arguments: &[&OsStr]) -> Result<Output, BuildError> {
+    Command::new(&program.path)
+        .args(arguments)
+        .output()
+        .map_err(BuildError::io("run", &program.path))
+}
+
+/// Busybox, and a link for each of its applets where that one usually is.
+fn add_busybox(tree: &mut Tree, busybox: &Program) -> Result<(), BuildError> {
+    let output = run(busybox, &["--list-full".as_ref()])?;
+    let list = String::from_utf8_lossy(&output.stdout).into_owned();
+    let applets: Vec<&str> = list.lines().filter(|line| line.contains('/')).collect();
+    for needed in guest::APPLETS {
+        if !applets
+            .iter()
+            .any(|path| path.rsplit('/').next() == Some(needed))
+        {
+            return Err(BuildError::BadFile {
+                path: busybox.path.clone(),
+                reason: format!("this busybox has no {needed}"),
+            });
+        }
+    }
+    tree.add_file("/bin/busybox", 0o755, busybox.content.as_slice())?;
+    for applet in applets {
+        if applet != "bin/busybox" {
+            let to = "/bin/busybox".to_owned();
+            tree.add(applet, Node::Link { to })?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_read_as_written() {
+        let service = Service::parse("web=httpd -f -h /www=x").unwrap();
+        assert_eq!(
+            (&*service.name, &*service.command),
+            ("web", "httpd -f -h /www=x")
+        );
+        for bad in ["web", "web=", "web= ", "=x", "a/b=x", "..=x", "we b=x"] {
+            assert!(Service::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
