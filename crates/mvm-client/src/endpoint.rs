@@ -1,17 +1,19 @@
 //! Where an agent is reached.
 
+use mvm_protocol::PORT;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// Where an agent is reached.
+/// Where an agent is reached: an address and a port of the guest's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Endpoint {
-    /// A Unix stream socket that takes `CONNECT 52`: a VMM's hybrid vsock, or the agent's own. The
-    /// path may be of any length; over 107 bytes it is opened through its folder.
+pub struct Endpoint {
+    address: Address,
+    port: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Address {
     Unix(PathBuf),
-    /// The host's `AF_VSOCK`, for VMs on vhost-vsock: the guest's CID, 3 or more.
-    ///
-    /// The tests do not cover dialling it: they never touch the host's own vsock.
     Vsock(u32),
 }
 
@@ -19,33 +21,60 @@ pub enum Endpoint {
 const FIRST_GUEST_CID: u32 = 3;
 
 impl Endpoint {
+    /// A Unix stream socket that takes `CONNECT 52`: a VMM's hybrid vsock, or the agent's own. The
+    /// path may be of any length; over 107 bytes it is opened through its folder.
+    pub fn unix(path: impl Into<PathBuf>) -> Self {
+        Self {
+            address: Address::Unix(path.into()),
+            port: PORT,
+        }
+    }
+
+    /// The host's `AF_VSOCK`, for VMs on vhost-vsock; `None` if the CID cannot be a guest's.
+    ///
+    /// The tests do not cover dialling it: they never touch the host's own vsock.
+    pub fn vsock(cid: u32) -> Option<Self> {
+        (FIRST_GUEST_CID..u32::MAX).contains(&cid).then_some(Self {
+            address: Address::Vsock(cid),
+            port: PORT,
+        })
+    }
+
+    /// The same with another port of the guest's than 52.
+    #[must_use]
+    pub fn with_port(self, port: u32) -> Self {
+        Self { port, ..self }
+    }
+
     /// Reads `unix:PATH` or `vsock:CID`; `None` if it is neither, or the CID cannot be a guest's.
     pub fn parse(text: &str) -> Option<Self> {
         if let Some(path) = text.strip_prefix("unix:") {
-            return (!path.is_empty()).then(|| Self::Unix(PathBuf::from(path)));
+            return (!path.is_empty()).then(|| Self::unix(path));
         }
-        let cid: u32 = text.strip_prefix("vsock:")?.parse().ok()?;
-        (FIRST_GUEST_CID..u32::MAX)
-            .contains(&cid)
-            .then_some(Self::Vsock(cid))
+        Self::vsock(text.strip_prefix("vsock:")?.parse().ok()?)
     }
 
-    /// The socket's path, if there is one.
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Self::Unix(path) => Some(path),
-            Self::Vsock(_) => None,
-        }
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The port of the guest's.
+    pub fn port(&self) -> u32 {
+        self.port
     }
 }
 
 impl fmt::Display for Endpoint {
-    /// As [`Endpoint::parse`] reads it.
+    /// The address as [`Endpoint::parse`] reads it; the port where it is not 52.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Vsock(cid) => write!(f, "vsock:{cid}"),
+        match &self.address {
+            Address::Unix(path) => write!(f, "unix:{}", path.display())?,
+            Address::Vsock(cid) => write!(f, "vsock:{cid}")?,
         }
+        if self.port != PORT {
+            write!(f, " port {}", self.port)?;
+        }
+        Ok(())
     }
 }
 

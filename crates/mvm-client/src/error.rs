@@ -3,7 +3,8 @@
 //! What to do about an error depends on its variant alone, never on its words.
 
 use crate::Endpoint;
-use mvm_protocol::{ErrorAnswer, PORT};
+use crate::endpoint::Address;
+use mvm_protocol::ErrorAnswer;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -35,8 +36,6 @@ pub enum Error {
     /// paused VM can wedge its vsock backend for good.
     #[error("the VM is {state}")]
     NotRunning {
-        /// The VM's name.
-        name: String,
         /// `stopped`, `asleep`, or what else the record says.
         state: String,
     },
@@ -89,7 +88,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The VMM took the connection and ended it without OK: in the guest nobody listens.
-    #[error("nobody listens on port {PORT} in the guest behind {endpoint}")]
+    #[error("nobody listens on port {} in the guest behind {endpoint}", .endpoint.port())]
     NobodyListening {
         /// What was dialled.
         endpoint: Endpoint,
@@ -226,8 +225,8 @@ impl Error {
         }
     }
 
-    /// What to do next.
-    pub fn hint(&self) -> String {
+    /// What to do next about the VM that goes by this name.
+    pub fn hint(&self, vm: &str) -> String {
         match self {
             Self::BadName { name } if name.contains('/') => {
                 format!("a socket is written with its kind: unix:{name}")
@@ -245,8 +244,8 @@ impl Error {
                 "`mvmctl vm ls` shows those that there are; $MVM_HOME says where they are looked for"
                     .into()
             }
-            Self::NotRunning { name, state } if state == "stopped" => {
-                format!("start it: mvmctl vm start {name}")
+            Self::NotRunning { state } if state == "stopped" => {
+                format!("start it: mvmctl vm start {vm}")
             }
             Self::NotRunning { .. } => "a VM that is not running is never dialled; run it first".into(),
             Self::BadRecord { path, .. } => format!(
@@ -278,43 +277,41 @@ impl Error {
                  group"
                     .into()
             }
-            Self::NobodyListening { .. } => {
-                "the VM runs and its agent is not up, or not yet: wait for it (mvmctl vm wait NAME \
+            Self::NobodyListening { .. } => format!(
+                "the VM runs and its agent is not up, or not yet: wait for it (mvmctl vm wait {vm} \
                  --for ready), or look at the guest's console"
-                    .into()
-            }
+            ),
             Self::NotAnAgent { .. } => {
                 "make sure that the socket is the VM's vsock socket and that mvm-guest-agent has \
                  port 52 in the guest"
                     .into()
             }
             Self::TimedOut { stage, .. } => match stage {
-                Stage::Connection | Stage::Handshake => {
-                    "the VM is still booting, paused or stuck; wait for it (mvmctl vm wait NAME \
+                Stage::Connection | Stage::Handshake => format!(
+                    "the VM is still booting, paused or stuck: wait for it (mvmctl vm wait {vm} \
                      --for ready), or allow longer with --timeout"
-                }
+                ),
                 Stage::Answer => {
-                    "the guest is paused, stuck or overloaded; allow longer with --timeout"
+                    "the guest is paused, stuck or overloaded; allow longer with --timeout".into()
                 }
-                Stage::Event => "the guest was paused, snapshotted or has crashed; ask for its status",
-            }
-            .into(),
+                Stage::Event => format!(
+                    "the guest was paused, snapshotted or has crashed: mvmctl vm status {vm}"
+                ),
+            },
             Self::Closed { .. } => {
                 "the agent or the VM has ended or was restarted; try again, or look at the guest's \
                  console"
                     .into()
             }
-            Self::Io {
-                endpoint: Endpoint::Vsock(_),
-                ..
-            } => "vsock:CID needs the host's vhost_vsock module, and a running guest with that CID"
+            Self::Io { endpoint, .. } if matches!(endpoint.address(), Address::Vsock(_)) => "vsock:CID needs the host's vhost_vsock module, and a running guest with that CID"
                 .into(),
             Self::Io { .. } => "try again; if it stays, look at the VMM's log".into(),
             Self::RequestTooLarge { .. } => "ask for less at once".into(),
             Self::Refused(answer) if answer.retryable => "try again later".into(),
-            Self::Refused(_) => {
-                "mvmctl vm inspect shows what the guest has, and drop-in files that it rejected".into()
-            }
+            Self::Refused(_) => format!(
+                "mvmctl vm inspect {vm} shows what the guest has, and the drop-in files that it \
+                 rejected"
+            ),
             Self::TooOld { .. } => "update the agent in the guest's image".into(),
         }
     }
@@ -363,6 +360,6 @@ mod tests {
         let error = Error::BadName {
             name: "/run/v.sock".into(),
         };
-        assert!(error.hint().contains("unix:/run/v.sock"));
+        assert!(error.hint("x").contains("unix:/run/v.sock"));
     }
 }

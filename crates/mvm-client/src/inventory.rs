@@ -81,7 +81,6 @@ impl Vm {
                 problem: problem.clone(),
             }),
             state => Err(Error::NotRunning {
-                name: self.name.clone(),
                 state: state.to_string(),
             }),
         }
@@ -105,6 +104,8 @@ struct Record {
     state: Option<String>,
     /// Where the agent is reached, if not at `v.sock`: `vsock:CID`, or `unix:PATH`.
     address: Option<String>,
+    /// The agent's port in the guest, if not 52.
+    port: Option<u32>,
 }
 
 impl Inventory {
@@ -152,7 +153,7 @@ impl Inventory {
                 source,
             })?;
             for name in names.into_iter().filter(|name| is_name(name)) {
-                let endpoint = Endpoint::Unix(pattern.path_of(&name));
+                let endpoint = Endpoint::unix(pattern.path_of(&name));
                 vms.entry(name.clone())
                     .or_insert_with(|| Vm::running(&name, endpoint));
             }
@@ -181,7 +182,7 @@ impl Inventory {
         for pattern in &self.settings.discover {
             let path = pattern.path_of(name);
             if path.exists() {
-                return Ok(Vm::running(name, Endpoint::Unix(path)));
+                return Ok(Vm::running(name, Endpoint::unix(path)));
             }
         }
         let vms = self.list()?;
@@ -230,12 +231,16 @@ impl Inventory {
         let (endpoint, bad_address) = match (address, address.map(Endpoint::parse)) {
             (_, Some(Some(endpoint))) => (endpoint, None),
             (Some(text), _) => (
-                Endpoint::Unix(socket),
+                Endpoint::unix(socket),
                 Some(format!(
                     "`address` is neither unix:PATH nor vsock:CID: `{text}`"
                 )),
             ),
-            (None, _) => (Endpoint::Unix(socket), None),
+            (None, _) => (Endpoint::unix(socket), None),
+        };
+        let endpoint = match record.port {
+            Some(port) => endpoint.with_port(port),
+            None => endpoint,
         };
         let state = match (unreadable.or(bad_address), record.state.as_deref()) {
             (Some(problem), _) => State::Unreadable { path, problem },
@@ -345,7 +350,7 @@ mod tests {
         assert_eq!(names, ["a", "b"]);
         assert_eq!(vms[0].backend.as_deref(), Some("qemu"));
         let socket = home.path().join("vms/a/v.sock");
-        assert_eq!(vms[0].endpoint().unwrap(), &Endpoint::Unix(socket));
+        assert_eq!(vms[0].endpoint().unwrap(), &Endpoint::unix(socket));
     }
 
     #[test]
@@ -378,9 +383,12 @@ mod tests {
 
     #[test]
     fn a_record_can_say_where_the_agent_is() {
-        let (_home, inventory) = home_with(&[("a", Some(r#"{"address":"vsock:7"}"#))]);
+        let (_home, inventory) = home_with(&[("a", Some(r#"{"address":"vsock:7","port":1024}"#))]);
         let vm = inventory.find("a").unwrap();
-        assert_eq!(vm.endpoint().unwrap(), &Endpoint::Vsock(7));
+        assert_eq!(
+            vm.endpoint().unwrap(),
+            &Endpoint::vsock(7).unwrap().with_port(1024)
+        );
     }
 
     #[test]
@@ -389,10 +397,7 @@ mod tests {
             .find("unix:/run/v.sock")
             .unwrap();
         assert_eq!(vm.name, "unix:/run/v.sock");
-        assert_eq!(
-            vm.endpoint().unwrap(),
-            &Endpoint::Unix("/run/v.sock".into())
-        );
+        assert_eq!(vm.endpoint().unwrap(), &Endpoint::unix("/run/v.sock"));
     }
 
     #[test]
@@ -453,8 +458,8 @@ mod tests {
         assert_eq!(
             ends,
             [
-                Endpoint::Unix(home.path().join("vms/a/v.sock")),
-                Endpoint::Unix(jailer.join("c/v.sock"))
+                Endpoint::unix(home.path().join("vms/a/v.sock")),
+                Endpoint::unix(jailer.join("c/v.sock"))
             ]
         );
         assert_eq!(inventory.find("c").unwrap().endpoint().unwrap(), &ends[1]);

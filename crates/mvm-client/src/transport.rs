@@ -15,10 +15,11 @@
 //! Neither here nor anywhere else in this crate is a connection half-closed: VMMs turn that into a
 //! full close, or hide it.
 
+use crate::endpoint::Address;
 use crate::error::quoted;
 use crate::{Endpoint, Error, Stage, WIRE};
 use mvm_protocol::handshake::{LineReader, connect_line, parse_ok};
-use mvm_protocol::{Decoder, PORT, Request};
+use mvm_protocol::{Decoder, Request};
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -145,27 +146,29 @@ pub(crate) async fn open(endpoint: &Endpoint, deadlines: &Deadlines) -> Result<O
 
 async fn attempt(endpoint: &Endpoint, stage: &mut Stage) -> Result<Opened, Fault> {
     *stage = Stage::Connection;
-    match endpoint {
-        Endpoint::Unix(path) => {
+    match endpoint.address() {
+        Address::Unix(path) => {
             let stream = connect_unix(path)
                 .await
                 .map_err(|error| unix_fault(endpoint, path, error))?;
             *stage = Stage::Handshake;
             shake_hands(stream, endpoint).await
         }
-        Endpoint::Vsock(cid) => match VsockStream::connect(VsockAddr::new(*cid, PORT)).await {
-            // The kernel's vsock has ports of its own and no handshake.
-            Ok(stream) => Ok(Opened {
-                stream: Box::new(stream),
-                decoder: Decoder::default(),
-            }),
-            Err(error) if is_reset(&error) => Err(Fault::NoOk),
-            Err(source) => Err(Fault::Final(Error::Io {
-                endpoint: endpoint.clone(),
-                stage: *stage,
-                source,
-            })),
-        },
+        Address::Vsock(cid) => {
+            match VsockStream::connect(VsockAddr::new(*cid, endpoint.port())).await {
+                // The kernel's vsock has ports of its own and no handshake.
+                Ok(stream) => Ok(Opened {
+                    stream: Box::new(stream),
+                    decoder: Decoder::default(),
+                }),
+                Err(error) if is_reset(&error) => Err(Fault::NoOk),
+                Err(source) => Err(Fault::Final(Error::Io {
+                    endpoint: endpoint.clone(),
+                    stage: *stage,
+                    source,
+                })),
+            }
+        }
     }
 }
 
@@ -185,7 +188,7 @@ async fn shake_hands(
             source,
         })
     };
-    let line = connect_line(PORT);
+    let line = connect_line(endpoint.port());
     tracing::trace!(target: WIRE, "> {}", line.trim_end());
     let written = stream.write(line.as_bytes()).await.map_err(io)?;
     if written < line.len() {

@@ -24,7 +24,7 @@ const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(30);
 
 fn unix(agent: &FakeAgent) -> Endpoint {
-    Endpoint::Unix(agent.path().to_owned())
+    Endpoint::unix(agent.path())
 }
 
 /// A ping with the same deadline for everything.
@@ -386,7 +386,7 @@ async fn faults_of_the_socket_itself() {
     let folder = tempfile::tempdir().unwrap();
     let deadlines = Deadlines::all(LONG);
     let dial = |name: &str| {
-        let endpoint = Endpoint::Unix(folder.path().join(name));
+        let endpoint = Endpoint::unix(folder.path().join(name));
         async move { Session::connect(&endpoint, &deadlines).await.unwrap_err() }
     };
     assert!(matches!(dial("missing").await, Error::NoSocket { .. }));
@@ -423,7 +423,7 @@ async fn a_full_backlog_is_waited_for() {
     while let Ok(socket) = socket() {
         waiting.push(socket);
     }
-    let endpoint = Endpoint::Unix(path.clone());
+    let endpoint = Endpoint::unix(path.clone());
     let full = Session::connect(&endpoint, &Deadlines::all(SHORT))
         .await
         .unwrap_err();
@@ -466,7 +466,7 @@ async fn long_paths_are_dialled_through_their_folder() {
         let _agent = FakeAgent::at(&folder.path().join("short.sock"), well);
         std::fs::create_dir_all(deep.parent().unwrap()).unwrap();
         std::fs::rename(folder.path().join("short.sock"), &deep).unwrap();
-        let endpoint = Endpoint::Unix(deep.clone());
+        let endpoint = Endpoint::unix(deep.clone());
         let mut session = Session::connect(&endpoint, &Deadlines::all(LONG))
             .await
             .unwrap();
@@ -474,7 +474,7 @@ async fn long_paths_are_dialled_through_their_folder() {
         // So that dropping the agent can reach it.
         std::fs::rename(&deep, folder.path().join("short.sock")).unwrap();
     }
-    let missing = Endpoint::Unix(folder.path().join("x".repeat(120)).join("v.sock"));
+    let missing = Endpoint::unix(folder.path().join("x".repeat(120)).join("v.sock"));
     let error = Session::connect(&missing, &Deadlines::all(LONG))
         .await
         .unwrap_err();

@@ -39,7 +39,7 @@ fn telling(events: Vec<Value>) -> FakeAgent {
 }
 
 async fn watch(agent: &FakeAgent, heartbeat: Duration) -> (Status, Watcher) {
-    let endpoint = Endpoint::Unix(agent.path().to_owned());
+    let endpoint = Endpoint::unix(agent.path());
     let session = Session::connect(&endpoint, &Deadlines::all(LONG))
         .await
         .unwrap();
@@ -165,7 +165,7 @@ async fn what_ends_a_watch() {
             "type": "error", "code": "busy", "message": "later", "retryable": true, "id": id
         }));
     });
-    let endpoint = Endpoint::Unix(refusing.path().to_owned());
+    let endpoint = Endpoint::unix(refusing.path());
     let session = Session::connect(&endpoint, &Deadlines::all(LONG))
         .await
         .unwrap();
