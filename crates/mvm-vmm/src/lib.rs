@@ -8,6 +8,7 @@
 //! record      $MVM_HOME/vms/<name>/: vm.json, locks
 //! image       manifest.json and the files that it names
 //! build/      making an image: modules, init scripts, cpio
+//! doctor      what is in the way of starting VMs here
 //! locate      where programs are
 //! ```
 //!
@@ -16,6 +17,7 @@
 
 pub mod build;
 pub mod console;
+pub mod doctor;
 pub mod driver;
 pub mod error;
 pub mod image;

@@ -91,23 +91,30 @@ fn folders() -> Vec<(PathBuf, String)> {
     for folder in env::split_paths(&path).filter(|folder| folder.is_absolute()) {
         folders.push((folder, "$PATH".to_owned()));
     }
-    let home = env::var_os("HOME").map(PathBuf::from);
-    let under_home = |rest: &str| home.as_ref().map(|home| home.join(rest));
     let cargo = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| under_home(".cargo"));
-    let cache = env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| under_home(".cache"));
     let others = [
         cargo.map(|folder| folder.join("bin")),
-        cache.map(|folder| folder.join("mvm-xtask/bin")),
+        cache().map(|folder| folder.join("bin")),
     ];
     for folder in others.into_iter().flatten() {
         let name = folder.display().to_string();
         folders.push((folder, name));
     }
     folders
+}
+
+/// Where `cargo xtask` keeps what it installs.
+pub(crate) fn cache() -> Option<PathBuf> {
+    env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| under_home(".cache"))
+        .map(|cache| cache.join("mvm-xtask"))
+}
+
+fn under_home(rest: &str) -> Option<PathBuf> {
+    env::var_os("HOME").map(|home| Path::new(&home).join(rest))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Error> {

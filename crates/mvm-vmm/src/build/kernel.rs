@@ -48,7 +48,8 @@ fn beside(kernel: &Path) -> Option<PathBuf> {
         .find(|folder| folder.is_dir())
 }
 
-fn newest(boot: &Path, lib_modules: &Path) -> Option<Kernel> {
+/// The newest kernel in `boot` that has its modules in `lib_modules`.
+pub(super) fn newest(boot: &Path, lib_modules: &Path) -> Option<Kernel> {
     let files = std::fs::read_dir(boot).ok()?;
     let candidates = files.filter_map(|entry| {
         let file = entry.ok()?.path();

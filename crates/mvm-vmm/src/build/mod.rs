@@ -160,6 +160,18 @@ pub fn build(build: &Build) -> Result<Built, BuildError> {
     })
 }
 
+/// The kernel that an image gets for which none is named; without one, the one that `cargo xtask`
+/// has unpacked.
+pub(crate) fn installed_kernel() -> Option<PathBuf> {
+    let places = [PathBuf::from("/")]
+        .into_iter()
+        .chain(locate::cache().map(|cache| cache.join("kernel")));
+    places
+        .filter_map(|root| kernel::newest(&root.join("boot"), &root.join("lib/modules")))
+        .map(|kernel| kernel.file)
+        .next()
+}
+
 /// How to get an agent that needs no libraries.
 const STATIC_AGENT: &str = "build it so: RUSTFLAGS='-C target-feature=+crt-static' cargo build \
      --release --target x86_64-unknown-linux-gnu -p mvm-guest-agent";
