@@ -13,6 +13,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    edge::inherited::close_on_exec();
     let invocation = match config::read(lexopt::Parser::from_env()) {
         Ok(invocation) => invocation,
         Err(message) => {

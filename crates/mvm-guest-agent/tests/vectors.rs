@@ -7,121 +7,13 @@
     reason = "a test fails by panicking"
 )]
 
-use mvm_protocol::frame::{Decoder, Frame, encode_json};
-use mvm_protocol::handshake::{connect_line, ok_line};
-use mvm_protocol::{MAX_BODY, PORT};
+mod common;
+
+use common::Agent;
+use mvm_protocol::frame::encode_json;
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-use tempfile::TempDir;
-
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// An agent without drop-ins, ended when dropped.
-struct Agent {
-    process: Child,
-    dir: TempDir,
-}
-
-impl Agent {
-    fn start() -> Self {
-        let dir = TempDir::new().unwrap();
-        for sub in ["integrations.d", "probes.d", "run"] {
-            std::fs::create_dir(dir.path().join(sub)).unwrap();
-        }
-        std::fs::write(dir.path().join("agent.json"), "{}").unwrap();
-        // As systemd does it: the agent says when it listens.
-        let notify = UnixDatagram::bind(dir.path().join("notify")).unwrap();
-        notify.set_read_timeout(Some(PATIENCE)).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_mvm-guest-agent"))
-            .arg("--no-system-effects")
-            .args(["--config", "agent.json", "--listen", "unix:agent.sock"])
-            .args([
-                "--integrations-dir",
-                "integrations.d",
-                "--probes-dir",
-                "probes.d",
-            ])
-            .args(["--run-dir", "run"])
-            .env("NOTIFY_SOCKET", dir.path().join("notify"))
-            .current_dir(dir.path())
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let agent = Self { process, dir };
-        let mut message = [0; 256];
-        let count = notify.recv(&mut message).unwrap();
-        let message = String::from_utf8_lossy(&message[..count]).into_owned();
-        assert!(message.lines().any(|line| line == "READY=1"), "{message}");
-        agent
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("agent.sock")
-    }
-
-    fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(self.socket()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream
-    }
-
-    /// A connection after its handshake.
-    fn connection(&self) -> Connection {
-        let mut stream = self.connect();
-        stream.write_all(connect_line(PORT).as_bytes()).unwrap();
-        let mut line = vec![0; ok_line(PORT).len()];
-        stream.read_exact(&mut line).unwrap();
-        assert_eq!(line, ok_line(PORT).as_bytes());
-        let decoder = Decoder::default();
-        Connection { stream, decoder }
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-struct Connection {
-    stream: UnixStream,
-    decoder: Decoder,
-}
-
-impl Connection {
-    /// The next answer; `None` at the end of the stream.
-    fn answer(&mut self) -> Option<Value> {
-        let mut buffer = vec![0; MAX_BODY];
-        loop {
-            match self.decoder.next_frame().unwrap() {
-                Some(Frame::Json(body)) => return Some(serde_json::from_slice(&body).unwrap()),
-                Some(other) => panic!("{other:?}"),
-                None => {}
-            }
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return None,
-                Ok(count) => self.decoder.push(&buffer[..count]),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
-    /// Whether nothing has come and the connection is open.
-    fn is_silent(&mut self) -> bool {
-        self.stream.set_nonblocking(true).unwrap();
-        let read = self.stream.read(&mut [0; 1]);
-        matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock)
-            && self.decoder.next_frame() == Ok(None)
-    }
-}
+use std::path::Path;
 
 fn cases(file: &str, key: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -172,7 +64,7 @@ fn is_as_expected(answer: &Value, expected: &Value) -> bool {
 
 #[test]
 fn requests() {
-    let agent = Agent::start();
+    let agent = Agent::start(&[], &[]);
     let (mut waiting, mut closed) = (Vec::new(), Vec::new());
     for case in cases("requests.json", "cases") {
         let name = case["name"].as_str().unwrap().to_owned();
@@ -210,7 +102,7 @@ fn requests() {
 
 #[test]
 fn handshake() {
-    let agent = Agent::start();
+    let agent = Agent::start(&[], &[]);
     for case in cases("handshake.json", "connect") {
         let mut stream = agent.connect();
         stream.write_all(&hex(&case["bytes"])).unwrap();

@@ -364,7 +364,8 @@ impl Core {
         Status {
             lifecycle: Lifecycle::Running,
             health: Health::of_guest(self.checks.iter().filter_map(Check::health)),
-            uptime_secs: uptime.as_secs_f64(),
+            // Milliseconds are all that a reader wants of it.
+            uptime_secs: uptime.as_millis() as f64 / 1000.0,
             worker: self.worker.clone(),
             integrations: self
                 .checks

@@ -435,7 +435,3 @@ fn children_cpu() -> Duration {
         })
         .sum()
 }
-
-#[cfg(test)]
-#[path = "command_tests.rs"]
-mod tests;

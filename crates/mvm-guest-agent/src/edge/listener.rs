@@ -2,13 +2,10 @@
 
 use super::console::say;
 use super::driver::Handle;
-use super::encode;
 use super::polled::polled;
 use super::session::{self, Handshake, Patience};
 use super::stream::Stream;
 use crate::config::Listen;
-use mvm_protocol::PORT;
-use mvm_protocol::handshake::ok_line;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, getpeername, listen,
     socket,
@@ -61,7 +58,7 @@ impl Listener {
     pub(crate) async fn run(mut self, handle: Handle, open: Rc<Cell<usize>>, max: usize) {
         let refusals = Rc::new(Cell::new(0));
         loop {
-            match self.accept().await {
+            match self.accept(&handle).await {
                 Ok(Some(stream)) => {
                     let handshake = self.handshake();
                     let handle = handle.clone();
@@ -95,7 +92,7 @@ impl Listener {
     }
 
     /// The next connection that is the host's; `None` if one came and was turned away.
-    async fn accept(&mut self) -> io::Result<Option<Stream>> {
+    async fn accept(&mut self, handle: &Handle) -> io::Result<Option<Stream>> {
         let mut guard = self.fd.readable().await?;
         match accept(self.fd.get_ref()) {
             Ok(fd) => {
@@ -115,8 +112,21 @@ impl Listener {
                 Ok(None)
             }
             Err(error) if is_out_of_descriptors(&error) => {
-                drop(guard);
-                self.refuse_for_want_of_descriptors(error).map(|()| None)
+                if self.reserve.take().is_none() {
+                    self.reserve = spare();
+                    return Err(error);
+                }
+                // The kernel wants a descriptor before it looks whether somebody is there.
+                match accept(self.fd.get_ref()) {
+                    Ok(fd) => {
+                        let stream = Stream::new(fd)?;
+                        session::refuse(stream, self.handshake(), handle.clone()).await;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                    Err(_) => {}
+                }
+                self.reserve = spare();
+                Ok(None)
             }
             // The connection was gone before it was taken (accept(2) lists more of these).
             Err(error)
@@ -129,23 +139,6 @@ impl Listener {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// Without a descriptor the connection cannot even be turned away, and would wake the agent
-    /// again and again. One descriptor is held in reserve for that.
-    fn refuse_for_want_of_descriptors(&mut self, error: io::Error) -> io::Result<()> {
-        if self.reserve.take().is_none() {
-            self.reserve = spare();
-            return Err(error);
-        }
-        if let Ok(fd) = accept(self.fd.get_ref()) {
-            if self.handshake() == Handshake::ByAgent {
-                Stream::write_now(&fd, ok_line(PORT).as_bytes());
-            }
-            Stream::write_now(&fd, &encode::frame(session::too_many_connections(), None));
-        }
-        self.reserve = spare();
-        Ok(())
     }
 }
 
@@ -175,6 +168,8 @@ impl Drop for Place {
     }
 }
 
+/// Without a descriptor a connection cannot even be turned away, and would wake the agent again and
+/// again: one is held in reserve for that.
 fn spare() -> Option<OwnedFd> {
     rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }

@@ -31,10 +31,9 @@ impl RunDir {
             }
             error => failed(error.into()),
         })?;
-        let run_dir = Self {
-            path: path.to_owned(),
-            _lock: lock,
-        };
+        // Runs are marked with the path, so it has to mean the same wherever it is read.
+        let path = std::fs::canonicalize(path).map_err(failed)?;
+        let run_dir = Self { path, _lock: lock };
         run_dir.make_busy_d().map_err(failed)?;
         Ok(run_dir)
     }

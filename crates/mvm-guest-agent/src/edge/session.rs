@@ -88,6 +88,7 @@ pub(crate) async fn serve(
 pub(crate) async fn refuse(stream: Stream, handshake: Handshake, handle: Handle) {
     let patience = Patience {
         first_frame: Duration::from_secs(1),
+        linger: Duration::from_millis(500),
         ..Patience::default()
     };
     let mut session = Session {
@@ -105,7 +106,7 @@ pub(crate) async fn refuse(stream: Stream, handshake: Handshake, handle: Handle)
 }
 
 /// What a host is told when all connections are taken.
-pub(crate) fn too_many_connections() -> Answer {
+fn too_many_connections() -> Answer {
     let message = "all connections are taken: close some, or raise max_connections";
     Answer::Error(ErrorAnswer::new(ErrorCode::TooManyConnections, message))
 }

@@ -60,11 +60,6 @@ impl Stream {
             }
         }
     }
-
-    /// Writes what the socket takes at once, and gives up on the rest.
-    pub(crate) fn write_now(fd: &OwnedFd, bytes: &[u8]) {
-        let _ = send(fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,173 @@
+//! Connections: who stalls, who floods, and who is turned away.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use common::{Agent, Connection, Settings, descriptors, folder, within};
+use mvm_protocol::frame::encode_json;
+use serde_json::json;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+fn ping() -> serde_json::Value {
+    json!({"type": "ping"})
+}
+
+#[test]
+fn a_client_that_sends_two_bytes_and_stalls_blocks_nobody() {
+    let agent = Agent::start(&[], &[]);
+    let mut stalled: Vec<Connection> = (0..50).map(|_| agent.connection()).collect();
+    for connection in &mut stalled {
+        connection.stream.write_all(&[0, 0]).unwrap();
+    }
+    let started = Instant::now();
+    for _ in 0..50 {
+        assert_eq!(agent.ask(&ping()), json!({"type": "pong"}));
+    }
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_slow_check_delays_only_what_was_asked_after_it_on_its_connection() {
+    let slow = json!({"name": "slow", "command": "sleep 0.7; echo done", "interval_secs": 86400});
+    let agent = Agent::start(&[], &[slow]);
+    let mut connection = agent.connection();
+    connection.send(&json!({"type": "check", "kind": "probe", "name": "slow", "id": 1}));
+    connection.send(&json!({"type": "ping", "id": 2}));
+    assert_eq!(agent.ask(&ping()), json!({"type": "pong"}));
+    let (first, second) = (connection.answer().unwrap(), connection.answer().unwrap());
+    assert_eq!(
+        (&first["id"], &first["type"]),
+        (&json!(1), &json!("checked"))
+    );
+    assert_eq!(second, json!({"type": "pong", "id": 2}));
+}
+
+#[test]
+fn a_thousand_pipelined_requests_are_answered_in_order() {
+    let agent = Agent::start(&[], &[]);
+    let mut connection = agent.connection();
+    let mut stream = connection.stream.try_clone().unwrap();
+    let writer = std::thread::spawn(move || {
+        for id in 0..1000 {
+            let body = json!({"type": "status", "id": id}).to_string();
+            stream
+                .write_all(&encode_json(body.as_bytes()).unwrap())
+                .unwrap();
+        }
+    });
+    for id in 0..1000 {
+        assert_eq!(connection.answer().unwrap()["id"], id);
+    }
+    writer.join().unwrap();
+}
+
+#[test]
+fn who_comes_when_all_connections_are_taken_is_told() {
+    let agent = Agent::launch(
+        folder(&[], &[]),
+        Settings::flags(&["--max-connections", "3"]),
+    );
+    let mut taken: Vec<Connection> = (0..3).map(|_| agent.connection()).collect();
+    for connection in &mut taken {
+        connection.ask(&ping());
+    }
+    let answer = agent.connection().answer().unwrap();
+    assert_eq!(answer["code"], "too-many-connections");
+    assert_eq!(answer["retryable"], true);
+    assert!(
+        answer["message"]
+            .as_str()
+            .unwrap()
+            .contains("max_connections"),
+        "{answer}"
+    );
+    taken.pop();
+    within(|| (agent.ask(&ping())["type"] == "pong").then_some(()));
+}
+
+#[test]
+fn without_descriptors_a_connection_is_told_and_nothing_spins() {
+    let settings = Settings {
+        ulimit: Some("-n 24"),
+        ..Settings::default()
+    };
+    let agent = Agent::launch(folder(&[], &[]), settings);
+    let mut held = Vec::new();
+    let told = loop {
+        let mut connection = agent.connection();
+        connection.send(&ping());
+        let answer = connection.answer().unwrap();
+        if answer["type"] == "error" {
+            break answer;
+        }
+        held.push(connection);
+        assert!(held.len() < 30, "the limit is reached before");
+    };
+    assert_eq!(told["code"], "too-many-connections");
+    let before = cpu_ticks(agent.pid());
+    for _ in 0..20 {
+        assert_eq!(
+            agent.connection().answer().unwrap()["code"],
+            "too-many-connections"
+        );
+    }
+    // A loop at full speed over the time that these take would use far more.
+    assert!(cpu_ticks(agent.pid()) - before < 50, "the agent spins");
+    assert_eq!(
+        held[0].ask(&ping())["type"],
+        "pong",
+        "who is there is served"
+    );
+    held.clear();
+    within(|| (agent.ask(&ping())["type"] == "pong").then_some(()));
+}
+
+#[test]
+fn a_burst_of_connections_is_served_and_leaves_nothing() {
+    let agent = Agent::start(&[], &[]);
+    agent.ask(&ping());
+    within(|| (descriptors(agent.pid()) <= 16).then_some(()));
+    let before = descriptors(agent.pid());
+    let mut burst: Vec<Connection> = (0..500).map(|_| agent.connection()).collect();
+    for connection in &mut burst {
+        assert_eq!(connection.ask(&ping())["type"], "pong");
+    }
+    drop(burst);
+    within(|| (descriptors(agent.pid()) <= before).then_some(()));
+}
+
+#[test]
+fn the_socket_is_its_owners_alone_and_a_leftover_is_replaced() {
+    use std::os::unix::fs::PermissionsExt;
+    let agent = Agent::start(&[], &[]);
+    let mode = std::fs::metadata(agent.socket())
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let (dir, settings) = agent.crash();
+    assert!(
+        dir.path().join("run/agent.sock").exists(),
+        "so that the test can fail"
+    );
+    let agent = Agent::launch(dir, settings);
+    assert_eq!(agent.ask(&ping())["type"], "pong");
+}
+
+/// User and system time of a process, in hundredths of a second.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
