@@ -1,1 +1,287 @@
 //! Stories of the whole core, told with events and times.
+
+use super::ended::{End, Tail};
+use super::*;
+use mvm_protocol::status::BusySignal;
+
+/// A core, the clock, and the runs that the core has begun.
+struct Story {
+    core: Core,
+    now: Now,
+    begun: Vec<(RunId, String)>,
+    published: Vec<Change>,
+    answers: Vec<(WaiterId, Answer)>,
+    loads: usize,
+    samples: usize,
+    killed: Vec<RunId>,
+}
+
+impl Story {
+    fn new(places: usize) -> Self {
+        let busy = BusyPolicy {
+            threshold: 0.1,
+            signals: vec![BusySignal::Loadavg],
+        };
+        let sample_interval = Duration::from_secs(5);
+        let settings = Settings {
+            max_concurrent_checks: places,
+            sample_interval,
+            busy,
+        };
+        let now = Now {
+            mono: Duration::from_secs(1000),
+            wall: Timestamp(0),
+        };
+        let (begun, published, answers, killed) = Default::default();
+        let core = Core::new(settings, now);
+        let mut story = Self {
+            core,
+            now,
+            begun,
+            published,
+            answers,
+            loads: 0,
+            samples: 0,
+            killed,
+        };
+        story.event(Event::Tick);
+        story
+    }
+
+    fn event(&mut self, event: Event) {
+        for action in self.core.handle(event, self.now) {
+            match action {
+                Action::Run(run, command) => self.begun.push((run, command.what)),
+                Action::Kill(run) => self.killed.push(run),
+                Action::Sample => self.samples += 1,
+                Action::LoadDropIns => self.loads += 1,
+                Action::Publish(change) => self.published.push(change),
+                Action::Answer(waiter, answer) => self.answers.push((waiter, *answer)),
+            }
+        }
+    }
+
+    fn load(&mut self, integrations: &[(&str, &str)]) {
+        let integrations = integrations
+            .iter()
+            .map(|(name, more)| {
+                let text = format!("{{\"name\":\"{name}\",\"health_cmd\":\"x\"{more}}}");
+                drop_in::read(text.as_bytes()).unwrap()
+            })
+            .collect();
+        self.event(Event::DropInsLoaded(Loaded {
+            integrations,
+            ..Loaded::default()
+        }));
+    }
+
+    /// Lets time pass, deadline by deadline.
+    fn pass(&mut self, time: Duration) {
+        let until = self.now.mono + time;
+        loop {
+            let deadline = self.core.deadline();
+            assert!(
+                deadline > self.now.mono,
+                "a deadline that has passed would spin"
+            );
+            if deadline > until {
+                break;
+            }
+            self.at(deadline);
+            self.event(Event::Tick);
+        }
+        self.at(until);
+    }
+
+    fn at(&mut self, mono: Duration) {
+        let ahead = i64::try_from((mono - self.now.mono).as_millis()).unwrap();
+        self.now = Now {
+            mono,
+            wall: Timestamp(self.now.wall.0 + ahead),
+        };
+    }
+
+    fn end(&mut self, end: End) {
+        let (run, _) = self.begun.remove(0);
+        let (stdout, stderr) = (Tail::default(), Tail::default());
+        let ended = Ended {
+            at: self.now.wall,
+            duration: Duration::ZERO,
+            end,
+            stdout,
+            stderr,
+        };
+        self.event(Event::RunEnded(run, ended));
+    }
+
+    fn begun(&self) -> Vec<&str> {
+        self.begun.iter().map(|(_, what)| what.as_str()).collect()
+    }
+
+    fn health(&self) -> Health {
+        self.core.status(Duration::ZERO).health
+    }
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+#[test]
+fn at_its_start_the_core_reads_signals_and_drop_ins() {
+    let story = Story::new(4);
+    assert_eq!((story.loads, story.samples), (1, 1));
+    assert_eq!(story.health(), Health::Healthy);
+}
+
+#[test]
+fn an_idle_core_wakes_for_its_samples_alone() {
+    let mut story = Story::new(4);
+    story.load(&[]);
+    story.pass(secs(60));
+    assert_eq!(story.samples, 1 + 12);
+}
+
+#[test]
+fn checks_start_at_once_a_bounded_number_together() {
+    let mut story = Story::new(2);
+    story.load(&[("a", ""), ("b", ""), ("c", "")]);
+    assert_eq!(story.begun(), ["integration a", "integration b"]);
+    assert_eq!(story.health(), Health::Starting);
+    story.end(End::Exited(0));
+    assert_eq!(story.begun(), ["integration b", "integration c"]);
+    story.end(End::Exited(1));
+    story.end(End::Exited(0));
+    assert_eq!(story.health(), Health::Unhealthy);
+    story.pass(secs(29));
+    assert_eq!(story.begun(), [""; 0]);
+    story.pass(secs(1));
+    assert_eq!(story.begun().len(), 2);
+}
+
+#[test]
+fn a_clock_that_jumps_a_year_gives_no_burst_and_no_verdict() {
+    let mut story = Story::new(8);
+    story.load(&[("a", ",\"health_interval_secs\":1")]);
+    story.end(End::Exited(0));
+    story.now.wall = Timestamp(-31_536_000_000);
+    story.event(Event::Tick);
+    assert_eq!((story.begun(), story.health()), (vec![], Health::Healthy));
+    // A monotonic clock does not jump; a guest that stood still gets one check, not a year's.
+    story.now.mono += secs(31_536_000);
+    story.event(Event::Tick);
+    assert_eq!(story.begun(), ["integration a"]);
+    story.end(End::Exited(0));
+    assert_eq!((story.begun(), story.health()), (vec![], Health::Healthy));
+}
+
+#[test]
+fn who_asks_for_a_check_gets_the_outcome_of_a_run_that_began_later() {
+    let mut story = Story::new(4);
+    story.load(&[("a", "")]);
+    let asked = request::Check {
+        kind: CheckKind::Integration,
+        name: "a".into(),
+    };
+    story.event(Event::CheckAsked(WaiterId(1), asked.clone()));
+    story.event(Event::CheckAsked(WaiterId(2), asked));
+    assert_eq!(story.begun().len(), 1, "never two at once");
+    story.end(End::Exited(1));
+    assert!(
+        story.answers.is_empty(),
+        "that run began before anybody asked"
+    );
+    story.end(End::Exited(0));
+    let healthy = |answer: &Answer| match answer {
+        Answer::Checked(checked) => checked.integration.as_ref().unwrap().health,
+        other => panic!("{other:?}"),
+    };
+    let answers: Vec<_> = story
+        .answers
+        .iter()
+        .map(|(id, it)| (id.0, healthy(it)))
+        .collect();
+    assert_eq!(answers, [(1, Health::Healthy), (2, Health::Healthy)]);
+}
+
+#[test]
+fn a_burst_of_changes_is_one_load_once_it_is_quiet() {
+    let mut story = Story::new(4);
+    story.load(&[]);
+    for _ in 0..10 {
+        story.event(Event::DropInsChanged);
+        story.pass(Duration::from_millis(100));
+    }
+    assert_eq!(story.loads, 1);
+    story.pass(Duration::from_millis(200));
+    assert_eq!(story.loads, 2);
+}
+
+#[test]
+fn changes_without_end_do_not_put_the_load_off_for_ever() {
+    let mut story = Story::new(4);
+    story.load(&[]);
+    for _ in 0..60 {
+        story.event(Event::DropInsChanged);
+        story.pass(Duration::from_millis(100));
+    }
+    assert_eq!(story.loads, 2, "after five seconds");
+}
+
+#[test]
+fn a_reload_asked_for_during_a_load_is_another_load() {
+    let mut story = Story::new(4);
+    story.event(Event::ReloadAsked(Some(WaiterId(1))));
+    assert_eq!(story.loads, 1, "the first load is under way");
+    story.load(&[("a", "")]);
+    assert!(story.answers.is_empty(), "it began before the request");
+    assert_eq!(story.loads, 2);
+    story.load(&[("a", ""), ("b", "")]);
+    let (waiter, Answer::Reloaded(reloaded)) = &story.answers[0] else {
+        panic!()
+    };
+    assert_eq!((waiter.0, reloaded.integrations), (1, 2));
+}
+
+#[test]
+fn a_reload_kills_the_runs_of_what_is_gone_and_keeps_the_rest() {
+    let mut story = Story::new(4);
+    story.load(&[("a", ""), ("b", "")]);
+    let run_of_b = story.begun[1].0;
+    story.load(&[("a", "")]);
+    assert_eq!(story.killed, [run_of_b]);
+    assert_eq!(story.begun().len(), 2, "a goes on and is not begun anew");
+    story.end(End::Exited(0));
+    assert_eq!(story.health(), Health::Healthy);
+    story.end(End::Signaled(9));
+    assert_eq!(story.health(), Health::Healthy, "the end of b is nobody's");
+    let order: Vec<_> = story
+        .core
+        .status(Duration::ZERO)
+        .integrations
+        .into_iter()
+        .map(|it| it.name)
+        .collect();
+    assert_eq!(order, ["a"]);
+}
+
+#[test]
+fn an_event_is_sent_when_the_outcome_changes_and_not_else() {
+    let mut story = Story::new(4);
+    story.load(&[("a", ",\"failure_threshold\":3")]);
+    story.published.clear();
+    for (end, news) in [
+        (End::Exited(0), true),
+        (End::Exited(0), false),
+        (End::Exited(1), true),
+        (End::Exited(1), false),
+        (End::Exited(1), true),
+        (End::Exited(1), false),
+        (End::Signaled(9), true),
+    ] {
+        story.end(end.clone());
+        assert_eq!(!story.published.is_empty(), news, "{end:?}");
+        story.published.clear();
+        story.pass(secs(30));
+    }
+}

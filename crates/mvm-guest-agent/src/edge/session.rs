@@ -263,3 +263,7 @@ fn stray_data() -> Answer {
     let message = "a data frame outside of exec, put or get";
     Answer::Error(ErrorAnswer::new(ErrorCode::BadRequest, message))
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

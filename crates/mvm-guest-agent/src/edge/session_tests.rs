@@ -1,0 +1,265 @@
+//! In-memory pairs: a session at one end, a host at the other, and patience cut short.
+
+use super::*;
+use crate::core::worker::BusyPolicy;
+use crate::core::{Core, Settings};
+use crate::edge::command::Launcher;
+use crate::edge::driver::Driver;
+use crate::edge::inhibit::Inhibitors;
+use crate::edge::samples::Sampler;
+use crate::edge::stream::pair;
+use crate::edge::{clock, system::Facts};
+use mvm_protocol::AnswerFrame;
+use mvm_protocol::frame::encode_json;
+use std::rc::Rc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+
+const SHORT: Duration = Duration::from_millis(60);
+const LONG: Duration = Duration::from_secs(20);
+
+/// Long everywhere, so that a test shortens just what it is about.
+const PATIENT: Patience = Patience {
+    first_frame: LONG,
+    within_frame: LONG,
+    idle: LONG,
+    linger: LONG,
+};
+
+struct Host {
+    stream: UnixStream,
+    decoder: Decoder,
+    session: JoinHandle<Ending>,
+}
+
+impl Host {
+    fn connect(handshake: Handshake, patience: Patience) -> Self {
+        let (ours, theirs) = pair();
+        theirs.set_nonblocking(true).unwrap();
+        let session = spawn_local(serve(ours, handshake, agent(), patience));
+        let stream = UnixStream::from_std(theirs).unwrap();
+        Self {
+            stream,
+            decoder: Decoder::default(),
+            session,
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    async fn request(&mut self, body: &str) {
+        self.send(&encode_json(body.as_bytes()).unwrap()).await;
+    }
+
+    async fn answer(&mut self) -> AnswerFrame {
+        loop {
+            if let Some(Frame::Json(body)) = self.decoder.next_frame().unwrap() {
+                return AnswerFrame::read(&body).unwrap();
+            }
+            let mut buffer = [0; 4096];
+            let read = self.stream.read(&mut buffer).await.unwrap();
+            assert!(read > 0, "closed");
+            self.decoder.push(&buffer[..read]);
+        }
+    }
+
+    async fn error(&mut self) -> ErrorAnswer {
+        match self.answer().await.answer {
+            Answer::Error(error) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn ending(self) -> Ending {
+        tokio::time::timeout(LONG / 2, self.session)
+            .await
+            .expect("the session goes on")
+            .unwrap()
+    }
+}
+
+/// An agent without drop-ins, beside the session.
+fn agent() -> Handle {
+    let dir = std::env::temp_dir().join("mvm-no-such-folder");
+    let busy = BusyPolicy {
+        threshold: 0.1,
+        signals: Vec::new(),
+    };
+    let settings = Settings {
+        max_concurrent_checks: 4,
+        sample_interval: LONG,
+        busy: busy.clone(),
+    };
+    let core = Core::new(settings, clock::now());
+    let sampler = Sampler::new(Vec::new(), Inhibitors::new(dir.clone()));
+    let launcher = Launcher::new(&dir, false);
+    let facts = Facts::read(mvm_protocol::Timestamp(0), true);
+    let driver = Driver::new(core, facts, launcher, sampler, (dir.clone(), dir)).unwrap();
+    let handle = driver.handle();
+    spawn_local(driver.run());
+    handle
+}
+
+async fn story<F: Future<Output = ()>>(tell: F) {
+    LocalSet::new().run_until(tell).await;
+}
+
+#[tokio::test]
+async fn without_a_first_frame_the_host_is_cut_off() {
+    story(async {
+        let hasty = Patience {
+            first_frame: SHORT,
+            ..PATIENT
+        };
+        let host = Host::connect(Handshake::ByVmm, hasty);
+        assert!(matches!(host.ending().await, Ending::TooSlow));
+        let mut host = Host::connect(Handshake::ByVmm, hasty);
+        host.send(&[0, 0]).await;
+        assert!(matches!(host.ending().await, Ending::TooSlow));
+        let host = Host::connect(Handshake::ByAgent, hasty);
+        assert!(matches!(host.ending().await, Ending::TooSlow));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_host_that_stalls_within_a_later_frame_is_cut_off() {
+    story(async {
+        let mut host = Host::connect(
+            Handshake::ByVmm,
+            Patience {
+                within_frame: SHORT,
+                ..PATIENT
+            },
+        );
+        host.request(r#"{"type":"ping"}"#).await;
+        assert_eq!(host.answer().await.answer, Answer::Pong);
+        host.send(&[0, 0, 0, 9, b'{']).await;
+        assert!(matches!(host.ending().await, Ending::TooSlow));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_host_that_idles_is_cut_off_and_one_that_watches_is_not() {
+    story(async {
+        let hasty = Patience {
+            idle: SHORT,
+            ..PATIENT
+        };
+        let mut idle = Host::connect(Handshake::ByVmm, hasty);
+        let mut watching = Host::connect(Handshake::ByVmm, hasty);
+        watching
+            .request(r#"{"type":"watch","heartbeat_secs":0.2}"#)
+            .await;
+        idle.request(r#"{"type":"ping"}"#).await;
+        assert_eq!(idle.answer().await.answer, Answer::Pong);
+        assert!(matches!(idle.ending().await, Ending::TooSlow));
+        assert!(matches!(watching.answer().await.answer, Answer::Status(_)));
+        for _ in 0..2 {
+            loop {
+                if let Answer::Event(Event {
+                    change: Change::Heartbeat { .. },
+                    ..
+                }) = watching.answer().await.answer
+                {
+                    break;
+                }
+            }
+        }
+        drop(watching.stream);
+        assert!(matches!(watching.session.await.unwrap(), Ending::Closed));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_host_that_never_reads_is_cut_off() {
+    story(async {
+        let mut host = Host::connect(
+            Handshake::ByVmm,
+            Patience {
+                idle: SHORT * 4,
+                ..PATIENT
+            },
+        );
+        let body = encode_json(br#"{"type":"inspect"}"#).unwrap();
+        // More answers than two socket buffers hold.
+        let flood = body.repeat(2000);
+        let _ = host.stream.write_all(&flood).await;
+        assert!(matches!(host.ending().await, Ending::TooSlow));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_frame_over_the_cap_is_answered_although_its_body_keeps_coming() {
+    story(async {
+        let mut host = Host::connect(
+            Handshake::ByVmm,
+            Patience {
+                linger: SHORT,
+                ..PATIENT
+            },
+        );
+        host.send(&300_000_u32.to_be_bytes()).await;
+        host.send(&[b' '; 10_000]).await;
+        assert_eq!(host.error().await.code, ErrorCode::FrameTooLarge);
+        assert!(matches!(host.ending().await, Ending::Broken));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refused_host_is_told_after_its_handshake() {
+    story(async {
+        let (ours, theirs) = pair();
+        theirs.set_nonblocking(true).unwrap();
+        let session = spawn_local(async {
+            refuse(ours, Handshake::ByAgent, agent()).await;
+            Ending::Closed
+        });
+        let stream = UnixStream::from_std(theirs).unwrap();
+        let mut host = Host {
+            stream,
+            decoder: Decoder::default(),
+            session,
+        };
+        host.send(b"CONNECT 52\n").await;
+        let mut line = [0; 6];
+        host.stream.read_exact(&mut line).await.unwrap();
+        assert_eq!(&line, b"OK 52\n");
+        assert_eq!(host.error().await.code, ErrorCode::TooManyConnections);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_hundred_watchers_that_never_read_hold_up_nobody() {
+    story(async {
+        let handle = agent();
+        let mut watchers = Vec::new();
+        for _ in 0..200 {
+            let (ours, theirs) = pair();
+            spawn_local(serve(ours, Handshake::ByVmm, handle.clone(), PATIENT));
+            theirs.set_nonblocking(true).unwrap();
+            let mut stream = UnixStream::from_std(theirs).unwrap();
+            let watch = encode_json(br#"{"type":"watch","heartbeat_secs":0.05}"#).unwrap();
+            stream.write_all(&watch).await.unwrap();
+            watchers.push(stream);
+        }
+        for _ in 0..50 {
+            assert_eq!(handle.ask(Request::Ping).await, Answer::Pong);
+            assert!(matches!(
+                handle.ask(Request::Status).await,
+                Answer::Status(_)
+            ));
+        }
+        let queue = Rc::new(Queue::default());
+        assert!(matches!(handle.watch(queue).await, Answer::Status(_)));
+    })
+    .await;
+}
