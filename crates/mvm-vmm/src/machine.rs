@@ -168,8 +168,10 @@ impl Starting {
 
 /// Stops a VM, and clears what is left of one that ended by itself.
 pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
-    let _lock = home.lock(name)?;
     let folder = home.vm(name);
+    // Looked at before the lock is made, which would stay for a VM that never was.
+    folder.record()?;
+    let _lock = home.lock(name)?;
     let mut record = folder.record()?;
     let alive = record.alive()?;
     let driver = driver::by_name(&record.backend)?;
@@ -205,8 +207,9 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
 
 /// Removes a VM that does not run: its folder, with its logs and snapshots.
 pub fn remove(home: &Home, name: &VmName) -> Result<(), Error> {
-    let _lock = home.lock(name)?;
     let folder = home.vm(name);
+    folder.record()?;
+    let _lock = home.lock(name)?;
     let record = folder.record()?;
     make_way(name, &record, &folder)?;
     std::fs::remove_dir_all(folder.path()).map_err(Error::io("remove", folder.path()))
