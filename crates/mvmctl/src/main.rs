@@ -4,10 +4,14 @@
 //! or a failure; [`report`] alone turns that into words on stderr and an exit code.
 
 mod args;
+mod backoff;
 mod commands;
+mod conversation;
+mod fleet;
 mod render;
 mod report;
 mod ui;
+mod vm_name;
 
 use clap::Parser as _;
 use std::process::ExitCode;
@@ -17,7 +21,10 @@ fn main() -> ExitCode {
     clap_complete::CompleteEnv::with_factory(args::command).complete();
     let cli = args::Cli::parse();
     let ui = ui::Ui::new(cli.global.color, cli.global.verbose);
-    let context = commands::Context::new(ui, &cli.global);
+    if cli.global.verbose {
+        conversation::show();
+    }
+    let context = commands::Context::new(ui, cli.global);
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,8 +1,10 @@
 //! What becomes of a command: its outcome or failure, in words and as an exit code. The one place
 //! that knows exit codes.
 
+use crate::args::Format;
 use crate::commands::Context;
-use serde_json::{Value, json};
+use crate::render::data;
+use serde::Serialize;
 use std::borrow::Cow;
 use std::process::ExitCode;
 
@@ -57,12 +59,32 @@ impl Failure {
         }
     }
 
+    /// Something that the VM does not have.
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self {
+            code: "not-found".into(),
+            ..Self::failed(message)
+        }
+    }
+
     /// A command line that asks for something that cannot be.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self {
             kind: Kind::Usage,
             code: "usage".into(),
             ..Self::failed(message)
+        }
+    }
+
+    /// What went wrong between a VM's name and its answer.
+    pub(crate) fn about(vm: &str, error: &mvm_client::Error) -> Self {
+        Self {
+            vm: Some(vm.to_owned()),
+            kind: kind_of(error),
+            code: error.code().into(),
+            message: error.to_string(),
+            hint: Some(error.hint(vm)),
+            retryable: error.is_retryable(),
         }
     }
 
@@ -77,21 +99,59 @@ impl Failure {
         self.vm = Some(vm.into());
         self
     }
+}
 
-    /// As it stands in JSON output in place of an answer, `vm` left to the caller.
-    pub(crate) fn to_json(&self) -> Value {
-        json!({
-            "code": self.code,
-            "message": self.message,
-            "retryable": self.retryable,
-            "hint": self.hint,
-        })
+fn kind_of(error: &mvm_client::Error) -> Kind {
+    use mvm_client::Error;
+    match error {
+        Error::BadName { .. } | Error::BadSettings { .. } => Kind::Usage,
+        Error::Refused(_) | Error::TooOld { .. } | Error::RequestTooLarge { .. } => Kind::Failed,
+        _ => Kind::Unreachable,
+    }
+}
+
+impl From<mvm_client::Error> for Failure {
+    /// Of what is about no VM: the inventory and its settings.
+    fn from(error: mvm_client::Error) -> Self {
+        Self {
+            vm: None,
+            ..Self::about("NAME", &error)
+        }
     }
 }
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::failed(error.to_string())
+    }
+}
+
+/// How a failure stands in data, in place of an answer.
+#[derive(Debug, Serialize)]
+pub(crate) struct InData<'a> {
+    vm: Option<&'a str>,
+    error: ErrorInData<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorInData<'a> {
+    code: &'a str,
+    message: &'a str,
+    retryable: bool,
+    hint: Option<&'a str>,
+}
+
+impl<'a> From<&'a Failure> for InData<'a> {
+    fn from(failure: &'a Failure) -> Self {
+        Self {
+            vm: failure.vm.as_deref(),
+            error: ErrorInData {
+                code: &failure.code,
+                message: &failure.message,
+                retryable: failure.retryable,
+                hint: failure.hint.as_deref(),
+            },
+        }
     }
 }
 
@@ -114,6 +174,10 @@ pub(crate) fn finish(context: &Context, result: Result<Outcome, Failure>) -> Exi
         Ok(Outcome::Bad) => ExitCode::from(1),
         Ok(Outcome::SomeFailed) => ExitCode::from(4),
         Err(failure) => {
+            if failure.vm.is_some() && matches!(context.format, Format::Json | Format::Yaml) {
+                // Who reads data gets the failure as data too. If stdout fails, stderr is left.
+                let _ = data::line(context, &InData::from(&failure));
+            }
             tell(context, &failure);
             ExitCode::from(match failure.kind {
                 Kind::Failed => 1,

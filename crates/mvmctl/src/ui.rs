@@ -4,6 +4,7 @@ use crate::args::Color;
 use crate::render::text::clean;
 use crate::report::Failure;
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::cell::Cell;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::sync::mpsc;
@@ -52,14 +53,16 @@ impl Ui {
     /// Writes data to stdout as it stands; callers clean what comes from outside. A reader that
     /// has gone is no error: what follows is dropped, and [`Ui::is_closed`] tells streams to end.
     pub(crate) fn print(&self, data: &str) -> Result<(), Failure> {
+        self.print_bytes(data.as_bytes())
+    }
+
+    /// The same for bytes that need not be text.
+    pub(crate) fn print_bytes(&self, data: &[u8]) -> Result<(), Failure> {
         if self.closed.get() {
             return Ok(());
         }
         let mut stdout = std::io::stdout().lock();
-        match stdout
-            .write_all(data.as_bytes())
-            .and_then(|()| stdout.flush())
-        {
+        match stdout.write_all(data).and_then(|()| stdout.flush()) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {
                 self.closed.set(true);
@@ -72,8 +75,18 @@ impl Ui {
         }
     }
 
-    /// Whether the reader of stdout has gone.
+    /// Whether the reader of stdout has gone, even if nothing was written to it since.
     pub(crate) fn is_closed(&self) -> bool {
+        let stdout = std::io::stdout();
+        let mut pipe = [PollFd::new(&stdout, PollFlags::empty())];
+        // A pipe without a reader is an error to its writer.
+        if poll(&mut pipe, Some(&Timespec::default())).is_ok()
+            && pipe
+                .iter()
+                .any(|pipe| pipe.revents().contains(PollFlags::ERR))
+        {
+            self.closed.set(true);
+        }
         self.closed.get()
     }
 

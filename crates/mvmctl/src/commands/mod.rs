@@ -22,12 +22,21 @@
 //!   that says what was tried, why it failed and what to do next.
 //! - A blocking job (files apart) runs in `tokio::task::spawn_blocking`: the runtime has one thread.
 
+pub(crate) mod check;
 pub(crate) mod completion;
+pub(crate) mod events;
+pub(crate) mod inspect;
+pub(crate) mod ls;
 pub(crate) mod man;
+pub(crate) mod ping;
+pub(crate) mod status;
+pub(crate) mod wait;
 
 use crate::args::{Format, Global};
 use crate::report::{Failure, Outcome};
 use crate::ui::Ui;
+use mvm_client::{Deadlines, Inventory};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Declares a group of commands: the clap enum, and the call of the one that was given.
@@ -67,6 +76,13 @@ group! {
 group! {
     /// `mvmctl vm …`
     Vm {
+        Ls(ls::Args),
+        Ping(ping::Args),
+        Status(status::Args),
+        Inspect(inspect::Args),
+        Check(check::Args),
+        Wait(wait::Args),
+        Events(events::Args),
     }
 }
 
@@ -85,15 +101,30 @@ pub(crate) struct Context {
     pub(crate) format: Format,
     /// `--timeout`, if it was given.
     pub(crate) timeout: Option<Duration>,
+    /// How many VMs may be asked at once.
+    pub(crate) parallel: usize,
+    config: Option<PathBuf>,
 }
 
 impl Context {
     /// From the options that every command takes.
-    pub(crate) fn new(ui: Ui, global: &Global) -> Self {
+    pub(crate) fn new(ui: Ui, global: Global) -> Self {
         Self {
             ui,
             format: global.format(),
             timeout: global.timeout,
+            parallel: global.parallel.get(),
+            config: global.config,
         }
+    }
+
+    /// The VMs of this host, read anew.
+    pub(crate) fn inventory(&self) -> Result<Inventory, Failure> {
+        Ok(Inventory::from_env(self.config.as_deref())?)
+    }
+
+    /// How long to wait for agents.
+    pub(crate) fn deadlines(&self) -> Deadlines {
+        self.timeout.map_or_else(Deadlines::default, Deadlines::all)
     }
 }

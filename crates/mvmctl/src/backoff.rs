@@ -1,0 +1,48 @@
+//! Pauses between tries.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
+
+/// Pauses that grow, each shortened at random by up to half, so that a thousand watchers that lost
+/// one host do not come back in one moment.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    next: Duration,
+}
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(2);
+
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        Self { next: FIRST }
+    }
+
+    /// How long to pause before the next try: 50 ms at first, never more than 2 s.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let whole = self.next;
+        self.next = (whole * 2).min(LONGEST);
+        // The standard library's hash keys are random, and need no library.
+        let random = RandomState::new().hash_one(0_u8);
+        let share = (random % 1024) as f64 / 1024.0;
+        whole.mul_f64(1.0 - share / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_differ() {
+        let mut backoff = Backoff::new();
+        let pauses: Vec<_> = (0..100).map(|_| backoff.pause()).collect();
+        assert!(pauses[0] >= FIRST / 2 && pauses[0] <= FIRST);
+        assert!(
+            pauses[10..]
+                .iter()
+                .all(|pause| (LONGEST / 2..=LONGEST).contains(pause))
+        );
+        assert!(pauses[10..].iter().any(|pause| *pause != pauses[10]));
+    }
+}

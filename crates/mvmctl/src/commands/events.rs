@@ -1,0 +1,210 @@
+//! `mvmctl vm events`
+
+use super::Context;
+use crate::args::Format;
+use crate::backoff::Backoff;
+use crate::fleet::{self, Scope, Target};
+use crate::render::data::{self, Named};
+use crate::render::{event, text::clean};
+use crate::report::{self, Failure, InData, Outcome};
+use crate::vm_name;
+use futures_util::future::join_all;
+use mvm_client::{Error, Session, Vm, Watcher};
+use mvm_protocol::answer::{Change, Event};
+use mvm_protocol::status::Status;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use tracing::Instrument as _;
+
+/// Show changes as they happen
+///
+/// First the status of each VM as it is, then a line for each change, until it is interrupted. With
+/// --json each line is an object: a status has `lifecycle` and no `at`, a change has `at`, a VM that
+/// was lost has `error`. A VM that cannot be reached at the beginning is given up; one that is lost
+/// later is dialled again with growing pauses, and told of by its status when it is back. It ends
+/// when all VMs are given up.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    vms: vm_name::Any,
+}
+
+/// How often a quiet guest says that it is there: three missing ones make it lost.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+impl Args {
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
+        let inventory = context.inventory()?;
+        let (scope, targets) = fleet::targets(&inventory, &self.vms.names)?;
+        if targets.is_empty() {
+            context.ui.note(&format!(
+                "no VMs in {}",
+                inventory.home().join("vms").display()
+            ));
+        }
+        allow_descriptors();
+        let dialling = Semaphore::new(context.parallel);
+        let watches = targets.into_iter().map(|target| {
+            let span = tracing::info_span!("vm", name = target.name);
+            let follower = Follower {
+                context,
+                scope,
+                dialling: &dialling,
+                name: target.name.clone(),
+            };
+            follower.follow(target).instrument(span)
+        });
+        let ends = join_all(watches).await;
+        let failures = ends.into_iter().filter_map(Result::err);
+        match (scope, failures.collect::<Vec<_>>()) {
+            (_, failures) if failures.is_empty() => Ok(Outcome::Done),
+            (Scope::One, mut failures) => failures.pop().map_or(Ok(Outcome::Done), Err),
+            _ => Ok(Outcome::SomeFailed),
+        }
+    }
+}
+
+/// Follows one VM.
+struct Follower<'a> {
+    context: &'a Context,
+    scope: Scope,
+    /// Bounds how many VMs are dialled at once, not how many are watched.
+    dialling: &'a Semaphore,
+    name: String,
+}
+
+/// Why a watch that had begun is over.
+enum Over {
+    /// Nobody reads any more.
+    Unread,
+    /// The guest is about to be frozen. Dialling it now could wedge its vsock backend.
+    Asleep,
+}
+
+impl Follower<'_> {
+    async fn follow(self, target: Target) -> Result<(), Failure> {
+        let mut vm = target.vm;
+        let mut was_up = false;
+        let mut backoff = Backoff::new();
+        loop {
+            let mut is_up = false;
+            let error = match self.watch(vm, &mut is_up).await {
+                Ok(Over::Unread) => return Ok(()),
+                Ok(Over::Asleep) => {
+                    let name = &self.name;
+                    self.context
+                        .ui
+                        .note(&format!("{name}: is put to sleep, no longer watched"));
+                    return Ok(());
+                }
+                Err(Stop::Output(failure)) => return Err(failure),
+                Err(Stop::Watch(error)) => error,
+            };
+            let failure = Failure::about(&self.name, &error);
+            was_up |= is_up;
+            if !was_up || !error.is_retryable() {
+                // The one VM's failure is told by the report of the command.
+                if self.scope != Scope::One {
+                    self.tell(&failure)?;
+                }
+                return Err(failure);
+            }
+            if is_up {
+                // Once for each time that it is lost, not for each try in vain.
+                self.tell(&failure)?;
+                backoff = Backoff::new();
+            }
+            sleep(backoff.pause()).await;
+            // Its state may have changed, and by that whether it may be dialled.
+            vm = self.context.inventory()?.find(&self.name);
+        }
+    }
+
+    async fn watch(&self, vm: Result<Vm, Error>, is_up: &mut bool) -> Result<Over, Stop> {
+        let vm = vm?;
+        let permit = self.dialling.acquire().await;
+        let session = Session::connect(vm.endpoint()?, &self.context.deadlines()).await?;
+        let (status, mut watcher) = Watcher::start(session, HEARTBEAT).await?;
+        drop(permit);
+        *is_up = true;
+        self.show_status(&status)?;
+        while !self.context.ui.is_closed() {
+            match watcher.next().await? {
+                None => return Ok(Over::Asleep),
+                Some(event) => self.show(&event)?,
+            }
+        }
+        Ok(Over::Unread)
+    }
+
+    fn show_status(&self, status: &Status) -> Result<(), Failure> {
+        let vm = &self.name;
+        match self.context.format {
+            Format::Json | Format::Yaml => data::line(self.context, &Named { vm, answer: status }),
+            _ => self.print(&event::status(status)),
+        }
+    }
+
+    fn show(&self, event: &Event) -> Result<(), Failure> {
+        let vm = &self.name;
+        if matches!(event.change, Change::Heartbeat { .. }) {
+            return Ok(());
+        }
+        match self.context.format {
+            Format::Json | Format::Yaml => data::line(self.context, &Named { vm, answer: event }),
+            _ => match event::change(&event.change) {
+                Some(change) => self.print(&format!("{}  {change}", event.at)),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn print(&self, line: &str) -> Result<(), Failure> {
+        self.context.ui.print(&match self.context.format {
+            Format::Name => format!("{}\n", clean(&self.name)),
+            _ => format!("{}  {line}\n", clean(&self.name)),
+        })
+    }
+
+    /// Tells that the VM cannot be reached, where those who read will see it.
+    fn tell(&self, failure: &Failure) -> Result<(), Failure> {
+        if matches!(self.context.format, Format::Json | Format::Yaml) {
+            data::line(self.context, &InData::from(failure))?;
+        }
+        report::tell(self.context, failure);
+        Ok(())
+    }
+}
+
+/// Why a watch could not go on.
+enum Stop {
+    Watch(Error),
+    /// The output cannot be written: no reason to try again.
+    Output(Failure),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Watch(error)
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Output(failure)
+    }
+}
+
+/// A connection to each VM of a large host takes more descriptors than the usual soft limit of
+/// 1,024 allows; the hard one is far higher. Where it cannot be raised, dialling will say so.
+fn allow_descriptors() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let _ = rustix::process::setrlimit(
+        rustix::process::Resource::Nofile,
+        rustix::process::Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
+}

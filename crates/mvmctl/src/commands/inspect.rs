@@ -1,0 +1,31 @@
+//! `mvmctl vm inspect`
+
+use super::Context;
+use crate::fleet;
+use crate::render::data::{self, Named};
+use crate::render::inspect;
+use crate::report::{Failure, Outcome};
+use crate::vm_name;
+use mvm_protocol::status::Health;
+
+/// Show all that an agent tells: status, probes, system, agent, snapshot history, drop-in errors
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    vm: vm_name::One,
+}
+
+impl Args {
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
+        let names = [self.vm.name];
+        let asked = fleet::ask(context, &names, async |mut session| session.inspect().await);
+        let fleet = asked.await?;
+        data::fleet(context, &fleet, || {
+            let shown = |(vm, answer)| inspect::inspect(context, &Named { vm, answer });
+            fleet.only().map_or_else(String::new, shown)
+        })?;
+        fleet.finish(context, |inspect| {
+            inspect.status.health == Health::Unhealthy
+        })
+    }
+}

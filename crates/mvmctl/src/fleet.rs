@@ -1,0 +1,208 @@
+//! Asking VMs: one, those that were named, or all; many at once, and results in name order.
+
+use crate::commands::Context;
+use crate::report::{self, Failure, Outcome};
+use futures_util::stream::{self, StreamExt as _};
+use mvm_client::{Error, Inventory, Session, State, Vm};
+use tracing::Instrument as _;
+
+/// Which VMs a command is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// One that was named.
+    One,
+    /// Several that were named.
+    Several,
+    /// None was named: all.
+    All,
+}
+
+/// What became of asking some VMs, in name order.
+#[derive(Debug)]
+pub(crate) struct Fleet<T> {
+    pub(crate) scope: Scope,
+    pub(crate) answers: Vec<Answered<T>>,
+}
+
+/// What became of asking one VM.
+#[derive(Debug)]
+pub(crate) struct Answered<T> {
+    /// The VM's name, or the address that was given for it.
+    pub(crate) name: String,
+    /// The VM, unless there is none of that name.
+    pub(crate) vm: Option<Vm>,
+    pub(crate) result: Result<T, Failure>,
+}
+
+/// A name, and the VM that it stands for.
+pub(crate) struct Target {
+    pub(crate) name: String,
+    pub(crate) vm: Result<Vm, Error>,
+}
+
+/// The VMs of those names, or all if there are none, in name order and each once.
+pub(crate) fn targets(
+    inventory: &Inventory,
+    names: &[String],
+) -> Result<(Scope, Vec<Target>), Failure> {
+    if names.is_empty() {
+        let all = inventory.list()?.into_iter().map(|vm| Target {
+            name: vm.name.clone(),
+            vm: Ok(vm),
+        });
+        return Ok((Scope::All, all.collect()));
+    }
+    let mut names = names.to_vec();
+    names.sort();
+    names.dedup();
+    let scope = if names.len() == 1 {
+        Scope::One
+    } else {
+        Scope::Several
+    };
+    let mut named = Vec::with_capacity(names.len());
+    for name in names {
+        let vm = inventory.find(&name);
+        if let Err(error @ Error::BadName { .. }) = &vm {
+            // A fault of the command line: nobody is asked anything.
+            return Err(Failure::about(&name, error));
+        }
+        named.push(Target { name, vm });
+    }
+    Ok((scope, named))
+}
+
+/// Asks the VMs of those names, or all, on a connection each: at most `--parallel` at once. One
+/// that is slow or dead takes up a place until its deadline, and delays no other beyond that.
+pub(crate) async fn ask<T>(
+    context: &Context,
+    names: &[String],
+    what: impl AsyncFn(Session) -> Result<T, Error>,
+) -> Result<Fleet<T>, Failure> {
+    let inventory = context.inventory()?;
+    let (scope, targets) = targets(&inventory, names)?;
+    if targets.is_empty() {
+        context.ui.note(&format!(
+            "no VMs in {}",
+            inventory.home().join("vms").display()
+        ));
+    }
+    let _progress = context.ui.progress(&match targets.as_slice() {
+        [one] => format!("waiting for {}", one.name),
+        several => format!("waiting for {} VMs", several.len()),
+    });
+    let deadlines = context.deadlines();
+    let what = &what;
+    let mut answers: Vec<_> = stream::iter(targets)
+        .map(|Target { name, vm }| {
+            let span = tracing::info_span!("vm", name);
+            async move {
+                let result = async {
+                    let endpoint = vm.as_ref().map_err(|error| Failure::about(&name, error))?;
+                    let answer = async {
+                        what(Session::connect(endpoint.endpoint()?, &deadlines).await?).await
+                    };
+                    answer.await.map_err(|error| Failure::about(&name, &error))
+                };
+                let result = result.await;
+                Answered {
+                    name,
+                    vm: vm.ok(),
+                    result,
+                }
+            }
+            .instrument(span)
+        })
+        .buffer_unordered(context.parallel)
+        .collect()
+        .await;
+    answers.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Fleet { scope, answers })
+}
+
+/// How many failures of a fleet are told on stderr. All of them stand in the data.
+const TOLD: usize = 10;
+
+impl<T> Fleet<T> {
+    /// The answer, if one VM was named and answered.
+    pub(crate) fn only(&self) -> Option<(&str, &T)> {
+        match (self.scope, self.answers.as_slice()) {
+            (Scope::One, [one]) => one
+                .result
+                .as_ref()
+                .ok()
+                .map(|answer| (one.name.as_str(), answer)),
+            _ => None,
+        }
+    }
+
+    /// The same with each answer turned into another, or into a failure.
+    pub(crate) fn turn<U>(
+        self,
+        turn: impl Fn(&str, Option<&Vm>, T) -> Result<U, Failure>,
+    ) -> Fleet<U> {
+        let answers = self.answers.into_iter().map(|one| Answered {
+            result: one
+                .result
+                .and_then(|answer| turn(&one.name, one.vm.as_ref(), answer)),
+            name: one.name,
+            vm: one.vm,
+        });
+        Fleet {
+            scope: self.scope,
+            answers: answers.collect(),
+        }
+    }
+
+    /// Tells on stderr which VMs failed, and says how the command ended. A VM that is not running
+    /// has failed only if it was named: among all, it is as it should be.
+    pub(crate) fn finish(
+        self,
+        context: &Context,
+        is_bad: impl Fn(&T) -> bool,
+    ) -> Result<Outcome, Failure> {
+        if self.scope == Scope::One {
+            return match self.answers.into_iter().next().map(|one| one.result) {
+                Some(Ok(answer)) if is_bad(&answer) => Ok(Outcome::Bad),
+                Some(Err(failure)) => Err(failure),
+                Some(Ok(_)) | None => Ok(Outcome::Done),
+            };
+        }
+        let bad = self
+            .answers
+            .iter()
+            .filter(|one| one.result.as_ref().is_ok_and(&is_bad))
+            .count();
+        let failures: Vec<_> = self
+            .answers
+            .iter()
+            .filter(|one| self.scope != Scope::All || !one.is_off())
+            .filter_map(|one| one.result.as_ref().err())
+            .collect();
+        for failure in failures.iter().take(TOLD) {
+            report::tell(context, failure);
+        }
+        if failures.len() > TOLD {
+            context.ui.note(&format!(
+                "… and {} more; --json shows each",
+                failures.len() - TOLD
+            ));
+        }
+        if failures.is_empty() && bad == 0 {
+            Ok(Outcome::Done)
+        } else {
+            Ok(Outcome::SomeFailed)
+        }
+    }
+}
+
+impl<T> Answered<T> {
+    /// Whether it is a VM that does not run, and says so.
+    pub(crate) fn is_off(&self) -> bool {
+        let state = self.vm.as_ref().map(|vm| &vm.state);
+        matches!(
+            state,
+            Some(State::Asleep | State::Stopped | State::Other(_))
+        )
+    }
+}

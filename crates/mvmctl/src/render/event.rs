@@ -1,0 +1,48 @@
+//! What `vm events` shows: a line for each change.
+
+use super::text::clean;
+use super::words;
+use mvm_protocol::answer::Change;
+use mvm_protocol::status::Status;
+
+/// A change in words; `None` for what is none.
+pub(crate) fn change(change: &Change) -> Option<String> {
+    Some(match change {
+        Change::Worker { worker } => format!("worker {}", words::worker(worker)),
+        Change::Integration { integration } => {
+            let last = integration.last_check.as_ref();
+            let mut text = format!(
+                "{} {}",
+                clean(&integration.name),
+                words::health(integration.health).1
+            );
+            if last.is_some() {
+                text.push_str(&format!(", last check {}", words::last_check(last).1));
+            }
+            let line = words::last_line(last);
+            if !line.is_empty() {
+                text.push_str(&format!(": {}", clean(&line)));
+            }
+            text
+        }
+        Change::Lifecycle { lifecycle } => format!("lifecycle {}", words::lifecycle(*lifecycle).1),
+        Change::DropIns { drop_ins } => format!(
+            "drop-ins read: {} integrations, {} probes, {} files rejected",
+            drop_ins.integrations,
+            drop_ins.probes,
+            drop_ins.errors.len()
+        ),
+        Change::Heartbeat { .. } | Change::Unknown {} => return None,
+    })
+}
+
+/// The status at the beginning, in a line.
+pub(crate) fn status(status: &Status) -> String {
+    format!(
+        "{}, {}, worker {}, integrations: {}",
+        words::lifecycle(status.lifecycle).1,
+        words::health(status.health).1,
+        words::worker(&status.worker),
+        clean(&words::integrations(&status.integrations, status.integrations_omitted).1)
+    )
+}

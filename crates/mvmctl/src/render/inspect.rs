@@ -1,0 +1,167 @@
+//! What `vm inspect` and `vm check` show.
+
+use super::data::Named;
+use super::status::{self, omitted};
+use super::table::{Table, Tone, cell, pairs};
+use super::text::clean_lines;
+use super::words;
+use crate::commands::Context;
+use mvm_protocol::Timestamp;
+use mvm_protocol::answer::{Checked, Profile};
+use mvm_protocol::status::{DropInError, Inspect, LastCheck, ProbeStatus};
+
+/// All that an agent tells.
+pub(crate) fn inspect(context: &Context, named: &Named<&Inspect>) -> String {
+    let inspect = named.answer;
+    let mut text = status::one(context, named.vm, &inspect.status);
+    if !inspect.probes.is_empty() {
+        text.push('\n');
+        text.push_str(&probe_table(context, &inspect.probes));
+        text.push_str(&omitted(inspect.probes_omitted));
+    }
+    let system = &inspect.system;
+    let agent = &inspect.agent;
+    let profile = match agent.profile {
+        Profile::Prod => "prod",
+        Profile::Dev => "dev",
+    };
+    let time = |time: Option<Timestamp>| time.map_or("never".into(), |time| time.to_string());
+    text.push('\n');
+    text.push_str(&pairs(
+        context,
+        &[
+            ("Hostname", system.hostname.clone()),
+            ("Kernel", system.kernel.clone()),
+            ("CPUs", system.cpus.to_string()),
+            (
+                "Memory",
+                format!(
+                    "{} of {} available",
+                    words::bytes(system.memory_available_bytes),
+                    words::bytes(system.memory_total_bytes)
+                ),
+            ),
+            (
+                "Load",
+                system.load.map(|load| format!("{load:.2}")).join(" "),
+            ),
+            (
+                "Agent",
+                format!(
+                    "{} ({profile}), process {}, {} resident, started {}",
+                    agent.version,
+                    agent.pid,
+                    words::bytes(agent.rss_bytes),
+                    agent.started_at
+                ),
+            ),
+            (
+                "Snapshots",
+                format!(
+                    "generation {}, last asleep {}, last woken {}",
+                    inspect.snapshot.generation,
+                    time(inspect.snapshot.last_sleep),
+                    time(inspect.snapshot.last_wake)
+                ),
+            ),
+        ],
+    ));
+    if !agent.drop_in_errors.is_empty() {
+        text.push('\n');
+        text.push_str(&rejected_table(context, &agent.drop_in_errors));
+        text.push_str(&omitted(agent.drop_in_errors_omitted));
+    }
+    text
+}
+
+fn probe_table(context: &Context, probes: &[ProbeStatus]) -> String {
+    let mut table = Table::new(&context.ui, &["PROBE", "OK", "VALUE", "LAST CHECK", "RUN"]);
+    for probe in probes {
+        let last = words::last_check(probe.last_check.as_ref());
+        let run = probe.last_check.as_ref().map_or("never".into(), |check| {
+            format!("{} ago", words::age(check.at))
+        });
+        table.row(vec![
+            cell(Tone::Plain, &probe.name),
+            ok(probe),
+            cell(Tone::Plain, &value(probe)),
+            cell(last.0, &last.1),
+            cell(Tone::Plain, &run),
+        ]);
+    }
+    table.finish()
+}
+
+fn ok(probe: &ProbeStatus) -> comfy_table::Cell {
+    match (probe.ok, &probe.last_check) {
+        (true, _) => cell(Tone::Good, "yes"),
+        (false, Some(_)) => cell(Tone::Bad, "no"),
+        (false, None) => words_unknown(),
+    }
+}
+
+fn words_unknown() -> comfy_table::Cell {
+    let (tone, text) = words::unknown();
+    cell(tone, &text)
+}
+
+/// A string as it is, another JSON value as JSON; what does not fit into a table is cut.
+fn value(probe: &ProbeStatus) -> String {
+    match &probe.value {
+        serde_json::Value::Null => "-".into(),
+        serde_json::Value::String(text) => words::cut(text, 60),
+        value => words::cut(&value.to_string(), 60),
+    }
+}
+
+fn rejected_table(context: &Context, errors: &[DropInError]) -> String {
+    let mut table = Table::new(&context.ui, &["REJECTED FILE", "WHY"]);
+    for error in errors {
+        table.row(vec![
+            cell(Tone::Plain, &error.file),
+            cell(Tone::Bad, &error.message),
+        ]);
+    }
+    table.finish()
+}
+
+/// What a check that was asked for found: its verdict, how it ended, and all that it printed.
+pub(crate) fn checked(context: &Context, checked: &Checked) -> String {
+    let mut text = String::new();
+    if let Some(integration) = &checked.integration {
+        let health = words::health(integration.health);
+        let last = words::last_check(integration.last_check.as_ref());
+        let mut table = Table::new(
+            &context.ui,
+            &[
+                "INTEGRATION",
+                "HEALTH",
+                "FOR",
+                "FAILURES IN A ROW",
+                "THIS CHECK",
+            ],
+        );
+        table.row(vec![
+            cell(Tone::Plain, &integration.name),
+            cell(health.0, &health.1),
+            cell(Tone::Plain, &words::age(integration.since)),
+            cell(Tone::Plain, &integration.consecutive_failures.to_string()),
+            cell(last.0, &last.1),
+        ]);
+        text.push_str(&table.finish());
+        text.push_str(&output(integration.last_check.as_ref()));
+    }
+    if let Some(probe) = &checked.probe {
+        text.push_str(&probe_table(context, std::slice::from_ref(probe)));
+        text.push_str(&output(probe.last_check.as_ref()));
+    }
+    text
+}
+
+fn output(check: Option<&LastCheck>) -> String {
+    let Some(check) = check.filter(|check| !check.output.trim().is_empty()) else {
+        return String::new();
+    };
+    let cut = if check.truncated { "…\n" } else { "" };
+    format!("\n{cut}{}\n", clean_lines(check.output.trim_end()))
+}

@@ -1,0 +1,203 @@
+//! What `vm ls` and `vm status` show.
+
+use super::table::{Table, Tone, cell};
+use super::words;
+use crate::args::Format;
+use crate::commands::Context;
+use crate::fleet::{Answered, Fleet};
+use comfy_table::Cell;
+use mvm_client::State;
+use mvm_protocol::status::Status;
+use std::time::Duration;
+
+/// All VMs, a line each.
+pub(crate) fn ls<T: AsRef<Status>>(context: &Context, fleet: &Fleet<T>) -> String {
+    let wide = context.format == Format::Wide;
+    let mut headers = vec![
+        "NAME",
+        "BACKEND",
+        "REACHABLE",
+        "LIFECYCLE",
+        "HEALTH",
+        "WORKER",
+    ];
+    if wide {
+        headers.extend(["UPTIME", "INTEGRATIONS", "ADDRESS"]);
+    }
+    let mut table = Table::new(&context.ui, &headers);
+    for one in &fleet.answers {
+        let status = one.result.as_ref().ok().map(AsRef::as_ref);
+        let mut row = vec![cell(Tone::Plain, &one.name), backend(one), reachable(one)];
+        row.extend(state(one, status));
+        if wide {
+            row.push(uptime(status));
+            row.push(integrations(status));
+            row.push(address(one));
+        }
+        table.row(row);
+    }
+    table.finish()
+}
+
+/// One VM with its integrations.
+pub(crate) fn one(context: &Context, name: &str, status: &Status) -> String {
+    let mut summary = Table::new(
+        &context.ui,
+        &["NAME", "LIFECYCLE", "HEALTH", "WORKER", "FOR", "UPTIME"],
+    );
+    let (lifecycle, health) = (
+        words::lifecycle(status.lifecycle),
+        words::health(status.health),
+    );
+    summary.row(vec![
+        cell(Tone::Plain, name),
+        cell(lifecycle.0, &lifecycle.1),
+        cell(health.0, &health.1),
+        cell(Tone::Plain, &words::worker(&status.worker)),
+        cell(Tone::Plain, &words::age(status.worker.since)),
+        uptime(Some(status)),
+    ]);
+    format!("{}{}", summary.finish(), integration_table(context, status))
+}
+
+/// Several VMs, a line each.
+pub(crate) fn several(context: &Context, fleet: &Fleet<Status>) -> String {
+    let wide = context.format == Format::Wide;
+    let mut headers = vec![
+        "NAME",
+        "LIFECYCLE",
+        "HEALTH",
+        "WORKER",
+        "UPTIME",
+        "INTEGRATIONS",
+    ];
+    if wide {
+        headers.push("ADDRESS");
+    }
+    let mut table = Table::new(&context.ui, &headers);
+    for one in &fleet.answers {
+        let status = one.result.as_ref().ok();
+        let mut row = vec![cell(Tone::Plain, &one.name)];
+        row.extend(state(one, status));
+        row.push(uptime(status));
+        row.push(integrations(status));
+        if wide {
+            row.push(address(one));
+        }
+        table.row(row);
+    }
+    table.finish()
+}
+
+/// The integrations of one VM, after an empty line; nothing if there are none.
+pub(crate) fn integration_table(context: &Context, status: &Status) -> String {
+    if status.integrations.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(
+        &context.ui,
+        &[
+            "INTEGRATION",
+            "HEALTH",
+            "FOR",
+            "CHECKS",
+            "FAILED",
+            "LAST CHECK",
+            "OUTPUT",
+        ],
+    );
+    for one in &status.integrations {
+        let health = words::health(one.health);
+        let last = words::last_check(one.last_check.as_ref());
+        table.row(vec![
+            cell(Tone::Plain, &one.name),
+            cell(health.0, &health.1),
+            cell(Tone::Plain, &words::age(one.since)),
+            cell(Tone::Plain, &one.checks.to_string()),
+            cell(Tone::Plain, &one.failures.to_string()),
+            cell(last.0, &last.1),
+            cell(Tone::Plain, &words::last_line(one.last_check.as_ref())),
+        ]);
+    }
+    format!(
+        "\n{}{}",
+        table.finish(),
+        omitted(status.integrations_omitted)
+    )
+}
+
+/// A line about what found no room in the answer.
+pub(crate) fn omitted(count: usize) -> String {
+    if count == 0 {
+        String::new()
+    } else {
+        format!("… and {count} more, for which the agent's answer had no room\n")
+    }
+}
+
+fn backend<T>(one: &Answered<T>) -> Cell {
+    match one.vm.as_ref().and_then(|vm| vm.backend.as_deref()) {
+        Some(backend) => cell(Tone::Plain, backend),
+        None => cell(Tone::Dim, "-"),
+    }
+}
+
+fn reachable<T>(one: &Answered<T>) -> Cell {
+    match &one.result {
+        Ok(_) => cell(Tone::Plain, "yes"),
+        // It answered, and will not say: that is reachable all the same.
+        Err(failure) if failure.kind == crate::report::Kind::Failed => cell(Tone::Plain, "yes"),
+        Err(_) if one.is_off() => cell(Tone::Dim, "no"),
+        Err(_) => cell(Tone::Bad, "no"),
+    }
+}
+
+/// Lifecycle, health and worker. Of a VM that cannot be reached nothing is known: least of all
+/// that it is idle, since somebody might stop it for that.
+fn state<T>(one: &Answered<T>, status: Option<&Status>) -> [Cell; 3] {
+    let shown = |(tone, text): (Tone, String)| cell(tone, &text);
+    match status {
+        Some(status) => [
+            shown(words::lifecycle(status.lifecycle)),
+            shown(words::health(status.health)),
+            cell(Tone::Plain, &words::worker(&status.worker)),
+        ],
+        None => {
+            let lifecycle = match one.vm.as_ref().map(|vm| &vm.state) {
+                Some(state @ (State::Asleep | State::Stopped | State::Other(_))) => {
+                    (Tone::Dim, state.to_string())
+                }
+                _ => words::unknown(),
+            };
+            [
+                shown(lifecycle),
+                shown(words::unknown()),
+                shown(words::unknown()),
+            ]
+        }
+    }
+}
+
+fn uptime(status: Option<&Status>) -> Cell {
+    let uptime = status.and_then(|status| Duration::try_from_secs_f64(status.uptime_secs).ok());
+    match uptime {
+        Some(uptime) => cell(Tone::Plain, &words::duration(uptime)),
+        None => cell(Tone::Dim, "unknown"),
+    }
+}
+
+fn integrations(status: Option<&Status>) -> Cell {
+    let (tone, text) = match status {
+        Some(status) => words::integrations(&status.integrations, status.integrations_omitted),
+        None => words::unknown(),
+    };
+    cell(tone, &text)
+}
+
+pub(crate) fn address<T>(one: &Answered<T>) -> Cell {
+    let endpoint = one.vm.as_ref().and_then(|vm| vm.endpoint().ok());
+    match endpoint {
+        Some(endpoint) => cell(Tone::Plain, &endpoint.to_string()),
+        None => cell(Tone::Dim, "-"),
+    }
+}

@@ -1,0 +1,227 @@
+//! Values as people read them.
+
+use super::table::Tone;
+use mvm_protocol::Timestamp;
+use mvm_protocol::status::{Health, IntegrationStatus, LastCheck, Lifecycle, Worker, WorkerState};
+use serde::Serialize;
+use std::time::{Duration, SystemTime};
+
+/// A value's name on the wire, which is its name for people as well.
+fn wire(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => "?".into(),
+    }
+}
+
+pub(crate) fn lifecycle(lifecycle: Lifecycle) -> (Tone, String) {
+    let tone = match lifecycle {
+        Lifecycle::Running => Tone::Plain,
+        Lifecycle::Preparing | Lifecycle::Ready | Lifecycle::Waking => Tone::Warn,
+    };
+    (tone, wire(&lifecycle))
+}
+
+pub(crate) fn health(health: Health) -> (Tone, String) {
+    let tone = match health {
+        Health::Healthy => Tone::Good,
+        Health::Starting => Tone::Warn,
+        Health::Unhealthy => Tone::Bad,
+        Health::Unchecked => Tone::Dim,
+    };
+    (tone, wire(&health))
+}
+
+/// `idle`, or `busy (loadavg, cpu)`.
+pub(crate) fn worker(worker: &Worker) -> String {
+    let state = wire(&worker.state);
+    if worker.state == WorkerState::Idle || worker.because.is_empty() {
+        return state;
+    }
+    let because: Vec<_> = worker.because.iter().map(wire).collect();
+    format!("{state} ({})", because.join(", "))
+}
+
+/// What stands for what is not known: never a value that it could have.
+pub(crate) fn unknown() -> (Tone, String) {
+    (Tone::Dim, "unknown".into())
+}
+
+/// How a check ended: `ok after 11ms`, `exit 1 after 2.1s`, `signal KILL …`, `timed out …`.
+pub(crate) fn last_check(check: Option<&LastCheck>) -> (Tone, String) {
+    let Some(check) = check else {
+        return (Tone::Dim, "not yet".into());
+    };
+    let how = match (check.timed_out, check.exit_code, &check.signal) {
+        (true, ..) => "timed out".into(),
+        (false, Some(0), _) => "ok".into(),
+        (false, Some(code), _) => format!("exit {code}"),
+        (false, None, Some(signal)) => format!("signal {signal}"),
+        (false, None, None) => "not run".into(),
+    };
+    let tone = if succeeded(check) {
+        Tone::Plain
+    } else {
+        Tone::Bad
+    };
+    let took = duration(Duration::from_millis(check.duration_ms));
+    (tone, format!("{how} after {took}"))
+}
+
+/// Whether a check's run was a success.
+pub(crate) fn succeeded(check: &LastCheck) -> bool {
+    !check.timed_out && check.exit_code == Some(0)
+}
+
+/// What a check printed: its last line that is not empty, cut to fit into a table.
+pub(crate) fn last_line(check: Option<&LastCheck>) -> String {
+    let output = check.map_or("", |check| check.output.as_str());
+    let line = output.lines().rev().find(|line| !line.trim().is_empty());
+    cut(line.unwrap_or_default().trim(), 60)
+}
+
+/// How many of the integrations are well, and the names of those that are not.
+pub(crate) fn integrations(all: &[IntegrationStatus], omitted: usize) -> (Tone, String) {
+    if all.is_empty() {
+        return (Tone::Dim, "none".into());
+    }
+    let sick: Vec<_> = all
+        .iter()
+        .filter(|one| one.health == Health::Unhealthy)
+        .map(|one| one.name.as_str())
+        .collect();
+    let total = all.len() + omitted;
+    if sick.is_empty() {
+        let well = |one: &&IntegrationStatus| one.health == Health::Healthy;
+        let well = all.iter().filter(well).count() + omitted;
+        return (Tone::Plain, format!("{well}/{total} healthy"));
+    }
+    let names = cut(&sick.join(", "), 60);
+    (
+        Tone::Bad,
+        format!("{}/{total} unhealthy: {names}", sick.len()),
+    )
+}
+
+/// The text if it has at most `most` characters, else its start with an ellipsis.
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+    }
+}
+
+/// How long ago a time of the guest's was by this host's clock; `-` if the two clocks disagree so
+/// much that it lies ahead.
+pub(crate) fn age(since: Timestamp) -> String {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+    // A second or so ahead is no more than two clocks that are kept by NTP.
+    match now.saturating_sub(since.0) {
+        ms if ms < -2000 => "-".into(),
+        ms => duration(Duration::from_secs(ms.max(0).unsigned_abs() / 1000)),
+    }
+}
+
+/// `11ms`, `2.1s`, `42s`, `3m20s`, `2h5m`, `3d4h`: two units at most.
+pub(crate) fn duration(duration: Duration) -> String {
+    let secs = duration.as_secs();
+    let (days, hours, minutes) = (secs / 86_400, secs / 3600 % 24, secs / 60 % 60);
+    match secs {
+        0 if duration.is_zero() => "0s".into(),
+        0 => format!("{}ms", duration.as_millis()),
+        1..10 if duration.subsec_millis() >= 100 => {
+            format!("{secs}.{}s", duration.subsec_millis() / 100)
+        }
+        1..60 => format!("{secs}s"),
+        60..3600 => format!("{minutes}m{}s", secs % 60),
+        3600..86_400 => format!("{hours}h{minutes}m"),
+        _ => format!("{days}d{hours}h"),
+    }
+}
+
+/// Milliseconds with as many digits as mean something: `0.43 ms`, `12.3 ms`, `1034 ms`.
+pub(crate) fn milliseconds(ms: f64) -> String {
+    if ms < 10.0 {
+        format!("{ms:.2} ms")
+    } else if ms < 100.0 {
+        format!("{ms:.1} ms")
+    } else {
+        format!("{ms:.0} ms")
+    }
+}
+
+/// `17 B`, `1.2 MiB`, `241 MiB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    for next in units {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" || value >= 10.0 {
+        format!("{value:.0} {unit}")
+    } else {
+        format!("{value:.1} {unit}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        for (ms, text) in [
+            (0, "0s"),
+            (11, "11ms"),
+            (999, "999ms"),
+            (1000, "1s"),
+            (2150, "2.1s"),
+            (42_900, "42s"),
+            (200_000, "3m20s"),
+            (7_500_000, "2h5m"),
+            (273_600_000, "3d4h"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(ms)), text);
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (size, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1_261_568, "1.2 MiB"),
+            (252_706_816, "241 MiB"),
+            (u64::MAX, "16 EiB"),
+        ] {
+            assert_eq!(bytes(size), text);
+        }
+    }
+
+    #[test]
+    fn a_check_that_did_not_exit_is_no_success() {
+        let check = LastCheck {
+            at: Timestamp(0),
+            duration_ms: 10_000,
+            exit_code: None,
+            signal: Some("KILL".into()),
+            timed_out: true,
+            output: "a\n\nb\n \n".into(),
+            truncated: false,
+        };
+        assert_eq!(
+            last_check(Some(&check)),
+            (Tone::Bad, "timed out after 10s".into())
+        );
+        assert_eq!(last_line(Some(&check)), "b");
+        assert_eq!(last_check(None).1, "not yet");
+    }
+}

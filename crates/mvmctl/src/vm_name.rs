@@ -1,0 +1,36 @@
+//! The arguments that name VMs, and their completion.
+
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use mvm_client::Inventory;
+use std::ffi::OsStr;
+
+/// One VM.
+#[derive(Debug, clap::Args)]
+pub(crate) struct One {
+    /// The VM's name, or an address: unix:PATH, vsock:CID
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete))]
+    pub(crate) name: String,
+}
+
+/// Any number of VMs; all if none is named.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Any {
+    /// VMs by name or address (unix:PATH, vsock:CID); all if none is given
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete))]
+    pub(crate) names: Vec<String>,
+}
+
+/// The names of VMs that begin so, from their folders. A shell that asks cannot be told of
+/// anything that is amiss: it gets no names then.
+fn complete(begun: &OsStr) -> Vec<CompletionCandidate> {
+    let begun = begun.to_string_lossy();
+    let vms = Inventory::from_env(None).and_then(|inventory| inventory.list());
+    vms.unwrap_or_default()
+        .into_iter()
+        .filter(|vm| vm.name.starts_with(&*begun))
+        .map(|vm| {
+            let what = vm.backend.unwrap_or_default();
+            CompletionCandidate::new(vm.name).help(Some(format!("{what} {}", vm.state).into()))
+        })
+        .collect()
+}
