@@ -14,6 +14,7 @@ use std::time::Duration;
 /// Stdout and stderr of this run.
 #[derive(Debug)]
 pub(crate) struct Ui {
+    terminal: bool,
     color: bool,
     color_on_stderr: bool,
     verbose: bool,
@@ -29,8 +30,10 @@ impl Ui {
             Color::Always => true,
             Color::Never => false,
         };
+        let terminal = std::io::stdout().is_terminal();
         Self {
-            color: wanted(std::io::stdout().is_terminal()),
+            terminal,
+            color: wanted(terminal),
             color_on_stderr: wanted(std::io::stderr().is_terminal()),
             verbose,
             closed: Cell::new(false),
@@ -44,9 +47,8 @@ impl Ui {
 
     /// The terminal's width in columns; `None` if stdout is none.
     pub(crate) fn width(&self) -> Option<u16> {
-        let stdout = std::io::stdout();
-        stdout.is_terminal().then_some(())?;
-        let size = rustix::termios::tcgetwinsize(stdout).ok()?;
+        self.terminal.then_some(())?;
+        let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
         (size.ws_col > 0).then_some(size.ws_col)
     }
 

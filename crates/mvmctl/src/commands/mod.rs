@@ -24,12 +24,19 @@
 
 pub(crate) mod check;
 pub(crate) mod completion;
+pub(crate) mod doctor;
 pub(crate) mod events;
+pub(crate) mod image_build;
 pub(crate) mod inspect;
+pub(crate) mod logs;
 pub(crate) mod ls;
+pub(crate) mod machine;
 pub(crate) mod man;
 pub(crate) mod ping;
+pub(crate) mod rm;
+pub(crate) mod start;
 pub(crate) mod status;
+pub(crate) mod stop;
 pub(crate) mod wait;
 
 use crate::args::{Format, Global};
@@ -68,6 +75,7 @@ group! {
         /// Bootable guests
         #[command(subcommand)]
         Image(Image),
+        Doctor(doctor::Args),
         Completion(completion::Args),
         Man(man::Args),
     }
@@ -83,12 +91,17 @@ group! {
         Check(check::Args),
         Wait(wait::Args),
         Events(events::Args),
+        Start(start::Args),
+        Stop(stop::Args),
+        Rm(rm::Args),
+        Logs(logs::Args),
     }
 }
 
 group! {
     /// `mvmctl image …`
     Image {
+        Build(image_build::Args),
     }
 }
 

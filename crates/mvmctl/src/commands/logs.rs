@@ -1,0 +1,128 @@
+//! `mvmctl vm logs NAME`
+
+use super::Context;
+use super::machine::{failure, home, name};
+use crate::render::text::clean;
+use crate::report::{Failure, Outcome};
+use mvm_vmm::{Home, VmName};
+use std::fs::File;
+use std::io::{IsTerminal as _, Read as _};
+use std::time::Duration;
+
+/// How often a log is looked at that is followed. The VM's end comes by no event either.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How much is read at once, in bytes.
+const PIECE: usize = 64 * 1024;
+
+/// Print what a guest wrote to its console
+///
+/// On a terminal nothing of it is obeyed: escape sequences are shown. Elsewhere it comes byte for
+/// byte.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The VM
+    name: String,
+
+    /// Go on as more is written, until the VM stops
+    #[arg(short, long)]
+    follow: bool,
+}
+
+impl Args {
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
+        let vm = name(&self.name)?;
+        let home = home(context)?;
+        let failed = |error: &mvm_vmm::Error| failure(context, error);
+        let file = mvm_vmm::machine::console(&home, &vm).map_err(|error| failed(&error))?;
+        let mut log = Log::new(file);
+        loop {
+            // Asked before the log is read: what is written before the end is not missed.
+            let goes_on = self.follow && is_running(&home, &vm);
+            log.print_new(context)?;
+            if !goes_on || context.ui.is_closed() {
+                log.print_rest(context)?;
+                return Ok(Outcome::Done);
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+}
+
+/// One that is removed while its log is followed has stopped.
+fn is_running(home: &Home, vm: &VmName) -> bool {
+    mvm_vmm::machine::is_running(home, vm).unwrap_or(false)
+}
+
+/// A log that is printed as it grows.
+#[derive(Debug)]
+struct Log {
+    file: File,
+    terminal: bool,
+    /// The beginning of a line: on a terminal only whole ones are printed.
+    partial: Vec<u8>,
+}
+
+impl Log {
+    fn new(file: File) -> Self {
+        Self {
+            file,
+            terminal: std::io::stdout().is_terminal(),
+            partial: Vec::new(),
+        }
+    }
+
+    fn print_new(&mut self, context: &Context) -> Result<(), Failure> {
+        let mut piece = vec![0; PIECE];
+        loop {
+            let count = self.file.read(&mut piece)?;
+            let Some(bytes) = piece.get(..count).filter(|bytes| !bytes.is_empty()) else {
+                return Ok(());
+            };
+            if !self.terminal {
+                context.ui.print_bytes(bytes)?;
+                continue;
+            }
+            self.partial.extend_from_slice(bytes);
+            // A line without an end does not fill memory.
+            let end = match self.partial.iter().rposition(|byte| *byte == b'\n') {
+                Some(end) => end + 1,
+                None if self.partial.len() > PIECE => self.partial.len(),
+                None => continue,
+            };
+            let lines: Vec<u8> = self.partial.drain(..end).collect();
+            context.ui.print(&shown(&lines))?;
+        }
+    }
+
+    fn print_rest(&mut self, context: &Context) -> Result<(), Failure> {
+        let rest = std::mem::take(&mut self.partial);
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            context.ui.print(&shown(&rest))
+        }
+    }
+}
+
+/// Lines without anything that a terminal would obey.
+fn shown(lines: &[u8]) -> String {
+    let text = String::from_utf8_lossy(lines);
+    let lines = text.lines().map(|line| {
+        let line = line.trim_end_matches('\r').replace('\t', "    ");
+        format!("{}\n", clean(&line))
+    });
+    lines.collect::<Vec<_>>().concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_gets_lines_and_no_commands() {
+        assert_eq!(shown(b"a\r\n\tb\x1b[2J\n"), "a\n    b\\u{1b}[2J\n");
+        assert_eq!(shown(b"end"), "end\n");
+        assert_eq!(shown(b"\xff\n"), "\u{fffd}\n");
+    }
+}

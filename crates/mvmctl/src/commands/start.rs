@@ -1,0 +1,154 @@
+//! `mvmctl vm start NAME`
+
+use super::Context;
+use super::machine::{blocking, failure, home, name};
+use crate::report::{Failure, Outcome};
+use mvm_client::{Deadlines, Endpoint, Session};
+use mvm_vmm::{Patience, Spec, Starting};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a start may take that was given no `--timeout`. Emulated, on a busy machine, a guest
+/// takes 10 s.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How long to wait between two tries to reach the agent. It has said by then that it listens.
+const BETWEEN_TRIES: Duration = Duration::from_millis(100);
+
+/// Start a VM and wait until its agent answers
+///
+/// A VM that was started before keeps its image, backend and size; what is given replaces them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The VM's name: letters, digits, '.', '_' and '-'
+    name: String,
+
+    /// The image folder, from `mvmctl image build` or mkGuest
+    #[arg(long, value_name = "DIR")]
+    image: Option<PathBuf>,
+
+    /// Who runs it; `auto` is the first that works here. `local` runs the agent as a plain process
+    /// on this machine, without a guest
+    #[arg(long, value_name = "BACKEND", value_parser = backends())]
+    backend: Option<String>,
+
+    /// Virtual CPUs [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: Option<u32>,
+
+    /// Memory in MiB [default: 256]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
+    memory: Option<u32>,
+
+    /// The agent's program, with --backend local [default: the one beside mvmctl]
+    #[arg(long, value_name = "PATH")]
+    agent: Option<PathBuf>,
+
+    /// A folder with agent.json, integrations.d and probes.d, with --backend local
+    #[arg(long, value_name = "DIR")]
+    etc: Option<PathBuf>,
+
+    /// Return as soon as the VM runs, whether its agent answers or not
+    #[arg(long)]
+    no_wait: bool,
+}
+
+fn backends() -> clap::builder::PossibleValuesParser {
+    let names = std::iter::once("auto").chain(mvm_vmm::driver::names());
+    names.collect::<Vec<_>>().into()
+}
+
+impl Args {
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
+        let vm = name(&self.name)?;
+        let home = home(context)?;
+        let at_most = context.timeout.unwrap_or(PATIENCE);
+        let progress = context.ui.progress(&format!("starting {vm}"));
+        let begun = Instant::now();
+        let spec = Spec {
+            image: self.image,
+            backend: self.backend,
+            cpus: self.cpus,
+            memory_mib: self.memory,
+            agent: self.agent,
+            etc: self.etc,
+        };
+        let wait = !self.no_wait;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&cancelled);
+        let work = blocking(move || {
+            let patience = Patience::new(at_most, Some(&flag));
+            let starting = mvm_vmm::machine::start(&home, &vm, &spec, patience)?;
+            if wait {
+                starting.wait_for_agent(patience)?;
+            }
+            Ok(starting)
+        });
+        // Once this is dropped, by success or failure, Ctrl-C ends mvmctl as it usually does.
+        let interrupt = tokio::spawn(async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                cancelled.store(true, Ordering::Relaxed);
+            }
+        });
+        let started = work.await;
+        interrupt.abort();
+        let starting = started.map_err(|error| failure(context, &error))?;
+        if wait {
+            let left = at_most.saturating_sub(begun.elapsed());
+            if let Err(error) = answer(&starting, left).await {
+                // The guest's side of the story, before it is gone.
+                super::machine::tell_logs(context, &starting.logs());
+                blocking(move || {
+                    drop(starting);
+                    Ok(())
+                })
+                .await
+                .map_err(|error| failure(context, &error))?;
+                return Err(error.of(self.name));
+            }
+        }
+        let record = starting
+            .confirm()
+            .map_err(|error| failure(context, &error))?;
+        drop(progress);
+        let how = record
+            .accelerator
+            .map_or(String::new(), |name| format!(", {name}"));
+        let so_far = if wait { "answers" } else { "runs" };
+        context.ui.note(&format!(
+            "{} {so_far} after {:.1} s ({}{how})",
+            self.name,
+            begun.elapsed().as_secs_f64(),
+            record.backend
+        ));
+        Ok(Outcome::Done)
+    }
+}
+
+/// Waits for the first pong. The agent has said on the console that it listens; what can still be
+/// in the way is a vsock device that drops a connection or two.
+async fn answer(starting: &Starting, at_most: Duration) -> Result<(), Failure> {
+    let endpoint = Endpoint::unix(starting.socket()).with_port(starting.port());
+    let until = Instant::now() + at_most;
+    loop {
+        let tried = async {
+            let mut session = Session::connect(&endpoint, &Deadlines::default()).await?;
+            session.ping().await
+        };
+        let Err(error) = tried.await else {
+            return Ok(());
+        };
+        if let Err(ended) = starting.check_alive() {
+            return Err(Failure::failed(ended.to_string()));
+        }
+        if Instant::now() >= until {
+            return Err(Failure::failed(format!(
+                "its agent says that it listens, and does not answer: {error}"
+            ))
+            .hint("what was started has been ended again; `mvmctl vm logs` has its console"));
+        }
+        tokio::time::sleep(BETWEEN_TRIES).await;
+    }
+}
