@@ -10,6 +10,7 @@
 
 mod bench;
 mod build;
+mod demo;
 mod fuzz;
 mod need;
 mod schema;
@@ -20,6 +21,7 @@ use sh::{Failure, Result};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
+cargo xtask demo              boot a microVM, look at it, break its service, see it turn unhealthy
 cargo xtask test [RUNG…]      everything that CI runs, or some rungs of it:
                               fmt clippy deny doc unit cli guest
 cargo xtask schema            write the JSON Schema files in docs/schema (`test unit` checks them)
@@ -47,6 +49,7 @@ fn run() -> Result<()> {
         .map_err(|error| Failure(format!("cannot enter {}: {error}", build::root().display())))?;
     match args.as_slice() {
         ["test", rungs @ ..] => test::run(rungs),
+        ["demo"] => demo::run(),
         ["schema"] => schema::run(),
         ["bench"] => bench::run(),
         ["fuzz", seconds @ ..] => fuzz::run(seconds),

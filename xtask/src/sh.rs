@@ -2,8 +2,9 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// Why a chore ended: one text for people, with what to do next.
 pub(crate) struct Failure(pub(crate) String);
@@ -28,49 +29,74 @@ impl<T, E: fmt::Display> Tried<T> for std::result::Result<T, E> {
 }
 
 /// A command with its arguments.
-pub(crate) struct Cmd(Command);
+pub(crate) struct Cmd {
+    command: Command,
+    /// What stands for the program and its environment when it is shown.
+    shown: Option<&'static str>,
+}
 
 impl Cmd {
     pub(crate) fn new(program: impl AsRef<OsStr>) -> Self {
-        Self(Command::new(program))
+        Self {
+            command: Command::new(program),
+            shown: None,
+        }
+    }
+
+    /// Shows a short name in place of the program's path and environment.
+    pub(crate) fn shown_as(mut self, name: &'static str) -> Self {
+        self.shown = Some(name);
+        self
     }
 
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
-        self.0.arg(arg);
+        self.command.arg(arg);
         self
     }
 
     pub(crate) fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
-        self.0.args(args);
+        self.command.args(args);
         self
     }
 
     pub(crate) fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
-        self.0.env(key, value);
+        self.command.env(key, value);
         self
     }
 
     pub(crate) fn dir(mut self, dir: impl AsRef<Path>) -> Self {
-        self.0.current_dir(dir);
+        self.command.current_dir(dir);
         self
+    }
+
+    /// Keeps Ctrl-C away from the command.
+    pub(crate) fn own_group(mut self) -> Self {
+        self.command.process_group(0);
+        self
+    }
+
+    /// Starts the command and goes on.
+    pub(crate) fn spawn(mut self, stdout: Stdio) -> Result<Child> {
+        let child = self.command.stdin(Stdio::null()).stdout(stdout).spawn();
+        child.tried(format!("run `{}`", self.program()))
     }
 
     /// Shows the command, runs it with our own output, and asks for success.
     pub(crate) fn run(mut self) -> Result<()> {
-        eprintln!("\n$ {self}");
-        let status = self.0.stdin(Stdio::null()).status();
+        eprintln!("\n$ {}", self.wrapped());
+        let status = self.command.stdin(Stdio::null()).status();
         self.succeeded(status.tried(format!("run `{}`", self.program()))?)
     }
 
     /// Runs the command with our own output, without showing it, and gives its end.
     pub(crate) fn status(mut self) -> Result<ExitStatus> {
-        let status = self.0.stdin(Stdio::null()).status();
+        let status = self.command.stdin(Stdio::null()).status();
         status.tried(format!("run `{}`", self.program()))
     }
 
     /// Runs the command silently; its standard output, trimmed, if it succeeds.
     pub(crate) fn output(mut self) -> Result<String> {
-        let output = self.0.stdin(Stdio::null()).output();
+        let output = self.command.stdin(Stdio::null()).output();
         let output = output.tried(format!("run `{}`", self.program()))?;
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -79,6 +105,41 @@ impl Cmd {
             let said = said.trim();
             Err(Failure(format!("`{self}`: {}: {said}", output.status)))
         }
+    }
+
+    /// The command on as many lines as it takes to be read, broken before options.
+    fn wrapped(&self) -> String {
+        let is_long = self.to_string().len() > WIDTH;
+        let mut lines = vec![String::new()];
+        for word in self.words() {
+            let line = lines.last().map_or(0, String::len);
+            if is_long && word.starts_with("--") && line > 0 {
+                lines.push(String::new());
+            }
+            if let Some(line) = lines.last_mut() {
+                let gap = if line.is_empty() { "" } else { " " };
+                line.push_str(gap);
+                line.push_str(&word);
+            }
+        }
+        lines.join(" \\\n      ")
+    }
+
+    /// The command's words as they have to be typed into a shell.
+    fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        if let Some(name) = self.shown {
+            words.push(name.to_owned());
+        } else {
+            for (key, value) in self.command.get_envs() {
+                let value = value.map(OsStr::to_string_lossy).unwrap_or_default();
+                words.push(format!("{}={}", key.to_string_lossy(), quoted(&value)));
+            }
+            words.push(quoted(&self.program()));
+        }
+        let args = self.command.get_args();
+        words.extend(args.map(|arg| quoted(&arg.to_string_lossy())));
+        words
     }
 
     fn succeeded(&self, status: ExitStatus) -> Result<()> {
@@ -90,21 +151,16 @@ impl Cmd {
     }
 
     fn program(&self) -> String {
-        self.0.get_program().to_string_lossy().into_owned()
+        self.command.get_program().to_string_lossy().into_owned()
     }
 }
 
+/// Longer commands are shown on several lines.
+const WIDTH: usize = 100;
+
 impl fmt::Display for Cmd {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        for (key, value) in self.0.get_envs() {
-            let value = value.map(OsStr::to_string_lossy).unwrap_or_default();
-            write!(f, "{}={} ", key.to_string_lossy(), quoted(&value))?;
-        }
-        f.write_str(&quoted(&self.program()))?;
-        for arg in self.0.get_args() {
-            write!(f, " {}", quoted(&arg.to_string_lossy()))?;
-        }
-        Ok(())
+        f.write_str(&self.words().join(" "))
     }
 }
 
@@ -139,6 +195,10 @@ mod tests {
     fn a_command_is_shown_as_it_is_typed() {
         let cmd = Cmd::new("ls").args(["-l", "it's", "a b", ""]).env("K", "v");
         assert_eq!(cmd.to_string(), r"K=v ls -l 'it'\''s' 'a b' ''");
+        assert_eq!(cmd.wrapped(), cmd.to_string());
+        let cmd = Cmd::new("ls").args(["--one", &"x".repeat(WIDTH), "--two"]);
+        let expected = format!("ls \\\n      --one {} \\\n      --two", "x".repeat(WIDTH));
+        assert_eq!(cmd.wrapped(), expected);
     }
 
     #[test]
