@@ -17,7 +17,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum Error {
     /// Neither a VM's name nor an address.
-    #[error("`{name}` is neither a VM's name nor an address")]
+    #[error("neither a VM's name nor an address")]
     BadName {
         /// What was given.
         name: String,

@@ -60,16 +60,16 @@ pub(crate) fn targets(
     } else {
         Scope::Several
     };
-    let mut named = Vec::with_capacity(names.len());
+    let mut found = Vec::with_capacity(names.len());
     for name in names {
         let vm = inventory.find(&name);
         if let Err(error @ Error::BadName { .. }) = &vm {
             // A fault of the command line: nobody is asked anything.
             return Err(Failure::about(&name, error));
         }
-        named.push(Target { name, vm });
+        found.push(Target { name, vm });
     }
-    Ok((scope, named))
+    Ok((scope, found))
 }
 
 /// Asks the VMs of those names, or all, on a connection each: at most `--parallel` at once. One
@@ -199,10 +199,11 @@ impl<T> Fleet<T> {
 impl<T> Answered<T> {
     /// Whether it is a VM that does not run, and says so.
     pub(crate) fn is_off(&self) -> bool {
-        let state = self.vm.as_ref().map(|vm| &vm.state);
-        matches!(
-            state,
-            Some(State::Asleep | State::Stopped | State::Other(_))
-        )
+        self.vm.as_ref().is_some_and(is_off)
     }
+}
+
+/// Whether the VM's record says that it does not run.
+pub(crate) fn is_off(vm: &Vm) -> bool {
+    matches!(vm.state, State::Asleep | State::Stopped | State::Other(_))
 }

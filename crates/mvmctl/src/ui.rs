@@ -1,12 +1,13 @@
 //! The way out: data on stdout, talk on stderr. Nothing else writes to either.
 
 use crate::args::Color;
-use crate::render::text::clean;
+use crate::render::text::{clean, wrapped};
 use crate::report::Failure;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::cell::Cell;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use std::time::Duration;
 /// Stdout and stderr of this run.
 #[derive(Debug)]
 pub(crate) struct Ui {
-    terminal: bool,
+    width: Option<u16>,
     color: bool,
     color_on_stderr: bool,
     verbose: bool,
@@ -30,10 +31,9 @@ impl Ui {
             Color::Always => true,
             Color::Never => false,
         };
-        let terminal = std::io::stdout().is_terminal();
         Self {
-            terminal,
-            color: wanted(terminal),
+            width: width_of(std::io::stdout()),
+            color: wanted(std::io::stdout().is_terminal()),
             color_on_stderr: wanted(std::io::stderr().is_terminal()),
             verbose,
             closed: Cell::new(false),
@@ -47,9 +47,7 @@ impl Ui {
 
     /// The terminal's width in columns; `None` if stdout is none.
     pub(crate) fn width(&self) -> Option<u16> {
-        self.terminal.then_some(())?;
-        let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
-        (size.ws_col > 0).then_some(size.ws_col)
+        self.width
     }
 
     /// Writes data to stdout as it stands; callers clean what comes from outside. A reader that
@@ -108,13 +106,19 @@ impl Ui {
     }
 
     fn talk(&self, label: &str, style: &str, text: &str) {
+        let indent = label.len();
         let label = if self.color_on_stderr && !style.is_empty() {
             format!("\x1b[{style}m{label}\x1b[0m")
         } else {
             label.to_owned()
         };
+        let text = clean(text);
+        let shown = match width_of(std::io::stderr()) {
+            Some(width) => wrapped(&text, width.into(), indent),
+            None => text.into_owned(),
+        };
         // A stderr that has gone leaves nobody to tell.
-        let _ = writeln!(std::io::stderr(), "{label}{}", clean(text));
+        let _ = writeln!(std::io::stderr(), "{label}{shown}");
     }
 
     /// Says what is being waited for, once it has taken a second, until the guard is dropped: a
@@ -150,6 +154,12 @@ impl Ui {
             thread: thread.ok(),
         }
     }
+}
+
+/// The width of a terminal in columns; `None` for what is none.
+fn width_of(stream: impl AsFd) -> Option<u16> {
+    let size = rustix::termios::tcgetwinsize(stream).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col)
 }
 
 /// Shows that something is under way; ends when dropped.

@@ -48,12 +48,12 @@ impl Args {
         });
         let name = &self.check;
         let asked = fleet::ask(context, &names, async |session| match kind {
-            Some(kind) => run(session, kind, name).await.map(Found::Checked),
+            Some(kind) => run(session, kind, name).await.map(Found::checked),
             None => find_and_run(session, name).await,
         });
         let fleet = asked.await?;
         let fleet = fleet.turn(|vm, _, found| match found {
-            Found::Checked(checked) => Ok(checked),
+            Found::Checked(checked) => Ok(*checked),
             Found::Both => Err(Failure::usage(format!(
                 "`{name}` is both an integration and a probe"
             ))
@@ -78,9 +78,15 @@ impl Args {
 
 /// What looking for a check without knowing its kind came to.
 enum Found {
-    Checked(Checked),
+    Checked(Box<Checked>),
     Both,
     Neither { nearest: Option<String> },
+}
+
+impl Found {
+    fn checked(checked: Checked) -> Self {
+        Self::Checked(Box::new(checked))
+    }
 }
 
 async fn run(mut session: Session, kind: CheckKind, name: &str) -> Result<Checked, Error> {
@@ -100,10 +106,10 @@ async fn find_and_run(mut session: Session, name: &str) -> Result<Found, Error> 
         (true, true) => Ok(Found::Both),
         (true, false) => run(session, CheckKind::Integration, name)
             .await
-            .map(Found::Checked),
+            .map(Found::checked),
         (false, true) => run(session, CheckKind::Probe, name)
             .await
-            .map(Found::Checked),
+            .map(Found::checked),
         (false, false) if inspect.status.integrations_omitted + inspect.probes_omitted > 0 => {
             try_both(session, name).await
         }
@@ -118,7 +124,7 @@ async fn try_both(mut session: Session, name: &str) -> Result<Found, Error> {
     for kind in [CheckKind::Integration, CheckKind::Probe] {
         let name = name.to_owned();
         match session.check(Check { kind, name }).await {
-            Ok(checked) => return Ok(Found::Checked(checked)),
+            Ok(checked) => return Ok(Found::checked(checked)),
             Err(Error::Refused(ErrorAnswer {
                 code: ErrorCode::NotFound,
                 ..

@@ -45,7 +45,11 @@ impl Args {
         }
         allow_descriptors();
         let dialling = Semaphore::new(context.parallel);
-        let watches = targets.into_iter().map(|target| {
+        let wanted = targets.into_iter().filter(|target| {
+            // Among all VMs, one that is not running is as it should be.
+            scope != Scope::All || !target.vm.as_ref().is_ok_and(fleet::is_off)
+        });
+        let watches = wanted.map(|target| {
             let span = tracing::info_span!("vm", name = target.name);
             let follower = Follower {
                 context,

@@ -41,9 +41,6 @@ fn in_ms(duration: Duration) -> f64 {
 }
 
 fn table(context: &Context, fleet: &Fleet<Pong>) -> String {
-    if fleet.scope == fleet::Scope::One && fleet.only().is_none() {
-        return String::new();
-    }
     let mut headers = vec!["NAME", "ROUND TRIP"];
     if context.format == Format::Wide {
         headers.push("ADDRESS");

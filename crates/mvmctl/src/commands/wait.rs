@@ -174,7 +174,14 @@ impl Args {
             Some(Seen::Error(error)) => Failure {
                 kind: Kind::Unreachable,
                 message: format!("not {goal} within {limit:?}: {}", error.message),
-                hint: error.hint,
+                hint: Some(match &*error.code {
+                    "not-running" => error.hint.unwrap_or_default(),
+                    _ => format!(
+                        "allow longer with --timeout, or look at the guest's console: mvmctl vm \
+                         logs {}",
+                        self.vm.name
+                    ),
+                }),
                 ..failure
             },
             None => Failure {

@@ -24,31 +24,39 @@ pub(crate) enum Entry<'a, T> {
 }
 
 /// Writes what VMs answered: for one VM that was named an object, else a list. The table is made
-/// only if one is asked for. A failure of the one VM is left to the report of the command.
+/// only if one is asked for. If the one VM failed there is no answer to show: its failure is left
+/// to the report of the command.
 pub(crate) fn fleet<T: Serialize>(
     context: &Context,
     fleet: &Fleet<T>,
     table: impl FnOnce() -> String,
 ) -> Result<(), Failure> {
+    if fleet.scope == Scope::One && fleet.only().is_none() {
+        return Ok(());
+    }
     match context.format {
         Format::Table | Format::Wide => context.ui.print(&table()),
         Format::Name => {
-            let names: String = fleet
-                .answers
-                .iter()
-                .map(|one| format!("{}\n", clean(&one.name)))
-                .collect();
-            context.ui.print(&names)
+            let names: Vec<_> = fleet.answers.iter().map(|one| clean(&one.name)).collect();
+            context.ui.print(&lines(&names))
         }
-        Format::Json | Format::Yaml if fleet.scope == Scope::One => match fleet.only() {
-            Some((vm, answer)) => document(context, &Named { vm, answer }),
-            None => Ok(()),
-        },
         Format::Json | Format::Yaml => {
+            if let Some((vm, answer)) = fleet.only() {
+                return document(context, &Named { vm, answer });
+            }
             let entries: Vec<_> = fleet.answers.iter().map(entry_of).collect();
             document(context, &entries)
         }
     }
+}
+
+fn lines(lines: &[impl AsRef<str>]) -> String {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(line.as_ref());
+        text.push('\n');
+    }
+    text
 }
 
 fn entry_of<T>(one: &Answered<T>) -> Entry<'_, &T> {
@@ -72,12 +80,11 @@ pub(crate) fn document(context: &Context, value: &impl Serialize) -> Result<(), 
 
 /// Writes one document of a stream: JSON on a line of its own, YAML after a `---`.
 pub(crate) fn line(context: &Context, value: &impl Serialize) -> Result<(), Failure> {
-    let text = match context.format {
-        Format::Yaml => format!("---\n{}", yaml(value)?),
-        _ => {
-            let json = serde_json::to_string(value).map_err(std::io::Error::other)?;
-            format!("{}\n", clean_json(&json))
-        }
+    let text = if context.format == Format::Yaml {
+        format!("---\n{}", yaml(value)?)
+    } else {
+        let json = serde_json::to_string(value).map_err(std::io::Error::other)?;
+        format!("{}\n", clean_json(&json))
     };
     context.ui.print(&text)
 }

@@ -11,19 +11,14 @@ pub(crate) fn change(change: &Change) -> Option<String> {
         Change::Worker { worker } => format!("worker {}", words::worker(worker)),
         Change::Integration { integration } => {
             let last = integration.last_check.as_ref();
-            let mut text = format!(
-                "{} {}",
-                clean(&integration.name),
-                words::health(integration.health).1
-            );
-            if last.is_some() {
-                text.push_str(&format!(", last check {}", words::last_check(last).1));
-            }
+            let health = words::health(integration.health).1;
+            let how = last.map_or_else(String::new, |_| {
+                format!(", last check {}", words::last_check(last).1)
+            });
             let line = words::last_line(last);
-            if !line.is_empty() {
-                text.push_str(&format!(": {}", clean(&line)));
-            }
-            text
+            let separator = if line.is_empty() { "" } else { ": " };
+            let name = clean(&integration.name);
+            format!("{name} {health}{how}{separator}{}", clean(&line))
         }
         Change::Lifecycle { lifecycle } => format!("lifecycle {}", words::lifecycle(*lifecycle).1),
         Change::DropIns { drop_ins } => format!(

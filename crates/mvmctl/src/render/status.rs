@@ -6,7 +6,6 @@ use crate::args::Format;
 use crate::commands::Context;
 use crate::fleet::{Answered, Fleet};
 use comfy_table::Cell;
-use mvm_client::State;
 use mvm_protocol::status::Status;
 use std::time::Duration;
 
@@ -156,26 +155,22 @@ fn reachable<T>(one: &Answered<T>) -> Cell {
 /// that it is idle, since somebody might stop it for that.
 fn state<T>(one: &Answered<T>, status: Option<&Status>) -> [Cell; 3] {
     let shown = |(tone, text): (Tone, String)| cell(tone, &text);
-    match status {
-        Some(status) => [
+    if let Some(status) = status {
+        return [
             shown(words::lifecycle(status.lifecycle)),
             shown(words::health(status.health)),
             cell(Tone::Plain, &words::worker(&status.worker)),
-        ],
-        None => {
-            let lifecycle = match one.vm.as_ref().map(|vm| &vm.state) {
-                Some(state @ (State::Asleep | State::Stopped | State::Other(_))) => {
-                    (Tone::Dim, state.to_string())
-                }
-                _ => words::unknown(),
-            };
-            [
-                shown(lifecycle),
-                shown(words::unknown()),
-                shown(words::unknown()),
-            ]
-        }
+        ];
     }
+    let lifecycle = match &one.vm {
+        Some(vm) if one.is_off() => (Tone::Dim, vm.state.to_string()),
+        _ => words::unknown(),
+    };
+    [
+        shown(lifecycle),
+        shown(words::unknown()),
+        shown(words::unknown()),
+    ]
 }
 
 fn uptime(status: Option<&Status>) -> Cell {

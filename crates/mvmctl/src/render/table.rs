@@ -1,10 +1,12 @@
-//! Columns under a header, without lines. On a terminal long cells are wrapped to its width; into
-//! a pipe each row is one line, so that `grep` and `awk` can be used on it.
+//! Columns under a header, without lines. On a terminal the columns that hold prose or paths are
+//! wrapped to its width, the others never; where that cannot fit, and into a pipe, each row is one
+//! line, so that `grep` and `awk` can be used on it.
 
-use super::text::clean;
+use super::text::{clean, wrapped};
 use crate::commands::Context;
 use crate::ui::Ui;
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, presets};
+use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, presets};
+use std::fmt::Write as _;
 
 /// What a cell says about what it shows. How that looks is decided here alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +22,27 @@ pub(crate) enum Tone {
 /// A table that is being filled.
 #[derive(Debug)]
 pub(crate) struct Table {
-    table: comfy_table::Table,
+    cells: comfy_table::Table,
+    headers: Vec<String>,
+    width: Option<u16>,
 }
+
+/// The columns that may be wrapped, by their header.
+const WRAPPED: [&str; 7] = [
+    "ADDRESS",
+    "INTEGRATIONS",
+    "LAST CHECK",
+    "OUTPUT",
+    "REJECTED FILE",
+    "VALUE",
+    "WHY",
+];
+
+/// Spaces between columns.
+const GAP: u16 = 2;
+
+/// A column that is wrapped has at least this width, or the table is not wrapped at all.
+const NARROWEST: u16 = 16;
 
 /// A cell; its text is made fit for a terminal.
 pub(crate) fn cell(tone: Tone, text: &str) -> Cell {
@@ -40,12 +61,6 @@ impl Table {
     pub(crate) fn new(ui: &Ui, headers: &[&str]) -> Self {
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING);
-        match ui.width() {
-            Some(width) => table
-                .set_content_arrangement(ContentArrangement::Dynamic)
-                .set_width(width),
-            None => table.set_content_arrangement(ContentArrangement::Disabled),
-        };
         if ui.color() {
             table.enforce_styling();
         } else {
@@ -54,24 +69,61 @@ impl Table {
         let bold = |header: &&str| Cell::new(header).add_attribute(Attribute::Bold);
         table.set_header(headers.iter().map(bold).collect::<Vec<_>>());
         for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
+            column.set_padding((0, GAP));
         }
-        Self { table }
+        Self {
+            cells: table,
+            headers: headers.iter().map(ToString::to_string).collect(),
+            width: ui.width(),
+        }
     }
 
     /// Adds a row of as many cells as there are headers.
     pub(crate) fn row(&mut self, cells: Vec<Cell>) {
-        self.table.add_row(cells);
+        self.cells.add_row(cells);
     }
 
     /// The table, ending in a newline.
-    pub(crate) fn finish(&self) -> String {
+    pub(crate) fn finish(mut self) -> String {
+        self.arrange();
         let mut text = String::new();
-        for line in self.table.lines() {
+        for line in self.cells.lines() {
             text.push_str(line.trim_end());
             text.push('\n');
         }
         text
+    }
+
+    fn arrange(&mut self) {
+        let widths = self.cells.column_max_content_widths();
+        let wrapped = |header: &String| WRAPPED.contains(&header.as_str());
+        let least: u16 = self
+            .headers
+            .iter()
+            .zip(&widths)
+            .map(|(header, width)| {
+                if wrapped(header) {
+                    NARROWEST.min(*width)
+                } else {
+                    *width
+                }
+            })
+            .fold(0, |sum, width| {
+                sum.saturating_add(width).saturating_add(GAP)
+            });
+        let Some(width) = self.width.filter(|width| least <= *width) else {
+            self.cells
+                .set_content_arrangement(ContentArrangement::Disabled);
+            return;
+        };
+        self.cells
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(width);
+        for (header, column) in self.headers.iter().zip(self.cells.column_iter_mut()) {
+            if !wrapped(header) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
     }
 }
 
@@ -83,8 +135,14 @@ pub(crate) fn pairs(context: &Context, pairs: &[(&str, String)]) -> String {
     } else {
         ("", "")
     };
-    pairs
-        .iter()
-        .map(|(name, value)| format!("{on}{name:longest$}{off}  {}\n", clean(value)))
-        .collect()
+    let mut text = String::new();
+    for (name, value) in pairs {
+        let value = clean(value);
+        let value = match context.ui.width() {
+            Some(width) => wrapped(&value, width.into(), longest + usize::from(GAP)),
+            None => value.into_owned(),
+        };
+        let _ = writeln!(text, "{on}{name:longest$}{off}  {value}");
+    }
+    text
 }

@@ -1,6 +1,7 @@
 //! Text from outside, made fit for a terminal.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// One line without anything that a terminal would obey: control characters (newlines too) and
 /// those that turn the direction of writing are shown as escapes such as `\u{1b}` and `\n`.
@@ -43,12 +44,33 @@ pub(crate) fn clean_json(json: &str) -> Cow<'_, str> {
     for character in json.chars() {
         if unsafe_in_string(character) {
             // All of them lie below U+10000: one escape of four digits.
-            safe.push_str(&format!("\\u{:04x}", u32::from(character)));
+            let _ = write!(safe, "\\u{:04x}", u32::from(character));
         } else {
             safe.push(character);
         }
     }
     Cow::Owned(safe)
+}
+
+/// The text with newlines between words so that no line is longer than the terminal's, where words
+/// allow it. All lines but the first begin with `indent` spaces; the first stands after as many.
+pub(crate) fn wrapped(text: &str, width: usize, indent: usize) -> String {
+    let mut lines = String::new();
+    let mut column = indent;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if column > indent && column + 1 + length > width {
+            lines.push('\n');
+            lines.push_str(&" ".repeat(indent));
+            column = indent;
+        } else if column > indent {
+            lines.push(' ');
+            column += 1;
+        }
+        lines.push_str(word);
+        column += length;
+    }
+    lines
 }
 
 /// C0, DEL and C1 controls (U+009B is CSI), and marks and overrides of direction, with which a
@@ -89,5 +111,16 @@ mod tests {
             serde_json::from_str::<serde_json::Value>(&safe).unwrap(),
             value
         );
+    }
+
+    #[test]
+    fn lines_break_between_words() {
+        assert_eq!(wrapped("one two three", 80, 8), "one two three");
+        assert_eq!(wrapped("one two three", 15, 8), "one two\n        three");
+        assert_eq!(
+            wrapped("one incompressible", 12, 8),
+            "one\n        incompressible"
+        );
+        assert_eq!(wrapped("", 10, 2), "");
     }
 }

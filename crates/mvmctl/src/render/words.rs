@@ -80,27 +80,39 @@ pub(crate) fn last_line(check: Option<&LastCheck>) -> String {
     cut(line.unwrap_or_default().trim(), 60)
 }
 
-/// How many of the integrations are well, and the names of those that are not.
+/// How many integrations there are of each health, the worst first, and the names of the unhealthy:
+/// `1 unhealthy (db), 2 healthy, 1 unchecked`.
 pub(crate) fn integrations(all: &[IntegrationStatus], omitted: usize) -> (Tone, String) {
     if all.is_empty() {
         return (Tone::Dim, "none".into());
     }
-    let sick: Vec<_> = all
-        .iter()
-        .filter(|one| one.health == Health::Unhealthy)
-        .map(|one| one.name.as_str())
-        .collect();
-    let total = all.len() + omitted;
-    if sick.is_empty() {
-        let well = |one: &&IntegrationStatus| one.health == Health::Healthy;
-        let well = all.iter().filter(well).count() + omitted;
-        return (Tone::Plain, format!("{well}/{total} healthy"));
+    let mut parts = Vec::new();
+    let mut tone = Tone::Plain;
+    for health in [
+        Health::Unhealthy,
+        Health::Starting,
+        Health::Healthy,
+        Health::Unchecked,
+    ] {
+        let names: Vec<_> = all
+            .iter()
+            .filter(|one| one.health == health)
+            .map(|one| one.name.as_str())
+            .collect();
+        if names.is_empty() {
+            continue;
+        }
+        let mut part = format!("{} {}", names.len(), wire(&health));
+        if health == Health::Unhealthy {
+            tone = Tone::Bad;
+            part = format!("{part} ({})", cut(&names.join(", "), 60));
+        }
+        parts.push(part);
     }
-    let names = cut(&sick.join(", "), 60);
-    (
-        Tone::Bad,
-        format!("{}/{total} unhealthy: {names}", sick.len()),
-    )
+    if omitted > 0 {
+        parts.push(format!("{omitted} not shown"));
+    }
+    (tone, parts.join(", "))
 }
 
 /// The text if it has at most `most` characters, else its start with an ellipsis.
