@@ -28,17 +28,26 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
 /// The agent as it goes into a guest: static, small, prod.
 pub(crate) fn static_agent() -> Result<PathBuf> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    let given = std::env::var("RUSTFLAGS").unwrap_or_default();
+    let flags = [&given, "-C target-feature=+crt-static", smaller()].join(" ");
     Cmd::new("cargo")
         .args(["build", "--release", "--package", "mvm-guest-agent"])
         // With a target given, the flags do not reach build scripts and procedural macros.
         .args(["--target", &triple])
-        .env(
-            "RUSTFLAGS",
-            format!("{flags} -C target-feature=+crt-static").trim_start(),
-        )
+        .env("RUSTFLAGS", flags.trim())
         .run()?;
     built(&format!("{triple}/release/mvm-guest-agent"))
+}
+
+/// Flags for LLD, which rustc links with on x86-64, that save 110 KB: relocations packed as RELR,
+/// functions of the same code kept once, and no index for unwinding, since a panic aborts.
+fn smaller() -> &'static str {
+    if cfg!(target_arch = "x86_64") {
+        "-C link-arg=-Wl,-z,pack-relative-relocs -C link-arg=-Wl,--icf=safe \
+         -C link-arg=-Wl,--no-eh-frame-hdr"
+    } else {
+        ""
+    }
 }
 
 /// A host program.

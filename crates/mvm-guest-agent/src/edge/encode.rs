@@ -91,36 +91,37 @@ fn shorten(check: &mut LastCheck, limit: usize) {
 
 fn omit_entries(answer: &mut Answer, limit: usize) {
     if let Some(status) = status(answer) {
-        let well = |entry: &IntegrationStatus| {
-            u8::from(matches!(entry.health, Health::Healthy | Health::Unchecked))
-        };
+        let well =
+            |entry: &IntegrationStatus| matches!(entry.health, Health::Healthy | Health::Unchecked);
         status.integrations_omitted += omit(&mut status.integrations, limit, well);
     }
     match answer {
         Answer::Inspect(inspect) => {
-            let well = |probe: &ProbeStatus| u8::from(probe.ok);
+            let well = |probe: &ProbeStatus| probe.ok;
             inspect.probes_omitted += omit(&mut inspect.probes, limit, well);
             let agent = &mut inspect.agent;
             agent.drop_in_errors_omitted +=
-                omit(&mut agent.drop_in_errors, limit, |_: &DropInError| 0);
+                omit(&mut agent.drop_in_errors, limit, |_: &DropInError| false);
         }
         Answer::Reloaded(reloaded) => {
-            omit(&mut reloaded.errors, limit, |_: &DropInError| 0);
+            omit(&mut reloaded.errors, limit, |_: &DropInError| false);
         }
         Answer::Event(event) => {
             if let mvm_protocol::answer::Change::DropIns { drop_ins } = &mut event.change {
-                omit(&mut drop_ins.errors, limit, |_: &DropInError| 0);
+                omit(&mut drop_ins.errors, limit, |_: &DropInError| false);
             }
         }
         _ => {}
     }
 }
 
-/// Keeps `limit` entries, those of the lowest rank first, otherwise in their order.
-fn omit<T>(entries: &mut Vec<T>, limit: usize, rank: impl Fn(&T) -> u8) -> usize {
+/// Keeps `limit` entries, those that are not well first, otherwise in their order.
+fn omit<T>(entries: &mut Vec<T>, limit: usize, is_well: impl Fn(&T) -> bool) -> usize {
     let before = entries.len();
-    entries.sort_by_key(rank);
-    entries.truncate(limit);
+    let (well, mut kept): (Vec<T>, Vec<T>) = std::mem::take(entries).into_iter().partition(is_well);
+    kept.extend(well);
+    kept.truncate(limit);
+    *entries = kept;
     before - entries.len()
 }
 

@@ -69,11 +69,22 @@ pub(crate) fn system() -> System {
     System {
         hostname: uname.nodename().to_string_lossy().into_owned(),
         kernel: uname.release().to_string_lossy().into_owned(),
-        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        cpus: cpus(),
         memory_total_bytes: bytes("MemTotal:"),
         memory_available_bytes: bytes("MemAvailable:"),
         load: std::array::from_fn(|_| load.next().unwrap_or_default()),
     }
+}
+
+/// CPUs that are online: each has a line of its own in `/proc/stat` (proc_stat(5)). The standard
+/// library's count takes the agent's own quota into account, which says nothing of the guest.
+fn cpus() -> usize {
+    let stat = read_small("/proc/stat").unwrap_or_default();
+    let is_cpu = |line: &&str| {
+        line.strip_prefix("cpu")
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    stat.lines().filter(is_cpu).count().max(1)
 }
 
 #[cfg(test)]
