@@ -119,3 +119,47 @@ fn drop_ins_agree_with_the_vectors() {
     }
     assert!(good >= 7 && bad >= 20, "{good} good, {bad} bad");
 }
+
+/// The JSON examples of a page, in order.
+fn examples(page: &str) -> Vec<Value> {
+    let text = fs::read_to_string(docs().join(page)).unwrap();
+    let blocks = text.split("```json\n").skip(1);
+    blocks
+        .map(|block| serde_json::from_str(block.split("```").next().unwrap()).unwrap())
+        .collect()
+}
+
+#[track_caller]
+fn assert_valid(schema: &Validator, example: &Value) {
+    let errors: Vec<String> = schema.iter_errors(example).map(|e| e.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:?} in {example}");
+}
+
+#[test]
+fn documented_answers_are_valid() {
+    let answer = schema("answer.json");
+    let [status, inspect_adds, error] = examples("protocol.md").try_into().unwrap();
+    assert_valid(&answer, &status);
+    assert_valid(&answer, &error);
+    let mut inspect = status;
+    inspect["type"] = "inspect".into();
+    assert!(!answer.is_valid(&inspect));
+    let fields = inspect_adds.as_object().unwrap().clone();
+    inspect.as_object_mut().unwrap().extend(fields);
+    assert_valid(&answer, &inspect);
+}
+
+#[test]
+fn documented_drop_ins_are_valid() {
+    let (integration, probe) = (schema("integration.json"), schema("probe.json"));
+    let [an_integration, a_probe] = examples("agent.md").try_into().unwrap();
+    assert_valid(&integration, &an_integration);
+    assert_valid(&probe, &a_probe);
+    let etc = docs().join("../examples/web/etc");
+    for (folder, schema) in [("integrations.d", integration), ("probes.d", probe)] {
+        for entry in fs::read_dir(etc.join(folder)).unwrap() {
+            let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+            assert_valid(&schema, &serde_json::from_str(&text).unwrap());
+        }
+    }
+}
