@@ -15,12 +15,12 @@ fn named(vm: &str, mut answer: Value) -> Value {
 #[test]
 fn ping_shows_the_round_trip() {
     let host = Host::with("web", well);
-    let ran = host.mvmctl("vm ping web --json").exits(0).is_silent();
+    let ran = host.mvmctl("vm ping web --json").exits(0).silently();
     let pong = ran.json();
     assert_eq!(pong.as_object().unwrap().len(), 2);
     assert_eq!(pong["vm"], "web");
     assert!(pong["rtt_ms"].as_f64().unwrap() > 0.0);
-    let ran = host.mvmctl("vm ping web").exits(0).is_silent();
+    let ran = host.mvmctl("vm ping web").exits(0).silently();
     assert!(
         ran.stdout.starts_with("NAME  ROUND TRIP\nweb   "),
         "{}",
@@ -32,13 +32,13 @@ fn ping_shows_the_round_trip() {
 #[test]
 fn one_named_vm_is_an_object_and_all_are_a_list() {
     let host = Host::with("web", well);
-    let one = host.mvmctl("vm status web --json").exits(0).is_silent();
+    let one = host.mvmctl("vm status web --json").exits(0).silently();
     assert_eq!(one.json(), named("web", status("healthy")));
     assert!(
         one.stdout.starts_with("{\n  \"vm\": \"web\",\n"),
         "the name comes first"
     );
-    let all = host.mvmctl("vm status -o json").exits(0).is_silent();
+    let all = host.mvmctl("vm status -o json").exits(0).silently();
     assert_eq!(all.json(), json!([named("web", status("healthy"))]));
     let twice = host.mvmctl("vm status web web --json").exits(0);
     assert_eq!(twice.json(), named("web", status("healthy")));
@@ -61,7 +61,7 @@ fn unhealthy_is_a_bad_answer() {
         ("vm status", 4),
         ("vm ls", 4),
     ] {
-        let ran = host.mvmctl(arguments).exits(code).is_silent();
+        let ran = host.mvmctl(arguments).exits(code).silently();
         assert!(ran.stdout.contains("unhealthy"));
     }
     let starting = Host::with("web", answering(status("starting")));
@@ -74,7 +74,7 @@ fn ls_shows_all_that_there_are() {
         .record("web", r#"{"backend":"qemu","state":"running"}"#)
         .record("old", r#"{"backend":"qemu","state":"stopped"}"#)
         .record("zzz", r#"{"backend":"firecracker","state":"asleep"}"#);
-    let ran = host.mvmctl("vm ls").exits(0).is_silent();
+    let ran = host.mvmctl("vm ls").exits(0).silently();
     let expected = "\
 NAME  BACKEND      REACHABLE  LIFECYCLE  HEALTH   WORKER
 old   qemu         no         stopped    unknown  unknown
@@ -109,7 +109,7 @@ fn no_vms_are_an_empty_list() {
 #[test]
 fn inspect_shows_everything() {
     let host = Host::with("web", well);
-    let ran = host.mvmctl("vm inspect web --json").exits(0).is_silent();
+    let ran = host.mvmctl("vm inspect web --json").exits(0).silently();
     assert_eq!(ran.json(), named("web", inspect("healthy")));
     let shown = host.mvmctl("vm inspect web").exits(0).stdout;
     for part in [
@@ -142,7 +142,7 @@ fn what_found_no_room_in_the_answer_is_counted() {
 fn yaml_has_the_shapes_of_json() {
     let host = Host::with("web", answering(json!({"type": "pong"})))
         .record("old", r#"{"state":"stopped"}"#);
-    let ran = host.mvmctl("vm ping -o yaml").exits(0).is_silent();
+    let ran = host.mvmctl("vm ping -o yaml").exits(0).silently();
     let expected = "\
 - vm: old
   error:

@@ -36,14 +36,14 @@ fn the_kind_is_found() {
     let ran = host
         .mvmctl("vm check web my-service --json")
         .exits(0)
-        .is_silent();
+        .silently();
     let mut expected = json!({"vm": "web"});
     expected["integration"] = inspect("healthy")["integrations"][0].clone();
     assert_eq!(ran.json(), expected);
     let shown = host
         .mvmctl("vm check web disk-usage")
         .exits(0)
-        .is_silent()
+        .silently()
         .stdout;
     assert!(
         shown.starts_with("PROBE       OK   VALUE  LAST CHECK     RUN\ndisk-usage  yes  42%"),
@@ -135,7 +135,7 @@ fn a_failed_run_is_bad_whatever_the_verdict() {
     let ran = run("web", |entry| entry["last_check"]["exit_code"] = 7.into()).exits(1);
     assert!(ran.stdout.contains("exit 7 after 11ms"), "{}", ran.stdout);
     let ran = run("web", |entry| {
-        entry["last_check"]["timed_out"] = true.into()
+        entry["last_check"]["timed_out"] = true.into();
     })
     .exits(1);
     assert!(

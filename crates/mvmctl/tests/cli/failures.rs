@@ -1,7 +1,7 @@
 //! What can be amiss between a name and an answer: the words, the hint, the data and the code.
 
 use crate::host::{Host, answering, nobody, silent};
-use mvm_fake_agent::{FakeAgent, well};
+use mvm_fake_agent::{FakeAgent, Peer, well};
 use serde_json::json;
 use std::os::unix::net::UnixListener;
 
@@ -129,7 +129,7 @@ fn faults_behind_the_socket() {
             peer.shake_hands();
             peer.until_closed();
         })
-        .and("closes", |peer| peer.shake_hands())
+        .and("closes", Peer::shake_hands)
         .and("http", |peer| {
             peer.expect_connect();
             peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n");

@@ -49,7 +49,7 @@ b     unknown    unknown  unknown  unknown  unknown
 #[test]
 fn named_ones_have_to_be_there() {
     let host = Host::with("a", well).record("b", r#"{"state":"stopped"}"#);
-    host.mvmctl("vm ping").exits(0).is_silent();
+    host.mvmctl("vm ping").exits(0).silently();
     host.mvmctl("vm ping a b")
         .exits(4)
         .says("b: the VM is stopped");
@@ -60,7 +60,7 @@ fn named_ones_have_to_be_there() {
 #[test]
 fn unhealthy_among_several() {
     let host = Host::with("a", well).and("b", answering(status("unhealthy")));
-    let shown = host.mvmctl("vm status a b").exits(4).is_silent().stdout;
+    let shown = host.mvmctl("vm status a b").exits(4).silently().stdout;
     assert!(shown.contains("1 unhealthy (my-service)"), "{shown}");
 }
 

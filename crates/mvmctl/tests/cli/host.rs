@@ -114,7 +114,7 @@ impl Ran {
     }
 
     /// Stderr has to be empty.
-    pub(crate) fn is_silent(self) -> Self {
+    pub(crate) fn silently(self) -> Self {
         assert_eq!(self.stderr, "");
         self
     }

@@ -22,7 +22,7 @@ fn a_closed_pipe_ends_it_quietly() {
         let mut child = command.spawn().unwrap();
         drop(child.stdout.take());
         let ran = Ran::from(child.wait_with_output().unwrap());
-        ran.exits(0).is_silent();
+        ran.exits(0).silently();
     }
 }
 

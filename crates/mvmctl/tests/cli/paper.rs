@@ -52,7 +52,7 @@ fn completion_scripts() {
         let script = host
             .mvmctl(&format!("completion {shell}"))
             .exits(0)
-            .is_silent()
+            .silently()
             .stdout;
         assert!(script.contains("mvmctl"), "{shell}");
         // It is installed once, and the program may move.
@@ -63,7 +63,7 @@ fn completion_scripts() {
 #[test]
 fn manual_pages() {
     let host = Host::new();
-    let page = host.mvmctl("man").exits(0).is_silent().stdout;
+    let page = host.mvmctl("man").exits(0).silently().stdout;
     assert!(page.contains(".TH mvmctl 1"), "{page}");
     let out = host.path().join("man");
     host.mvmctl(&format!("man --out {}", out.display()))
@@ -84,7 +84,7 @@ fn manual_pages() {
 #[test]
 fn every_command_has_help() {
     let host = Host::new();
-    let help = host.mvmctl("vm --help").exits(0).is_silent().stdout;
+    let help = host.mvmctl("vm --help").exits(0).silently().stdout;
     for command in ["ls", "ping", "status", "inspect", "check", "wait", "events"] {
         assert!(
             help.contains(&format!("\n  {command} ")),

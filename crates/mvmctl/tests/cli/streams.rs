@@ -141,7 +141,7 @@ fn it_ends_when_nobody_reads_any_more() {
     drop(stdout);
     Ran::from(child.wait_with_output().unwrap())
         .exits(0)
-        .is_silent();
+        .silently();
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn what_is_so_already_is_not_waited_for() {
         let ran = host
             .mvmctl(&format!("vm wait web --for {state}"))
             .exits(0)
-            .is_silent();
+            .silently();
         assert_eq!(ran.stdout, "");
     }
     let ran = host.mvmctl("vm wait web --for ready --json").exits(0);
