@@ -163,7 +163,7 @@ fn from_start_to_removal() {
     assert!(home.ok("vm stop web").stderr.contains("was not running"));
     home.fails("vm ping web", 3, "stopped");
     home.ok("vm start web");
-    home.fails("vm rm web db", 4, "no VM db");
+    home.fails("vm rm web db", 4, "db: no VM has that name");
     home.ok("vm rm --force web");
     assert!(!home.file("web").exists());
 }
@@ -215,6 +215,61 @@ fn one_that_says_it_listens_and_does_not_is_ended() {
     );
     let pid = fs::read_to_string(home.file("web/pid")).unwrap();
     assert!(!is_there(pid.trim().parse().unwrap()));
+}
+
+#[test]
+fn who_is_interrupted_leaves_nothing() {
+    for (script, awaits) in [
+        ("echo begun; exec sleep 600", "its line"),
+        (
+            "echo 'mvm-guest-agent: listening on nothing'; exec sleep 600",
+            "an answer",
+        ),
+    ] {
+        let home = Home::new();
+        let agent = home.agent(script);
+        let starting = home.begin(&format!("{START} --agent {agent}"));
+        let until = Instant::now() + Duration::from_secs(10);
+        let log = home.file("web/console.log");
+        while !fs::read(&log).is_ok_and(|log| log.ends_with(b"\n")) {
+            assert!(Instant::now() < until, "the agent does not start");
+        }
+        let pid = home.pid("web");
+        signal("INT", i64::from(starting.id()));
+        let run = end(starting);
+        assert_eq!(run.code, Some(1), "{awaits}: {}", run.stderr);
+        assert!(
+            run.stderr.contains("interrupted"),
+            "{awaits}: {}",
+            run.stderr
+        );
+        assert!(!is_there(pid), "{awaits}");
+    }
+}
+
+#[test]
+fn doctor_says_what_is_missing_and_how_to_get_it() {
+    let home = Home::new();
+    let output = Command::new(env!("CARGO_BIN_EXE_mvmctl"))
+        .args(["doctor", "--json"])
+        .env("MVM_HOME", home.0.path())
+        .env("PATH", "/nonexistent")
+        .env("HOME", "/nonexistent")
+        .env_remove("CARGO_HOME")
+        .env_remove("XDG_CACHE_HOME")
+        .env_remove("MVM_QEMU")
+        .env_remove("MVM_VHOST_DEVICE_VSOCK")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["can_start_vms"], false);
+    for subject in ["qemu", "vhost-device-vsock"] {
+        let findings = report["findings"].as_array().unwrap();
+        let finding = findings.iter().find(|f| f["subject"] == subject).unwrap();
+        assert_eq!(finding["level"], "problem");
+        assert!(finding["fix"].as_str().unwrap().contains("install"));
+    }
 }
 
 #[test]
@@ -309,8 +364,10 @@ fn a_long_path_is_no_obstacle() {
 #[test]
 fn refusals_say_what_is_wrong() {
     let home = Home::new();
-    home.fails("vm stop web", 3, "no VM web in");
-    home.fails("vm logs web", 3, "no VM web in");
+    home.fails("vm stop web", 3, "no VM has that name in");
+    home.ok("vm start web-1 --backend local");
+    home.fails("vm logs wbe-1", 3, "web-1");
+    home.fails("vm logs web", 3, "no VM has that name in");
     home.fails(
         "vm start ../web --backend local",
         2,
