@@ -31,6 +31,7 @@ use tempfile::TempDir;
 #[derive(Debug)]
 pub struct FakeAgent {
     path: PathBuf,
+    listener: Arc<UnixListener>,
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
     folder: Option<TempDir>,
@@ -56,14 +57,15 @@ impl FakeAgent {
     /// Listens at a path, whose folders are made if they are not there.
     pub fn at(path: &Path, behaviour: impl Fn(&mut Peer) + Send + Sync + 'static) -> Self {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let listener = UnixListener::bind(path).unwrap();
+        let listener = Arc::new(UnixListener::bind(path).unwrap());
         let shared = Arc::new(Shared::default());
         let accepting = std::thread::spawn({
-            let shared = Arc::clone(&shared);
+            let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
             move || accept(&listener, &shared, behaviour)
         });
         Self {
             path: path.to_owned(),
+            listener,
             shared,
             accepting: Some(accepting),
             folder: None,
@@ -132,7 +134,8 @@ impl Drop for FakeAgent {
     fn drop(&mut self) {
         *self.shared.ending.lock().unwrap() = true;
         self.shared.ended.notify_all();
-        let _ = UnixStream::connect(&self.path);
+        // Ends the accept that is under way, also where the socket's file was moved.
+        let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }

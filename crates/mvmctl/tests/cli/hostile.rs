@@ -69,9 +69,12 @@ fn answers_command_nothing() {
                 let mut event = json!({
                     "type": "event", "at": "2026-11-24T06:02:11Z", "id": request["id"],
                 });
+                let mut last = event.clone();
                 event["integration"] = poisoned(&status("healthy")["integrations"][0]);
                 peer.answer(&event);
-                return;
+                // Ends the watch.
+                last["lifecycle"] = "ready".into();
+                peer.answer(&last);
             }
         }
     });
@@ -83,6 +86,7 @@ fn answers_command_nothing() {
             "vm inspect web",
             "vm ping web",
             "vm check web x --kind probe",
+            "vm events web",
         ] {
             let ran = host.mvmctl(&format!("{command} -v -o {format}"));
             is_harmless(&ran);

@@ -63,7 +63,8 @@ fn a_reload_has_the_status_read_anew() {
         }));
         peer.until_closed();
     });
-    host.mvmctl("vm wait web --for healthy --timeout 30s")
+    // Sooner than missing heartbeats would have it dialled again.
+    host.mvmctl("vm wait web --for healthy --timeout 10s")
         .exits(0);
 }
 
