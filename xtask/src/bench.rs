@@ -5,6 +5,6 @@ use crate::sh::{Cmd, Result};
 
 pub(crate) fn run() -> Result<()> {
     let agent = build::static_agent()?;
-    let bench = build::fast_host_program("mvm-benches")?;
+    let bench = build::host_program("mvm-benches")?;
     Cmd::new(bench).arg(agent).run()
 }

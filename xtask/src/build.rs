@@ -1,6 +1,7 @@
 //! The binaries that a chore runs, built as users get them.
 
-use crate::sh::{Cmd, Failure, Result};
+use crate::sh::{Cmd, Failure, Result, Tried, say};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The repository.
@@ -50,20 +51,35 @@ fn smaller() -> &'static str {
     }
 }
 
-/// A host program.
+/// A host program, optimised.
 pub(crate) fn host_program(package: &str) -> Result<PathBuf> {
-    Cmd::new("cargo")
-        .args(["build", "--package", package])
-        .run()?;
-    built(&format!("debug/{package}"))
-}
-
-/// The same, optimised.
-pub(crate) fn fast_host_program(package: &str) -> Result<PathBuf> {
     Cmd::new("cargo")
         .args(["build", "--profile", "dist-host", "--package", package])
         .run()?;
     built(&format!("dist-host/{package}"))
+}
+
+/// What users get, side by side in a folder: `mvmctl` finds the agent beside itself.
+pub(crate) fn programs() -> Result<PathBuf> {
+    let dir = target_dir()?.join("bin");
+    fs::create_dir_all(&dir).tried(format!("create {}", dir.display()))?;
+    for program in [static_agent()?, host_program("mvmctl")?] {
+        let name = program.file_name().unwrap_or_default();
+        // By a rename, since a program that runs cannot be written over.
+        let new = dir.join(name).with_extension("new");
+        fs::copy(&program, &new)
+            .and_then(|_| fs::rename(&new, dir.join(name)))
+            .tried(format!("copy {} to {}", program.display(), dir.display()))?;
+    }
+    Ok(dir)
+}
+
+/// `cargo xtask build`
+pub(crate) fn run() -> Result<()> {
+    let dir = programs()?;
+    say("The agent, static, and mvmctl. To have them at hand:");
+    println!("\nexport PATH={}:$PATH", dir.display());
+    Ok(())
 }
 
 fn built(path: &str) -> Result<PathBuf> {

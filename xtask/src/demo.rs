@@ -18,16 +18,14 @@ const VM: &str = "demo";
 
 pub(crate) fn run() -> Result<()> {
     let parts = need::guest_parts();
-    let agent = build::static_agent()?;
-    let mvmctl = build::host_program("mvmctl")?;
-    let stage = Stage::set(&mvmctl)?;
+    let stage = Stage::set(&build::programs()?)?;
     let played = match &parts {
-        Ok(parts) => start_vm(&stage, &agent, parts).and_then(|()| play(&stage)),
+        Ok(parts) => start_vm(&stage, parts).and_then(|()| play(&stage)),
         Err(reason) => {
             say(format!(
                 "No microVM can be had here: {reason}\n\nThe agent runs as a plain process instead."
             ));
-            start_local(&stage, &agent).and_then(|_web| play(&stage))
+            start_local(&stage).and_then(|_web| play(&stage))
         }
     };
     // Dropping it would clean up too, but says nothing.
@@ -36,21 +34,15 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// Builds the guest of `examples/web` and boots it.
-fn start_vm(stage: &Stage, agent: &std::path::Path, parts: &GuestParts) -> Result<()> {
+fn start_vm(stage: &Stage, parts: &GuestParts) -> Result<()> {
     say("Build a guest: the agent, busybox, a kernel, and the web service of examples/web.");
     let image = stage.dir().join("image");
     stage
         .mvmctl(["image", "build"])
         .arg("--out")
         .arg(&image)
-        .arg("--agent")
-        .arg(agent)
-        .arg("--busybox")
-        .arg(&parts.busybox)
         .arg("--kernel")
         .arg(&parts.kernel)
-        .arg("--modules")
-        .arg(&parts.modules)
         .args(["--hostname", VM])
         .args(["--etc", "examples/web/etc"])
         .args(["--add", "examples/web/www:/www"])
@@ -65,14 +57,12 @@ fn start_vm(stage: &Stage, agent: &std::path::Path, parts: &GuestParts) -> Resul
 }
 
 /// The same service and drop-ins, with the agent and the web server as plain processes.
-fn start_local(stage: &Stage, agent: &std::path::Path) -> Result<LocalWeb> {
+fn start_local(stage: &Stage) -> Result<LocalWeb> {
     let web = LocalWeb::start(stage.dir(), &need::busybox()?)?;
     say("Start the agent.");
     stage
         .mvmctl(["vm", "start", VM, "--backend", "local", "--etc"])
         .arg(web.etc())
-        .arg("--agent")
-        .arg(agent)
         .run()?;
     Ok(web)
 }
@@ -81,10 +71,10 @@ fn start_local(stage: &Stage, agent: &std::path::Path) -> Result<LocalWeb> {
 fn play(stage: &Stage) -> Result<()> {
     let vm = |verb: &'static str| stage.mvmctl(["vm", verb, VM]);
     say("Is the agent there? Is the service well, and what is there to see?");
-    vm("ping").run()?;
     vm("wait")
         .args(["--for", "healthy", "--timeout", "1m"])
         .run()?;
+    vm("ping").run()?;
     vm("status").run()?;
     vm("inspect").run()?;
 

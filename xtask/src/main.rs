@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 cargo xtask demo              boot a microVM, look at it, break its service, see it turn unhealthy
+cargo xtask build             the static agent and mvmctl, in target/bin
 cargo xtask test [RUNG…]      everything that CI runs, or some rungs of it:
                               fmt clippy deny doc unit cli guest
 cargo xtask schema            write the JSON Schema files in docs/schema (`test unit` checks them)
@@ -50,6 +51,7 @@ fn run() -> Result<()> {
     match args.as_slice() {
         ["test", rungs @ ..] => test::run(rungs),
         ["demo"] => demo::run(),
+        ["build"] => build::run(),
         ["schema"] => schema::run(),
         ["bench"] => bench::run(),
         ["fuzz", seconds @ ..] => fuzz::run(seconds),

@@ -22,14 +22,15 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn set(mvmctl: &Path) -> Result<Self> {
+    /// With the folder that has `mvmctl` and the agent.
+    pub(super) fn set(programs: &Path) -> Result<Self> {
         let interrupted = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&interrupted)).tried("catch Ctrl-C")?;
         }
         let stage = Self {
             dir: build::target_dir()?.join("demo"),
-            mvmctl: mvmctl.to_path_buf(),
+            mvmctl: programs.join("mvmctl"),
             interrupted,
             cleared: false,
         };
@@ -38,9 +39,7 @@ impl Stage {
         fs::create_dir_all(stage.home()).tried(format!("create {}", stage.home().display()))?;
         say("The commands below are typed with");
         eprintln!("\n$ export MVM_HOME={}", stage.home().display());
-        if let Some(folder) = mvmctl.parent() {
-            eprintln!("$ export PATH={}:$PATH", folder.display());
-        }
+        eprintln!("$ export PATH={}:$PATH", programs.display());
         Ok(stage)
     }
 
