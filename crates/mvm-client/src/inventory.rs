@@ -1,6 +1,6 @@
 //! Which VMs there are on this host, from folders and files alone: nothing is dialled here.
 
-use crate::settings::{Settings, xdg};
+use crate::settings::{Settings, may_exist, xdg};
 use crate::{Endpoint, Error};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -181,7 +181,7 @@ impl Inventory {
         }
         for pattern in &self.settings.discover {
             let path = pattern.path_of(name);
-            if path.exists() {
+            if may_exist(&path) {
                 return Ok(Vm::running(name, Endpoint::unix(path)));
             }
         }

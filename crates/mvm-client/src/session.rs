@@ -13,7 +13,7 @@ use mvm_protocol::{
 use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 /// A connection to an agent, past the handshake.
@@ -48,17 +48,32 @@ impl fmt::Debug for Session {
 impl Session {
     /// Dials, and shakes hands where the endpoint asks for it.
     pub async fn connect(endpoint: &Endpoint, deadlines: &Deadlines) -> Result<Self, Error> {
-        let Opened { stream, decoder } = transport::open(endpoint, deadlines).await?;
-        Ok(Self {
-            stream,
+        let opened = transport::open(endpoint, deadlines).await?;
+        Ok(Self::new(opened, endpoint, deadlines))
+    }
+
+    /// Shakes hands on a stream that is connected already: a socket of another kind, or one half of
+    /// an in-memory pair. The endpoint is what errors say about it.
+    pub async fn over(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        endpoint: &Endpoint,
+        deadlines: &Deadlines,
+    ) -> Result<Self, Error> {
+        let opened = transport::over(stream, endpoint, deadlines).await?;
+        Ok(Self::new(opened, endpoint, deadlines))
+    }
+
+    fn new(opened: Opened, endpoint: &Endpoint, deadlines: &Deadlines) -> Self {
+        Self {
+            stream: opened.stream,
             incoming: Incoming {
                 endpoint: endpoint.clone(),
-                decoder,
+                decoder: opened.decoder,
             },
             deadlines: *deadlines,
             next_id: 1,
             in_step: true,
-        })
+        }
     }
 
     /// Sends one request and gives its answer, whichever it is, within its deadline.

@@ -81,13 +81,18 @@ impl Pattern {
                 .to_str()
                 .and_then(|entry| entry.strip_prefix(&self.prefix)?.strip_suffix(&self.suffix));
             if let Some(name) = name
-                && self.path_of(name).exists()
+                && may_exist(&self.path_of(name))
             {
                 names.push(name.to_owned());
             }
         }
         Ok(names)
     }
+}
+
+/// Whether there is something at the path, or we may not know: dialling it will say so.
+pub(crate) fn may_exist(path: &Path) -> bool {
+    !matches!(path.try_exists(), Ok(false))
 }
 
 impl Settings {

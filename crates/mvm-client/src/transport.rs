@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_vsock::{VsockAddr, VsockStream};
 
 /// How long to wait for what.
@@ -141,6 +141,27 @@ pub(crate) async fn open(endpoint: &Endpoint, deadlines: &Deadlines) -> Result<O
         tracing::trace!(target: WIRE, "{error}; again in {pause:?}");
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Shakes hands, once, on a stream that is connected already.
+pub(crate) async fn over(
+    stream: impl Stream + 'static,
+    endpoint: &Endpoint,
+    deadlines: &Deadlines,
+) -> Result<Opened, Error> {
+    let after = deadlines.connect;
+    match timeout(after, shake_hands(stream, endpoint)).await {
+        Ok(Ok(opened)) => Ok(opened),
+        Ok(Err(Fault::Final(error))) => Err(error),
+        Ok(Err(Fault::NoOk | Fault::Full(_))) => Err(Error::NobodyListening {
+            endpoint: endpoint.clone(),
+        }),
+        Err(_) => Err(Error::TimedOut {
+            endpoint: endpoint.clone(),
+            stage: Stage::Handshake,
+            after,
+        }),
     }
 }
 

@@ -17,6 +17,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::task::Poll;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Short enough to wait for, long enough for a loaded machine.
 const SHORT: Duration = Duration::from_millis(300);
@@ -75,6 +76,42 @@ async fn a_good_agent_is_understood() {
     assert!(matches!(&refused, Err(Error::Refused(error)) if error.code == ErrorCode::NotFound));
     // A refusal ends nothing.
     assert_eq!(session.reload().await.unwrap().probes, 1);
+}
+
+#[tokio::test]
+async fn any_stream_will_do() {
+    let (ours, mut agents) = tokio::io::duplex(64);
+    let endpoint = Endpoint::unix("in memory");
+    let deadlines = Deadlines::all(LONG);
+    let agent = async {
+        let mut line = [0; 11];
+        agents.read_exact(&mut line).await.unwrap();
+        agents.write_all(b"OK 52\n").await.unwrap();
+        let mut request = [0; 26];
+        agents.read_exact(&mut request).await.unwrap();
+        let pong = mvm_protocol::frame::encode_json(br#"{"type":"pong","id":1}"#).unwrap();
+        agents.write_all(&pong).await.unwrap();
+    };
+    let client = async {
+        let mut session = Session::over(ours, &endpoint, &deadlines).await.unwrap();
+        session.ping().await.unwrap();
+    };
+    tokio::join!(agent, client);
+
+    let (ours, _silent) = tokio::io::duplex(64);
+    let error = Session::over(ours, &endpoint, &Deadlines::all(SHORT))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::TimedOut {
+                stage: Stage::Handshake,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]

@@ -91,6 +91,7 @@ pub(crate) async fn ask<T>(
         [one] => format!("waiting for {}", one.name),
         several => format!("waiting for {} VMs", several.len()),
     });
+    allow_descriptors();
     let deadlines = context.deadlines();
     let what = &what;
     let mut answers: Vec<_> = stream::iter(targets)
@@ -206,4 +207,17 @@ impl<T> Answered<T> {
 /// Whether the VM's record says that it does not run.
 pub(crate) fn is_off(vm: &Vm) -> bool {
     matches!(vm.state, State::Asleep | State::Stopped | State::Other(_))
+}
+
+/// A thousand connections take more descriptors than the usual soft limit of 1,024 allows; the hard
+/// one is far higher. Where it cannot be raised, dialling will say so.
+pub(crate) fn allow_descriptors() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let _ = rustix::process::setrlimit(
+        rustix::process::Resource::Nofile,
+        rustix::process::Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
 }

@@ -43,7 +43,7 @@ impl Args {
                 inventory.home().join("vms").display()
             ));
         }
-        allow_descriptors();
+        fleet::allow_descriptors();
         let dialling = Semaphore::new(context.parallel);
         let wanted = targets.into_iter().filter(|target| {
             // Among all VMs, one that is not running is as it should be.
@@ -198,17 +198,4 @@ impl From<Failure> for Stop {
     fn from(failure: Failure) -> Self {
         Self::Output(failure)
     }
-}
-
-/// A connection to each VM of a large host takes more descriptors than the usual soft limit of
-/// 1,024 allows; the hard one is far higher. Where it cannot be raised, dialling will say so.
-fn allow_descriptors() {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let _ = rustix::process::setrlimit(
-        rustix::process::Resource::Nofile,
-        rustix::process::Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    );
 }
