@@ -1,6 +1,7 @@
 //! Every request, one line each, and how a body becomes one.
 
 use crate::answer::{ErrorAnswer, ErrorCode};
+use crate::lifecycle::{SleepPrep, Wake};
 use crate::object::{Object, Problem, printable};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::time::Duration;
@@ -24,12 +25,24 @@ pub enum Request {
     Reload,
     /// One `status` frame, then `event` frames until the client closes.
     Watch(Watch),
+    /// Make the guest ready to be frozen.
+    SleepPrep(SleepPrep),
+    /// Let the guest run on.
+    Wake(Box<Wake>),
 }
 
 /// The request types that this version of the protocol crate can read, in the order in which
 /// `hello` reports them.
-pub const REQUEST_TYPES: [&str; 7] = [
-    "ping", "hello", "status", "inspect", "check", "reload", "watch",
+pub const REQUEST_TYPES: [&str; 9] = [
+    "ping",
+    "hello",
+    "status",
+    "inspect",
+    "check",
+    "reload",
+    "watch",
+    "sleep-prep",
+    "wake",
 ];
 
 /// Request types that belong to dev builds of the agent alone: a prod build answers `not-allowed`.
@@ -162,6 +175,8 @@ impl ParsedRequest {
             "check" => Request::Check(object.into_shape()?),
             "reload" => plain(object, Request::Reload)?,
             "watch" => Request::Watch(object.into_shape()?),
+            "sleep-prep" => Request::SleepPrep(object.into_shape()?),
+            "wake" => Request::Wake(Box::new(object.into_shape()?)),
             _ => return Err(Refusal::Type(kind)),
         })
     }

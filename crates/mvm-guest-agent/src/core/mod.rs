@@ -5,6 +5,7 @@
 //! runs when, and what is said of it, can be tested and replayed without waiting.
 
 pub(crate) mod ended;
+pub(crate) mod lifecycle;
 pub(crate) mod registry;
 pub(crate) mod schedule;
 pub(crate) mod verdict;
