@@ -13,6 +13,7 @@ use mvm_protocol::request::{Check, CheckKind};
 use mvm_protocol::{Answer, ErrorCode, Request};
 use serde_json::json;
 use std::future::poll_fn;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -399,6 +400,29 @@ async fn faults_of_the_socket_itself() {
     assert!(matches!(dial("plain/v.sock").await, Error::NoSocket { .. }));
     drop(UnixListener::bind(folder.path().join("stale")).unwrap());
     assert!(matches!(dial("stale").await, Error::StaleSocket { .. }));
+}
+
+/// As root too: a thread can give up what lets root open everything.
+#[test]
+fn a_socket_that_is_closed_to_us() {
+    let agent = FakeAgent::start(well);
+    std::fs::set_permissions(agent.path(), std::fs::Permissions::from_mode(0o000)).unwrap();
+    let endpoint = unix(&agent);
+    let dialling = std::thread::spawn(move || {
+        let mut own = rustix::thread::capabilities(None).unwrap();
+        own.effective = rustix::thread::CapabilitySet::empty();
+        rustix::thread::set_capabilities(None, own).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(async {
+            Session::connect(&endpoint, &Deadlines::all(LONG))
+                .await
+                .unwrap_err()
+        })
+    });
+    let error = dialling.join().unwrap();
+    assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
 }
 
 #[tokio::test]

@@ -274,8 +274,11 @@ fn vm(name: &VmName, record: &Result<Record, Error>, socket: &Path) -> Option<Fi
     match record {
         Ok(record) => {
             let main = driver::by_name(&record.backend).map(driver::Driver::main_role);
-            let runs = match (main, record.alive()) {
-                (Ok(main), Ok(alive)) => alive.iter().any(|process| process.role == main),
+            let (runs, all) = match (main, record.alive()) {
+                (Ok(main), Ok(alive)) => (
+                    alive.iter().any(|process| process.role == main),
+                    alive.len() == record.processes.len(),
+                ),
                 (Err(error), _) | (_, Err(error)) => {
                     return warn(error.to_string(), "use the mvmctl that started it".into());
                 }
@@ -283,6 +286,13 @@ fn vm(name: &VmName, record: &Result<Record, Error>, socket: &Path) -> Option<Fi
             let clear = || format!("mvmctl vm stop {name}");
             match record.state {
                 State::Running if !runs => warn("it has ended by itself".into(), clear()),
+                State::Running if !all => {
+                    let again = format!("mvmctl vm stop {name}, and start it again");
+                    warn(
+                        "a process of it has ended that its guest is reached by".into(),
+                        again,
+                    )
+                }
                 State::Stopped if runs => {
                     warn("its start was broken off, and it runs".into(), clear())
                 }

@@ -1,5 +1,6 @@
 //! Every refusal of this crate is a variant here: what was tried, why it failed, and in
-//! [`Error::hint`] what to do next. Decisions look at the variant, never at its text.
+//! [`Error::hint`] what to do next. Decisions look at the variant, never at its text. The texts leave
+//! the VM's name to whoever shows them, who knows it.
 
 use crate::image::ImageError;
 use std::fmt;
@@ -15,7 +16,7 @@ pub enum Error {
     #[error("{0:?} cannot be a VM's name: 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-' can")]
     BadName(String),
     /// There is no folder of that name.
-    #[error("no VM {name} in {}", vms.display())]
+    #[error("no VM has that name in {}", vms.display())]
     NoSuchVm {
         /// The name that was looked for.
         name: String,
@@ -23,13 +24,13 @@ pub enum Error {
         vms: PathBuf,
     },
     /// It is there and was not started here, so it cannot be stopped here either.
-    #[error("VM {name} has a socket but no vm.json: mvmctl did not start it")]
+    #[error("it has a socket but no vm.json: mvmctl did not start it")]
     NotOurs {
         /// The VM.
         name: String,
     },
     /// It runs already.
-    #[error("VM {name} is running already (process {pid})")]
+    #[error("it is running already (process {pid})")]
     Running {
         /// The VM.
         name: String,
@@ -37,7 +38,7 @@ pub enum Error {
         pid: i32,
     },
     /// Another process holds the VM's lock.
-    #[error("another mvmctl is starting, stopping or removing VM {name} right now")]
+    #[error("another mvmctl is starting, stopping or removing it right now")]
     Locked {
         /// The VM.
         name: String,
@@ -113,7 +114,7 @@ pub enum Error {
         reason: String,
     },
     /// A process would not go.
-    #[error("process {pid} ({role}) of VM {name} is still there after KILL")]
+    #[error("its process {pid} ({role}) is still there after KILL")]
     Unkillable {
         /// The VM.
         name: String,

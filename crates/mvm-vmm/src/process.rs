@@ -151,23 +151,28 @@ pub(crate) fn spawn_detached(role: &str, command: &mut Command, log: File) -> io
     unsafe {
         command.pre_exec(detach);
     }
-    let child = command.spawn()?;
-    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-    // Nobody has waited for the child yet, so its number is still its own.
+    let mut child = command.spawn()?;
+    identify(role, child.id()).inspect_err(|_| {
+        // One that cannot be recorded would be nobody's. Both fail only if it has ended already.
+        let _ = child.kill();
+        let _ = child.wait();
+    })
+}
+
+/// A child of which nobody has taken the exit status yet, so that its number is still its own.
+fn identify(role: &str, id: u32) -> io::Result<Spawned> {
+    let pid = i32::try_from(id).map_err(io::Error::other)?;
     let raw = Pid::from_raw(pid).ok_or_else(|| io::Error::other("a child without a number"))?;
     let handle = pidfd_open(raw, PidfdFlags::empty())?;
     let start_ticks = start_ticks(pid)?.ok_or_else(|| io::Error::other("/proc is not mounted"))?;
+    let role = role.to_owned();
     Ok(Spawned {
         process: Process {
-            role: role.to_owned(),
+            role: role.clone(),
             pid,
             start_ticks,
         },
-        alive: Alive {
-            role: role.to_owned(),
-            pid,
-            handle,
-        },
+        alive: Alive { role, pid, handle },
     })
 }
 

@@ -31,9 +31,12 @@ impl Ui {
             Color::Always => true,
             Color::Never => false,
         };
+        let color = wanted(std::io::stdout().is_terminal());
+        // The tables' library looks at NO_COLOR by itself, and writes empty sequences then.
+        crossterm::style::force_color_output(color);
         Self {
             width: width_of(std::io::stdout()),
-            color: wanted(std::io::stdout().is_terminal()),
+            color,
             color_on_stderr: wanted(std::io::stderr().is_terminal()),
             verbose,
             closed: Cell::new(false),

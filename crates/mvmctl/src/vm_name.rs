@@ -22,7 +22,7 @@ pub(crate) struct Any {
 
 /// The names of VMs that begin so, from their folders. A shell that asks cannot be told of
 /// anything that is amiss: it gets no names then.
-fn complete(begun: &OsStr) -> Vec<CompletionCandidate> {
+pub(crate) fn complete(begun: &OsStr) -> Vec<CompletionCandidate> {
     let begun = begun.to_string_lossy();
     let vms = Inventory::from_env(None).and_then(|inventory| inventory.list());
     vms.unwrap_or_default()

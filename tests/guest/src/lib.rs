@@ -1,1 +1,54 @@
-//! Placeholder until its first commit.
+//! Stories told with real microVMs.
+//!
+//! ```text
+//! parts      what a guest is made of, as `cargo xtask test` names it; when to skip
+//! image      the guest of the stories: its services, checks and probes
+//! machine    one QEMU and its vsock device, driven step by step
+//! base       boots that guest once a run, and keeps it as a snapshot
+//! vm         TestVm: each test's own clone of it, and what a story does with it
+//! mvmctl     the program as a user runs it, with a home of its own
+//! ```
+//!
+//! A story of its own takes a second, since its guest does not boot: it continues where the
+//! snapshot was taken. Whatever a test starts ends with it, also when it panics; then the console
+//! is printed.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking"
+)]
+
+mod base;
+mod image;
+mod machine;
+mod mvmctl;
+mod parts;
+mod vm;
+
+pub use image::build_image;
+pub use mvmctl::Mvmctl;
+pub use parts::Parts;
+pub use vm::TestVm;
+
+use std::time::{Duration, Instant};
+
+/// How long something may take that a guest does at once. Emulated, on a busy machine, at once is
+/// a second or two.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Tries until something is so. Each try is a question to a guest, or a look at the system: nothing
+/// that gives an event.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let until = Instant::now() + SOON;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < until, "within {SOON:?} not: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

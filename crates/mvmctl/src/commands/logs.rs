@@ -4,6 +4,8 @@ use super::Context;
 use super::machine::{failure, home, name};
 use crate::render::text::clean;
 use crate::report::{Failure, Outcome};
+use crate::vm_name::complete;
+use clap_complete::engine::ArgValueCompleter;
 use mvm_vmm::{Home, VmName};
 use std::fs::File;
 use std::io::{IsTerminal as _, Read as _};
@@ -22,6 +24,7 @@ const PIECE: usize = 64 * 1024;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The VM
+    #[arg(add = ArgValueCompleter::new(complete))]
     name: String,
 
     /// Go on as more is written, until the VM stops
@@ -33,7 +36,7 @@ impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let vm = name(&self.name)?;
         let home = home(context)?;
-        let failed = |error: &mvm_vmm::Error| failure(context, error);
+        let failed = |error: &mvm_vmm::Error| failure(context, &self.name, error);
         let file = mvm_vmm::machine::console(&home, &vm).map_err(|error| failed(&error))?;
         let mut log = Log::new(file);
         loop {

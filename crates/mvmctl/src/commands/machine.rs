@@ -27,9 +27,15 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 /// A failure in mvmctl's terms. What the VMM and the guest said last goes to stderr before it.
-pub(crate) fn failure(context: &Context, error: &Error) -> Failure {
+pub(crate) fn failure(context: &Context, vm: &str, error: &Error) -> Failure {
     if let Some(logs) = error.logs() {
         tell_logs(context, logs);
+    }
+    // The inventory knows the nearest name.
+    if let Error::NoSuchVm { .. } = error
+        && let Ok(Err(error)) = context.inventory().map(|vms| vms.find(vm))
+    {
+        return Failure::about(vm, &error);
     }
     let (kind, code) = match error {
         Error::NoSuchVm { .. } => (Kind::Unreachable, "no-such-vm"),
@@ -38,8 +44,7 @@ pub(crate) fn failure(context: &Context, error: &Error) -> Failure {
         _ => (Kind::Failed, "failed"),
     };
     Failure {
-        // The message names it where it matters.
-        vm: None,
+        vm: Some(vm.to_owned()),
         kind,
         code: code.into(),
         message: error.to_string(),

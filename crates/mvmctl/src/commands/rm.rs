@@ -4,13 +4,15 @@ use super::Context;
 use super::machine::{blocking, failure, name};
 use super::stop::for_each;
 use crate::report::{Failure, Outcome};
+use crate::vm_name::complete;
+use clap_complete::engine::ArgValueCompleter;
 use mvm_vmm::{Home, Stop};
 
 /// Remove VMs that do not run: their folders, with logs and snapshots
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The VMs
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(complete))]
     names: Vec<String>,
 
     /// End those that run, without asking the guest
@@ -37,7 +39,7 @@ async fn remove(context: &Context, home: &Home, vm: &str, force: bool) -> Result
         mvm_vmm::machine::remove(&home, &parsed)
     })
     .await
-    .map_err(|error| failure(context, &error))?;
+    .map_err(|error| failure(context, vm, &error))?;
     drop(progress);
     context.ui.note(&format!("{vm} is removed"));
     Ok(())

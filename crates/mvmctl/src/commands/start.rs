@@ -1,14 +1,17 @@
 //! `mvmctl vm start NAME`
 
 use super::Context;
-use super::machine::{blocking, failure, home, name};
+use super::machine::{blocking, failure, home, name, tell_logs};
 use crate::report::{Failure, Outcome};
+use crate::vm_name::complete;
+use clap_complete::engine::ArgValueCompleter;
 use mvm_client::{Deadlines, Endpoint, Session};
-use mvm_vmm::{Patience, Spec, Starting};
+use mvm_vmm::{Error, Patience, Spec, Starting};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How long a start may take that was given no `--timeout`. Emulated, on a busy machine, a guest
 /// takes 10 s.
@@ -23,6 +26,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(100);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The VM's name: letters, digits, '.', '_' and '-'
+    #[arg(add = ArgValueCompleter::new(complete))]
     name: String,
 
     /// The image folder, from `mvmctl image build` or mkGuest
@@ -65,6 +69,7 @@ impl Args {
         let vm = name(&self.name)?;
         let home = home(context)?;
         let at_most = context.timeout.unwrap_or(PATIENCE);
+        let failed = |error: &Error| failure(context, &self.name, error);
         let progress = context.ui.progress(&format!("starting {vm}"));
         let begun = Instant::now();
         let spec = Spec {
@@ -76,9 +81,9 @@ impl Args {
             etc: self.etc,
         };
         let wait = !self.no_wait;
-        let cancelled = Arc::new(AtomicBool::new(false));
+        let cancelled = cancelled_by_signals()?;
         let flag = Arc::clone(&cancelled);
-        let work = blocking(move || {
+        let starting = blocking(move || {
             let patience = Patience::new(at_most, Some(&flag));
             let starting = mvm_vmm::machine::start(&home, &vm, &spec, patience)?;
             if wait {
@@ -86,32 +91,21 @@ impl Args {
             }
             Ok(starting)
         });
-        // Once this is dropped, by success or failure, Ctrl-C ends mvmctl as it usually does.
-        let interrupt = tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                cancelled.store(true, Ordering::Relaxed);
-            }
-        });
-        let started = work.await;
-        interrupt.abort();
-        let starting = started.map_err(|error| failure(context, &error))?;
+        let starting = starting.await.map_err(|error| failed(&error))?;
         if wait {
             let left = at_most.saturating_sub(begun.elapsed());
-            if let Err(error) = answer(&starting, left).await {
+            if let Err(error) = answer(&starting, left, &cancelled).await {
                 // The guest's side of the story, before it is gone.
-                super::machine::tell_logs(context, &starting.logs());
-                blocking(move || {
+                tell_logs(context, &starting.logs());
+                let ended = blocking(move || {
                     drop(starting);
                     Ok(())
-                })
-                .await
-                .map_err(|error| failure(context, &error))?;
+                });
+                ended.await.map_err(|error| failed(&error))?;
                 return Err(error.of(self.name));
             }
         }
-        let record = starting
-            .confirm()
-            .map_err(|error| failure(context, &error))?;
+        let record = starting.confirm().map_err(|error| failed(&error))?;
         drop(progress);
         let how = record
             .accelerator
@@ -127,9 +121,33 @@ impl Args {
     }
 }
 
+/// A flag that is raised when this program is asked to end, in place of ending: what it has started
+/// has to be ended first.
+fn cancelled_by_signals() -> Result<Arc<AtomicBool>, Failure> {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    for kind in [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ] {
+        let mut signals = signal(kind)?;
+        let flag = Arc::clone(&cancelled);
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                flag.store(true, Ordering::Relaxed);
+            }
+        });
+    }
+    Ok(cancelled)
+}
+
 /// Waits for the first pong. The agent has said on the console that it listens; what can still be
 /// in the way is a vsock device that drops a connection or two.
-async fn answer(starting: &Starting, at_most: Duration) -> Result<(), Failure> {
+async fn answer(
+    starting: &Starting,
+    at_most: Duration,
+    cancelled: &AtomicBool,
+) -> Result<(), Failure> {
     let endpoint = Endpoint::unix(starting.socket()).with_port(starting.port());
     let until = Instant::now() + at_most;
     loop {
@@ -142,6 +160,9 @@ async fn answer(starting: &Starting, at_most: Duration) -> Result<(), Failure> {
         };
         if let Err(ended) = starting.check_alive() {
             return Err(Failure::failed(ended.to_string()));
+        }
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(Failure::failed(Error::Interrupted.to_string()));
         }
         if Instant::now() >= until {
             return Err(Failure::failed(format!(

@@ -3,6 +3,8 @@
 use super::Context;
 use super::machine::{blocking, failure, home, name};
 use crate::report::{Failure, Outcome, tell};
+use crate::vm_name::complete;
+use clap_complete::engine::ArgValueCompleter;
 use mvm_vmm::{Home, Stop, Stopped};
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The VMs
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(complete))]
     names: Vec<String>,
 
     /// End it at once, without asking the guest: like pulling the plug
@@ -43,7 +45,7 @@ async fn stop(context: &Context, home: &Home, vm: &str, how: Stop) -> Result<(),
     let progress = context.ui.progress(&format!("stopping {vm}"));
     let stopped = blocking(move || mvm_vmm::machine::stop(&home, &parsed, how))
         .await
-        .map_err(|error| failure(context, &error))?;
+        .map_err(|error| failure(context, vm, &error))?;
     drop(progress);
     context.ui.note(&match (stopped, how) {
         (Stopped::Already, _) => format!("{vm} was not running"),
@@ -70,7 +72,7 @@ pub(crate) async fn for_each(
     let mut outcome = Outcome::Done;
     for vm in names {
         if let Err(failure) = each(&home, vm).await {
-            tell(context, &failure);
+            tell(context, &failure.of(vm));
             outcome = Outcome::SomeFailed;
         }
     }

@@ -99,7 +99,6 @@ pub(crate) fn integration_table(context: &Context, status: &Status) -> String {
             "INTEGRATION",
             "HEALTH",
             "FOR",
-            "CHECKS",
             "FAILED",
             "LAST CHECK",
             "OUTPUT",
@@ -112,8 +111,7 @@ pub(crate) fn integration_table(context: &Context, status: &Status) -> String {
             cell(Tone::Plain, &one.name),
             cell(health.0, &health.1),
             cell(Tone::Plain, &words::age(one.since)),
-            cell(Tone::Plain, &one.checks.to_string()),
-            cell(Tone::Plain, &one.failures.to_string()),
+            cell(Tone::Plain, &format!("{} of {}", one.failures, one.checks)),
             cell(last.0, &last.1),
             cell(Tone::Plain, &words::last_line(one.last_check.as_ref())),
         ]);

@@ -28,7 +28,7 @@ pub(crate) struct Table {
 }
 
 /// The columns that may be wrapped, by their header.
-const WRAPPED: [&str; 7] = [
+const WRAPPED: [&str; 8] = [
     "ADDRESS",
     "INTEGRATIONS",
     "LAST CHECK",
@@ -36,13 +36,14 @@ const WRAPPED: [&str; 7] = [
     "REJECTED FILE",
     "VALUE",
     "WHY",
+    "WORKER",
 ];
 
 /// Spaces between columns.
 const GAP: u16 = 2;
 
 /// A column that is wrapped has at least this width, or the table is not wrapped at all.
-const NARROWEST: u16 = 16;
+const NARROWEST: u16 = 12;
 
 /// A cell; its text is made fit for a terminal.
 pub(crate) fn cell(tone: Tone, text: &str) -> Cell {

@@ -1,0 +1,259 @@
+//! What can be amiss between a name and an answer: the words, the hint, the data and the code.
+
+use crate::host::{Host, answering, nobody, silent};
+use mvm_fake_agent::{FakeAgent, Peer, well};
+use serde_json::json;
+use std::os::unix::net::UnixListener;
+
+#[test]
+fn usage() {
+    let host = Host::with("web", well);
+    for arguments in [
+        "",
+        "vm",
+        "vm status --no-such-flag",
+        "vm status web --timeout 5",
+        "vm status web --timeout 0s",
+        "vm status web -o xml",
+        "vm status web --json -o yaml",
+        "vm status web --parallel 0",
+        "vm inspect",
+        "vm wait web",
+        "vm wait web --for sleepy",
+        "vm check web",
+        "completion tcsh",
+    ] {
+        let ran = host.mvmctl(arguments).exits(2);
+        assert!(
+            !ran.stderr.is_empty() && ran.stdout.is_empty(),
+            "{arguments}: {ran:?}"
+        );
+    }
+    assert_eq!(host.accepted("web"), 0);
+}
+
+#[test]
+fn names_that_cannot_be() {
+    let host = Host::with("web", well);
+    host.mvmctl("vm status /run/v.sock")
+        .exits(2)
+        .says("unix:/run/v.sock");
+    host.mvmctl("vm status ../web").exits(2).says("unix:../web");
+    host.mvmctl("vm status web we!rd")
+        .exits(2)
+        .says("64 letters");
+    host.mvmctl("vm ping vsock:2").exits(2).says("3 or more");
+    assert_eq!(
+        host.accepted("web"),
+        0,
+        "a fault of the command line stops it all"
+    );
+}
+
+#[test]
+fn a_typo_gets_the_nearest_name() {
+    let host = Host::with("web-1", well).and("db", well);
+    let ran = host
+        .mvmctl("vm status wbe-1")
+        .exits(3)
+        .says("did you mean `web-1`?");
+    assert_eq!(ran.stdout, "");
+    host.mvmctl("vm status mail").exits(3).says("mvmctl vm ls");
+}
+
+#[test]
+fn a_failure_of_the_one_vm_is_data_too() {
+    let host = Host::new();
+    let ran = host
+        .mvmctl("vm inspect web --json")
+        .exits(3)
+        .says("error: web: no VM has that name");
+    let folder = host.path().join("vms");
+    assert_eq!(
+        ran.json(),
+        json!({"vm": "web", "error": {
+            "code": "no-such-vm",
+            "message": format!("no VM has that name in {}", folder.display()),
+            "retryable": false,
+            "hint": "`mvmctl vm ls` shows those that there are; $MVM_HOME says where they are looked for",
+        }})
+    );
+}
+
+#[test]
+fn what_does_not_run_is_never_dialled() {
+    let host = Host::with("web", well).record("web", r#"{"state":"stopped"}"#);
+    host.mvmctl("vm ping web")
+        .exits(3)
+        .says("web: the VM is stopped")
+        .says("mvmctl vm start web");
+    host.mvmctl("vm ls").exits(0);
+    host.mvmctl("vm status").exits(0);
+    host.mvmctl("vm events").exits(0);
+    let host = host.record("web", r#"{"state":"asleep"}"#);
+    host.mvmctl("vm status web")
+        .exits(3)
+        .says("web: the VM is asleep");
+    let host = host.record("web", "{half");
+    host.mvmctl("vm ping web")
+        .exits(3)
+        .says("vm.json: ")
+        .says("v.sock");
+    host.mvmctl("vm ls").exits(4);
+    assert_eq!(host.accepted("web"), 0);
+}
+
+#[test]
+fn faults_of_the_socket() {
+    let host = Host::new()
+        .record("missing", "{}")
+        .record("plain", "{}")
+        .record("stale", "{}");
+    std::fs::write(host.socket("plain"), "").unwrap();
+    drop(UnixListener::bind(host.socket("stale")).unwrap());
+    let code = |name: &str| {
+        let ran = host.mvmctl(&format!("vm ping {name} --json")).exits(3);
+        assert!(ran.stderr.contains("hint: "), "{ran:?}");
+        ran.json()["error"]["code"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(code("missing"), "no-socket");
+    assert_eq!(code("plain"), "not-a-socket");
+    assert_eq!(code("stale"), "stale-socket");
+}
+
+#[test]
+fn faults_behind_the_socket() {
+    let host = Host::with("nobody", nobody)
+        .and("silent", silent)
+        .and("mute", |peer| {
+            peer.shake_hands();
+            peer.until_closed();
+        })
+        .and("closes", Peer::shake_hands)
+        .and("http", |peer| {
+            peer.expect_connect();
+            peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        });
+    let fails = |name: &str, code: &str, says: &str| {
+        let ran = host
+            .mvmctl(&format!("vm ping {name} --json --timeout 300ms"))
+            .exits(3)
+            .says(says)
+            .says("hint: ");
+        assert_eq!(ran.json()["error"]["code"], code);
+    };
+    fails(
+        "nobody",
+        "nobody-listening",
+        "nobody listens on port 52 in the guest",
+    );
+    fails("silent", "timed-out", "no OK within 300ms");
+    fails("mute", "timed-out", "no answer within 300ms");
+    fails(
+        "closes",
+        "closed",
+        "closed the connection before the answer",
+    );
+    fails(
+        "http",
+        "not-an-agent",
+        "is no agent: \"HTTP/1.1 400 Bad Request",
+    );
+}
+
+#[test]
+fn the_default_deadline_for_a_handshake_is_two_seconds() {
+    let host = Host::with("silent", silent);
+    host.mvmctl("vm ping silent")
+        .exits(3)
+        .says("no OK within 2s");
+}
+
+#[test]
+fn what_an_agent_refuses_is_an_answer() {
+    let refusal = |code: &str, retryable: bool| json!({"type": "error", "code": code, "message": "for a reason", "retryable": retryable});
+    let host = Host::with("busy", answering(refusal("busy", true)))
+        .and("newer", answering(refusal("on-fire", false)))
+        .and("full", |peer| {
+            // Unasked and without a number, as agents do that have no room.
+            peer.shake_hands();
+            peer.answer(&json!({
+                "type": "error", "code": "too-many-connections", "message": "512 are open",
+                "retryable": true,
+            }));
+        });
+    let ran = host
+        .mvmctl("vm status busy --json")
+        .exits(1)
+        .says("the agent answers: for a reason");
+    assert_eq!(ran.json()["error"]["code"], "busy");
+    assert_eq!(ran.json()["error"]["retryable"], true);
+    host.mvmctl("vm status newer").exits(1).says("for a reason");
+    host.mvmctl("vm status full")
+        .exits(1)
+        .says("512 are open")
+        .says("try again later");
+    // It answered: that is reachable.
+    let listed = host.mvmctl("vm ls").exits(4).stdout;
+    assert!(
+        listed.contains("busy   -        yes        unknown    unknown  unknown"),
+        "{listed}"
+    );
+}
+
+#[test]
+fn an_agent_older_than_the_request() {
+    let host = Host::with("old", |peer| {
+        peer.shake_hands();
+        while let Some(request) = peer.request() {
+            peer.answer(&if request["type"] == "hello" {
+                json!({
+                    "type": "hello", "protocol": 1, "agent_version": "0.0.9", "profile": "prod",
+                    "capabilities": ["ping"], "boot_id": "", "generation": 0, "id": request["id"],
+                })
+            } else {
+                json!({
+                    "type": "error", "code": "unknown-request", "message": "?",
+                    "retryable": false, "id": request["id"],
+                })
+            });
+        }
+    });
+    host.mvmctl("vm inspect old")
+        .exits(1)
+        .says("version 0.0.9, does not know `inspect`")
+        .says("update the agent");
+}
+
+#[test]
+fn settings_add_vms_that_others_started() {
+    let host = Host::with("web", well);
+    let jailer = host.path().join("jailer");
+    let _agent = FakeAgent::at(&jailer.join("db/root/v.sock"), well);
+    let config = host.path().join("mvmctl.toml");
+    let discover = format!("discover = [\"{}/*/root/v.sock\"]", jailer.display());
+    std::fs::write(&config, discover).unwrap();
+    assert_eq!(host.mvmctl("vm ls -o name").exits(0).stdout, "db\nweb\n");
+    host.mvmctl("vm ping db").exits(0);
+    host.mvmctl("vm ping bd")
+        .exits(3)
+        .says("did you mean `db`?");
+    std::fs::write(&config, "discover = 7").unwrap();
+    host.mvmctl("vm ls")
+        .exits(2)
+        .says("mvmctl.toml: line 1")
+        .says("--config");
+    host.mvmctl("vm ls --config /nonexistent/x.toml")
+        .exits(2)
+        .says("/nonexistent/x.toml");
+}
+
+#[test]
+fn a_full_disk_is_told() {
+    let host = Host::with("web", well);
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let output = host.command("vm ls").stdout(full).output().unwrap();
+    crate::host::Ran::from(output)
+        .exits(1)
+        .says("cannot write to standard output: No space left");
+}

@@ -1,0 +1,174 @@
+//! A guest chooses its names, outputs and errors: none of them may command the terminal.
+
+use crate::host::{Host, Ran, answering};
+use mvm_fake_agent::{Peer, inspect, status};
+use serde_json::{Value, json};
+
+/// Clears the screen, sets the title, asks for an answer, turns the direction of writing.
+const EVIL: &str = "\x1b[2J\x1b]0;owned\x07\u{9b}6n\u{7f}\r\n\t\u{202e}\u{2066}\0evil";
+
+/// The answer with every string in it replaced, other than those that have to be what they are.
+fn poisoned(answer: &Value) -> Value {
+    match answer {
+        Value::Object(fields) => {
+            let keep = [
+                "type",
+                "lifecycle",
+                "health",
+                "state",
+                "because",
+                "at",
+                "since",
+                "profile",
+                "started_at",
+                "last_busy_at",
+            ];
+            let poisoned = fields.iter().map(|(name, value)| {
+                let keep = keep.contains(&name.as_str()) && !value.is_object();
+                (
+                    name.clone(),
+                    if keep { value.clone() } else { poisoned(value) },
+                )
+            });
+            Value::Object(poisoned.collect())
+        }
+        Value::Array(items) => items.iter().map(poisoned).collect(),
+        Value::String(_) => EVIL.into(),
+        other => other.clone(),
+    }
+}
+
+fn is_harmless(ran: &Ran) {
+    for (name, text) in [("stdout", &ran.stdout), ("stderr", &ran.stderr)] {
+        let obeyed = |c: char| {
+            (c.is_control() && c != '\n')
+                || ('\u{202a}'..='\u{202e}').contains(&c)
+                || ('\u{2066}'..='\u{2069}').contains(&c)
+        };
+        assert!(!text.contains(obeyed), "{name}: {text:?}");
+    }
+}
+
+#[test]
+fn answers_command_nothing() {
+    let answers = |request: &Value| match request["type"].as_str() {
+        Some("status" | "watch") => poisoned(&status("unhealthy")),
+        Some("check") => json!({
+            "type": "checked", "probe": poisoned(&inspect("healthy")["probes"][0]),
+            "integration": poisoned(&inspect("healthy")["integrations"][0]),
+        }),
+        _ => poisoned(&inspect("unhealthy")),
+    };
+    let host = Host::with("web", move |peer: &mut Peer| {
+        peer.shake_hands();
+        while let Some(request) = peer.request() {
+            let mut answer = answers(&request);
+            answer["id"] = request["id"].clone();
+            peer.answer(&answer);
+            if request["type"] == "watch" {
+                let mut event = json!({
+                    "type": "event", "at": "2026-11-24T06:02:11Z", "id": request["id"],
+                });
+                event["integration"] = poisoned(&status("healthy")["integrations"][0]);
+                peer.answer(&event);
+                return;
+            }
+        }
+    });
+    for format in ["table", "wide", "json", "yaml", "name"] {
+        for command in [
+            "vm ls",
+            "vm status",
+            "vm status web",
+            "vm inspect web",
+            "vm ping web",
+            "vm check web x --kind probe",
+        ] {
+            let ran = host.mvmctl(&format!("{command} -v -o {format}"));
+            is_harmless(&ran);
+            assert!(
+                !ran.stdout.is_empty() || command.contains("ping"),
+                "{ran:?}"
+            );
+        }
+    }
+    let shown = host.mvmctl("vm inspect web").stdout;
+    assert!(
+        shown.contains(r"\u{1b}[2J\u{1b}]0;owned\u{7}\u{9b}6n"),
+        "made visible: {shown}"
+    );
+}
+
+#[test]
+fn data_means_the_same_as_before() {
+    let host = Host::with("web", answering(poisoned(&inspect("healthy"))));
+    let json = host.mvmctl("vm inspect web --json").exits(0).json();
+    assert_eq!(json["system"]["hostname"], EVIL);
+}
+
+#[test]
+fn errors_command_nothing() {
+    let error = json!({"type": "error", "code": "failed", "message": EVIL, "retryable": false});
+    let host = Host::with("refuses", answering(error))
+        .and("garbage", |peer: &mut Peer| {
+            peer.expect_connect();
+            peer.send(EVIL.as_bytes());
+        })
+        .and("old", |peer: &mut Peer| {
+            peer.shake_hands();
+            while let Some(request) = peer.request() {
+                peer.answer(&if request["type"] == "hello" {
+                    json!({
+                        "type": "hello", "protocol": 1, "agent_version": EVIL, "profile": "prod",
+                        "capabilities": [], "boot_id": "", "generation": 0, "id": request["id"],
+                    })
+                } else {
+                    json!({
+                        "type": "error", "code": "unknown-request", "message": EVIL,
+                        "retryable": false, "id": request["id"],
+                    })
+                });
+            }
+        })
+        .record(
+            "state",
+            &json!({"state": EVIL, "backend": EVIL}).to_string(),
+        );
+    for name in ["refuses", "garbage", "old", "state"] {
+        for format in ["table", "json", "yaml"] {
+            let ran = host.mvmctl(&format!("vm status {name} -v -o {format}"));
+            assert!([1, 3].contains(&ran.code), "{ran:?}");
+            is_harmless(&ran);
+        }
+    }
+    is_harmless(&host.mvmctl("vm ls"));
+    is_harmless(&host.mvmctl("vm events --json --timeout 2s refuses garbage old state"));
+}
+
+#[test]
+fn what_is_typed_commands_nothing_either() {
+    let host = Host::new();
+    let output = host
+        .command("vm status")
+        .arg(EVIL.replace('\0', ""))
+        .output()
+        .unwrap();
+    let ran = Ran::from(output).exits(2);
+    is_harmless(&ran);
+}
+
+#[test]
+fn a_flood_is_cut() {
+    // An error as long as a frame allows, and names as long.
+    let error = json!({
+        "type": "error", "code": "failed", "message": "x".repeat(250_000), "retryable": false,
+    });
+    let host = Host::with("web", answering(error));
+    let ran = host.mvmctl("vm status web").exits(1);
+    assert!(ran.stderr.len() < 3000, "{} bytes", ran.stderr.len());
+    let mut probes = inspect("healthy");
+    probes["probes"][0]["value"] = json!({"deep": "x".repeat(100_000)});
+    let host = Host::with("web", answering(probes));
+    let shown = host.mvmctl("vm inspect web").exits(0).stdout;
+    assert!(shown.len() < 5000, "{} bytes", shown.len());
+}

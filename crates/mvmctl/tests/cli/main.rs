@@ -1,0 +1,20 @@
+//! `mvmctl` as a program: what it prints, where, and how it exits, against agents in this process.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod answers;
+mod checks;
+mod failures;
+mod fleet;
+mod host;
+mod hostile;
+mod output;
+mod paper;
+mod streams;
+mod terminal;
+mod waiting;

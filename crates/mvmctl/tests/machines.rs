@@ -1,0 +1,401 @@
+//! VMs from start to removal with `--backend local`: all that is common to the backends, without a
+//! guest. Stories with real ones are in `tests/guest`.
+
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// `$MVM_HOME` of one test. VMs that are left in it are removed.
+struct Home(TempDir);
+
+struct Run {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn begin(&self, line: &str) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_mvmctl"))
+            .args(line.split_whitespace())
+            .env("MVM_HOME", self.0.path())
+            .env_remove("MVM_AGENT")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// To the end of its output: a VM that held the pipes would keep it from ending.
+    fn run(&self, line: &str) -> Run {
+        end(self.begin(line))
+    }
+
+    fn ok(&self, line: &str) -> Run {
+        let run = self.run(line);
+        assert_eq!(run.code, Some(0), "{line}: {}", run.stderr);
+        run
+    }
+
+    /// A run that fails with that code, and says so.
+    fn fails(&self, line: &str, code: i32, message: &str) {
+        let run = self.run(line);
+        assert_eq!(run.code, Some(code), "{line}: {}", run.stderr);
+        assert!(run.stderr.contains(message), "{line}: {}", run.stderr);
+    }
+
+    fn file(&self, path: &str) -> PathBuf {
+        self.0.path().join("vms").join(path)
+    }
+
+    fn record(&self, vm: &str) -> Value {
+        let text = fs::read(self.file(vm).join("vm.json")).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    fn pid(&self, vm: &str) -> i64 {
+        self.record(vm)["processes"][0]["pid"].as_i64().unwrap()
+    }
+
+    /// A program in the agent's place.
+    fn agent(&self, script: &str) -> String {
+        let draft = self.0.path().join("draft");
+        let path = self.0.path().join("agent");
+        fs::write(&draft, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process: what this one has open for writing cannot be run.
+        let copied = Command::new("cp").arg(draft).arg(&path).status().unwrap();
+        assert!(copied.success());
+        path.display().to_string()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        for vm in fs::read_dir(self.0.path().join("vms"))
+            .into_iter()
+            .flatten()
+        {
+            let name = vm.unwrap().file_name().into_string().unwrap();
+            self.run(&format!("vm rm --force {name}"));
+        }
+    }
+}
+
+fn end(child: Child) -> Run {
+    let output = child.wait_with_output().unwrap();
+    Run {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn is_there(pid: i64) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // A zombie has ended, whether its parent looks or not.
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+fn gone(pid: i64) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while is_there(pid) {
+        assert!(Instant::now() < until, "{pid} is still there");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn signal(name: &str, pid: i64) {
+    let sent = Command::new("kill")
+        .args(["-s", name, &pid.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+const START: &str = "vm start web --backend local";
+
+#[test]
+fn from_start_to_removal() {
+    let home = Home::new();
+    let started = home.ok(START);
+    assert_eq!(started.stdout, "");
+    assert!(
+        started.stderr.contains("web answers after"),
+        "{}",
+        started.stderr
+    );
+    let pid = home.pid("web");
+    assert!(is_there(pid));
+    assert_eq!(home.record("web")["state"], "running");
+    home.ok("vm ping web");
+    home.fails(START, 1, "running already");
+    home.fails("vm rm web", 1, "running already");
+    let logs = home.ok("vm logs web").stdout;
+    assert!(
+        logs.contains("mvm-guest-agent: listening on unix:"),
+        "{logs}"
+    );
+    let follower = home.begin("vm logs --follow web");
+    assert!(home.ok("vm stop web").stderr.contains("web has stopped"));
+    assert!(!is_there(pid));
+    assert!(
+        end(follower).stdout.starts_with(&logs),
+        "it ends with the VM"
+    );
+    assert_eq!(home.record("web")["state"], "stopped");
+    assert!(home.ok("vm stop web").stderr.contains("was not running"));
+    home.fails("vm ping web", 3, "stopped");
+    home.ok("vm start web");
+    home.fails("vm rm web db", 4, "db: no VM has that name");
+    home.ok("vm rm --force web");
+    assert!(!home.file("web").exists());
+}
+
+#[test]
+fn of_two_that_start_at_once_one_wins() {
+    let home = Home::new();
+    let both = [home.begin(START), home.begin(START)];
+    let mut codes: Vec<_> = both.map(end).iter().map(|run| run.code.unwrap()).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, [0, 1]);
+    home.ok("vm ping web");
+}
+
+#[test]
+fn an_agent_that_ends_at_once_shows_what_it_said() {
+    let home = Home::new();
+    let agent = home.agent("echo 'no such vsock \x1b[2J' >&2; exit 7");
+    let run = home.run(&format!("{START} --agent {agent}"));
+    assert_eq!(run.code, Some(1));
+    assert!(run.stderr.contains("no such vsock"), "{}", run.stderr);
+    assert!(!run.stderr.contains('\x1b'), "{}", run.stderr);
+    assert!(run.stderr.contains("exit status 7"), "{}", run.stderr);
+    assert_eq!(home.record("web")["state"], "stopped");
+}
+
+#[test]
+fn one_that_does_not_come_up_is_ended() {
+    let home = Home::new();
+    let agent = home.agent("echo $$ >pid; exec sleep 600");
+    home.fails(
+        &format!("{START} --agent {agent} --timeout 500ms"),
+        1,
+        "after 0.5 s the agent's line on the console is still missing",
+    );
+    let pid = fs::read_to_string(home.file("web/pid")).unwrap();
+    assert!(!is_there(pid.trim().parse().unwrap()));
+}
+
+#[test]
+fn one_that_says_it_listens_and_does_not_is_ended() {
+    let home = Home::new();
+    let agent =
+        home.agent("echo $$ >pid; echo 'mvm-guest-agent: listening on nothing'; exec sleep 600");
+    home.fails(
+        &format!("{START} --agent {agent} --timeout 500ms"),
+        1,
+        "says that it listens, and does not answer",
+    );
+    let pid = fs::read_to_string(home.file("web/pid")).unwrap();
+    assert!(!is_there(pid.trim().parse().unwrap()));
+}
+
+#[test]
+fn who_is_interrupted_leaves_nothing() {
+    for (script, awaits) in [
+        ("echo begun; exec sleep 600", "its line"),
+        (
+            "echo 'mvm-guest-agent: listening on nothing'; exec sleep 600",
+            "an answer",
+        ),
+    ] {
+        let home = Home::new();
+        let agent = home.agent(script);
+        let starting = home.begin(&format!("{START} --agent {agent}"));
+        let until = Instant::now() + Duration::from_secs(10);
+        let log = home.file("web/console.log");
+        while !fs::read(&log).is_ok_and(|log| log.ends_with(b"\n")) {
+            assert!(Instant::now() < until, "the agent does not start");
+        }
+        let pid = home.pid("web");
+        signal("INT", i64::from(starting.id()));
+        let run = end(starting);
+        assert_eq!(run.code, Some(1), "{awaits}: {}", run.stderr);
+        assert!(
+            run.stderr.contains("interrupted"),
+            "{awaits}: {}",
+            run.stderr
+        );
+        assert!(!is_there(pid), "{awaits}");
+    }
+}
+
+#[test]
+fn doctor_says_what_is_missing_and_how_to_get_it() {
+    let home = Home::new();
+    let output = Command::new(env!("CARGO_BIN_EXE_mvmctl"))
+        .args(["doctor", "--json"])
+        .env("MVM_HOME", home.0.path())
+        .env("PATH", "/nonexistent")
+        .env("HOME", "/nonexistent")
+        .env_remove("CARGO_HOME")
+        .env_remove("XDG_CACHE_HOME")
+        .env_remove("MVM_QEMU")
+        .env_remove("MVM_VHOST_DEVICE_VSOCK")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["can_start_vms"], false);
+    for subject in ["qemu", "vhost-device-vsock"] {
+        let findings = report["findings"].as_array().unwrap();
+        let finding = findings.iter().find(|f| f["subject"] == subject).unwrap();
+        assert_eq!(finding["level"], "problem");
+        assert!(finding["fix"].as_str().unwrap().contains("install"));
+    }
+}
+
+#[test]
+fn one_that_does_not_stop_when_asked_to_is_ended() {
+    let home = Home::new();
+    // It wakes once a second, so that it leaves nothing behind when it is killed.
+    let agent = home.agent("trap '' TERM; echo ready; while :; do sleep 1; done");
+    home.ok(&format!("{START} --agent {agent} --no-wait"));
+    let pid = home.pid("web");
+    let until = Instant::now() + Duration::from_secs(10);
+    while home.ok("vm logs web").stdout != "ready\n" {
+        assert!(Instant::now() < until, "the agent does not start");
+    }
+    let stopped = home.ok("vm stop --timeout 200ms web");
+    assert!(
+        stopped.stderr.contains("did not stop when asked to"),
+        "{}",
+        stopped.stderr
+    );
+    assert!(!is_there(pid));
+}
+
+#[test]
+fn one_that_crashed_is_told_and_cleared_by_the_next_start() {
+    let home = Home::new();
+    home.ok(START);
+    let pid = home.pid("web");
+    signal("KILL", pid);
+    gone(pid);
+    let doctor = home.run("doctor --json");
+    let report: Value = serde_json::from_str(&doctor.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let finding = findings.iter().find(|f| f["subject"] == "vm web").unwrap();
+    assert_eq!(finding["message"], "it has ended by itself");
+    assert_eq!(finding["fix"], "mvmctl vm stop web");
+    home.ok("vm start web");
+    assert_ne!(home.pid("web"), pid);
+    home.ok("vm ping web");
+}
+
+#[test]
+fn a_process_that_got_the_pid_of_one_of_ours_is_left_alone() {
+    let home = Home::new();
+    home.ok(START);
+    home.ok("vm stop web");
+    let mut other = Command::new("sleep").arg("600").spawn().unwrap();
+    let mut record = home.record("web");
+    record["state"] = "running".into();
+    record["processes"] = serde_json::json!([
+        {"role": "agent", "pid": other.id(), "start_ticks": 1}
+    ]);
+    fs::write(home.file("web/vm.json"), record.to_string()).unwrap();
+    assert!(home.ok("vm stop web").stderr.contains("was not running"));
+    home.ok("vm start web");
+    home.ok("vm rm --force web");
+    assert!(other.try_wait().unwrap().is_none(), "it was killed");
+    other.kill().unwrap();
+    other.wait().unwrap();
+}
+
+#[test]
+fn drop_ins_come_from_the_folder_that_is_named() {
+    let home = Home::new();
+    let etc = home.0.path().join("etc");
+    fs::create_dir_all(etc.join("integrations.d")).unwrap();
+    let check = r#"{"name": "true", "health_cmd": "true"}"#;
+    fs::write(etc.join("integrations.d/true.json"), check).unwrap();
+    home.ok(&format!("{START} --etc {}", etc.display()));
+    let status = home.run("vm status web --json").stdout;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["integrations"][0]["name"], "true");
+    home.ok("vm stop web");
+    home.fails(
+        &format!("{START} --etc {}/none", etc.display()),
+        1,
+        "is no folder",
+    );
+}
+
+/// A socket's path may have 107 bytes, a home's more.
+#[test]
+fn a_long_path_is_no_obstacle() {
+    let mut home = Home::new();
+    let deep = home.0.path().join("x".repeat(120));
+    fs::create_dir(&deep).unwrap();
+    home.0 = tempfile::tempdir_in(deep).unwrap();
+    home.ok(START);
+    home.ok("vm ping web");
+    home.ok("vm stop web");
+}
+
+#[test]
+fn refusals_say_what_is_wrong() {
+    let home = Home::new();
+    home.fails("vm stop web", 3, "no VM has that name in");
+    home.ok("vm start web-1 --backend local");
+    home.fails("vm logs wbe-1", 3, "web-1");
+    home.fails("vm logs web", 3, "no VM has that name in");
+    home.fails(
+        "vm start ../web --backend local",
+        2,
+        "cannot be a VM's name",
+    );
+    home.fails("vm start .. --backend local", 2, "cannot be a VM's name");
+    home.fails("vm start web --backend xen", 2, "xen");
+    home.fails(
+        "vm start web --backend local --image /nonexistent",
+        1,
+        "is no image folder",
+    );
+    home.fails(&format!("{START} --agent /nonexistent"), 1, "/nonexistent");
+    home.ok("vm rm web");
+    home.fails("image build --out /tmp/x --add a:b", 2, "FILE:DEST");
+    home.fails("image build --out /tmp/x --service web", 2, "NAME=COMMAND");
+    assert!(!Path::new("/tmp/x").exists());
+}
+
+#[test]
+fn who_can_open_the_socket_is_its_owner() {
+    let home = Home::new();
+    home.ok(START);
+    for folder in ["", "web"] {
+        let mode = fs::metadata(home.file(folder))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o700, "{folder:?}");
+    }
+}

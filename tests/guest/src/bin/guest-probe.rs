@@ -1,0 +1,101 @@
+//! Runs inside a test's guest: what a program there sees of the agent's port.
+//!
+//! The tests compile this file by itself, statically linked, so it uses the standard library alone.
+//! `guest-probe dial CID PORT` dials an address of `AF_VSOCK` (`self` is the guest's own), sends a
+//! ping and prints one line about what came of it.
+
+#![allow(unsafe_code, reason = "the standard library knows no AF_VSOCK")]
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
+
+const AF_VSOCK: i32 = 40;
+const SOCK_STREAM: i32 = 1;
+/// `_IO(7, 0xb9)`: tells the guest's own CID.
+const GET_LOCAL_CID: u64 = 0x7b9;
+
+/// `struct sockaddr_vm`
+#[repr(C)]
+struct Address {
+    family: u16,
+    reserved: u16,
+    port: u32,
+    cid: u32,
+    zero: [u8; 4],
+}
+
+unsafe extern "C" {
+    fn socket(domain: i32, kind: i32, protocol: i32) -> i32;
+    fn connect(socket: i32, address: *const Address, length: u32) -> i32;
+    fn ioctl(file: i32, request: u64, ...) -> i32;
+}
+
+fn main() -> io::Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let line = match words.as_slice() {
+        ["dial", "self", port] => dial(own_cid()?, number(port)?),
+        ["dial", cid, port] => dial(number(cid)?, number(port)?),
+        _ => return Err(io::Error::other("usage: guest-probe dial CID|self PORT")),
+    };
+    writeln!(io::stdout(), "{line}")
+}
+
+fn number(text: &str) -> io::Result<u32> {
+    text.parse().map_err(io::Error::other)
+}
+
+fn dial(cid: u32, port: u32) -> String {
+    let mut stream = match open(cid, port) {
+        Ok(stream) => stream,
+        Err(error) => return format!("not connected: {error}"),
+    };
+    let body = b"{\"type\":\"ping\"}";
+    let mut frame = vec![0, 0, 0, 15];
+    frame.extend_from_slice(body);
+    let mut answer = Vec::new();
+    // A peer that has closed makes the write or the read fail, as it happens to be.
+    match stream
+        .write_all(&frame)
+        .and_then(|()| stream.read_to_end(&mut answer))
+    {
+        _ if !answer.is_empty() => format!("answered: {}", String::from_utf8_lossy(&answer)),
+        Ok(_) => "connected, then closed without a byte".to_owned(),
+        Err(error) => format!("connected, then closed without a byte ({})", error.kind()),
+    }
+}
+
+fn open(cid: u32, port: u32) -> io::Result<File> {
+    // SAFETY: takes three numbers and gives a new descriptor, or a negative number.
+    let descriptor = unsafe { socket(AF_VSOCK, SOCK_STREAM, 0) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, and nobody else owns it.
+    let stream = unsafe { File::from_raw_fd(descriptor) };
+    let address = Address {
+        family: 40,
+        reserved: 0,
+        port,
+        cid,
+        zero: [0; 4],
+    };
+    // SAFETY: the pointer is to an address that lives until the call returns, and 16 is its size.
+    let result = unsafe { connect(stream.as_raw_fd(), &raw const address, 16) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(stream)
+}
+
+fn own_cid() -> io::Result<u32> {
+    let device = File::open("/dev/vsock")?;
+    let mut cid = 0_u32;
+    // SAFETY: the request writes one u32 to where the pointer leads.
+    let result = unsafe { ioctl(device.as_raw_fd(), GET_LOCAL_CID, &raw mut cid) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(cid)
+}

@@ -1,0 +1,135 @@
+//! The guest of the stories.
+//!
+//! Nothing can be executed in it from outside, so what a story does to it are probes that are run
+//! on demand. The agent runs each probe once when it starts, too: those that change something go
+//! through `on-demand`, which lets that first run pass.
+
+use crate::parts::Parts;
+use mvm_vmm::build::{Build, Built, Service, build};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Its agent dials this port of the host when it listens.
+pub(crate) const NOTIFY_PORT: u32 = 1052;
+
+/// Runs the rest of its command line unless it is the first time under this agent, its parent.
+const ON_DEMAND: &str = r#"#!/bin/sh
+mark="/run/on-demand.$1.$PPID"
+shift
+if [ -e "$mark" ]; then eval "$@"; else : >"$mark"; fi
+"#;
+
+/// Stays down as long as there is a `/run/web-down`.
+const WEB: &str = "while [ -e /run/web-down ]; do sleep 0.1; done; \
+     exec httpd -f -p 127.0.0.1:8080 -h /www";
+
+/// A day: these run at the agent's start and on demand.
+const NEVER: u32 = 86_400;
+
+fn agent() -> Value {
+    json!({"notify_port": NOTIFY_PORT, "sample_interval_secs": 1})
+}
+
+fn integrations() -> Vec<Value> {
+    vec![
+        json!({
+            "name": "web",
+            // Without wget's own -T: in Debian's static busybox it ends in SIGSEGV.
+            "health_cmd": "wget -q -O /dev/null http://127.0.0.1:8080/",
+            "health_interval_secs": 0.5,
+            "health_timeout_secs": 5,
+        }),
+        json!({
+            "name": "hung",
+            "health_cmd": "echo begun; setsid sleep 12345 & sleep 12346",
+            "health_interval_secs": NEVER,
+            "health_timeout_secs": 4,
+        }),
+    ]
+}
+
+fn probes() -> Vec<Value> {
+    let probe = |name: &str, command: &str| json!({"name": name, "command": command, "interval_secs": NEVER});
+    vec![
+        probe("disk", "df -h /tmp | tail -1 | awk '{print $5}'"),
+        probe(
+            "agent-descriptors",
+            "ls /proc/$(pidof mvm-guest-agent)/fd | wc -l",
+        ),
+        probe("sleepers", "ps -o args | grep -c '^sleep 1234' || true"),
+        probe("dial-loopback", "guest-probe dial 1 52"),
+        probe("dial-own-address", "guest-probe dial self 52"),
+        probe("dial-nobody", "guest-probe dial 1 53"),
+        probe(
+            "web-down",
+            "exec on-demand web-down ': >/run/web-down; killall httpd'",
+        ),
+        probe("web-up", "exec on-demand web-up 'rm /run/web-down'"),
+        probe("kill-agent", "exec on-demand kill-agent 'kill -9 $PPID'"),
+    ]
+}
+
+/// Builds the image of the stories' guest in a folder, which has to be there.
+pub fn build_image(parts: &Parts, folder: &Path) -> Built {
+    let etc = folder.join("etc");
+    write(&etc.join("agent.json"), &agent());
+    for (kind, drop_ins) in [("integrations.d", integrations()), ("probes.d", probes())] {
+        for drop_in in drop_ins {
+            let name = drop_in["name"].as_str().unwrap_or_default();
+            write(&etc.join(kind).join(format!("{name}.json")), &drop_in);
+        }
+    }
+    let on_demand = folder.join("on-demand");
+    fs::write(&on_demand, ON_DEMAND).expect("write a script");
+    let index = folder.join("index.html");
+    fs::write(&index, "It works\n").expect("write a page");
+    let add = [
+        (helper(folder), "/usr/bin/guest-probe"),
+        (executable(on_demand), "/usr/bin/on-demand"),
+        (index, "/www/index.html"),
+    ];
+    build(&Build {
+        out: folder.join("image"),
+        agent: Some(parts.agent.clone()),
+        kernel: Some(parts.kernel.clone()),
+        modules: Some(parts.modules.clone()),
+        more_modules: vec!["vsock_loopback".into()],
+        busybox: Some(parts.busybox.clone()),
+        etc: Some(etc),
+        services: vec![Service {
+            name: "web".into(),
+            command: WEB.into(),
+        }],
+        add: add.map(|(file, dest)| (file, dest.to_owned())).into(),
+        hostname: "story".into(),
+    })
+    .unwrap_or_else(|error| panic!("cannot build the image: {error}"))
+}
+
+/// The program of `src/bin/guest-probe.rs`, without need of libraries.
+fn helper(folder: &Path) -> PathBuf {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bin/guest-probe.rs");
+    let program = folder.join("guest-probe");
+    let status = Command::new("rustc")
+        .args(["--edition", "2024", "-C", "target-feature=+crt-static"])
+        .args(["-C", "opt-level=s", "-C", "strip=symbols", source, "-o"])
+        .arg(&program)
+        .status()
+        .expect("run rustc");
+    assert!(status.success(), "rustc cannot build {source}");
+    program
+}
+
+fn executable(path: PathBuf) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set a script's mode");
+    path
+}
+
+fn write(path: &Path, value: &Value) {
+    let folder = path.parent().expect("a file in a folder");
+    fs::create_dir_all(folder).expect("make a folder");
+    fs::write(path, value.to_string()).expect("write a drop-in");
+}

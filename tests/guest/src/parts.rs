@@ -1,0 +1,79 @@
+//! What a guest is made of, and what is done where it is not there.
+
+use mvm_vmm::locate::{QEMU, VHOST_DEVICE_VSOCK};
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// What a guest is made of. `cargo xtask test` gets it and names it in the environment.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// `MVM_TEST_AGENT`: the agent, statically linked.
+    pub agent: PathBuf,
+    /// `MVM_TEST_KERNEL`
+    pub kernel: PathBuf,
+    /// `MVM_TEST_MODULES`: `lib/modules/VERSION` of that kernel.
+    pub modules: PathBuf,
+    /// `MVM_TEST_BUSYBOX`: statically linked.
+    pub busybox: PathBuf,
+    /// `MVM_TEST_VSOCK_BACKEND`, else `vhost-device-vsock` where it is installed.
+    pub vsock_backend: PathBuf,
+    /// `MVM_QEMU`, else `qemu-system-x86_64` in `PATH`.
+    pub qemu: PathBuf,
+}
+
+impl Parts {
+    /// All of them, or `None` with a loud line: the caller's test is to end then. Where a VM is
+    /// required (`MVM_REQUIRE_VM`, or `CI` is set) it panics instead.
+    pub fn find() -> Option<Self> {
+        match Self::look() {
+            Ok(parts) => Some(parts),
+            Err(missing) => {
+                let required = ["MVM_REQUIRE_VM", "CI"]
+                    .iter()
+                    .any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()));
+                assert!(!required, "no microVM can be had: {missing}");
+                eprintln!(
+                    "SKIPPED, NOTHING WAS TESTED: {missing}; `cargo xtask test guest` gets it"
+                );
+                None
+            }
+        }
+    }
+
+    fn look() -> Result<Self, String> {
+        let vsock_backend = match named("MVM_TEST_VSOCK_BACKEND") {
+            Ok(path) => path,
+            Err(_) => VHOST_DEVICE_VSOCK.find().map_err(|e| e.to_string())?,
+        };
+        Ok(Self {
+            agent: named("MVM_TEST_AGENT")?,
+            kernel: named("MVM_TEST_KERNEL")?,
+            modules: named("MVM_TEST_MODULES")?,
+            busybox: named("MVM_TEST_BUSYBOX")?,
+            vsock_backend,
+            qemu: QEMU.find().map_err(|error| error.to_string())?,
+        })
+    }
+}
+
+fn named(variable: &str) -> Result<PathBuf, String> {
+    let path = env::var_os(variable).map(PathBuf::from);
+    let path = path.ok_or_else(|| format!("{variable} is not set"))?;
+    if path.exists() {
+        Ok(path)
+    } else {
+        Err(format!(
+            "{variable} names {}, which is not there",
+            path.display()
+        ))
+    }
+}
+
+/// Cargo's target folder, which it marks with a file.
+pub(crate) fn target() -> PathBuf {
+    let own = env::current_exe().unwrap_or_default();
+    let target = own
+        .ancestors()
+        .find(|dir| dir.join("CACHEDIR.TAG").is_file());
+    target.map_or_else(env::temp_dir, Path::to_owned)
+}

@@ -1,0 +1,133 @@
+//! `TestVm`: each test's own guest.
+
+use crate::base::Base;
+use crate::image::NOTIFY_PORT;
+use crate::machine::{MEMORY_FILE, Machine, logs};
+use crate::parts::Parts;
+use mvm_client::{Deadlines, Endpoint, Session};
+use mvm_protocol::request::{Check, CheckKind};
+use mvm_protocol::status::{IntegrationStatus, ProbeStatus};
+use std::path::PathBuf;
+use std::process::Command;
+use tempfile::TempDir;
+use tokio::net::UnixListener;
+
+/// A clone of the run's guest, up and running. It ends with its owner.
+#[derive(Debug)]
+pub struct TestVm {
+    machine: Machine,
+    folder: TempDir,
+    _base: Base,
+}
+
+impl TestVm {
+    /// A guest, or `None` where none can be had and none is required.
+    pub fn new() -> Option<Self> {
+        let parts = Parts::find()?;
+        let base = Base::of_this_run(&parts);
+        let folder = tempfile::Builder::new()
+            .prefix("clone-")
+            .tempdir_in(&base.folder)
+            .expect("make a folder");
+        let copied = Command::new("cp")
+            .args(["--sparse=always", "--reflink=auto"])
+            .arg(base.folder.join(MEMORY_FILE))
+            .arg(folder.path())
+            .status()
+            .expect("run cp");
+        assert!(copied.success(), "cannot copy the guest's memory");
+        let machine = Machine::resume(&parts, &base.image, folder.path(), &base.state());
+        Some(Self {
+            machine,
+            folder,
+            _base: base,
+        })
+    }
+
+    /// The socket by which the guest is reached.
+    pub fn socket(&self) -> PathBuf {
+        self.machine.socket()
+    }
+
+    /// A conversation with its agent.
+    pub async fn session(&self) -> Session {
+        let endpoint = Endpoint::unix(self.socket());
+        match Session::connect(&endpoint, &Deadlines::default()).await {
+            Ok(session) => session,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Runs a probe now.
+    pub async fn probe(&self, name: &str) -> ProbeStatus {
+        let mut session = self.session().await;
+        let check = Check {
+            kind: CheckKind::Probe,
+            name: name.to_owned(),
+        };
+        let checked = session.check(check).await.expect("check");
+        checked.probe.expect("a probe's entry")
+    }
+
+    /// What a probe prints now.
+    pub async fn value(&self, name: &str) -> String {
+        let probe = self.probe(name).await;
+        assert!(probe.ok, "{probe:?}");
+        match probe.value {
+            serde_json::Value::String(text) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Runs a health check now.
+    pub async fn check(&self, name: &str) -> IntegrationStatus {
+        let mut session = self.session().await;
+        let check = Check {
+            kind: CheckKind::Integration,
+            name: name.to_owned(),
+        };
+        let checked = session.check(check).await.expect("check");
+        checked.integration.expect("an integration's entry")
+    }
+
+    /// Kills the agent with KILL, from within. The request that does it gets no answer.
+    pub async fn kill_agent(&self) {
+        let mut session = self.session().await;
+        let check = Check {
+            kind: CheckKind::Probe,
+            name: "kill-agent".to_owned(),
+        };
+        let answer = session.check(check).await;
+        assert!(answer.is_err(), "it answered: {answer:?}");
+    }
+
+    /// Waits until an agent has said on the console that it listens, so often since the guest was
+    /// cloned: the one that was cloned said so before.
+    pub fn wait_for_agent(&self, times: usize) {
+        self.machine.wait_for_agent(times);
+    }
+
+    /// Takes the vsock device out of the running guest.
+    pub fn unplug(&mut self) {
+        self.machine.unplug();
+    }
+
+    /// Plugs it in again.
+    pub fn plug(&mut self) {
+        self.machine.plug(5);
+    }
+
+    /// Listens on the host where the agent reports that it is up.
+    pub fn listen_for_notice(&self) -> UnixListener {
+        let path = self.folder.path().join(format!("v.sock_{NOTIFY_PORT}"));
+        UnixListener::bind(path).expect("listen")
+    }
+}
+
+impl Drop for TestVm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", logs(self.folder.path()));
+        }
+    }
+}

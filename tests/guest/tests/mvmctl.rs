@@ -1,0 +1,276 @@
+//! A VM from start to removal, as a user does it.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+use mvm_guest_tests::{Mvmctl, Parts, build_image, eventually};
+use mvm_vmm::Patience;
+use mvm_vmm::build::Built;
+use mvm_vmm::qemu::arguments::Accelerator;
+use mvm_vmm::qemu::kvm::{Verdict, boots};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+
+struct Image {
+    folder: TempDir,
+    built: Built,
+}
+
+impl Image {
+    fn new(parts: &Parts) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let built = build_image(parts, folder.path());
+        Self { folder, built }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("image")
+    }
+}
+
+fn is_there(pid: i64) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // A zombie has ended, whether its parent looks or not.
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+#[test]
+fn a_vm_is_started_seen_stopped_and_removed() {
+    let Some(parts) = Parts::find() else { return };
+    let image = Image::new(&parts);
+    let image = image.path();
+    let image = image.to_str().unwrap();
+    let mvmctl = Mvmctl::new();
+    mvmctl.ok(&["vm", "start", "web", "--image", image, "--backend", "qemu"]);
+    let pids = mvmctl.pids("web");
+    assert!(
+        pids.len() == 2 && pids.iter().all(|pid| is_there(*pid)),
+        "{pids:?}"
+    );
+
+    let again = mvmctl.run(&["vm", "start", "web"]);
+    assert_eq!(again.code, Some(1));
+    assert!(again.stderr.contains("running already"), "{again:?}");
+    mvmctl.ok(&["vm", "ping", "web"]);
+    // One of its checks hangs: whether the exit code says so yet is a matter of time.
+    let status = mvmctl.run(&["vm", "status", "web", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
+    assert_eq!(
+        (&status["vm"], &status["lifecycle"]),
+        (&"web".into(), &"running".into())
+    );
+    let refused = mvmctl.run(&["vm", "rm", "web"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let logs = mvmctl.start(&["vm", "logs", "--follow", "web"]);
+
+    let stopped = mvmctl.ok(&["vm", "stop", "web"]);
+    assert!(
+        stopped.stderr.contains("web has stopped"),
+        "of its own accord: {stopped:?}"
+    );
+    assert!(!pids.into_iter().any(is_there));
+    assert!(!mvmctl.file("web", "v.sock").exists());
+    let followed = logs.wait_with_output().unwrap();
+    let followed = String::from_utf8_lossy(&followed.stdout).into_owned();
+    assert!(
+        followed.contains("mvm-guest-agent: listening on vsock:52"),
+        "{followed}"
+    );
+    assert!(
+        followed.contains("reboot: Power down"),
+        "to its end: {followed}"
+    );
+    let logs = mvmctl.ok(&["vm", "logs", "web"]);
+    assert_eq!(logs.stdout, followed);
+    let again = mvmctl.ok(&["vm", "stop", "web"]);
+    assert!(again.stderr.contains("was not running"), "{again:?}");
+
+    mvmctl.ok(&["vm", "rm", "web"]);
+    assert!(!mvmctl.home().join("vms/web").exists());
+    assert_eq!(mvmctl.run(&["vm", "stop", "web"]).code, Some(3));
+}
+
+#[test]
+fn a_guest_that_does_not_boot_shows_why_and_leaves_nothing() {
+    let Some(parts) = Parts::find() else { return };
+    let image = Image::new(&parts);
+    fs::write(image.path().join("initrd"), "this is no initrd").unwrap();
+    let mvmctl = Mvmctl::new();
+    let failed = mvmctl.run(&[
+        "vm",
+        "start",
+        "bad",
+        "--image",
+        image.path().to_str().unwrap(),
+    ]);
+    assert_eq!(failed.code, Some(1));
+    assert!(failed.stderr.contains("Kernel panic"), "{failed:?}");
+    assert!(
+        failed.stderr.contains("QEMU ended before the VM was up"),
+        "{failed:?}"
+    );
+    nothing_is_left(&mvmctl, "bad");
+}
+
+#[test]
+fn an_image_with_a_fault_starts_nothing() {
+    let Some(parts) = Parts::find() else { return };
+    let image = Image::new(&parts);
+    let path = image.path();
+    let manifest = fs::read_to_string(path.join("manifest.json")).unwrap();
+    let start = |manifest: &str| {
+        fs::write(path.join("manifest.json"), manifest).unwrap();
+        let mvmctl = Mvmctl::new();
+        let failed = mvmctl.run(&["vm", "start", "bad", "--image", path.to_str().unwrap()]);
+        assert_eq!(failed.code, Some(1), "{failed:?}");
+        assert!(!mvmctl.home().join("vms/bad").exists(), "{failed:?}");
+        failed.stderr
+    };
+    let misspelt = start(&manifest.replace("cmdline", "cmd_line"));
+    assert!(misspelt.contains("unknown field `cmd_line`"), "{misspelt}");
+    let missing = start(&manifest.replace("\"initrd\": \"initrd\"", "\"initrd\": \"initramfs\""));
+    assert!(
+        missing.contains("\"initramfs\" as its initrd: No such file"),
+        "{missing}"
+    );
+}
+
+#[tokio::test]
+async fn ctrl_c_during_a_start_leaves_nothing() {
+    let Some(parts) = Parts::find() else { return };
+    let image = Image::new(&parts);
+    let mvmctl = Mvmctl::new();
+    let starting = mvmctl.start(&[
+        "vm",
+        "start",
+        "web",
+        "--image",
+        image.path().to_str().unwrap(),
+    ]);
+    let pids = both_processes(&mvmctl, "web").await;
+    signal("INT", i64::from(starting.id()));
+    let ended = starting.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(
+        String::from_utf8_lossy(&ended.stderr).contains("interrupted"),
+        "{ended:?}"
+    );
+    assert!(!pids.into_iter().any(is_there));
+    nothing_is_left(&mvmctl, "web");
+}
+
+#[tokio::test]
+async fn a_start_that_was_killed_is_cleared_by_the_next() {
+    let Some(parts) = Parts::find() else { return };
+    let image = Image::new(&parts);
+    let image = image.path();
+    let image = image.to_str().unwrap();
+    let mvmctl = Mvmctl::new();
+    let mut starting = mvmctl.start(&["vm", "start", "web", "--image", image]);
+    let pids = both_processes(&mvmctl, "web").await;
+    let meanwhile = mvmctl.run(&["vm", "start", "web"]);
+    assert!(
+        meanwhile.stderr.contains("another mvmctl is starting"),
+        "{meanwhile:?}"
+    );
+    starting.kill().unwrap();
+    starting.wait().unwrap();
+    assert!(
+        pids.iter().all(|pid| is_there(*pid)),
+        "they have a session of their own"
+    );
+    mvmctl.ok(&["vm", "start", "web"]);
+    assert!(!pids.into_iter().any(is_there));
+    mvmctl.ok(&["vm", "stop", "--force", "web"]);
+    nothing_is_left(&mvmctl, "web");
+}
+
+/// Waits until QEMU and the vsock backend are in `vm.json`, and gives their pids.
+async fn both_processes(mvmctl: &Mvmctl, vm: &str) -> Vec<i64> {
+    eventually("both processes run", async || {
+        Some(mvmctl.pids(vm)).filter(|pids| pids.len() == 2)
+    })
+    .await
+}
+
+fn nothing_is_left(mvmctl: &Mvmctl, vm: &str) {
+    assert!(mvmctl.pids(vm).is_empty());
+    let record = fs::read_to_string(mvmctl.file(vm, "vm.json")).unwrap();
+    assert!(record.contains("\"stopped\""), "{record}");
+    let folder = mvmctl.home().join("vms").join(vm);
+    let folder = fs::canonicalize(folder).unwrap();
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let at = fs::read_link(process.path().join("cwd")).unwrap_or_default();
+        assert_ne!(at, folder, "{} runs in it", process.path().display());
+    }
+}
+
+fn signal(name: &str, pid: i64) {
+    let sent = Command::new("kill")
+        .args(["-s", name, &pid.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+#[test]
+fn an_image_is_the_same_bytes_each_time() {
+    let Some(parts) = Parts::find() else { return };
+    let (one, two) = (Image::new(&parts), Image::new(&parts));
+    assert_eq!(one.built.modules, two.built.modules);
+    for file in ["initrd", "vmlinuz", "manifest.json"] {
+        let read = |image: &Image| fs::read(image.path().join(file)).unwrap();
+        assert!(read(&one) == read(&two), "{file} differs");
+    }
+}
+
+/// The drop-ins are read by the agent that will read them in the guest.
+#[test]
+fn a_faulty_drop_in_fails_the_build() {
+    let Some(parts) = Parts::find() else { return };
+    let etc = tempfile::tempdir().unwrap();
+    fs::create_dir(etc.path().join("probes.d")).unwrap();
+    let probe = "{\"name\": \"disk\",\n \"comand\": \"df\"}";
+    fs::write(etc.path().join("probes.d/disk.json"), probe).unwrap();
+    let out = etc.path().join("image");
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let mvmctl = Mvmctl::new();
+    let failed = mvmctl.run(&[
+        "image",
+        "build",
+        "--out",
+        &text(&out),
+        "--etc",
+        &text(etc.path()),
+        "--agent",
+        &text(&parts.agent),
+        "--kernel",
+        &text(&parts.kernel),
+        "--modules",
+        &text(&parts.modules),
+        "--busybox",
+        &text(&parts.busybox),
+    ]);
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    assert!(failed.stderr.contains("disk.json:2"), "{failed:?}");
+    assert!(failed.stderr.contains("comand"), "{failed:?}");
+    assert!(!out.exists());
+}
+
+/// Whether KVM is usable is found by a trial. Where there is none, emulation shows that the trial
+/// itself can succeed.
+#[test]
+fn the_trial_of_kvm_knows_a_kernel_that_boots() {
+    let Some(parts) = Parts::find() else { return };
+    let patience = Patience::new(Duration::from_mins(1), None);
+    let verdict = boots(Accelerator::Tcg, &parts.qemu, &parts.kernel, patience);
+    assert_eq!(verdict.unwrap(), Verdict::Usable);
+}
