@@ -96,6 +96,11 @@ impl Token {
             .then(|| Self(text.to_owned()))
     }
 
+    /// A token for a host that gave none.
+    pub fn made_up(number: u64) -> Self {
+        Self(format!("agent-{number:016x}"))
+    }
+
     /// The token's text.
     pub fn as_str(&self) -> &str {
         &self.0

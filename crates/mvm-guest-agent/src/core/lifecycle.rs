@@ -116,7 +116,11 @@ pub(crate) struct Journal {
 pub(crate) enum Act {
     /// Do this within the limit, and report its end. The journal comes first: a checkpoint command
     /// must not be started as long as its debt could be forgotten.
-    Do { task: Task, limit: Duration, journal: Journal },
+    Do {
+        task: Task,
+        limit: Duration,
+        journal: Journal,
+    },
     /// End the task that is under way: its outcome is still reported.
     Cancel,
     /// Keep the journal.
@@ -173,7 +177,11 @@ impl Budget {
 enum State {
     Running,
     Preparing(Preparing),
-    Ready { token: Token, steps: Vec<Step>, lease: Budget },
+    Ready {
+        token: Token,
+        steps: Vec<Step>,
+        lease: Budget,
+    },
     Waking(Waking),
 }
 
@@ -268,7 +276,13 @@ impl Lifecycle {
         } else {
             State::Running
         };
-        Self { state, journal, last_tick: now, started: false, answered: None }
+        Self {
+            state,
+            journal,
+            last_tick: now,
+            started: false,
+            answered: None,
+        }
     }
 
     /// The integrations are known: pays the debts that an earlier agent left.
@@ -278,7 +292,9 @@ impl Lifecycle {
             return acts;
         }
         if let State::Waking(waking) = &mut self.state {
-            waking.plan.extend(restores(&self.journal.owed, participants));
+            waking
+                .plan
+                .extend(restores(&self.journal.owed, participants));
             waking.plan.push_back(Task::Resume);
             acts.extend([Act::Hold, Act::Enter(Phase::Waking)]);
             self.proceed(&mut acts);
@@ -314,7 +330,10 @@ impl Lifecycle {
             State::Ready { lease, .. } => lease.0,
             State::Running | State::Waking(_) => return None,
         };
-        Some(self.last_tick.saturating_add(left.clamp(Duration::from_millis(1), TICK)))
+        Some(
+            self.last_tick
+                .saturating_add(left.clamp(Duration::from_millis(1), TICK)),
+        )
     }
 
     /// A host asks for the guest to be made ready.
@@ -336,7 +355,13 @@ impl Lifecycle {
                 Vec::new()
             }
             State::Ready { token, steps, .. } if asked.token.as_ref() == Some(token) => {
-                vec![Act::Ready(waiter, ReadyAnswer { token: token.clone(), steps: steps.clone() })]
+                vec![Act::Ready(
+                    waiter,
+                    ReadyAnswer {
+                        token: token.clone(),
+                        steps: steps.clone(),
+                    },
+                )]
             }
             State::Preparing(_) | State::Ready { .. } => {
                 vec![Act::Busy(waiter, "another host's sleep holds the guest")]
@@ -354,7 +379,10 @@ impl Lifecycle {
         now: Duration,
     ) -> Vec<Act> {
         let mut plan = VecDeque::from([Task::Drain]);
-        let takes_part = participants.iter().rev().filter(|it| it.checkpoint || it.restore);
+        let takes_part = participants
+            .iter()
+            .rev()
+            .filter(|it| it.checkpoint || it.restore);
         plan.extend(takes_part.map(|it| Task::Checkpoint(it.name.clone())));
         plan.extend([Task::Sync, Task::DropCaches, Task::LastSync]);
         self.journal.asleep = true;
@@ -423,7 +451,12 @@ impl Lifecycle {
         if !waking.restored {
             let lease_expired = std::mem::take(&mut self.journal.lease_expired);
             let generation = self.journal.generation;
-            let awake = Awake { was_ready: false, lease_expired, generation, steps: Vec::new() };
+            let awake = Awake {
+                was_ready: false,
+                lease_expired,
+                generation,
+                steps: Vec::new(),
+            };
             return vec![Act::Keep(self.journal.clone()), Act::Awake(waiter, awake)];
         }
         waking.plan.push_back(Task::Resume);
@@ -467,7 +500,9 @@ impl Lifecycle {
         let mut acts = Vec::new();
         match &mut self.state {
             State::Preparing(preparing) => {
-                let Some(task) = preparing.current.take() else { return acts };
+                let Some(task) = preparing.current.take() else {
+                    return acts;
+                };
                 preparing.steps.extend(step(&task, &done));
                 let failed = matches!(done.outcome, Outcome::Failed | Outcome::TimedOut);
                 match preparing.undo.take() {
@@ -480,7 +515,9 @@ impl Lifecycle {
                 }
             }
             State::Waking(waking) => {
-                let Some(task) = waking.current.take() else { return acts };
+                let Some(task) = waking.current.take() else {
+                    return acts;
+                };
                 if let Task::Restore(name) = &task {
                     self.journal.owed.retain(|owed| owed != name);
                 }
@@ -500,7 +537,9 @@ impl Lifecycle {
 
     /// Undoes a preparation: at once if no task is under way, else when that has ended.
     fn undo(&mut self, waking: Waking) -> Vec<Act> {
-        let State::Preparing(preparing) = &mut self.state else { return Vec::new() };
+        let State::Preparing(preparing) = &mut self.state else {
+            return Vec::new();
+        };
         if preparing.current.is_some() {
             preparing.undo = Some(waking);
             return vec![Act::Cancel];
@@ -517,7 +556,9 @@ impl Lifecycle {
         waking.token = Some(preparing.token);
         waking.sleepers.extend(preparing.waiters);
         waking.steps = preparing.steps;
-        waking.plan.extend(restores(&self.journal.owed, &preparing.participants));
+        waking
+            .plan
+            .extend(restores(&self.journal.owed, &preparing.participants));
         waking.plan.push_back(Task::Resume);
         if waking.reason == "the lease ran out" {
             self.journal.lease_expired = true;
@@ -529,7 +570,9 @@ impl Lifecycle {
 
     fn leave_ready(&mut self, mut waking: Waking) -> Vec<Act> {
         // Paid in load order, which is the reverse of the order in which the debts were made.
-        waking.plan.extend(self.journal.owed.iter().rev().cloned().map(Task::Restore));
+        waking
+            .plan
+            .extend(self.journal.owed.iter().rev().cloned().map(Task::Restore));
         waking.plan.push_back(Task::Resume);
         self.state = State::Waking(waking);
         let mut acts = vec![Act::Enter(Phase::Waking)];
@@ -554,7 +597,11 @@ impl Lifecycle {
                     }
                     preparing.current = Some(task.clone());
                     let limit = preparing.deadline.0;
-                    acts.push(Act::Do { task, limit, journal: self.journal.clone() });
+                    acts.push(Act::Do {
+                        task,
+                        limit,
+                        journal: self.journal.clone(),
+                    });
                     return;
                 }
                 self.become_ready(acts);
@@ -566,7 +613,11 @@ impl Lifecycle {
                     }
                     waking.current = Some(task.clone());
                     let limit = TICK * 60;
-                    acts.push(Act::Do { task, limit, journal: self.journal.clone() });
+                    acts.push(Act::Do {
+                        task,
+                        limit,
+                        journal: self.journal.clone(),
+                    });
                 }
                 None => self.become_running(acts),
             },
@@ -582,10 +633,17 @@ impl Lifecycle {
         acts.push(Act::Keep(self.journal.clone()));
         acts.push(Act::Enter(Phase::Ready));
         for waiter in preparing.waiters {
-            let answer = ReadyAnswer { token: token.clone(), steps: steps.clone() };
+            let answer = ReadyAnswer {
+                token: token.clone(),
+                steps: steps.clone(),
+            };
             acts.push(Act::Ready(waiter, answer));
         }
-        self.state = State::Ready { token, steps, lease: preparing.lease };
+        self.state = State::Ready {
+            token,
+            steps,
+            lease: preparing.lease,
+        };
     }
 
     fn become_running(&mut self, acts: &mut Vec<Act>) {
@@ -604,9 +662,17 @@ impl Lifecycle {
         if told {
             self.journal.lease_expired = false;
         }
-        acts.extend([Act::Keep(self.journal.clone()), Act::Release, Act::Enter(Phase::Running)]);
+        acts.extend([
+            Act::Keep(self.journal.clone()),
+            Act::Release,
+            Act::Enter(Phase::Running),
+        ]);
         for waiter in waking.sleepers {
-            acts.push(Act::Failed(waiter, waking.reason.clone(), awake.steps.clone()));
+            acts.push(Act::Failed(
+                waiter,
+                waking.reason.clone(),
+                awake.steps.clone(),
+            ));
         }
         for waiter in waking.waiters {
             acts.push(Act::Awake(waiter, awake.clone()));
@@ -618,9 +684,11 @@ impl Lifecycle {
 impl Preparing {
     fn requires(&self, task: &Task) -> bool {
         match task {
-            Task::Checkpoint(name) => {
-                self.participants.iter().find(|it| it.name == *name).is_none_or(|it| it.critical)
-            }
+            Task::Checkpoint(name) => self
+                .participants
+                .iter()
+                .find(|it| it.name == *name)
+                .is_none_or(|it| it.critical),
             // A cache that stays makes the snapshot larger, not wrong.
             Task::DropCaches => false,
             _ => true,
@@ -631,8 +699,13 @@ impl Preparing {
 /// The restores that are owed, in load order; what is not loaded any more comes last, and says so
 /// when it is tried.
 fn restores(owed: &[String], participants: &[Participant]) -> Vec<Task> {
-    let loaded = participants.iter().filter(|it| owed.contains(&it.name)).map(|it| &it.name);
-    let gone = owed.iter().filter(|name| participants.iter().all(|it| it.name != **name));
+    let loaded = participants
+        .iter()
+        .filter(|it| owed.contains(&it.name))
+        .map(|it| &it.name);
+    let gone = owed
+        .iter()
+        .filter(|name| participants.iter().all(|it| it.name != **name));
     loaded.chain(gone).cloned().map(Task::Restore).collect()
 }
 
@@ -651,7 +724,11 @@ fn failure(task: &Task, done: &Done) -> String {
         Task::Checkpoint(name) => format!("the checkpoint of `{name}`"),
         other => format!("the step `{}`", kind_name(other.kind())),
     };
-    let how = if done.outcome == Outcome::TimedOut { "timed out" } else { "failed" };
+    let how = if done.outcome == Outcome::TimedOut {
+        "timed out"
+    } else {
+        "failed"
+    };
     match &done.detail {
         Some(detail) => format!("{what} {how}: {detail}"),
         None => format!("{what} {how}"),

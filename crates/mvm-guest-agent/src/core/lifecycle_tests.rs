@@ -12,7 +12,11 @@ fn participants() -> Vec<Participant> {
         restore,
         critical,
     };
-    vec![it("a", true, true, true), it("b", true, true, false), it("c", false, true, true)]
+    vec![
+        it("a", true, true, true),
+        it("b", true, true, false),
+        it("c", false, true, true),
+    ]
 }
 
 fn token(name: &str) -> Token {
@@ -29,17 +33,29 @@ fn prep(name: Option<&str>, deadline: u64, lease: u64) -> SleepPrep {
 }
 
 fn waking(name: Option<&str>, cause: WakeCause) -> WakeAsked {
-    let wake = Wake { token: name.map(token), cause, ..Wake::default() };
+    let wake = Wake {
+        token: name.map(token),
+        cause,
+        ..Wake::default()
+    };
     let fingerprint = u64::from(name == Some("A")) * 2 + u64::from(cause == WakeCause::Aborted);
     WakeAsked { wake, fingerprint }
 }
 
 fn ok() -> Done {
-    Done { outcome: Outcome::Ok, duration_ms: 0, detail: None }
+    Done {
+        outcome: Outcome::Ok,
+        duration_ms: 0,
+        detail: None,
+    }
 }
 
 fn ended(outcome: Outcome) -> Done {
-    Done { outcome, duration_ms: 0, detail: None }
+    Done {
+        outcome,
+        duration_ms: 0,
+        detail: None,
+    }
 }
 
 /// A lifecycle, what it wanted done, and whom it answered.
@@ -61,7 +77,14 @@ impl Story {
         let now = Duration::from_secs(100);
         let (tasks, answers) = (Vec::new(), Vec::new());
         let it = Lifecycle::new(journal, now);
-        let mut story = Self { it, now, doing: None, tasks, answers, waiter: 0 };
+        let mut story = Self {
+            it,
+            now,
+            doing: None,
+            tasks,
+            answers,
+            waiter: 0,
+        };
         let acts = story.it.start(&participants());
         story.take(acts);
         story
@@ -78,7 +101,11 @@ impl Story {
                 Act::Ready(id, _) => self.answers.push((id.0, "ready".into())),
                 Act::Awake(id, awake) => {
                     let lease = if awake.lease_expired { " late" } else { "" };
-                    let ready = if awake.was_ready { "was ready" } else { "was not ready" };
+                    let ready = if awake.was_ready {
+                        "was ready"
+                    } else {
+                        "was not ready"
+                    };
                     self.answers.push((id.0, format!("awake: {ready}{lease}")));
                 }
                 Act::Failed(id, reason, _) => self.answers.push((id.0, reason)),
@@ -94,7 +121,9 @@ impl Story {
         let asked = prep(token, 60, 600);
         let made_up = Token::new("made up").unwrap();
         let waiter = WaiterId(self.waiter);
-        let acts = self.it.sleep_prep(waiter, &asked, made_up, participants(), self.now);
+        let acts = self
+            .it
+            .sleep_prep(waiter, &asked, made_up, participants(), self.now);
         self.take(acts);
         self.waiter
     }
@@ -134,7 +163,11 @@ impl Story {
 
     fn restores(&self) -> Vec<&str> {
         let restored = |task: &Task| matches!(task, Task::Restore(_));
-        self.tasks.iter().filter(|task| restored(task)).filter_map(Task::integration).collect()
+        self.tasks
+            .iter()
+            .filter(|task| restored(task))
+            .filter_map(Task::integration)
+            .collect()
     }
 }
 
@@ -161,7 +194,10 @@ fn a_sleep_runs_its_steps_in_order_and_a_wake_in_the_other() {
     story.finish();
     assert_eq!(story.answer(wake), "awake: was ready");
     assert_eq!(story.restores(), ["a", "b", "c"]);
-    assert_eq!(story.tasks[..3], [Task::Reseed, Task::Clock, Task::Identity]);
+    assert_eq!(
+        story.tasks[..3],
+        [Task::Reseed, Task::Clock, Task::Identity]
+    );
     assert_eq!(story.it.journal().generation, 1);
     assert_eq!(story.it.phase(), Phase::Running);
 }
@@ -173,10 +209,16 @@ fn the_table_of_sleep_prep() {
     let (joined, other) = (story.sleep(Some("A")), story.sleep(Some("B")));
     assert_eq!(story.answer(other), "busy");
     story.finish();
-    assert_eq!((story.answer(first), story.answer(joined)), ("ready", "ready"));
+    assert_eq!(
+        (story.answer(first), story.answer(joined)),
+        ("ready", "ready")
+    );
     let tasks = story.tasks.len();
     let (replayed, other) = (story.sleep(Some("A")), story.sleep(Some("B")));
-    assert_eq!((story.answer(replayed), story.answer(other)), ("ready", "busy"));
+    assert_eq!(
+        (story.answer(replayed), story.answer(other)),
+        ("ready", "busy")
+    );
     assert_eq!(story.tasks.len(), tasks, "nothing ran twice");
     story.wake(None, WakeCause::Restored);
     let during = story.sleep(Some("A"));
@@ -192,17 +234,22 @@ fn the_table_of_wake() {
     let restored = story.wake(None, WakeCause::Restored);
     story.finish();
     assert_eq!(story.answer(restored), "awake: was not ready");
-    assert_eq!(story.tasks, [Task::Reseed, Task::Clock, Task::Identity, Task::Resume]);
+    assert_eq!(
+        story.tasks,
+        [Task::Reseed, Task::Clock, Task::Identity, Task::Resume]
+    );
 
     let mut story = Story::new();
     let sleep = story.sleep(Some("A"));
     story.end(ok());
     let wrong = story.wake(Some("B"), WakeCause::Aborted);
     assert_eq!(story.answer(wrong), "wrong token");
-    let (wake, joined) =
-        (story.wake(Some("A"), WakeCause::Aborted), story.wake(None, WakeCause::Aborted));
+    let (wake, joined) = (
+        story.wake(Some("A"), WakeCause::Aborted),
+        story.wake(None, WakeCause::Aborted),
+    );
     story.finish();
-    assert_eq!(story.restores(), ["b"], "what was started, and no other");
+    assert_eq!(story.restores(), ["b", "c"], "whose turn has come, and no other");
     assert_eq!(story.answer(sleep), "the host woke the guest");
     assert_eq!(story.answer(wake), "awake: was not ready");
     assert_eq!(story.answer(joined), "awake: was not ready");
@@ -214,18 +261,25 @@ fn a_failed_checkpoint_rolls_back_unless_it_is_not_critical() {
     let sleep = story.sleep(None);
     story.end(ok());
     story.end(ended(Outcome::Failed));
-    assert_eq!(story.doing, Some(Task::Checkpoint("a".into())), "b is not critical");
+    assert_eq!(
+        story.doing,
+        Some(Task::Checkpoint("a".into())),
+        "b is not critical"
+    );
     story.end(ended(Outcome::TimedOut));
     story.finish();
     assert_eq!(story.answer(sleep), "the checkpoint of `a` timed out");
-    assert_eq!(story.restores(), ["a", "b"]);
+    assert_eq!(story.restores(), ["a", "b", "c"]);
     assert_eq!(story.it.phase(), Phase::Running);
     assert_eq!(story.it.journal().owed, [""; 0]);
 }
 
 #[test]
 fn a_cache_that_stays_is_no_failure_and_a_sync_that_fails_is() {
-    for (step, answer) in [(Task::DropCaches, "ready"), (Task::LastSync, "the step `sync` failed")] {
+    for (step, answer) in [
+        (Task::DropCaches, "ready"),
+        (Task::LastSync, "the step `sync` failed"),
+    ] {
         let mut story = Story::new();
         let sleep = story.sleep(None);
         while story.doing != Some(step.clone()) {
@@ -251,7 +305,11 @@ fn the_lease_ends_a_sleep_and_a_later_wake_says_so() {
     let wake = story.wake(Some("A"), WakeCause::Restored);
     story.finish();
     assert_eq!(story.answer(wake), "awake: was not ready late");
-    assert_eq!(story.restores(), ["a", "b", "c"], "nothing is restored twice");
+    assert_eq!(
+        story.restores(),
+        ["a", "b", "c"],
+        "nothing is restored twice"
+    );
 }
 
 #[test]
@@ -288,7 +346,10 @@ fn a_wake_whose_answer_was_lost_is_answered_again_and_runs_nothing() {
     story.finish();
     let tasks = story.tasks.len();
     let again = story.wake(Some("A"), WakeCause::Restored);
-    assert_eq!((story.answer(again), story.tasks.len()), ("awake: was ready", tasks));
+    assert_eq!(
+        (story.answer(again), story.tasks.len()),
+        ("awake: was ready", tasks)
+    );
     // Without a token it may be another host's, which knows of a restore that nobody else saw.
     story.wake(None, WakeCause::Restored);
     assert_eq!(story.doing, Some(Task::Reseed));
@@ -296,8 +357,11 @@ fn a_wake_whose_answer_was_lost_is_answered_again_and_runs_nothing() {
 
 #[test]
 fn a_restarted_agent_pays_its_debts_once() {
-    let journal =
-        Journal { asleep: true, owed: vec!["b".into(), "gone".into(), "a".into()], ..Journal::default() };
+    let journal = Journal {
+        asleep: true,
+        owed: vec!["b".into(), "gone".into(), "a".into()],
+        ..Journal::default()
+    };
     let mut story = Story::from(journal);
     assert_eq!(story.it.phase(), Phase::Waking);
     let wake = story.wake(None, WakeCause::Aborted);
@@ -372,7 +436,9 @@ impl World {
                 let waiter = world.ask()?;
                 let made_up = Token::new("made up").unwrap();
                 let asked = prep(name, 2, 3);
-                world.it.sleep_prep(waiter, &asked, made_up, participants(), world.now)
+                world
+                    .it
+                    .sleep_prep(waiter, &asked, made_up, participants(), world.now)
             }
             Move::Wake(name, cause) => {
                 let waiter = world.ask()?;
@@ -382,7 +448,9 @@ impl World {
                 let task = world.doing.take()?;
                 if let Task::Restore(name) = &task {
                     let at = world.debts.iter().position(|debt| debt == name);
-                    world.debts.remove(at.expect("a restore that nobody is owed"));
+                    world
+                        .debts
+                        .remove(at.expect("a restore that nobody is owed"));
                 }
                 let required = match &task {
                     Task::Checkpoint(name) => name == "a",
@@ -448,7 +516,8 @@ impl World {
 
     fn answered(&mut self, waiter: WaiterId) {
         let at = self.unanswered.iter().position(|id| *id == waiter.0);
-        self.unanswered.remove(at.expect("an answer that nobody waits for"));
+        self.unanswered
+            .remove(at.expect("an answer that nobody waits for"));
     }
 
     fn take(&mut self, acts: Vec<Act>) {
@@ -464,7 +533,10 @@ impl World {
                     self.disk = journal;
                     if let Task::Checkpoint(name) = &task {
                         self.debts.push(name.clone());
-                        assert!(self.disk.owed.contains(name), "a debt that a crash would forget");
+                        assert!(
+                            self.disk.owed.contains(name),
+                            "a debt that a crash would forget"
+                        );
                     }
                     self.doing = Some(task);
                 }
@@ -499,7 +571,10 @@ impl World {
         match self.it.phase() {
             Phase::Running => {
                 assert_eq!(self.debts, [""; 0], "running with debts after {what:?}");
-                assert_eq!(self.unanswered, [0_u64; 0], "a host was forgotten after {what:?}");
+                assert_eq!(
+                    self.unanswered, [0_u64; 0],
+                    "a host was forgotten after {what:?}"
+                );
                 assert_eq!(self.doing, None);
                 assert!(!self.disk.asleep && self.disk.owed.is_empty());
             }
@@ -508,7 +583,9 @@ impl World {
                 assert_eq!(self.disk.owed, self.it.journal().owed);
                 assert!(self.disk.asleep);
             }
-            Phase::Preparing | Phase::Waking => assert!(self.doing.is_some(), "stuck after {what:?}"),
+            Phase::Preparing | Phase::Waking => {
+                assert!(self.doing.is_some(), "stuck after {what:?}")
+            }
         }
     }
 }
@@ -535,7 +612,10 @@ fn every_interleaving_keeps_every_promise() {
         let mut steps = 0;
         while alone.it.phase() != Phase::Running {
             let outcome = Move::End(Outcome::TimedOut);
-            alone = alone.after(outcome).or_else(|| alone.after(Move::Tick)).unwrap();
+            alone = alone
+                .after(outcome)
+                .or_else(|| alone.after(Move::Tick))
+                .unwrap();
             steps += 1;
             assert!(steps < 30, "the guest does not come back");
         }
