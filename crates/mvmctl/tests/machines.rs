@@ -231,7 +231,8 @@ fn who_is_interrupted_leaves_nothing() {
         let starting = home.begin(&format!("{START} --agent {agent}"));
         let until = Instant::now() + Duration::from_secs(10);
         let log = home.file("web/console.log");
-        while !fs::read(&log).is_ok_and(|log| log.ends_with(b"\n")) {
+        let is_up = || fs::read(&log).is_ok_and(|log| log.ends_with(b"\n"));
+        while !is_up() || home.record("web")["processes"][0].is_null() {
             assert!(Instant::now() < until, "the agent does not start");
         }
         let pid = home.pid("web");

@@ -191,6 +191,8 @@ impl Session {
         let queue = Rc::new(Queue::default());
         let status = self.handle.watch(Rc::clone(&queue)).await;
         self.answer(status, id).await?;
+        // What was sent along with the watch has been read already.
+        self.refuse_while_watching().await?;
         let mut beat = Instant::now() + heartbeat;
         let mut buffer = [0_u8; 4096];
         loop {
