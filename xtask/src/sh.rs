@@ -107,22 +107,25 @@ impl Cmd {
         }
     }
 
-    /// The command on as many lines as it takes to be read, broken before options.
+    /// The command on as many lines as it takes to be read, broken after variables and before
+    /// options.
     fn wrapped(&self) -> String {
-        let is_long = self.to_string().len() > WIDTH;
-        let mut lines = vec![String::new()];
-        for word in self.words() {
-            let line = lines.last().map_or(0, String::len);
-            if is_long && word.starts_with("--") && line > 0 {
-                lines.push(String::new());
-            }
-            if let Some(line) = lines.last_mut() {
-                let gap = if line.is_empty() { "" } else { " " };
-                line.push_str(gap);
-                line.push_str(&word);
-            }
+        let line = self.to_string();
+        if line.len() <= WIDTH {
+            return line;
         }
-        lines.join(" \\\n      ")
+        let mut wrapped = String::new();
+        let mut after_variable = false;
+        for word in self.words() {
+            wrapped.push_str(match wrapped.is_empty() {
+                true => "",
+                false if after_variable || word.starts_with("--") => " \\\n      ",
+                false => " ",
+            });
+            after_variable = word.starts_with(|c: char| c.is_ascii_uppercase());
+            wrapped.push_str(&word);
+        }
+        wrapped
     }
 
     /// The command's words as they have to be typed into a shell.

@@ -293,9 +293,11 @@ fn vm(name: &VmName, record: &Result<Record, Error>, socket: &Path) -> Option<Fi
                         again,
                     )
                 }
-                State::Stopped if runs => {
-                    warn("its start was broken off, and it runs".into(), clear())
-                }
+                // Which of the two, only the lock would tell, and taking it would be in the way.
+                State::Stopped if runs => warn(
+                    "it is being started, or its start was broken off".into(),
+                    format!("if nobody is starting it: {}", clear()),
+                ),
                 State::Stopped | State::Asleep if socket.exists() && !runs => warn(
                     "its socket is left, and nobody listens there".into(),
                     clear(),
