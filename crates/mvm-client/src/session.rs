@@ -184,7 +184,7 @@ impl Session {
         let hello = self.pipeline(&[Request::Hello]).await;
         match hello.ok().and_then(|mut answers| answers.pop()) {
             Some(Ok(Answer::Hello(hello))) => Error::TooOld {
-                request: type_of(request),
+                request: request.type_name(),
                 agent_version: hello.agent_version,
             },
             _ => Error::Refused(refusal),
@@ -224,18 +224,6 @@ fn encode(request: &Request, id: u64) -> Result<Vec<u8>, Error> {
     let body = serde_json::to_vec(&frame).unwrap_or_default();
     tracing::trace!(target: WIRE, "> {}", String::from_utf8_lossy(&body));
     encode_json(&body).map_err(|_| Error::RequestTooLarge { bytes: body.len() })
-}
-
-fn type_of(request: &Request) -> &'static str {
-    match request {
-        Request::Ping => "ping",
-        Request::Hello => "hello",
-        Request::Status => "status",
-        Request::Inspect => "inspect",
-        Request::Check(_) => "check",
-        Request::Reload => "reload",
-        Request::Watch(_) => "watch",
-    }
 }
 
 /// How much of a frame the conversation shows, in bytes.

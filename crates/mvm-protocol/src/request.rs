@@ -31,6 +31,23 @@ pub enum Request {
     Wake(Box<Wake>),
 }
 
+impl Request {
+    /// The request's `type`.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::Hello => "hello",
+            Self::Status => "status",
+            Self::Inspect => "inspect",
+            Self::Check(_) => "check",
+            Self::Reload => "reload",
+            Self::Watch(_) => "watch",
+            Self::SleepPrep(_) => "sleep-prep",
+            Self::Wake(_) => "wake",
+        }
+    }
+}
+
 /// The request types that this version of the protocol crate can read, in the order in which
 /// `hello` reports them.
 pub const REQUEST_TYPES: [&str; 9] = [
@@ -213,6 +230,7 @@ mod tests {
             };
             let parsed = ParsedRequest::read(body.as_bytes());
             let request = parsed.request.unwrap();
+            assert_eq!(request.type_name(), kind);
             assert_eq!((parsed.id, parsed.kind.as_deref()), (Some(7), Some(kind)));
             let frame = RequestFrame {
                 request: request.clone(),

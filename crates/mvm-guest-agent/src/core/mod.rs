@@ -166,7 +166,7 @@ impl Core {
                 self.sleep_asked(waiter, &asked, made_up, now, &mut actions);
             }
             Event::WakeAsked(waiter, asked) => self.wake_asked(waiter, &asked, now, &mut actions),
-            Event::StepDone(done) => self.step_done(done, now, &mut actions),
+            Event::StepDone(done) => self.step_done(&done, now, &mut actions),
             Event::Sampled(sample) => {
                 if self
                     .settings

@@ -91,7 +91,7 @@ impl Core {
         }
     }
 
-    pub(super) fn step_done(&mut self, done: Done, now: Now, actions: &mut Vec<Action>) {
+    pub(super) fn step_done(&mut self, done: &Done, now: Now, actions: &mut Vec<Action>) {
         let acts = self.lifecycle.done(done, now.wall);
         self.apply(acts, now, actions);
     }
@@ -167,7 +167,7 @@ impl Core {
             }
             Task::Resume => {
                 actions.push(Action::Keep(journal));
-                self.step_done(done(Outcome::Ok, None), now, actions);
+                self.step_done(&done(Outcome::Ok, None), now, actions);
                 return;
             }
             Task::Checkpoint(name) | Task::Restore(name) => {
@@ -175,7 +175,7 @@ impl Core {
                 let Some(mut command) = self.lifecycle_command(name, restore) else {
                     actions.push(Action::Keep(journal));
                     let detail = "its drop-in is not loaded any more".to_owned();
-                    self.step_done(done(Outcome::Failed, Some(detail)), now, actions);
+                    self.step_done(&done(Outcome::Failed, Some(detail)), now, actions);
                     return;
                 };
                 if !restore {
@@ -235,7 +235,7 @@ impl Core {
             let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             self.drain = None;
             self.step_done(
-                Done {
+                &Done {
                     outcome: Outcome::Ok,
                     duration_ms,
                     detail,

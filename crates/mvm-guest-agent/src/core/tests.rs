@@ -2,9 +2,9 @@
 
 use super::ended::{End, Tail};
 use super::lifecycle::Journal;
-use mvm_protocol::drop_in;
 use super::sleeping::Work;
 use super::*;
+use mvm_protocol::drop_in;
 use mvm_protocol::status::BusySignal;
 
 /// A core, the clock, and the runs that the core has begun.
@@ -102,7 +102,7 @@ impl Story {
     }
 
     fn at(&mut self, mono: Duration) {
-        let ahead = i64::try_from((mono - self.now.mono).as_millis()).unwrap();
+        let ahead = i64::try_from(mono.saturating_sub(self.now.mono).as_millis()).unwrap();
         self.now = Now {
             mono,
             wall: Timestamp(self.now.wall.0 + ahead),

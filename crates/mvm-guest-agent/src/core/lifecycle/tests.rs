@@ -1,6 +1,7 @@
 //! The state machine's stories, and an exhaustive search through everything that can come about.
 
 use super::*;
+use mvm_protocol::lifecycle::{Wake, WakeCause};
 use std::collections::{HashMap, HashSet};
 
 const AT: Timestamp = Timestamp(1000);
@@ -137,7 +138,7 @@ impl Story {
 
     fn end(&mut self, done: Done) {
         self.doing.take().expect("a task is under way");
-        let acts = self.it.done(done, AT);
+        let acts = self.it.done(&done, AT);
         self.take(acts);
     }
 
@@ -249,7 +250,11 @@ fn the_table_of_wake() {
         story.wake(None, WakeCause::Aborted),
     );
     story.finish();
-    assert_eq!(story.restores(), ["b", "c"], "whose turn has come, and no other");
+    assert_eq!(
+        story.restores(),
+        ["b", "c"],
+        "whose turn has come, and no other"
+    );
     assert_eq!(story.answer(sleep), "the host woke the guest");
     assert_eq!(story.answer(wake), "awake: was not ready");
     assert_eq!(story.answer(joined), "awake: was not ready");
@@ -458,7 +463,7 @@ impl World {
                     _ => true,
                 };
                 world.spoilt |= required && matches!(outcome, Outcome::Failed | Outcome::TimedOut);
-                world.it.done(ended(outcome), AT)
+                world.it.done(&ended(outcome), AT)
             }
             Move::Tick => {
                 world.it.deadline()?;
@@ -509,7 +514,7 @@ impl World {
         if self.unanswered.len() >= 2 {
             return None;
         }
-        let id = (0..).find(|id| !self.unanswered.contains(id))?;
+        let id = (0..2).find(|id| !self.unanswered.contains(id))?;
         self.unanswered.push(id);
         Some(WaiterId(id))
     }
@@ -584,7 +589,7 @@ impl World {
                 assert!(self.disk.asleep);
             }
             Phase::Preparing | Phase::Waking => {
-                assert!(self.doing.is_some(), "stuck after {what:?}")
+                assert!(self.doing.is_some(), "stuck after {what:?}");
             }
         }
     }

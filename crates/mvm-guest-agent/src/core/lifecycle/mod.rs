@@ -18,242 +18,19 @@
 //! One step is under way at a time. Preparing is only ever undone by waking, so there is one way
 //! back, and the debt of restores (`owed`) is paid there and nowhere else.
 
+mod states;
+mod terms;
+
 use super::WaiterId;
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{
-    Awake, Outcome, Ready as ReadyAnswer, SleepPrep, Step, StepKind, Token, Wake, WakeCause,
+    Awake, Outcome, Ready as ReadyAnswer, SleepPrep, Step, StepKind, Token,
 };
 use mvm_protocol::status::Lifecycle as Phase;
-use serde::{Deserialize, Serialize};
+use states::{Budget, Preparing, State, Waking};
 use std::collections::VecDeque;
 use std::time::Duration;
-
-/// One tick of the agent's own time at most. The lease counts these and not the clock, so that a
-/// clock that jumps when the guest is restored cannot end it.
-pub(crate) const TICK: Duration = Duration::from_secs(1);
-
-/// How long checks that run when a sleep begins may go on before they are killed.
-pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(1);
-
-/// What is to be done next, one at a time.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Task {
-    /// Wait for running checks, and end them after [`DRAIN_GRACE`].
-    Drain,
-    /// Run this integration's checkpoint command.
-    Checkpoint(String),
-    /// Sync each writable local filesystem.
-    Sync,
-    /// Drop the page cache.
-    DropCaches,
-    /// Sync what dropping the cache, or a late writer, has left.
-    LastSync,
-    /// Reseed the kernel's random generator.
-    Reseed,
-    /// Set the wall clock.
-    Clock,
-    /// Give the clone its own machine-id, hostname and boot id, and write the generation's number.
-    Identity,
-    /// Run this integration's restore command.
-    Restore(String),
-    /// Let checks run again.
-    Resume,
-}
-
-impl Task {
-    /// The step as which it is reported.
-    pub(crate) fn kind(&self) -> StepKind {
-        match self {
-            Self::Drain => StepKind::Drain,
-            Self::Checkpoint(_) => StepKind::Checkpoint,
-            Self::Sync | Self::LastSync => StepKind::Sync,
-            Self::DropCaches => StepKind::DropCaches,
-            Self::Reseed => StepKind::Reseed,
-            Self::Clock => StepKind::Clock,
-            Self::Identity => StepKind::Identity,
-            Self::Restore(_) => StepKind::Restore,
-            Self::Resume => StepKind::Resume,
-        }
-    }
-
-    fn integration(&self) -> Option<&str> {
-        match self {
-            Self::Checkpoint(name) | Self::Restore(name) => Some(name),
-            _ => None,
-        }
-    }
-}
-
-/// What one integration has to do with a sleep.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Participant {
-    pub(crate) name: String,
-    pub(crate) checkpoint: bool,
-    pub(crate) restore: bool,
-    pub(crate) critical: bool,
-}
-
-/// What has to survive the agent: kept in the run directory, so as long as the guest runs.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Journal {
-    /// Whether the guest was anything but running.
-    pub(crate) asleep: bool,
-    /// Whose restore command is owed, in the order of the debts.
-    pub(crate) owed: Vec<String>,
-    /// How many restores this guest has seen.
-    pub(crate) generation: u64,
-    /// When it was last made ready, in epoch milliseconds.
-    pub(crate) last_sleep_ms: Option<i64>,
-    /// When it last woke, in epoch milliseconds.
-    pub(crate) last_wake_ms: Option<i64>,
-    /// Whether a lease ran out, and no host has been told.
-    pub(crate) lease_expired: bool,
-}
-
-/// What the lifecycle wants done.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Act {
-    /// Do this within the limit, and report its end. The journal comes first: a checkpoint command
-    /// must not be started as long as its debt could be forgotten.
-    Do {
-        task: Task,
-        limit: Duration,
-        journal: Journal,
-    },
-    /// End the task that is under way: its outcome is still reported.
-    Cancel,
-    /// Keep the journal.
-    Keep(Journal),
-    /// Hold checks.
-    Hold,
-    /// Let checks run.
-    Release,
-    /// The phase that watchers are told of.
-    Enter(Phase),
-    /// Answer a `sleep-prep`.
-    Ready(WaiterId, ReadyAnswer),
-    /// Answer a `wake`.
-    Awake(WaiterId, Awake),
-    /// Answer a `sleep-prep` that failed: why, and with which steps.
-    Failed(WaiterId, String, Vec<Step>),
-    /// Answer with `busy` and why.
-    Busy(WaiterId, &'static str),
-    /// Answer with `wrong-token`.
-    WrongToken(WaiterId),
-}
-
-/// How a task ended.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Done {
-    pub(crate) outcome: Outcome,
-    pub(crate) duration_ms: u64,
-    pub(crate) detail: Option<String>,
-}
-
-/// A `wake`, and what is needed to know it again: a host that lost the answer sends it again.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct WakeAsked {
-    pub(crate) wake: Wake,
-    /// A hash of the whole request.
-    pub(crate) fingerprint: u64,
-}
-
-/// Time that is counted down in ticks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Budget(Duration);
-
-impl Budget {
-    fn spend(&mut self, time: Duration) {
-        self.0 = self.0.saturating_sub(time);
-    }
-
-    fn is_spent(self) -> bool {
-        self.0.is_zero()
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum State {
-    Running,
-    Preparing(Preparing),
-    Ready {
-        token: Token,
-        steps: Vec<Step>,
-        lease: Budget,
-    },
-    Waking(Waking),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Preparing {
-    token: Token,
-    participants: Vec<Participant>,
-    plan: VecDeque<Task>,
-    current: Option<Task>,
-    steps: Vec<Step>,
-    deadline: Budget,
-    lease: Budget,
-    waiters: Vec<WaiterId>,
-    /// Why it is to be undone, once the task under way has ended.
-    undo: Option<Waking>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Waking {
-    token: Option<Token>,
-    was_ready: bool,
-    /// Counts as a restore: the guest comes from a snapshot.
-    restored: bool,
-    plan: VecDeque<Task>,
-    current: Option<Task>,
-    steps: Vec<Step>,
-    waiters: Vec<WaiterId>,
-    /// `sleep-prep`s that failed, and why.
-    sleepers: Vec<WaiterId>,
-    reason: String,
-    fingerprint: Option<u64>,
-}
-
-impl Waking {
-    fn because(reason: impl Into<String>) -> Self {
-        Self {
-            token: None,
-            was_ready: false,
-            restored: false,
-            plan: VecDeque::new(),
-            current: None,
-            steps: Vec::new(),
-            waiters: Vec::new(),
-            sleepers: Vec::new(),
-            reason: reason.into(),
-            fingerprint: None,
-        }
-    }
-
-    /// A host's wake. From a snapshot come a new seed and a right clock, whatever else holds.
-    fn asked(waiter: WaiterId, asked: &WakeAsked, was_ready: bool) -> Self {
-        let mut waking = Self::because("the host woke the guest");
-        waking.token = asked.wake.token.clone();
-        waking.was_ready = was_ready;
-        waking.join(waiter, asked);
-        waking
-    }
-
-    /// Another wake while this one is under way. What was begun for another reason (a lease that
-    /// ran out just as the snapshot was restored) still gets a new seed and a right clock first:
-    /// without them two clones would go on with the same random numbers.
-    fn join(&mut self, waiter: WaiterId, asked: &WakeAsked) {
-        self.waiters.push(waiter);
-        self.fingerprint = self.fingerprint.or(Some(asked.fingerprint));
-        if asked.wake.cause == WakeCause::Restored && !self.restored {
-            self.restored = true;
-            for task in [Task::Identity, Task::Clock, Task::Reseed] {
-                self.plan.push_front(task);
-            }
-        }
-    }
-}
+pub(crate) use terms::{Act, DRAIN_GRACE, Done, Journal, Participant, TICK, Task, WakeAsked};
 
 /// The lifecycle of one guest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -325,8 +102,7 @@ impl Lifecycle {
     /// When a tick is due: in ticks while anything is counted down, else never.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let left = match &self.state {
-            State::Preparing(Preparing { undo: Some(_), .. }) => return None,
-            State::Preparing(preparing) => preparing.deadline.0.min(preparing.lease.0),
+            State::Preparing(it @ Preparing { undo: None, .. }) => it.deadline.0.min(it.lease.0),
             State::Ready { lease, .. } => lease.0,
             State::Running | State::Waking(_) => return None,
         };
@@ -496,19 +272,19 @@ impl Lifecycle {
     }
 
     /// The task that is under way has ended.
-    pub(crate) fn done(&mut self, done: Done, at: Timestamp) -> Vec<Act> {
+    pub(crate) fn done(&mut self, done: &Done, at: Timestamp) -> Vec<Act> {
         let mut acts = Vec::new();
         match &mut self.state {
             State::Preparing(preparing) => {
                 let Some(task) = preparing.current.take() else {
                     return acts;
                 };
-                preparing.steps.extend(step(&task, &done));
+                preparing.steps.push(step(&task, done));
                 let failed = matches!(done.outcome, Outcome::Failed | Outcome::TimedOut);
                 match preparing.undo.take() {
                     Some(waking) => self.roll_back(waking, &mut acts),
                     None if failed && preparing.requires(&task) => {
-                        let reason = failure(&task, &done);
+                        let reason = failure(&task, done);
                         self.roll_back(Waking::because(reason), &mut acts);
                     }
                     None => self.proceed(&mut acts),
@@ -524,7 +300,7 @@ impl Lifecycle {
                 if task == Task::Identity && waking.restored {
                     self.journal.last_wake_ms = Some(at.0);
                 }
-                waking.steps.extend(step(&task, &done));
+                waking.steps.push(step(&task, done));
                 self.proceed(&mut acts);
             }
             State::Running | State::Ready { .. } => {}
@@ -681,21 +457,6 @@ impl Lifecycle {
     }
 }
 
-impl Preparing {
-    fn requires(&self, task: &Task) -> bool {
-        match task {
-            Task::Checkpoint(name) => self
-                .participants
-                .iter()
-                .find(|it| it.name == *name)
-                .is_none_or(|it| it.critical),
-            // A cache that stays makes the snapshot larger, not wrong.
-            Task::DropCaches => false,
-            _ => true,
-        }
-    }
-}
-
 /// The restores that are owed, in load order; what is not loaded any more comes last, and says so
 /// when it is tried.
 fn restores(owed: &[String], participants: &[Participant]) -> Vec<Task> {
@@ -709,14 +470,14 @@ fn restores(owed: &[String], participants: &[Participant]) -> Vec<Task> {
     loaded.chain(gone).cloned().map(Task::Restore).collect()
 }
 
-fn step(task: &Task, done: &Done) -> Option<Step> {
-    Some(Step {
+fn step(task: &Task, done: &Done) -> Step {
+    Step {
         step: task.kind(),
         integration: task.integration().map(str::to_owned),
         outcome: done.outcome,
         duration_ms: done.duration_ms,
         detail: done.detail.clone(),
-    })
+    }
 }
 
 fn failure(task: &Task, done: &Done) -> String {
@@ -745,5 +506,4 @@ fn kind_name(kind: StepKind) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "lifecycle_tests.rs"]
 mod tests;
