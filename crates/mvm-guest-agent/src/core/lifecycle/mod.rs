@@ -104,7 +104,7 @@ impl Lifecycle {
         let left = match &self.state {
             State::Preparing(it @ Preparing { undo: None, .. }) => it.deadline.0.min(it.lease.0),
             State::Ready { lease, .. } => lease.0,
-            State::Running | State::Waking(_) => return None,
+            State::Running | State::Waking(_) | State::Preparing(_) => return None,
         };
         Some(
             self.last_tick
