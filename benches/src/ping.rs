@@ -9,9 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Each round measures both, so that a machine that slows down slows both down.
-const ROUNDS: usize = 10;
-const PINGS: usize = 4000;
-const WARM_UP: usize = 500;
+const ROUNDS: usize = 100;
+const PINGS: usize = 400;
+const WARM_UP: usize = 50;
 
 /// Round trip times in microseconds.
 pub(crate) struct Figures {
