@@ -50,7 +50,7 @@ fn default_lease() -> crate::drop_in::Secs {
 }
 
 /// Fields of `wake`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Wake {
@@ -72,7 +72,7 @@ pub struct Wake {
 }
 
 /// Why a guest runs on after a sleep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum WakeCause {
@@ -128,7 +128,7 @@ impl<'de> Deserialize<'de> for Token {
 }
 
 /// Random bytes for the kernel's generator. Never logged.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Entropy(Vec<u8>);
 
 impl Entropy {

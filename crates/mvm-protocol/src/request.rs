@@ -286,7 +286,22 @@ mod tests {
         refused(r#"{"id":7}"#, BadRequest, "missing field `type`");
         refused("[]", BadRequest, "object");
         refused("", BadRequest, "EOF");
-        refused(r#"{"type":"sleep-prep"}"#, UnknownRequest, "`sleep-prep`");
+        refused(r#"{"type":"exec"}"#, UnknownRequest, "`exec`");
+        refused(
+            r#"{"type":"sleep-prep","deadline_secs":0}"#,
+            BadRequest,
+            "field `deadline_secs`",
+        );
+        refused(
+            r#"{"type":"wake","entropy":"AAAA"}"#,
+            BadRequest,
+            "field `entropy`",
+        );
+        refused(
+            r#"{"type":"wake","wall_clock":"now"}"#,
+            BadRequest,
+            "field `wall_clock`",
+        );
         refused(r#"{"type":"Ping"}"#, UnknownRequest, "`Ping`");
     }
 

@@ -25,8 +25,8 @@ pub(crate) struct StepWork {
 pub(crate) enum Work {
     /// Run a checkpoint or restore command; its run's number.
     Command(RunId, Command),
-    /// Sync each writable local filesystem.
-    Sync,
+    /// Sync each writable local filesystem; the number of the run that does it.
+    Sync(RunId),
     /// Drop the page cache.
     DropCaches,
     /// Reseed the kernel's random generator.
@@ -103,7 +103,7 @@ impl Core {
                     task,
                     limit,
                     journal,
-                } => self.begin(task, limit, journal, now, actions),
+                } => self.begin(&task, limit, journal, now, actions),
                 Act::Cancel => self.cancel(now, actions),
                 Act::Keep(journal) => actions.push(Action::Keep(journal)),
                 Act::Hold => self.hold(actions),
@@ -146,14 +146,14 @@ impl Core {
 
     fn begin(
         &mut self,
-        task: Task,
+        task: &Task,
         limit: Duration,
         journal: Journal,
         now: Now,
         actions: &mut Vec<Action>,
     ) {
         let wake = self.wake.clone();
-        let work = match &task {
+        let work = match task {
             Task::Drain => {
                 actions.push(Action::Keep(journal));
                 let kill_at = Some(now.mono.saturating_add(DRAIN_GRACE.min(limit)));
@@ -183,7 +183,7 @@ impl Core {
                 }
                 Work::Command(RunId(self.number()), command)
             }
-            Task::Sync | Task::LastSync => Work::Sync,
+            Task::Sync | Task::LastSync => Work::Sync(RunId(self.number())),
             Task::DropCaches => Work::DropCaches,
             Task::Reseed => Work::Reseed(wake.and_then(|(wake, _)| wake.entropy)),
             Task::Clock => {
@@ -315,14 +315,13 @@ fn lifecycle_command(check: &Check, name: &str, restore: bool) -> Option<Command
 pub(crate) fn command_done(ended: &Ended) -> Done {
     let check = ended.to_last_check();
     let how = match &ended.end {
-        End::Exited(0) => None,
+        End::Exited(0) | End::Unkillable | End::NotStarted { .. } => None,
         End::Exited(code) => Some(format!("exit code {code}")),
         End::Signaled(_) => check
             .signal
             .as_ref()
             .map(|signal| format!("ended by {signal}")),
         End::TimedOut { .. } => Some("killed when its time was up".to_owned()),
-        End::Unkillable | End::NotStarted { .. } => None,
     };
     let outcome = match &ended.end {
         End::Exited(0) => Outcome::Ok,

@@ -7,7 +7,7 @@ use super::drop_in_dir::{self, Trust};
 use super::journal::Files;
 use super::notify;
 use super::samples::Sampler;
-use super::steps;
+use super::steps::{self, StepEdge};
 use super::system::Facts;
 use super::watchers::{Queue, Watchers};
 use crate::core::ended::Ended;
@@ -286,7 +286,7 @@ impl Driver {
             Action::Woke => self.notify(),
             Action::Publish(change) => {
                 if let Change::Lifecycle { lifecycle } = &change {
-                    say!("lifecycle: {lifecycle:?}");
+                    say!("lifecycle: {}", lifecycle.as_str());
                 }
                 self.watchers.publish(answer::Event {
                     at: clock::now().wall,
@@ -323,16 +323,19 @@ impl Driver {
         }
         let (cancel, mut cancelled) = oneshot::channel();
         self.step = Some(cancel);
-        let launcher = Rc::clone(&self.launcher);
-        let (files, effects) = (self.files.clone(), self.effects);
+        let edge = StepEdge {
+            launcher: Rc::clone(&self.launcher),
+            files: self.files.clone(),
+            effects: self.effects,
+        };
         tokio::task::spawn_local(async move {
             let done = match step.work {
                 Work::Command(run, command) => {
-                    command_done(&launcher.run(run, command, cancelled).await)
+                    command_done(&edge.launcher.run(run, command, cancelled).await)
                 }
                 work => {
                     tokio::select! {
-                        done = steps::take(work, step.limit, files, effects) => done,
+                        done = steps::take(work, step.limit, &edge) => done,
                         Ok(()) = &mut cancelled => Done {
                             outcome: Outcome::TimedOut,
                             duration_ms: 0,

@@ -40,7 +40,7 @@ pub(crate) fn renew(files: &Files) -> StepResult {
     told.push("boot id");
     let name = rename(
         &rustix::system::uname().nodename().to_string_lossy(),
-        &random::<4>()?,
+        random::<4>()?,
     );
     rustix::system::sethostname(name.as_bytes())
         .map_err(|error| NotDone::from_error("sethostname", &error.into()))?;
@@ -126,14 +126,14 @@ fn uuid(mut bytes: [u8; 16]) -> String {
 
 /// The host name with a suffix of its own, in place of the one that an earlier clone got. At most
 /// 64 bytes (sethostname(2)).
-fn rename(name: &str, random: &[u8; 4]) -> String {
+fn rename(name: &str, random: [u8; 4]) -> String {
     let is_suffix = |text: &str| text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
     let base = match name.rsplit_once('-') {
         Some((base, suffix)) if is_suffix(suffix) => base,
         _ => name,
     };
     let base: String = base.chars().filter(char::is_ascii).take(55).collect();
-    format!("{base}-{}", hex(random))
+    format!("{base}-{}", hex(&random))
 }
 
 #[cfg(test)]
@@ -143,10 +143,10 @@ mod tests {
     #[test]
     fn names_are_of_their_forms() {
         assert_eq!(uuid([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff\n");
-        assert_eq!(rename("web", &[1, 2, 3, 0xff]), "web-010203ff");
-        assert_eq!(rename("web-010203ff", &[0; 4]), "web-00000000");
-        assert_eq!(rename("web-server", &[0; 4]), "web-server-00000000");
-        assert_eq!(rename(&"x".repeat(64), &[0; 4]).len(), 64);
+        assert_eq!(rename("web", [1, 2, 3, 0xff]), "web-010203ff");
+        assert_eq!(rename("web-010203ff", [0; 4]), "web-00000000");
+        assert_eq!(rename("web-server", [0; 4]), "web-server-00000000");
+        assert_eq!(rename(&"x".repeat(64), [0; 4]).len(), 64);
     }
 
     #[test]

@@ -2,10 +2,14 @@
 //! that was not taken is never a success.
 
 use super::clock;
+use super::command::Launcher;
 use super::identity;
 use super::journal::Files;
 use super::mounts::{self, Mount};
+use crate::core::RunId;
+use crate::core::ended::End;
 use crate::core::lifecycle::Done;
+use crate::core::registry::Command;
 use crate::core::sleeping::Work;
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{Entropy, Outcome};
@@ -14,11 +18,22 @@ use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime_dynamic, clo
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// A clock that is off by less is left alone: setting it would disturb more than it mends.
 const CLOCK_TOLERANCE_MS: i64 = 500;
+
+/// What steps are taken with.
+#[derive(Clone)]
+pub(crate) struct StepEdge {
+    pub(crate) launcher: Rc<Launcher>,
+    pub(crate) files: Files,
+    /// Whether the guest may be changed.
+    pub(crate) effects: bool,
+}
 
 /// What a step came to.
 pub(crate) type StepResult = Result<Option<String>, NotDone>;
@@ -46,12 +61,12 @@ impl NotDone {
 }
 
 /// Takes a step, unless the agent is to leave the machine as it is.
-pub(crate) async fn take(work: Work, limit: Duration, files: Files, effects: bool) -> Done {
+pub(crate) async fn take(work: Work, limit: Duration, edge: &StepEdge) -> Done {
     let began = Instant::now();
     let outcome = match work {
-        Work::Identity { generation, clone } => identity(generation, clone, &files, effects),
-        _ if !effects => Err(NotDone::Skipped("--no-system-effects".to_owned())),
-        Work::Sync => sync(mounts::writable_local(), limit).await,
+        Work::Identity { generation, clone } => identity(generation, clone, edge),
+        _ if !edge.effects => Err(NotDone::Skipped("--no-system-effects".to_owned())),
+        Work::Sync(run) => sync(run, mounts::writable_local(), limit, edge).await,
         Work::DropCaches => drop_caches(),
         Work::Reseed(entropy) => reseed(entropy.as_ref()),
         Work::Clock(told) => set_clock(told),
@@ -72,38 +87,46 @@ pub(crate) async fn take(work: Work, limit: Duration, files: Files, effects: boo
 }
 
 /// Writes the dirty pages of each filesystem: syncfs(2). A disk that hangs holds the call in the
-/// kernel, where nothing reaches it, so each runs in a thread of its own that can be left behind.
-async fn sync(mounts: Vec<Mount>, limit: Duration) -> StepResult {
-    let deadline = tokio::time::Instant::now() + limit;
+/// kernel, where nothing reaches it, so each is made by a process of its own, which can be killed
+/// or left behind. That process is this program once more, see [`sync_filesystem`].
+async fn sync(run: RunId, mounts: Vec<Mount>, limit: Duration, edge: &StepEdge) -> StepResult {
+    let deadline = Instant::now() + limit;
     let mut synced = Vec::new();
     for mount in mounts {
-        let (tell, told) = oneshot::channel();
-        let path = mount.point.clone();
-        let thread = std::thread::Builder::new()
-            .stack_size(64 * 1024)
-            .spawn(move || {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-                let result = rustix::fs::open(&path, flags, Mode::empty())
-                    .and_then(|fd| rustix::fs::syncfs(fd));
-                let _ = tell.send(result);
-            });
-        thread.map_err(|error| NotDone::Failed(format!("a thread for syncfs: {error}")))?;
-        let point = mount.point.display();
-        match tokio::time::timeout_at(deadline, told).await {
-            Ok(Ok(Ok(()))) => synced.push(point.to_string()),
-            Ok(Ok(Err(error))) => {
-                let error = io::Error::from(error);
-                return Err(NotDone::from_error(&format!("syncfs of {point}"), &error));
-            }
-            Ok(Err(_)) => return Err(NotDone::Failed(format!("syncfs of {point}: thread ended"))),
-            Err(_) => {
+        let own = std::process::id();
+        let point = mount.point.to_string_lossy();
+        let quoted = point.replace('\'', "'\\''");
+        let command = Command {
+            what: format!("syncfs of {point}"),
+            text: format!("exec /proc/{own}/exe --sync-filesystem '{quoted}'"),
+            user: None,
+            timeout: deadline.saturating_duration_since(Instant::now()),
+            split: false,
+        };
+        // Nobody cancels it: whoever waits for the step stops waiting, and the limit ends it.
+        let (_keep, never) = oneshot::channel();
+        let ended = edge.launcher.run(run, command, never).await;
+        let printed = ended.to_last_check().output;
+        match ended.end {
+            End::Exited(0) => synced.push(point.into_owned()),
+            End::TimedOut { .. } | End::Unkillable => {
                 return Err(NotDone::TimedOut(format!(
                     "syncfs of {point} does not return"
                 )));
             }
+            _ => return Err(NotDone::Failed(format!("syncfs of {point}: {printed}"))),
         }
     }
     Ok((!synced.is_empty()).then(|| synced.join(", ")))
+}
+
+/// What `--sync-filesystem PATH` does.
+pub(crate) fn sync_filesystem(path: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    // A mount point may be a file.
+    let fd = rustix::fs::open(path, flags, Mode::empty())
+        .or_else(|_| rustix::fs::open(path, flags - OFlags::DIRECTORY, Mode::empty()))?;
+    Ok(rustix::fs::syncfs(fd)?)
 }
 
 /// Page cache, dentries and inodes (Documentation/admin-guide/sysctl/vm.rst): clean by now, read
@@ -232,15 +255,16 @@ fn ptp() -> Option<i64> {
 }
 
 /// The generation is the agent's own file, and is written whatever else may be.
-fn identity(generation: u64, clone: bool, files: &Files, effects: bool) -> StepResult {
-    files.write_generation(generation).map_err(|error| {
-        NotDone::Failed(format!("{}: {error}", files.path("generation").display()))
-    })?;
+fn identity(generation: u64, clone: bool, edge: &StepEdge) -> StepResult {
+    let path = edge.files.path("generation");
+    edge.files
+        .write_generation(generation)
+        .map_err(|error| NotDone::Failed(format!("{}: {error}", path.display())))?;
     if !clone {
         return Err(NotDone::Skipped("not a clone".to_owned()));
     }
-    if !effects {
+    if !edge.effects {
         return Err(NotDone::Skipped("--no-system-effects".to_owned()));
     }
-    identity::renew(files)
+    identity::renew(&edge.files)
 }

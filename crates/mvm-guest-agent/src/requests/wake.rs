@@ -7,6 +7,6 @@ use std::hash::BuildHasher;
 
 pub(super) fn event(waiter: WaiterId, wake: Wake, hasher: &impl BuildHasher) -> Event {
     // A request is the same if all of it is: a host that wakes another clone sends other entropy.
-    let fingerprint = hasher.hash_one(serde_json::to_vec(&wake).unwrap_or_default());
+    let fingerprint = hasher.hash_one(&wake);
     Event::WakeAsked(waiter, Box::new(WakeAsked { wake, fingerprint }))
 }

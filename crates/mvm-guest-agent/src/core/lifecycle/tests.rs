@@ -136,15 +136,15 @@ impl Story {
         self.waiter
     }
 
-    fn end(&mut self, done: Done) {
+    fn end(&mut self, done: &Done) {
         self.doing.take().expect("a task is under way");
-        let acts = self.it.done(&done, AT);
+        let acts = self.it.done(done, AT);
         self.take(acts);
     }
 
     fn finish(&mut self) {
         while self.doing.is_some() {
-            self.end(ok());
+            self.end(&ok());
         }
     }
 
@@ -242,7 +242,7 @@ fn the_table_of_wake() {
 
     let mut story = Story::new();
     let sleep = story.sleep(Some("A"));
-    story.end(ok());
+    story.end(&ok());
     let wrong = story.wake(Some("B"), WakeCause::Aborted);
     assert_eq!(story.answer(wrong), "wrong token");
     let (wake, joined) = (
@@ -264,14 +264,14 @@ fn the_table_of_wake() {
 fn a_failed_checkpoint_rolls_back_unless_it_is_not_critical() {
     let mut story = Story::new();
     let sleep = story.sleep(None);
-    story.end(ok());
-    story.end(ended(Outcome::Failed));
+    story.end(&ok());
+    story.end(&ended(Outcome::Failed));
     assert_eq!(
         story.doing,
         Some(Task::Checkpoint("a".into())),
         "b is not critical"
     );
-    story.end(ended(Outcome::TimedOut));
+    story.end(&ended(Outcome::TimedOut));
     story.finish();
     assert_eq!(story.answer(sleep), "the checkpoint of `a` timed out");
     assert_eq!(story.restores(), ["a", "b", "c"]);
@@ -288,9 +288,9 @@ fn a_cache_that_stays_is_no_failure_and_a_sync_that_fails_is() {
         let mut story = Story::new();
         let sleep = story.sleep(None);
         while story.doing != Some(step.clone()) {
-            story.end(ok());
+            story.end(&ok());
         }
-        story.end(ended(Outcome::Failed));
+        story.end(&ended(Outcome::Failed));
         story.finish();
         assert_eq!(story.answer(sleep), answer);
     }
