@@ -30,7 +30,7 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
 pub(crate) fn static_agent() -> Result<PathBuf> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let given = std::env::var("RUSTFLAGS").unwrap_or_default();
-    let flags = [&given, "-C target-feature=+crt-static", smaller()].join(" ");
+    let flags = [&given, "-C target-feature=+crt-static", &smaller()].join(" ");
     Cmd::new("cargo")
         .args(["build", "--release", "--package", "mvm-guest-agent"])
         // With a target given, the flags do not reach build scripts and procedural macros.
@@ -40,14 +40,24 @@ pub(crate) fn static_agent() -> Result<PathBuf> {
     built(&format!("{triple}/release/mvm-guest-agent"))
 }
 
-/// Flags for LLD, which rustc links with on x86-64, that save 110 KB: relocations packed as RELR,
-/// functions of the same code kept once, and no index for unwinding, since a panic aborts.
-fn smaller() -> &'static str {
+/// Flags for LLD, which rustc links with on x86-64, that make the agent 15 % smaller: relocations
+/// packed as RELR, functions of the same code kept once, and nothing for unwinding, since a panic
+/// aborts.
+fn smaller() -> String {
     if cfg!(target_arch = "x86_64") {
-        "-C link-arg=-Wl,-z,pack-relative-relocs -C link-arg=-Wl,--icf=safe \
-         -C link-arg=-Wl,--no-eh-frame-hdr"
+        let script = root().join("xtask/agent.ld");
+        let flags = [
+            "-z,pack-relative-relocs",
+            "--icf=safe",
+            "--no-eh-frame-hdr",
+            "-T",
+        ];
+        let flags = flags
+            .map(|flag| format!("-C link-arg=-Wl,{flag}"))
+            .join(" ");
+        format!("{flags},{}", script.display())
     } else {
-        ""
+        String::new()
     }
 }
 

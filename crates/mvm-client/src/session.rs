@@ -5,6 +5,7 @@ use crate::transport::{self, Opened, Stream};
 use crate::{Deadlines, Endpoint, Error, Stage, WIRE};
 use mvm_protocol::answer::{Checked, Hello, Reloaded};
 use mvm_protocol::frame::encode_json;
+use mvm_protocol::lifecycle::{Awake, Ready, SleepPrep, Wake};
 use mvm_protocol::request::Check;
 use mvm_protocol::status::{Inspect, Status};
 use mvm_protocol::{
@@ -194,12 +195,29 @@ impl Session {
         }
     }
 
+    /// Has the guest made ready to be frozen. The connection is to be closed before it is: one that
+    /// is open then stays open and silent for ever.
+    pub async fn sleep_prep(&mut self, asked: SleepPrep) -> Result<Ready, Error> {
+        match self.request(&Request::SleepPrep(asked)).await? {
+            Answer::Ready(ready) => Ok(ready),
+            other => Err(self.incoming.astray(&other, "sleep-prep")),
+        }
+    }
+
+    /// Lets the guest run on.
+    pub async fn wake(&mut self, asked: Wake) -> Result<Awake, Error> {
+        match self.request(&Request::Wake(Box::new(asked))).await? {
+            Answer::Awake(awake) => Ok(awake),
+            other => Err(self.incoming.astray(&other, "wake")),
+        }
+    }
+
     /// Tells an agent that is older than the request from one that will not serve it.
     async fn explain(&mut self, request: &Request, refusal: ErrorAnswer) -> Error {
         let hello = self.pipeline(&[Request::Hello]).await;
         match hello.ok().and_then(|mut answers| answers.pop()) {
             Some(Ok(Answer::Hello(hello))) => Error::TooOld {
-                request: type_of(request),
+                request: request.type_name(),
                 agent_version: hello.agent_version,
             },
             _ => Error::Refused(refusal),
@@ -237,20 +255,14 @@ fn encode(request: &Request, id: u64) -> Result<Vec<u8>, Error> {
     };
     // Requests hold strings and numbers alone; JSON has a form for all of them.
     let body = serde_json::to_vec(&frame).unwrap_or_default();
-    tracing::trace!(target: WIRE, "> {}", String::from_utf8_lossy(&body));
-    encode_json(&body).map_err(|_| Error::RequestTooLarge { bytes: body.len() })
-}
-
-fn type_of(request: &Request) -> &'static str {
     match request {
-        Request::Ping => "ping",
-        Request::Hello => "hello",
-        Request::Status => "status",
-        Request::Inspect => "inspect",
-        Request::Check(_) => "check",
-        Request::Reload => "reload",
-        Request::Watch(_) => "watch",
+        // Random bytes that somebody has seen are none.
+        Request::Wake(wake) if wake.entropy.is_some() => {
+            tracing::trace!(target: WIRE, "> {{\"type\":\"wake\",…}} with entropy, {} bytes", body.len());
+        }
+        _ => tracing::trace!(target: WIRE, "> {}", String::from_utf8_lossy(&body)),
     }
+    encode_json(&body).map_err(|_| Error::RequestTooLarge { bytes: body.len() })
 }
 
 /// How much of a frame the conversation shows, in bytes.

@@ -41,15 +41,19 @@ pub struct Deadlines {
     /// For the answer to `check`, which comes when the check has ended: it may take as long as the
     /// check's own timeout allows, after waiting for its turn.
     pub check: Duration,
+    /// For restore commands: they are in the answer to `wake`, and in that to a `sleep-prep` that
+    /// has failed, which comes when all was rolled back.
+    pub restore: Duration,
 }
 
 impl Default for Deadlines {
-    /// 2 s, 10 s, and 60 s for a check.
+    /// 2 s, 10 s, 60 s for a check, and 120 s for restore commands.
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(2),
             answer: Duration::from_secs(10),
             check: Duration::from_secs(60),
+            restore: Duration::from_secs(120),
         }
     }
 }
@@ -61,12 +65,15 @@ impl Deadlines {
             connect: duration,
             answer: duration,
             check: duration,
+            restore: duration,
         }
     }
 
     pub(crate) fn of(&self, request: &Request) -> Duration {
         match request {
             Request::Check(_) => self.check,
+            Request::SleepPrep(asked) => asked.deadline().saturating_add(self.restore),
+            Request::Wake(_) => self.restore,
             _ => self.answer,
         }
     }

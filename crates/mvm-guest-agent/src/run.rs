@@ -6,16 +6,17 @@ use crate::core::{Core, Settings};
 use crate::edge::clock;
 use crate::edge::command::Launcher;
 use crate::edge::console::say;
-use crate::edge::driver::{Driver, Handle};
+use crate::edge::driver::{Driver, Edge, Handle};
 use crate::edge::drop_in_watch::{Watch, dirs};
 use crate::edge::inhibit::Inhibitors;
+use crate::edge::journal::Files;
 use crate::edge::listener::{Listener, explain};
-use crate::edge::notify;
 use crate::edge::run_dir::RunDir;
 use crate::edge::samples::Sampler;
 use crate::edge::system::{Facts, PROFILE, VERSION};
 use mvm_protocol::answer::Profile;
 use std::cell::Cell;
+use std::hash::BuildHasher;
 use std::rc::Rc;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -39,6 +40,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         launcher.means()
     );
     let now = clock::now();
+    let facts = Facts::new(now.wall, config.exec);
     let settings = Settings {
         max_concurrent_checks: config.max_concurrent_checks,
         sample_interval: config.sample_interval,
@@ -46,24 +48,28 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
             threshold: config.busy_threshold,
             signals: config.busy_signals.clone(),
         },
+        seed: facts.hasher.hash_one(0),
     };
-    let core = Core::new(settings, now);
-    let facts = Facts::read(now.wall, config.exec);
-    let sampler = Sampler::new(
-        config.busy_signals.clone(),
-        Inhibitors::new(run_dir.busy_d()),
-    );
-    let folders = (config.integrations_dir.clone(), config.probes_dir.clone());
-    let driver = Driver::new(core, facts, launcher, sampler, folders).map_err(failed)?;
+    let files = Files::new(run_dir.path());
+    let core = Core::new(settings, files.read()?, now);
+    let edge = Edge {
+        launcher,
+        sampler: Sampler::new(
+            config.busy_signals.clone(),
+            Inhibitors::new(run_dir.busy_d()),
+        ),
+        files,
+        folders: (config.integrations_dir.clone(), config.probes_dir.clone()),
+        effects: config.system_effects,
+        notify_port: config.notify_port,
+    };
+    let driver = Driver::new(core, facts, edge).map_err(failed)?;
     let handle = driver.handle();
     follow_signals(&handle).map_err(failed)?;
     follow_drop_ins(&config, &handle);
     listen(&config, &handle)?;
     // Told to systemd alone: without NOTIFY_SOCKET this does nothing.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    if let Some(port) = config.notify_port {
-        tokio::task::spawn_local(notify::notify(port, handle.clone()));
-    }
     let result = driver
         .run()
         .await

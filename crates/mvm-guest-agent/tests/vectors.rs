@@ -1,9 +1,8 @@
 //! The conformance vectors of `docs/vectors`, played against a running agent over its Unix socket.
 
-#![expect(
+#![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::panic,
     reason = "a test fails by panicking"
 )]
 

@@ -1,6 +1,6 @@
 //! Drop-ins that come and go, and hosts that watch.
 
-#![expect(
+#![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     reason = "a test fails by panicking"

@@ -1,5 +1,6 @@
 //! Every answer, one line each, and the error codes.
 
+use crate::lifecycle::{Awake, Ready, Step};
 use crate::status::{
     DropInError, DropIns, Inspect, IntegrationStatus, Lifecycle, ProbeStatus, Status, Worker,
 };
@@ -23,6 +24,10 @@ pub enum Answer {
     Checked(Checked),
     /// Answers `reload`.
     Reloaded(Reloaded),
+    /// Answers `sleep-prep`.
+    Ready(Ready),
+    /// Answers `wake`.
+    Awake(Awake),
     /// Follows the `status` frame of a `watch`.
     Event(Event),
     /// Answers any request that was refused or failed.
@@ -150,6 +155,9 @@ pub struct ErrorAnswer {
     pub message: String,
     /// Whether the same request may succeed later, unchanged.
     pub retryable: bool,
+    /// What was done, where work was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Vec<Step>>,
 }
 
 impl ErrorAnswer {
@@ -159,6 +167,7 @@ impl ErrorAnswer {
             code,
             message: message.into(),
             retryable: code.is_retryable(),
+            steps: None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::object::{Object, Problem, printable};
 use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::time::Duration;
 
@@ -220,6 +220,19 @@ impl Secs {
     }
 }
 
+impl Secs {
+    /// The duration, if it is over 0 and at most [`MAX_SECS`] seconds.
+    pub fn new(duration: Duration) -> Option<Self> {
+        (!duration.is_zero() && duration.as_secs_f64() <= MAX_SECS).then_some(Self(duration))
+    }
+}
+
+impl Serialize for Secs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.0.as_secs_f64())
+    }
+}
+
 impl<'de> Deserialize<'de> for Secs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let secs = f64::deserialize(deserializer)?;
@@ -278,7 +291,7 @@ impl<'de> Deserialize<'de> for Threshold {
     }
 }
 
-fn secs<const N: u64>() -> Secs {
+pub(crate) fn secs<const N: u64>() -> Secs {
     Secs(Duration::from_secs(N))
 }
 

@@ -9,6 +9,7 @@
 //! frame       [4 byte header][body]                Decoder: push bytes, take frames
 //! request     body  ->  Request | Refusal          strict: a misspelt field is an error
 //! answer      Answer  ->  body                     lenient to read: unknown fields are ignored
+//! lifecycle   sleep-prep and wake, and the steps that they report
 //! status      what status, inspect, check and watch report
 //! drop_in     /etc/mvm/integrations.d, probes.d    fields, defaults, errors with line and field
 //! ```
@@ -17,6 +18,7 @@ pub mod answer;
 pub mod drop_in;
 pub mod frame;
 pub mod handshake;
+pub mod lifecycle;
 pub mod object;
 pub mod request;
 pub mod status;

@@ -1,6 +1,7 @@
 //! Every request, one line each, and how a body becomes one.
 
 use crate::answer::{ErrorAnswer, ErrorCode};
+use crate::lifecycle::{SleepPrep, Wake};
 use crate::object::{Object, Problem, printable};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::time::Duration;
@@ -24,12 +25,41 @@ pub enum Request {
     Reload,
     /// One `status` frame, then `event` frames until the client closes.
     Watch(Watch),
+    /// Make the guest ready to be frozen.
+    SleepPrep(SleepPrep),
+    /// Let the guest run on.
+    Wake(Box<Wake>),
+}
+
+impl Request {
+    /// The request's `type`.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::Hello => "hello",
+            Self::Status => "status",
+            Self::Inspect => "inspect",
+            Self::Check(_) => "check",
+            Self::Reload => "reload",
+            Self::Watch(_) => "watch",
+            Self::SleepPrep(_) => "sleep-prep",
+            Self::Wake(_) => "wake",
+        }
+    }
 }
 
 /// The request types that this version of the protocol crate can read, in the order in which
 /// `hello` reports them.
-pub const REQUEST_TYPES: [&str; 7] = [
-    "ping", "hello", "status", "inspect", "check", "reload", "watch",
+pub const REQUEST_TYPES: [&str; 9] = [
+    "ping",
+    "hello",
+    "status",
+    "inspect",
+    "check",
+    "reload",
+    "watch",
+    "sleep-prep",
+    "wake",
 ];
 
 /// Request types that belong to dev builds of the agent alone: a prod build answers `not-allowed`.
@@ -162,6 +192,8 @@ impl ParsedRequest {
             "check" => Request::Check(object.into_shape()?),
             "reload" => plain(object, Request::Reload)?,
             "watch" => Request::Watch(object.into_shape()?),
+            "sleep-prep" => Request::SleepPrep(object.into_shape()?),
+            "wake" => Request::Wake(Box::new(object.into_shape()?)),
             _ => return Err(Refusal::Type(kind)),
         })
     }
@@ -198,6 +230,7 @@ mod tests {
             };
             let parsed = ParsedRequest::read(body.as_bytes());
             let request = parsed.request.unwrap();
+            assert_eq!(request.type_name(), kind);
             assert_eq!((parsed.id, parsed.kind.as_deref()), (Some(7), Some(kind)));
             let frame = RequestFrame {
                 request: request.clone(),
@@ -253,7 +286,22 @@ mod tests {
         refused(r#"{"id":7}"#, BadRequest, "missing field `type`");
         refused("[]", BadRequest, "object");
         refused("", BadRequest, "EOF");
-        refused(r#"{"type":"sleep-prep"}"#, UnknownRequest, "`sleep-prep`");
+        refused(r#"{"type":"exec"}"#, UnknownRequest, "`exec`");
+        refused(
+            r#"{"type":"sleep-prep","deadline_secs":0}"#,
+            BadRequest,
+            "field `deadline_secs`",
+        );
+        refused(
+            r#"{"type":"wake","entropy":"AAAA"}"#,
+            BadRequest,
+            "field `entropy`",
+        );
+        refused(
+            r#"{"type":"wake","wall_clock":"now"}"#,
+            BadRequest,
+            "field `wall_clock`",
+        );
         refused(r#"{"type":"Ping"}"#, UnknownRequest, "`Ping`");
     }
 

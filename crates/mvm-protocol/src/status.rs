@@ -19,6 +19,18 @@ pub enum Lifecycle {
     Waking,
 }
 
+impl Lifecycle {
+    /// The state as it stands on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Preparing => "preparing",
+            Self::Ready => "ready",
+            Self::Waking => "waking",
+        }
+    }
+}
+
 /// A verdict on a service, or on the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

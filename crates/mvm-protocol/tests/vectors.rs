@@ -193,6 +193,8 @@ fn answers() {
                 Answer::Inspect(_) => "inspect",
                 Answer::Checked(_) => "checked",
                 Answer::Reloaded(_) => "reloaded",
+                Answer::Ready(_) => "ready",
+                Answer::Awake(_) => "awake",
                 Answer::Event(_) => "event",
                 Answer::Error(_) => "error",
             });

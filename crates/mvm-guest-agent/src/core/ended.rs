@@ -148,7 +148,7 @@ mod tests {
         let more = tail(&[&[b'a'; MAX_OUTPUT], b"b"]);
         assert_eq!((more.bytes.len(), more.truncated), (MAX_OUTPUT, true));
         assert!(more.text().ends_with("ab"));
-        let flood = tail(&[&[b'x'; 200_000], b"end"]);
+        let flood = tail(&[&vec![b'x'; 200_000], b"end"]);
         assert_eq!((flood.bytes.len(), flood.truncated), (MAX_OUTPUT, true));
         assert!(flood.text().ends_with("xend"));
     }

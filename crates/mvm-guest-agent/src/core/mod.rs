@@ -5,18 +5,25 @@
 //! runs when, and what is said of it, can be tested and replayed without waiting.
 
 pub(crate) mod ended;
+pub(crate) mod lifecycle;
 pub(crate) mod registry;
+pub(crate) mod reloading;
 pub(crate) mod schedule;
+pub(crate) mod sleeping;
 pub(crate) mod verdict;
 pub(crate) mod worker;
 
 use ended::Ended;
-use mvm_protocol::answer::{Answer, Change, Checked, ErrorAnswer, ErrorCode, Reloaded};
+use lifecycle::{Done, Journal, Lifecycle, WakeAsked};
+use mvm_protocol::Timestamp;
+use mvm_protocol::answer::{Answer, Change, Checked, ErrorAnswer, ErrorCode};
+use mvm_protocol::lifecycle::{SleepPrep, Token, Wake};
 use mvm_protocol::request::{self, CheckKind};
-use mvm_protocol::status::{DropIns, Health, Lifecycle, ProbeStatus, Status, Worker};
-use mvm_protocol::{Timestamp, drop_in};
+use mvm_protocol::status::{DropInError, Health, Lifecycle as Phase, ProbeStatus, Status, Worker};
 use registry::{Check, Command, Loaded};
+use reloading::Reload;
 use schedule::{CheckId, Schedule, slot_after};
+use sleeping::{Drain, StepWork};
 use std::collections::HashMap;
 use std::time::Duration;
 use worker::{BusyPolicy, Sample};
@@ -55,6 +62,12 @@ pub(crate) enum Event {
     CheckAsked(WaiterId, request::Check),
     /// A host, or a SIGHUP, asks for a reload now.
     ReloadAsked(Option<WaiterId>),
+    /// A host asks for the guest to be made ready; the token is for if it gave none.
+    SleepAsked(WaiterId, SleepPrep, Token),
+    /// A host says that the guest runs on.
+    WakeAsked(WaiterId, Box<WakeAsked>),
+    /// A step of sleeping or waking has ended.
+    StepDone(Done),
 }
 
 /// What the edge is to do.
@@ -70,6 +83,14 @@ pub(crate) enum Action {
     LoadDropIns,
     /// Tell all watchers.
     Publish(Change),
+    /// Take a step of sleeping or waking, and report its end.
+    Step(Box<StepWork>),
+    /// End the step that is under way: its end is reported all the same.
+    CancelStep,
+    /// Keep what has to survive the agent.
+    Keep(Journal),
+    /// The guest runs again: whoever wants to be told of that is.
+    Woke,
     /// Answer a request.
     Answer(WaiterId, Box<Answer>),
 }
@@ -80,25 +101,8 @@ pub(crate) struct Settings {
     pub(crate) max_concurrent_checks: usize,
     pub(crate) sample_interval: Duration,
     pub(crate) busy: BusyPolicy,
-}
-
-/// How long a drop-in folder has to be quiet before it is read.
-pub(crate) const SETTLE: Duration = Duration::from_millis(250);
-
-/// After this long it is read even if it never gets quiet.
-const SETTLE_AT_MOST: Duration = Duration::from_secs(5);
-
-/// Where reading the drop-ins stands.
-///
-/// ```text
-///   idle ──changed──▶ settling ──quiet for 250 ms, or asked──▶ loading ──loaded──▶ idle
-///     └───────────────────────asked──────────────────────────────▲  └─asked or changed: again
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Reload {
-    Idle,
-    Settling { at: Duration, at_most: Duration },
-    Loading { again: bool },
+    /// Where the points come from at which checks start again after a wake.
+    pub(crate) seed: u64,
 }
 
 /// All state of the agent.
@@ -108,7 +112,7 @@ pub(crate) struct Core {
     schedule: Schedule,
     checks: Vec<Check>,
     runs: HashMap<RunId, CheckId>,
-    drop_in_errors: Vec<mvm_protocol::status::DropInError>,
+    drop_in_errors: Vec<DropInError>,
     worker: Worker,
     next_sample: Duration,
     reload: Reload,
@@ -117,11 +121,16 @@ pub(crate) struct Core {
     /// Who is told of the load after it.
     reload_waiters: Vec<WaiterId>,
     next_number: u64,
+    lifecycle: Lifecycle,
+    /// The wake under way, and when it came.
+    wake: Option<(Wake, Duration)>,
+    drain: Option<Drain>,
+    seed: u64,
 }
 
 impl Core {
     /// The core at its start: it reads the drop-ins and the signals at its first tick.
-    pub(crate) fn new(settings: Settings, now: Now) -> Self {
+    pub(crate) fn new(settings: Settings, journal: Journal, now: Now) -> Self {
         Self {
             schedule: Schedule::new(settings.max_concurrent_checks),
             checks: Vec::new(),
@@ -136,6 +145,10 @@ impl Core {
             loading_for: Vec::new(),
             reload_waiters: Vec::new(),
             next_number: 0,
+            lifecycle: Lifecycle::new(journal, now.mono),
+            wake: None,
+            drain: None,
+            seed: settings.seed,
             settings,
         }
     }
@@ -144,7 +157,16 @@ impl Core {
     pub(crate) fn handle(&mut self, event: Event, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
-            Event::Tick => {}
+            Event::Tick => {
+                let acts = self.lifecycle.tick(now.mono);
+                self.apply(acts, now, &mut actions);
+                self.drained(now, &mut actions);
+            }
+            Event::SleepAsked(waiter, asked, made_up) => {
+                self.sleep_asked(waiter, &asked, made_up, now, &mut actions);
+            }
+            Event::WakeAsked(waiter, asked) => self.wake_asked(waiter, &asked, now, &mut actions),
+            Event::StepDone(done) => self.step_done(&done, now, &mut actions),
             Event::Sampled(sample) => {
                 if self
                     .settings
@@ -160,39 +182,39 @@ impl Core {
             Event::DropInsChanged => self.drop_ins_changed(now),
             Event::DropInsLoaded(loaded) => self.loaded(loaded, now, &mut actions),
             Event::CheckAsked(waiter, check) => self.check_asked(waiter, &check, &mut actions),
-            Event::ReloadAsked(waiter) => {
-                self.reload_waiters.extend(waiter);
-                match &mut self.reload {
-                    Reload::Loading { again } => *again = true,
-                    Reload::Idle | Reload::Settling { .. } => self.load(&mut actions),
-                }
-            }
+            Event::ReloadAsked(waiter) => self.reload_asked(waiter, now, &mut actions),
         }
         self.act_on_deadlines(now, &mut actions);
         actions
     }
 
     /// When a [`Event::Tick`] is due if nothing else comes about.
-    pub(crate) fn deadline(&self) -> Duration {
-        let settled = match self.reload {
-            Reload::Settling { at, .. } => Some(at),
-            Reload::Idle | Reload::Loading { .. } => None,
-        };
-        [settled, self.schedule.deadline()]
-            .into_iter()
-            .flatten()
-            .fold(self.next_sample, Ord::min)
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        let sample = (!self.is_ready()).then_some(self.next_sample);
+        [
+            sample,
+            self.reload_deadline(),
+            self.schedule.deadline(),
+            self.lifecycle.deadline(),
+            self.drain_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Whether the guest is about to be frozen: then nothing is run, read or written.
+    fn is_ready(&self) -> bool {
+        self.lifecycle.phase() == Phase::Ready
     }
 
     fn act_on_deadlines(&mut self, now: Now, actions: &mut Vec<Action>) {
-        if now.mono >= self.next_sample {
+        if now.mono >= self.next_sample && !self.is_ready() {
             self.next_sample =
                 slot_after(self.next_sample, self.settings.sample_interval, now.mono);
             actions.push(Action::Sample);
         }
-        if matches!(self.reload, Reload::Settling { at, .. } if now.mono >= at) {
-            self.load(actions);
-        }
+        self.reload_if_due(now, actions);
         while let Some(id) = self.schedule.next(now.mono) {
             let run = RunId(self.number());
             let Some(check) = self.checks.iter_mut().find(|check| check.id == id) else {
@@ -215,14 +237,17 @@ impl Core {
             return;
         };
         self.schedule.ended(id);
-        let Some(check) = self
-            .checks
-            .iter_mut()
-            .find(|check| check.running == Some(run))
-        else {
+        let running = |check: &&mut Check| check.running == Some(run);
+        let Some(check) = self.checks.iter_mut().find(running) else {
+            self.drained(now, actions);
             return;
         };
         check.running = None;
+        // What a check says while the guest goes to sleep or wakes says nothing of its service.
+        if self.lifecycle.phase() != Phase::Running {
+            self.drained(now, actions);
+            return;
+        }
         if check.record(ended, now)
             && let Some(integration) = check.integration_status()
         {
@@ -239,6 +264,10 @@ impl Core {
     }
 
     fn check_asked(&mut self, waiter: WaiterId, asked: &request::Check, actions: &mut Vec<Action>) {
+        if self.lifecycle.phase() != Phase::Running {
+            actions.push(sleeping::busy(waiter, "the guest is not running"));
+            return;
+        }
         let found = self
             .checks
             .iter_mut()
@@ -258,102 +287,6 @@ impl Core {
         actions.push(answer(waiter, Answer::Error(error)));
     }
 
-    fn drop_ins_changed(&mut self, now: Now) {
-        self.reload = match self.reload {
-            Reload::Idle => Reload::Settling {
-                at: now.mono.saturating_add(SETTLE),
-                at_most: now.mono.saturating_add(SETTLE_AT_MOST),
-            },
-            Reload::Settling { at_most, .. } => Reload::Settling {
-                at: now.mono.saturating_add(SETTLE).min(at_most),
-                at_most,
-            },
-            Reload::Loading { .. } => Reload::Loading { again: true },
-        };
-    }
-
-    fn load(&mut self, actions: &mut Vec<Action>) {
-        self.reload = Reload::Loading { again: false };
-        self.loading_for.append(&mut self.reload_waiters);
-        actions.push(Action::LoadDropIns);
-    }
-
-    /// Takes what the folders hold now. What is unchanged keeps its state, its run and its slots;
-    /// what changed begins anew.
-    fn loaded(&mut self, loaded: Loaded, now: Now, actions: &mut Vec<Action>) {
-        let mut old: HashMap<(CheckKind, String), Check> = std::mem::take(&mut self.checks)
-            .into_iter()
-            .map(|check| ((check.kind(), check.name().to_owned()), check))
-            .collect();
-        let drop_ins = DropIns {
-            integrations: loaded.integrations.len(),
-            probes: loaded.probes.len(),
-            errors: loaded.errors.clone(),
-        };
-        for spec in loaded.integrations {
-            let key = (
-                CheckKind::Integration,
-                drop_in::DropIn::name(&spec).to_owned(),
-            );
-            match old.remove(&key) {
-                Some(check) if check.has_integration(&spec) => self.checks.push(check),
-                changed => {
-                    old.extend(changed.map(|check| (key, check)));
-                    let id = CheckId(self.number());
-                    self.add(Check::integration(id, spec, now), now);
-                }
-            }
-        }
-        for spec in loaded.probes {
-            let key = (CheckKind::Probe, drop_in::DropIn::name(&spec).to_owned());
-            match old.remove(&key) {
-                Some(check) if check.has_probe(&spec) => self.checks.push(check),
-                changed => {
-                    old.extend(changed.map(|check| (key, check)));
-                    let id = CheckId(self.number());
-                    self.add(Check::probe(id, spec), now);
-                }
-            }
-        }
-        for check in old.into_values() {
-            self.drop_check(check, actions);
-        }
-        self.drop_in_errors = loaded.errors;
-        let reloaded = Reloaded {
-            integrations: drop_ins.integrations,
-            probes: drop_ins.probes,
-            errors: drop_ins.errors.clone(),
-        };
-        for waiter in self.loading_for.drain(..) {
-            actions.push(answer(waiter, Answer::Reloaded(reloaded.clone())));
-        }
-        actions.push(Action::Publish(Change::DropIns { drop_ins }));
-        if std::mem::replace(&mut self.reload, Reload::Idle) == (Reload::Loading { again: true }) {
-            self.load(actions);
-        }
-    }
-
-    fn add(&mut self, check: Check, now: Now) {
-        if let Some(interval) = check.interval() {
-            self.schedule.add(check.id, interval, now.mono);
-        }
-        self.checks.push(check);
-    }
-
-    fn drop_check(&mut self, check: Check, actions: &mut Vec<Action>) {
-        self.schedule.remove(check.id);
-        actions.extend(check.running.map(Action::Kill));
-        let kind = kind_name(check.kind());
-        let message = format!(
-            "{kind} `{}` was removed or changed by a reload",
-            check.name()
-        );
-        for waiter in check.waiters.into_iter().chain(check.run_waiters) {
-            let error = ErrorAnswer::new(ErrorCode::NotFound, message.clone());
-            actions.push(answer(waiter, Answer::Error(error)));
-        }
-    }
-
     fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
@@ -362,7 +295,7 @@ impl Core {
     /// What `status` answers, all but what the edge alone knows.
     pub(crate) fn status(&self, uptime: Duration) -> Status {
         Status {
-            lifecycle: Lifecycle::Running,
+            lifecycle: self.lifecycle.phase(),
             health: Health::of_guest(self.checks.iter().filter_map(Check::health)),
             // Milliseconds are all that a reader wants of it.
             uptime_secs: uptime.as_millis() as f64 / 1000.0,
@@ -382,7 +315,7 @@ impl Core {
     }
 
     /// The files that were rejected.
-    pub(crate) fn drop_in_errors(&self) -> &[mvm_protocol::status::DropInError] {
+    pub(crate) fn drop_in_errors(&self) -> &[DropInError] {
         &self.drop_in_errors
     }
 

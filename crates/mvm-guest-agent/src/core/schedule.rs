@@ -33,6 +33,7 @@ struct Plan {
 #[derive(Debug)]
 pub(crate) struct Schedule {
     places: usize,
+    held: bool,
     running: usize,
     plans: HashMap<CheckId, Plan>,
     due: BTreeSet<(Duration, CheckId)>,
@@ -44,6 +45,7 @@ impl Schedule {
     pub(crate) fn new(places: usize) -> Self {
         Self {
             places: places.max(1),
+            held: false,
             running: 0,
             plans: HashMap::new(),
             due: BTreeSet::new(),
@@ -75,6 +77,9 @@ impl Schedule {
 
     /// Asks for a run ahead of all that is due; after the present one if it is running.
     pub(crate) fn ask(&mut self, id: CheckId) {
+        if self.held {
+            return;
+        }
         let Some(plan) = self.plans.get_mut(&id) else {
             return;
         };
@@ -88,7 +93,7 @@ impl Schedule {
     /// The next check to start now, if one is due or asked for and a place is free. Its run has
     /// begun once it is returned.
     pub(crate) fn next(&mut self, now: Duration) -> Option<CheckId> {
-        if self.running >= self.places {
+        if self.held || self.running >= self.places {
             return None;
         }
         while let Some(id) = self.asked.pop_front() {
@@ -135,14 +140,47 @@ impl Schedule {
         }
     }
 
+    /// Starts nothing until [`Schedule::release`], and forgets what was asked for.
+    pub(crate) fn hold(&mut self) {
+        self.held = true;
+        self.asked.clear();
+        for plan in self.plans.values_mut() {
+            plan.again = false;
+        }
+    }
+
+    /// Starts checks again, each at a point of its interval that `seed` decides: after a restore
+    /// there is no burst, in this guest or in a host full of its clones, and each check runs once
+    /// within its interval. Its grid begins anew there.
+    pub(crate) fn release(&mut self, now: Duration, seed: u64) {
+        self.held = false;
+        self.due.clear();
+        for (id, plan) in &mut self.plans {
+            let part = f64::from(scatter(seed, id.0)) / f64::from(u32::MAX);
+            let due = now.saturating_add(plan.interval.mul_f64(part));
+            plan.started_once = false;
+            plan.due = Some(due);
+            self.due.insert((due, *id));
+        }
+    }
+
     /// When [`Schedule::next`] has to be asked again if nothing else comes about: never while all
     /// places are taken, since the end of a run is an event of its own.
     pub(crate) fn deadline(&self) -> Option<Duration> {
-        if self.running >= self.places {
+        if self.held || self.running >= self.places {
             return None;
         }
         self.due.first().map(|(due, _)| *due)
     }
+}
+
+/// A number that looks random, from a seed and an id: the finalizer of SplitMix64 (Steele, Lea and
+/// Flood, 2014).
+fn scatter(seed: u64, id: u64) -> u32 {
+    let mut bits = seed.wrapping_add(id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    u32::try_from((bits ^ (bits >> 31)) >> 32).unwrap_or_default()
 }
 
 /// The first slot after `now` of the grid that goes through `slot`. A clock that stood still while
@@ -263,6 +301,35 @@ mod tests {
         assert_eq!(started(&mut schedule, 0), [2]);
     }
 
+    #[test]
+    fn what_is_held_starts_nothing_and_is_released_without_a_burst() {
+        let mut schedule = Schedule::new(1000);
+        for id in 0..1000 {
+            schedule.add(CheckId(id), secs(100), secs(0));
+        }
+        assert_eq!(started(&mut schedule, 0).len(), 1000);
+        for id in 0..1000 {
+            schedule.ended(CheckId(id));
+        }
+        schedule.hold();
+        schedule.ask(A);
+        assert_eq!(started(&mut schedule, 5000), NONE);
+        assert_eq!(schedule.deadline(), None);
+        schedule.release(secs(5000), 7);
+        let mut runs = Vec::new();
+        for second in 5000..=5100 {
+            let mut now = started(&mut schedule, second);
+            assert!(now.len() < 50, "{} at once", now.len());
+            for id in &now {
+                schedule.ended(CheckId(*id));
+            }
+            runs.append(&mut now);
+        }
+        runs.sort_unstable();
+        runs.dedup();
+        assert_eq!(runs.len(), 1000, "each once within its interval");
+    }
+
     proptest! {
         #[test]
         fn slots_are_on_the_grid_and_ahead(
@@ -272,7 +339,7 @@ mod tests {
             let next = slot_after(ms(slot), ms(interval), ms(now));
             prop_assert!(next > ms(now.max(slot)));
             prop_assert!(next <= ms(now.max(slot) + interval));
-            prop_assert_eq!((next - ms(slot)).as_millis() % u128::from(interval), 0);
+            prop_assert_eq!(next.saturating_sub(ms(slot)).as_millis() % u128::from(interval), 0);
         }
 
         #[test]

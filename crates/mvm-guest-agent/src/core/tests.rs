@@ -1,7 +1,10 @@
 //! Stories of the whole core, told with events and times.
 
 use super::ended::{End, Tail};
+use super::lifecycle::Journal;
+use super::sleeping::Work;
 use super::*;
+use mvm_protocol::drop_in;
 use mvm_protocol::status::BusySignal;
 
 /// A core, the clock, and the runs that the core has begun.
@@ -14,6 +17,7 @@ struct Story {
     loads: usize,
     samples: usize,
     killed: Vec<RunId>,
+    steps: Vec<Work>,
 }
 
 impl Story {
@@ -27,13 +31,14 @@ impl Story {
             max_concurrent_checks: places,
             sample_interval,
             busy,
+            seed: 7,
         };
         let now = Now {
             mono: Duration::from_secs(1000),
             wall: Timestamp(0),
         };
         let (begun, published, answers, killed) = Default::default();
-        let core = Core::new(settings, now);
+        let core = Core::new(settings, Journal::default(), now);
         let mut story = Self {
             core,
             now,
@@ -43,6 +48,7 @@ impl Story {
             loads: 0,
             samples: 0,
             killed,
+            steps: Vec::new(),
         };
         story.event(Event::Tick);
         story
@@ -57,6 +63,8 @@ impl Story {
                 Action::LoadDropIns => self.loads += 1,
                 Action::Publish(change) => self.published.push(change),
                 Action::Answer(waiter, answer) => self.answers.push((waiter, *answer)),
+                Action::Step(step) => self.steps.push(step.work),
+                Action::Keep(_) | Action::CancelStep | Action::Woke => {}
             }
         }
     }
@@ -79,7 +87,7 @@ impl Story {
     fn pass(&mut self, time: Duration) {
         let until = self.now.mono + time;
         loop {
-            let deadline = self.core.deadline();
+            let deadline = self.core.deadline().unwrap();
             assert!(
                 deadline > self.now.mono,
                 "a deadline that has passed would spin"
@@ -94,7 +102,7 @@ impl Story {
     }
 
     fn at(&mut self, mono: Duration) {
-        let ahead = i64::try_from((mono - self.now.mono).as_millis()).unwrap();
+        let ahead = i64::try_from(mono.saturating_sub(self.now.mono).as_millis()).unwrap();
         self.now = Now {
             mono,
             wall: Timestamp(self.now.wall.0 + ahead),

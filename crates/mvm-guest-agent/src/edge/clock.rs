@@ -53,14 +53,14 @@ impl Timer {
         })
     }
 
-    /// Sets the deadline, in place of the one before.
-    pub(crate) fn set(&self, deadline: Duration) -> io::Result<()> {
+    /// Sets the deadline, in place of the one before; `None` for never.
+    pub(crate) fn set(&self, deadline: Option<Duration>) -> io::Result<()> {
         let zero = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
         // All zeroes would disarm the timer; a deadline at the clock's zero has passed anyway.
-        let deadline = deadline.max(Duration::from_nanos(1));
+        let deadline = deadline.map_or(Duration::ZERO, |at| at.max(Duration::from_nanos(1)));
         let value = Timespec {
             tv_sec: i64::try_from(deadline.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(deadline.subsec_nanos()),

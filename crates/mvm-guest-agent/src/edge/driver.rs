@@ -4,14 +4,20 @@ use super::clock::{self, Timer};
 use super::command::Launcher;
 use super::console::say;
 use super::drop_in_dir::{self, Trust};
+use super::journal::Files;
+use super::notify;
 use super::samples::Sampler;
+use super::steps::{self, StepEdge};
 use super::system::Facts;
 use super::watchers::{Queue, Watchers};
 use crate::core::ended::Ended;
+use crate::core::lifecycle::Done;
 use crate::core::registry::Loaded;
+use crate::core::sleeping::{StepWork, Work, command_done};
 use crate::core::{Action, Core, Event, RunId, WaiterId};
 use crate::requests::{self, Reply};
-use mvm_protocol::answer::{self, Answer, ErrorAnswer, ErrorCode};
+use mvm_protocol::answer::{self, Answer, Change, ErrorAnswer, ErrorCode};
+use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::request::Request;
 use std::collections::HashMap;
 use std::io;
@@ -31,6 +37,7 @@ enum Message {
         reply: oneshot::Sender<Answer>,
     },
     RunEnded(RunId, Ended),
+    StepDone(Done),
     Loaded(Loaded),
     DropInsChanged,
     Reload,
@@ -100,22 +107,32 @@ pub(crate) struct Driver {
     messages: mpsc::UnboundedReceiver<Message>,
     launcher: Rc<Launcher>,
     sampler: Sampler,
-    timer: Timer,
+    files: Files,
     folders: (PathBuf, PathBuf),
+    effects: bool,
+    notify_port: Option<u32>,
+    timer: Timer,
     watchers: Watchers,
     waiting: HashMap<WaiterId, oneshot::Sender<Answer>>,
     running: HashMap<RunId, oneshot::Sender<()>>,
+    step: Option<oneshot::Sender<()>>,
     next_waiter: u64,
 }
 
+/// What a driver works with.
+pub(crate) struct Edge {
+    pub(crate) launcher: Launcher,
+    pub(crate) sampler: Sampler,
+    pub(crate) files: Files,
+    /// The folders of integrations and probes.
+    pub(crate) folders: (PathBuf, PathBuf),
+    /// Whether the guest may be changed: synced, its clock set, its identity renewed.
+    pub(crate) effects: bool,
+    pub(crate) notify_port: Option<u32>,
+}
+
 impl Driver {
-    pub(crate) fn new(
-        core: Core,
-        facts: Facts,
-        launcher: Launcher,
-        sampler: Sampler,
-        folders: (PathBuf, PathBuf),
-    ) -> io::Result<Self> {
+    pub(crate) fn new(core: Core, facts: Facts, edge: Edge) -> io::Result<Self> {
         let (sender, messages) = mpsc::unbounded_channel();
         Ok(Self {
             core,
@@ -124,13 +141,17 @@ impl Driver {
                 facts: Rc::new(facts),
             },
             messages,
-            launcher: Rc::new(launcher),
-            sampler,
+            launcher: Rc::new(edge.launcher),
+            sampler: edge.sampler,
+            files: edge.files,
+            folders: edge.folders,
+            effects: edge.effects,
+            notify_port: edge.notify_port,
             timer: Timer::new()?,
-            folders,
             watchers: Watchers::default(),
             waiting: HashMap::new(),
             running: HashMap::new(),
+            step: None,
             next_waiter: 0,
         })
     }
@@ -142,6 +163,7 @@ impl Driver {
 
     /// Runs until it is told to stop, and then until no command runs.
     pub(crate) async fn run(mut self) -> io::Result<()> {
+        self.notify();
         self.handle_event(Event::Tick);
         loop {
             self.timer.set(self.core.deadline())?;
@@ -170,6 +192,10 @@ impl Driver {
             Message::RunEnded(run, ended) => {
                 self.running.remove(&run);
                 self.handle_event(Event::RunEnded(run, ended));
+            }
+            Message::StepDone(done) => {
+                self.step = None;
+                self.handle_event(Event::StepDone(done));
             }
             Message::Loaded(loaded) => {
                 say!(
@@ -246,7 +272,22 @@ impl Driver {
                     let _ = messages.send(Message::Loaded(loaded));
                 });
             }
+            Action::Step(step) => self.begin_step(*step),
+            Action::CancelStep => {
+                if let Some(cancel) = self.step.take() {
+                    let _ = cancel.send(());
+                }
+            }
+            Action::Keep(journal) => {
+                if let Err(error) = self.files.keep(&journal) {
+                    say!("the journal cannot be kept: {error}");
+                }
+            }
+            Action::Woke => self.notify(),
             Action::Publish(change) => {
+                if let Change::Lifecycle { lifecycle } = &change {
+                    say!("lifecycle: {}", lifecycle.as_str());
+                }
                 self.watchers.publish(answer::Event {
                     at: clock::now().wall,
                     change,
@@ -258,6 +299,53 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Tells the host that the guest is there, if it wants to be told.
+    fn notify(&self) {
+        if let Some(port) = self.notify_port {
+            tokio::task::spawn_local(notify::notify(port, self.handle()));
+        }
+    }
+
+    /// The journal comes first: a step that could not be remembered is not taken.
+    fn begin_step(&mut self, step: StepWork) {
+        let messages = self.handle.messages.clone();
+        if let Err(error) = self.files.keep(&step.journal) {
+            let detail = Some(format!("not begun: the journal cannot be kept: {error}"));
+            let done = Done {
+                outcome: Outcome::Failed,
+                duration_ms: 0,
+                detail,
+            };
+            let _ = messages.send(Message::StepDone(done));
+            return;
+        }
+        let (cancel, mut cancelled) = oneshot::channel();
+        self.step = Some(cancel);
+        let edge = StepEdge {
+            launcher: Rc::clone(&self.launcher),
+            files: self.files.clone(),
+            effects: self.effects,
+        };
+        tokio::task::spawn_local(async move {
+            let done = match step.work {
+                Work::Command(run, command) => {
+                    command_done(&edge.launcher.run(run, command, cancelled).await)
+                }
+                work => {
+                    tokio::select! {
+                        done = steps::take(work, step.limit, &edge) => done,
+                        Ok(()) = &mut cancelled => Done {
+                            outcome: Outcome::TimedOut,
+                            duration_ms: 0,
+                            detail: Some("left behind: the sleep was ended".to_owned()),
+                        },
+                    }
+                }
+            };
+            let _ = messages.send(Message::StepDone(done));
+        });
     }
 
     /// Ends what runs, so that nothing outlives the agent.

@@ -6,6 +6,7 @@
 
 use mvm_protocol::answer::{Answer, AnswerFrame, ErrorAnswer, ErrorCode};
 use mvm_protocol::frame::encode_json;
+use mvm_protocol::lifecycle::{Outcome, Step};
 use mvm_protocol::status::{
     DropInError, Health, Inspect, IntegrationStatus, LastCheck, ProbeStatus, Status,
 };
@@ -51,7 +52,24 @@ fn status(answer: &mut Answer) -> Option<&mut Status> {
     }
 }
 
+/// The steps that an answer reports.
+fn steps(answer: &mut Answer) -> Option<&mut Vec<Step>> {
+    match answer {
+        Answer::Ready(ready) => Some(&mut ready.steps),
+        Answer::Awake(awake) => Some(&mut awake.steps),
+        Answer::Error(error) => error.steps.as_mut(),
+        _ => None,
+    }
+}
+
 fn shorten_outputs(answer: &mut Answer, limit: usize) {
+    for detail in steps(answer)
+        .into_iter()
+        .flatten()
+        .filter_map(|step| step.detail.as_mut())
+    {
+        keep_end(detail, limit);
+    }
     if let Some(status) = status(answer) {
         for check in status
             .integrations
@@ -77,19 +95,26 @@ fn shorten_outputs(answer: &mut Answer, limit: usize) {
     }
 }
 
-/// Keeps the end of the output, as the agent does from the start.
 fn shorten(check: &mut LastCheck, limit: usize) {
-    let mut from = check.output.len().saturating_sub(limit);
-    if from > 0 {
-        while !check.output.is_char_boundary(from) {
-            from += 1;
-        }
-        check.output.drain(..from);
-        check.truncated = true;
+    check.truncated |= keep_end(&mut check.output, limit);
+}
+
+/// Keeps the end, as the agent does from the start. True if something was cut.
+fn keep_end(text: &mut String, limit: usize) -> bool {
+    let mut from = text.len().saturating_sub(limit);
+    while !text.is_char_boundary(from) {
+        from += 1;
     }
+    text.drain(..from);
+    from > 0
 }
 
 fn omit_entries(answer: &mut Answer, limit: usize) {
+    if let Some(steps) = steps(answer) {
+        omit(steps, limit, |step: &Step| {
+            matches!(step.outcome, Outcome::Ok | Outcome::Skipped)
+        });
+    }
     if let Some(status) = status(answer) {
         let well =
             |entry: &IntegrationStatus| matches!(entry.health, Health::Healthy | Health::Unchecked);
@@ -200,6 +225,36 @@ mod tests {
             check.truncated && check.output.ends_with("ü end"),
             "{check:?}"
         );
+    }
+
+    #[test]
+    fn ten_thousand_steps_fit_and_the_failed_one_stays() {
+        let step = |n: usize| Step {
+            step: mvm_protocol::lifecycle::StepKind::Restore,
+            integration: Some(format!("service-{n}")),
+            outcome: if n == 9_999 {
+                Outcome::Failed
+            } else {
+                Outcome::Ok
+            },
+            duration_ms: 1,
+            detail: Some("x".repeat(100)),
+        };
+        let steps: Vec<Step> = (0..10_000).map(step).collect();
+        let mut error = ErrorAnswer::new(ErrorCode::SleepPrepFailed, "why");
+        error.steps = Some(steps);
+        let bytes = frame(Answer::Error(error), None);
+        let answer = AnswerFrame::read(&bytes[4..]).unwrap().answer;
+        let Answer::Error(ErrorAnswer {
+            code: ErrorCode::SleepPrepFailed,
+            steps: Some(steps),
+            ..
+        }) = answer
+        else {
+            panic!("{answer:?}")
+        };
+        assert_eq!(steps[0].integration.as_deref(), Some("service-9999"));
+        assert!(steps.len() >= 500);
     }
 
     #[test]

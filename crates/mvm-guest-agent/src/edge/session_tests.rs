@@ -1,11 +1,13 @@
 //! In-memory pairs: a session at one end, a host at the other, and patience cut short.
 
 use super::*;
+use crate::core::lifecycle::Journal;
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
 use crate::edge::command::Launcher;
-use crate::edge::driver::Driver;
+use crate::edge::driver::{Driver, Edge};
 use crate::edge::inhibit::Inhibitors;
+use crate::edge::journal::Files;
 use crate::edge::samples::Sampler;
 use crate::edge::stream::pair;
 use crate::edge::{clock, system::Facts};
@@ -91,13 +93,20 @@ fn agent() -> Handle {
     let settings = Settings {
         max_concurrent_checks: 4,
         sample_interval: LONG,
-        busy: busy.clone(),
+        busy,
+        seed: 0,
     };
-    let core = Core::new(settings, clock::now());
-    let sampler = Sampler::new(Vec::new(), Inhibitors::new(dir.clone()));
-    let launcher = Launcher::new(&dir, false);
-    let facts = Facts::read(mvm_protocol::Timestamp(0), true);
-    let driver = Driver::new(core, facts, launcher, sampler, (dir.clone(), dir)).unwrap();
+    let core = Core::new(settings, Journal::default(), clock::now());
+    let edge = Edge {
+        launcher: Launcher::new(&dir, false),
+        sampler: Sampler::new(Vec::new(), Inhibitors::new(dir.clone())),
+        files: Files::new(&dir),
+        folders: (dir.clone(), dir),
+        effects: false,
+        notify_port: None,
+    };
+    let facts = Facts::new(mvm_protocol::Timestamp(0), true);
+    let driver = Driver::new(core, facts, edge).unwrap();
     let handle = driver.handle();
     spawn_local(driver.run());
     handle

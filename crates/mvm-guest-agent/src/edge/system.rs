@@ -1,17 +1,21 @@
 //! What `inspect` and `hello` tell of the guest and of the agent itself.
 
+use super::clock;
 use super::proc::{field, read_small};
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::Profile;
+use mvm_protocol::lifecycle::Token;
 use mvm_protocol::status::{Agent, System};
+use std::hash::{BuildHasher, RandomState};
 
 /// What does not change while the agent runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
-    pub(crate) boot_id: String,
     pub(crate) started_at: Timestamp,
     /// Whether the configuration lets a dev build serve exec, put and get.
     pub(crate) exec: bool,
+    /// Tells requests apart. Its keys are this agent's own.
+    pub(crate) hasher: RandomState,
 }
 
 /// Which build this is.
@@ -25,13 +29,19 @@ pub(crate) const PROFILE: Profile = if cfg!(feature = "dev") {
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 impl Facts {
-    pub(crate) fn read(started_at: Timestamp, exec: bool) -> Self {
-        let boot_id = read_small("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    pub(crate) fn new(started_at: Timestamp, exec: bool) -> Self {
         Self {
-            boot_id: boot_id.trim().to_owned(),
             started_at,
             exec,
+            hasher: RandomState::new(),
         }
+    }
+
+    /// A token for a host that gave none. It only has to be another one each time: whoever could
+    /// guess it may end the sleep without it.
+    pub(crate) fn made_up_token(&self) -> Token {
+        let now = clock::now();
+        Token::made_up(self.hasher.hash_one((now.mono, now.wall)))
     }
 
     /// The agent itself, now.
@@ -51,6 +61,12 @@ impl Facts {
             drop_in_errors_omitted: 0,
         }
     }
+}
+
+/// The kernel's id of this boot; for a clone the one that its wake gave it.
+pub(crate) fn boot_id() -> String {
+    let id = read_small("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }
 
 /// The guest, now. What cannot be read is 0 or empty.
@@ -97,8 +113,8 @@ mod tests {
         assert!(!system.hostname.is_empty() && !system.kernel.is_empty() && system.cpus > 0);
         assert!(system.memory_total_bytes > system.memory_available_bytes);
         assert!(system.memory_available_bytes > 0);
-        let facts = Facts::read(Timestamp(0), true);
-        assert_eq!(facts.boot_id.len(), 36);
+        let facts = Facts::new(Timestamp(0), true);
+        assert_eq!(boot_id().len(), 36);
         assert!(facts.agent().rss_bytes > 100_000);
     }
 }

@@ -4,7 +4,7 @@ use crate::core::Core;
 use crate::edge::clock;
 use crate::edge::system::{self, Facts};
 use mvm_protocol::Answer;
-use mvm_protocol::status::{Inspect, Snapshot};
+use mvm_protocol::status::Inspect;
 
 pub(super) fn answer(core: &Core, facts: &Facts) -> Answer {
     let mut agent = facts.agent();
@@ -15,6 +15,6 @@ pub(super) fn answer(core: &Core, facts: &Facts) -> Answer {
         probes_omitted: 0,
         system: system::system(),
         agent,
-        snapshot: Snapshot::default(),
+        snapshot: core.snapshot(),
     })
 }

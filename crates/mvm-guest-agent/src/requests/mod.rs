@@ -7,7 +7,9 @@ mod hello;
 mod inspect;
 mod ping;
 mod reload;
+mod sleep_prep;
 mod status;
+mod wake;
 
 use crate::core::{Core, Event, WaiterId};
 use crate::edge::driver::Handle;
@@ -56,12 +58,16 @@ pub(crate) fn answer_alone(request: &Request) -> Option<Answer> {
 pub(crate) fn apply(request: Request, waiter: WaiterId, core: &Core, facts: &Facts) -> Reply {
     match request {
         Request::Ping => now(ping::answer()),
-        Request::Hello => now(hello::answer(facts)),
+        Request::Hello => now(hello::answer(core)),
         // A watch begins as a status; the driver adds the watcher.
         Request::Status | Request::Watch(_) => now(status::answer(core)),
         Request::Inspect => now(inspect::answer(core, facts)),
         Request::Check(fields) => Reply::Later(check::event(waiter, fields)),
         Request::Reload => Reply::Later(reload::event(waiter)),
+        Request::SleepPrep(fields) => {
+            Reply::Later(sleep_prep::event(waiter, fields, facts.made_up_token()))
+        }
+        Request::Wake(fields) => Reply::Later(wake::event(waiter, *fields, &facts.hasher)),
     }
 }
 

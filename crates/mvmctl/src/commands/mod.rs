@@ -34,10 +34,12 @@ pub(crate) mod machine;
 pub(crate) mod man;
 pub(crate) mod ping;
 pub(crate) mod rm;
+pub(crate) mod sleep;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod wait;
+pub(crate) mod wake;
 
 use crate::args::{Format, Global};
 use crate::report::{Failure, Outcome};
@@ -95,6 +97,8 @@ group! {
         Stop(stop::Args),
         Rm(rm::Args),
         Logs(logs::Args),
+        Sleep(sleep::Args),
+        Wake(wake::Args),
     }
 }
 

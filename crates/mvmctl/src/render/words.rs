@@ -7,7 +7,7 @@ use serde::Serialize;
 use std::time::{Duration, SystemTime};
 
 /// A value's name on the wire, which is its name for people as well.
-fn wire(value: &impl Serialize) -> String {
+pub(crate) fn wire(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(name)) => name,
         _ => "?".into(),

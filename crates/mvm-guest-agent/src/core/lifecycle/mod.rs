@@ -1,0 +1,509 @@
+//! Sleep and wake: a pure function from state and event to state and actions.
+//!
+//! ```text
+//!                sleep-prep                      all steps ok
+//!    running ───────────────────▶ preparing ─────────────────────▶ ready
+//!     ▲  │                          │  a required step fails,        │  wake,
+//!     │  │ wake: reseed, clock      │  deadline, lease, wake         │  lease
+//!     │  ▼                          ▼                                ▼
+//!     └──────────────────────────  waking  ◀─────────────────────────┘
+//!         all steps done            ▲
+//!                                   └── the agent starts and the journal says that it was not running
+//! ```
+//!
+//! Who leaves a state, and why: `running` by a request alone; `preparing` by its last step, or by
+//! whatever makes it fail; `ready` by a wake, or by the lease, so that a host that never comes back
+//! cannot keep a guest asleep; `waking` when its last step has ended, however it ended.
+//!
+//! One step is under way at a time. Preparing is only ever undone by waking, so there is one way
+//! back, and the debt of restores (`owed`) is paid there and nowhere else.
+
+mod states;
+mod terms;
+
+use super::WaiterId;
+use mvm_protocol::Timestamp;
+use mvm_protocol::lifecycle::{
+    Awake, Outcome, Ready as ReadyAnswer, SleepPrep, Step, StepKind, Token,
+};
+use mvm_protocol::status::Lifecycle as Phase;
+use states::{Budget, Preparing, State, Waking};
+use std::collections::VecDeque;
+use std::time::Duration;
+pub(crate) use terms::{Act, DRAIN_GRACE, Done, Journal, Participant, TICK, Task, WakeAsked};
+
+/// The lifecycle of one guest.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Lifecycle {
+    state: State,
+    journal: Journal,
+    last_tick: Duration,
+    /// Whether the integrations are known, so that debts can be paid.
+    started: bool,
+    /// The last wake that was answered, for a host that lost the answer.
+    answered: Option<(u64, Awake)>,
+}
+
+impl Lifecycle {
+    /// The lifecycle of an agent that starts, with what an earlier one left behind.
+    pub(crate) fn new(journal: Journal, now: Duration) -> Self {
+        let owes = journal.asleep || !journal.owed.is_empty();
+        let state = if owes {
+            State::Waking(Waking::because("the agent was restarted"))
+        } else {
+            State::Running
+        };
+        Self {
+            state,
+            journal,
+            last_tick: now,
+            started: false,
+            answered: None,
+        }
+    }
+
+    /// The integrations are known: pays the debts that an earlier agent left.
+    pub(crate) fn start(&mut self, participants: &[Participant]) -> Vec<Act> {
+        let mut acts = Vec::new();
+        if std::mem::replace(&mut self.started, true) {
+            return acts;
+        }
+        if let State::Waking(waking) = &mut self.state {
+            waking
+                .plan
+                .extend(restores(&self.journal.owed, participants));
+            waking.plan.push_back(Task::Resume);
+            acts.extend([Act::Hold, Act::Enter(Phase::Waking)]);
+            self.proceed(&mut acts);
+        }
+        acts
+    }
+
+    /// Whether the integrations are known.
+    pub(crate) fn is_started(&self) -> bool {
+        self.started
+    }
+
+    /// The phase, as `status` tells it.
+    pub(crate) fn phase(&self) -> Phase {
+        match self.state {
+            State::Running => Phase::Running,
+            State::Preparing(_) => Phase::Preparing,
+            State::Ready { .. } => Phase::Ready,
+            State::Waking(_) => Phase::Waking,
+        }
+    }
+
+    /// What survives the agent.
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// When a tick is due: in ticks while anything is counted down, else never.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        let left = match &self.state {
+            State::Preparing(it @ Preparing { undo: None, .. }) => it.deadline.0.min(it.lease.0),
+            State::Ready { lease, .. } => lease.0,
+            State::Running | State::Waking(_) | State::Preparing(_) => return None,
+        };
+        Some(
+            self.last_tick
+                .saturating_add(left.clamp(Duration::from_millis(1), TICK)),
+        )
+    }
+
+    /// A host asks for the guest to be made ready.
+    pub(crate) fn sleep_prep(
+        &mut self,
+        waiter: WaiterId,
+        asked: &SleepPrep,
+        made_up: Token,
+        participants: Vec<Participant>,
+        now: Duration,
+    ) -> Vec<Act> {
+        match &mut self.state {
+            State::Running => self.prepare(waiter, asked, made_up, participants, now),
+            State::Preparing(preparing) if asked.token.as_ref() == Some(&preparing.token) => {
+                match &mut preparing.undo {
+                    Some(waking) => waking.sleepers.push(waiter),
+                    None => preparing.waiters.push(waiter),
+                }
+                Vec::new()
+            }
+            State::Ready { token, steps, .. } if asked.token.as_ref() == Some(token) => {
+                vec![Act::Ready(
+                    waiter,
+                    ReadyAnswer {
+                        token: token.clone(),
+                        steps: steps.clone(),
+                    },
+                )]
+            }
+            State::Preparing(_) | State::Ready { .. } => {
+                vec![Act::Busy(waiter, "another host's sleep holds the guest")]
+            }
+            State::Waking(_) => vec![Act::Busy(waiter, "the guest is waking")],
+        }
+    }
+
+    fn prepare(
+        &mut self,
+        waiter: WaiterId,
+        asked: &SleepPrep,
+        made_up: Token,
+        participants: Vec<Participant>,
+        now: Duration,
+    ) -> Vec<Act> {
+        let mut plan = VecDeque::from([Task::Drain]);
+        let takes_part = participants
+            .iter()
+            .rev()
+            .filter(|it| it.checkpoint || it.restore);
+        plan.extend(takes_part.map(|it| Task::Checkpoint(it.name.clone())));
+        plan.extend([Task::Sync, Task::DropCaches, Task::LastSync]);
+        self.journal.asleep = true;
+        self.journal.lease_expired = false;
+        self.answered = None;
+        self.last_tick = now;
+        self.state = State::Preparing(Preparing {
+            token: asked.token.clone().unwrap_or(made_up),
+            participants,
+            plan,
+            current: None,
+            steps: Vec::new(),
+            deadline: Budget(asked.deadline()),
+            lease: Budget(asked.lease_secs.duration()),
+            waiters: vec![waiter],
+            undo: None,
+        });
+        let mut acts = vec![Act::Hold, Act::Enter(Phase::Preparing)];
+        self.proceed(&mut acts);
+        acts
+    }
+
+    /// A host says that the guest runs on.
+    pub(crate) fn wake(&mut self, waiter: WaiterId, asked: &WakeAsked) -> Vec<Act> {
+        let token = match &self.state {
+            State::Running => None,
+            State::Preparing(Preparing { token, .. }) | State::Ready { token, .. } => Some(token),
+            State::Waking(waking) => waking.token.as_ref(),
+        };
+        if let (Some(held), Some(given)) = (token, &asked.wake.token)
+            && held != given
+        {
+            return vec![Act::WrongToken(waiter)];
+        }
+        match &mut self.state {
+            State::Running => self.wake_running(waiter, asked),
+            State::Preparing(preparing) => match &mut preparing.undo {
+                Some(waking) => {
+                    waking.join(waiter, asked);
+                    Vec::new()
+                }
+                None => self.undo(Waking::asked(waiter, asked, false)),
+            },
+            State::Ready { token, .. } => {
+                let mut waking = Waking::asked(waiter, asked, true);
+                waking.token = Some(token.clone());
+                self.leave_ready(waking)
+            }
+            State::Waking(waking) => {
+                waking.join(waiter, asked);
+                Vec::new()
+            }
+        }
+    }
+
+    fn wake_running(&mut self, waiter: WaiterId, asked: &WakeAsked) -> Vec<Act> {
+        match &self.answered {
+            Some((fingerprint, awake))
+                if asked.wake.token.is_some() && *fingerprint == asked.fingerprint =>
+            {
+                return vec![Act::Awake(waiter, awake.clone())];
+            }
+            _ => {}
+        }
+        let mut waking = Waking::asked(waiter, asked, false);
+        if !waking.restored {
+            let lease_expired = std::mem::take(&mut self.journal.lease_expired);
+            let generation = self.journal.generation;
+            let awake = Awake {
+                was_ready: false,
+                lease_expired,
+                generation,
+                steps: Vec::new(),
+            };
+            return vec![Act::Keep(self.journal.clone()), Act::Awake(waiter, awake)];
+        }
+        waking.plan.push_back(Task::Resume);
+        self.journal.asleep = true;
+        self.state = State::Waking(waking);
+        let mut acts = vec![Act::Hold, Act::Enter(Phase::Waking)];
+        self.proceed(&mut acts);
+        acts
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now: Duration) -> Vec<Act> {
+        let elapsed = now.saturating_sub(self.last_tick).min(TICK);
+        self.last_tick = now;
+        match &mut self.state {
+            State::Preparing(preparing) => {
+                preparing.deadline.spend(elapsed);
+                preparing.lease.spend(elapsed);
+                let reason = match preparing {
+                    Preparing { undo: Some(_), .. } => return Vec::new(),
+                    Preparing { lease, .. } if lease.is_spent() => "the lease ran out",
+                    Preparing { deadline, .. } if deadline.is_spent() => "the deadline passed",
+                    _ => return Vec::new(),
+                };
+                self.undo(Waking::because(reason))
+            }
+            State::Ready { lease, .. } => {
+                lease.spend(elapsed);
+                if !lease.is_spent() {
+                    return Vec::new();
+                }
+                self.journal.lease_expired = true;
+                self.leave_ready(Waking::because("the lease ran out"))
+            }
+            State::Running | State::Waking(_) => Vec::new(),
+        }
+    }
+
+    /// The task that is under way has ended.
+    pub(crate) fn done(&mut self, done: &Done, at: Timestamp) -> Vec<Act> {
+        let mut acts = Vec::new();
+        match &mut self.state {
+            State::Preparing(preparing) => {
+                let Some(task) = preparing.current.take() else {
+                    return acts;
+                };
+                preparing.steps.push(step(&task, done));
+                let failed = matches!(done.outcome, Outcome::Failed | Outcome::TimedOut);
+                match preparing.undo.take() {
+                    Some(waking) => self.roll_back(waking, &mut acts),
+                    None if failed && preparing.requires(&task) => {
+                        let reason = failure(&task, done);
+                        self.roll_back(Waking::because(reason), &mut acts);
+                    }
+                    None => self.proceed(&mut acts),
+                }
+            }
+            State::Waking(waking) => {
+                let Some(task) = waking.current.take() else {
+                    return acts;
+                };
+                if let Task::Restore(name) = &task {
+                    self.journal.owed.retain(|owed| owed != name);
+                }
+                if task == Task::Identity && waking.restored {
+                    self.journal.last_wake_ms = Some(at.0);
+                }
+                waking.steps.push(step(&task, done));
+                self.proceed(&mut acts);
+            }
+            State::Running | State::Ready { .. } => {}
+        }
+        if let State::Ready { .. } = self.state {
+            self.journal.last_sleep_ms = Some(at.0);
+        }
+        acts
+    }
+
+    /// Undoes a preparation: at once if no task is under way, else when that has ended.
+    fn undo(&mut self, waking: Waking) -> Vec<Act> {
+        let State::Preparing(preparing) = &mut self.state else {
+            return Vec::new();
+        };
+        if preparing.current.is_some() {
+            preparing.undo = Some(waking);
+            return vec![Act::Cancel];
+        }
+        let mut acts = Vec::new();
+        self.roll_back(waking, &mut acts);
+        acts
+    }
+
+    fn roll_back(&mut self, mut waking: Waking, acts: &mut Vec<Act>) {
+        let State::Preparing(preparing) = std::mem::replace(&mut self.state, State::Running) else {
+            return;
+        };
+        waking.token = Some(preparing.token);
+        waking.sleepers.extend(preparing.waiters);
+        waking.steps = preparing.steps;
+        waking
+            .plan
+            .extend(restores(&self.journal.owed, &preparing.participants));
+        waking.plan.push_back(Task::Resume);
+        if waking.reason == "the lease ran out" {
+            self.journal.lease_expired = true;
+        }
+        self.state = State::Waking(waking);
+        acts.push(Act::Enter(Phase::Waking));
+        self.proceed(acts);
+    }
+
+    fn leave_ready(&mut self, mut waking: Waking) -> Vec<Act> {
+        // Paid in load order, which is the reverse of the order in which the debts were made.
+        waking
+            .plan
+            .extend(self.journal.owed.iter().rev().cloned().map(Task::Restore));
+        waking.plan.push_back(Task::Resume);
+        self.state = State::Waking(waking);
+        let mut acts = vec![Act::Enter(Phase::Waking)];
+        self.proceed(&mut acts);
+        acts
+    }
+
+    /// Begins the next task, or enters the next state.
+    fn proceed(&mut self, acts: &mut Vec<Act>) {
+        match &mut self.state {
+            State::Preparing(preparing) => {
+                while let Some(task) = preparing.plan.pop_front() {
+                    if let Task::Checkpoint(name) = &task {
+                        let it = preparing.participants.iter().find(|it| it.name == *name);
+                        if it.is_some_and(|it| it.restore) {
+                            self.journal.owed.push(name.clone());
+                        }
+                        // Nothing to run before a snapshot, but something after it.
+                        if it.is_none_or(|it| !it.checkpoint) {
+                            continue;
+                        }
+                    }
+                    preparing.current = Some(task.clone());
+                    let limit = preparing.deadline.0;
+                    acts.push(Act::Do {
+                        task,
+                        limit,
+                        journal: self.journal.clone(),
+                    });
+                    return;
+                }
+                self.become_ready(acts);
+            }
+            State::Waking(waking) => match waking.plan.pop_front() {
+                Some(task) => {
+                    if task == Task::Identity && waking.restored {
+                        self.journal.generation += 1;
+                    }
+                    waking.current = Some(task.clone());
+                    let limit = TICK * 60;
+                    acts.push(Act::Do {
+                        task,
+                        limit,
+                        journal: self.journal.clone(),
+                    });
+                }
+                None => self.become_running(acts),
+            },
+            State::Running | State::Ready { .. } => {}
+        }
+    }
+
+    fn become_ready(&mut self, acts: &mut Vec<Act>) {
+        let State::Preparing(preparing) = std::mem::replace(&mut self.state, State::Running) else {
+            return;
+        };
+        let (token, steps) = (preparing.token, preparing.steps);
+        acts.push(Act::Keep(self.journal.clone()));
+        acts.push(Act::Enter(Phase::Ready));
+        for waiter in preparing.waiters {
+            let answer = ReadyAnswer {
+                token: token.clone(),
+                steps: steps.clone(),
+            };
+            acts.push(Act::Ready(waiter, answer));
+        }
+        self.state = State::Ready {
+            token,
+            steps,
+            lease: preparing.lease,
+        };
+    }
+
+    fn become_running(&mut self, acts: &mut Vec<Act>) {
+        let State::Waking(waking) = std::mem::replace(&mut self.state, State::Running) else {
+            return;
+        };
+        self.journal.asleep = false;
+        let told = !waking.waiters.is_empty();
+        let lease_expired = self.journal.lease_expired;
+        let awake = Awake {
+            was_ready: waking.was_ready,
+            lease_expired,
+            generation: self.journal.generation,
+            steps: waking.steps,
+        };
+        if told {
+            self.journal.lease_expired = false;
+        }
+        acts.extend([
+            Act::Keep(self.journal.clone()),
+            Act::Release,
+            Act::Enter(Phase::Running),
+        ]);
+        for waiter in waking.sleepers {
+            acts.push(Act::Failed(
+                waiter,
+                waking.reason.clone(),
+                awake.steps.clone(),
+            ));
+        }
+        for waiter in waking.waiters {
+            acts.push(Act::Awake(waiter, awake.clone()));
+        }
+        self.answered = waking.fingerprint.map(|fingerprint| (fingerprint, awake));
+    }
+}
+
+/// The restores that are owed, in load order; what is not loaded any more comes last, and says so
+/// when it is tried.
+fn restores(owed: &[String], participants: &[Participant]) -> Vec<Task> {
+    let loaded = participants
+        .iter()
+        .filter(|it| owed.contains(&it.name))
+        .map(|it| &it.name);
+    let gone = owed
+        .iter()
+        .filter(|name| participants.iter().all(|it| it.name != **name));
+    loaded.chain(gone).cloned().map(Task::Restore).collect()
+}
+
+fn step(task: &Task, done: &Done) -> Step {
+    Step {
+        step: task.kind(),
+        integration: task.integration().map(str::to_owned),
+        outcome: done.outcome,
+        duration_ms: done.duration_ms,
+        detail: done.detail.clone(),
+    }
+}
+
+fn failure(task: &Task, done: &Done) -> String {
+    let what = match task {
+        Task::Checkpoint(name) => format!("the checkpoint of `{name}`"),
+        other => format!("the step `{}`", kind_name(other.kind())),
+    };
+    let how = if done.outcome == Outcome::TimedOut {
+        "timed out"
+    } else {
+        "failed"
+    };
+    match &done.detail {
+        Some(detail) => format!("{what} {how}: {detail}"),
+        None => format!("{what} {how}"),
+    }
+}
+
+fn kind_name(kind: StepKind) -> &'static str {
+    match kind {
+        StepKind::Drain => "drain",
+        StepKind::Sync => "sync",
+        StepKind::DropCaches => "drop-caches",
+        _ => "checkpoint",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,631 @@
+//! The state machine's stories, and an exhaustive search through everything that can come about.
+
+use super::*;
+use mvm_protocol::lifecycle::{Wake, WakeCause};
+use std::collections::{HashMap, HashSet};
+
+const AT: Timestamp = Timestamp(1000);
+
+fn participants() -> Vec<Participant> {
+    let it = |name: &str, checkpoint, restore, critical| Participant {
+        name: name.to_owned(),
+        checkpoint,
+        restore,
+        critical,
+    };
+    vec![
+        it("a", true, true, true),
+        it("b", true, true, false),
+        it("c", false, true, true),
+    ]
+}
+
+fn token(name: &str) -> Token {
+    Token::new(name).unwrap()
+}
+
+fn prep(name: Option<&str>, deadline: u64, lease: u64) -> SleepPrep {
+    let secs = |n| mvm_protocol::drop_in::Secs::new(Duration::from_secs(n)).unwrap();
+    SleepPrep {
+        token: name.map(token),
+        deadline_secs: secs(deadline),
+        lease_secs: secs(lease),
+    }
+}
+
+fn waking(name: Option<&str>, cause: WakeCause) -> WakeAsked {
+    let wake = Wake {
+        token: name.map(token),
+        cause,
+        ..Wake::default()
+    };
+    let fingerprint = u64::from(name == Some("A")) * 2 + u64::from(cause == WakeCause::Aborted);
+    WakeAsked { wake, fingerprint }
+}
+
+fn ok() -> Done {
+    Done {
+        outcome: Outcome::Ok,
+        duration_ms: 0,
+        detail: None,
+    }
+}
+
+fn ended(outcome: Outcome) -> Done {
+    Done {
+        outcome,
+        duration_ms: 0,
+        detail: None,
+    }
+}
+
+/// A lifecycle, what it wanted done, and whom it answered.
+struct Story {
+    it: Lifecycle,
+    now: Duration,
+    doing: Option<Task>,
+    tasks: Vec<Task>,
+    answers: Vec<(u64, String)>,
+    waiter: u64,
+}
+
+impl Story {
+    fn new() -> Self {
+        Self::from(Journal::default())
+    }
+
+    fn from(journal: Journal) -> Self {
+        let now = Duration::from_secs(100);
+        let (tasks, answers) = (Vec::new(), Vec::new());
+        let it = Lifecycle::new(journal, now);
+        let mut story = Self {
+            it,
+            now,
+            doing: None,
+            tasks,
+            answers,
+            waiter: 0,
+        };
+        let acts = story.it.start(&participants());
+        story.take(acts);
+        story
+    }
+
+    fn take(&mut self, acts: Vec<Act>) {
+        for act in acts {
+            match act {
+                Act::Do { task, .. } => {
+                    assert!(self.doing.is_none(), "one task at a time");
+                    self.tasks.push(task.clone());
+                    self.doing = Some(task);
+                }
+                Act::Ready(id, _) => self.answers.push((id.0, "ready".into())),
+                Act::Awake(id, awake) => {
+                    let lease = if awake.lease_expired { " late" } else { "" };
+                    let ready = if awake.was_ready {
+                        "was ready"
+                    } else {
+                        "was not ready"
+                    };
+                    self.answers.push((id.0, format!("awake: {ready}{lease}")));
+                }
+                Act::Failed(id, reason, _) => self.answers.push((id.0, reason)),
+                Act::Busy(id, _) => self.answers.push((id.0, "busy".into())),
+                Act::WrongToken(id) => self.answers.push((id.0, "wrong token".into())),
+                Act::Cancel | Act::Keep(_) | Act::Hold | Act::Release | Act::Enter(_) => {}
+            }
+        }
+    }
+
+    fn sleep(&mut self, token: Option<&str>) -> u64 {
+        self.waiter += 1;
+        let asked = prep(token, 60, 600);
+        let made_up = Token::new("made up").unwrap();
+        let waiter = WaiterId(self.waiter);
+        let acts = self
+            .it
+            .sleep_prep(waiter, &asked, made_up, participants(), self.now);
+        self.take(acts);
+        self.waiter
+    }
+
+    fn wake(&mut self, token: Option<&str>, cause: WakeCause) -> u64 {
+        self.waiter += 1;
+        let acts = self.it.wake(WaiterId(self.waiter), &waking(token, cause));
+        self.take(acts);
+        self.waiter
+    }
+
+    fn end(&mut self, done: &Done) {
+        self.doing.take().expect("a task is under way");
+        let acts = self.it.done(done, AT);
+        self.take(acts);
+    }
+
+    fn finish(&mut self) {
+        while self.doing.is_some() {
+            self.end(&ok());
+        }
+    }
+
+    fn pass(&mut self, secs: u64) {
+        for _ in 0..secs {
+            self.now += TICK;
+            let acts = self.it.tick(self.now);
+            self.take(acts);
+        }
+    }
+
+    fn answer(&self, id: u64) -> &str {
+        let answers: Vec<_> = self.answers.iter().filter(|(to, _)| *to == id).collect();
+        assert_eq!(answers.len(), 1, "one answer to {id}: {:?}", self.answers);
+        &answers[0].1
+    }
+
+    fn restores(&self) -> Vec<&str> {
+        let restored = |task: &Task| matches!(task, Task::Restore(_));
+        self.tasks
+            .iter()
+            .filter(|task| restored(task))
+            .filter_map(Task::integration)
+            .collect()
+    }
+}
+
+#[test]
+fn a_sleep_runs_its_steps_in_order_and_a_wake_in_the_other() {
+    let mut story = Story::new();
+    let sleep = story.sleep(Some("A"));
+    story.finish();
+    assert_eq!(story.answer(sleep), "ready");
+    assert_eq!(
+        story.tasks,
+        [
+            Task::Drain,
+            Task::Checkpoint("b".into()),
+            Task::Checkpoint("a".into()),
+            Task::Sync,
+            Task::DropCaches,
+            Task::LastSync
+        ]
+    );
+    assert_eq!(story.it.phase(), Phase::Ready);
+    story.tasks.clear();
+    let wake = story.wake(Some("A"), WakeCause::Restored);
+    story.finish();
+    assert_eq!(story.answer(wake), "awake: was ready");
+    assert_eq!(story.restores(), ["a", "b", "c"]);
+    assert_eq!(
+        story.tasks[..3],
+        [Task::Reseed, Task::Clock, Task::Identity]
+    );
+    assert_eq!(story.it.journal().generation, 1);
+    assert_eq!(story.it.phase(), Phase::Running);
+}
+
+#[test]
+fn the_table_of_sleep_prep() {
+    let mut story = Story::new();
+    let first = story.sleep(Some("A"));
+    let (joined, other) = (story.sleep(Some("A")), story.sleep(Some("B")));
+    assert_eq!(story.answer(other), "busy");
+    story.finish();
+    assert_eq!(
+        (story.answer(first), story.answer(joined)),
+        ("ready", "ready")
+    );
+    let tasks = story.tasks.len();
+    let (replayed, other) = (story.sleep(Some("A")), story.sleep(Some("B")));
+    assert_eq!(
+        (story.answer(replayed), story.answer(other)),
+        ("ready", "busy")
+    );
+    assert_eq!(story.tasks.len(), tasks, "nothing ran twice");
+    story.wake(None, WakeCause::Restored);
+    let during = story.sleep(Some("A"));
+    assert_eq!(story.answer(during), "busy");
+}
+
+#[test]
+fn the_table_of_wake() {
+    let mut story = Story::new();
+    let fine = story.wake(None, WakeCause::Aborted);
+    assert_eq!(story.answer(fine), "awake: was not ready");
+    assert_eq!(story.tasks, []);
+    let restored = story.wake(None, WakeCause::Restored);
+    story.finish();
+    assert_eq!(story.answer(restored), "awake: was not ready");
+    assert_eq!(
+        story.tasks,
+        [Task::Reseed, Task::Clock, Task::Identity, Task::Resume]
+    );
+
+    let mut story = Story::new();
+    let sleep = story.sleep(Some("A"));
+    story.end(&ok());
+    let wrong = story.wake(Some("B"), WakeCause::Aborted);
+    assert_eq!(story.answer(wrong), "wrong token");
+    let (wake, joined) = (
+        story.wake(Some("A"), WakeCause::Aborted),
+        story.wake(None, WakeCause::Aborted),
+    );
+    story.finish();
+    assert_eq!(
+        story.restores(),
+        ["b", "c"],
+        "whose turn has come, and no other"
+    );
+    assert_eq!(story.answer(sleep), "the host woke the guest");
+    assert_eq!(story.answer(wake), "awake: was not ready");
+    assert_eq!(story.answer(joined), "awake: was not ready");
+}
+
+#[test]
+fn a_failed_checkpoint_rolls_back_unless_it_is_not_critical() {
+    let mut story = Story::new();
+    let sleep = story.sleep(None);
+    story.end(&ok());
+    story.end(&ended(Outcome::Failed));
+    assert_eq!(
+        story.doing,
+        Some(Task::Checkpoint("a".into())),
+        "b is not critical"
+    );
+    story.end(&ended(Outcome::TimedOut));
+    story.finish();
+    assert_eq!(story.answer(sleep), "the checkpoint of `a` timed out");
+    assert_eq!(story.restores(), ["a", "b", "c"]);
+    assert_eq!(story.it.phase(), Phase::Running);
+    assert_eq!(story.it.journal().owed, [""; 0]);
+}
+
+#[test]
+fn a_cache_that_stays_is_no_failure_and_a_sync_that_fails_is() {
+    for (step, answer) in [
+        (Task::DropCaches, "ready"),
+        (Task::LastSync, "the step `sync` failed"),
+    ] {
+        let mut story = Story::new();
+        let sleep = story.sleep(None);
+        while story.doing != Some(step.clone()) {
+            story.end(&ok());
+        }
+        story.end(&ended(Outcome::Failed));
+        story.finish();
+        assert_eq!(story.answer(sleep), answer);
+    }
+}
+
+#[test]
+fn the_lease_ends_a_sleep_and_a_later_wake_says_so() {
+    let mut story = Story::new();
+    story.sleep(Some("A"));
+    story.finish();
+    story.pass(599);
+    assert_eq!(story.it.phase(), Phase::Ready);
+    story.pass(1);
+    story.finish();
+    assert_eq!(story.it.phase(), Phase::Running);
+    assert_eq!(story.restores(), ["a", "b", "c"]);
+    let wake = story.wake(Some("A"), WakeCause::Restored);
+    story.finish();
+    assert_eq!(story.answer(wake), "awake: was not ready late");
+    assert_eq!(
+        story.restores(),
+        ["a", "b", "c"],
+        "nothing is restored twice"
+    );
+}
+
+#[test]
+fn a_clock_that_jumps_does_not_end_a_lease() {
+    let mut story = Story::new();
+    story.sleep(None);
+    story.finish();
+    story.now += Duration::from_secs(31_536_000);
+    let acts = story.it.tick(story.now);
+    story.take(acts);
+    assert_eq!(story.it.phase(), Phase::Ready);
+}
+
+#[test]
+fn a_wake_that_meets_a_lease_that_runs_out_still_gets_its_seed() {
+    let mut story = Story::new();
+    story.sleep(Some("A"));
+    story.finish();
+    story.pass(600);
+    assert_eq!(story.doing, Some(Task::Restore("a".into())));
+    let wake = story.wake(Some("A"), WakeCause::Restored);
+    story.finish();
+    assert!(story.tasks.contains(&Task::Reseed), "{:?}", story.tasks);
+    assert_eq!(story.restores(), ["a", "b", "c"]);
+    assert_eq!(story.answer(wake), "awake: was not ready late");
+}
+
+#[test]
+fn a_wake_whose_answer_was_lost_is_answered_again_and_runs_nothing() {
+    let mut story = Story::new();
+    story.sleep(Some("A"));
+    story.finish();
+    story.wake(Some("A"), WakeCause::Restored);
+    story.finish();
+    let tasks = story.tasks.len();
+    let again = story.wake(Some("A"), WakeCause::Restored);
+    assert_eq!(
+        (story.answer(again), story.tasks.len()),
+        ("awake: was ready", tasks)
+    );
+    // Without a token it may be another host's, which knows of a restore that nobody else saw.
+    story.wake(None, WakeCause::Restored);
+    assert_eq!(story.doing, Some(Task::Reseed));
+}
+
+#[test]
+fn a_restarted_agent_pays_its_debts_once() {
+    let journal = Journal {
+        asleep: true,
+        owed: vec!["b".into(), "gone".into(), "a".into()],
+        ..Journal::default()
+    };
+    let mut story = Story::from(journal);
+    assert_eq!(story.it.phase(), Phase::Waking);
+    let wake = story.wake(None, WakeCause::Aborted);
+    story.finish();
+    assert_eq!(story.restores(), ["a", "b", "gone"]);
+    assert_eq!(story.answer(wake), "awake: was not ready");
+    assert_eq!(*story.it.journal(), Journal::default());
+}
+
+/// What the search knows beside the machine: what a perfect observer has seen.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct World {
+    it: Lifecycle,
+    /// The journal as it is on disk: all that survives a crash.
+    disk: Journal,
+    doing: Option<Task>,
+    /// Checkpoints started and not yet restored, by an observer's own count.
+    debts: Vec<String>,
+    /// Whether a required step of the present preparation has failed.
+    spoilt: bool,
+    unanswered: Vec<u64>,
+    now: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Move {
+    Sleep(Option<&'static str>),
+    Wake(Option<&'static str>, WakeCause),
+    End(Outcome),
+    Tick,
+    Crash,
+}
+
+const MOVES: [Move; 13] = [
+    Move::Sleep(Some("A")),
+    Move::Sleep(Some("B")),
+    Move::Sleep(None),
+    Move::Wake(None, WakeCause::Restored),
+    Move::Wake(None, WakeCause::Aborted),
+    Move::Wake(Some("A"), WakeCause::Restored),
+    Move::Wake(Some("A"), WakeCause::Aborted),
+    Move::Wake(Some("B"), WakeCause::Restored),
+    Move::End(Outcome::Ok),
+    Move::End(Outcome::Failed),
+    Move::End(Outcome::TimedOut),
+    Move::Tick,
+    Move::Crash,
+];
+
+impl World {
+    fn new() -> Self {
+        let now = Duration::ZERO;
+        let mut world = Self {
+            it: Lifecycle::new(Journal::default(), now),
+            disk: Journal::default(),
+            doing: None,
+            debts: Vec::new(),
+            spoilt: false,
+            unanswered: Vec::new(),
+            now,
+        };
+        let acts = world.it.start(&participants());
+        world.take(acts);
+        world
+    }
+
+    /// The world after a move, or nothing if the move is impossible here.
+    fn after(&self, what: Move) -> Option<Self> {
+        let mut world = self.clone();
+        let acts = match what {
+            Move::Sleep(name) => {
+                let waiter = world.ask()?;
+                let made_up = Token::new("made up").unwrap();
+                let asked = prep(name, 2, 3);
+                world
+                    .it
+                    .sleep_prep(waiter, &asked, made_up, participants(), world.now)
+            }
+            Move::Wake(name, cause) => {
+                let waiter = world.ask()?;
+                world.it.wake(waiter, &waking(name, cause))
+            }
+            Move::End(outcome) => {
+                let task = world.doing.take()?;
+                if let Task::Restore(name) = &task {
+                    let at = world.debts.iter().position(|debt| debt == name);
+                    world
+                        .debts
+                        .remove(at.expect("a restore that nobody is owed"));
+                }
+                let required = match &task {
+                    Task::Checkpoint(name) => name == "a",
+                    Task::DropCaches => false,
+                    _ => true,
+                };
+                world.spoilt |= required && matches!(outcome, Outcome::Failed | Outcome::TimedOut);
+                world.it.done(&ended(outcome), AT)
+            }
+            Move::Tick => {
+                world.it.deadline()?;
+                // Time itself is no part of the state, or the search would have no end.
+                world.now = TICK;
+                world.it.last_tick = Duration::ZERO;
+                world.it.tick(TICK)
+            }
+            Move::Crash => {
+                // What was under way is killed, its hosts see their connections end, and init
+                // starts another agent.
+                world.doing = None;
+                world.unanswered.clear();
+                world.it = Lifecycle::new(world.disk.clone(), Duration::ZERO);
+                world.it.start(&participants())
+            }
+        };
+        world.now = Duration::ZERO;
+        world.it.last_tick = Duration::ZERO;
+        world.take(acts);
+        world.check(what);
+        world.forget();
+        Some(world)
+    }
+
+    /// Drops what grows without end and decides nothing: reports and counters.
+    fn forget(&mut self) {
+        match &mut self.it.state {
+            State::Preparing(Preparing { steps, undo, .. }) => {
+                steps.clear();
+                if let Some(waking) = undo {
+                    waking.steps.clear();
+                }
+            }
+            State::Ready { steps, .. } | State::Waking(Waking { steps, .. }) => steps.clear(),
+            State::Running => {}
+        }
+        if let Some((_, awake)) = &mut self.it.answered {
+            (awake.steps, awake.generation) = (Vec::new(), 0);
+        }
+        for journal in [&mut self.it.journal, &mut self.disk] {
+            journal.generation = 0;
+        }
+    }
+
+    /// At most two hosts wait at once.
+    fn ask(&mut self) -> Option<WaiterId> {
+        if self.unanswered.len() >= 2 {
+            return None;
+        }
+        let id = (0..2).find(|id| !self.unanswered.contains(id))?;
+        self.unanswered.push(id);
+        Some(WaiterId(id))
+    }
+
+    fn answered(&mut self, waiter: WaiterId) {
+        let at = self.unanswered.iter().position(|id| *id == waiter.0);
+        self.unanswered
+            .remove(at.expect("an answer that nobody waits for"));
+    }
+
+    fn take(&mut self, acts: Vec<Act>) {
+        for act in acts {
+            match act {
+                Act::Do { task, journal, .. } => {
+                    assert!(self.doing.is_none(), "two tasks at once");
+                    assert_ne!(self.it.phase(), Phase::Running, "work while running");
+                    if task == Task::Drain {
+                        assert_eq!(self.debts, [""; 0], "a sleep begins with debts");
+                        self.spoilt = false;
+                    }
+                    self.disk = journal;
+                    if let Task::Checkpoint(name) = &task {
+                        self.debts.push(name.clone());
+                        assert!(
+                            self.disk.owed.contains(name),
+                            "a debt that a crash would forget"
+                        );
+                    }
+                    self.doing = Some(task);
+                }
+                Act::Keep(journal) => self.disk = journal,
+                Act::Ready(waiter, _) => {
+                    assert_eq!(self.it.phase(), Phase::Ready);
+                    assert!(!self.spoilt, "ready although a required step failed");
+                    self.answered(waiter);
+                }
+                Act::Awake(waiter, _) | Act::Failed(waiter, ..) => {
+                    assert_eq!(self.it.phase(), Phase::Running);
+                    self.answered(waiter);
+                }
+                Act::Busy(waiter, _) | Act::WrongToken(waiter) => self.answered(waiter),
+                Act::Cancel | Act::Hold | Act::Release | Act::Enter(_) => {}
+            }
+        }
+        // A restore without a checkpoint is owed from when its turn came.
+        for name in &self.it.journal().owed {
+            if name == "c" && !self.debts.contains(name) {
+                self.debts.push(name.clone());
+            }
+        }
+    }
+
+    fn check(&self, what: Move) {
+        let mut owed = self.it.journal().owed.clone();
+        let mut debts = self.debts.clone();
+        owed.sort();
+        debts.sort();
+        assert_eq!(owed, debts, "after {what:?}");
+        match self.it.phase() {
+            Phase::Running => {
+                assert_eq!(self.debts, [""; 0], "running with debts after {what:?}");
+                assert_eq!(
+                    self.unanswered, [0_u64; 0],
+                    "a host was forgotten after {what:?}"
+                );
+                assert_eq!(self.doing, None);
+                assert!(!self.disk.asleep && self.disk.owed.is_empty());
+            }
+            Phase::Ready => {
+                assert_eq!(self.doing, None, "work while ready after {what:?}");
+                assert_eq!(self.disk.owed, self.it.journal().owed);
+                assert!(self.disk.asleep);
+            }
+            Phase::Preparing | Phase::Waking => {
+                assert!(self.doing.is_some(), "stuck after {what:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_interleaving_keeps_every_promise() {
+    let start = World::new();
+    let mut seen: HashSet<World> = HashSet::from([start.clone()]);
+    let mut frontier = VecDeque::from([start]);
+    let mut phases: HashMap<String, usize> = HashMap::new();
+    while let Some(world) = frontier.pop_front() {
+        *phases.entry(format!("{:?}", world.it.phase())).or_default() += 1;
+        for what in MOVES {
+            // A snapshot that is taken here and restored later is this very world, explored once
+            // for each that comes of it.
+            if let Some(next) = world.after(what)
+                && seen.insert(next.clone())
+            {
+                frontier.push_back(next);
+            }
+        }
+        // From anywhere the guest is back within its lease, though no host ever speaks again.
+        let mut alone = world.clone();
+        let mut steps = 0;
+        while alone.it.phase() != Phase::Running {
+            let outcome = Move::End(Outcome::TimedOut);
+            alone = alone
+                .after(outcome)
+                .or_else(|| alone.after(Move::Tick))
+                .unwrap();
+            steps += 1;
+            assert!(steps < 30, "the guest does not come back");
+        }
+    }
+    println!("{} states: {phases:?}", seen.len());
+    assert_eq!(phases.len(), 4, "{phases:?}");
+    assert!(seen.len() > 1000, "{}", seen.len());
+}

@@ -1,0 +1,353 @@
+//! What the lifecycle's acts mean to the rest of the core: who is held, who is told, what is run.
+
+use super::ended::{End, Ended};
+use super::lifecycle::{Act, DRAIN_GRACE, Done, Journal, Participant, Task, WakeAsked};
+use super::registry::{Body, Check, Command};
+use super::{Action, Core, Now, RunId, WaiterId, answer};
+use mvm_protocol::Timestamp;
+use mvm_protocol::answer::{Answer, Change, ErrorAnswer, ErrorCode};
+use mvm_protocol::lifecycle::{Entropy, Outcome, SleepPrep, Token, WakeCause};
+use mvm_protocol::status::{Lifecycle as Phase, Snapshot};
+use std::time::Duration;
+
+/// A step that the edge takes.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StepWork {
+    pub(crate) work: Work,
+    /// When it is given up.
+    pub(crate) limit: Duration,
+    /// What is to be kept before it begins.
+    pub(crate) journal: Journal,
+}
+
+/// What the step does.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Work {
+    /// Run a checkpoint or restore command; its run's number.
+    Command(RunId, Command),
+    /// Sync each writable local filesystem; the number of the run that does it.
+    Sync(RunId),
+    /// Drop the page cache.
+    DropCaches,
+    /// Reseed the kernel's random generator.
+    Reseed(Option<Entropy>),
+    /// Set the wall clock: the host's time, and when it was told on the monotonic clock.
+    Clock(Option<(Timestamp, Duration)>),
+    /// Write the generation, and for a clone a new identity.
+    Identity { clone: bool, generation: u64 },
+}
+
+/// Checks that run when a sleep begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Drain {
+    began: Duration,
+    kill_at: Option<Duration>,
+    runs: usize,
+}
+
+impl Core {
+    pub(super) fn sleep_asked(
+        &mut self,
+        waiter: WaiterId,
+        asked: &SleepPrep,
+        made_up: Token,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        if !self.lifecycle.is_started() {
+            actions.push(busy(waiter, "the agent is still reading its drop-ins"));
+            return;
+        }
+        let participants = self.participants();
+        let acts = self
+            .lifecycle
+            .sleep_prep(waiter, asked, made_up, participants, now.mono);
+        self.apply(acts, now, actions);
+    }
+
+    pub(super) fn wake_asked(
+        &mut self,
+        waiter: WaiterId,
+        asked: &WakeAsked,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let acts = self.lifecycle.wake(waiter, asked);
+        let accepted = !matches!(acts.as_slice(), [Act::WrongToken(_)]);
+        // The first host's bytes and time are as good as a second one's, which would be too late
+        // for steps that have been taken.
+        let first = match &self.wake {
+            None => true,
+            Some((wake, _)) => wake.cause == WakeCause::Aborted,
+        };
+        if accepted && first {
+            self.wake = Some((asked.wake.clone(), now.mono));
+            // Clones of one snapshot share the agent's memory, but not what their hosts tell them.
+            self.seed ^= asked.fingerprint;
+        }
+        self.apply(acts, now, actions);
+        if self.lifecycle.phase() == Phase::Running {
+            self.wake = None;
+        }
+    }
+
+    pub(super) fn step_done(&mut self, done: &Done, now: Now, actions: &mut Vec<Action>) {
+        let acts = self.lifecycle.done(done, now.wall);
+        self.apply(acts, now, actions);
+    }
+
+    pub(super) fn apply(&mut self, acts: Vec<Act>, now: Now, actions: &mut Vec<Action>) {
+        for act in acts {
+            match act {
+                Act::Do {
+                    task,
+                    limit,
+                    journal,
+                } => self.begin(&task, limit, journal, now, actions),
+                Act::Cancel => self.cancel(now, actions),
+                Act::Keep(journal) => actions.push(Action::Keep(journal)),
+                Act::Hold => self.hold(actions),
+                Act::Release => {
+                    self.seed = self.seed.wrapping_add(1);
+                    self.schedule.release(now.mono, self.seed);
+                    self.wake = None;
+                    actions.push(Action::Woke);
+                }
+                Act::Enter(lifecycle) => {
+                    actions.push(Action::Publish(Change::Lifecycle { lifecycle }));
+                }
+                Act::Ready(waiter, ready) => actions.push(answer(waiter, Answer::Ready(ready))),
+                Act::Awake(waiter, awake) => actions.push(answer(waiter, Answer::Awake(awake))),
+                Act::Failed(waiter, reason, steps) => {
+                    let message = format!("{reason}; the guest was rolled back and runs");
+                    let mut error = ErrorAnswer::new(ErrorCode::SleepPrepFailed, message);
+                    error.steps = Some(steps);
+                    actions.push(answer(waiter, Answer::Error(error)));
+                }
+                Act::Busy(waiter, reason) => actions.push(busy(waiter, reason)),
+                Act::WrongToken(waiter) => {
+                    let message = "another token holds the guest";
+                    let error = ErrorAnswer::new(ErrorCode::WrongToken, message);
+                    actions.push(answer(waiter, Answer::Error(error)));
+                }
+            }
+        }
+    }
+
+    /// Holds checks. Whoever waits for one is told that now is not the time.
+    fn hold(&mut self, actions: &mut Vec<Action>) {
+        self.schedule.hold();
+        for check in &mut self.checks {
+            for waiter in check.waiters.drain(..).chain(check.run_waiters.drain(..)) {
+                actions.push(busy(waiter, "the guest is going to sleep"));
+            }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        task: &Task,
+        limit: Duration,
+        journal: Journal,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let wake = self.wake.clone();
+        let work = match task {
+            Task::Drain => {
+                actions.push(Action::Keep(journal));
+                let kill_at = Some(now.mono.saturating_add(DRAIN_GRACE.min(limit)));
+                self.drain = Some(Drain {
+                    began: now.mono,
+                    kill_at,
+                    runs: self.runs.len(),
+                });
+                self.drained(now, actions);
+                return;
+            }
+            Task::Resume => {
+                actions.push(Action::Keep(journal));
+                self.step_done(&done(Outcome::Ok, None), now, actions);
+                return;
+            }
+            Task::Checkpoint(name) | Task::Restore(name) => {
+                let restore = matches!(task, Task::Restore(_));
+                let Some(mut command) = self.lifecycle_command(name, restore) else {
+                    actions.push(Action::Keep(journal));
+                    let detail = "its drop-in is not loaded any more".to_owned();
+                    self.step_done(&done(Outcome::Failed, Some(detail)), now, actions);
+                    return;
+                };
+                if !restore {
+                    command.timeout = command.timeout.min(limit);
+                }
+                Work::Command(RunId(self.number()), command)
+            }
+            Task::Sync | Task::LastSync => Work::Sync(RunId(self.number())),
+            Task::DropCaches => Work::DropCaches,
+            Task::Reseed => Work::Reseed(wake.and_then(|(wake, _)| wake.entropy)),
+            Task::Clock => {
+                let told = wake.and_then(|(wake, at)| Some((wake.wall_clock?, at)));
+                Work::Clock(told)
+            }
+            Task::Identity => Work::Identity {
+                clone: wake.is_some_and(|(wake, _)| wake.clone),
+                generation: journal.generation,
+            },
+        };
+        actions.push(Action::Step(Box::new(StepWork {
+            work,
+            limit,
+            journal,
+        })));
+    }
+
+    fn cancel(&mut self, now: Now, actions: &mut Vec<Action>) {
+        match &mut self.drain {
+            Some(drain) => {
+                drain.kill_at = None;
+                self.kill_runs(actions);
+                self.drained(now, actions);
+            }
+            None => actions.push(Action::CancelStep),
+        }
+    }
+
+    fn kill_runs(&self, actions: &mut Vec<Action>) {
+        actions.extend(self.runs.keys().copied().map(Action::Kill));
+    }
+
+    /// When running checks are to be killed, if any hold up a sleep.
+    pub(super) fn drain_deadline(&self) -> Option<Duration> {
+        self.drain.and_then(|drain| drain.kill_at)
+    }
+
+    /// Ends the drain once nothing runs, or kills what does.
+    pub(super) fn drained(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let Some(drain) = &mut self.drain else { return };
+        if self.runs.is_empty() {
+            let took = now.mono.saturating_sub(drain.began);
+            let detail = match (drain.runs, drain.kill_at) {
+                (0, _) => None,
+                (runs, Some(_)) => Some(format!("waited for {runs} running checks")),
+                (runs, None) => Some(format!("ended {runs} running checks")),
+            };
+            let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            self.drain = None;
+            self.step_done(
+                &Done {
+                    outcome: Outcome::Ok,
+                    duration_ms,
+                    detail,
+                },
+                now,
+                actions,
+            );
+        } else if drain.kill_at.is_some_and(|at| now.mono >= at) {
+            drain.kill_at = None;
+            self.kill_runs(actions);
+        }
+    }
+
+    /// The integrations, as the lifecycle knows them.
+    pub(super) fn participants(&self) -> Vec<Participant> {
+        self.checks
+            .iter()
+            .filter_map(|check| match &check.body {
+                Body::Integration { spec, .. } => Some(Participant {
+                    name: spec.name.as_str().to_owned(),
+                    checkpoint: spec.checkpoint_cmd.is_some(),
+                    restore: spec.restore_cmd.is_some(),
+                    critical: spec.critical,
+                }),
+                Body::Probe { .. } => None,
+            })
+            .collect()
+    }
+
+    fn lifecycle_command(&self, name: &str, restore: bool) -> Option<Command> {
+        self.checks
+            .iter()
+            .find_map(|check| lifecycle_command(check, name, restore))
+    }
+
+    /// The guest's history of snapshots.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let journal = self.lifecycle.journal();
+        Snapshot {
+            generation: journal.generation,
+            last_sleep: journal.last_sleep_ms.map(Timestamp),
+            last_wake: journal.last_wake_ms.map(Timestamp),
+        }
+    }
+}
+
+fn lifecycle_command(check: &Check, name: &str, restore: bool) -> Option<Command> {
+    let Body::Integration { spec, .. } = &check.body else {
+        return None;
+    };
+    if spec.name.as_str() != name {
+        return None;
+    }
+    let (what, text, timeout) = if restore {
+        (
+            "restore of",
+            spec.restore_cmd.as_ref()?,
+            spec.restore_timeout_secs,
+        )
+    } else {
+        (
+            "checkpoint of",
+            spec.checkpoint_cmd.as_ref()?,
+            spec.checkpoint_timeout_secs,
+        )
+    };
+    Some(Command {
+        what: format!("{what} {name}"),
+        text: text.as_str().to_owned(),
+        user: spec.user.as_ref().map(|user| user.as_str().to_owned()),
+        timeout: timeout.duration(),
+        split: false,
+    })
+}
+
+/// The end of a checkpoint or restore command as a step's.
+pub(crate) fn command_done(ended: &Ended) -> Done {
+    let check = ended.to_last_check();
+    let how = match &ended.end {
+        End::Exited(0) | End::Unkillable | End::NotStarted { .. } => None,
+        End::Exited(code) => Some(format!("exit code {code}")),
+        End::Signaled(_) => check
+            .signal
+            .as_ref()
+            .map(|signal| format!("ended by {signal}")),
+        End::TimedOut { .. } => Some("killed when its time was up".to_owned()),
+    };
+    let outcome = match &ended.end {
+        End::Exited(0) => Outcome::Ok,
+        End::TimedOut { .. } | End::Unkillable => Outcome::TimedOut,
+        _ => Outcome::Failed,
+    };
+    let parts = [how, Some(check.output).filter(|output| !output.is_empty())];
+    let detail: Vec<String> = parts.into_iter().flatten().collect();
+    Done {
+        outcome,
+        duration_ms: check.duration_ms,
+        detail: (!detail.is_empty()).then(|| detail.join(": ")),
+    }
+}
+
+fn done(outcome: Outcome, detail: Option<String>) -> Done {
+    Done {
+        outcome,
+        duration_ms: 0,
+        detail,
+    }
+}
+
+pub(super) fn busy(waiter: WaiterId, reason: &str) -> Action {
+    answer(
+        waiter,
+        Answer::Error(ErrorAnswer::new(ErrorCode::Busy, reason)),
+    )
+}

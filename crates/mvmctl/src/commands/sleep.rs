@@ -1,0 +1,65 @@
+//! `mvmctl vm sleep`
+
+use super::Context;
+use crate::fleet;
+use crate::render::{data, steps};
+use crate::report::{Failure, Outcome};
+use crate::vm_name;
+use mvm_protocol::drop_in::Secs;
+use mvm_protocol::lifecycle::{SleepPrep, Token};
+use std::time::Duration;
+
+/// Make a guest ready to be frozen, for an orchestrator that takes the snapshot itself
+///
+/// Runs the checkpoint commands, syncs the filesystems and drops the page cache. When it returns the
+/// guest waits: freeze it, or let it run on with `mvmctl vm wake NAME --aborted`. It also runs on by
+/// itself when the lease is over.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    vm: vm_name::One,
+
+    /// Your name for this sleep; the agent makes one up if it is not given
+    #[arg(long, value_parser = token)]
+    token: Option<Token>,
+
+    /// How long the guest may take to get ready, or is rolled back
+    #[arg(long, value_name = "D", value_parser = secs, default_value = "60s")]
+    deadline: Secs,
+
+    /// How long it waits, of its own time, before it runs on by itself
+    #[arg(long, value_name = "D", value_parser = secs, default_value = "10m")]
+    lease: Secs,
+}
+
+/// Reads a token from the command line.
+pub(crate) fn token(text: &str) -> Result<Token, String> {
+    Token::new(text).ok_or_else(|| "a token has 1 to 256 bytes".to_owned())
+}
+
+fn secs(text: &str) -> Result<Secs, String> {
+    let duration: Duration = crate::args::duration(text)?;
+    Secs::new(duration).ok_or_else(|| "over 0 and at most a day".to_owned())
+}
+
+impl Args {
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
+        let asked = SleepPrep {
+            token: self.token,
+            deadline_secs: self.deadline,
+            lease_secs: self.lease,
+        };
+        let names = [self.vm.name];
+        let answered = fleet::ask(context, &names, async |mut session| {
+            session.sleep_prep(asked.clone()).await
+        });
+        let fleet = answered.await?;
+        data::fleet(context, &fleet, || {
+            fleet.only().map_or_else(String::new, |(_, ready)| {
+                let steps = steps::table(context, &ready.steps);
+                format!("{steps}\nready, token {}\n", ready.token.as_str())
+            })
+        })?;
+        fleet.finish(context, |_| false)
+    }
+}

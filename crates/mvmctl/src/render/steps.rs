@@ -1,0 +1,27 @@
+//! What `sleep-prep` and `wake` report, a line a step.
+
+use super::table::{Table, Tone, cell};
+use super::words;
+use crate::commands::Context;
+use mvm_protocol::lifecycle::{Outcome, Step};
+
+/// The steps, in the order in which they were taken.
+pub(crate) fn table(context: &Context, steps: &[Step]) -> String {
+    let headers = ["STEP", "INTEGRATION", "OUTCOME", "TOOK", "OUTPUT"];
+    let mut table = Table::new(&context.ui, &headers);
+    for step in steps {
+        let tone = match step.outcome {
+            Outcome::Ok => Tone::Good,
+            Outcome::Failed | Outcome::TimedOut => Tone::Bad,
+            Outcome::Skipped => Tone::Dim,
+        };
+        table.row(vec![
+            cell(Tone::Plain, &words::wire(&step.step)),
+            cell(Tone::Plain, step.integration.as_deref().unwrap_or_default()),
+            cell(tone, &words::wire(&step.outcome)),
+            cell(Tone::Plain, &format!("{}ms", step.duration_ms)),
+            cell(Tone::Plain, step.detail.as_deref().unwrap_or_default()),
+        ]);
+    }
+    table.finish()
+}
