@@ -105,8 +105,11 @@ pub struct Built {
 pub fn build(build: &Build) -> Result<Built, BuildError> {
     let agent = program(build.agent.as_deref(), &AGENT, STATIC_AGENT)?;
     let busybox = program(build.busybox.as_deref(), &BUSYBOX, BUSYBOX.hint)?;
+    // Without one that was named or installed, the one that `cargo xtask` has unpacked; modules are
+    // never named without their kernel.
+    let file = build.kernel.clone().or_else(installed_kernel);
     let kernel = kernel::choose(
-        build.kernel.as_deref(),
+        file.as_deref(),
         build.modules.as_deref(),
         Path::new("/boot"),
         Path::new("/lib/modules"),

@@ -19,7 +19,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
 
-    /// The kernel image [default: the newest in /boot]
+    /// The kernel image [default: the newest in /boot, else what `cargo xtask` has unpacked]
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
 
