@@ -22,9 +22,8 @@ const BOOT: Duration = Duration::from_mins(1);
 /// How long one step of a VMM may take.
 const STEP: Duration = Duration::from_secs(20);
 
-/// How long after `device_add` the vsock backend must not be dialled: it can be wedged for good by
-/// that, and nothing tells when it no longer can.
-const SETTLE: Duration = Duration::from_millis(300);
+/// How long the vsock backend needs from watching a queue to calling it ready: the next statement.
+const READY: Duration = Duration::from_millis(50);
 
 /// Memory of a guest in MiB. Copied for each clone.
 const MEMORY_MIB: u32 = 128;
@@ -163,7 +162,25 @@ impl Machine {
             &json!({"driver": "vhost-user-vsock-pci", "id": VSOCK_DEVICE,
                 "chardev": VSOCK_CHARDEV, "bus": VSOCK_BUS}),
         );
-        sleep(SETTLE);
+        self.wait_for_queues();
+    }
+
+    /// Waits until the backend has both queues of the guest's driver, and with them a moment more.
+    ///
+    /// It must not be dialled before: a dial that finds a queue not ready ends its only thread
+    /// (vhost-device-vsock 0.3.0, `process_tx` in its `handle_event`), and from then on it is
+    /// silent. Under load that can be a second after `device_add`. A queue that it has taken over
+    /// is in its epoll set, with the queue's number.
+    fn wait_for_queues(&self) {
+        let backend = self.vsock.as_ref().expect("plugged in").0.id();
+        wait("the guest's vsock driver", &self.folder, || {
+            let watched = epoll_data(backend);
+            [0, 1]
+                .iter()
+                .all(|queue| watched.contains(queue))
+                .then_some(())
+        });
+        sleep(READY);
     }
 
     /// Keeps the guest, unplugged, in `state` and in its memory file, and ends QEMU.
@@ -228,6 +245,21 @@ fn start_vsock(parts: &Parts, folder: &Path, cid: u32) -> Owned {
         folder.join(VSOCK_SOCKET).exists().then_some(())
     });
     vsock
+}
+
+/// The numbers under which a process watches descriptors with epoll.
+fn epoll_data(pid: u32) -> Vec<u64> {
+    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
+        return Vec::new();
+    };
+    let texts = files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok());
+    let texts: Vec<_> = texts.collect();
+    // `tfd: 9 events: 19 data: 0 pos:0 ino:61 sdev:9`, the data in hexadecimal
+    let watched = texts.iter().flat_map(|text| text.lines());
+    watched
+        .filter_map(|line| line.strip_prefix("tfd:")?.split_once("data:"))
+        .filter_map(|(_, rest)| u64::from_str_radix(rest.split_whitespace().next()?, 16).ok())
+        .collect()
 }
 
 fn start(command: &mut Command, folder: &Path, log: &str) -> Owned {
