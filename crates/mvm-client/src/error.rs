@@ -112,7 +112,7 @@ pub enum Error {
         after: Duration,
     },
     /// The other end closed the connection.
-    #[error("{endpoint} closed the connection before the {stage}")]
+    #[error("{endpoint} closed the connection {}", before(*.stage))]
     Closed {
         /// What was dialled.
         endpoint: Endpoint,
@@ -314,6 +314,14 @@ impl Error {
             ),
             Self::TooOld { .. } => "update the agent in the guest's image".into(),
         }
+    }
+}
+
+fn before(stage: Stage) -> String {
+    match stage {
+        // It was there for any time, and owed nothing yet.
+        Stage::Event => "while it was watched".into(),
+        stage => format!("before the {stage}"),
     }
 }
 
