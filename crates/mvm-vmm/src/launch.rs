@@ -35,6 +35,12 @@ impl<'a> Patience<'a> {
         }
     }
 
+    /// From now on, for at most so long, and until the same flag is raised.
+    #[must_use]
+    pub fn anew(&self, at_most: Duration) -> Self {
+        Self::new(at_most, self.cancelled)
+    }
+
     /// How much is left.
     pub fn left(&self) -> Duration {
         self.at_most.saturating_sub(self.started.elapsed())

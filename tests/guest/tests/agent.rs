@@ -180,18 +180,18 @@ async fn a_program_in_the_guest_is_refused() {
 #[tokio::test]
 async fn an_unplugged_device_takes_its_connections_along() {
     let Some(mut vm) = TestVm::new() else { return };
-    let before: u32 = vm.value("agent-descriptors").await.parse().unwrap();
+    let before: u32 = vm.value("agent-sockets").await.parse().unwrap();
     let mut watches = Vec::new();
     for _ in 0..20 {
         let watch = Watcher::start(vm.session().await, Duration::from_secs(60)).await;
         watches.push(watch.unwrap());
     }
-    let open: u32 = vm.value("agent-descriptors").await.parse().unwrap();
+    let open: u32 = vm.value("agent-sockets").await.parse().unwrap();
     assert_eq!(open, before + 20);
     vm.unplug();
     vm.plug();
-    eventually("no more descriptors than before", async || {
-        let now: u32 = vm.value("agent-descriptors").await.parse().ok()?;
+    eventually("no more sockets than before", async || {
+        let now: u32 = vm.value("agent-sockets").await.parse().ok()?;
         (now == before).then_some(())
     })
     .await;
