@@ -176,10 +176,6 @@ fn packages(wanted: &[Package]) -> Result<()> {
             names.join(" and ")
         )));
     }
-    let install = Cmd::new("apt-get")
-        .args(["install", "-y", "--no-install-recommends"])
-        .args(&names)
-        .env("DEBIAN_FRONTEND", "noninteractive");
     if !is_root() {
         return Err(Failure(format!(
             "packages are missing, and only root installs them. Run\n\n    sudo apt-get update && \
@@ -188,20 +184,32 @@ fn packages(wanted: &[Package]) -> Result<()> {
         )));
     }
     say("Asking apt for them, which takes about half a minute.");
-    refresh_lists(&names)?;
-    install.run()
+    with_fresh_lists(&names, || {
+        Cmd::new("apt-get")
+            .args(["install", "-y", "--no-install-recommends"])
+            .args(&names)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .run()
+    })
 }
 
-/// `apt-get update`, unless apt's lists know every package already.
-fn refresh_lists(names: &[&str]) -> Result<()> {
+/// Asks apt for packages: after `apt-get update` if its lists do not know them, or name versions
+/// that are no longer there. Only root can update them.
+fn with_fresh_lists(names: &[&str], ask: impl Fn() -> Result<()>) -> Result<()> {
     let known = |name: &&str| {
         let policy = Cmd::new("apt-cache").args(["policy", name]).output();
         policy.is_ok_and(|text| text.contains("Candidate:") && !text.contains("Candidate: (none)"))
     };
     if names.iter().all(known) {
-        return Ok(());
+        match ask() {
+            Err(_) if is_root() => {}
+            asked => return asked,
+        }
     }
-    Cmd::new("apt-get").args(["update", "--quiet=2"]).run()
+    if is_root() {
+        Cmd::new("apt-get").args(["update", "--quiet=2"]).run()?;
+    }
+    ask()
 }
 
 /// The guests' kernel and its modules, unpacked into our cache: the machine's own /boot and its
@@ -224,31 +232,30 @@ fn kernel() -> Result<(PathBuf, PathBuf)> {
         home.display()
     ));
     let meta = "linux-image-cloud-amd64";
-    if is_root() {
-        refresh_lists(&[meta])?;
-    }
-    let depends = Cmd::new("apt-cache").args(["depends", meta]).output()?;
-    let package = depends
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "))
-        .find(|name| name.starts_with("linux-image-"))
-        .ok_or_else(|| {
-            Failure(format!(
-                "apt knows no kernel behind {meta}. Run `sudo apt-get update` and try again"
-            ))
-        })?;
     let scratch = Scratch::new(&cache()?.join(format!("kernel-{}", std::process::id())))?;
-    Cmd::new("apt-get")
-        .args(["download", "--quiet=2", package])
-        // As root, apt downloads as a user who may not be allowed into this folder.
-        .args(["-o", "APT::Sandbox::User=root"])
-        .dir(&scratch.0)
-        .run()?;
+    with_fresh_lists(&[meta], || {
+        let depends = Cmd::new("apt-cache").args(["depends", meta]).output()?;
+        let package = depends
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "))
+            .find(|name| name.starts_with("linux-image-"))
+            .ok_or_else(|| {
+                Failure(format!(
+                    "apt knows no kernel behind {meta}. Run `sudo apt-get update` and try again"
+                ))
+            })?;
+        Cmd::new("apt-get")
+            .args(["download", "--quiet=2", package])
+            // As root, apt downloads as a user who may not be allowed into this folder.
+            .args(["-o", "APT::Sandbox::User=root"])
+            .dir(&scratch.0)
+            .run()
+    })?;
     let listing = fs::read_dir(&scratch.0).tried("list the download")?;
     let archive = listing
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|it| it == "deb"))
-        .ok_or_else(|| Failure(format!("apt downloaded no {package}")))?;
+        .ok_or_else(|| Failure("apt downloaded no kernel".into()))?;
     let unpacked = scratch.0.join("kernel");
     Cmd::new("dpkg-deb")
         .arg("-x")
