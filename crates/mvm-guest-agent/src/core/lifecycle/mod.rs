@@ -23,9 +23,7 @@ mod terms;
 
 use super::WaiterId;
 use mvm_protocol::Timestamp;
-use mvm_protocol::lifecycle::{
-    Awake, Outcome, Ready as ReadyAnswer, SleepPrep, Step, StepKind, Token,
-};
+use mvm_protocol::lifecycle::{Awake, Outcome, Ready as ReadyAnswer, SleepPrep, Token};
 use mvm_protocol::status::Lifecycle as Phase;
 use states::{Budget, Preparing, State, Waking};
 use std::collections::VecDeque;
