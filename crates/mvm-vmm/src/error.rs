@@ -39,7 +39,7 @@ pub enum Error {
         pid: i32,
     },
     /// Another process holds the VM's lock.
-    #[error("another mvmctl is starting, stopping or removing it right now")]
+    #[error("another mvmctl is starting, stopping, snapshotting or removing it right now")]
     Locked {
         /// The VM.
         name: String,

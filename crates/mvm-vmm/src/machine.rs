@@ -179,6 +179,8 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     let stopped = match (main, how) {
         (None, _) => Stopped::Already,
         (Some(_), Stop::Force) => Stopped::Forced,
+        // Its snapshot was broken off: it is frozen, and hears nothing.
+        (Some(_), Stop::Ask(_)) if record.state == State::Asleep => Stopped::Forced,
         (Some(main), Stop::Ask(patience)) => {
             let until = Instant::now() + patience;
             // A VMM that cannot even be asked has to be forced all the same.

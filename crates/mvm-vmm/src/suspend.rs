@@ -54,13 +54,13 @@ pub fn take(home: &Home, name: &VmName, to: Option<&Path>) -> Result<(Taking, Dr
     let lock = home.lock(name)?;
     let record = folder.record()?;
     let driver = driver::by_name(&record.backend)?;
+    driver.check_snapshots()?;
     let runs = record.alive()?.iter().any(|p| p.role == driver.main_role());
     if record.state != State::Running || !runs {
         return Err(Error::NotRunning {
             name: name.to_string(),
         });
     }
-    driver.check_snapshots()?;
     let Some(image) = record.image.clone() else {
         return Err(Error::Unsupported {
             backend: driver.name(),

@@ -245,7 +245,11 @@ impl Host<'_> {
 
     /// The snapshot could not be taken: the VM runs on, and its guest is told.
     async fn undo(&self, taking: Taking, error: &Error) -> Failure {
-        let failure = failure(self.context, self.vm, error);
+        let failure = match error {
+            // Its own words are those of a start, which ends what it has begun.
+            Error::Interrupted => Failure::failed("interrupted").of(self.vm),
+            error => failure(self.context, self.vm, error),
+        };
         self.told(failure, self.run_on(taking).await)
     }
 
