@@ -70,7 +70,6 @@ pub(crate) struct Args {
 struct Report {
     snapshot: PathBuf,
     bytes: u64,
-    sha256: Option<String>,
     stopped: bool,
     sleep: Vec<Step>,
     wake: Option<Vec<Step>>,
@@ -330,7 +329,6 @@ fn show(context: &Context, vm: &str, made: &Made, sleep: Vec<Step>) -> Result<()
     let report = Report {
         snapshot: made.snapshot.folder.clone(),
         bytes: files.iter().map(|file| file.bytes).sum(),
-        sha256: files.first().map(|file| file.sha256.clone()),
         stopped: made.awake.is_none(),
         sleep,
         wake: made.awake.as_ref().map(|awake| awake.steps.clone()),
