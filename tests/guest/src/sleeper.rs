@@ -42,6 +42,12 @@ fn probes() -> Vec<Value> {
         ("hostname", "hostname"),
         ("boot-id", "cat /proc/sys/kernel/random/boot_id"),
         ("generation", "cat /run/mvm/generation"),
+        (
+            "agent-descriptors",
+            "ls /proc/$(pidof mvm-guest-agent)/fd | wc -l",
+        ),
+        ("processes", "ls -d /proc/[0-9]* | wc -l"),
+        ("log-lines", "wc -l </run/log"),
         ("fail", "exec on-demand fail ': >/run/fail'"),
         ("mend", "rm -f /run/fail /run/log"),
     ]
