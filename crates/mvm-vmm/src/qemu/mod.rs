@@ -14,7 +14,7 @@ use crate::driver::{Driver, Launch, Restore};
 use crate::error::Error;
 use crate::launch::{Crew, Patience};
 use crate::locate::{QEMU, VHOST_DEVICE_VSOCK};
-use crate::process::Alive;
+use crate::process::{Alive, listens};
 use crate::record::VmFolder;
 use crate::snapshot::Vmm;
 use arguments::{Accelerator, Arguments, Begin, Memory, QMP_SOCKET, VSOCK_SOCKET};
@@ -136,7 +136,7 @@ impl Driver for Qemu {
     }
 }
 
-/// Starts vhost-device-vsock and waits for its socket, to which QEMU will connect.
+/// Starts vhost-device-vsock and waits until it listens on its socket, to which QEMU will connect.
 fn start_vsock(crew: &mut Crew, patience: Patience<'_>, cid: u32) -> Result<(), Error> {
     let mut command = Command::new(VHOST_DEVICE_VSOCK.find()?);
     command.args(["--guest-cid", &cid.to_string()]).args([
@@ -146,8 +146,10 @@ fn start_vsock(crew: &mut Crew, patience: Patience<'_>, cid: u32) -> Result<(), 
         "v.sock",
     ]);
     crew.spawn(VSOCK_ROLE, "vhost-device-vsock", "vsock.log", &mut command)?;
-    let socket = crew.folder().file(VSOCK_SOCKET);
+    let pid = crew.record().processes.last().map_or(0, |last| last.pid);
     crew.wait_for("vhost-device-vsock's socket", patience, || {
-        Ok(socket.exists().then_some(()))
+        // It may have ended: that is found, with its reason, by whoever waits.
+        let listens = listens(pid, VSOCK_SOCKET).unwrap_or(false);
+        Ok(listens.then_some(()))
     })
 }
