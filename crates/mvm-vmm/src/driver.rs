@@ -15,8 +15,9 @@ use crate::local::Local;
 use crate::process::Alive;
 use crate::qemu::Qemu;
 use crate::record::{Home, VmFolder};
+use crate::snapshot::{Snapshot, Vmm};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// All backends, in the order in which `auto` tries them.
 pub const DRIVERS: &[&dyn Driver] = &[&Qemu, &Local];
@@ -37,6 +38,19 @@ pub struct Launch<'a> {
     /// A folder with `agent.json`, `integrations.d` and `probes.d`, where the agent runs on this
     /// machine.
     pub etc: Option<PathBuf>,
+    /// How long the start may take.
+    pub patience: Patience<'a>,
+}
+
+/// What is to be started from a snapshot.
+#[derive(Debug, Clone)]
+pub struct Restore<'a> {
+    /// The snapshot, checked.
+    pub snapshot: &'a Snapshot,
+    /// The image of the VM that it was taken of, checked.
+    pub image: &'a Image,
+    /// Whether other VMs may run from the same snapshot.
+    pub clone: bool,
     /// How long the start may take.
     pub patience: Patience<'a>,
 }
@@ -62,6 +76,39 @@ pub trait Driver: Sync + fmt::Debug {
 
     /// Which of the processes is the VM itself; when it ends, the VM is off.
     fn main_role(&self) -> &'static str;
+
+    /// Whether it can keep VMs as snapshots. Asked before the guest is told to sleep; where the
+    /// answer is no, none of the three below is called.
+    fn check_snapshots(&self) -> Result<(), Error> {
+        Err(no_snapshots(self.name()))
+    }
+
+    /// Freezes a running VM and writes its state into a folder, which is there and empty. The guest
+    /// is asleep and no connection to it is open. Whether it succeeds or not, [`Driver::run_on`]
+    /// follows, or the VM's end.
+    fn freeze(&self, _: &mut Crew, _into: &Path, _: Patience<'_>) -> Result<Vmm, Error> {
+        Err(no_snapshots(self.name()))
+    }
+
+    /// Lets a VM run on that was frozen, or was to be and is now half-way. When it returns the
+    /// guest may be dialled.
+    fn run_on(&self, _: &mut Crew, _: Patience<'_>) -> Result<(), Error> {
+        Err(no_snapshots(self.name()))
+    }
+
+    /// Starts a VM where a snapshot was taken. When it returns the VM runs and its guest, which is
+    /// asleep, may be dialled. What was started is ended by the caller if this fails.
+    fn restore(&self, _: &Restore<'_>, _: &mut Crew) -> Result<(), Error> {
+        Err(no_snapshots(self.name()))
+    }
+}
+
+fn no_snapshots(backend: &'static str) -> Error {
+    Error::Unsupported {
+        backend,
+        reason: "it has no snapshots".into(),
+        hint: "start the VM with a backend that has: `mvmctl vm start NAME --backend qemu`".into(),
+    }
 }
 
 /// The backend of that name.

@@ -3,6 +3,7 @@
 //! the VM's name to whoever shows them, who knows it.
 
 use crate::image::ImageError;
+use crate::snapshot::SnapshotError;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ pub enum Error {
         pid: i32,
     },
     /// Another process holds the VM's lock.
-    #[error("another mvmctl is starting, stopping or removing it right now")]
+    #[error("another mvmctl is starting, stopping, snapshotting or removing it right now")]
     Locked {
         /// The VM.
         name: String,
@@ -54,6 +55,15 @@ pub enum Error {
     /// The image folder cannot be used.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The snapshot folder cannot be used, or made.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A snapshot is to be taken of what does not run.
+    #[error("it is not running")]
+    NotRunning {
+        /// The VM.
+        name: String,
+    },
     /// No backend of that name is built in.
     #[error("there is no backend {name:?}; there are {known}")]
     NoSuchBackend {
@@ -63,7 +73,7 @@ pub enum Error {
         known: String,
     },
     /// The backend cannot do what was asked of it.
-    #[error("backend {backend} cannot start this: {reason}")]
+    #[error("backend {backend} cannot do this: {reason}")]
     Unsupported {
         /// The backend.
         backend: &'static str,
@@ -167,6 +177,8 @@ impl Error {
                 path.parent().unwrap_or(path).display()
             )),
             Self::Image(error) => Some(error.hint()),
+            Self::Snapshot(error) => Some(error.hint()),
+            Self::NotRunning { name } => Some(format!("`mvmctl vm start {name}` first")),
             Self::Unsupported { hint, .. } | Self::MissingProgram { hint, .. } => {
                 Some(hint.clone())
             }

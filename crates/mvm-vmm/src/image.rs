@@ -174,8 +174,7 @@ impl Image {
             file: file.to_owned(),
             reason,
         };
-        let plain = Path::new(file).file_name() == Some(file.as_ref());
-        if !plain {
+        if !is_plain(file) {
             return Err(unusable("the name of a file beside it is asked for".into()));
         }
         let metadata = std::fs::metadata(self.folder.join(file))
@@ -185,6 +184,11 @@ impl Image {
         }
         Ok(())
     }
+}
+
+/// Whether it is the name of a file, and no path to one.
+pub(crate) fn is_plain(file: &str) -> bool {
+    Path::new(file).file_name() == Some(file.as_ref())
 }
 
 fn read_manifest(path: &Path, content: &[u8]) -> Result<Manifest, ImageError> {

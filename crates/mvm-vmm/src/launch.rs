@@ -81,6 +81,43 @@ impl Crew {
         Ok(crew)
     }
 
+    /// The processes of a VM that runs already, to which others may be added. They stay when this
+    /// is dropped.
+    pub(crate) fn attach(folder: VmFolder, record: Record) -> Self {
+        Self {
+            folder,
+            record,
+            members: Vec::new(),
+            logs: Vec::new(),
+            kept: true,
+        }
+    }
+
+    /// Ends the process with that role, if there is one.
+    pub(crate) fn dismiss(&mut self, role: &str) -> Result<(), Error> {
+        for process in self.record.alive()?.iter().filter(|p| p.role == role) {
+            let gone = process
+                .end(PARTING)
+                .map_err(Error::io("end a process of", self.folder.path()))?;
+            if !gone {
+                return Err(Error::Unkillable {
+                    name: self.record.name.clone(),
+                    role: process.role.clone(),
+                    pid: process.pid,
+                });
+            }
+        }
+        self.record.processes.retain(|process| process.role != role);
+        self.members.retain(|(member, _)| member.role != role);
+        self.folder.save(&self.record)
+    }
+
+    /// Notes in `vm.json` how the VM is left.
+    pub(crate) fn set_state(&mut self, state: State) -> Result<(), Error> {
+        self.record.state = state;
+        self.folder.save(&self.record)
+    }
+
     /// The VM's folder.
     pub fn folder(&self) -> &VmFolder {
         &self.folder

@@ -6,6 +6,8 @@
 //!   launch    processes while a VM is being started    ended again unless it succeeds
 //!   process   pidfds: a pid is never taken for another process's
 //! record      $MVM_HOME/vms/<name>/: vm.json, locks
+//! snapshot    a snapshot's folder: written, named, read, checked
+//! suspend     taking a snapshot of a VM, and starting one from it
 //! image       manifest.json and the files that it names
 //! build/      making an image: modules, init scripts, cpio
 //! doctor      what is in the way of starting VMs here
@@ -28,9 +30,12 @@ pub mod machine;
 pub mod process;
 pub mod qemu;
 pub mod record;
+pub mod snapshot;
+pub mod suspend;
 
 pub use error::Error;
 pub use image::Image;
 pub use launch::Patience;
 pub use machine::{Spec, Starting, Stop, Stopped};
 pub use record::{Home, Record, State, VmFolder, VmName};
+pub use snapshot::Snapshot;

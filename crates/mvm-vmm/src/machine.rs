@@ -179,6 +179,8 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     let stopped = match (main, how) {
         (None, _) => Stopped::Already,
         (Some(_), Stop::Force) => Stopped::Forced,
+        // Its snapshot was broken off: it is frozen, and hears nothing.
+        (Some(_), Stop::Ask(_)) if record.state == State::Asleep => Stopped::Forced,
         (Some(main), Stop::Ask(patience)) => {
             let until = Instant::now() + patience;
             // A VMM that cannot even be asked has to be forced all the same.
@@ -249,10 +251,11 @@ fn plan(
 
 /// A VM whose main process runs is in the way; what else is left of one (it crashed, or its start
 /// was killed in the middle) is ended.
-fn make_way(name: &VmName, record: &Record, folder: &VmFolder) -> Result<(), Error> {
+pub(crate) fn make_way(name: &VmName, record: &Record, folder: &VmFolder) -> Result<(), Error> {
     let alive = record.alive()?;
     let main_role = driver::by_name(&record.backend).map(Driver::main_role)?;
-    if record.state == State::Running
+    // One that is asleep and has its process still is frozen: its snapshot was broken off.
+    if record.state != State::Stopped
         && let Some(main) = alive.iter().find(|p| p.role == main_role)
     {
         return Err(Error::Running {
@@ -268,7 +271,7 @@ fn make_way(name: &VmName, record: &Record, folder: &VmFolder) -> Result<(), Err
 }
 
 /// Ends processes, the one that was started last first.
-fn end_all(name: &VmName, processes: &[Alive]) -> Result<(), Error> {
+pub(crate) fn end_all(name: &VmName, processes: &[Alive]) -> Result<(), Error> {
     for process in processes.iter().rev() {
         let gone = process
             .end(PARTING)
@@ -286,7 +289,7 @@ fn end_all(name: &VmName, processes: &[Alive]) -> Result<(), Error> {
 
 /// Removes the sockets of processes that are gone; a VMM refuses to start over them. Those named
 /// `v.sock_PORT` stay: somebody on the host listens there for what the guest dials.
-fn remove_sockets(folder: &VmFolder) -> Result<(), Error> {
+pub(crate) fn remove_sockets(folder: &VmFolder) -> Result<(), Error> {
     let failed = || Error::io("clear", folder.path());
     for entry in std::fs::read_dir(folder.path()).map_err(failed())? {
         let entry = entry.map_err(failed())?;

@@ -190,6 +190,33 @@ pub fn boot_id() -> Result<String, Error> {
     Ok(text.trim().to_owned())
 }
 
+/// Whether a process listens on a Unix socket, bound under exactly that name. That the socket's file
+/// is there says less: it appears some instants before it can be connected to.
+pub fn listens(pid: i32, socket: &str) -> io::Result<bool> {
+    // __SO_ACCEPTCON, in proc_pid_net(5)'s /proc/net/unix.
+    const LISTENING: &str = "00010000";
+    let table = std::fs::read(format!("/proc/{pid}/net/unix"))?;
+    let table = String::from_utf8_lossy(&table);
+    let listening: Vec<_> = table
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(3);
+            let (flags, inode) = (fields.next()?, fields.nth(2)?);
+            let path = fields.next()?;
+            (flags == LISTENING && path == socket).then(|| format!("socket:[{inode}]"))
+        })
+        .collect();
+    // Others may have bound the same relative name in folders of their own.
+    for descriptor in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let target = descriptor.and_then(|entry| std::fs::read_link(entry.path()));
+        // One that was closed meanwhile is not the one that is looked for.
+        if target.is_ok_and(|to| listening.iter().any(|one| to.as_os_str() == one.as_str())) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Field 22 of `/proc/PID/stat`; `None` if there is no such process, or it is a zombie.
 fn start_ticks(pid: i32) -> io::Result<Option<u64>> {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
@@ -231,6 +258,22 @@ mod tests {
         let stat = format!("7 (a) S (b) {}", fields.join(" "));
         assert_eq!(parse_start_ticks(&stat), Some(22));
         assert_eq!(parse_start_ticks("7 (x) S 1"), None);
+    }
+
+    #[test]
+    fn a_socket_that_is_bound_is_not_yet_listened_on() {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s").display().to_string();
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(!listens(own, &path).unwrap());
+        let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        assert!(std::path::Path::new(&path).exists() && !listens(own, &path).unwrap());
+        listen(&socket, 1).unwrap();
+        assert!(listens(own, &path).unwrap());
+        let parent = i32::try_from(std::os::unix::process::parent_id()).unwrap();
+        assert!(!listens(parent, &path).unwrap(), "not its socket");
     }
 
     #[test]

@@ -72,11 +72,41 @@ fn probes() -> Vec<Value> {
     ]
 }
 
+/// What sets a guest apart from others.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    /// `agent.json`
+    pub(crate) agent: Value,
+    pub(crate) integrations: Vec<Value>,
+    pub(crate) probes: Vec<Value>,
+    pub(crate) services: Vec<Service>,
+    /// Text files, and their paths in the guest.
+    pub(crate) files: Vec<(&'static str, &'static str)>,
+}
+
 /// Builds the image of the stories' guest in a folder, which has to be there.
 pub fn build_image(parts: &Parts, folder: &Path) -> Built {
+    let guest = Guest {
+        agent: agent(),
+        integrations: integrations(),
+        probes: probes(),
+        services: vec![Service {
+            name: "web".into(),
+            command: WEB.into(),
+        }],
+        files: vec![("It works\n", "/www/index.html")],
+    };
+    build_guest(parts, folder, guest)
+}
+
+/// Builds a guest's image in a folder, which has to be there.
+pub(crate) fn build_guest(parts: &Parts, folder: &Path, guest: Guest) -> Built {
     let etc = folder.join("etc");
-    write(&etc.join("agent.json"), &agent());
-    for (kind, drop_ins) in [("integrations.d", integrations()), ("probes.d", probes())] {
+    write(&etc.join("agent.json"), &guest.agent);
+    for (kind, drop_ins) in [
+        ("integrations.d", guest.integrations),
+        ("probes.d", guest.probes),
+    ] {
         for drop_in in drop_ins {
             let name = drop_in["name"].as_str().unwrap_or_default();
             write(&etc.join(kind).join(format!("{name}.json")), &drop_in);
@@ -84,13 +114,15 @@ pub fn build_image(parts: &Parts, folder: &Path) -> Built {
     }
     let on_demand = folder.join("on-demand");
     fs::write(&on_demand, ON_DEMAND).expect("write a script");
-    let index = folder.join("index.html");
-    fs::write(&index, "It works\n").expect("write a page");
-    let add = [
-        (helper(folder), "/usr/bin/guest-probe"),
-        (executable(on_demand), "/usr/bin/on-demand"),
-        (index, "/www/index.html"),
+    let mut add = vec![
+        (helper(folder), "/usr/bin/guest-probe".to_owned()),
+        (executable(on_demand), "/usr/bin/on-demand".to_owned()),
     ];
+    for (number, (text, dest)) in guest.files.into_iter().enumerate() {
+        let file = folder.join(format!("file-{number}"));
+        fs::write(&file, text).expect("write a file");
+        add.push((file, dest.to_owned()));
+    }
     build(&Build {
         out: folder.join("image"),
         agent: Some(parts.agent.clone()),
@@ -99,11 +131,8 @@ pub fn build_image(parts: &Parts, folder: &Path) -> Built {
         more_modules: vec!["vsock_loopback".into()],
         busybox: Some(parts.busybox.clone()),
         etc: Some(etc),
-        services: vec![Service {
-            name: "web".into(),
-            command: WEB.into(),
-        }],
-        add: add.map(|(file, dest)| (file, dest.to_owned())).into(),
+        services: guest.services,
+        add,
         hostname: "story".into(),
     })
     .unwrap_or_else(|error| panic!("cannot build the image: {error}"))

@@ -3,6 +3,7 @@
 //! ```text
 //! parts      what a guest is made of, as `cargo xtask test` names it; when to skip
 //! image      the guest of the stories: its services, checks and probes
+//! sleeper    the guest of the snapshots' stories
 //! machine    one QEMU and its vsock device, driven step by step
 //! base       boots that guest once a run, and keeps it as a snapshot
 //! vm         TestVm: each test's own clone of it, and what a story does with it
@@ -27,11 +28,13 @@ mod image;
 mod machine;
 mod mvmctl;
 mod parts;
+mod sleeper;
 mod vm;
 
 pub use image::build_image;
 pub use mvmctl::Mvmctl;
 pub use parts::Parts;
+pub use sleeper::{MACHINE_ID, build_sleeper};
 pub use vm::TestVm;
 
 use std::time::{Duration, Instant};

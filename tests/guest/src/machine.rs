@@ -3,6 +3,7 @@
 use crate::parts::Parts;
 use mvm_vmm::console::{LISTENING, tail};
 use mvm_vmm::image::Image;
+use mvm_vmm::process::listens;
 use mvm_vmm::qemu::arguments::{
     Accelerator, Arguments, Begin, Memory, QMP_SOCKET, VSOCK_BUS, VSOCK_CHARDEV, VSOCK_DEVICE,
     VSOCK_SOCKET,
@@ -242,7 +243,10 @@ fn start_vsock(parts: &Parts, folder: &Path, cid: u32) -> Owned {
     ]);
     let vsock = start(&mut command, folder, "vsock.log");
     wait("vhost-device-vsock's socket", folder, || {
-        folder.join(VSOCK_SOCKET).exists().then_some(())
+        let pid = i32::try_from(vsock.0.id()).expect("a pid");
+        listens(pid, VSOCK_SOCKET)
+            .expect("look at its sockets")
+            .then_some(())
     });
     vsock
 }

@@ -38,6 +38,11 @@ impl Mvmctl {
         }
     }
 
+    /// Where it is.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// `$MVM_HOME`
     pub fn home(&self) -> &Path {
         self.home.path()

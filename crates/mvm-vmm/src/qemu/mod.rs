@@ -8,17 +8,20 @@
 pub mod arguments;
 pub mod kvm;
 pub mod qmp;
+mod snapshot;
 
-use crate::driver::{Driver, Launch};
+use crate::driver::{Driver, Launch, Restore};
 use crate::error::Error;
-use crate::launch::Crew;
+use crate::launch::{Crew, Patience};
 use crate::locate::{QEMU, VHOST_DEVICE_VSOCK};
-use crate::process::Alive;
+use crate::process::{Alive, listens};
 use crate::record::VmFolder;
+use crate::snapshot::Vmm;
 use arguments::{Accelerator, Arguments, Begin, Memory, QMP_SOCKET, VSOCK_SOCKET};
 use kvm::Verdict;
 use qmp::Qmp;
 use serde_json::json;
+use std::path::Path;
 use std::process::Command;
 
 /// `--backend qemu`
@@ -26,6 +29,8 @@ use std::process::Command;
 pub struct Qemu;
 
 const ROLE: &str = "vmm";
+
+const VSOCK_ROLE: &str = "vsock";
 
 /// The guest's own vsock address. Each VM has a vhost-device-vsock of its own, so that it need not
 /// differ between them.
@@ -71,7 +76,7 @@ impl Driver for Qemu {
             Verdict::Unusable(_) => Accelerator::Tcg,
         };
         crew.set_accelerator(accelerator.name());
-        start_vsock(crew, launch, GUEST_CID)?;
+        start_vsock(crew, launch.patience, GUEST_CID)?;
         let arguments = Arguments {
             accelerator,
             cpus: launch.cpus,
@@ -113,10 +118,26 @@ impl Driver for Qemu {
     fn main_role(&self) -> &'static str {
         ROLE
     }
+
+    fn check_snapshots(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn freeze(&self, crew: &mut Crew, into: &Path, patience: Patience<'_>) -> Result<Vmm, Error> {
+        snapshot::freeze(crew, into, patience)
+    }
+
+    fn run_on(&self, crew: &mut Crew, patience: Patience<'_>) -> Result<(), Error> {
+        snapshot::run_on(crew, patience)
+    }
+
+    fn restore(&self, restore: &Restore<'_>, crew: &mut Crew) -> Result<(), Error> {
+        snapshot::restore(restore, crew)
+    }
 }
 
-/// Starts vhost-device-vsock and waits for its socket, to which QEMU will connect.
-fn start_vsock(crew: &mut Crew, launch: &Launch<'_>, cid: u32) -> Result<(), Error> {
+/// Starts vhost-device-vsock and waits until it listens on its socket, to which QEMU will connect.
+fn start_vsock(crew: &mut Crew, patience: Patience<'_>, cid: u32) -> Result<(), Error> {
     let mut command = Command::new(VHOST_DEVICE_VSOCK.find()?);
     command.args(["--guest-cid", &cid.to_string()]).args([
         "--socket",
@@ -124,9 +145,11 @@ fn start_vsock(crew: &mut Crew, launch: &Launch<'_>, cid: u32) -> Result<(), Err
         "--uds-path",
         "v.sock",
     ]);
-    crew.spawn("vsock", "vhost-device-vsock", "vsock.log", &mut command)?;
-    let socket = crew.folder().file(VSOCK_SOCKET);
-    crew.wait_for("vhost-device-vsock's socket", launch.patience, || {
-        Ok(socket.exists().then_some(()))
+    crew.spawn(VSOCK_ROLE, "vhost-device-vsock", "vsock.log", &mut command)?;
+    let pid = crew.record().processes.last().map_or(0, |last| last.pid);
+    crew.wait_for("vhost-device-vsock's socket", patience, || {
+        // It may have ended: that is found, with its reason, by whoever waits.
+        let listens = listens(pid, VSOCK_SOCKET).unwrap_or(false);
+        Ok(listens.then_some(()))
     })
 }

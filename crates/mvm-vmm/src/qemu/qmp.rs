@@ -2,10 +2,12 @@
 //! between.
 
 use crate::error::Error;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::io::{self, BufRead as _, BufReader, IoSlice, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -24,6 +26,7 @@ pub struct Qmp {
     reader: BufReader<UnixStream>,
     /// Events that came while an answer was awaited.
     events: Vec<Value>,
+    version: (u64, u64, u64),
 }
 
 impl Qmp {
@@ -44,12 +47,18 @@ impl Qmp {
         let mut qmp = Self {
             reader: BufReader::new(stream),
             events: Vec::new(),
+            version: (0, 0, 0),
         };
         let doing = "connect";
         let greeting = qmp.read(doing, Instant::now() + ANSWER)?;
-        if greeting.get("QMP").is_none() {
+        let Some(own) = greeting.get("QMP") else {
             return Err(failed(doing, "something else than QEMU answers there"));
-        }
+        };
+        let number = |part| {
+            let path = format!("/version/qemu/{part}");
+            own.pointer(&path).and_then(Value::as_u64).unwrap_or(0)
+        };
+        qmp.version = (number("major"), number("minor"), number("micro"));
         qmp.execute("qmp_capabilities", &json!({}))?;
         Ok(Some(qmp))
     }
@@ -62,6 +71,40 @@ impl Qmp {
             .get_mut()
             .write_all(line.as_bytes())
             .map_err(|error| failed(command, &error.to_string()))?;
+        self.answer(command)
+    }
+
+    /// QEMU's version: major, minor, micro.
+    pub fn version(&self) -> (u64, u64, u64) {
+        self.version
+    }
+
+    /// Hands QEMU an open file, which it then knows by that name. It need not be able to open it
+    /// itself, and no shell reads its path.
+    pub fn give(&mut self, name: &str, file: &File) -> Result<(), Error> {
+        const COMMAND: &str = "getfd";
+        let mut line = json!({"execute": COMMAND, "arguments": {"fdname": name}}).to_string();
+        line.push('\n');
+        let descriptors = [file.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let sent = sendmsg(
+            self.reader.get_ref(),
+            &[IoSlice::new(line.as_bytes())],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+        .map_err(|errno| failed(COMMAND, &io::Error::from(errno).to_string()))?;
+        // A line this short is taken whole, or the socket's buffer is full of what nobody reads.
+        if sent < line.len() {
+            return Err(failed(COMMAND, "QEMU does not read"));
+        }
+        self.answer(COMMAND).map(|_| ())
+    }
+
+    /// Reads the answer to a command that was sent.
+    fn answer(&mut self, command: &str) -> Result<Value, Error> {
         let until = Instant::now() + ANSWER;
         loop {
             let mut answer = self.read(command, until)?;

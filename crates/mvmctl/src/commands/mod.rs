@@ -33,8 +33,10 @@ pub(crate) mod ls;
 pub(crate) mod machine;
 pub(crate) mod man;
 pub(crate) mod ping;
+pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod sleep;
+pub(crate) mod snapshot;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
@@ -93,6 +95,8 @@ group! {
         Check(check::Args),
         Wait(wait::Args),
         Events(events::Args),
+        Snapshot(snapshot::Args),
+        Restore(restore::Args),
         Start(start::Args),
         Stop(stop::Args),
         Rm(rm::Args),

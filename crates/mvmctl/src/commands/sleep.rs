@@ -37,7 +37,8 @@ pub(crate) fn token(text: &str) -> Result<Token, String> {
     Token::new(text).ok_or_else(|| "a token has 1 to 256 bytes".to_owned())
 }
 
-fn secs(text: &str) -> Result<Secs, String> {
+/// Reads seconds as the protocol has them.
+pub(crate) fn secs(text: &str) -> Result<Secs, String> {
     let duration: Duration = crate::args::duration(text)?;
     Secs::new(duration).ok_or_else(|| "over 0 and at most a day".to_owned())
 }

@@ -123,7 +123,7 @@ impl Args {
 
 /// A flag that is raised when this program is asked to end, in place of ending: what it has started
 /// has to be ended first.
-fn cancelled_by_signals() -> Result<Arc<AtomicBool>, Failure> {
+pub(super) fn cancelled_by_signals() -> Result<Arc<AtomicBool>, Failure> {
     let cancelled = Arc::new(AtomicBool::new(false));
     for kind in [
         SignalKind::interrupt(),
@@ -139,6 +139,14 @@ fn cancelled_by_signals() -> Result<Arc<AtomicBool>, Failure> {
         });
     }
     Ok(cancelled)
+}
+
+/// Waits until the flag is raised. It gives no event, and a person who presses Ctrl-C does not see
+/// a tenth of a second.
+pub(super) async fn until_raised(flag: &AtomicBool) {
+    while !flag.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Waits for the first pong. The agent has said on the console that it listens; what can still be

@@ -56,13 +56,14 @@ impl Args {
     }
 }
 
-/// What a host says to a guest that runs on: its time and fresh random bytes go along with a
-/// restore.
+/// What a host says to a guest that runs on: its time, and with a restore fresh random bytes.
 pub(crate) fn wake(token: Option<Token>, cause: WakeCause, clone: bool) -> Result<Wake, Failure> {
     let mut wake = Wake {
         token,
         cause,
         clone,
+        // One that was frozen and runs on has lost the time that this took.
+        wall_clock: Some(Timestamp(jiff::Timestamp::now().as_millisecond())),
         ..Wake::default()
     };
     if cause == WakeCause::Restored {
@@ -70,7 +71,6 @@ pub(crate) fn wake(token: Option<Token>, cause: WakeCause, clone: bool) -> Resul
         getrandom::fill(&mut bytes)
             .map_err(|error| Failure::failed(format!("no random bytes from this host: {error}")))?;
         wake.entropy = Entropy::new(bytes);
-        wake.wall_clock = Some(Timestamp(jiff::Timestamp::now().as_millisecond()));
     }
     Ok(wake)
 }

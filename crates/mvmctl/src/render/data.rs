@@ -50,6 +50,20 @@ pub(crate) fn fleet<T: Serialize>(
     }
 }
 
+/// Writes what is known of one VM that was named.
+pub(crate) fn one(
+    context: &Context,
+    vm: &str,
+    answer: &impl Serialize,
+    table: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    match context.format {
+        Format::Table | Format::Wide => context.ui.print(&table()),
+        Format::Name => context.ui.print(&lines(&[clean(vm)])),
+        Format::Json | Format::Yaml => document(context, &Named { vm, answer }),
+    }
+}
+
 fn lines(lines: &[impl AsRef<str>]) -> String {
     let mut text = String::new();
     for line in lines {

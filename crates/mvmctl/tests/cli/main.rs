@@ -15,6 +15,7 @@ mod host;
 mod hostile;
 mod output;
 mod paper;
+mod snapshots;
 mod streams;
 mod terminal;
 mod waiting;

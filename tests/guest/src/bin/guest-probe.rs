@@ -2,18 +2,25 @@
 //!
 //! The tests compile this file by itself, statically linked, so it uses the standard library alone.
 //! `guest-probe dial CID PORT` dials an address of `AF_VSOCK` (`self` is the guest's own), sends a
-//! ping and prints one line about what came of it.
+//! ping and prints one line about what came of it. `guest-probe random COUNT` draws so many numbers
+//! from the kernel's generator, a call each, and prints 12 hexadecimal digits of each. `guest-probe
+//! reseed` has that generator take a new seed. `guest-probe clock` prints the milliseconds since
+//! 1970.
 
 #![allow(unsafe_code, reason = "the standard library knows no AF_VSOCK")]
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const AF_VSOCK: i32 = 40;
 const SOCK_STREAM: i32 = 1;
 /// `_IO(7, 0xb9)`: tells the guest's own CID.
 const GET_LOCAL_CID: u64 = 0x7b9;
+/// `_IO('R', 0x07)`
+const RESEED: u64 = 0x5207;
 
 /// `struct sockaddr_vm`
 #[repr(C)]
@@ -28,6 +35,7 @@ struct Address {
 unsafe extern "C" {
     fn socket(domain: i32, kind: i32, protocol: i32) -> i32;
     fn connect(socket: i32, address: *const Address, length: u32) -> i32;
+    fn getrandom(buffer: *mut u8, length: usize, flags: u32) -> isize;
     fn ioctl(file: i32, request: u64, ...) -> i32;
 }
 
@@ -37,7 +45,14 @@ fn main() -> io::Result<()> {
     let line = match words.as_slice() {
         ["dial", "self", port] => dial(own_cid()?, number(port)?),
         ["dial", cid, port] => dial(number(cid)?, number(port)?),
-        _ => return Err(io::Error::other("usage: guest-probe dial CID|self PORT")),
+        ["random", count] => random(number(count)?)?,
+        ["reseed"] => reseed()?,
+        ["clock"] => clock()?,
+        _ => {
+            return Err(io::Error::other(
+                "usage: guest-probe dial CID|self PORT | random COUNT | reseed | clock",
+            ));
+        }
     };
     writeln!(io::stdout(), "{line}")
 }
@@ -90,6 +105,37 @@ fn open(cid: u32, port: u32) -> io::Result<File> {
         return Err(io::Error::last_os_error());
     }
     Ok(stream)
+}
+
+fn random(count: u32) -> io::Result<String> {
+    let mut text = String::new();
+    for _ in 0..count {
+        let mut bytes = [0_u8; 8];
+        // SAFETY: the kernel writes at most as many bytes as the array has.
+        let got = unsafe { getrandom(bytes.as_mut_ptr(), bytes.len(), 0) };
+        if got != 8 {
+            return Err(io::Error::last_os_error());
+        }
+        let shown = u64::from_ne_bytes(bytes) >> 16;
+        let _ = write!(text, "{shown:012x}");
+    }
+    Ok(text)
+}
+
+fn reseed() -> io::Result<String> {
+    let device = File::open("/dev/urandom")?;
+    // SAFETY: this request takes no argument.
+    let result = unsafe { ioctl(device.as_raw_fd(), RESEED) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok("reseeded".to_owned())
+}
+
+fn clock() -> io::Result<String> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let since = since.map_err(io::Error::other)?;
+    Ok(since.as_millis().to_string())
 }
 
 fn own_cid() -> io::Result<u32> {

@@ -23,9 +23,7 @@ mod terms;
 
 use super::WaiterId;
 use mvm_protocol::Timestamp;
-use mvm_protocol::lifecycle::{
-    Awake, Outcome, Ready as ReadyAnswer, SleepPrep, Step, StepKind, Token,
-};
+use mvm_protocol::lifecycle::{Awake, Outcome, Ready as ReadyAnswer, SleepPrep, Token};
 use mvm_protocol::status::Lifecycle as Phase;
 use states::{Budget, Preparing, State, Waking};
 use std::collections::VecDeque;
@@ -279,12 +277,12 @@ impl Lifecycle {
                 let Some(task) = preparing.current.take() else {
                     return acts;
                 };
-                preparing.steps.push(step(&task, done));
+                preparing.steps.push(task.step(done));
                 let failed = matches!(done.outcome, Outcome::Failed | Outcome::TimedOut);
                 match preparing.undo.take() {
                     Some(waking) => self.roll_back(waking, &mut acts),
                     None if failed && preparing.requires(&task) => {
-                        let reason = failure(&task, done);
+                        let reason = task.failure(done);
                         self.roll_back(Waking::because(reason), &mut acts);
                     }
                     None => self.proceed(&mut acts),
@@ -300,7 +298,7 @@ impl Lifecycle {
                 if task == Task::Identity && waking.restored {
                     self.journal.last_wake_ms = Some(at.0);
                 }
-                waking.steps.push(step(&task, done));
+                waking.steps.push(task.step(done));
                 self.proceed(&mut acts);
             }
             State::Running | State::Ready { .. } => {}
@@ -470,40 +468,7 @@ fn restores(owed: &[String], participants: &[Participant]) -> Vec<Task> {
     loaded.chain(gone).cloned().map(Task::Restore).collect()
 }
 
-fn step(task: &Task, done: &Done) -> Step {
-    Step {
-        step: task.kind(),
-        integration: task.integration().map(str::to_owned),
-        outcome: done.outcome,
-        duration_ms: done.duration_ms,
-        detail: done.detail.clone(),
-    }
-}
-
-fn failure(task: &Task, done: &Done) -> String {
-    let what = match task {
-        Task::Checkpoint(name) => format!("the checkpoint of `{name}`"),
-        other => format!("the step `{}`", kind_name(other.kind())),
-    };
-    let how = if done.outcome == Outcome::TimedOut {
-        "timed out"
-    } else {
-        "failed"
-    };
-    match &done.detail {
-        Some(detail) => format!("{what} {how}: {detail}"),
-        None => format!("{what} {how}"),
-    }
-}
-
-fn kind_name(kind: StepKind) -> &'static str {
-    match kind {
-        StepKind::Drain => "drain",
-        StepKind::Sync => "sync",
-        StepKind::DropCaches => "drop-caches",
-        _ => "checkpoint",
-    }
-}
-
+#[cfg(test)]
+mod search;
 #[cfg(test)]
 mod tests;

@@ -92,12 +92,24 @@ impl Waking {
     /// without them two clones would go on with the same random numbers.
     pub(super) fn join(&mut self, waiter: WaiterId, asked: &WakeAsked) {
         self.waiters.push(waiter);
+        let first = self.fingerprint.is_none();
         self.fingerprint = self.fingerprint.or(Some(asked.fingerprint));
-        if asked.wake.cause == WakeCause::Restored && !self.restored {
-            self.restored = true;
-            for task in [Task::Identity, Task::Clock, Task::Reseed] {
-                self.plan.push_front(task);
+        if self.restored {
+            return;
+        }
+        match asked.wake.cause {
+            WakeCause::Restored => {
+                self.restored = true;
+                for task in [Task::Identity, Task::Clock, Task::Reseed] {
+                    self.plan.push_front(task);
+                }
             }
+            // A guest that was frozen and runs on has stood still as well: its clock is late by as
+            // long as its state took to be written.
+            WakeCause::Aborted if first && asked.wake.wall_clock.is_some() => {
+                self.plan.push_front(Task::Clock);
+            }
+            WakeCause::Aborted => {}
         }
     }
 }

@@ -60,6 +60,35 @@ impl Task {
             _ => None,
         }
     }
+
+    /// Its report.
+    pub(super) fn step(&self, done: &Done) -> Step {
+        Step {
+            step: self.kind(),
+            integration: self.integration().map(str::to_owned),
+            outcome: done.outcome,
+            duration_ms: done.duration_ms,
+            detail: done.detail.clone(),
+        }
+    }
+
+    /// Why a sleep comes to nothing that needed it.
+    pub(super) fn failure(&self, done: &Done) -> String {
+        let what = match self {
+            Self::Checkpoint(name) => format!("the checkpoint of `{name}`"),
+            Self::Drain => "the drain".to_owned(),
+            _ => "the sync".to_owned(),
+        };
+        let how = if done.outcome == Outcome::TimedOut {
+            "timed out"
+        } else {
+            "failed"
+        };
+        match &done.detail {
+            Some(detail) => format!("{what} {how}: {detail}"),
+            None => format!("{what} {how}"),
+        }
+    }
 }
 
 /// What one integration has to do with a sleep.

@@ -1,0 +1,291 @@
+//! Snapshots of QEMU: a migration into a file.
+//!
+//! ```text
+//! freeze   device_del vsock0 ─► DEVICE_DELETED ─► stop ─► migrate ─► completed
+//! run_on   (migrate_cancel) ─► cont ─► device_add vsock0 ─► its driver is up
+//! restore  QEMU -incoming ─► migrate-incoming ─► completed ─► cont ─► device_add vsock0 ─► …
+//! ```
+//!
+//! A vhost-user device cannot be migrated while it is plugged in: it is taken out before and put
+//! back afterwards. To the guest that is what a snapshot is with any VMM, a reset of the transport:
+//! its listener stays, its connections end.
+//!
+//! QEMU is stopped before it migrates, so that the guest does not run on while its memory is
+//! written, and the file has each page once. Pages of zeros take no room in it.
+
+use super::arguments::{
+    Accelerator, Arguments, Begin, Memory, QMP_SOCKET, VSOCK_BUS, VSOCK_CHARDEV, VSOCK_DEVICE,
+    VSOCK_SOCKET,
+};
+use super::qmp::Qmp;
+use super::{GUEST_CID, ROLE, VSOCK_ROLE, start_vsock};
+use crate::driver::Restore;
+use crate::error::Error;
+use crate::launch::{Crew, Patience};
+use crate::locate::QEMU;
+use crate::snapshot::Vmm;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+/// The migrated state in a snapshot folder: devices and memory.
+const STATE: &str = "state";
+
+/// How long a guest may take to let go of its vsock device.
+const UNPLUG: Duration = Duration::from_secs(20);
+
+/// How long the vsock backend must not be dialled once the guest's driver is up: that can wedge it
+/// for good.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// In bytes a second. QEMU's own limit is for networks that others use as well.
+const BANDWIDTH: u64 = 1 << 40;
+
+/// A clone's vsock address is another than that of the guest that it was: what has bound the old one
+/// notices.
+const CLONE_CID: u32 = GUEST_CID + 1;
+
+pub(super) fn freeze(crew: &mut Crew, into: &Path, patience: Patience<'_>) -> Result<Vmm, Error> {
+    let mut qmp = connect(crew)?;
+    unplug(crew, &mut qmp, patience)?;
+    qmp.execute("stop", &json!({}))?;
+    let path = into.join(STATE);
+    let file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(Error::io("create", &path))?;
+    qmp.execute(
+        "migrate-set-parameters",
+        &json!({"max-bandwidth": BANDWIDTH}),
+    )?;
+    qmp.give(STATE, &file)?;
+    qmp.execute("migrate", &json!({"uri": format!("fd:{STATE}")}))?;
+    migrated(crew, &mut qmp, "the end of the snapshot", patience)?;
+    Ok(Vmm {
+        name: "qemu".into(),
+        version: version(&qmp),
+        accelerator: crew.record().accelerator.clone(),
+    })
+}
+
+pub(super) fn run_on(crew: &mut Crew, patience: Patience<'_>) -> Result<(), Error> {
+    let mut qmp = connect(crew)?;
+    if is_migrating(&migration(&mut qmp)?) {
+        qmp.execute("migrate_cancel", &json!({}))?;
+        crew.wait_for("the end of the cancelled snapshot", patience, || {
+            let over = !is_migrating(&migration(&mut qmp)?);
+            Ok(over.then_some(()))
+        })?;
+    }
+    qmp.execute("cont", &json!({}))?;
+    if !is_plugged(&mut qmp)? {
+        plug(crew, &mut qmp, GUEST_CID, patience)?;
+    }
+    settle(crew, &mut qmp, patience)
+}
+
+pub(super) fn restore(restore: &Restore<'_>, crew: &mut Crew) -> Result<(), Error> {
+    let Restore {
+        snapshot,
+        image,
+        clone,
+        patience,
+    } = *restore;
+    let manifest = &snapshot.manifest;
+    let accelerator = match manifest.vmm.accelerator.as_deref() {
+        Some("kvm") => Accelerator::Kvm,
+        _ => Accelerator::Tcg,
+    };
+    crew.set_accelerator(accelerator.name());
+    let arguments = Arguments {
+        accelerator,
+        cpus: manifest.cpus,
+        memory_mib: manifest.memory_mib,
+        memory: Memory::Anonymous,
+        kernel: &image.kernel(),
+        initrd: image.initrd().as_deref(),
+        cmdline: &image.manifest.cmdline,
+        begin: Begin::Incoming,
+    }
+    .to_vec();
+    crew.add_log("console.log");
+    let mut command = Command::new(QEMU.find()?);
+    crew.spawn(ROLE, "QEMU", "vmm.log", command.args(arguments))?;
+    let folder = crew.folder().path().to_owned();
+    let mut qmp = crew.wait_for("QEMU's control socket", patience, || {
+        Qmp::connect(&folder, QMP_SOCKET)
+    })?;
+    check_version(&version(&qmp), &manifest.vmm.version)?;
+    let path = snapshot.file(STATE);
+    let file = File::open(&path).map_err(Error::io("open", &path))?;
+    qmp.give(STATE, &file)?;
+    qmp.execute("migrate-incoming", &json!({"uri": format!("fd:{STATE}")}))?;
+    migrated(crew, &mut qmp, "the end of loading the snapshot", patience).map_err(|error| {
+        // A QEMU that cannot load a state says why in its log, and ends.
+        sleep(SETTLE);
+        crew.check_alive().err().unwrap_or(error)
+    })?;
+    qmp.execute("cont", &json!({}))?;
+    let cid = if clone { CLONE_CID } else { GUEST_CID };
+    plug(crew, &mut qmp, cid, patience)?;
+    settle(crew, &mut qmp, patience)
+}
+
+fn connect(crew: &Crew) -> Result<Qmp, Error> {
+    Qmp::connect(crew.folder().path(), QMP_SOCKET)?.ok_or_else(|| Error::Qmp {
+        doing: "reach the VM".into(),
+        reason: "QEMU does not listen there".into(),
+    })
+}
+
+fn unplug(crew: &mut Crew, qmp: &mut Qmp, patience: Patience<'_>) -> Result<(), Error> {
+    qmp.execute("device_del", &json!({"id": VSOCK_DEVICE}))?;
+    // Parts of the device are told of too, by their path alone.
+    qmp.wait_for_event("DEVICE_DELETED", UNPLUG.min(patience.left()), |event| {
+        event.pointer("/data/device").and_then(Value::as_str) == Some(VSOCK_DEVICE)
+    })?;
+    qmp.execute("chardev-remove", &json!({"id": VSOCK_CHARDEV}))?;
+    crew.dismiss(VSOCK_ROLE)?;
+    for socket in [VSOCK_SOCKET, "v.sock"] {
+        let path = crew.folder().file(socket);
+        match std::fs::remove_file(&path) {
+            // The backend may have done so itself.
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Error::io("remove", &path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn plug(crew: &mut Crew, qmp: &mut Qmp, cid: u32, patience: Patience<'_>) -> Result<(), Error> {
+    start_vsock(crew, patience, cid)?;
+    let address = json!({"type": "unix", "data": {"path": VSOCK_SOCKET}});
+    qmp.execute(
+        "chardev-add",
+        &json!({"id": VSOCK_CHARDEV, "backend": {"type": "socket",
+            "data": {"addr": address, "server": false}}}),
+    )?;
+    qmp.execute(
+        "device_add",
+        &json!({"driver": "vhost-user-vsock-pci", "id": VSOCK_DEVICE,
+            "chardev": VSOCK_CHARDEV, "bus": VSOCK_BUS}),
+    )?;
+    Ok(())
+}
+
+/// Waits until the guest's driver has taken the device, and a little longer. A QEMU that cannot tell
+/// (before 7.2) leaves the little longer alone.
+fn settle(crew: &Crew, qmp: &mut Qmp, patience: Patience<'_>) -> Result<(), Error> {
+    let device = json!({"path": format!("/machine/peripheral/{VSOCK_DEVICE}/virtio-backend")});
+    crew.wait_for("the guest's vsock driver", patience, || {
+        let Ok(status) = qmp.execute("x-query-virtio-status", &device) else {
+            return Ok(Some(()));
+        };
+        let statuses = status.pointer("/status/statuses").and_then(Value::as_array);
+        let up = statuses.into_iter().flatten().any(|status| {
+            let name = status.as_str().unwrap_or_default();
+            name.starts_with("VIRTIO_CONFIG_S_DRIVER_OK")
+        });
+        Ok(up.then_some(()))
+    })?;
+    sleep(SETTLE);
+    Ok(())
+}
+
+fn is_plugged(qmp: &mut Qmp) -> Result<bool, Error> {
+    let devices = qmp.execute("qom-list", &json!({"path": "/machine/peripheral"}))?;
+    let named = |device: &Value| device.get("name").and_then(Value::as_str) == Some(VSOCK_DEVICE);
+    Ok(devices.as_array().is_some_and(|all| all.iter().any(named)))
+}
+
+fn migration(qmp: &mut Qmp) -> Result<Value, Error> {
+    qmp.execute("query-migrate", &json!({}))
+}
+
+/// As QEMU names the status; none before the first migration.
+fn status(migration: &Value) -> &str {
+    let status = migration.get("status").and_then(Value::as_str);
+    status.unwrap_or("none")
+}
+
+fn is_migrating(migration: &Value) -> bool {
+    !matches!(
+        status(migration),
+        "none" | "completed" | "failed" | "cancelled"
+    )
+}
+
+/// Waits for the end of a migration, which has to be a good one.
+fn migrated(
+    crew: &Crew,
+    qmp: &mut Qmp,
+    awaited: &str,
+    patience: Patience<'_>,
+) -> Result<(), Error> {
+    crew.wait_for(awaited, patience, || {
+        let migration = migration(qmp)?;
+        match status(&migration) {
+            "completed" => Ok(Some(())),
+            bad @ ("failed" | "cancelled") => {
+                let why = migration.get("error-desc").and_then(Value::as_str);
+                Err(Error::Qmp {
+                    doing: "move the VM's state".into(),
+                    reason: format!(
+                        "the migration is {bad}: {}",
+                        why.unwrap_or("no reason given")
+                    ),
+                })
+            }
+            _ => Ok(None),
+        }
+    })
+}
+
+fn version(qmp: &Qmp) -> String {
+    let (major, minor, micro) = qmp.version();
+    format!("{major}.{minor}.{micro}")
+}
+
+/// What `-M q35` and `-cpu max` mean changes with QEMU's minor version, and a state of one machine
+/// does not fit into another.
+fn check_version(own: &str, wrote: &str) -> Result<(), Error> {
+    let minor = |version: &str| version.rsplit_once('.').map(|(minor, _)| minor.to_owned());
+    if minor(own) == minor(wrote) {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        backend: "qemu",
+        reason: format!("QEMU {wrote} wrote the snapshot, and this is QEMU {own}"),
+        hint: "restore it with the version that wrote it: MVM_QEMU names the program".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_minor_version_is_another_machine() {
+        assert!(check_version("7.2.22", "7.2.17").is_ok());
+        let error = check_version("8.2.1", "7.2.22").unwrap_err().to_string();
+        assert!(error.contains("QEMU 7.2.22 wrote the snapshot"), "{error}");
+        assert!(check_version("7.2.22", "nonsense").is_err());
+    }
+
+    #[test]
+    fn a_migration_that_never_was_is_over() {
+        assert!(!is_migrating(&json!({})));
+        for (status, is) in [("completed", false), ("active", true), ("device", true)] {
+            assert_eq!(is_migrating(&json!({"status": status})), is, "{status}");
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! The snapshot folder: `manifest.json` beside the files that the VMM wrote.
+//!
+//! ```text
+//! .partial-XXXX/  state           written by the VMM, for its owner alone
+//!        │        manifest.json   once all that it names is on the disk
+//!        ▼ fsync, rename
+//! DIR/
+//! ```
+//!
+//! A folder is complete or absent: it gets its name last, and never takes another one's place. It is
+//! read strictly, and every byte of it is checked before a VMM is started: a state that was cut
+//! short or altered restores into a guest that fails anywhere.
+
+use crate::error::Error;
+use crate::image;
+use crate::record::{make_private, write_whole};
+use mvm_protocol::Timestamp;
+use mvm_protocol::lifecycle::Token;
+use mvm_protocol::object::{Object, Problem};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::fmt::Write as _;
+use std::fs::{File, Permissions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+use thiserror::Error as ThisError;
+
+/// The manifest's name in its folder.
+pub const MANIFEST: &str = "manifest.json";
+
+/// The manifest's version that is written and read.
+pub const VERSION: u32 = 1;
+
+/// What a snapshot's `manifest.json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The VM that it was taken of.
+    pub vm: String,
+    /// Who wrote the state, and can read it.
+    pub vmm: Vmm,
+    /// The image folder that the VM was started from.
+    pub image: PathBuf,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// The vsock port of the agent.
+    pub port: u32,
+    /// The token of the sleep in which the guest is. Whoever wakes it has to know it.
+    pub token: Token,
+    /// The version of the agent in the guest.
+    pub agent_version: String,
+    /// When the guest was frozen, by this host's clock.
+    pub created: Timestamp,
+    /// All other files of the folder.
+    pub files: Vec<StateFile>,
+}
+
+/// The VMM that wrote a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vmm {
+    /// The backend: `qemu`.
+    pub name: String,
+    /// As it told itself: `7.2.22`.
+    pub version: String,
+    /// How it ran the guest, such as `tcg` or `kvm`.
+    pub accelerator: Option<String>,
+}
+
+/// A file that the VMM wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateFile {
+    /// Its name.
+    pub file: String,
+    /// Its length.
+    pub bytes: u64,
+    /// The SHA-256 of its content, in hexadecimal.
+    pub sha256: String,
+}
+
+/// Why a snapshot folder cannot be used, or made.
+#[derive(Debug, ThisError)]
+pub enum SnapshotError {
+    /// The folder or its manifest cannot be read.
+    #[error("{} is no snapshot: cannot read its {MANIFEST}: {source}", folder.display())]
+    Unreadable {
+        /// The folder.
+        folder: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The manifest is not as it should be.
+    #[error("{}, line {}: {}", path.display(), problem.line, problem.message)]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong, and where.
+        problem: Problem,
+    },
+    /// Its version is another one.
+    #[error("{} has version {found}; this mvmctl reads version {VERSION}", path.display())]
+    Version {
+        /// The manifest.
+        path: PathBuf,
+        /// The version that it has.
+        found: u32,
+    },
+    /// A file is not what the manifest says.
+    #[error("{}: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// In what it differs.
+        reason: String,
+    },
+    /// There is something at the place where the snapshot is to be.
+    #[error("{} is there already", path.display())]
+    Exists {
+        /// The place.
+        path: PathBuf,
+    },
+}
+
+impl SnapshotError {
+    /// What to do next.
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            Self::Unreadable { .. } => {
+                "`mvmctl vm snapshot NAME` says into which folder it wrote".into()
+            }
+            Self::Version { .. } => "restore it with the mvmctl that took it".into(),
+            Self::Manifest { .. } | Self::Damaged { .. } => {
+                "the snapshot cannot be trusted: take it again, or copy it again".into()
+            }
+            Self::Exists { .. } => "choose another folder with --to, or remove that one".into(),
+        }
+    }
+}
+
+/// A snapshot folder whose manifest and files are sound.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The folder, absolute.
+    pub folder: PathBuf,
+    /// What its manifest says.
+    pub manifest: Manifest,
+}
+
+impl Snapshot {
+    /// Reads a snapshot folder and checks every byte of it.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let unreadable = |source| SnapshotError::Unreadable {
+            folder: folder.to_owned(),
+            source,
+        };
+        // Absolute, since the VMM runs in the VM's own folder.
+        let folder = std::path::absolute(folder).map_err(unreadable)?;
+        let path = folder.join(MANIFEST);
+        let content = std::fs::read(&path).map_err(unreadable)?;
+        let manifest = read_manifest(&path, &content)?;
+        for expected in &manifest.files {
+            check_file(&folder, expected)?;
+        }
+        Ok(Self { folder, manifest })
+    }
+
+    /// A file of it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+fn read_manifest(path: &Path, content: &[u8]) -> Result<Manifest, SnapshotError> {
+    let wrong = |problem| SnapshotError::Manifest {
+        path: path.to_owned(),
+        problem,
+    };
+    // The version is looked at before all else: in another version other keys may be known.
+    let version = Object::parse(content)
+        .and_then(|mut object| object.take::<u32>("version"))
+        .map_err(wrong)?;
+    if let Some(found) = version.filter(|version| *version != VERSION) {
+        return Err(SnapshotError::Version {
+            path: path.to_owned(),
+            found,
+        });
+    }
+    Object::parse(content)
+        .and_then(Object::into_shape)
+        .map_err(wrong)
+}
+
+fn check_file(folder: &Path, expected: &StateFile) -> Result<(), SnapshotError> {
+    let path = folder.join(&expected.file);
+    let damaged = |reason: String| SnapshotError::Damaged {
+        path: path.clone(),
+        reason,
+    };
+    if !image::is_plain(&expected.file) {
+        return Err(damaged("the name of a file beside it is asked for".into()));
+    }
+    let file = File::open(&path).map_err(|error| damaged(error.to_string()))?;
+    let bytes = file
+        .metadata()
+        .map_err(|error| damaged(error.to_string()))?
+        .len();
+    // The length is told before the long way through the content is gone.
+    if bytes != expected.bytes {
+        return Err(damaged(format!(
+            "it has {bytes} bytes, and had {} when the snapshot was taken",
+            expected.bytes
+        )));
+    }
+    let sha256 = sha256(file).map_err(|error| damaged(error.to_string()))?;
+    if sha256 == expected.sha256 {
+        Ok(())
+    } else {
+        Err(damaged(
+            "its SHA-256 is another one than when the snapshot was taken".into(),
+        ))
+    }
+}
+
+fn sha256(mut file: File) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            count => hash.update(buffer.get(..count).unwrap_or_default()),
+        }
+    }
+    let mut text = String::new();
+    for byte in hash.finalize() {
+        let _ = write!(text, "{byte:02x}");
+    }
+    Ok(text)
+}
+
+/// A snapshot folder that is being written. It is gone when this is dropped.
+#[derive(Debug)]
+pub struct Draft {
+    partial: TempDir,
+    target: PathBuf,
+}
+
+impl Draft {
+    /// Begins a folder beside the one that it is to become.
+    pub(crate) fn begin(target: &Path) -> Result<Self, Error> {
+        let target = std::path::absolute(target).map_err(Error::io("resolve", target))?;
+        if target.symlink_metadata().is_ok() {
+            return Err(SnapshotError::Exists { path: target }.into());
+        }
+        let parent = target.parent().unwrap_or(Path::new("/"));
+        make_private(parent)?;
+        let partial = tempfile::Builder::new()
+            .prefix(".partial-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(parent)
+            .map_err(Error::io("make a folder in", parent))?;
+        Ok(Self { partial, target })
+    }
+
+    /// Where the VMM is to write.
+    pub(crate) fn folder(&self) -> &Path {
+        self.partial.path()
+    }
+
+    /// Writes the manifest and gives the folder its name.
+    ///
+    /// `manifest` has no files yet: they are those that are there.
+    pub(crate) fn publish(self, mut manifest: Manifest) -> Result<Snapshot, Error> {
+        let folder = self.partial.path();
+        let failed = || Error::io("read", folder);
+        for entry in std::fs::read_dir(folder).map_err(failed())? {
+            let entry = entry.map_err(failed())?;
+            let path = entry.path();
+            let file = File::open(&path).map_err(Error::io("open", &path))?;
+            file.sync_all().map_err(Error::io("sync", &path))?;
+            let metadata = file.metadata().map_err(Error::io("read", &path))?;
+            manifest.files.push(StateFile {
+                file: entry.file_name().to_string_lossy().into_owned(),
+                bytes: metadata.len(),
+                sha256: sha256(file).map_err(Error::io("read", &path))?,
+            });
+        }
+        manifest.files.sort_by(|a, b| a.file.cmp(&b.file));
+        let path = folder.join(MANIFEST);
+        let mut content = serde_json::to_vec_pretty(&manifest)
+            .map_err(|error| Error::io("write", &path)(error.into()))?;
+        content.push(b'\n');
+        write_whole(&path, &content)?;
+        sync_folder(folder)?;
+        renameat_with(CWD, folder, CWD, &self.target, RenameFlags::NOREPLACE).map_err(|errno| {
+            if errno == rustix::io::Errno::EXIST {
+                Error::from(SnapshotError::Exists {
+                    path: self.target.clone(),
+                })
+            } else {
+                Error::io("rename", folder)(errno.into())
+            }
+        })?;
+        // It has another name now: there is nothing to remove.
+        let _ = self.partial.keep();
+        sync_folder(self.target.parent().unwrap_or(Path::new("/")))?;
+        Ok(Snapshot {
+            folder: self.target,
+            manifest,
+        })
+    }
+}
+
+fn sync_folder(folder: &Path) -> Result<(), Error> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(Error::io("sync", folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        Manifest {
+            version: VERSION,
+            vm: "web".into(),
+            vmm: Vmm {
+                name: "qemu".into(),
+                version: "7.2.22".into(),
+                accelerator: Some("tcg".into()),
+            },
+            image: "/images/web".into(),
+            cpus: 1,
+            memory_mib: 256,
+            port: 52,
+            token: Token::new("t0ken").unwrap(),
+            agent_version: "0.1.0".into(),
+            created: Timestamp(1_763_964_131_123),
+            files: Vec::new(),
+        }
+    }
+
+    fn taken(at: &Path) -> Snapshot {
+        let draft = Draft::begin(at).unwrap();
+        std::fs::write(draft.folder().join("state"), "the guest").unwrap();
+        draft.publish(manifest()).unwrap()
+    }
+
+    #[test]
+    fn what_was_published_is_read_back_and_is_for_its_owner_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let at = root.path().join("a/b");
+        let taken = taken(&at);
+        let read = Snapshot::open(&at).unwrap();
+        assert_eq!(read.manifest, taken.manifest);
+        let [file] = read.manifest.files.as_slice() else {
+            panic!("{read:?}");
+        };
+        assert_eq!((file.file.as_str(), file.bytes), ("state", 9));
+        // `printf 'the guest' | sha256sum`
+        assert_eq!(
+            file.sha256,
+            "ba3c94e4024dd874eb17b3ac4b8acf810ed8da98b4ca4736ebfcd3577b9d18c3"
+        );
+        let mode = std::fs::metadata(&at).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700, "the guest's memory has its secrets");
+        assert_eq!(std::fs::read_dir(at.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_draft_that_is_given_up_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let draft = Draft::begin(&root.path().join("s")).unwrap();
+        std::fs::write(draft.folder().join("state"), "half").unwrap();
+        drop(draft);
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn nothing_is_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let at = root.path().join("s");
+        let late = Draft::begin(&at).unwrap();
+        taken(&at);
+        let exists = |error| matches!(error, Error::Snapshot(SnapshotError::Exists { .. }));
+        assert!(exists(Draft::begin(&at).unwrap_err()));
+        // An empty folder could be renamed over, if that were not forbidden.
+        std::fs::remove_file(at.join("state")).unwrap();
+        std::fs::remove_file(at.join(MANIFEST)).unwrap();
+        assert!(exists(late.publish(manifest()).unwrap_err()));
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn whatever_was_altered_is_found() {
+        let check = |alter: &dyn Fn(&Path), expected: &str| {
+            let root = tempfile::tempdir().unwrap();
+            let at = root.path().join("s");
+            taken(&at);
+            alter(&at);
+            let error = Snapshot::open(&at).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error:?} lacks {expected:?}");
+        };
+        let state = |content: &'static str| {
+            move |at: &Path| std::fs::write(at.join("state"), content).unwrap()
+        };
+        let rewrite = |from: &'static str, to: &'static str| {
+            move |at: &Path| {
+                let path = at.join(MANIFEST);
+                let text = std::fs::read_to_string(&path).unwrap();
+                assert!(text.contains(from), "{text}");
+                std::fs::write(path, text.replace(from, to)).unwrap();
+            }
+        };
+        check(&state("the gu"), "it has 6 bytes, and had 9");
+        check(&state("the guesT"), "its SHA-256 is another one");
+        check(
+            &|at| std::fs::remove_file(at.join("state")).unwrap(),
+            "state: No such file",
+        );
+        check(
+            &|at| std::fs::remove_file(at.join(MANIFEST)).unwrap(),
+            "is no snapshot",
+        );
+        check(&rewrite("\"cpus\"", "\"cpu\""), "unknown field `cpu`");
+        check(&rewrite("\"port\": 52,", ""), "missing field `port`");
+        check(
+            &rewrite("\"version\": 1", "\"version\": 2"),
+            "has version 2",
+        );
+        check(
+            &rewrite("\"state\"", "\"../s/state\""),
+            "the name of a file beside it",
+        );
+    }
+}

@@ -1,0 +1,263 @@
+//! Taking a snapshot of a VM, and starting a VM from one, whichever backend runs it.
+//!
+//! ```text
+//!            take()                 freeze()              stop()
+//! running ──────────► (guest sleeps) ──────► asleep, frozen ──────► asleep
+//!    ▲                                         │                      │ restore()
+//!    └─────────────────────────────────────────┘◄─────────────────────┘
+//!                       run_on()
+//! ```
+//!
+//! `vm.json` says `asleep` from the moment at which the VM may be frozen until it surely runs: nobody
+//! dials it meanwhile, whatever becomes of this program. The VM's lock is held throughout, by
+//! [`Taking`] and [`Restored`].
+//!
+//! What the guest is told, and when, is the caller's part: this crate does not speak with agents.
+
+use crate::driver::{self, Driver, Restore};
+use crate::error::Error;
+use crate::image::Image;
+use crate::launch::{Crew, Patience};
+use crate::machine::{end_all, make_way, remove_sockets};
+use crate::record::{self, Home, Lock, Record, State, VmName};
+use crate::snapshot::{self, Draft, Manifest, Snapshot, Vmm};
+use mvm_protocol::Timestamp;
+use mvm_protocol::lifecycle::Token;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// A VM of which a snapshot is being taken.
+#[derive(Debug)]
+pub struct Taking {
+    driver: &'static dyn Driver,
+    crew: Crew,
+    image: PathBuf,
+    _lock: Lock,
+}
+
+/// A VM's state, written and without a name yet. It is gone if this is dropped.
+#[derive(Debug)]
+pub struct Unnamed {
+    draft: Draft,
+    record: Record,
+    image: PathBuf,
+    vmm: Vmm,
+    created: Timestamp,
+}
+
+/// Begins a snapshot of a running VM; the VM is not touched yet. `to` is the folder that it will be
+/// in, which must not be there; by default it is one of the VM's own, named by the time.
+pub fn take(home: &Home, name: &VmName, to: Option<&Path>) -> Result<(Taking, Draft), Error> {
+    let folder = home.vm(name);
+    // Looked at before the lock is made, which would stay for a VM that never was.
+    folder.record()?;
+    let lock = home.lock(name)?;
+    let record = folder.record()?;
+    let driver = driver::by_name(&record.backend)?;
+    driver.check_snapshots()?;
+    let runs = record.alive()?.iter().any(|p| p.role == driver.main_role());
+    if record.state != State::Running || !runs {
+        return Err(Error::NotRunning {
+            name: name.to_string(),
+        });
+    }
+    let Some(image) = record.image.clone() else {
+        return Err(Error::Unsupported {
+            backend: driver.name(),
+            reason: "the VM has no image".into(),
+            hint: "start it with --image DIR".into(),
+        });
+    };
+    let draft = match to {
+        Some(to) => Draft::begin(to)?,
+        None => Draft::begin(&folder.file("snapshots").join(stamp(now())))?,
+    };
+    let taking = Taking {
+        driver,
+        crew: Crew::attach(folder, record),
+        image,
+        _lock: lock,
+    };
+    Ok((taking, draft))
+}
+
+impl Taking {
+    /// The VM's record.
+    pub fn record(&self) -> &Record {
+        self.crew.record()
+    }
+
+    /// The socket at which the agent is reached while the VM is not frozen.
+    pub fn socket(&self) -> PathBuf {
+        self.crew.folder().file("v.sock")
+    }
+
+    /// Freezes the VM and has its state written. The guest has to be asleep, and the connection to
+    /// it closed. If this fails the VM may be frozen all the same: [`Taking::run_on`] has to follow.
+    pub fn freeze(&mut self, draft: Draft, patience: Patience<'_>) -> Result<Unnamed, Error> {
+        self.crew.set_state(State::Asleep)?;
+        let created = now();
+        let vmm = self
+            .driver
+            .freeze(&mut self.crew, draft.folder(), patience)?;
+        Ok(Unnamed {
+            draft,
+            record: self.crew.record().clone(),
+            image: self.image.clone(),
+            vmm,
+            created,
+        })
+    }
+
+    /// Lets the VM run on. When it returns the guest may be dialled.
+    pub fn run_on(&mut self, patience: Patience<'_>) -> Result<(), Error> {
+        let ran = self.driver.run_on(&mut self.crew, patience);
+        let alive = self.crew.record().alive()?;
+        let runs = alive.iter().any(|p| p.role == self.driver.main_role());
+        match (&ran, runs) {
+            (Ok(()), _) => self.crew.set_state(State::Running)?,
+            // It is frozen still, and can be let go of or ended by hand.
+            (Err(_), true) => {}
+            (Err(_), false) => self.end(State::Stopped)?,
+        }
+        ran
+    }
+
+    /// Ends the frozen VM, which lives on in its snapshot alone.
+    pub fn stop(&mut self) -> Result<(), Error> {
+        self.end(State::Asleep)
+    }
+
+    fn end(&mut self, state: State) -> Result<(), Error> {
+        let processes = self.crew.record().processes.clone();
+        for process in processes.iter().rev() {
+            self.crew.dismiss(&process.role)?;
+        }
+        remove_sockets(self.crew.folder())?;
+        self.crew.set_state(state)
+    }
+}
+
+impl Unnamed {
+    /// Has all of it on the disk, and gives the folder its name.
+    pub fn publish(self, token: Token, agent_version: String) -> Result<Snapshot, Error> {
+        let record = self.record;
+        self.draft.publish(Manifest {
+            version: snapshot::VERSION,
+            vm: record.name,
+            vmm: self.vmm,
+            image: self.image,
+            cpus: record.cpus,
+            memory_mib: record.memory_mib,
+            port: record.port,
+            token,
+            agent_version,
+            created: self.created,
+            files: Vec::new(),
+        })
+    }
+}
+
+/// A VM that was started from a snapshot, and whose guest has not been told so yet. It stays if
+/// this is dropped.
+#[derive(Debug)]
+pub struct Restored {
+    record: Record,
+    socket: PathBuf,
+    _lock: Lock,
+}
+
+impl Restored {
+    /// The VM's record.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The socket at which the agent is reached.
+    pub fn socket(&self) -> PathBuf {
+        self.socket.clone()
+    }
+}
+
+/// Starts a VM from a snapshot. When it returns the VM runs, its guest still asleep, and may be
+/// dialled. If it fails, what was started is ended, and a VM of that name is as it was.
+pub fn restore(
+    home: &Home,
+    name: &VmName,
+    snapshot: &Snapshot,
+    clone: bool,
+    patience: Patience<'_>,
+) -> Result<Restored, Error> {
+    let lock = home.lock(name)?;
+    let folder = home.vm(name);
+    let last = match folder.record() {
+        Ok(record) => Some(record),
+        Err(Error::NoSuchVm { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let manifest = &snapshot.manifest;
+    let driver = driver::by_name(&manifest.vmm.name)?;
+    driver.check_snapshots()?;
+    driver.check()?;
+    let image = Image::open(&manifest.image)?;
+    if let Some(last) = &last {
+        make_way(name, last, &folder)?;
+    }
+    folder.create()?;
+    remove_sockets(&folder)?;
+    let record = Record {
+        version: record::VERSION,
+        name: name.to_string(),
+        backend: driver.name().to_owned(),
+        state: State::Stopped,
+        image: Some(manifest.image.clone()),
+        cpus: manifest.cpus,
+        memory_mib: manifest.memory_mib,
+        port: manifest.port,
+        agent: None,
+        etc: None,
+        accelerator: manifest.vmm.accelerator.clone(),
+        boot_id: String::new(),
+        processes: Vec::new(),
+    };
+    let mut crew = Crew::new(folder.clone(), record)?;
+    let started = driver.restore(
+        &Restore {
+            snapshot,
+            image: &image,
+            clone,
+            patience,
+        },
+        &mut crew,
+    );
+    match started {
+        Ok(()) => Ok(Restored {
+            socket: folder.file("v.sock"),
+            record: crew.keep()?,
+            _lock: lock,
+        }),
+        Err(error) => {
+            drop(crew);
+            if let Some(last) = last {
+                end_all(name, &folder.record()?.alive()?)?;
+                folder.save(&Record {
+                    processes: Vec::new(),
+                    ..last
+                })?;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// A time as a folder's name: in order, and without colons, which paths in lists do not take.
+fn stamp(time: Timestamp) -> String {
+    time.to_string().replace(':', "-")
+}

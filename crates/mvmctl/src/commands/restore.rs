@@ -1,0 +1,155 @@
+//! `mvmctl vm restore DIR --name NEW`
+
+use super::Context;
+use super::machine::{blocking, failure, home, name};
+use super::start::{cancelled_by_signals, until_raised};
+use super::wake::{is_well, table, wake};
+use crate::render::data;
+use crate::report::{Failure, Outcome};
+use crate::vm_name::complete;
+use clap_complete::engine::ArgValueCompleter;
+use mvm_client::{Endpoint, Session};
+use mvm_protocol::lifecycle::{Awake, Wake, WakeCause};
+use mvm_vmm::suspend::restore;
+use mvm_vmm::{Error, Patience, Snapshot};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+/// How long loading the state may take that was given no `--timeout`.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// How long a guest that runs may take to be awake, restore commands included.
+const ROUSE: Duration = Duration::from_mins(2);
+
+/// How long to wait between two tries to reach the agent.
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
+
+/// Start a VM where a snapshot was taken
+///
+/// The guest is given this host's time and fresh random bytes, and runs its restore commands. Under
+/// the name of a VM that was suspended with `mvmctl vm snapshot --stop` that VM continues. For each
+/// further VM from the same snapshot say --clone.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The snapshot's folder
+    #[arg(value_name = "DIR")]
+    snapshot: PathBuf,
+
+    /// The VM's name
+    #[arg(long, value_name = "NEW", add = ArgValueCompleter::new(complete))]
+    name: String,
+
+    /// Give the guest an identity of its own: machine-id, host name, boot id
+    #[arg(long)]
+    clone: bool,
+}
+
+/// What came of it, as data.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    snapshot: &'a Path,
+    #[serde(flatten)]
+    awake: &'a Awake,
+}
+
+impl Args {
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
+        let failed = |error: &Error| failure(context, &self.name, error);
+        let vm = name(&self.name)?;
+        let home = home(context)?;
+        let at_most = context.timeout.unwrap_or(PATIENCE);
+        let progress = context.ui.progress(&format!("restoring {vm}"));
+        let begun = Instant::now();
+        let cancelled = cancelled_by_signals()?;
+        let flag = Arc::clone(&cancelled);
+        let (folder, clone) = (self.snapshot, self.clone);
+        let restored = blocking(move || {
+            let snapshot = Snapshot::open(&folder)?;
+            let patience = Patience::new(at_most, Some(&flag));
+            let restored = restore(&home, &vm, &snapshot, clone, patience)?;
+            Ok((snapshot, restored))
+        });
+        // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
+        let (snapshot, restored) = restored.await.map_err(|error| failed(&error))?;
+        let token = snapshot.manifest.token;
+        let endpoint = Endpoint::unix(restored.socket()).with_port(restored.record().port);
+        let asked = || wake(Some(token.clone()), WakeCause::Restored, clone);
+        let roused = rouse(context, &self.name, &endpoint, asked, Some(&cancelled)).await;
+        let awake = roused.map_err(|failure| not_woken(failure, &self.name))?;
+        drop(progress);
+        context.ui.note(&format!(
+            "{} runs after {:.1} s",
+            self.name,
+            begun.elapsed().as_secs_f64()
+        ));
+        let report = Report {
+            snapshot: &snapshot.folder,
+            awake: &awake,
+        };
+        data::one(context, &self.name, &report, || table(context, &awake))?;
+        Ok(if is_well(&awake) {
+            Outcome::Done
+        } else {
+            Outcome::Bad
+        })
+    }
+}
+
+fn not_woken(mut failure: Failure, vm: &str) -> Failure {
+    failure.message = format!(
+        "the VM runs, and its guest could not be woken: {}",
+        failure.message
+    );
+    failure.hint(format!(
+        "it is left as it is: `mvmctl vm logs {vm}` has its console, `mvmctl vm wake {vm}` tries \
+         again, `mvmctl vm stop --force {vm}` ends it; it shares its random numbers with the \
+         snapshot until it is woken"
+    ))
+}
+
+/// Wakes a guest whose VM has just begun to run on, trying again until it works, cannot work, or
+/// its time is up. A request whose answer was lost is sent again unchanged, and gets the same
+/// answer: nothing runs twice.
+pub(super) async fn rouse(
+    context: &Context,
+    vm: &str,
+    endpoint: &Endpoint,
+    asked: impl Fn() -> Result<Wake, Failure>,
+    cancelled: Option<&AtomicBool>,
+) -> Result<Awake, Failure> {
+    let deadlines = context.deadlines();
+    let until = Instant::now() + context.timeout.unwrap_or(ROUSE);
+    let mut request = None;
+    let trying = async {
+        loop {
+            let tried = match Session::connect(endpoint, &deadlines).await {
+                Ok(mut session) => {
+                    // The time that goes along is that of the first connection.
+                    let request: &Wake = match &request {
+                        Some(request) => request,
+                        None => request.insert(asked()?),
+                    };
+                    session.wake(request.clone()).await
+                }
+                Err(error) => Err(error),
+            };
+            match tried {
+                Ok(awake) => return Ok(awake),
+                Err(error) if !error.is_retryable() || Instant::now() >= until => {
+                    return Err(Failure::about(vm, &error));
+                }
+                Err(_) => tokio::time::sleep(BETWEEN_TRIES).await,
+            }
+        }
+    };
+    let Some(cancelled) = cancelled else {
+        return trying.await;
+    };
+    tokio::select! {
+        awake = trying => awake,
+        () = until_raised(cancelled) => Err(Failure::failed("interrupted").of(vm)),
+    }
+}

@@ -1,0 +1,350 @@
+//! `mvmctl vm snapshot NAME`
+//!
+//! ```text
+//! sleep-prep ─► close ─► freeze, write ─┬─► run on ─► wake, aborted ─► name the folder
+//!     │                       │         └─► name the folder ─► end the VM         (--stop)
+//!     ▼ failed                ▼ failed
+//!  it was rolled back     run on ─► wake, aborted: no folder
+//! ```
+
+use super::Context;
+use super::machine::{blocking, failure, home, name};
+use super::restore::rouse;
+use super::sleep::secs;
+use super::start::{cancelled_by_signals, until_raised};
+use super::wake::{is_well, wake};
+use crate::render::words::wire;
+use crate::render::{data, steps};
+use crate::report::{Failure, Outcome};
+use crate::vm_name::complete;
+use clap_complete::engine::ArgValueCompleter;
+use mvm_client::{Endpoint, Error as ClientError, Session};
+use mvm_protocol::ErrorAnswer;
+use mvm_protocol::answer::Hello;
+use mvm_protocol::drop_in::Secs;
+use mvm_protocol::lifecycle::{
+    Awake, Outcome as StepOutcome, Ready, SleepPrep, Step, StepKind, Token, WakeCause,
+};
+use mvm_vmm::snapshot::Draft;
+use mvm_vmm::suspend::{Taking, Unnamed, take};
+use mvm_vmm::{Error, Patience, Snapshot};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// How long the VMM may take to write the state.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// How long a VM may take to run on.
+const RUN_ON: Duration = Duration::from_mins(1);
+
+/// Keep a VM as a snapshot
+///
+/// Its guest is made ready first: checkpoint commands run, filesystems are synced, the page cache is
+/// dropped. Then the VM is frozen, its state written, and it runs on; with --stop it ends, and `mvmctl
+/// vm restore` under the same name continues it. If anything fails the VM runs on and no folder is
+/// left.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The VM
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete))]
+    name: String,
+
+    /// The snapshot's folder [default: one of the VM's own, named by the time]
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
+
+    /// End the VM once its snapshot is complete
+    #[arg(long)]
+    stop: bool,
+
+    /// How long the guest may take to get ready
+    #[arg(long, value_name = "D", value_parser = secs, default_value = "60s")]
+    deadline: Secs,
+}
+
+/// What came of it, as data.
+#[derive(Debug, Serialize)]
+struct Report {
+    snapshot: PathBuf,
+    bytes: u64,
+    stopped: bool,
+    sleep: Vec<Step>,
+    wake: Option<Vec<Step>>,
+}
+
+impl Args {
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
+        let failed = |error: &Error| failure(context, &self.name, error);
+        let vm = name(&self.name)?;
+        let home = home(context)?;
+        let to = self.to.clone();
+        let progress = context.ui.progress(&format!("snapshotting {vm}"));
+        let cancelled = cancelled_by_signals()?;
+        let begun = blocking(move || take(&home, &vm, to.as_deref()));
+        let (taking, draft) = begun.await.map_err(|error| failed(&error))?;
+        let endpoint = Endpoint::unix(taking.socket()).with_port(taking.record().port);
+        let host = Host {
+            context,
+            vm: &self.name,
+            endpoint,
+            token: token()?,
+            cancelled,
+        };
+        let (hello, ready) = host.sleep(self.deadline).await?;
+        let (taking, unnamed) = host.freeze(taking, draft).await?;
+        let made = if self.stop {
+            host.name_and_end(taking, unnamed, hello).await?
+        } else {
+            host.run_on_and_name(taking, unnamed, hello).await?
+        };
+        drop(progress);
+        show(context, &self.name, &made, ready.steps)?;
+        Ok(match made.awake {
+            Some(awake) if !is_well(&awake) => Outcome::Bad,
+            _ => Outcome::Done,
+        })
+    }
+}
+
+/// A snapshot that is complete, and how the guest runs on.
+struct Made {
+    snapshot: Snapshot,
+    awake: Option<Awake>,
+}
+
+/// What each step of a snapshot needs.
+struct Host<'a> {
+    context: &'a Context,
+    vm: &'a str,
+    endpoint: Endpoint,
+    token: Token,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Host<'_> {
+    /// Makes the guest ready. The connection is closed when this returns: one that is open when the
+    /// VM is frozen stays open and silent.
+    async fn sleep(&self, deadline: Secs) -> Result<(Hello, Ready), Failure> {
+        let about = |error: &ClientError| Failure::about(self.vm, error);
+        let deadlines = self.context.deadlines();
+        let mut session = Session::connect(&self.endpoint, &deadlines)
+            .await
+            .map_err(|error| about(&error))?;
+        let hello = session.hello().await.map_err(|error| about(&error))?;
+        let asked = SleepPrep {
+            token: Some(self.token.clone()),
+            deadline_secs: deadline,
+            ..SleepPrep::default()
+        };
+        let prepared = tokio::select! {
+            prepared = session.sleep_prep(asked) => Some(prepared),
+            () = until_raised(&self.cancelled) => None,
+        };
+        drop(session);
+        match prepared {
+            Some(Ok(ready)) => Ok((hello, ready)),
+            Some(Err(ClientError::Refused(answer))) => Err(self.not_ready(answer)),
+            Some(Err(error @ ClientError::TooOld { .. })) => Err(about(&error)),
+            // Whether the guest is asleep, or will be, is not known.
+            Some(Err(error)) => {
+                let failure = about(&error);
+                Err(self.told(failure, self.wake_aborted().await))
+            }
+            None => {
+                let failure = Failure::failed("interrupted").of(self.vm);
+                Err(self.told(failure, self.wake_aborted().await))
+            }
+        }
+    }
+
+    /// The guest has rolled itself back, and its answer names the step that was to blame, and what
+    /// that said. What went wrong on the way back is told as well.
+    fn not_ready(&self, answer: ErrorAnswer) -> Failure {
+        let rollback = answer.steps.iter().flatten();
+        for step in rollback.filter(|step| step.step == StepKind::Restore) {
+            self.tell_culprit(step);
+        }
+        Failure::about(self.vm, &ClientError::Refused(answer))
+            .hint("no snapshot was taken, and the VM runs on")
+    }
+
+    /// Says on stderr what went wrong with a step, if anything did.
+    fn tell_culprit(&self, step: &Step) {
+        if let Some(culprit) = culprit(step) {
+            self.context.ui.note(&format!("{}: {culprit}", self.vm));
+        }
+    }
+
+    /// Freezes the VM; if that fails it runs on.
+    async fn freeze(&self, mut taking: Taking, draft: Draft) -> Result<(Taking, Unnamed), Failure> {
+        let at_most = self.context.timeout.unwrap_or(PATIENCE);
+        let flag = Arc::clone(&self.cancelled);
+        let frozen = blocking(move || {
+            let frozen = taking.freeze(draft, Patience::new(at_most, Some(&flag)));
+            Ok((taking, frozen))
+        });
+        match frozen.await {
+            Ok((taking, Ok(unnamed))) => Ok((taking, unnamed)),
+            Ok((taking, Err(error))) => Err(self.undo(taking, &error).await),
+            Err(error) => Err(failure(self.context, self.vm, &error)),
+        }
+    }
+
+    /// Suspends: the folder has its name before the VM is ended, or the VM runs on.
+    async fn name_and_end(
+        &self,
+        mut taking: Taking,
+        unnamed: Unnamed,
+        hello: Hello,
+    ) -> Result<Made, Failure> {
+        let snapshot = match self.publish(unnamed, hello).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Err(self.undo(taking, &error).await),
+        };
+        let ended = blocking(move || taking.stop()).await;
+        ended.map_err(|error| {
+            let failure = failure(self.context, self.vm, &error);
+            self.with_snapshot(failure, &snapshot)
+        })?;
+        Ok(Made {
+            snapshot,
+            awake: None,
+        })
+    }
+
+    /// The VM is kept waiting no longer than it takes to write its state: what else there is to do
+    /// to the folder is done while it runs.
+    async fn run_on_and_name(
+        &self,
+        taking: Taking,
+        unnamed: Unnamed,
+        hello: Hello,
+    ) -> Result<Made, Failure> {
+        let awake = self.run_on(taking).await;
+        match (self.publish(unnamed, hello).await, awake) {
+            (Ok(snapshot), Ok(awake)) => Ok(Made {
+                snapshot,
+                awake: Some(awake),
+            }),
+            (Ok(snapshot), Err(failure)) => Err(self.with_snapshot(failure, &snapshot)),
+            (Err(error), awake) => {
+                let failure = failure(self.context, self.vm, &error);
+                Err(self.told(failure, awake))
+            }
+        }
+    }
+
+    async fn publish(&self, unnamed: Unnamed, hello: Hello) -> Result<Snapshot, Error> {
+        let token = self.token.clone();
+        blocking(move || unnamed.publish(token, hello.agent_version)).await
+    }
+
+    /// The snapshot could not be taken: the VM runs on, and its guest is told.
+    async fn undo(&self, taking: Taking, error: &Error) -> Failure {
+        let failure = match error {
+            // Its own words are those of a start, which ends what it has begun.
+            Error::Interrupted => Failure::failed("interrupted").of(self.vm),
+            error => failure(self.context, self.vm, error),
+        };
+        self.told(failure, self.run_on(taking).await)
+    }
+
+    /// Nothing interrupts this: a frozen VM is of no use to anybody.
+    async fn run_on(&self, mut taking: Taking) -> Result<Awake, Failure> {
+        let ran = blocking(move || {
+            taking.run_on(Patience::new(RUN_ON, None))?;
+            Ok(taking)
+        });
+        let ran = ran.await;
+        // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
+        let _taking = ran.map_err(|error| failure(self.context, self.vm, &error))?;
+        self.wake_aborted().await
+    }
+
+    async fn wake_aborted(&self) -> Result<Awake, Failure> {
+        let asked = || wake(Some(self.token.clone()), WakeCause::Aborted, false);
+        rouse(self.context, self.vm, &self.endpoint, asked, None).await
+    }
+
+    /// A failure, and what became of the VM after it.
+    fn told(&self, failure: Failure, awake: Result<Awake, Failure>) -> Failure {
+        match awake {
+            Ok(awake) => {
+                awake.steps.iter().for_each(|step| self.tell_culprit(step));
+                let hint = "no snapshot was taken, and the VM runs on";
+                match failure.hint.clone() {
+                    Some(before) => failure.hint(format!("{before}; {hint}")),
+                    None => failure.hint(hint),
+                }
+            }
+            Err(second) => {
+                let hint = format!(
+                    "no snapshot was taken, and the guest could not be woken: {}; it wakes by \
+                     itself when its lease is over, if the VM runs",
+                    second.message
+                );
+                failure.hint(hint)
+            }
+        }
+    }
+
+    fn with_snapshot(&self, mut failure: Failure, snapshot: &Snapshot) -> Failure {
+        failure.message = format!(
+            "the snapshot {} is complete, but: {}",
+            snapshot.folder.display(),
+            failure.message
+        );
+        failure.of(self.vm)
+    }
+}
+
+/// A step that went wrong, in words; `None` for others.
+fn culprit(step: &Step) -> Option<String> {
+    if !matches!(step.outcome, StepOutcome::Failed | StepOutcome::TimedOut) {
+        return None;
+    }
+    let of = step
+        .integration
+        .as_ref()
+        .map_or(String::new(), |name| format!(" of {name}"));
+    let why = step.detail.as_deref().unwrap_or_default().trim();
+    let outcome = wire(&step.outcome);
+    Some(format!("{}{of} {outcome}: {why}", wire(&step.step)))
+}
+
+/// A token that nobody else has.
+fn token() -> Result<Token, Failure> {
+    let mut bytes = [0_u8; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Failure::failed(format!("no random bytes from this host: {error}")))?;
+    let text = format!("mvmctl-{:032x}", u128::from_ne_bytes(bytes));
+    Token::new(&text).ok_or_else(|| Failure::failed("cannot make a token"))
+}
+
+fn show(context: &Context, vm: &str, made: &Made, sleep: Vec<Step>) -> Result<(), Failure> {
+    let files = &made.snapshot.manifest.files;
+    let report = Report {
+        snapshot: made.snapshot.folder.clone(),
+        bytes: files.iter().map(|file| file.bytes).sum(),
+        stopped: made.awake.is_none(),
+        sleep,
+        wake: made.awake.as_ref().map(|awake| awake.steps.clone()),
+    };
+    let state = if report.stopped {
+        "it is asleep"
+    } else {
+        "it runs on"
+    };
+    context.ui.note(&format!(
+        "{vm} is in {}, {:.1} MiB; {state}",
+        report.snapshot.display(),
+        report.bytes as f64 / 1_048_576.0
+    ));
+    data::one(context, vm, &report, || {
+        let all = report.sleep.iter().chain(report.wake.iter().flatten());
+        steps::table(context, &all.cloned().collect::<Vec<_>>())
+    })
+}

@@ -1,0 +1,63 @@
+//! `vm snapshot` and `vm restore`: what is refused before anything is touched.
+
+use crate::host::Host;
+use mvm_fake_agent::well;
+use std::fs;
+
+/// A record of a VM that mvmctl has started with that backend.
+fn record(backend: &str, state: &str) -> String {
+    serde_json::json!({
+        "version": 1, "name": "web", "backend": backend, "state": state, "image": "/images/web",
+        "cpus": 1, "memory_mib": 128, "port": 52, "accelerator": "tcg", "boot_id": "",
+        "processes": [],
+    })
+    .to_string()
+}
+
+#[test]
+fn a_vm_that_cannot_be_kept_is_not_put_to_sleep() {
+    for (backend, state, expected) in [
+        (
+            "local",
+            "running",
+            "backend local cannot do this: it has no snapshots",
+        ),
+        ("qemu", "asleep", "web: it is not running"),
+        // Its record says so, and its process is gone: it has crashed.
+        ("qemu", "running", "web: it is not running"),
+    ] {
+        let host = Host::with("web", well).record("web", &record(backend, state));
+        let to = host.path().join("snapshot");
+        host.mvmctl(&format!("vm snapshot web --to {}", to.display()))
+            .exits(1)
+            .says(expected);
+        assert_eq!(host.accepted("web"), 0, "{backend} {state}");
+        assert!(!to.exists());
+    }
+    Host::with("web", well)
+        .record("web", &record("qemu", "running"))
+        .mvmctl("vm snapshot wbe")
+        .exits(3)
+        .says("did you mean `web`?");
+}
+
+#[test]
+fn what_is_no_snapshot_starts_nothing() {
+    let host = Host::new();
+    let folder = host.path().join("snapshot");
+    let restore = format!("vm restore {} --name new", folder.display());
+    host.mvmctl(&restore).exits(1).says("is no snapshot");
+    fs::create_dir(&folder).unwrap();
+    host.mvmctl(&restore)
+        .exits(1)
+        .says("cannot read its manifest.json");
+    fs::write(folder.join("manifest.json"), "{\"version\": 2}").unwrap();
+    host.mvmctl(&restore).exits(1).says("has version 2");
+    assert!(!host.path().join("vms/new").exists());
+    let unnamed = format!("vm restore {}", folder.display());
+    host.mvmctl(&unnamed).exits(2).says("--name <NEW>");
+    let elsewhere = format!("{unnamed} --name ../new");
+    host.mvmctl(&elsewhere)
+        .exits(2)
+        .says("cannot be a VM's name");
+}

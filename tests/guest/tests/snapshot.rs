@@ -1,0 +1,482 @@
+//! Snapshots as a user takes them: `mvmctl vm snapshot` and `mvmctl vm restore` with real guests.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+use mvm_client::{Deadlines, Endpoint, Session};
+use mvm_guest_tests::{MACHINE_ID, Mvmctl, Parts, build_sleeper, eventually};
+use mvm_protocol::lifecycle::{Entropy, Outcome, SleepPrep, Step, Token, Wake};
+use mvm_protocol::request::{Check, CheckKind};
+use mvm_vmm::{Error, Home, Patience, Snapshot, VmName, suspend};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tempfile::TempDir;
+
+/// How far a guest's wall clock may be off.
+const CLOCK: i64 = 500;
+
+/// How long a guest stays in its snapshot, for its clock to be off by more than that: six times.
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// A running VM `golden`, all of whose checks have run.
+struct Story {
+    mvmctl: Mvmctl,
+    folder: TempDir,
+}
+
+impl Story {
+    async fn new() -> Option<Self> {
+        let parts = Parts::find()?;
+        let folder = tempfile::tempdir().unwrap();
+        build_sleeper(&parts, folder.path());
+        let mvmctl = Mvmctl::new();
+        let image = folder.path().join("image");
+        let image = image.to_str().unwrap();
+        let start = ["vm", "start", "golden", "--image", image, "--backend"];
+        mvmctl.ok(&[&start[..], &["qemu", "--memory", "128"]].concat());
+        let story = Self { mvmctl, folder };
+        eventually("all checks have run once", async || {
+            let inspect = story.json(&["vm", "inspect", "golden"]);
+            let lists = ["integrations", "probes"].map(|list| inspect[list].as_array().unwrap());
+            let all = lists
+                .into_iter()
+                .flatten()
+                .all(|one| !one["last_check"].is_null());
+            all.then_some(())
+        })
+        .await;
+        Some(story)
+    }
+
+    /// A place for a snapshot.
+    fn place(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let run = self.mvmctl.ok(&[arguments, &["--json"]].concat());
+        serde_json::from_str(&run.stdout).unwrap()
+    }
+
+    /// What a probe of a VM prints now.
+    fn value(&self, vm: &str, probe: &str) -> String {
+        let checked = self.json(&["vm", "check", vm, probe]);
+        checked["probe"]["value"].as_str().unwrap().to_owned()
+    }
+
+    fn log(&self, vm: &str) -> Vec<String> {
+        self.value(vm, "log").lines().map(str::to_owned).collect()
+    }
+
+    /// Lets the guest's random generator have its seed for a while. The kernel gives it a new one by
+    /// itself when that is older than half the guest's uptime; what a test does with clones takes
+    /// about a second, or some on a busy machine.
+    async fn seed(&self) {
+        eventually("the guest is old enough", async || {
+            let status = self.json(&["vm", "status", "golden"]);
+            (status["uptime_secs"].as_f64().unwrap() > 10.0).then_some(())
+        })
+        .await;
+        self.value("golden", "reseed");
+    }
+
+    /// By how much a VM's clock is off at least, in milliseconds.
+    fn clock_is_off(&self, vm: &str) -> i64 {
+        let now = || {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            i64::try_from(since.as_millis()).unwrap()
+        };
+        let before = now();
+        let guest: i64 = self.value(vm, "clock").parse().unwrap();
+        (before - guest).max(guest - now()).max(0)
+    }
+
+    fn random(&self, vm: &str) -> BTreeSet<String> {
+        numbers(&self.value(vm, "random"))
+    }
+
+    /// As its record has it.
+    fn state(&self, vm: &str) -> String {
+        let record = fs::read(self.mvmctl.file(vm, "vm.json")).unwrap();
+        let record: Value = serde_json::from_slice(&record).unwrap();
+        record["state"].as_str().unwrap().to_owned()
+    }
+
+    fn home(&self) -> Home {
+        Home::at(self.mvmctl.home())
+    }
+}
+
+/// What there is of a snapshot at that place, a part of it included.
+fn left_at(place: &str) -> Vec<String> {
+    let place = Path::new(place);
+    let own = place.file_name().unwrap().to_str().unwrap();
+    let entries = fs::read_dir(place.parent().unwrap()).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names
+        .filter(|name| name == own || name.starts_with(".partial"))
+        .collect()
+}
+
+/// 300 numbers of 12 digits each.
+fn numbers(text: &str) -> BTreeSet<String> {
+    let digits: Vec<char> = text.chars().collect();
+    let numbers: BTreeSet<String> = digits.chunks(12).map(String::from_iter).collect();
+    assert_eq!(numbers.len(), 300, "{text}");
+    numbers
+}
+
+fn name(text: &str) -> VmName {
+    VmName::new(text).unwrap()
+}
+
+/// The lines of the guest's log for each of the three integrations.
+fn lines(what: &str, order: [&str; 3]) -> Vec<String> {
+    order.map(|name| format!("{what} {name}")).into()
+}
+
+#[tokio::test]
+async fn two_clones_of_a_golden_guest() {
+    let Some(story) = Story::new().await else {
+        return;
+    };
+    assert_eq!(story.value("golden", "machine-id"), MACHINE_ID);
+    let before = story.json(&["vm", "inspect", "golden"]);
+    story.seed().await;
+    let place = story.place("snapshot");
+    let taken = story.json(&["vm", "snapshot", "golden", "--to", &place]);
+    assert_eq!(
+        (&taken["stopped"], &taken["vm"]),
+        (&false.into(), &"golden".into())
+    );
+    let bytes = taken["bytes"].as_u64().unwrap();
+    assert!(bytes < 80 << 20, "pages of zeros take no room: {bytes}");
+
+    sleep(PAUSE);
+    let mut drawn = Vec::new();
+    for clone in ["one", "two"] {
+        story
+            .mvmctl
+            .ok(&["vm", "restore", &place, "--name", clone, "--clone"]);
+        // At once, before the kernel draws a new seed by itself.
+        drawn.push(story.random(clone));
+    }
+    let shared = drawn[0].intersection(&drawn[1]).count();
+    assert_eq!(shared, 0, "random numbers of two clones");
+
+    let vms = ["golden", "one", "two"];
+    for vm in vms {
+        let off = story.clock_is_off(vm);
+        assert!(off < CLOCK, "{vm} is off by {off} ms");
+    }
+    for probe in ["machine-id", "hostname", "boot-id"] {
+        let values: BTreeSet<String> = vms.iter().map(|vm| story.value(vm, probe)).collect();
+        assert_eq!(values.len(), 3, "{probe}: {values:?}");
+    }
+    assert_eq!(story.value("golden", "machine-id"), MACHINE_ID);
+    assert_eq!(story.value("golden", "hostname"), "story");
+
+    // Each ran its own restore commands, once; what was before is the same for all.
+    let expected = [
+        lines("checkpoint", ["c", "b", "a"]),
+        lines("restore", ["a", "b", "c"]),
+    ];
+    for vm in vms {
+        assert_eq!(story.log(vm), expected.concat(), "{vm}");
+        let after = story.json(&["vm", "inspect", vm]);
+        assert_eq!(after["lifecycle"], "running");
+        for field in ["pid", "started_at"] {
+            assert_eq!(
+                after["agent"][field], before["agent"][field],
+                "{vm}: {field}"
+            );
+        }
+        for (old, new) in before["integrations"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .zip(after["integrations"].as_array().unwrap())
+        {
+            assert_eq!(new["health"], "healthy", "{vm}: {new}");
+            assert_eq!(new["since"], old["since"], "{vm}: {new}");
+            assert!(
+                new["checks"].as_u64() >= old["checks"].as_u64(),
+                "{vm}: {new}"
+            );
+            assert_eq!(new["failures"], 0, "{vm}: {new}");
+        }
+    }
+    assert_eq!(story.value("one", "generation"), "1");
+}
+
+/// What the test above would see if nothing were done about it.
+#[tokio::test]
+async fn clones_that_are_not_woken_share_their_random_numbers_and_their_clocks_lag() {
+    let Some(story) = Story::new().await else {
+        return;
+    };
+    story.seed().await;
+    let place = PathBuf::from(story.place("snapshot"));
+    let patience = || Patience::new(Duration::from_mins(1), None);
+    let (mut taking, draft) = suspend::take(&story.home(), &name("golden"), Some(&place)).unwrap();
+    let unnamed = taking.freeze(draft, patience()).unwrap();
+    taking.stop().unwrap();
+    drop(taking);
+    let token = Token::new("none").unwrap();
+    unnamed.publish(token, "none".into()).unwrap();
+
+    let snapshot = Snapshot::open(&place).unwrap();
+    sleep(PAUSE);
+    let mut drawn: Vec<BTreeSet<String>> = Vec::new();
+    // Two would do, but for a clone in which the kernel was faster than the probe.
+    for clone in ["one", "two", "three", "four", "five"] {
+        let restored =
+            suspend::restore(&story.home(), &name(clone), &snapshot, true, patience()).unwrap();
+        let endpoint = Endpoint::unix(restored.socket());
+        let session = Session::connect(&endpoint, &Deadlines::default()).await;
+        let check = Check {
+            kind: CheckKind::Probe,
+            name: "random".into(),
+        };
+        let checked = session.unwrap().check(check).await.unwrap();
+        let own = numbers(checked.probe.unwrap().value.as_str().unwrap());
+        drop(restored);
+        let off = story.clock_is_off(clone);
+        assert!(off > CLOCK, "{clone} is off by {off} ms");
+        // One may have drawn some more than another before.
+        let shares = |other: &BTreeSet<String>| own.intersection(other).count() > 200;
+        if drawn.iter().any(shares) {
+            return;
+        }
+        drawn.push(own);
+    }
+    panic!("no two of them share their random numbers: the test of clones shows nothing");
+}
+
+#[tokio::test]
+async fn a_snapshot_that_fails_leaves_no_folder_and_the_vm_runs_on() {
+    let Some(story) = Story::new().await else {
+        return;
+    };
+    let place = story.place("snapshot");
+
+    // A checkpoint fails: what was begun is rolled back.
+    story.value("golden", "fail");
+    let failed = story
+        .mvmctl
+        .run(&["vm", "snapshot", "golden", "--to", &place]);
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    for word in [
+        "checkpoint of `b` failed",
+        "the disk is on fire",
+        "no snapshot was taken",
+    ] {
+        assert!(failed.stderr.contains(word), "{word}: {failed:?}");
+    }
+    let log = story.log("golden");
+    assert_eq!(
+        log,
+        ["checkpoint c", "checkpoint b", "restore b", "restore c"]
+    );
+    assert_eq!(left_at(&place), [""; 0]);
+
+    // The disk is full. Only mvmctl sees this one; the VMM is handed an open file.
+    story.value("golden", "mend");
+    let full = Command::new("unshare")
+        .args(["--mount", "--map-root-user", "sh", "-c"])
+        .arg("mount -t tmpfs -o size=4m none /mnt && exec \"$0\" vm snapshot golden --to /mnt/s")
+        .arg(story.mvmctl.program())
+        .env("MVM_HOME", story.mvmctl.home())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&full.stderr);
+    assert_eq!(full.status.code(), Some(1), "{said}");
+    assert!(said.contains("the migration is failed"), "{said}");
+    assert!(
+        said.contains("no snapshot was taken, and the VM runs on"),
+        "{said}"
+    );
+    let rolled_back = [
+        lines("checkpoint", ["c", "b", "a"]),
+        lines("restore", ["a", "b", "c"]),
+    ];
+    assert_eq!(story.log("golden"), rolled_back.concat());
+
+    // It is broken off while its state is being written.
+    let cancelled = AtomicBool::new(true);
+    let to = PathBuf::from(&place);
+    let (mut taking, draft) = suspend::take(&story.home(), &name("golden"), Some(&to)).unwrap();
+    let begun = Patience::new(Duration::from_mins(1), Some(&cancelled));
+    let error = taking.freeze(draft, begun).unwrap_err();
+    assert!(matches!(error, Error::Interrupted), "{error}");
+    let asleep = story.mvmctl.run(&["vm", "ping", "golden"]);
+    assert!(asleep.stderr.contains("the VM is asleep"), "{asleep:?}");
+    taking
+        .run_on(Patience::new(Duration::from_mins(1), None))
+        .unwrap();
+    drop(taking);
+    story.mvmctl.ok(&["vm", "ping", "golden"]);
+    assert_eq!(left_at(&place), [""; 0]);
+
+    // And after all that a snapshot can be taken.
+    story
+        .mvmctl
+        .ok(&["vm", "snapshot", "golden", "--to", &place]);
+    assert_eq!(left_at(&place), ["snapshot"]);
+}
+
+#[tokio::test]
+async fn a_vm_is_suspended_and_resumed_under_its_name() {
+    let Some(story) = Story::new().await else {
+        return;
+    };
+    let who = |probe| story.value("golden", probe);
+    let identity = ["machine-id", "hostname", "boot-id"];
+    let before = identity.map(who);
+    let taken = story.json(&["vm", "snapshot", "golden", "--stop"]);
+    let place = taken["snapshot"].as_str().unwrap();
+    let own = story.mvmctl.file("golden", "snapshots");
+    assert!(place.starts_with(own.to_str().unwrap()), "{place}");
+    assert!(story.mvmctl.pids("golden").is_empty());
+    assert_eq!(story.state("golden"), "asleep");
+    let dialled = story.mvmctl.run(&["vm", "ping", "golden"]);
+    assert!(dialled.stderr.contains("the VM is asleep"), "{dialled:?}");
+    assert!(!story.mvmctl.file("golden", "v.sock").exists());
+
+    // A state that was altered starts nothing, and changes nothing.
+    let state = PathBuf::from(place).join("state");
+    let good = fs::read(&state).unwrap();
+    let mut bad = good.clone();
+    let middle = bad.len() / 2;
+    bad[middle] ^= 1;
+    fs::write(&state, bad).unwrap();
+    let refused = story
+        .mvmctl
+        .run(&["vm", "restore", place, "--name", "golden"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("SHA-256"), "{refused:?}");
+    assert_eq!(story.state("golden"), "asleep");
+    fs::write(&state, good).unwrap();
+
+    sleep(PAUSE);
+    story
+        .mvmctl
+        .ok(&["vm", "restore", place, "--name", "golden"]);
+    assert!(story.clock_is_off("golden") < CLOCK);
+    assert_eq!(identity.map(who), before);
+    let expected = [
+        lines("checkpoint", ["c", "b", "a"]),
+        lines("restore", ["a", "b", "c"]),
+    ];
+    assert_eq!(story.log("golden"), expected.concat());
+
+    // A guest that does not take its wake: the VM stays, so that one can look at it.
+    let manifest = PathBuf::from(place).join("manifest.json");
+    let mut other: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    other["token"] = "another".into();
+    fs::write(&manifest, other.to_string()).unwrap();
+    let left = story
+        .mvmctl
+        .run(&["vm", "restore", place, "--name", "left"]);
+    assert_eq!(left.code, Some(1), "{left:?}");
+    assert!(left.stderr.contains("could not be woken"), "{left:?}");
+    assert_eq!(story.json(&["vm", "status", "left"])["lifecycle"], "ready");
+    story.mvmctl.ok(&["vm", "wake", "left"]);
+    assert_eq!(
+        story.json(&["vm", "status", "left"])["lifecycle"],
+        "running"
+    );
+}
+
+/// What a guest has of things that can leak: descriptors of its agent, processes, and KiB of the
+/// agent's memory.
+fn holdings(story: &Story) -> [u64; 3] {
+    let count = |probe| story.value("golden", probe).parse().unwrap();
+    let inspect = story.json(&["vm", "inspect", "golden"]);
+    let memory = inspect["agent"]["rss_bytes"].as_u64().unwrap() >> 10;
+    [count("agent-descriptors"), count("processes"), memory]
+}
+
+/// A check may run at the one time and not at the other, and the allocator takes some hundred
+/// cycles to have all that it will ever need. What is lost each time is lost a hundred times.
+fn assert_no_leak(before: [u64; 3], after: [u64; 3]) {
+    let slack = [8, 8, 128];
+    let grown = (0..3).any(|i| after[i] > before[i] + slack[i]);
+    assert!(!grown, "before {before:?}, after {after:?}");
+}
+
+#[tokio::test]
+async fn a_hundred_sleeps_and_twenty_clones_leave_nothing_behind() {
+    let Some(story) = Story::new().await else {
+        return;
+    };
+    let endpoint = Endpoint::unix(story.mvmctl.file("golden", "v.sock"));
+    let session = async || {
+        let session = Session::connect(&endpoint, &Deadlines::default()).await;
+        session.unwrap()
+    };
+    let sleep_and_wake = async || {
+        let ready = session().await.sleep_prep(SleepPrep::default()).await;
+        let wake = Wake {
+            token: Some(ready.unwrap().token),
+            entropy: Entropy::new(vec![7; 64]),
+            ..Wake::default()
+        };
+        let awake = session().await.wake(wake).await.unwrap();
+        let failed = |step: &&Step| !matches!(step.outcome, Outcome::Ok | Outcome::Skipped);
+        assert_eq!(awake.steps.iter().find(failed), None);
+        awake.generation
+    };
+    for _ in 0..10 {
+        sleep_and_wake().await;
+    }
+    let before = holdings(&story);
+    for generation in 11..=110 {
+        assert_eq!(sleep_and_wake().await, generation);
+    }
+    assert_no_leak(before, holdings(&story));
+    // Three checkpoints and three restores each time.
+    assert_eq!(story.value("golden", "log-lines"), "660");
+
+    let place = story.place("snapshot");
+    story
+        .mvmctl
+        .ok(&["vm", "snapshot", "golden", "--to", &place]);
+    for number in 0..20 {
+        let clone = format!("clone-{number}");
+        let restore = ["vm", "restore", &place, "--name", &clone, "--clone"];
+        story.mvmctl.ok(&restore);
+        story.mvmctl.ok(&["vm", "ping", &clone]);
+        story.mvmctl.ok(&["vm", "rm", "--force", &clone]);
+    }
+    assert_no_leak(before, holdings(&story));
+    let mut pids = story.mvmctl.pids("golden");
+    pids.sort_unstable();
+    assert_eq!(processes_in(story.mvmctl.home()), pids);
+}
+
+/// The processes that run in a folder or below it: a VM's run in its own.
+fn processes_in(folder: &Path) -> Vec<i64> {
+    let folder = fs::canonicalize(folder).unwrap();
+    let mut pids: Vec<i64> = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|process| {
+            fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&folder))
+        })
+        .filter_map(|process| process.file_name().to_str()?.parse().ok())
+        .collect();
+    pids.sort_unstable();
+    pids
+}
