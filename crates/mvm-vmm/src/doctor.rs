@@ -3,10 +3,11 @@
 //! Nothing is started but a trial of KVM, and no VM is dialled.
 
 use crate::build::installed_kernel;
-use crate::driver::{self, DRIVERS};
+use crate::driver;
 use crate::error::Error;
+use crate::firecracker::loses_vsock;
 use crate::launch::Patience;
-use crate::locate::{BUSYBOX, Program, QEMU, VHOST_DEVICE_VSOCK};
+use crate::locate::{BUSYBOX, CLOUD_HYPERVISOR, FIRECRACKER, Program, QEMU, VHOST_DEVICE_VSOCK};
 use crate::qemu::kvm::{self, Verdict};
 use crate::record::{Home, Record, State, VmName};
 use serde::Serialize;
@@ -73,7 +74,7 @@ pub fn examine(home: &Home, patience: Patience<'_>) -> Vec<Finding> {
         needed("qemu", &QEMU),
         needed("vhost-device-vsock", &VHOST_DEVICE_VSOCK),
         firecracker(),
-        other_vmm("cloud-hypervisor"),
+        other_vmm(&CLOUD_HYPERVISOR),
         kernel(),
         for_images("busybox", &BUSYBOX),
         home_folder(home),
@@ -119,10 +120,11 @@ fn kvm(home: &Home, patience: Patience<'_>) -> Finding {
     }
 }
 
-/// A program without which no guest runs.
+/// A program without which no guest runs, unless another VMM can.
 fn needed(subject: &str, program: &Program) -> Finding {
     match program.find() {
         Ok(path) => Finding::ok(subject, describe(&path)),
+        Err(error) if driver::auto().is_ok() => missing(Level::Warning, subject, &error),
         Err(error) => missing(Level::Problem, subject, &error),
     }
 }
@@ -145,36 +147,42 @@ fn missing(level: Level, subject: &str, error: &Error) -> Finding {
 }
 
 fn firecracker() -> Finding {
-    let finding = other_vmm("firecracker");
-    let version = parse_version(&finding.message);
-    if version.is_some_and(|version| version < (1, 16, 1)) {
-        return Finding::amiss(
+    let finding = other_vmm(&FIRECRACKER);
+    match firecracker_flaw(&finding.message) {
+        None => finding,
+        Some(flaw) => Finding::amiss(
             Level::Warning,
-            "firecracker",
-            format!(
-                "{}: can lose vsock for good when a VM is restored",
-                finding.message
-            ),
+            FIRECRACKER.name,
+            format!("{}: {flaw}", finding.message),
             "install Firecracker 1.16.1 or later",
-        );
+        ),
     }
-    finding
+}
+
+/// What is wrong with the version of Firecracker that a text names.
+fn firecracker_flaw(text: &str) -> Option<&'static str> {
+    let version @ (major, minor, micro) = parse_version(text)?;
+    if loses_vsock(&format!("{major}.{minor}.{micro}")) {
+        Some("loses vsock for good when a VM is restored; no snapshot is taken with it")
+    } else if version < (1, 16, 1) {
+        Some("can lose vsock for good when a VM is restored")
+    } else {
+        None
+    }
 }
 
 /// A VMM that is told of if it is there.
-fn other_vmm(name: &'static str) -> Finding {
-    let program = Program {
-        name,
-        variable: "",
-        hint: "",
-    };
-    let has_driver = DRIVERS.iter().any(|driver| driver.name() == name);
-    let message = match program.find() {
-        Ok(path) if has_driver => describe(&path),
-        Ok(path) => format!("{} (this mvmctl does not start it)", describe(&path)),
-        Err(_) => "not installed, and not needed".to_owned(),
-    };
-    Finding::ok(name, message)
+fn other_vmm(program: &Program) -> Finding {
+    match program.find() {
+        Ok(path) => Finding::ok(program.name, describe(&path)),
+        // One that was named and is not there is meant to be.
+        Err(error) if is_set(program.variable) => missing(Level::Warning, program.name, &error),
+        Err(_) => Finding::ok(program.name, "not installed, and not needed"),
+    }
+}
+
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
 /// What a program says of itself, and where it is.
@@ -352,6 +360,16 @@ mod tests {
         );
         assert_eq!(parse_version("v2.0.1-dirty"), Some((2, 0, 1)));
         assert_eq!(parse_version("no version"), None);
+    }
+
+    #[test]
+    fn versions_of_firecracker_with_a_broken_vsock_device() {
+        let flaw = |text| firecracker_flaw(text);
+        let broken = flaw("Firecracker v1.16.0 (/usr/bin/firecracker)");
+        assert!(broken.is_some_and(|flaw| flaw.contains("no snapshot is taken")));
+        assert!(flaw("Firecracker v1.15.2").is_some());
+        assert_eq!(flaw("Firecracker v1.16.1"), None);
+        assert_eq!(flaw("not installed, and not needed"), None);
     }
 
     #[test]

@@ -8,7 +8,9 @@
 //! is what QEMU takes; a VMM that wants it uncompressed (Firecracker on x86) unpacks it in its
 //! driver's `launch`.
 
+use crate::cloud_hypervisor::CloudHypervisor;
 use crate::error::Error;
+use crate::firecracker::Firecracker;
 use crate::image::Image;
 use crate::launch::{Crew, Patience};
 use crate::local::Local;
@@ -20,7 +22,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// All backends, in the order in which `auto` tries them.
-pub const DRIVERS: &[&dyn Driver] = &[&Qemu, &Local];
+pub const DRIVERS: &[&dyn Driver] = &[&Firecracker, &CloudHypervisor, &Qemu, &Local];
 
 /// What is to be started.
 #[derive(Debug, Clone)]
@@ -123,13 +125,14 @@ pub fn by_name(name: &str) -> Result<&'static dyn Driver, Error> {
         })
 }
 
-/// The first backend that runs a guest here; if there is none, what the first of them lacks.
+/// The first backend that runs a guest here; if there is none, what the last of them lacks, which is
+/// the one that asks least of the machine.
 pub fn auto() -> Result<&'static dyn Driver, Error> {
     let mut lacking = None;
     for driver in DRIVERS.iter().filter(|driver| driver.runs_a_guest()) {
         match driver.check() {
             Ok(()) => return Ok(*driver),
-            Err(error) => lacking = lacking.or(Some(error)),
+            Err(error) => lacking = Some(error),
         }
     }
     Err(lacking.unwrap_or_else(|| Error::NoSuchBackend {

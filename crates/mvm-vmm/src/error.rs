@@ -2,6 +2,7 @@
 //! [`Error::hint`] what to do next. Decisions look at the variant, never at its text. The texts leave
 //! the VM's name to whoever shows them, who knows it.
 
+use crate::http::HttpError;
 use crate::image::ImageError;
 use crate::snapshot::SnapshotError;
 use std::fmt;
@@ -123,6 +124,20 @@ pub enum Error {
         /// What it answered.
         reason: String,
     },
+    /// The VMM's API refused something, or broke off.
+    #[error("{vmm} cannot {doing}: {source}{}", then(ended.as_deref()))]
+    Api {
+        /// Who.
+        vmm: &'static str,
+        /// What it was asked.
+        doing: &'static str,
+        /// Why not.
+        source: HttpError,
+        /// How its process ended, if it did.
+        ended: Option<String>,
+        /// The ends of what it, and the guest, said.
+        logs: Logs,
+    },
     /// A process would not go.
     #[error("its process {pid} ({role}) is still there after KILL")]
     Unkillable {
@@ -162,6 +177,11 @@ impl fmt::Display for Logs {
     }
 }
 
+/// What became of a VMM after its answer.
+fn then(ended: Option<&str>) -> String {
+    ended.map_or(String::new(), |how| format!("; then it ended: {how}"))
+}
+
 impl Error {
     /// What to do next, where there is something better than trying again.
     pub fn hint(&self) -> Option<String> {
@@ -182,9 +202,15 @@ impl Error {
             Self::Unsupported { hint, .. } | Self::MissingProgram { hint, .. } => {
                 Some(hint.clone())
             }
-            Self::TimedOut { .. } => {
-                Some("a longer --timeout helps if the guest is merely slow".into())
-            }
+            Self::Api {
+                source: HttpError::NotListening,
+                ..
+            } => Some("it has ended: `mvmctl vm stop` clears what is left of it".into()),
+            Self::TimedOut { .. }
+            | Self::Api {
+                source: HttpError::TimedOut { .. },
+                ..
+            } => Some("a longer --timeout helps if the guest is merely slow".into()),
             Self::Unkillable { .. } => {
                 Some("it is stuck in the kernel; look at its state in /proc/PID/stack".into())
             }
@@ -196,6 +222,7 @@ impl Error {
             | Self::NoSuchBackend { .. }
             | Self::Interrupted
             | Self::Qmp { .. }
+            | Self::Api { .. }
             | Self::Io { .. } => None,
         }
     }
@@ -203,7 +230,9 @@ impl Error {
     /// What the VMM and the guest said last, where the failure is theirs.
     pub fn logs(&self) -> Option<&Logs> {
         match self {
-            Self::EndedEarly { logs, .. } | Self::TimedOut { logs, .. }
+            Self::EndedEarly { logs, .. }
+            | Self::TimedOut { logs, .. }
+            | Self::Api { logs, .. }
                 if !logs.parts.is_empty() =>
             {
                 Some(logs)

@@ -46,6 +46,16 @@ impl<'a> Patience<'a> {
         self.at_most.saturating_sub(self.started.elapsed())
     }
 
+    /// How much there was in all.
+    pub(crate) fn whole(&self) -> Duration {
+        self.at_most
+    }
+
+    /// For one step of what is waited for: what is left, and no more than so long.
+    pub(crate) fn step(&self, at_most: Duration) -> Self {
+        Self::new(self.left().min(at_most), self.cancelled)
+    }
+
     /// Whether the flag was raised.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled
@@ -226,7 +236,7 @@ impl Crew {
     }
 
     /// Waits a little, or until the last process that was started ends.
-    fn pause(&self, duration: Duration) -> Result<(), Error> {
+    pub(crate) fn pause(&self, duration: Duration) -> Result<(), Error> {
         let Some((member, _)) = self.members.last() else {
             std::thread::sleep(duration);
             return Ok(());

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! machine     start, stop, remove: what is common to all backends
-//!   driver    the seam: one file a VMM                 qemu/, local
+//!   driver    the seam: one file a VMM                 firecracker/, cloud_hypervisor/, qemu/, local
+//!   microvm   what the first two have in common        http, vmlinux
 //!   launch    processes while a VM is being started    ended again unless it succeeds
 //!   process   pidfds: a pid is never taken for another process's
 //! record      $MVM_HOME/vms/<name>/: vm.json, locks
@@ -18,20 +19,25 @@
 //! it listens. Everything blocks; an async caller runs it on a thread of its own.
 
 pub mod build;
+pub mod cloud_hypervisor;
 pub mod console;
 pub mod doctor;
 pub mod driver;
 pub mod error;
+pub mod firecracker;
+pub mod http;
 pub mod image;
 pub mod launch;
 pub mod local;
 pub mod locate;
 pub mod machine;
+mod microvm;
 pub mod process;
 pub mod qemu;
 pub mod record;
 pub mod snapshot;
 pub mod suspend;
+mod vmlinux;
 
 pub use error::Error;
 pub use image::Image;

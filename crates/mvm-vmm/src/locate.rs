@@ -31,6 +31,20 @@ pub const VHOST_DEVICE_VSOCK: Program = Program {
     hint: "cargo install --locked vhost-device-vsock, or name it in MVM_VHOST_DEVICE_VSOCK",
 };
 
+/// Firecracker.
+pub const FIRECRACKER: Program = Program {
+    name: "firecracker",
+    variable: "MVM_FIRECRACKER",
+    hint: "install a release of Firecracker from 1.16.1 on, or name it in MVM_FIRECRACKER",
+};
+
+/// Cloud Hypervisor.
+pub const CLOUD_HYPERVISOR: Program = Program {
+    name: "cloud-hypervisor",
+    variable: "MVM_CLOUD_HYPERVISOR",
+    hint: "install a release of Cloud Hypervisor, or name it in MVM_CLOUD_HYPERVISOR",
+};
+
 /// The agent for the host's own kind of CPU.
 pub const AGENT: Program = Program {
     name: "mvm-guest-agent",

@@ -1,0 +1,333 @@
+//! Firecracker.
+//!
+//! ```text
+//! launch    /machine-config, /boot-source, /drives/…, /vsock, /entropy ─► InstanceStart
+//! freeze    /version ─► /vm Paused ─► /snapshot/create
+//! run_on    / ─► /vm Resumed, if it is paused
+//! restore   in a fresh process: /version ─► /snapshot/load, resumed, vsock at its new path
+//! ```
+//!
+//! One process a VM, started in the VM's folder with all its paths relative to that, `v.sock` as it
+//! is kept in a snapshot too. The guest's console is its standard output, where it also writes what
+//! it has to say itself: both are in `console.log`.
+//!
+//! A restored VM reads its memory from the snapshot's file for as long as it runs, and writes to
+//! copies of its own: the file must stay, unchanged, until the last VM from it has ended.
+
+mod requests;
+
+use crate::driver::{Driver, Launch, Restore};
+use crate::error::Error;
+use crate::http::{HttpError, Method};
+use crate::launch::{Crew, Patience};
+use crate::locate::FIRECRACKER;
+use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, VSOCK_SOCKET, Vmm};
+use crate::process::Alive;
+use crate::record::VmFolder;
+use crate::snapshot;
+use crate::vmlinux;
+use requests::{
+    Action, ActionType, BackendType, BootSource, CacheType, Drive, Entropy, Instance,
+    InstanceState, MachineConfig, MemBackend, SnapshotCreate, SnapshotLoad, SnapshotType, Version,
+    Vm, VmState, Vsock, VsockOverride,
+};
+use serde::Serialize;
+use std::path::Path;
+use std::process::Command;
+
+/// `--backend firecracker`
+#[derive(Debug)]
+pub struct Firecracker;
+
+const NAME: &str = "Firecracker";
+
+const BACKEND: &str = "firecracker";
+
+/// The devices' state in a snapshot folder.
+const STATE: &str = "state";
+
+/// The guest's memory in a snapshot folder.
+const MEMORY: &str = "memory";
+
+/// `console=` for the console, `reboot=k` since Firecracker ends at a reset by the keyboard
+/// controller, `panic=1` so that a panic is one, and `pci=off` since it has none to be looked for.
+const BOOT_ARGS: &str = "console=ttyS0 reboot=k panic=1 pci=off";
+
+impl Driver for Firecracker {
+    fn name(&self) -> &'static str {
+        BACKEND
+    }
+
+    fn runs_a_guest(&self) -> bool {
+        true
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        FIRECRACKER.find()?;
+        microvm::check_kvm(BACKEND)
+    }
+
+    fn launch(&self, launch: &Launch<'_>, crew: &mut Crew) -> Result<(), Error> {
+        let image = microvm::image(launch, BACKEND)?;
+        let patience = launch.patience;
+        let kernel = vmlinux::uncompressed(&image.kernel(), crew.folder().path(), BACKEND)?;
+        spawn(crew)?;
+        let folder = crew.folder().clone();
+        let told = Told::of(&folder, Some(crew), patience);
+        told.wait_until_up()?;
+        let machine = MachineConfig {
+            vcpu_count: launch.cpus,
+            mem_size_mib: launch.memory_mib,
+            track_dirty_pages: false,
+        };
+        told.put("/machine-config", &machine, "take the VM's size")?;
+        let initrd = image.initrd();
+        let boot = BootSource {
+            kernel_image_path: &kernel,
+            boot_args: format!("{BOOT_ARGS} {}", image.manifest.cmdline),
+            initrd_path: initrd.as_deref(),
+        };
+        told.put("/boot-source", &boot, "take the kernel")?;
+        if let Some(rootfs) = &image.manifest.rootfs {
+            // Read-only whatever it is: the file is the image's, and other VMs run from it.
+            let drive = Drive {
+                drive_id: "rootfs",
+                path_on_host: &image.folder.join(&rootfs.file),
+                is_root_device: true,
+                is_read_only: true,
+                cache_type: CacheType::Writeback,
+            };
+            told.put("/drives/rootfs", &drive, "take the root file system")?;
+        }
+        let vsock = Vsock {
+            guest_cid: GUEST_CID,
+            uds_path: VSOCK_SOCKET,
+        };
+        told.put("/vsock", &vsock, "add the vsock device")?;
+        told.put("/entropy", &Entropy {}, "add the entropy device")?;
+        told.action(ActionType::InstanceStart, "start the guest")
+    }
+
+    /// Ctrl-Alt-Delete is the one way of asking that it has.
+    fn request_stop(&self, folder: &VmFolder, _: &[Alive]) -> Result<(), Error> {
+        let patience = Patience::new(ANSWER, None);
+        Told::of(folder, None, patience).action(ActionType::SendCtrlAltDel, "ask the guest to stop")
+    }
+
+    fn main_role(&self) -> &'static str {
+        ROLE
+    }
+
+    /// By the program that is installed. The one that runs a VM may be another: it is asked for its
+    /// own version before it is paused.
+    fn check_snapshots(&self) -> Result<(), Error> {
+        let output = Command::new(FIRECRACKER.find()?).arg("--version").output();
+        let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        // One that cannot tell its version is found out by the snapshot itself.
+        check_version(version_in(&said.unwrap_or_default()))
+    }
+
+    fn freeze(
+        &self,
+        crew: &mut Crew,
+        into: &Path,
+        patience: Patience<'_>,
+    ) -> Result<snapshot::Vmm, Error> {
+        let told = Told::of(crew.folder(), None, patience);
+        let version = told.version()?;
+        check_version(&version)?;
+        told.set(VmState::Paused, "pause the VM")?;
+        let create = SnapshotCreate {
+            snapshot_type: SnapshotType::Full,
+            snapshot_path: &into.join(STATE),
+            mem_file_path: &into.join(MEMORY),
+        };
+        told.put_at_length("/snapshot/create", &create, "write the snapshot")?;
+        Ok(snapshot::Vmm {
+            name: BACKEND.into(),
+            version,
+            accelerator: crew.record().accelerator.clone(),
+        })
+    }
+
+    fn run_on(&self, crew: &mut Crew, patience: Patience<'_>) -> Result<(), Error> {
+        let told = Told::of(crew.folder(), None, patience);
+        // It answers in turn: a snapshot that is still being written is waited for here.
+        let state = told.state()?;
+        match state {
+            InstanceState::Running => Ok(()),
+            InstanceState::Paused => told.set(VmState::Resumed, "let the VM run on"),
+            InstanceState::NotStarted => Err(Error::NotRunning {
+                name: crew.record().name.clone(),
+            }),
+        }
+    }
+
+    fn restore(&self, restore: &Restore<'_>, crew: &mut Crew) -> Result<(), Error> {
+        let Restore {
+            snapshot, patience, ..
+        } = *restore;
+        spawn(crew)?;
+        let folder = crew.folder().clone();
+        let told = Told::of(&folder, Some(crew), patience);
+        check_version(&told.wait_until_up()?)?;
+        let load = SnapshotLoad {
+            snapshot_path: &snapshot.file(STATE),
+            mem_backend: MemBackend {
+                backend_type: BackendType::File,
+                backend_path: &snapshot.file(MEMORY),
+            },
+            resume_vm: true,
+            vsock_override: VsockOverride {
+                uds_path: VSOCK_SOCKET,
+            },
+            // The guest's monotonic clock goes on where it stood, as with any other VMM: leases and
+            // intervals are measured by it. The agent sets the wall clock when it is woken.
+            clock_realtime: false,
+        };
+        told.put_at_length("/snapshot/load", &load, "load the snapshot")
+    }
+}
+
+/// Starts the process, which waits to be told what to do.
+fn spawn(crew: &mut Crew) -> Result<(), Error> {
+    let id = id(&crew.record().name);
+    let mut command = Command::new(FIRECRACKER.find()?);
+    command.args(["--id", &id, "--api-sock", API_SOCKET]);
+    crew.set_accelerator("kvm");
+    crew.spawn(ROLE, NAME, "console.log", &mut command)
+}
+
+/// A VM's name in the letters that Firecracker takes in an id. It is shown by its logs alone, and
+/// need not be unique.
+fn id(name: &str) -> String {
+    let letter = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    name.chars().map(letter).collect()
+}
+
+/// What `firecracker --version` says, less its name: `Firecracker v1.16.1`, and empty lines.
+fn version_in(said: &str) -> &str {
+    let mut words = said.split_whitespace();
+    words.nth(1).unwrap_or_default()
+}
+
+/// Whether snapshots of this version can be used.
+fn check_version(version: &str) -> Result<(), Error> {
+    if !loses_vsock(version) {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        backend: BACKEND,
+        reason: format!("Firecracker {version} loses the guest's vsock device at restore"),
+        hint: "install Firecracker 1.16.1 or later, and start the VM again with it".into(),
+    })
+}
+
+/// Whether a guest that is restored by this version cannot be reached any more.
+pub(crate) fn loses_vsock(version: &str) -> bool {
+    let number = version.trim_start_matches('v');
+    number == "1.16.0" || number.starts_with("1.16.0-")
+}
+
+/// One Firecracker that is told what to do.
+struct Told<'a> {
+    vmm: Vmm<'a>,
+    /// Those that were started, to be looked at when something fails.
+    crew: Option<&'a Crew>,
+    patience: Patience<'a>,
+}
+
+impl<'a> Told<'a> {
+    fn of(folder: &'a VmFolder, crew: Option<&'a Crew>, patience: Patience<'a>) -> Self {
+        Self {
+            vmm: Vmm::of(NAME, folder),
+            crew,
+            patience,
+        }
+    }
+
+    /// Its version, once it answers.
+    fn wait_until_up(&self) -> Result<String, Error> {
+        let Some(crew) = self.crew else {
+            return self.version();
+        };
+        self.vmm.wait_until_up(crew, self.patience, |patience| {
+            let version: Version = self.vmm.api.get("/version", patience)?;
+            Ok(version.firecracker_version)
+        })
+    }
+
+    fn version(&self) -> Result<String, Error> {
+        let version = self.vmm.api.get("/version", self.patience.step(ANSWER));
+        let version: Version = version.map_err(self.failed("tell its version"))?;
+        Ok(version.firecracker_version)
+    }
+
+    fn state(&self) -> Result<InstanceState, Error> {
+        let instance = self.vmm.api.get("/", self.patience);
+        let instance: Instance = instance.map_err(self.failed("tell the VM's state"))?;
+        Ok(instance.state)
+    }
+
+    fn action(&self, action_type: ActionType, doing: &'static str) -> Result<(), Error> {
+        self.put("/actions", &Action { action_type }, doing)
+    }
+
+    fn set(&self, state: VmState, doing: &'static str) -> Result<(), Error> {
+        let patience = self.patience.step(ANSWER);
+        let asked = self
+            .vmm
+            .api
+            .ask(Method::Patch, "/vm", &Vm { state }, patience);
+        asked.map_err(self.failed(doing))
+    }
+
+    fn put(&self, path: &str, request: &impl Serialize, doing: &'static str) -> Result<(), Error> {
+        let patience = self.patience.step(ANSWER);
+        let asked = self.vmm.api.ask(Method::Put, path, request, patience);
+        asked.map_err(self.failed(doing))
+    }
+
+    /// What moves the guest's memory may take all the time that there is.
+    fn put_at_length(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        doing: &'static str,
+    ) -> Result<(), Error> {
+        let asked = self.vmm.api.ask(Method::Put, path, request, self.patience);
+        asked.map_err(self.failed(doing))
+    }
+
+    fn failed(&self, doing: &'static str) -> impl FnOnce(HttpError) -> Error {
+        let (vmm, crew) = (self.vmm, self.crew);
+        move |error| vmm.failed(crew, doing, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_with_the_broken_vsock_device_is_known() {
+        for broken in ["1.16.0", "v1.16.0", "1.16.0-dev"] {
+            assert!(loses_vsock(broken), "{broken}");
+        }
+        for sound in ["1.16.1", "v1.17.0", "1.15.0", "1.16.01", ""] {
+            assert!(!loses_vsock(sound), "{sound}");
+        }
+        let said = version_in("Firecracker v1.16.0\n\n");
+        let error = check_version(said).unwrap_err();
+        assert!(error.to_string().contains("loses the guest's vsock"));
+        assert!(
+            check_version(version_in("")).is_ok(),
+            "the VMM itself is asked later"
+        );
+    }
+
+    #[test]
+    fn an_id_has_letters_that_firecracker_takes() {
+        assert_eq!(id("web-1_a.b"), "web-1-a-b");
+    }
+}

@@ -1,0 +1,551 @@
+//! HTTP/1.1 with JSON over a VMM's Unix socket, as Firecracker and Cloud Hypervisor speak it.
+//!
+//! One connection a request, and all of it blocks, with a deadline on each step. hyper would bring
+//! an async runtime into a crate that has none, for requests of a few hundred bytes that are
+//! answered in turn; so only the head of an answer is left to a library, httparse, which is hyper's
+//! own.
+//!
+//! A VMM is trusted with its guest, and not with this program: what it sends is capped, and its words
+//! are cleaned of control characters before they get into an error.
+
+use crate::launch::Patience;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
+    send, socket_with,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+use thiserror::Error;
+
+/// The most that the head of an answer may have, in bytes. Real ones have about 150.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// The most that the body of an answer may have, in bytes. The longest is Cloud Hypervisor's
+/// `vm.info`, of some ten thousand.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// The most headers; real answers have five.
+const MAX_HEADERS: usize = 64;
+
+/// The most of a refusal's words that is told, in bytes.
+const MAX_MESSAGE: usize = 2048;
+
+/// How often it is looked at whether the caller still wants the answer.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What is to be done with a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Read it.
+    Get,
+    /// Set it, or begin an action.
+    Put,
+    /// Change a part of it.
+    Patch,
+}
+
+impl Method {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+        }
+    }
+}
+
+/// Why a request had no good answer.
+#[derive(Debug, Error)]
+pub enum HttpError {
+    /// No socket, or one that nobody listens on.
+    #[error("nobody listens on its API socket")]
+    NotListening,
+    /// It was refused.
+    #[error("it answers {status}: {message}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The VMM's words.
+        message: String,
+    },
+    /// The connection ended before the answer was whole. What was asked may have been done.
+    #[error("it closed the connection in the middle of the answer")]
+    Closed,
+    /// The deadline passed. What was asked may have been done, or be done later.
+    #[error("it has not answered within {:.1} s", after.as_secs_f64())]
+    TimedOut {
+        /// How long that was.
+        after: Duration,
+    },
+    /// The caller asked to stop waiting.
+    #[error("interrupted while waiting for its answer")]
+    Interrupted,
+    /// What came is no HTTP/1.1 answer, or more than any real one.
+    #[error("its answer is not understood: {0}")]
+    NotHttp(String),
+    /// The body is not of the shape that the API has for it.
+    #[error("its answer is not what its API promises: {0}")]
+    Unexpected(serde_json::Error),
+    /// The request could not be put into JSON.
+    #[error("cannot write the request: {0}")]
+    Request(serde_json::Error),
+    /// The system refused something.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Where a VMM's API is.
+#[derive(Debug, Clone, Copy)]
+pub struct Api<'a> {
+    /// The folder that the socket is in, of any length.
+    pub folder: &'a Path,
+    /// The socket's name there.
+    pub socket: &'a str,
+}
+
+impl Api<'_> {
+    /// Reads a resource.
+    pub fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        patience: Patience<'_>,
+    ) -> Result<T, HttpError> {
+        let body = self.exchange(Method::Get, path, None, patience)?;
+        serde_json::from_slice(&body).map_err(HttpError::Unexpected)
+    }
+
+    /// Asks for something that has no answer but that it was done.
+    pub fn ask<T: Serialize>(
+        &self,
+        method: Method,
+        path: &str,
+        request: &T,
+        patience: Patience<'_>,
+    ) -> Result<(), HttpError> {
+        let body = serde_json::to_vec(request).map_err(HttpError::Request)?;
+        self.exchange(method, path, Some(&body), patience)
+            .map(|_| ())
+    }
+
+    /// The same, of an action that takes nothing.
+    pub fn act(&self, path: &str, patience: Patience<'_>) -> Result<(), HttpError> {
+        self.exchange(Method::Put, path, None, patience).map(|_| ())
+    }
+
+    /// One request and its answer's body. Any status but 2xx is an error.
+    fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&[u8]>,
+        patience: Patience<'_>,
+    ) -> Result<Vec<u8>, HttpError> {
+        let connection = Connection {
+            socket: self.dial(patience)?,
+            patience,
+        };
+        let method = method.name();
+        let about_body = body.map_or(String::new(), |body| {
+            let length = body.len();
+            format!("Content-Type: application/json\r\nContent-Length: {length}\r\n")
+        });
+        let mut bytes = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\
+             {about_body}\r\n"
+        )
+        .into_bytes();
+        bytes.extend_from_slice(body.unwrap_or_default());
+        connection.write(&bytes)?;
+        let (status, body) = connection.answer()?;
+        if (200..300).contains(&status) {
+            Ok(body)
+        } else {
+            Err(HttpError::Refused {
+                status,
+                message: message(&body),
+            })
+        }
+    }
+
+    /// Opens the socket by way of its folder's descriptor: a socket's path may have 107 bytes, a
+    /// folder's any number.
+    fn dial(&self, patience: Patience<'_>) -> Result<OwnedFd, HttpError> {
+        let folder = File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+            .open(self.folder)?;
+        let path = format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), self.socket);
+        let address = SocketAddrUnix::new(path).map_err(io::Error::from)?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(io::Error::from)?;
+        loop {
+            match connect(&socket, &address) {
+                Ok(()) => return Ok(socket),
+                Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(HttpError::NotListening),
+                // Its queue is full: it is busy, or hangs. There is no event to wait for.
+                Err(Errno::AGAIN | Errno::INTR) => {
+                    check(patience)?;
+                    std::thread::sleep(TICK.min(patience.left()));
+                }
+                Err(errno) => return Err(io::Error::from(errno).into()),
+            }
+        }
+    }
+}
+
+struct Connection<'a> {
+    socket: OwnedFd,
+    patience: Patience<'a>,
+}
+
+impl Connection<'_> {
+    fn write(&self, mut bytes: &[u8]) -> Result<(), HttpError> {
+        while !bytes.is_empty() {
+            match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Err(Errno::AGAIN) => self.wait(PollFlags::OUT)?,
+                Err(Errno::INTR) => {}
+                Err(Errno::PIPE | Errno::CONNRESET) => return Err(HttpError::Closed),
+                Err(errno) => return Err(io::Error::from(errno).into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what there is; 0 at the end.
+    fn read(&self, into: &mut Vec<u8>) -> Result<usize, HttpError> {
+        let mut buffer = [0_u8; 8192];
+        loop {
+            match recv(&self.socket, &mut buffer, RecvFlags::empty()) {
+                Ok((count, _)) => {
+                    into.extend_from_slice(buffer.get(..count).unwrap_or_default());
+                    return Ok(count);
+                }
+                Err(Errno::AGAIN) => self.wait(PollFlags::IN)?,
+                Err(Errno::INTR) => {}
+                // With what was sent to it unread: it died.
+                Err(Errno::CONNRESET) => return Ok(0),
+                Err(errno) => return Err(io::Error::from(errno).into()),
+            }
+        }
+    }
+
+    fn wait(&self, what: PollFlags) -> Result<(), HttpError> {
+        check(self.patience)?;
+        let time = Timespec::try_from(TICK.min(self.patience.left())).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&self.socket, what)], Some(&time)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(io::Error::from(errno).into()),
+        }
+    }
+
+    fn answer(&self) -> Result<(u16, Vec<u8>), HttpError> {
+        let mut bytes = Vec::new();
+        let (head, at) = loop {
+            if let Some(found) = Head::parse(&bytes)? {
+                break found;
+            }
+            if bytes.len() > MAX_HEAD {
+                return Err(HttpError::NotHttp(format!(
+                    "its head has more than {MAX_HEAD} bytes"
+                )));
+            }
+            if self.read(&mut bytes)? == 0 {
+                return Err(HttpError::Closed);
+            }
+        };
+        let mut body = bytes.split_off(at);
+        while body.len() < head.length {
+            if self.read(&mut body)? == 0 {
+                return Err(HttpError::Closed);
+            }
+        }
+        if body.len() > head.length {
+            return Err(HttpError::NotHttp("it goes on after its end".into()));
+        }
+        Ok((head.status, body))
+    }
+}
+
+/// What of an answer's head is needed.
+#[derive(Debug, PartialEq, Eq)]
+struct Head {
+    status: u16,
+    length: usize,
+}
+
+impl Head {
+    /// The head and where the body begins, once the head is whole.
+    fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HttpError> {
+        let wrong = |reason: &str| HttpError::NotHttp(reason.to_owned());
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut answer = httparse::Response::new(&mut headers);
+        let at = match answer.parse(bytes) {
+            Ok(httparse::Status::Complete(at)) => at,
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(error) => return Err(wrong(&error.to_string())),
+        };
+        let status = answer.code.ok_or_else(|| wrong("it has no status"))?;
+        let mut length = None;
+        for header in &*answer.headers {
+            if header.name.eq_ignore_ascii_case("transfer-encoding") {
+                return Err(wrong("it is sent in chunks, which neither VMM does"));
+            }
+            if header.name.eq_ignore_ascii_case("content-length") {
+                let text = str::from_utf8(header.value).unwrap_or_default();
+                let value: usize = text
+                    .trim()
+                    .parse()
+                    .map_err(|_| wrong("its length is no number"))?;
+                if length.replace(value).is_some_and(|other| other != value) {
+                    return Err(wrong("it has two lengths"));
+                }
+            }
+        }
+        // One without a length has no body: neither VMM sends one that ends with the connection.
+        let length = length.unwrap_or(0);
+        if length > MAX_BODY {
+            return Err(wrong(&format!("its body has more than {MAX_BODY} bytes")));
+        }
+        Ok(Some((Self { status, length }, at)))
+    }
+}
+
+fn check(patience: Patience<'_>) -> Result<(), HttpError> {
+    if patience.is_cancelled() {
+        Err(HttpError::Interrupted)
+    } else if patience.left().is_zero() {
+        Err(HttpError::TimedOut {
+            after: patience.whole(),
+        })
+    } else {
+        Ok(())
+    }
+}
+
+/// A refusal's words: Firecracker's `{"fault_message": …}`, Cloud Hypervisor's array of strings
+/// (the cause last), else the text as it is.
+fn message(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Words {
+        Fault { fault_message: String },
+        Chain(Vec<String>),
+    }
+    let words = match serde_json::from_slice(body) {
+        Ok(Words::Fault { fault_message }) => fault_message,
+        Ok(Words::Chain(chain)) => chain.join(": "),
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    let clean = words.replace(char::is_control, " ");
+    let mut clean = clean.trim().to_owned();
+    if clean.len() > MAX_MESSAGE {
+        clean.truncate(clean.floor_char_boundary(MAX_MESSAGE));
+        clean.push('…');
+    }
+    if clean.is_empty() {
+        clean.push_str("it gave no reason");
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixListener;
+    use std::sync::atomic::AtomicBool;
+    use std::thread::{self, JoinHandle};
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn patience() -> Patience<'static> {
+        Patience::new(SOON, None)
+    }
+
+    /// A VMM that reads one request, sends these bytes, in these pieces, and closes. What it read is
+    /// given back.
+    fn vmm(pieces: &'static [&'static str]) -> (tempfile::TempDir, JoinHandle<String>) {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("api.sock")).unwrap();
+        let thread = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut buffer = [0; 4096];
+            let count = stream.read(&mut buffer).unwrap();
+            for piece in pieces {
+                stream.write_all(piece.as_bytes()).unwrap();
+                thread::sleep(Duration::from_millis(5));
+            }
+            String::from_utf8(buffer[..count].to_vec()).unwrap()
+        });
+        (folder, thread)
+    }
+
+    fn get(pieces: &'static [&'static str]) -> Result<Value, HttpError> {
+        let (folder, thread) = vmm(pieces);
+        let api = Api {
+            folder: folder.path(),
+            socket: "api.sock",
+        };
+        let got = api.get("/", patience());
+        thread.join().unwrap();
+        got
+    }
+
+    #[test]
+    fn a_request_is_what_a_vmm_expects_and_an_answer_may_come_in_pieces() {
+        let answer = &["HTTP/1.1 204 \r\nServer: Fire", "cracker API\r\n\r\n"];
+        let (folder, thread) = vmm(answer);
+        let api = Api {
+            folder: folder.path(),
+            socket: "api.sock",
+        };
+        api.ask(
+            Method::Patch,
+            "/vm",
+            &json!({"state": "Paused"}),
+            patience(),
+        )
+        .unwrap();
+        assert_eq!(
+            thread.join().unwrap(),
+            "PATCH /vm HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\
+             Content-Type: application/json\r\nContent-Length: 18\r\n\r\n{\"state\":\"Paused\"}"
+        );
+        let got = get(&["HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n{\"a\"", ":1}"]);
+        assert_eq!(got.unwrap(), json!({"a": 1}));
+    }
+
+    #[test]
+    fn a_refusal_has_the_vmms_words() {
+        let refused = |body: &'static [&'static str]| match get(body) {
+            Err(HttpError::Refused { status, message }) => (status, message),
+            other => panic!("{other:?}"),
+        };
+        let firecracker =
+            &["HTTP/1.1 400 \r\nContent-Length: 29\r\n\r\n{\"fault_message\":\"no \\u001b\"}"];
+        assert_eq!(refused(firecracker), (400, "no".into()));
+        let cloud = &["HTTP/1.1 500 \r\nContent-Length: 18\r\n\r\n[\"It\",\"is paused\"]"];
+        assert_eq!(refused(cloud), (500, "It: is paused".into()));
+        let text = &["HTTP/1.1 404 \r\nContent-Length: 4\r\n\r\nnone"];
+        assert_eq!(refused(text), (404, "none".into()));
+        let empty = &["HTTP/1.1 500 \r\nContent-Length: 0\r\n\r\n"];
+        assert_eq!(refused(empty), (500, "it gave no reason".into()));
+    }
+
+    #[test]
+    fn words_are_cut_short_and_cannot_move_a_terminal() {
+        let long = format!("[\"{}\"]", "ü".repeat(MAX_MESSAGE));
+        let told = message(long.as_bytes());
+        assert!(told.len() <= MAX_MESSAGE + '…'.len_utf8(), "{told}");
+        assert_eq!(message(b"a\x1b[2Jb"), "a [2Jb");
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_is_told_from_one_that_is_no_answer() {
+        let closed = |pieces| matches!(get(pieces), Err(HttpError::Closed));
+        assert!(closed(&[]), "nothing");
+        assert!(closed(&["HTTP/1.1 200 OK\r\nContent-"]), "in the head");
+        let half = &["HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{\"a\""];
+        assert!(closed(half), "in the body");
+        let not_http = |pieces| matches!(get(pieces), Err(HttpError::NotHttp(_)));
+        assert!(not_http(&["{\"QMP\":{}}\r\n"]), "QEMU's");
+        let long = &["HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n"];
+        assert!(not_http(long), "too much");
+        let more = &["HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{}"];
+        assert!(not_http(more), "longer than its length");
+        let two = &["HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} "];
+        assert!(not_http(two), "two lengths");
+        let chunks = &["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"];
+        assert!(not_http(chunks), "chunked");
+        let text = &["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"];
+        assert!(matches!(get(text), Err(HttpError::Unexpected(_))));
+    }
+
+    #[test]
+    fn a_head_without_an_end_is_not_read_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("api.sock")).unwrap();
+        let thread = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n").unwrap();
+            // Ends when the other side has enough of it.
+            while stream
+                .write_all(b"X-Again: and again, and again\r\n")
+                .is_ok()
+            {}
+        });
+        let api = Api {
+            folder: folder.path(),
+            socket: "api.sock",
+        };
+        let got: Result<Value, _> = api.get("/", patience());
+        thread.join().unwrap();
+        assert!(matches!(got, Err(HttpError::NotHttp(_))), "{got:?}");
+    }
+
+    #[test]
+    fn one_that_hangs_is_given_up_at_the_deadline_or_when_asked_to() {
+        let folder = tempfile::tempdir().unwrap();
+        // It listens and never accepts: the kernel takes the request.
+        let _listener = UnixListener::bind(folder.path().join("api.sock")).unwrap();
+        let api = Api {
+            folder: folder.path(),
+            socket: "api.sock",
+        };
+        let short = Duration::from_millis(150);
+        let got = api.get::<Value>("/", Patience::new(short, None));
+        assert!(
+            matches!(got, Err(HttpError::TimedOut { after }) if after == short),
+            "{got:?}"
+        );
+        let raised = AtomicBool::new(true);
+        let got = api.get::<Value>("/", Patience::new(SOON, Some(&raised)));
+        assert!(matches!(got, Err(HttpError::Interrupted)), "{got:?}");
+    }
+
+    #[test]
+    fn a_full_queue_has_the_deadline_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("api.sock")).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let api = Api {
+            folder: folder.path(),
+            socket: "api.sock",
+        };
+        let _fills_it = api.dial(patience()).unwrap();
+        let got = api.get::<Value>("/", Patience::new(Duration::from_millis(150), None));
+        assert!(matches!(got, Err(HttpError::TimedOut { .. })), "{got:?}");
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_reached_and_an_absent_one_told() {
+        let (folder, thread) = vmm(&["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"]);
+        let deep = folder.path().join("x".repeat(150));
+        std::fs::create_dir(&deep).unwrap();
+        let api = Api {
+            folder: &deep,
+            socket: "api.sock",
+        };
+        let got = api.get::<Value>("/", patience());
+        assert!(matches!(got, Err(HttpError::NotListening)), "{got:?}");
+        std::fs::rename(folder.path().join("api.sock"), deep.join("api.sock")).unwrap();
+        assert_eq!(api.get::<Value>("/", patience()).unwrap(), json!({}));
+        thread.join().unwrap();
+        let got = api.get::<Value>("/", patience());
+        assert!(
+            matches!(got, Err(HttpError::NotListening)),
+            "nobody: {got:?}"
+        );
+    }
+}

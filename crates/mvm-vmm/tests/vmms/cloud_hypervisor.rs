@@ -1,0 +1,256 @@
+//! `--backend cloud-hypervisor`
+
+use crate::world::{LONG, World, names, told};
+use mvm_vmm::{Patience, Snapshot, State, Stop, Stopped};
+use serde_json::Value;
+use std::fs;
+use std::time::Duration;
+
+fn world() -> World {
+    World::new("cloud-hypervisor")
+}
+
+fn api(calls: &[&str]) -> Vec<String> {
+    let path = |call: &&str| {
+        let (method, rest) = call.split_once(' ').unwrap();
+        format!("{method} /api/v1/{rest}")
+    };
+    calls.iter().map(path).collect()
+}
+
+pub(crate) fn starts_and_stops() {
+    let world = world();
+    let vm = world.vm("web");
+    let record = vm.try_start(LONG).unwrap();
+    assert_eq!(
+        vm.calls(),
+        api(&["GET vmm.ping 200", "PUT vm.create 204", "PUT vm.boot 204"])
+    );
+    assert_eq!(record.state, State::Running);
+    assert_eq!(record.accelerator.as_deref(), Some("kvm"));
+    assert_eq!(
+        fs::read_to_string(vm.folder.file("boot_args")).unwrap(),
+        "console=ttyS0 init_on_free=1"
+    );
+    assert_eq!(vm.stop(Stop::Ask(LONG)), Stopped::Clean);
+    assert_eq!(vm.calls(), api(&["PUT vm.power-button 204"]));
+    assert!(!vm.folder.file("v.sock").exists() && !vm.folder.file("api.sock").exists());
+}
+
+pub(crate) fn has_its_root_file_system() {
+    let world = world();
+    world.write_manifest(r#"{"file":"rootfs.erofs","type":"erofs"}"#);
+    let vm = world.vm("web").started();
+    assert_eq!(
+        fs::read_to_string(vm.folder.file("boot_args")).unwrap(),
+        "console=ttyS0 root=/dev/vda ro init_on_free=1"
+    );
+    let snapshot = vm.snapshot(&world.path("s"), false);
+    let disk = &config(&snapshot)["disks"][0];
+    assert_eq!(
+        disk["path"],
+        world.image().join("rootfs.erofs").to_str().unwrap()
+    );
+    assert_eq!(disk["readonly"], true);
+}
+
+pub(crate) fn starts_again_after_a_crash() {
+    let world = world();
+    let vm = world.vm("web").started();
+    vm.kill();
+    assert!(vm.folder.file("api.sock").exists(), "it is left behind");
+    vm.try_start(LONG).unwrap();
+    assert!(vm.runs());
+}
+
+pub(crate) fn a_start_that_fails_leaves_no_process() {
+    let failing = |fault: &str, at_most| {
+        let world = world();
+        let vm = world.vm("web");
+        vm.inject(fault);
+        let error = vm.try_start(at_most).unwrap_err();
+        assert!(!vm.runs(), "{fault}");
+        assert_eq!(vm.record().state, State::Stopped, "{fault}");
+        vm.try_start(LONG).unwrap();
+        error
+    };
+    let error = failing("PUT /api/v1/vm.create 500", LONG);
+    told(&error, &["take the VM", "500", "injected"]);
+    let error = failing("PUT /api/v1/vm.boot cut", LONG);
+    told(&error, &["boot the guest", "in the middle of the answer"]);
+    let error = failing("PUT /api/v1/vm.boot die", LONG);
+    told(&error, &["then it ended: exit status 1"]);
+    let error = failing("PUT /api/v1/vm.boot hang", Duration::from_millis(700));
+    told(&error, &["boot the guest", "not answered within"]);
+}
+
+pub(crate) fn an_answer_with_more_in_it_is_not_taken() {
+    let world = world();
+    let vm = world.vm("web").started();
+    vm.inject("GET /api/v1/vm.info extra");
+    let (mut taking, frozen) = vm.freeze(&world.path("s"), LONG);
+    told(
+        &frozen.unwrap_err(),
+        &["not what its API promises", "unheard_of"],
+    );
+    taking.run_on(Patience::new(LONG, None)).unwrap();
+}
+
+fn config(snapshot: &Snapshot) -> Value {
+    let content = fs::read(snapshot.file("config.json")).unwrap();
+    serde_json::from_slice(&content).unwrap()
+}
+
+pub(crate) fn snapshots_and_runs_on() {
+    let world = world();
+    let vm = world.vm("web").started();
+    let snapshot = vm.snapshot(&world.path("s"), false);
+    assert_eq!(
+        vm.calls(),
+        api(&[
+            "GET vmm.ping 200",
+            "GET vm.info 200",
+            "PUT vm.pause 204",
+            "PUT vm.snapshot 204",
+            "GET vm.info 200",
+            "PUT vm.resume 204",
+        ])
+    );
+    assert_eq!(
+        names(&snapshot.folder),
+        [
+            "config.json",
+            "manifest.json",
+            "memory-ranges",
+            "state.json"
+        ]
+    );
+    assert_eq!(snapshot.manifest.vmm.name, "cloud-hypervisor");
+    assert_eq!(snapshot.manifest.vmm.version, "48.0.0");
+    assert_eq!(vm.record().state, State::Running);
+}
+
+const RESTORED: [&str; 3] = [
+    "GET vmm.ping 200",
+    "PUT vm.restore 204",
+    "PUT vm.resume 204",
+];
+
+pub(crate) fn suspends_and_resumes() {
+    let world = world();
+    let vm = world.vm("web").started();
+    let snapshot = vm.snapshot(&world.path("s"), true);
+    assert!(!vm.runs());
+    vm.forget_calls();
+    vm.restore(&snapshot, false).unwrap();
+    assert_eq!(vm.calls(), api(&RESTORED));
+    assert_eq!(vm.record().state, State::Running);
+}
+
+/// Also one whose sockets are somewhere else altogether.
+pub(crate) fn a_restore_leaves_the_snapshot_as_it_was() {
+    let world = world();
+    let vm = world.vm("web").started();
+    let (taking, frozen) = vm.freeze(&world.path("s"), LONG);
+    let unnamed = frozen.unwrap();
+    let partial = names(&world.path(""));
+    let partial = partial.iter().find(|name| name.starts_with(".partial-"));
+    let path = world.path(partial.unwrap()).join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["vsock"]["socket"] = "/nonexistent/v.sock".into();
+    config["serial"]["file"] = "/nonexistent/console".into();
+    fs::write(&path, config.to_string()).unwrap();
+    let token = mvm_protocol::lifecycle::Token::new("t0ken").unwrap();
+    let snapshot = unnamed.publish(token, "0.1.0".into()).unwrap();
+    drop(taking);
+    let clone = world.vm("clone");
+    clone.restore(&snapshot, true).unwrap();
+    assert!(clone.folder.file("v.sock").exists());
+    Snapshot::open(&snapshot.folder).expect("its hashes are as they were");
+    let left = names(clone.folder.path());
+    assert!(
+        !left.iter().any(|name| name.starts_with("restore-")),
+        "{left:?}"
+    );
+}
+
+pub(crate) fn the_first_request_after_a_restore_may_fail() {
+    for fault in ["500", "die"] {
+        let world = world();
+        let vm = world.vm("web").started();
+        let snapshot = vm.snapshot(&world.path("s"), true);
+        vm.forget_calls();
+        vm.inject(&format!("PUT /api/v1/vm.resume {fault}"));
+        let restored = vm.restore(&snapshot, false);
+        let calls = vm.calls();
+        if fault == "die" {
+            let error = restored.unwrap_err();
+            told(&error, &["exit status 1"]);
+            assert!(!vm.runs());
+            continue;
+        }
+        restored.unwrap();
+        assert_eq!(
+            calls,
+            api(&[
+                "GET vmm.ping 200",
+                "PUT vm.restore 204",
+                "PUT vm.resume fault 500",
+                "GET vm.info 200",
+                "PUT vm.resume 204",
+            ])
+        );
+    }
+}
+
+pub(crate) fn a_resume_whose_answer_was_lost_is_not_made_again() {
+    let world = world();
+    let vm = world.vm("web").started();
+    let snapshot = vm.snapshot(&world.path("s"), true);
+    vm.forget_calls();
+    vm.inject("PUT /api/v1/vm.resume cut");
+    vm.restore(&snapshot, false).unwrap();
+    assert_eq!(
+        vm.calls(),
+        api(&[
+            "GET vmm.ping 200",
+            "PUT vm.restore 204",
+            "PUT vm.resume 204 fault cut",
+            "GET vm.info 200",
+        ])
+    );
+}
+
+pub(crate) fn a_snapshot_that_fails_leaves_the_vm_running() {
+    for fault in [
+        "PUT /api/v1/vm.pause 500",
+        "PUT /api/v1/vm.pause cut",
+        "PUT /api/v1/vm.snapshot 500",
+        "PUT /api/v1/vm.snapshot cut",
+    ] {
+        let world = world();
+        let vm = world.vm("web").started();
+        vm.inject(fault);
+        let to = world.path("s");
+        let (mut taking, frozen) = vm.freeze(&to, LONG);
+        told(&frozen.unwrap_err(), &["Cloud Hypervisor cannot"]);
+        vm.forget_calls();
+        taking.run_on(Patience::new(LONG, None)).unwrap();
+        // Resuming what runs would be refused.
+        let resumed = vm.calls().contains(&api(&["PUT vm.resume 204"])[0]);
+        assert_eq!(resumed, fault != "PUT /api/v1/vm.pause 500", "{fault}");
+        assert_eq!(vm.record().state, State::Running);
+        assert_eq!(names(to.parent().unwrap()), ["home", "image"], "{fault}");
+    }
+}
+
+pub(crate) fn a_vmm_that_dies_while_snapshotting_is_told() {
+    let world = world();
+    let vm = world.vm("web").started();
+    vm.inject("PUT /api/v1/vm.snapshot die");
+    let (mut taking, frozen) = vm.freeze(&world.path("s"), LONG);
+    told(&frozen.unwrap_err(), &["in the middle of the answer"]);
+    let error = taking.run_on(Patience::new(LONG, None)).unwrap_err();
+    told(&error, &["nobody listens"]);
+    assert_eq!(vm.record().state, State::Stopped);
+}

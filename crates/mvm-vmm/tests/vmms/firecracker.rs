@@ -1,0 +1,247 @@
+//! `--backend firecracker`
+
+use crate::world::{LONG, World, names, told};
+use mvm_vmm::error::Error;
+use mvm_vmm::http::HttpError;
+use mvm_vmm::{Patience, State, Stop, Stopped};
+use std::fs;
+use std::time::{Duration, Instant};
+
+fn world() -> World {
+    World::new("firecracker")
+}
+
+const STARTED: [&str; 6] = [
+    "GET /version 200",
+    "PUT /machine-config 204",
+    "PUT /boot-source 204",
+    "PUT /vsock 204",
+    "PUT /entropy 204",
+    "PUT /actions 204",
+];
+
+pub(crate) fn starts_and_stops() {
+    let world = world();
+    // With letters that an id of Firecracker's cannot have.
+    let vm = world.vm("web_1.a");
+    let record = vm.try_start(LONG).unwrap();
+    assert_eq!(vm.calls(), STARTED);
+    assert_eq!(record.state, State::Running);
+    assert_eq!(record.accelerator.as_deref(), Some("kvm"));
+    assert_eq!(
+        fs::read_to_string(vm.folder.file("boot_args")).unwrap(),
+        "console=ttyS0 reboot=k panic=1 pci=off init_on_free=1"
+    );
+    assert!(vm.folder.file("v.sock").exists());
+    assert_eq!(vm.stop(Stop::Ask(LONG)), Stopped::Clean);
+    assert_eq!(vm.calls(), ["PUT /actions 204"]);
+    assert!(!vm.folder.file("v.sock").exists() && !vm.folder.file("api.sock").exists());
+    assert!(!vm.runs());
+}
+
+pub(crate) fn has_its_root_file_system() {
+    let world = world();
+    world.write_manifest(r#"{"file":"rootfs.erofs","type":"erofs"}"#);
+    let vm = world.vm("web");
+    vm.try_start(LONG).unwrap();
+    let calls = vm.calls();
+    assert_eq!(calls[3], "PUT /drives/rootfs 204", "{calls:?}");
+}
+
+pub(crate) fn starts_again_after_a_crash() {
+    let world = world();
+    let vm = world.vm("web").started();
+    vm.kill();
+    assert!(vm.folder.file("api.sock").exists(), "it is left behind");
+    vm.try_start(LONG).unwrap();
+    assert!(vm.runs());
+}
+
+pub(crate) fn a_start_that_fails_leaves_no_process() {
+    let failing = |fault: &str, at_most| {
+        let world = world();
+        let vm = world.vm("web");
+        vm.inject(fault);
+        let error = vm.try_start(at_most).unwrap_err();
+        assert!(!vm.runs(), "{fault}");
+        assert_eq!(vm.record().state, State::Stopped, "{fault}");
+        // What is left of it is in nobody's way.
+        vm.try_start(LONG).unwrap();
+        error
+    };
+    let error = failing("PUT /vsock 500", LONG);
+    told(&error, &["add the vsock device", "500", "injected"]);
+    let error = failing("PUT /boot-source cut", LONG);
+    told(&error, &["take the kernel", "in the middle of the answer"]);
+    let error = failing("PUT /actions die", LONG);
+    told(&error, &["start the guest", "then it ended: exit status 1"]);
+    assert!(error.logs().unwrap().to_string().contains("injected"));
+    let soon = Duration::from_millis(700);
+    let begun = Instant::now();
+    let error = failing("PUT /entropy hang", soon);
+    told(&error, &["add the entropy device", "not answered within"]);
+    assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
+    assert!(matches!(
+        error,
+        Error::Api {
+            source: HttpError::TimedOut { .. },
+            ..
+        }
+    ));
+}
+
+pub(crate) fn an_answer_with_more_in_it_is_not_taken() {
+    let world = world();
+    let vm = world.vm("web");
+    vm.inject("GET /version extra");
+    let error = vm.try_start(LONG).unwrap_err();
+    told(&error, &["not what its API promises", "unheard_of"]);
+}
+
+pub(crate) fn snapshots_and_runs_on() {
+    let world = world();
+    let vm = world.vm("web").started();
+    let snapshot = vm.snapshot(&world.path("s"), false);
+    assert_eq!(
+        vm.calls(),
+        [
+            "GET /version 200",
+            "PATCH /vm 204",
+            "PUT /snapshot/create 204",
+            "GET / 200",
+            "PATCH /vm 204",
+        ]
+    );
+    assert_eq!(
+        names(&snapshot.folder),
+        ["manifest.json", "memory", "state"]
+    );
+    assert_eq!(snapshot.manifest.vmm.name, "firecracker");
+    assert_eq!(snapshot.manifest.vmm.version, "1.16.1");
+    assert_eq!(vm.record().state, State::Running);
+}
+
+pub(crate) fn suspends_and_resumes() {
+    let world = world();
+    let vm = world.vm("web").started();
+    let snapshot = vm.snapshot(&world.path("s"), true);
+    assert!(!vm.runs());
+    assert_eq!(vm.record().state, State::Asleep);
+    vm.forget_calls();
+    vm.restore(&snapshot, false).unwrap();
+    assert_eq!(vm.calls(), ["GET /version 200", "PUT /snapshot/load 204"]);
+    assert_eq!(vm.record().state, State::Running);
+}
+
+pub(crate) fn a_clone_has_sockets_of_its_own() {
+    let world = world();
+    let vm = world.vm("web").started();
+    let snapshot = vm.snapshot(&world.path("s"), false);
+    let clones = [world.vm("one"), world.vm("two")];
+    for clone in &clones {
+        let restored = clone.restore(&snapshot, true).unwrap();
+        assert_eq!(restored.socket(), clone.folder.file("v.sock"));
+        assert!(restored.socket().exists());
+    }
+    assert!(vm.runs() && clones.iter().all(super::world::Vm::runs));
+}
+
+pub(crate) fn a_snapshot_that_fails_leaves_the_vm_running() {
+    for (fault, expected) in [
+        ("PATCH /vm 500", "pause the VM"),
+        // It is paused, and nobody knows.
+        ("PATCH /vm cut", "pause the VM"),
+        ("PUT /snapshot/create 500", "write the snapshot"),
+        ("PUT /snapshot/create cut", "write the snapshot"),
+    ] {
+        let world = world();
+        let vm = world.vm("web").started();
+        vm.inject(fault);
+        let to = world.path("s");
+        let (mut taking, frozen) = vm.freeze(&to, LONG);
+        told(&frozen.unwrap_err(), &["Firecracker cannot", expected]);
+        let before = vm.calls();
+        taking.run_on(Patience::new(LONG, None)).unwrap();
+        let after = vm.calls();
+        // One that was not paused need not be resumed.
+        let resumed = after.iter().any(|call| call.starts_with("PATCH /vm"));
+        assert_eq!(resumed, fault != "PATCH /vm 500", "{before:?} {after:?}");
+        assert_eq!(vm.record().state, State::Running);
+        assert!(!to.exists());
+        assert_eq!(names(to.parent().unwrap()), ["home", "image"], "{fault}");
+    }
+}
+
+pub(crate) fn a_vmm_that_dies_while_snapshotting_is_told() {
+    let world = world();
+    let vm = world.vm("web").started();
+    vm.inject("PUT /snapshot/create die");
+    let (mut taking, frozen) = vm.freeze(&world.path("s"), LONG);
+    told(&frozen.unwrap_err(), &["in the middle of the answer"]);
+    let error = taking.run_on(Patience::new(LONG, None)).unwrap_err();
+    told(&error, &["nobody listens"]);
+    assert_eq!(vm.record().state, State::Stopped);
+    assert!(!vm.folder.file("v.sock").exists());
+}
+
+pub(crate) fn a_vmm_that_hangs_while_snapshotting_is_given_up() {
+    let world = world();
+    let vm = world.vm("web").started();
+    vm.inject("PUT /snapshot/create hang");
+    let soon = Duration::from_millis(400);
+    let (mut taking, frozen) = vm.freeze(&world.path("s"), soon);
+    told(&frozen.unwrap_err(), &["not answered within 0.4 s"]);
+    let error = taking.run_on(Patience::new(soon, None)).unwrap_err();
+    told(&error, &["not answered within 0.4 s"]);
+    // It may be frozen still: nobody is to dial it.
+    assert_eq!(vm.record().state, State::Asleep);
+    drop(taking);
+    assert_eq!(vm.stop(Stop::Force), Stopped::Forced);
+    assert!(!vm.runs());
+}
+
+/// The one that runs counts, whatever is installed by now.
+pub(crate) fn the_broken_version_is_refused() {
+    let world = world();
+    let vm = world.vm("web");
+    fs::write(vm.folder.file("version"), "1.16.0\n").unwrap();
+    let vm = vm.started();
+    let (mut taking, frozen) = vm.freeze(&world.path("s"), LONG);
+    let error = frozen.unwrap_err();
+    told(&error, &["1.16.0", "loses the guest's vsock"]);
+    assert!(error.hint().unwrap().contains("1.16.1"));
+    assert_eq!(vm.calls(), ["GET /version 200"], "it was not paused");
+    taking.run_on(Patience::new(LONG, None)).unwrap();
+    drop(taking);
+    // Nor is a sound snapshot restored with it.
+    let other = world.vm("other").started();
+    let snapshot = other.snapshot(&world.path("s"), false);
+    let clone = world.vm("clone");
+    fs::write(clone.folder.file("version"), "1.16.0\n").unwrap();
+    let error = clone.restore(&snapshot, true).unwrap_err();
+    told(&error, &["loses the guest's vsock"]);
+    assert!(!clone.runs());
+}
+
+pub(crate) fn a_load_that_fails_is_told_with_the_end_of_the_process() {
+    let world = world();
+    let vm = world.vm("web").started();
+    let snapshot = vm.snapshot(&world.path("s"), true);
+    let memory = snapshot.file("memory");
+    let kept = fs::read(&memory).unwrap();
+    // After it was checked.
+    fs::remove_file(&memory).unwrap();
+    let error = vm.restore(&snapshot, false).unwrap_err();
+    told(
+        &error,
+        &[
+            "load the snapshot",
+            "400: Load snapshot error: No such file",
+            "then it ended: exit status 1",
+        ],
+    );
+    assert!(!vm.runs());
+    assert_eq!(vm.record().state, State::Asleep, "as it was");
+    fs::write(&memory, kept).unwrap();
+    vm.restore(&snapshot, false).unwrap();
+}

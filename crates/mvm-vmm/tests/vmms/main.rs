@@ -1,0 +1,70 @@
+//! The drivers of Firecracker and Cloud Hypervisor against stand-ins for them.
+//!
+//! This executable is both: called by a VMM's name it is that VMM's stand-in, else it runs the
+//! tests, in which the drivers start it as the VMM. So processes, sockets and files are real, and
+//! only the VMM is not.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+mod cloud_hypervisor;
+mod firecracker;
+mod manners;
+mod stand_in;
+mod world;
+
+use libtest_mimic::{Arguments, Trial};
+use std::env;
+use std::path::Path;
+
+/// Tests by their functions' names, below their module's.
+macro_rules! trials {
+    ($($module:ident: $($test:ident),+;)+) => {
+        vec![$($(Trial::test(
+            concat!(stringify!($module), "::", stringify!($test)),
+            || {
+                $module::$test();
+                Ok(())
+            },
+        ),)+)+]
+    };
+}
+
+fn main() {
+    let arguments: Vec<String> = env::args().collect();
+    let (called, rest) = arguments.split_first().expect("a program has a name");
+    let called = Path::new(called).file_name().and_then(|name| name.to_str());
+    if let Some(vmm @ ("firecracker" | "cloud-hypervisor")) = called {
+        stand_in::run(vmm, rest);
+    }
+    let programs = world::install();
+    let trials = trials! {
+        firecracker: starts_and_stops, has_its_root_file_system, starts_again_after_a_crash,
+            a_start_that_fails_leaves_no_process, an_answer_with_more_in_it_is_not_taken,
+            snapshots_and_runs_on, suspends_and_resumes, a_clone_has_sockets_of_its_own,
+            a_snapshot_that_fails_leaves_the_vm_running, a_vmm_that_dies_while_snapshotting_is_told,
+            a_vmm_that_hangs_while_snapshotting_is_given_up, the_broken_version_is_refused,
+            a_load_that_fails_is_told_with_the_end_of_the_process;
+        cloud_hypervisor: starts_and_stops, has_its_root_file_system, starts_again_after_a_crash,
+            a_start_that_fails_leaves_no_process, an_answer_with_more_in_it_is_not_taken,
+            snapshots_and_runs_on, suspends_and_resumes, a_restore_leaves_the_snapshot_as_it_was,
+            the_first_request_after_a_restore_may_fail,
+            a_resume_whose_answer_was_lost_is_not_made_again,
+            a_snapshot_that_fails_leaves_the_vm_running, a_vmm_that_dies_while_snapshotting_is_told;
+        manners: firecracker_keeps_its_order, firecracker_knows_its_fields,
+            cloud_hypervisor_keeps_its_order, cloud_hypervisor_finds_unknown_fields_at_boot,
+            neither_starts_over_a_socket;
+    };
+    let mut arguments = Arguments::from_args();
+    // One after the other, as nextest has them anyway: a process that one thread is just starting
+    // holds, until it is the other program, the VMs' locks that the other threads have.
+    arguments.test_threads.get_or_insert(1);
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(programs);
+    conclusion.exit();
+}

@@ -1,0 +1,211 @@
+//! The stand-ins themselves: what is out of order, or has a field too many or too few, they refuse as
+//! the real ones do. Without that the other tests would prove little.
+
+use crate::world::LONG;
+use mvm_vmm::Patience;
+use mvm_vmm::http::{Api, HttpError, Method};
+use serde_json::{Value, json};
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+struct Running {
+    folder: TempDir,
+    child: Child,
+}
+
+impl Running {
+    fn firecracker() -> Self {
+        Self::start("MVM_FIRECRACKER", &["--id", "a", "--api-sock", "api.sock"])
+    }
+
+    fn cloud_hypervisor() -> Self {
+        Self::start("MVM_CLOUD_HYPERVISOR", &["--api-socket", "path=api.sock"])
+    }
+
+    fn start(variable: &str, arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("vmlinux"), "\x7fELF").unwrap();
+        let child = command(variable, arguments, folder.path()).spawn().unwrap();
+        let running = Self { folder, child };
+        let until = Instant::now() + LONG;
+        while let Err(HttpError::NotListening) = running.get("/api/v1/vmm.ping") {
+            assert!(Instant::now() < until, "it does not come up");
+            sleep(Duration::from_millis(5));
+        }
+        running
+    }
+
+    fn api(&self) -> Api<'_> {
+        Api {
+            folder: self.folder.path(),
+            socket: "api.sock",
+        }
+    }
+
+    fn get(&self, path: &str) -> Result<Value, HttpError> {
+        self.api().get(path, Patience::new(LONG, None))
+    }
+
+    fn ask(&self, method: Method, path: &str, body: &Value) -> Result<(), HttpError> {
+        let patience = Patience::new(LONG, None);
+        if body.is_null() {
+            self.api().act(path, patience)
+        } else {
+            self.api().ask(method, path, body, patience)
+        }
+    }
+
+    fn put(&self, path: &str, body: &Value) {
+        self.ask(Method::Put, path, body).unwrap();
+    }
+
+    fn pause(&self, state: &str) {
+        self.ask(Method::Patch, "/vm", &json!({"state": state}))
+            .unwrap();
+    }
+
+    fn refused(&self, expected: u16, path: &str, body: &Value) {
+        match self.ask(Method::Put, path, body) {
+            Err(HttpError::Refused { status, .. }) => assert_eq!(status, expected, "{path} {body}"),
+            other => panic!("{path} {body}: {other:?}"),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(variable: &str, arguments: &[&str], folder: &Path) -> Command {
+    let mut command = Command::new(env::var_os(variable).unwrap());
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+fn configure(vmm: &Running) {
+    let machine = json!({"vcpu_count": 1, "mem_size_mib": 128, "track_dirty_pages": false});
+    vmm.put("/machine-config", &machine);
+    let boot = json!({"kernel_image_path": "vmlinux", "boot_args": "console=ttyS0"});
+    vmm.put("/boot-source", &boot);
+    vmm.put("/vsock", &json!({"guest_cid": 3, "uds_path": "v.sock"}));
+}
+
+pub(crate) fn firecracker_keeps_its_order() {
+    let vmm = Running::firecracker();
+    let start = json!({"action_type": "InstanceStart"});
+    let create = json!({"snapshot_type": "Full", "snapshot_path": "s", "mem_file_path": "m"});
+    vmm.refused(400, "/actions", &start);
+    vmm.refused(400, "/snapshot/create", &create);
+    configure(&vmm);
+    let load = json!({"snapshot_path": "s",
+        "mem_backend": {"backend_type": "File", "backend_path": "m"}});
+    vmm.refused(400, "/snapshot/load", &load);
+    vmm.put("/actions", &start);
+    vmm.refused(400, "/actions", &start);
+    vmm.refused(
+        400,
+        "/vsock",
+        &json!({"guest_cid": 3, "uds_path": "w.sock"}),
+    );
+    vmm.refused(400, "/snapshot/create", &create);
+    vmm.pause("Paused");
+    vmm.pause("Paused");
+    vmm.put("/snapshot/create", &create);
+    assert_eq!(vmm.get("/").unwrap()["state"], "Paused");
+    vmm.pause("Resumed");
+    assert_eq!(vmm.get("/").unwrap()["state"], "Running");
+}
+
+pub(crate) fn firecracker_knows_its_fields() {
+    let vmm = Running::firecracker();
+    let whole = json!({"kernel_image_path": "vmlinux", "boot_args": ""});
+    let mut more = whole.clone();
+    more["cmdline"] = "".into();
+    vmm.refused(400, "/boot-source", &more);
+    vmm.refused(400, "/boot-source", &json!({"boot_args": ""}));
+    vmm.refused(
+        400,
+        "/boot-source",
+        &json!({"kernel_image_path": "nowhere"}),
+    );
+    vmm.put("/boot-source", &whole);
+    vmm.refused(400, "/vsock", &json!({"guest_cid": 3}));
+    vmm.refused(400, "/entropy", &json!({"rate": 1}));
+    vmm.refused(400, "/nonsense", &json!({}));
+}
+
+pub(crate) fn cloud_hypervisor_keeps_its_order() {
+    let vmm = Running::cloud_hypervisor();
+    let act = |action: &str, body: &Value| vmm.put(&format!("/api/v1/{action}"), body);
+    let refused = |action: &str, body: &Value| vmm.refused(500, &format!("/api/v1/{action}"), body);
+    fs::create_dir(vmm.folder.path().join("s")).unwrap();
+    let snapshot = json!({"destination_url": format!("file://{}/s", vmm.folder.path().display())});
+    refused("vm.boot", &Value::Null);
+    refused("vm.pause", &Value::Null);
+    act("vm.create", &config());
+    refused("vm.create", &config());
+    act("vm.boot", &Value::Null);
+    refused("vm.snapshot", &snapshot);
+    refused("vm.resume", &Value::Null);
+    act("vm.pause", &Value::Null);
+    refused("vm.pause", &Value::Null);
+    act("vm.snapshot", &snapshot);
+    refused("vm.snapshot", &snapshot);
+    act("vm.resume", &Value::Null);
+    vmm.refused(404, "/api/v1/vm.nonsense", &Value::Null);
+}
+
+fn config() -> Value {
+    json!({
+        "payload": {"kernel": "vmlinux", "cmdline": ""},
+        "cpus": {"boot_vcpus": 1, "max_vcpus": 1},
+        "memory": {"size": 1 << 28, "shared": false},
+        "vsock": {"cid": 3, "socket": "v.sock"},
+        "console": {"mode": "Off"},
+        "serial": {"mode": "File", "file": "console.log"},
+        "rng": {"src": "/dev/urandom"},
+    })
+}
+
+pub(crate) fn cloud_hypervisor_finds_unknown_fields_at_boot() {
+    for (pointer, value) in [
+        ("/memory", json!({"size": 1, "shared": false, "x": 1})),
+        ("/vsock", json!({"cid": 3})),
+    ] {
+        let vmm = Running::cloud_hypervisor();
+        let mut config = config();
+        *config.pointer_mut(pointer).unwrap() = value;
+        vmm.put("/api/v1/vm.create", &config);
+        vmm.refused(500, "/api/v1/vm.boot", &Value::Null);
+    }
+}
+
+pub(crate) fn neither_starts_over_a_socket() {
+    for (variable, arguments) in [
+        (
+            "MVM_FIRECRACKER",
+            ["--id", "a", "--api-sock", "api.sock"].as_slice(),
+        ),
+        ("MVM_CLOUD_HYPERVISOR", &["--api-socket", "path=api.sock"]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("api.sock"), "").unwrap();
+        let status = command(variable, arguments, folder.path())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(1));
+    }
+}
