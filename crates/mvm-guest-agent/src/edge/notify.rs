@@ -34,11 +34,16 @@ pub(crate) async fn notify(port: u32, handle: Handle) {
 async fn send_status(port: u32, handle: &Handle) -> io::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd: OwnedFd = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
-    match connect(fd.as_raw_fd(), &VsockAddr::new(HOST, port)) {
-        Ok(()) | Err(nix::errno::Errno::EINPROGRESS) => {}
+    let connecting = match connect(fd.as_raw_fd(), &VsockAddr::new(HOST, port)) {
+        Ok(()) => false,
+        Err(nix::errno::Errno::EINPROGRESS) => true,
         Err(error) => return Err(error.into()),
-    }
+    };
     let stream = Stream::new(fd)?;
+    if connecting {
+        // Whether it came to a connection or to an error, the first write tells.
+        stream.has_room().await?;
+    }
     let status = handle.ask(Request::Status).await;
     let frame = encode::frame(status, None);
     let mut rest = frame.as_slice();

@@ -24,7 +24,7 @@ impl Stream {
     /// Takes a socket that is non-blocking already.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            fd: polled(fd, READ.add(Interest::WRITABLE))?,
+            fd: polled(fd, READ)?,
         })
     }
 
@@ -51,14 +51,21 @@ impl Stream {
     /// Writes some of the bytes, at least one.
     pub(crate) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            let mut guard = self.fd.ready(WRITE).await?;
             match send(self.fd.get_ref(), bytes, SendFlags::NOSIGNAL) {
                 Ok(written) => return Ok(written),
                 Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) => guard.clear_ready(),
+                Err(Errno::WOULDBLOCK) => self.has_room().await?,
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Waits until the peer has read something, or a connection is made. That is rare, and a socket that is always watched
+    /// for it wakes the agent for every answer that is read.
+    pub(crate) async fn has_room(&self) -> io::Result<()> {
+        let watched = polled(self.fd.get_ref().try_clone()?, WRITE)?;
+        watched.ready(WRITE).await?.retain_ready();
+        Ok(())
     }
 }
 
