@@ -342,6 +342,24 @@ fn a_wake_that_meets_a_lease_that_runs_out_still_gets_its_seed() {
 }
 
 #[test]
+fn an_aborted_wake_that_brings_the_time_sets_the_clock_and_nothing_else() {
+    // The source of a snapshot stood still while it was written.
+    let mut story = Story::new();
+    story.sleep(None);
+    story.finish();
+    story.tasks.clear();
+    let mut asked = waking(None, WakeCause::Aborted);
+    asked.wake.wall_clock = Some(AT);
+    let acts = story.it.wake(WaiterId(99), &asked);
+    story.take(acts);
+    story.finish();
+    assert_eq!(story.tasks.first(), Some(&Task::Clock));
+    assert!(!story.tasks.contains(&Task::Reseed), "{:?}", story.tasks);
+    assert_eq!(story.restores(), ["a", "b", "c"]);
+    assert_eq!(story.it.journal().generation, 0);
+}
+
+#[test]
 fn a_wake_whose_answer_was_lost_is_answered_again_and_runs_nothing() {
     let mut story = Story::new();
     story.sleep(Some("A"));
