@@ -247,6 +247,10 @@ impl Error {
             Self::NotRunning { state } if state == "stopped" => {
                 format!("start it: mvmctl vm start {vm}")
             }
+            Self::NotRunning { state } if state == "asleep" => format!(
+                "it is frozen, or suspended in a snapshot: `mvmctl vm restore DIR --name {vm}` lets it \
+                 run on, `mvmctl vm stop {vm}` gives it up"
+            ),
             Self::NotRunning { .. } => "a VM that is not running is never dialled; run it first".into(),
             Self::BadRecord { path, .. } => format!(
                 "mend or remove the file; if the VM is surely running, it can be reached by its \
