@@ -7,7 +7,7 @@ use crate::sh::{Cmd, Failure, Result, Tried, say, which};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A program from crates.io.
+/// A program that cargo installs.
 pub(crate) struct Tool {
     /// The crate, and the program.
     name: &'static str,
