@@ -86,11 +86,7 @@ pub fn start(
 ) -> Result<Starting, Error> {
     let lock = home.lock(name)?;
     let folder = home.vm(name);
-    let last = match folder.record() {
-        Ok(record) => Some(record),
-        Err(Error::NoSuchVm { .. }) => None,
-        Err(error) => return Err(error),
-    };
+    let last = folder.last_record()?;
     let driver = match spec
         .backend
         .as_deref()

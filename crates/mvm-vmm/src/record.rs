@@ -211,6 +211,15 @@ impl VmFolder {
         }
     }
 
+    /// What `vm.json` says, or nothing if there is no such VM yet.
+    pub(crate) fn last_record(&self) -> Result<Option<Record>, Error> {
+        match self.record() {
+            Ok(record) => Ok(Some(record)),
+            Err(Error::NoSuchVm { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes `vm.json`: whole or not at all.
     pub(crate) fn save(&self, record: &Record) -> Result<(), Error> {
         let path = self.file("vm.json");

@@ -190,11 +190,7 @@ pub fn restore(
 ) -> Result<Restored, Error> {
     let lock = home.lock(name)?;
     let folder = home.vm(name);
-    let last = match folder.record() {
-        Ok(record) => Some(record),
-        Err(Error::NoSuchVm { .. }) => None,
-        Err(error) => return Err(error),
-    };
+    let last = folder.last_record()?;
     let manifest = &snapshot.manifest;
     let driver = driver::by_name(&manifest.vmm.name)?;
     driver.check_snapshots()?;
