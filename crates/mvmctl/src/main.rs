@@ -8,8 +8,10 @@ mod backoff;
 mod commands;
 mod conversation;
 mod fleet;
+mod raw_terminal;
 mod render;
 mod report;
+mod stdio;
 mod ui;
 mod vm_name;
 

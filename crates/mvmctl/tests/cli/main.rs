@@ -9,12 +9,16 @@
 
 mod answers;
 mod checks;
+mod exec;
+mod exec_terminal;
 mod failures;
 mod fleet;
 mod host;
 mod hostile;
+mod jobs;
 mod output;
 mod paper;
+mod pty;
 mod snapshots;
 mod streams;
 mod terminal;
