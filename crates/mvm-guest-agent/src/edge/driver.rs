@@ -1,11 +1,11 @@
 //! The loop around the core: carries events in, and actions out.
 
 use super::clock::{self, Timer};
-use super::command::Launcher;
 use super::console::say;
 use super::drop_in_dir::{self, Trust};
 use super::journal::Files;
 use super::notify;
+use super::process::Launcher;
 use super::samples::Sampler;
 use super::steps::{self, StepEdge};
 use super::system::Facts;
