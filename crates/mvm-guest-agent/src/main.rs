@@ -3,6 +3,8 @@
 mod check_config;
 mod config;
 mod core;
+#[cfg(feature = "dev")]
+mod dev;
 mod edge;
 mod requests;
 mod run;

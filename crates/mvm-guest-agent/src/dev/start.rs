@@ -1,0 +1,149 @@
+//! Starts a command: on pipes or on a terminal of its own, as whom and where it was asked for.
+
+use super::flow::{Inlet, Source};
+use super::image::{Failed, Image, PATH};
+use super::running::Running;
+use super::{Dev, failed};
+use crate::core::RunId;
+use crate::edge::children::MARK;
+use crate::edge::process::NotStarted;
+use crate::edge::users::{self, Identity};
+use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
+use mvm_protocol::dev::exec::Exec;
+use mvm_protocol::object::printable;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+
+/// A command that was started, and the way to its standard input.
+pub(super) struct Started {
+    pub(super) running: Running,
+    pub(super) stdin: Inlet,
+}
+
+/// Starts what was asked for, or says why not.
+pub(super) fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, ErrorAnswer> {
+    let identity = exec.user.as_deref().map(look_up).transpose()?;
+    let place_failed = |failure: NotStarted| explain(exec, &failure);
+    let (mut stdin, mut outputs) = (Inlet::default(), [Source::default(), Source::default()]);
+    let mut command = Command::new(exec.argv.program());
+    if exec.stdin {
+        let (read, write) = pipe().map_err(|error| place_failed(NotStarted::new("pipe", error)))?;
+        stdin = nonblocking(write)
+            .and_then(Inlet::new)
+            .map_err(|error| place_failed(NotStarted::new("pipe", error)))?;
+        command.stdin(Stdio::from(read));
+    } else {
+        command.stdin(Stdio::null());
+    }
+    let mut output = |which: usize| -> Result<Stdio, NotStarted> {
+        let (read, write) = pipe().map_err(|error| NotStarted::new("pipe", error))?;
+        let source = nonblocking(read)
+            .and_then(Source::new)
+            .map_err(|error| NotStarted::new("pipe", error))?;
+        if let Some(place) = outputs.get_mut(which) {
+            *place = source;
+        }
+        Ok(Stdio::from(write))
+    };
+    command.stdout(output(0).map_err(place_failed)?);
+    command.stderr(output(1).map_err(place_failed)?);
+    command.process_group(0);
+    let own = identity.clone().or_else(own_identity);
+    let place = dev
+        .launcher
+        .place(run, &mut command, identity)
+        .map_err(place_failed)?;
+    let env = environment(exec, own.as_ref(), &place.mark);
+    let Some(image) = Image::new(exec, &env) else {
+        return Err(failed("a word has a NUL in it"));
+    };
+    image.set(&mut command, false);
+    let process = dev
+        .launcher
+        .spawn(command, place, "start")
+        .map_err(place_failed)?;
+    let timeout = exec.timeout_secs.map(|secs| secs.duration());
+    let running = Running::new(Rc::clone(&dev.launcher), process, outputs, timeout);
+    Ok(Started { running, stdin })
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(pipe_with(PipeFlags::CLOEXEC)?)
+}
+
+/// The agent's end of a pipe alone does not block: the command's is another open file.
+fn nonblocking(fd: OwnedFd) -> io::Result<OwnedFd> {
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    Ok(fd)
+}
+
+fn look_up(user: &str) -> Result<Identity, ErrorAnswer> {
+    users::look_up(Path::new("/etc"), &printable(user))
+        .map_err(|reason| ErrorAnswer::new(ErrorCode::NotFound, reason))
+}
+
+/// The agent's own user, whose name and home the command is told.
+fn own_identity() -> Option<Identity> {
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    users::look_up(Path::new("/etc"), &uid).ok()
+}
+
+/// The agent's own variables, the user's, and what was asked for, the later before the earlier.
+fn environment(exec: &Exec, user: Option<&Identity>, mark: &str) -> Vec<(String, String)> {
+    let mut all = std::collections::BTreeMap::new();
+    let own = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    all.insert("PATH".to_owned(), PATH.to_owned());
+    all.extend(own);
+    if let Some(user) = user {
+        let of_user = [
+            ("HOME", &user.home),
+            ("USER", &user.name),
+            ("LOGNAME", &user.name),
+        ];
+        all.extend(of_user.map(|(name, value)| (name.to_owned(), value.clone())));
+    }
+    let asked = exec.env.iter();
+    all.extend(asked.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    // By this the command's tree is found again: it is not to be had otherwise.
+    all.insert(MARK.to_owned(), mark.to_owned());
+    all.into_iter().collect()
+}
+
+/// Why a command was not started, in the terms of the protocol.
+fn explain(exec: &Exec, failure: &NotStarted) -> ErrorAnswer {
+    let program = printable(exec.argv.program());
+    let cwd = exec.cwd.as_ref().map_or("/", |cwd| cwd.as_str());
+    let (what, errno) = match Failed::from_error(&failure.error) {
+        _ if failure.what != "start" => {
+            return failed(format!("{}: {}", failure.what, failure.error));
+        }
+        Failed::Cwd(errno) => (format!("folder `{}`", printable(cwd)), errno),
+        Failed::Program(errno) => (format!("`{program}`"), errno),
+        Failed::Before(errno) => (format!("`{program}` as user `{}`", user_name(exec)), errno),
+    };
+    let error = io::Error::from(errno);
+    match errno {
+        Errno::NOENT | Errno::NOTDIR => ErrorAnswer::new(
+            ErrorCode::NotFound,
+            format!("{what}: not found (or its interpreter is not): {error}"),
+        ),
+        Errno::ACCESS | Errno::PERM | Errno::NOEXEC => {
+            ErrorAnswer::new(ErrorCode::NotAllowed, format!("{what}: {error}"))
+        }
+        Errno::TOOBIG => failed(format!(
+            "{what}: its arguments and environment are more than the kernel takes: {error}"
+        )),
+        _ => failed(format!("{what}: {error}")),
+    }
+}
+
+fn user_name(exec: &Exec) -> String {
+    printable(exec.user.as_deref().unwrap_or("the agent's own"))
+}
