@@ -198,6 +198,18 @@ impl Session {
         }
     }
 
+    /// Fails if the agent does not serve a request of dev builds, as its `hello` shows.
+    pub async fn serves(&mut self, request: &'static str) -> Result<(), Error> {
+        let hello = self.hello().await?;
+        if hello.capabilities.iter().any(|served| served == request) {
+            return Ok(());
+        }
+        Err(Error::NotServed {
+            request,
+            profile: hello.profile,
+        })
+    }
+
     /// Lifecycle, worker, health and integrations.
     pub async fn status(&mut self) -> Result<Status, Error> {
         match self.request(&Request::Status).await? {

@@ -4,6 +4,7 @@
 //! or a failure; [`report`] alone turns that into words on stderr and an exit code.
 
 mod args;
+mod asked_to_end;
 mod backoff;
 mod commands;
 mod conversation;
@@ -12,6 +13,7 @@ mod raw_terminal;
 mod render;
 mod report;
 mod stdio;
+mod transfer;
 mod ui;
 mod vm_name;
 

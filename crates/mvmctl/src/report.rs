@@ -107,6 +107,16 @@ impl Failure {
         }
     }
 
+    /// A signal came before it was done.
+    pub(crate) fn signalled(number: i32, consequence: &str) -> Self {
+        let name = mvm_protocol::signal::name(number);
+        Self {
+            kind: Kind::Signalled(number),
+            code: "interrupted".into(),
+            ..Self::failed(format!("ended by SIG{name}, {consequence}"))
+        }
+    }
+
     /// What went wrong between a VM's name and its answer.
     pub(crate) fn about(vm: &str, error: &mvm_client::Error) -> Self {
         Self {

@@ -8,25 +8,32 @@
 use crate::report::Failure;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::thread::Builder;
 use tokio::sync::{mpsc, oneshot};
 
 /// How much is read at once, in bytes: what fits a frame.
-const PIECE: usize = mvm_protocol::MAX_BODY - 1;
+pub(crate) const PIECE: usize = mvm_protocol::MAX_BODY - 1;
 
-/// How many pieces may wait to be written.
+/// How many pieces may wait to be sent or written.
 const QUEUE: usize = 2;
 
-/// Reads standard input from now on; what comes out ends where it does.
-pub(crate) fn read() -> Result<mpsc::Receiver<std::io::Result<Vec<u8>>>, Failure> {
-    let (pieces, received) = mpsc::channel(1);
+/// What is read, piece by piece; it ends where that does, or after an error.
+pub(crate) type Pieces = mpsc::Receiver<std::io::Result<Vec<u8>>>;
+
+/// Reads standard input from now on.
+pub(crate) fn read() -> Result<Pieces, Failure> {
+    read_from(std::io::stdin())
+}
+
+/// The same of anything that can be read.
+pub(crate) fn read_from(mut source: impl Read + Send + 'static) -> Result<Pieces, Failure> {
+    let (pieces, received) = mpsc::channel(QUEUE);
     let reading = move || {
-        let mut stdin = std::io::stdin().lock();
         let mut buffer = vec![0; PIECE];
         loop {
-            let piece = match stdin.read(&mut buffer) {
+            let piece = match source.read(&mut buffer) {
                 Ok(0) => return,
                 Ok(count) => Ok(buffer.get(..count).unwrap_or_default().to_vec()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -38,7 +45,7 @@ pub(crate) fn read() -> Result<mpsc::Receiver<std::io::Result<Vec<u8>>>, Failure
             }
         }
     };
-    Builder::new().name("stdin".into()).spawn(reading)?;
+    Builder::new().name("reader".into()).spawn(reading)?;
     Ok(received)
 }
 
@@ -80,7 +87,7 @@ impl Writer {
             }
             let _ = ended.send(result);
         };
-        Builder::new().name("stdout".into()).spawn(writing)?;
+        Builder::new().name("writer".into()).spawn(writing)?;
         Ok(Self { pieces, end })
     }
 
@@ -104,6 +111,23 @@ impl Writer {
             Ok(Err(stuck)) => stuck,
             Ok(Ok(())) | Err(_) => ended(),
         }
+    }
+}
+
+/// Waits until nobody reads standard output any more, even if nothing is written to it. For ever
+/// where that cannot be told: a file always has a reader.
+pub(crate) async fn unread() {
+    let (closed, is_closed) = oneshot::channel();
+    let watching = move || {
+        let stdout = std::io::stdout();
+        let mut pipe = [PollFd::new(&stdout, PollFlags::empty())];
+        // A pipe without a reader is an error to its writer, asked for or not.
+        while let Err(Errno::INTR) = poll(&mut pipe, None) {}
+        let _ = closed.send(());
+    };
+    let started = Builder::new().name("unread".into()).spawn(watching);
+    if started.is_err() || is_closed.await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -99,6 +99,13 @@ impl Upload<'_> {
         }
     }
 
+    /// Waits until the agent says that it has failed, which it may do at any time. The future may be
+    /// dropped without losing anything.
+    pub async fn failure(&mut self) -> Error {
+        let answer = self.receiving.next(Stage::Content).await;
+        self.early(answer).await
+    }
+
     /// Says that this was all of it, and waits until it is there.
     pub async fn finish(mut self) -> Result<PutDone, Error> {
         let both = async {

@@ -26,10 +26,13 @@
 pub(crate) mod attach;
 pub(crate) mod check;
 pub(crate) mod completion;
+pub(crate) mod connect;
+pub(crate) mod cp;
 pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod forward;
 pub(crate) mod image_build;
 pub(crate) mod inspect;
 pub(crate) mod jobs;
@@ -103,6 +106,9 @@ group! {
         Wait(wait::Args),
         Events(events::Args),
         Exec(exec::Args),
+        Cp(cp::Args),
+        Connect(connect::Args),
+        Forward(forward::Args),
         Jobs(jobs::Args),
         Attach(attach::Args),
         Kill(kill::Args),

@@ -2,14 +2,14 @@
 //! there, until it ends. `exec` and `attach` share it.
 
 use super::dev::failure;
+use crate::asked_to_end::AskedToEnd;
 use crate::raw_terminal::{self, RawTerminal};
-use crate::report::{Ended, Failure, Kind};
+use crate::report::{Ended, Failure};
 use crate::stdio::{self, Stream, Stuck, Writer};
 use mvm_client::dev::{Command, CommandInput, CommandOutput, Output};
 use mvm_protocol::dev::exec::{ExecExited, Window};
 use mvm_protocol::signal::{self, Signal};
 use std::convert::Infallible;
-use std::task::Poll;
 use std::time::Duration;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal as signals};
 use tokio::sync::{mpsc, oneshot};
@@ -305,36 +305,6 @@ pub(super) fn window() -> Window {
     Window { cols, rows }
 }
 
-/// The signals that ask this process to end. It no longer ends by them.
-struct AskedToEnd([(i32, Signals); 4]);
-
-impl AskedToEnd {
-    fn new() -> std::io::Result<Self> {
-        let listen = |kind: SignalKind| Ok((kind.as_raw_value(), signals(kind)?));
-        let all: [std::io::Result<_>; 4] = [
-            listen(SignalKind::interrupt()),
-            listen(SignalKind::terminate()),
-            listen(SignalKind::hangup()),
-            listen(SignalKind::quit()),
-        ];
-        let [interrupt, terminate, hangup, quit] = all;
-        Ok(Self([interrupt?, terminate?, hangup?, quit?]))
-    }
-
-    /// The number of the next one.
-    async fn next(&mut self) -> i32 {
-        std::future::poll_fn(|context| {
-            for (number, signals) in &mut self.0 {
-                if let Poll::Ready(Some(())) = signals.poll_recv(context) {
-                    return Poll::Ready(*number);
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
-}
-
 fn failed(vm: &str, over: Over) -> Failure {
     match over {
         Over::Failed(error) => failure(vm, &error),
@@ -347,15 +317,7 @@ fn failed(vm: &str, over: Over) -> Failure {
         Over::Input(error) => {
             Failure::failed(format!("cannot read standard input: {error}")).of(vm)
         }
-        Over::Signalled(number) => Failure {
-            kind: Kind::Signalled(number),
-            code: "interrupted".into(),
-            ..Failure::failed(format!(
-                "ended by SIG{}, and with it the command",
-                signal::name(number)
-            ))
-            .of(vm)
-        },
+        Over::Signalled(number) => Failure::signalled(number, "and with it the command").of(vm),
     }
 }
 

@@ -192,12 +192,12 @@ fn output_comes_byte_for_byte() {
         peer.data(1, b"out\xff\x00\x1b[2J");
         peer.data(2, b"err\xfe");
         peer.data(1, b"");
-        peer.data(1, &[b'x'; 262_143]);
+        peer.data(1, &vec![b'x'; 262_143]);
         peer.exec_exited(request, 0);
     });
     let output = host.command("vm exec web -- x").output().unwrap();
     let mut expected = b"out\xff\x00\x1b[2J".to_vec();
-    expected.extend([b'x'; 262_143]);
+    expected.extend(vec![b'x'; 262_143]);
     assert!(output.stdout == expected);
     assert_eq!(output.stderr, b"err\xfe");
 }
@@ -229,7 +229,7 @@ fn of_long_output_the_end_is_data() {
     let host = guest(|peer, request| {
         peer.exec_started(request);
         for _ in 0..100 {
-            peer.data(1, &[b'a'; 100_000]);
+            peer.data(1, &vec![b'a'; 100_000]);
         }
         peer.data(1, b"the end");
         peer.exec_exited(request, 0);
@@ -271,7 +271,9 @@ fn cat(peer: &mut Peer, request: &Value) {
 #[test]
 fn input_comes_out_again() {
     let host = guest(cat);
-    let input: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let input: Vec<u8> = (0..750_000_u32)
+        .flat_map(|n| (n * 7).to_le_bytes())
+        .collect();
     let mut child = begin(&host, "vm exec -i web -- cat");
     let mut stdin = child.stdin.take().unwrap();
     let writing = std::thread::spawn({
