@@ -2,70 +2,60 @@
 
 use super::audit::Audit;
 use super::failed;
-use super::flow::{Inlet, Nowhere, Outbox};
-use super::running::{Happened, Outcome, Running};
+use super::flow::{Inlet, Nowhere};
+use super::host::{Host, Sent};
+use super::jobs;
+use super::running::{Outcome, Running};
 use super::start::{Started, start};
+use super::terminal::Terminal;
 use crate::core::open::Kind;
 use crate::edge::session::{Ending, Session};
-use mvm_protocol::Frame;
-use mvm_protocol::answer::ErrorCode;
 use mvm_protocol::dev::channel::STDIN;
 use mvm_protocol::dev::exec::{Exec, ExecExited, ExecStarted};
-use mvm_protocol::dev::{Control, DevAnswer, ParsedControl};
+use mvm_protocol::dev::{Control, DevAnswer};
 use mvm_protocol::signal;
+use tokio::sync::oneshot;
 
-/// What came about.
-enum Event {
-    /// The host sent something, or its end.
-    Read(std::io::Result<usize>),
-    /// The host is gone.
-    Gone,
-    /// The host has taken something.
-    Room,
-    /// The command has taken something.
-    Takes,
-    Command(Happened),
-    /// It has to end, since the guest goes to sleep.
-    End,
-}
-
-/// Runs a command to its end.
+/// Runs a command to its end, or begins a job.
 pub(super) async fn serve(
     session: &mut Session,
     asked: Exec,
     id: Option<u64>,
 ) -> Result<(), Ending> {
-    let audit = Audit::begin("exec", asked.argv.program());
+    let kind = if asked.detach { "job" } else { "exec" };
+    let audit = Audit::begin(kind, asked.argv.program());
     let admitted = session.handle.open(Kind::Works).await;
     let started = admitted.and_then(|admitted| {
+        if asked.detach {
+            session.handle.dev().jobs.make_room()?;
+        }
         let started = start(session.handle.dev(), admitted.run, &asked)?;
         Ok((admitted, started))
     });
-    let (mut admitted, Started { running, stdin }) = match started {
+    let (mut admitted, started) = match started {
         Ok(started) => started,
         Err(error) => {
             audit.refused(&error);
             return session.dev_answer(DevAnswer::Error(error), id).await;
         }
     };
-    let mut exec = Execution {
-        id,
+    if asked.detach {
+        let answer = jobs::begin(session.handle.dev(), &asked, started, audit);
+        return session.dev_answer(answer, id).await;
+    }
+    let Started {
         running,
         stdin,
-        out: Outbox::default(),
-        buffer: vec![
-            0;
-            if asked.stdin {
-                super::flow::PIECE
-            } else {
-                4096
-            }
-        ],
+        terminal,
+    } = started;
+    let mut host = Host::new(session, id, asked.stdin);
+    host.answer(DevAnswer::ExecStarted(ExecStarted { pid: running.pid() }));
+    let mut exec = Execution {
+        running,
+        stdin,
+        terminal,
     };
-    let pid = exec.running.pid();
-    exec.out
-        .push(DevAnswer::ExecStarted(ExecStarted { pid }), id);
-    let served = exec.serve(session, &mut admitted.end).await;
+    let served = exec.serve(&mut host, &mut admitted.end).await;
     let outcome = match exec.running.outcome() {
         Some(outcome) => outcome,
         // The host is gone: nothing is left of what it asked for.
@@ -75,8 +65,8 @@ pub(super) async fn serve(
     // From here on it keeps nobody from sleeping, however slowly the host reads.
     drop(admitted);
     served?;
-    exec.out.push(last_frame(&outcome), id);
-    exec.flush(session).await
+    host.answer(last_frame(&outcome));
+    host.finish().await
 }
 
 /// The last frame of a command's answer.
@@ -95,49 +85,30 @@ pub(super) fn last_frame(outcome: &Outcome) -> DevAnswer {
 }
 
 struct Execution {
-    id: Option<u64>,
     running: Running,
     stdin: Inlet,
-    out: Outbox,
-    buffer: Vec<u8>,
+    terminal: Option<Terminal>,
 }
 
 impl Execution {
     /// Carries bytes until the command has ended and its output has been read.
     async fn serve(
         &mut self,
-        session: &mut Session,
-        end: &mut tokio::sync::oneshot::Receiver<()>,
+        host: &mut Host<'_>,
+        end: &mut oneshot::Receiver<()>,
     ) -> Result<(), Ending> {
         let mut told = false;
-        // What was sent along with the request has been read already.
-        self.frames(session).await?;
         while self.running.outcome().is_none() {
-            self.out.send(&session.stream)?;
-            let listens = self.stdin.has_room() && session.dev.held_back.is_none();
-            let event = tokio::select! {
-                read = session.stream.read(&mut self.buffer), if listens => Event::Read(read),
-                () = session.stream.closed(), if !listens => Event::Gone,
-                () = self.out.has_room() => Event::Room,
-                () = self.stdin.takes() => Event::Takes,
-                happened = self.running.happens(self.out.is_empty()) => Event::Command(happened),
-                _ = &mut *end, if !told => Event::End,
-            };
-            match event {
-                Event::Read(Ok(read @ 1..)) => {
-                    let bytes = self.buffer.get(..read).unwrap_or_default();
-                    session.decoder.push(bytes);
-                    self.frames(session).await?;
+            self.take(host).await?;
+            host.send()?;
+            let room = host.out.is_empty();
+            tokio::select! {
+                next = host.next(self.stdin.has_room()) => next?,
+                () = self.stdin.takes() => self.stdin.write(),
+                happened = self.running.happens(room) => {
+                    self.running.act(happened, &mut host.out).await;
                 }
-                Event::Read(_) | Event::Gone => return Err(Ending::Closed),
-                Event::Room => {}
-                Event::Takes => {
-                    self.stdin.write();
-                    // What came behind a full input may be whole frames.
-                    self.frames(session).await?;
-                }
-                Event::Command(happened) => self.running.act(happened, &mut self.out).await,
-                Event::End => {
+                _ = &mut *end, if !told => {
                     told = true;
                     self.running.terminate();
                 }
@@ -147,70 +118,26 @@ impl Execution {
     }
 
     /// Takes what the host has sent, as far as there is room for it.
-    async fn frames(&mut self, session: &mut Session) -> Result<(), Ending> {
-        while self.stdin.has_room() && session.dev.held_back.is_none() {
-            match session.decoder.next_frame() {
-                Ok(None) => break,
-                Ok(Some(Frame::Json(body))) => self.control(session, body),
+    async fn take(&mut self, host: &mut Host<'_>) -> Result<(), Ending> {
+        while self.stdin.has_room()
+            && let Some(sent) = host.sent().await?
+        {
+            match sent {
                 // Input that was not asked for, or that nobody reads any more, is dropped.
-                Ok(Some(Frame::Data {
-                    channel: STDIN,
-                    bytes,
-                })) => self.stdin.push(bytes),
-                Ok(Some(Frame::Data { .. } | Frame::EmptyData)) => {
-                    self.refuse("a command takes data on channel 0 alone", None);
+                Sent::Data(STDIN, bytes) => self.stdin.push(bytes),
+                Sent::Data(..) => host.refuse("a command takes data on channel 0 alone", None),
+                Sent::Control(Control::StdinClose, _) => self.stdin.end(),
+                Sent::Control(Control::Signal(send), _) => {
+                    self.running.signal(send.signal.number());
                 }
-                Err(error) => return Err(session.out_of_step(error).await),
+                Sent::Control(Control::Resize(window), id) => match &self.terminal {
+                    Some(terminal) => terminal.resize(window),
+                    None => host.refuse("the command has no terminal", id),
+                },
+                Sent::Control(Control::PutEnd | Control::ForwardEnd, id) => host.refuse_control(id),
             }
         }
         Ok(())
-    }
-
-    fn control(&mut self, session: &mut Session, body: Vec<u8>) {
-        let parsed = ParsedControl::read(&body);
-        match parsed.request {
-            Ok(Control::StdinClose) => self.stdin.end(),
-            Ok(Control::Signal(send)) => self.running.signal(send.signal.number()),
-            Ok(Control::Resize(_)) => {}
-            Ok(Control::PutEnd | Control::ForwardEnd) => {
-                self.refuse("that belongs to another request", parsed.id);
-            }
-            // A request: its turn comes when this one is over.
-            Err(error) if error.code == ErrorCode::UnknownRequest => {
-                session.dev.held_back = Some(body);
-            }
-            Err(error) => self.out.push(DevAnswer::Error(error), parsed.id),
-        }
-    }
-
-    fn refuse(&mut self, message: &str, id: Option<u64>) {
-        let error = mvm_protocol::answer::ErrorAnswer::new(ErrorCode::BadRequest, message);
-        self.out.push(DevAnswer::Error(error), id.or(self.id));
-    }
-
-    /// Sends what is left, and drops what the host still sends meanwhile: it may not read before
-    /// that is taken.
-    async fn flush(&mut self, session: &mut Session) -> Result<(), Ending> {
-        self.stdin.close();
-        let idle = session.patience.idle;
-        loop {
-            self.out.send(&session.stream)?;
-            if self.out.is_empty() {
-                return Ok(());
-            }
-            let listens = session.dev.held_back.is_none();
-            tokio::select! {
-                () = self.out.has_room() => {}
-                read = session.stream.read(&mut self.buffer), if listens => match read {
-                    Ok(read @ 1..) => {
-                        session.decoder.push(self.buffer.get(..read).unwrap_or_default());
-                        self.frames(session).await?;
-                    }
-                    _ => return Err(Ending::Closed),
-                },
-                () = tokio::time::sleep(idle) => return Err(Ending::TooSlow),
-            }
-        }
     }
 
     /// Ends the command and all that it started.

@@ -1,10 +1,9 @@
 //! Bytes on their way: what waits for the host, what waits for the guest, and where the guest's come
 //! from. None of the three holds more than a frame or two.
 
-use super::encode;
+use super::terminal::Terminal;
 use crate::edge::polled::polled;
 use crate::edge::stream::Stream;
-use mvm_protocol::dev::DevAnswer;
 use rustix::buffer::spare_capacity;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -49,9 +48,14 @@ impl Outbox {
         self.bytes.is_empty()
     }
 
-    /// Adds an answer.
-    pub(super) fn push(&mut self, answer: DevAnswer, id: Option<u64>) {
-        self.bytes.extend(encode(answer, id));
+    /// How many bytes have not been sent.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len().saturating_sub(self.sent)
+    }
+
+    /// Adds a frame.
+    pub(super) fn push(&mut self, frame: Vec<u8>) {
+        self.bytes.extend(frame);
     }
 
     /// Sends what fits. An error means that the host is gone.
@@ -90,7 +94,9 @@ impl Outbox {
 impl Sink for Outbox {
     fn take_from(&mut self, channel: u8, from: &OwnedFd) -> Result<usize, Errno> {
         let start = self.bytes.len();
-        self.bytes.reserve(super::DATA_HEADER + PIECE);
+        // A pipe holds no more than a piece unless it is told to, so that what is read fits a frame
+        // whatever room there is.
+        self.bytes.reserve_exact(super::DATA_HEADER + PIECE);
         self.bytes.extend([0; super::DATA_HEADER]);
         let read = rustix::io::read(from, spare_capacity(&mut self.bytes));
         match (&read, self.bytes.get_mut(start..)) {
@@ -110,6 +116,9 @@ pub(super) struct Inlet {
     written: usize,
     waiting: usize,
     ends: bool,
+    /// If it is a terminal, it is never closed, and its end is told it.
+    terminal: Option<Terminal>,
+    line_has_begun: bool,
 }
 
 impl Inlet {
@@ -118,6 +127,15 @@ impl Inlet {
         Ok(Self {
             to: Some(polled(to, Interest::WRITABLE)?),
             ..Self::default()
+        })
+    }
+
+    /// Writes into a terminal.
+    pub(super) fn terminal(terminal: Terminal) -> io::Result<Self> {
+        let end = terminal.end()?;
+        Ok(Self {
+            terminal: Some(terminal),
+            ..Self::new(end)?
         })
     }
 
@@ -131,6 +149,7 @@ impl Inlet {
         if self.to.is_none() || self.ends || bytes.is_empty() {
             return;
         }
+        self.line_has_begun = bytes.last() != Some(&b'\n');
         self.waiting += bytes.len();
         self.pieces.push_back(bytes);
         self.write();
@@ -138,6 +157,9 @@ impl Inlet {
 
     /// There is no more: the descriptor is closed when all has been written.
     pub(super) fn end(&mut self) {
+        if let Some(terminal) = self.terminal.take() {
+            self.push(terminal.end_of_file(self.line_has_begun));
+        }
         self.ends = true;
         self.write();
     }

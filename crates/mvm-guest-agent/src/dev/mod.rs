@@ -11,12 +11,17 @@
 //! forward   a TCP port of the loopback           forward
 //! ```
 
+mod attach;
 mod audit;
 mod exec;
 mod flow;
+mod host;
 mod image;
+mod jobs;
+mod ring;
 mod running;
 mod start;
+mod terminal;
 
 use crate::edge::process::Launcher;
 use crate::edge::session::{Ending, Session};
@@ -29,18 +34,24 @@ use std::rc::Rc;
 /// What all connections share.
 pub(crate) struct Dev {
     launcher: Rc<Launcher>,
+    jobs: jobs::Jobs,
 }
 
 impl Dev {
     pub(crate) fn new(launcher: Rc<Launcher>) -> Self {
-        Self { launcher }
+        let jobs = jobs::Jobs::default();
+        Self { launcher, jobs }
     }
 
     /// The guest goes to sleep, or has woken.
-    pub(crate) fn hold_jobs(&self, _hold: bool) {}
+    pub(crate) fn hold_jobs(&self, hold: bool) {
+        self.jobs.hold(hold);
+    }
 
     /// The agent stops.
-    pub(crate) async fn end_jobs(&self) {}
+    pub(crate) async fn end_jobs(&self) {
+        self.jobs.end().await;
+    }
 }
 
 /// What a connection keeps from one request to the next.
@@ -84,6 +95,16 @@ impl Session {
     async fn dev_request(&mut self, request: DevRequest, id: Option<u64>) -> Result<(), Ending> {
         match request {
             DevRequest::Exec(asked) => exec::serve(self, asked, id).await,
+            DevRequest::Attach(asked) => attach::serve(self, asked, id).await,
+            DevRequest::Jobs => {
+                let answer = self.handle.dev().jobs.list(id);
+                self.dev_answer(answer, id).await
+            }
+            DevRequest::JobSignal(asked) => {
+                let answer = self.handle.dev().jobs.signal(asked);
+                self.dev_answer(answer.unwrap_or_else(DevAnswer::Error), id)
+                    .await
+            }
             other => {
                 let kind = other.type_name();
                 let error = failed(format!("`{kind}` is not served yet"));

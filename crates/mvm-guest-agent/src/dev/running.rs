@@ -13,9 +13,10 @@
 //! and is read however slowly the host takes it.
 
 use super::flow::{Sink, Source};
-use crate::edge::process::{Exit, KILL_GRACE, Launcher, Process, TERM_GRACE};
+use crate::edge::process::{Exit, Hold, KILL_GRACE, Launcher, Process, TERM_GRACE};
 use mvm_protocol::dev::channel::{STDERR, STDOUT};
 use rustix::process::Signal;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -39,6 +40,9 @@ pub(super) struct Running {
     stage: Stage,
     deadline: Option<Instant>,
     timed_out: bool,
+    /// Since when it is held: its time stands still.
+    held: Option<Instant>,
+    finished: Rc<Cell<bool>>,
 }
 
 enum Stage {
@@ -88,6 +92,25 @@ impl Running {
             stage: Stage::Runs,
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             timed_out: false,
+            held: None,
+            finished: Rc::default(),
+        }
+    }
+
+    /// By which it is made to stand still, as long as it runs.
+    pub(super) fn hold(&self) -> Option<Hold> {
+        let process = self.process.as_ref()?;
+        Some(Hold::of(process, Rc::clone(&self.finished)))
+    }
+
+    /// It was made to stand still, or goes on.
+    pub(super) fn held(&mut self, hold: bool) {
+        if hold {
+            self.held.get_or_insert_with(Instant::now);
+        } else if let Some(since) = self.held.take()
+            && let Stage::Runs = self.stage
+        {
+            self.deadline = self.deadline.map(|deadline| deadline + since.elapsed());
         }
     }
 
@@ -214,6 +237,7 @@ impl Running {
     }
 
     fn give_up(&mut self) {
+        self.finished.set(true);
         if let Some(process) = self.process.take() {
             self.launcher.abandon(&process);
         }
@@ -225,6 +249,7 @@ impl Running {
         let Some(process) = self.process.take() else {
             return;
         };
+        self.finished.set(true);
         let exit = self.launcher.finish(process).await;
         let mut left = LEFT;
         for (which, output) in self.outputs.iter_mut().enumerate() {
@@ -259,9 +284,11 @@ impl Running {
     }
 
     async fn time_is_up(&self) {
-        match self.deadline {
-            Some(deadline) => sleep_until(deadline).await,
-            None => std::future::pending().await,
+        match (self.deadline, &self.stage) {
+            // What stands still has no time that could be up.
+            (Some(_), Stage::Runs) if self.held.is_some() => std::future::pending().await,
+            (Some(deadline), _) => sleep_until(deadline).await,
+            (None, _) => std::future::pending().await,
         }
     }
 }

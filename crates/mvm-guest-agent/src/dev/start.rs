@@ -3,13 +3,14 @@
 use super::flow::{Inlet, Source};
 use super::image::{Failed, Image, PATH};
 use super::running::Running;
+use super::terminal::Terminal;
 use super::{Dev, failed};
 use crate::core::RunId;
 use crate::edge::children::MARK;
 use crate::edge::process::NotStarted;
 use crate::edge::users::{self, Identity};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
-use mvm_protocol::dev::exec::Exec;
+use mvm_protocol::dev::exec::{Exec, Window};
 use mvm_protocol::object::printable;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -20,57 +21,99 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 
+/// What failed if it was neither pipes nor cgroups.
+const START: &str = "start";
+
 /// A command that was started, and the way to its standard input.
 pub(super) struct Started {
     pub(super) running: Running,
     pub(super) stdin: Inlet,
+    /// Its terminal, if it has one.
+    pub(super) terminal: Option<Terminal>,
+}
+
+/// What a command's standard input and output are joined to.
+#[derive(Default)]
+struct Joined {
+    stdin: Inlet,
+    outputs: [Source; 2],
+    terminal: Option<Terminal>,
 }
 
 /// Starts what was asked for, or says why not.
 pub(super) fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, ErrorAnswer> {
     let identity = exec.user.as_deref().map(look_up).transpose()?;
-    let place_failed = |failure: NotStarted| explain(exec, &failure);
-    let (mut stdin, mut outputs) = (Inlet::default(), [Source::default(), Source::default()]);
     let mut command = Command::new(exec.argv.program());
-    if exec.stdin {
-        let (read, write) = pipe().map_err(|error| place_failed(NotStarted::new("pipe", error)))?;
-        stdin = nonblocking(write)
-            .and_then(Inlet::new)
-            .map_err(|error| place_failed(NotStarted::new("pipe", error)))?;
+    let joined = match exec.tty {
+        Some(window) => on_terminal(&mut command, window, exec.stdin, identity.as_ref()),
+        None => on_pipes(&mut command, exec.stdin),
+    };
+    let joined = joined.map_err(|failure| explain(exec, &failure))?;
+    let user = identity.clone().or_else(own_identity);
+    let place = dev.launcher.place(run, &mut command, identity);
+    let place = place.map_err(|failure| explain(exec, &failure))?;
+    let env = environment(exec, user.as_ref(), &place.mark);
+    let image = Image::new(exec, &env).ok_or_else(|| failed("a word has a NUL in it"))?;
+    image.set(&mut command, exec.tty.is_some());
+    let process = dev.launcher.spawn(command, place, START);
+    let process = process.map_err(|failure| explain(exec, &failure))?;
+    let timeout = exec.timeout_secs.map(|secs| secs.duration());
+    Ok(Started {
+        running: Running::new(Rc::clone(&dev.launcher), process, joined.outputs, timeout),
+        stdin: joined.stdin,
+        terminal: joined.terminal,
+    })
+}
+
+fn on_pipes(command: &mut Command, stdin: bool) -> Result<Joined, NotStarted> {
+    let failed = |error: io::Error| NotStarted::new("pipe", error);
+    let mut joined = Joined::default();
+    if stdin {
+        let (read, write) = pipe().map_err(failed)?;
+        joined.stdin = nonblocking(write).and_then(Inlet::new).map_err(failed)?;
         command.stdin(Stdio::from(read));
     } else {
         command.stdin(Stdio::null());
     }
-    let mut output = |which: usize| -> Result<Stdio, NotStarted> {
-        let (read, write) = pipe().map_err(|error| NotStarted::new("pipe", error))?;
-        let source = nonblocking(read)
-            .and_then(Source::new)
-            .map_err(|error| NotStarted::new("pipe", error))?;
-        if let Some(place) = outputs.get_mut(which) {
-            *place = source;
-        }
-        Ok(Stdio::from(write))
+    let mut output = || {
+        let (read, write) = pipe().map_err(failed)?;
+        let source = nonblocking(read).and_then(Source::new).map_err(failed)?;
+        Ok((source, Stdio::from(write)))
     };
-    command.stdout(output(0).map_err(place_failed)?);
-    command.stderr(output(1).map_err(place_failed)?);
-    command.process_group(0);
-    let own = identity.clone().or_else(own_identity);
-    let place = dev
-        .launcher
-        .place(run, &mut command, identity)
-        .map_err(place_failed)?;
-    let env = environment(exec, own.as_ref(), &place.mark);
-    let Some(image) = Image::new(exec, &env) else {
-        return Err(failed("a word has a NUL in it"));
+    let ((stdout, stdout_end), (stderr, stderr_end)) = (output()?, output()?);
+    joined.outputs = [stdout, stderr];
+    command
+        .stdout(stdout_end)
+        .stderr(stderr_end)
+        .process_group(0);
+    Ok(joined)
+}
+
+fn on_terminal(
+    command: &mut Command,
+    window: Window,
+    stdin: bool,
+    user: Option<&Identity>,
+) -> Result<Joined, NotStarted> {
+    let failed = |error: io::Error| NotStarted::new("terminal (is /dev/pts mounted?)", error);
+    let (terminal, slave) = Terminal::open(window, user).map_err(failed)?;
+    let source = terminal.end().and_then(Source::new).map_err(failed)?;
+    let mut joined = Joined {
+        outputs: [source, Source::default()],
+        ..Joined::default()
     };
-    image.set(&mut command, false);
-    let process = dev
-        .launcher
-        .spawn(command, place, "start")
-        .map_err(place_failed)?;
-    let timeout = exec.timeout_secs.map(|secs| secs.duration());
-    let running = Running::new(Rc::clone(&dev.launcher), process, outputs, timeout);
-    Ok(Started { running, stdin })
+    if stdin {
+        let end = terminal.again().map_err(failed)?;
+        joined.stdin = Inlet::terminal(end).map_err(failed)?;
+    }
+    joined.terminal = Some(terminal);
+    let same = || slave.try_clone().map(Stdio::from).map_err(failed);
+    // It leads a session, and so a process group of its own: see `Image::set`.
+    command
+        .stdin(same()?)
+        .stdout(same()?)
+        .stderr(Stdio::from(slave));
+    Ok(joined)
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -101,6 +144,10 @@ fn environment(exec: &Exec, user: Option<&Identity>, mark: &str) -> Vec<(String,
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     all.insert("PATH".to_owned(), PATH.to_owned());
     all.extend(own);
+    if exec.tty.is_some() {
+        // What the agent itself was started on says nothing of the host's terminal.
+        all.insert("TERM".to_owned(), "xterm".to_owned());
+    }
     if let Some(user) = user {
         let of_user = [
             ("HOME", &user.home),
@@ -121,7 +168,7 @@ fn explain(exec: &Exec, failure: &NotStarted) -> ErrorAnswer {
     let program = printable(exec.argv.program());
     let cwd = exec.cwd.as_ref().map_or("/", |cwd| cwd.as_str());
     let (what, errno) = match Failed::from_error(&failure.error) {
-        _ if failure.what != "start" => {
+        _ if failure.what != START => {
             return failed(format!("{}: {}", failure.what, failure.error));
         }
         Failed::Cwd(errno) => (format!("folder `{}`", printable(cwd)), errno),

@@ -262,6 +262,44 @@ impl Process {
     }
 }
 
+/// By which a process and all that it started is made to stand still, for as long as it is not
+/// finished.
+#[cfg(feature = "dev")]
+#[derive(Debug, Clone)]
+pub(crate) struct Hold {
+    pid: Pid,
+    cgroup: Option<std::path::PathBuf>,
+    finished: std::rc::Rc<Cell<bool>>,
+}
+
+#[cfg(feature = "dev")]
+impl Hold {
+    pub(crate) fn of(process: &Process, finished: std::rc::Rc<Cell<bool>>) -> Self {
+        let cgroup = process.cgroup.as_ref().map(|it| it.path().to_owned());
+        Self {
+            pid: process.pid,
+            cgroup,
+            finished,
+        }
+    }
+
+    /// Lets it stand still, or go on. Without cgroups that is its process group alone.
+    pub(crate) fn set(&self, hold: bool) {
+        if self.finished.get() {
+            return;
+        }
+        match &self.cgroup {
+            Some(cgroup) => {
+                let _ = std::fs::write(cgroup.join("cgroup.freeze"), if hold { "1" } else { "0" });
+            }
+            None => {
+                let signal = if hold { Signal::STOP } else { Signal::CONT };
+                let _ = kill_process_group(self.pid, signal);
+            }
+        }
+    }
+}
+
 /// What the new process does to itself before it becomes the program.
 #[expect(
     unsafe_code,
