@@ -80,6 +80,8 @@ pub(crate) struct Guest {
     pub(crate) integrations: Vec<Value>,
     pub(crate) probes: Vec<Value>,
     pub(crate) services: Vec<Service>,
+    /// Whether its agent is a dev build.
+    pub(crate) dev: bool,
     /// Text files, and their paths in the guest.
     pub(crate) files: Vec<(&'static str, &'static str)>,
 }
@@ -94,6 +96,7 @@ pub fn build_image(parts: &Parts, folder: &Path) -> Built {
             name: "web".into(),
             command: WEB.into(),
         }],
+        dev: false,
         files: vec![("It works\n", "/www/index.html")],
     };
     build_guest(parts, folder, guest)
@@ -125,7 +128,12 @@ pub(crate) fn build_guest(parts: &Parts, folder: &Path, guest: Guest) -> Built {
     }
     build(&Build {
         out: folder.join("image"),
-        agent: Some(parts.agent.clone()),
+        agent: Some(if guest.dev {
+            parts.dev_agent.clone()
+        } else {
+            parts.agent.clone()
+        }),
+        dev: guest.dev,
         kernel: Some(parts.kernel.clone()),
         modules: Some(parts.modules.clone()),
         more_modules: vec!["vsock_loopback".into()],

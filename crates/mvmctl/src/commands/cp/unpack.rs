@@ -7,7 +7,7 @@
 //! memory but a piece.
 
 use super::beside::{KEPT_MODE, Sparse};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
@@ -64,7 +64,7 @@ pub(super) fn unpack(stream: impl Read, folder: &Path) -> io::Result<()> {
             }
         }
     }
-    unpacker.set_modes()
+    unpacker.finish_folders()
 }
 
 /// What the headers before an entry say of it.
@@ -113,8 +113,9 @@ fn refused(why: &str) -> io::Error {
 
 struct Unpacker {
     root: OwnedFd,
-    /// Folders and their modes: set at the end, since a mode could keep us from filling them.
-    folders: Vec<(PathBuf, u32)>,
+    /// Folders with their modes and times: set at the end, since filling them changes the one and
+    /// the other could keep us from it.
+    folders: Vec<(PathBuf, u32, Timestamps)>,
     buffer: Vec<u8>,
 }
 
@@ -129,6 +130,7 @@ impl Unpacker {
     ) -> io::Result<()> {
         let mut names = names_of(path)?;
         let mode = header.mode()? & KEPT_MODE;
+        let times = times(header.mtime()?);
         let Some(name) = names.pop() else {
             // `./`, the folder itself: its mode came with its name.
             return match kind {
@@ -140,12 +142,14 @@ impl Unpacker {
             EntryType::Directory => {
                 names.push(name);
                 self.folder(&names)?;
-                self.folders.push((names.iter().collect(), mode));
+                self.folders.push((names.iter().collect(), mode, times));
                 Ok(())
             }
             EntryType::Regular | EntryType::Continuous => {
                 let folder = self.folder(&names)?;
-                self.file(&folder, name, mode, content)
+                let file = self.file(&folder, name, content)?;
+                rustix::fs::futimens(&file, &times)?;
+                file.set_permissions(Permissions::from_mode(mode))
             }
             EntryType::Symlink => {
                 let folder = self.folder(&names)?;
@@ -180,9 +184,8 @@ impl Unpacker {
         &mut self,
         folder: &OwnedFd,
         name: &OsStr,
-        mode: u32,
         content: &mut impl Read,
-    ) -> io::Result<()> {
+    ) -> io::Result<File> {
         // Only where nothing is, not even a link.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let file = rustix::fs::openat(
@@ -201,20 +204,32 @@ impl Unpacker {
             written.write(&file, bytes)?;
         }
         written.finish(&file)?;
-        file.set_permissions(Permissions::from_mode(mode))
+        Ok(file)
     }
 
     /// The deepest first: a folder's mode could keep us from its own folders.
-    fn set_modes(mut self) -> io::Result<()> {
-        let folders = std::mem::take(&mut self.folders);
-        let mut folders: Vec<_> = folders.into_iter().collect();
-        folders.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
-        for (path, mode) in folders {
+    fn finish_folders(mut self) -> io::Result<()> {
+        let mut folders = std::mem::take(&mut self.folders);
+        folders.sort_by_key(|(path, ..)| std::cmp::Reverse(path.components().count()));
+        for (path, mode, times) in folders {
             let names: Vec<_> = path.iter().collect();
             let folder = self.folder(&names)?;
+            rustix::fs::futimens(&folder, &times)?;
             rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))?;
         }
         Ok(())
+    }
+}
+
+/// When it was last written to, in seconds since 1970, for both of its times.
+fn times(seconds: u64) -> Timestamps {
+    let time = Timespec {
+        tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX),
+        tv_nsec: 0,
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
     }
 }
 
