@@ -158,9 +158,20 @@ pub struct Peer {
 impl Peer {
     /// Reads what is sent first, which has to be `CONNECT 52` in one piece, as hybrid vsock asks.
     pub fn expect_connect(&mut self) {
-        let mut buffer = [0; 64];
-        let count = self.stream.read(&mut buffer).unwrap();
-        assert_eq!(&buffer[..count], b"CONNECT 52\n", "not a CONNECT alone");
+        self.expect_connect_to(52);
+    }
+
+    /// The same for another port.
+    pub fn expect_connect_to(&mut self, port: u32) {
+        let expected = format!("CONNECT {port}\n");
+        assert_eq!(self.read(), expected.as_bytes(), "not a CONNECT alone");
+    }
+
+    /// What comes next, as it comes; nothing when the client has closed.
+    pub fn read(&mut self) -> Vec<u8> {
+        let mut buffer = [0; 4096];
+        let count = self.stream.read(&mut buffer).unwrap_or(0);
+        buffer[..count].to_vec()
     }
 
     /// Takes CONNECT and answers OK with the port of the VMM.

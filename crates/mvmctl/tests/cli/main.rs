@@ -9,6 +9,7 @@
 
 mod answers;
 mod checks;
+mod cp;
 mod exec;
 mod exec_terminal;
 mod failures;
@@ -18,6 +19,7 @@ mod hostile;
 mod jobs;
 mod output;
 mod paper;
+mod ports;
 mod pty;
 mod snapshots;
 mod streams;
