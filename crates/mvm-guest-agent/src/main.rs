@@ -32,6 +32,10 @@ fn main() -> ExitCode {
             }
         };
     }
+    #[cfg(feature = "dev")]
+    if let Invocation::ServeFile(body) = &invocation {
+        return dev::files::serve(body);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -43,6 +47,8 @@ fn main() -> ExitCode {
         }
     };
     match invocation {
+        #[cfg(feature = "dev")]
+        Invocation::ServeFile(_) => ExitCode::FAILURE,
         Invocation::Help | Invocation::SyncFilesystem(_) => print(config::USAGE),
         Invocation::Version => print(&format!(
             "mvm-guest-agent {} ({})\n",

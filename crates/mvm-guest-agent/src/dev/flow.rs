@@ -144,6 +144,11 @@ impl Inlet {
         self.waiting <= WAITING
     }
 
+    /// Whether nothing is written any more: all was, or the guest takes no more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.to.is_none()
+    }
+
     /// Adds bytes; nowhere, if the guest takes no more.
     pub(super) fn push(&mut self, bytes: Vec<u8>) {
         if self.to.is_none() || self.ends || bytes.is_empty() {
@@ -207,21 +212,32 @@ impl Inlet {
 
 /// Where output comes from; nothing once it has been closed.
 #[derive(Default)]
-pub(super) struct Source(Option<AsyncFd<OwnedFd>>);
+pub(super) struct Source {
+    from: Option<AsyncFd<OwnedFd>>,
+    broken: bool,
+}
 
 impl Source {
     /// Reads from a descriptor that does not block.
     pub(super) fn new(from: OwnedFd) -> io::Result<Self> {
-        Ok(Self(Some(polled(from, Interest::READABLE)?)))
+        Ok(Self {
+            from: Some(polled(from, Interest::READABLE)?),
+            broken: false,
+        })
+    }
+
+    /// Whether it did not end, but broke off.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.0.is_none()
+        self.from.is_none()
     }
 
     /// Waits until there is something, or the end; for ever if it has ended.
     pub(super) async fn readable(&self) {
-        match &self.0 {
+        match &self.from {
             Some(from) => {
                 let _ = from.readable().await;
             }
@@ -231,7 +247,7 @@ impl Source {
 
     /// Reads once into the sink what was announced, if anything was.
     pub(super) fn read(&mut self, channel: u8, sink: &mut impl Sink) -> usize {
-        let Some(from) = &self.0 else { return 0 };
+        let Some(from) = &self.from else { return 0 };
         let read = from.try_io(
             Interest::READABLE,
             |from| Ok(sink.take_from(channel, from)?),
@@ -241,7 +257,7 @@ impl Source {
 
     /// Reads once whatever is there, announced or not. 0 if there is nothing.
     pub(super) fn read_now(&mut self, channel: u8, sink: &mut impl Sink) -> usize {
-        let Some(from) = &self.0 else { return 0 };
+        let Some(from) = &self.from else { return 0 };
         let read = sink.take_from(channel, from.get_ref());
         self.took(read.map_err(Into::into))
     }
@@ -257,9 +273,10 @@ impl Source {
             {
                 0
             }
-            // EIO is how a terminal says that nobody has it open any more.
-            Ok(0) | Err(_) => {
-                self.0 = None;
+            ended => {
+                // EIO is how a terminal says that nobody has it open any more.
+                self.broken = ended.is_err();
+                self.from = None;
                 0
             }
         }
@@ -268,7 +285,7 @@ impl Source {
     /// How many bytes wait to be read.
     pub(super) fn pending(&self) -> u64 {
         let count = |from: &AsyncFd<OwnedFd>| rustix::io::ioctl_fionread(from.get_ref());
-        self.0
+        self.from
             .as_ref()
             .and_then(|from| count(from).ok())
             .unwrap_or(0)

@@ -14,10 +14,13 @@
 mod attach;
 mod audit;
 mod exec;
+pub(crate) mod files;
 mod flow;
+mod forward;
 mod host;
 mod image;
 mod jobs;
+mod relay;
 mod ring;
 mod running;
 mod start;
@@ -105,11 +108,8 @@ impl Session {
                 self.dev_answer(answer.unwrap_or_else(DevAnswer::Error), id)
                     .await
             }
-            other => {
-                let kind = other.type_name();
-                let error = failed(format!("`{kind}` is not served yet"));
-                self.dev_answer(DevAnswer::Error(error), id).await
-            }
+            DevRequest::Put(_) | DevRequest::Get(_) => relay::serve(self, request, id).await,
+            DevRequest::Forward(asked) => forward::serve(self, asked, id).await,
         }
     }
 

@@ -198,6 +198,13 @@ impl Running {
         }
     }
 
+    /// Gives it so much time to end by itself.
+    pub(super) fn end_within(&mut self, time: Duration) {
+        if let Stage::Runs = self.stage {
+            self.deadline = Some(Instant::now() + time);
+        }
+    }
+
     /// Asks it to end, and kills it if it does not.
     pub(super) fn terminate(&mut self) {
         if let (Stage::Runs, Some(process)) = (&self.stage, &self.process) {

@@ -65,6 +65,31 @@ pub(super) fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, Error
     })
 }
 
+/// Starts this program once more, to serve the request for a file that is given as its body. Its
+/// standard output is content, its standard error are reports.
+pub(super) fn start_helper(
+    dev: &Dev,
+    run: RunId,
+    body: &str,
+    stdin: bool,
+) -> Result<Started, ErrorAnswer> {
+    let told = |failure: NotStarted| failed(format!("{}: {}", failure.what, failure.error));
+    // Whatever has become of the file that the agent was started from.
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["--serve-file", body]);
+    let joined = on_pipes(&mut command, stdin).map_err(told)?;
+    let place = dev.launcher.place(run, &mut command, None).map_err(told)?;
+    let process = dev
+        .launcher
+        .spawn(command, place, "the agent once more")
+        .map_err(told)?;
+    Ok(Started {
+        running: Running::new(Rc::clone(&dev.launcher), process, joined.outputs, None),
+        stdin: joined.stdin,
+        terminal: None,
+    })
+}
+
 fn on_pipes(command: &mut Command, stdin: bool) -> Result<Joined, NotStarted> {
     let failed = |error: io::Error| NotStarted::new("pipe", error);
     let mut joined = Joined::default();
@@ -75,7 +100,7 @@ fn on_pipes(command: &mut Command, stdin: bool) -> Result<Joined, NotStarted> {
     } else {
         command.stdin(Stdio::null());
     }
-    let mut output = || {
+    let output = || {
         let (read, write) = pipe().map_err(failed)?;
         let source = nonblocking(read).and_then(Source::new).map_err(failed)?;
         Ok((source, Stdio::from(write)))
