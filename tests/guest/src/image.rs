@@ -1,8 +1,9 @@
 //! The guest of the stories.
 //!
-//! Nothing can be executed in it from outside, so what a story does to it are probes that are run
-//! on demand. The agent runs each probe once when it starts, too: those that change something go
-//! through `on-demand`, which lets that first run pass.
+//! What a story does to it are probes that are run on demand, as a host would. The agent runs each
+//! probe once when it starts, too: those that change something go through `on-demand`, which lets
+//! that first run pass. What no host can do to a guest, least of all to one that sleeps, goes by the
+//! service `remote`, which runs scripts that it is sent.
 
 use crate::parts::Parts;
 use mvm_vmm::build::{Build, Built, Service, build};
@@ -13,6 +14,9 @@ use std::process::Command;
 
 /// Its agent dials this port of the host when it listens.
 pub(crate) const NOTIFY_PORT: u32 = 1052;
+
+/// Its service `remote` listens on this port.
+pub(crate) const REMOTE_PORT: u32 = 60;
 
 /// Runs the rest of its command line unless it is the first time under this agent, its parent.
 const ON_DEMAND: &str = r#"#!/bin/sh
@@ -90,10 +94,16 @@ pub fn build_image(parts: &Parts, folder: &Path) -> Built {
         agent: agent(),
         integrations: integrations(),
         probes: probes(),
-        services: vec![Service {
-            name: "web".into(),
-            command: WEB.into(),
-        }],
+        services: vec![
+            Service {
+                name: "web".into(),
+                command: WEB.into(),
+            },
+            Service {
+                name: "remote".into(),
+                command: format!("exec guest-probe serve {REMOTE_PORT}"),
+            },
+        ],
         files: vec![("It works\n", "/www/index.html")],
     };
     build_guest(parts, folder, guest)

@@ -5,18 +5,20 @@
 //! ping and prints one line about what came of it. `guest-probe random COUNT` draws so many numbers
 //! from the kernel's generator, a call each, and prints 12 hexadecimal digits of each. `guest-probe
 //! reseed` has that generator take a new seed. `guest-probe clock` prints the milliseconds since
-//! 1970.
+//! 1970. `guest-probe serve PORT` runs what a test sends it from the host.
 
 #![allow(unsafe_code, reason = "the standard library knows no AF_VSOCK")]
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const AF_VSOCK: i32 = 40;
 const SOCK_STREAM: i32 = 1;
+const CLOEXEC: i32 = 0o2_000_000;
 /// `_IO(7, 0xb9)`: tells the guest's own CID.
 const GET_LOCAL_CID: u64 = 0x7b9;
 /// `_IO('R', 0x07)`
@@ -35,6 +37,9 @@ struct Address {
 unsafe extern "C" {
     fn socket(domain: i32, kind: i32, protocol: i32) -> i32;
     fn connect(socket: i32, address: *const Address, length: u32) -> i32;
+    fn bind(socket: i32, address: *const Address, length: u32) -> i32;
+    fn listen(socket: i32, backlog: i32) -> i32;
+    fn accept(socket: i32, address: *mut Address, length: *mut u32) -> i32;
     fn getrandom(buffer: *mut u8, length: usize, flags: u32) -> isize;
     fn ioctl(file: i32, request: u64, ...) -> i32;
 }
@@ -48,9 +53,10 @@ fn main() -> io::Result<()> {
         ["random", count] => random(number(count)?)?,
         ["reseed"] => reseed()?,
         ["clock"] => clock()?,
+        ["serve", port] => serve(number(port)?)?,
         _ => {
             return Err(io::Error::other(
-                "usage: guest-probe dial CID|self PORT | random COUNT | reseed | clock",
+                "usage: guest-probe dial CID|self PORT | random COUNT | reseed | clock | serve PORT",
             ));
         }
     };
@@ -85,26 +91,77 @@ fn dial(cid: u32, port: u32) -> String {
 }
 
 fn open(cid: u32, port: u32) -> io::Result<File> {
-    // SAFETY: takes three numbers and gives a new descriptor, or a negative number.
-    let descriptor = unsafe { socket(AF_VSOCK, SOCK_STREAM, 0) };
-    if descriptor < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new, and nobody else owns it.
-    let stream = unsafe { File::from_raw_fd(descriptor) };
-    let address = Address {
-        family: 40,
-        reserved: 0,
-        port,
-        cid,
-        zero: [0; 4],
-    };
+    let stream = new_socket()?;
+    let address = address(cid, port);
     // SAFETY: the pointer is to an address that lives until the call returns, and 16 is its size.
     let result = unsafe { connect(stream.as_raw_fd(), &raw const address, 16) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(stream)
+}
+
+fn new_socket() -> io::Result<File> {
+    // SAFETY: takes three numbers and gives a new descriptor, or a negative number.
+    let descriptor = unsafe { socket(AF_VSOCK, SOCK_STREAM | CLOEXEC, 0) };
+    owned(descriptor)
+}
+
+fn owned(descriptor: i32) -> io::Result<File> {
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, and nobody else owns it.
+    Ok(unsafe { File::from_raw_fd(descriptor) })
+}
+
+fn address(cid: u32, port: u32) -> Address {
+    Address {
+        family: 40,
+        reserved: 0,
+        port,
+        cid,
+        zero: [0; 4],
+    }
+}
+
+/// Runs scripts, one connection after the other. A script comes as its length in decimal, a newline
+/// and itself; its exit code, the length of what it printed, a newline and that go back.
+fn serve(port: u32) -> io::Result<String> {
+    let listener = new_socket()?;
+    let anywhere = address(u32::MAX, port);
+    // SAFETY: the pointer is to an address that lives until the call returns, and 16 is its size.
+    let bound = unsafe { bind(listener.as_raw_fd(), &raw const anywhere, 16) };
+    // SAFETY: takes two numbers.
+    if bound < 0 || unsafe { listen(listener.as_raw_fd(), 8) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    loop {
+        let nobody = std::ptr::null_mut();
+        // SAFETY: a null address asks for none, and the length is not looked at then.
+        let descriptor = unsafe { accept(listener.as_raw_fd(), nobody, std::ptr::null_mut()) };
+        // A host that goes away in the middle of a script is the test's affair.
+        if let Err(error) = owned(descriptor).and_then(run) {
+            eprintln!("guest-probe: {error}");
+        }
+    }
+}
+
+fn run(mut stream: File) -> io::Result<()> {
+    let mut reader = BufReader::new(&stream);
+    let mut length = String::new();
+    reader.read_line(&mut length)?;
+    let mut script = vec![0; number(length.trim())? as usize];
+    reader.read_exact(&mut script)?;
+    let script = String::from_utf8(script).map_err(io::Error::other)?;
+    let output = Command::new("/bin/sh").arg("-c").arg(script).output()?;
+    let printed = [output.stdout, output.stderr].concat();
+    let code = output.status.code().unwrap_or(-1);
+    let mut answer = format!("{code} {}\n", printed.len()).into_bytes();
+    answer.extend(printed);
+    stream.write_all(&answer)?;
+    // The host closes first.
+    stream.read_exact(&mut [0]).or(Ok(()))
 }
 
 fn random(count: u32) -> io::Result<String> {

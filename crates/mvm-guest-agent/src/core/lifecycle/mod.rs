@@ -285,7 +285,14 @@ impl Lifecycle {
                         let reason = task.failure(done);
                         self.roll_back(Waking::because(reason), &mut acts);
                     }
-                    None => self.proceed(&mut acts),
+                    None => {
+                        // Before the journal is kept for the last time: an agent that is killed
+                        // while the guest is ready would forget it.
+                        if preparing.plan.is_empty() {
+                            self.journal.last_sleep_ms = Some(at.0);
+                        }
+                        self.proceed(&mut acts);
+                    }
                 }
             }
             State::Waking(waking) => {
@@ -302,9 +309,6 @@ impl Lifecycle {
                 self.proceed(&mut acts);
             }
             State::Running | State::Ready { .. } => {}
-        }
-        if let State::Ready { .. } = self.state {
-            self.journal.last_sleep_ms = Some(at.0);
         }
         acts
     }
