@@ -249,13 +249,21 @@ impl Lifecycle {
             State::Preparing(preparing) => {
                 preparing.deadline.spend(elapsed);
                 preparing.lease.spend(elapsed);
-                let reason = match preparing {
-                    Preparing { undo: Some(_), .. } => return Vec::new(),
-                    Preparing { lease, .. } if lease.is_spent() => "the lease ran out",
-                    Preparing { deadline, .. } if deadline.is_spent() => "the deadline passed",
-                    _ => return Vec::new(),
-                };
-                self.undo(Waking::because(reason))
+                match preparing {
+                    Preparing { undo: Some(_), .. } => Vec::new(),
+                    Preparing { lease, .. } if lease.is_spent() => {
+                        self.journal.lease_expired = true;
+                        // What is under way may take its time to end, and the agent may not live
+                        // to see it.
+                        let mut acts = vec![Act::Keep(self.journal.clone())];
+                        acts.extend(self.undo(Waking::because("the lease ran out")));
+                        acts
+                    }
+                    Preparing { deadline, .. } if deadline.is_spent() => {
+                        self.undo(Waking::because("the deadline passed"))
+                    }
+                    Preparing { .. } => Vec::new(),
+                }
             }
             State::Ready { lease, .. } => {
                 lease.spend(elapsed);
@@ -338,9 +346,6 @@ impl Lifecycle {
             .plan
             .extend(restores(&self.journal.owed, &preparing.participants));
         waking.plan.push_back(Task::Resume);
-        if waking.reason == "the lease ran out" {
-            self.journal.lease_expired = true;
-        }
         self.state = State::Waking(waking);
         acts.push(Act::Enter(Phase::Waking));
         self.proceed(acts);
