@@ -6,6 +6,7 @@
 //! service `remote`, which runs scripts that it is sent.
 
 use crate::parts::Parts;
+use crate::remote::REMOTE_PORT;
 use mvm_vmm::build::{Build, Built, Service, build};
 use serde_json::{Value, json};
 use std::fs;
@@ -14,9 +15,6 @@ use std::process::Command;
 
 /// Its agent dials this port of the host when it listens.
 pub(crate) const NOTIFY_PORT: u32 = 1052;
-
-/// Its service `remote` listens on this port.
-pub(crate) const REMOTE_PORT: u32 = 60;
 
 /// Runs the rest of its command line unless it is the first time under this agent, its parent.
 const ON_DEMAND: &str = r#"#!/bin/sh
@@ -84,8 +82,18 @@ pub(crate) struct Guest {
     pub(crate) integrations: Vec<Value>,
     pub(crate) probes: Vec<Value>,
     pub(crate) services: Vec<Service>,
+    /// Kernel modules beyond those of each guest.
+    pub(crate) modules: Vec<String>,
     /// Text files, and their paths in the guest.
     pub(crate) files: Vec<(&'static str, &'static str)>,
+}
+
+/// The service that runs scripts: [`crate::remote`].
+pub(crate) fn remote() -> Service {
+    Service {
+        name: "remote".into(),
+        command: format!("exec guest-probe serve {REMOTE_PORT}"),
+    }
 }
 
 /// Builds the image of the stories' guest in a folder, which has to be there.
@@ -99,11 +107,9 @@ pub fn build_image(parts: &Parts, folder: &Path) -> Built {
                 name: "web".into(),
                 command: WEB.into(),
             },
-            Service {
-                name: "remote".into(),
-                command: format!("exec guest-probe serve {REMOTE_PORT}"),
-            },
+            remote(),
         ],
+        modules: vec!["vsock_loopback".into()],
         files: vec![("It works\n", "/www/index.html")],
     };
     build_guest(parts, folder, guest)
@@ -138,7 +144,7 @@ pub(crate) fn build_guest(parts: &Parts, folder: &Path, guest: Guest) -> Built {
         agent: Some(parts.agent.clone()),
         kernel: Some(parts.kernel.clone()),
         modules: Some(parts.modules.clone()),
-        more_modules: vec!["vsock_loopback".into()],
+        more_modules: guest.modules,
         busybox: Some(parts.busybox.clone()),
         etc: Some(etc),
         services: guest.services,

@@ -64,6 +64,7 @@ pub fn build_sleeper(parts: &Parts, folder: &Path) -> Built {
         integrations: integrations(),
         probes: probes(),
         services: Vec::new(),
+        modules: Vec::new(),
         files: vec![("0123456789abcdef0123456789abcdef\n", "/etc/machine-id")],
     };
     build_guest(parts, folder, guest)

@@ -1,18 +1,17 @@
 //! `TestVm`: each test's own guest.
 
-use crate::SOON;
 use crate::base::Base;
-use crate::image::{NOTIFY_PORT, REMOTE_PORT};
+use crate::image::NOTIFY_PORT;
 use crate::machine::{MEMORY_FILE, Machine, logs};
 use crate::parts::Parts;
+use crate::{SOON, remote};
 use mvm_client::{Deadlines, Endpoint, Session};
 use mvm_protocol::request::{Check, CheckKind};
 use mvm_protocol::status::{IntegrationStatus, ProbeStatus};
 use std::path::PathBuf;
 use std::process::Command;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::time::timeout;
 
 /// A clone of the run's guest, up and running. It ends with its owner.
@@ -84,29 +83,9 @@ impl TestVm {
 
     /// Runs a script in the guest, whatever its agent is doing, and gives what it printed.
     pub async fn sh(&self, script: &str) -> String {
-        let run = self.run(script);
-        let (code, printed) = timeout(SOON, run).await.expect("an end of the script");
-        assert_eq!(code, 0, "{script}\n{printed}");
-        printed
-    }
-
-    async fn run(&self, script: &str) -> (i32, String) {
-        let stream = UnixStream::connect(self.socket()).await.expect("connect");
-        let mut stream = BufReader::new(stream);
-        let connect = format!("CONNECT {REMOTE_PORT}\n");
-        stream.write_all(connect.as_bytes()).await.expect("dial");
-        let mut line = String::new();
-        stream.read_line(&mut line).await.expect("an answer");
-        assert!(line.starts_with("OK "), "nobody serves scripts: {line:?}");
-        let script = format!("{}\n{script}", script.len());
-        stream.write_all(script.as_bytes()).await.expect("send");
-        line.clear();
-        stream.read_line(&mut line).await.expect("an exit code");
-        let (code, length) = line.trim().split_once(' ').expect("two numbers");
-        let mut printed = vec![0; length.parse().expect("a length")];
-        stream.read_exact(&mut printed).await.expect("its output");
-        let printed = String::from_utf8_lossy(&printed).into_owned();
-        (code.parse().expect("a number"), printed)
+        let socket = self.socket();
+        let run = remote::run(&socket, script);
+        timeout(SOON, run).await.expect("an end of the script")
     }
 
     /// Runs a health check now.

@@ -5,7 +5,8 @@
 //! ping and prints one line about what came of it. `guest-probe random COUNT` draws so many numbers
 //! from the kernel's generator, a call each, and prints 12 hexadecimal digits of each. `guest-probe
 //! reseed` has that generator take a new seed. `guest-probe clock` prints the milliseconds since
-//! 1970. `guest-probe serve PORT` runs what a test sends it from the host.
+//! 1970. `guest-probe serve PORT` runs what a test sends it from the host. `guest-probe sleep-cost
+//! SOCKET MOUNT ROUNDS` measures the agent's `sleep-prep` and the bare system calls in turn.
 
 #![allow(unsafe_code, reason = "the standard library knows no AF_VSOCK")]
 
@@ -13,8 +14,9 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const AF_VSOCK: i32 = 40;
 const SOCK_STREAM: i32 = 1;
@@ -42,6 +44,7 @@ unsafe extern "C" {
     fn accept(socket: i32, address: *mut Address, length: *mut u32) -> i32;
     fn getrandom(buffer: *mut u8, length: usize, flags: u32) -> isize;
     fn ioctl(file: i32, request: u64, ...) -> i32;
+    fn syncfs(file: i32) -> i32;
 }
 
 fn main() -> io::Result<()> {
@@ -54,9 +57,11 @@ fn main() -> io::Result<()> {
         ["reseed"] => reseed()?,
         ["clock"] => clock()?,
         ["serve", port] => serve(number(port)?)?,
+        ["sleep-cost", socket, mount, rounds] => sleep_cost(socket, mount, number(rounds)?)?,
         _ => {
             return Err(io::Error::other(
-                "usage: guest-probe dial CID|self PORT | random COUNT | reseed | clock | serve PORT",
+                "usage: guest-probe dial CID|self PORT | random COUNT | reseed | clock \
+                 | serve PORT | sleep-cost SOCKET MOUNT ROUNDS",
             ));
         }
     };
@@ -193,6 +198,53 @@ fn clock() -> io::Result<String> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let since = since.map_err(io::Error::other)?;
     Ok(since.as_millis().to_string())
+}
+
+/// A line a round: the microseconds of the bare calls, and of the agent's answer to `sleep-prep`.
+fn sleep_cost(socket: &str, mount: &str, rounds: u32) -> io::Result<String> {
+    let mut agent = UnixStream::connect(socket)?;
+    agent.set_read_timeout(Some(Duration::from_secs(60)))?;
+    agent.write_all(b"CONNECT 52\n")?;
+    agent.read_exact(&mut [0; 6])?;
+    let mut lines = Vec::new();
+    for _ in 0..rounds {
+        let begun = Instant::now();
+        sync(mount)?;
+        std::fs::write("/proc/sys/vm/drop_caches", "3")?;
+        sync(mount)?;
+        let bare = begun.elapsed();
+        let begun = Instant::now();
+        ask(&mut agent, r#"{"type":"sleep-prep"}"#, r#""type":"ready""#)?;
+        let agents = begun.elapsed();
+        let wake = r#"{"type":"wake","cause":"aborted"}"#;
+        ask(&mut agent, wake, r#""type":"awake""#)?;
+        lines.push(format!("{} {}", bare.as_micros(), agents.as_micros()));
+    }
+    Ok(lines.join("\n"))
+}
+
+fn sync(mount: &str) -> io::Result<()> {
+    let folder = File::open(mount)?;
+    // SAFETY: takes a descriptor, which is open until the call has returned.
+    if unsafe { syncfs(folder.as_raw_fd()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn ask(agent: &mut UnixStream, request: &str, wanted: &str) -> io::Result<()> {
+    let length = u32::try_from(request.len()).map_err(io::Error::other)?;
+    agent.write_all(&[&length.to_be_bytes(), request.as_bytes()].concat())?;
+    let mut header = [0; 4];
+    agent.read_exact(&mut header)?;
+    let mut answer = vec![0; u32::from_be_bytes(header) as usize];
+    agent.read_exact(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    if answer.contains(wanted) {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{request}: {answer}")))
+    }
 }
 
 fn own_cid() -> io::Result<u32> {
