@@ -28,11 +28,25 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
 
 /// The agent as it goes into a guest: static, small, prod.
 pub(crate) fn static_agent() -> Result<PathBuf> {
+    build_agent(&[])
+}
+
+/// The same for development guests, which serves commands, files, jobs and ports as well.
+pub(crate) fn static_dev_agent() -> Result<PathBuf> {
+    let built = build_agent(&["--features", "dev"])?;
+    // Cargo gives both builds one name, and the next one replaces this.
+    let dev = built.with_file_name("mvm-guest-agent-dev");
+    place(&built, &dev)?;
+    Ok(dev)
+}
+
+fn build_agent(features: &[&str]) -> Result<PathBuf> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let given = std::env::var("RUSTFLAGS").unwrap_or_default();
     let flags = [&given, "-C target-feature=+crt-static", smaller()].join(" ");
     Cmd::new("cargo")
         .args(["build", "--release", "--package", "mvm-guest-agent"])
+        .args(features)
         // With a target given, the flags do not reach build scripts and procedural macros.
         .args(["--target", &triple])
         .env("RUSTFLAGS", flags.trim())
@@ -68,20 +82,25 @@ pub(crate) fn programs() -> Result<PathBuf> {
     let dir = target_dir()?.join("bin");
     fs::create_dir_all(&dir).tried(format!("create {}", dir.display()))?;
     for program in [static_agent()?, host_program("mvmctl")?] {
-        let name = program.file_name().unwrap_or_default();
-        // By a rename, since a program that runs cannot be written over.
-        let new = dir.join(name).with_extension("new");
-        fs::copy(&program, &new)
-            .and_then(|_| fs::rename(&new, dir.join(name)))
-            .tried(format!("copy {} to {}", program.display(), dir.display()))?;
+        place(&program, &dir.join(program.file_name().unwrap_or_default()))?;
     }
     Ok(dir)
 }
 
+/// Copies a program, by a rename, since a program that runs cannot be written over.
+fn place(program: &Path, to: &Path) -> Result<()> {
+    let new = to.with_extension("new");
+    fs::copy(program, &new)
+        .and_then(|_| fs::rename(&new, to))
+        .tried(format!("copy {} to {}", program.display(), to.display()))
+}
+
 /// `cargo xtask build`
 pub(crate) fn run() -> Result<()> {
+    let dev = static_dev_agent()?;
     let dir = programs()?;
-    say("The agent, static, and mvmctl. To have them at hand:");
+    place(&dev, &dir.join("mvm-guest-agent-dev"))?;
+    say("The agent, static, as prod and as dev build, and mvmctl. To have them at hand:");
     println!("\nexport PATH={}:$PATH", dir.display());
     Ok(())
 }

@@ -62,6 +62,9 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
     if wants(Rung::Doc) {
         doc()?;
     }
+    if wants(Rung::Unit) {
+        dev_tests()?;
+    }
     if nextest {
         // The last thing that is printed is nextest's summary of all tests.
         tests(&rungs, guest.as_ref())?;
@@ -116,19 +119,34 @@ fn doc() -> Result<()> {
         .run()
 }
 
+/// The dev build of the agent, whose tests are more than those of the prod build.
+fn dev_tests() -> Result<()> {
+    nextest()?
+        .args(["--package", "mvm-guest-agent", "--features", "dev"])
+        .run()
+        .map_err(failed)
+}
+
+fn nextest() -> Result<Cmd> {
+    let profile = if is_ci() { "ci" } else { "default" };
+    Ok(Cmd::new(need::NEXTEST.installed()?).args(["nextest", "run", "--profile", profile]))
+}
+
+/// Nextest's summary is the last word, and says more than the command would.
+fn failed(_: Failure) -> Failure {
+    Failure("not all tests passed: see nextest's summary above".into())
+}
+
 fn tests(rungs: &[Rung], guest: Option<&GuestParts>) -> Result<()> {
-    let mut nextest = Cmd::new(need::NEXTEST.installed()?)
-        .args(["nextest", "run", "--workspace"])
-        .args(["--profile", if is_ci() { "ci" } else { "default" }]);
+    let mut nextest = nextest()?.arg("--workspace");
     if let Some(parts) = guest {
         nextest = parts.told(nextest, &build::static_agent()?);
+        nextest = nextest.env("MVM_TEST_DEV_AGENT", build::static_dev_agent()?);
     }
     let filter = filter(rungs);
     if let Some(filter) = filter {
         nextest = nextest.args(["-E", &filter]);
     }
-    // Its summary is the last word, and says more than the command would.
-    let failed = |_| Failure("not all tests passed: see nextest's summary above".into());
     nextest.run().map_err(failed)
 }
 

@@ -156,6 +156,9 @@ pub(crate) enum Invocation {
     CheckConfig(PathBuf),
     /// The agent's own helper, see `edge::steps`.
     SyncFilesystem(PathBuf),
+    /// Another one, see `dev::files`: a request's body.
+    #[cfg(feature = "dev")]
+    ServeFile(String),
     Version,
     Help,
 }
@@ -176,6 +179,12 @@ pub(crate) fn read(mut parser: Parser) -> Result<Invocation, String> {
             "version" => return Ok(Invocation::Version),
             "check-config" => return Ok(Invocation::CheckConfig(value()?.into())),
             "sync-filesystem" => return Ok(Invocation::SyncFilesystem(value()?.into())),
+            #[cfg(feature = "dev")]
+            "serve-file" => {
+                let body = value()?.string();
+                let body = body.map_err(|error| format!("--serve-file: {error}"))?;
+                return Ok(Invocation::ServeFile(body));
+            }
             "config" => file = Some(PathBuf::from(value()?)),
             "no-system-effects" => system_effects = false,
             flag => {

@@ -3,6 +3,8 @@
 mod check_config;
 mod config;
 mod core;
+#[cfg(feature = "dev")]
+mod dev;
 mod edge;
 mod requests;
 mod run;
@@ -32,6 +34,10 @@ fn main() -> ExitCode {
             }
         };
     }
+    #[cfg(feature = "dev")]
+    if let Invocation::ServeFile(body) = &invocation {
+        return dev::files::serve(body);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -43,6 +49,8 @@ fn main() -> ExitCode {
         }
     };
     match invocation {
+        #[cfg(feature = "dev")]
+        Invocation::ServeFile(_) => ExitCode::FAILURE,
         Invocation::Help | Invocation::SyncFilesystem(_) => print(config::USAGE),
         Invocation::Version => print(&format!(
             "mvm-guest-agent {} ({})\n",

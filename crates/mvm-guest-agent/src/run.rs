@@ -4,13 +4,13 @@ use crate::config::Config;
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
 use crate::edge::clock::{self, Timer};
-use crate::edge::command::Launcher;
 use crate::edge::console::say;
 use crate::edge::driver::{Driver, Handle};
 use crate::edge::drop_in_watch::{Watch, dirs};
 use crate::edge::inhibit::Inhibitors;
 use crate::edge::journal::Files;
 use crate::edge::listener::{Listener, explain};
+use crate::edge::process::Launcher;
 use crate::edge::run_dir::RunDir;
 use crate::edge::samples::Sampler;
 use crate::edge::system::{Facts, PROFILE, VERSION};
@@ -59,7 +59,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     );
     let machine = Machine {
         timer: Timer::new().map_err(failed)?,
-        launcher,
+        launcher: Rc::new(launcher),
         sampler: RefCell::new(sampler),
         files,
         folders: (config.integrations_dir.clone(), config.probes_dir.clone()),

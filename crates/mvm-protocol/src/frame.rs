@@ -116,6 +116,14 @@ pub fn encode_data(channel: u8, bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
     encode(RAW, &[channel], bytes)
 }
 
+/// The header and channel of a data frame, for who has its bytes elsewhere: at most
+/// [`MAX_BODY`]` - 1` of them.
+pub fn data_header(channel: u8, bytes: usize) -> [u8; HEADER + 1] {
+    let announced = u32::try_from(bytes.saturating_add(1)).unwrap_or(!RAW);
+    let [a, b, c, d] = (RAW | announced).to_be_bytes();
+    [a, b, c, d, channel]
+}
+
 fn encode(flag: u32, prefix: &[u8], bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
     let length = prefix.len() + bytes.len();
     let announced = u32::try_from(length).unwrap_or(u32::MAX);
@@ -164,6 +172,14 @@ mod tests {
         assert_eq!(frames(&mut decoder), [Frame::Json(body)]);
         assert!(encode_json(&vec![b' '; MAX_BODY + 1]).is_err());
         assert!(encode_data(1, &vec![0; MAX_BODY]).is_err());
+    }
+
+    #[test]
+    fn a_header_alone_is_that_of_the_whole_frame() {
+        for bytes in [&b""[..], b"x", &[7; 70_000]] {
+            let whole = encode_data(1, bytes).unwrap();
+            assert_eq!(whole[..=HEADER], data_header(1, bytes.len()));
+        }
     }
 
     #[test]

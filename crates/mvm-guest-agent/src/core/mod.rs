@@ -6,6 +6,8 @@
 
 pub(crate) mod ended;
 pub(crate) mod lifecycle;
+#[cfg(feature = "dev")]
+pub(crate) mod open;
 pub(crate) mod registry;
 pub(crate) mod reloading;
 pub(crate) mod schedule;
@@ -68,6 +70,12 @@ pub(crate) enum Event {
     WakeAsked(WaiterId, Box<WakeAsked>),
     /// A step of sleeping or waking has ended.
     StepDone(Done),
+    /// A host asks for a command, a file or a port.
+    #[cfg(feature = "dev")]
+    OpenAsked(WaiterId, open::Kind),
+    /// That has ended.
+    #[cfg(feature = "dev")]
+    Closed(RunId),
 }
 
 /// What the edge is to do.
@@ -93,6 +101,18 @@ pub(crate) enum Action {
     Woke,
     /// Answer a request.
     Answer(WaiterId, Box<Answer>),
+    /// Let a host have what it asked for, under this number, and report its end.
+    #[cfg(feature = "dev")]
+    Admit(WaiterId, RunId),
+    /// End what a host has open: its end is reported all the same.
+    #[cfg(feature = "dev")]
+    End(RunId),
+    /// Let all jobs stand still.
+    #[cfg(feature = "dev")]
+    HoldJobs,
+    /// Let them go on.
+    #[cfg(feature = "dev")]
+    ReleaseJobs,
 }
 
 /// What the core is held to.
@@ -126,6 +146,8 @@ pub(crate) struct Core {
     wake: Option<(Wake, Duration)>,
     drain: Option<Drain>,
     seed: u64,
+    #[cfg(feature = "dev")]
+    open: open::Open,
 }
 
 impl Core {
@@ -150,6 +172,8 @@ impl Core {
             drain: None,
             seed: settings.seed,
             settings,
+            #[cfg(feature = "dev")]
+            open: open::Open::default(),
         }
     }
 
@@ -168,6 +192,12 @@ impl Core {
             Event::WakeAsked(waiter, asked) => self.wake_asked(waiter, &asked, now, &mut actions),
             Event::StepDone(done) => self.step_done(&done, now, &mut actions),
             Event::Sampled(sample) => {
+                #[cfg(feature = "dev")]
+                let sample = {
+                    let mut sample = sample;
+                    self.open.count_into(&mut sample);
+                    sample
+                };
                 if self
                     .settings
                     .busy
@@ -183,6 +213,10 @@ impl Core {
             Event::DropInsLoaded(loaded) => self.loaded(loaded, now, &mut actions),
             Event::CheckAsked(waiter, check) => self.check_asked(waiter, &check, &mut actions),
             Event::ReloadAsked(waiter) => self.reload_asked(waiter, now, &mut actions),
+            #[cfg(feature = "dev")]
+            Event::OpenAsked(waiter, kind) => self.open_asked(waiter, kind, now, &mut actions),
+            #[cfg(feature = "dev")]
+            Event::Closed(run) => self.closed(run, now, &mut actions),
         }
         self.act_on_deadlines(now, &mut actions);
         actions
@@ -317,6 +351,14 @@ impl Core {
     /// The files that were rejected.
     pub(crate) fn drop_in_errors(&self) -> &[DropInError] {
         &self.drop_in_errors
+    }
+
+    /// How many commands, files and ports hosts have open that a sleep waits for.
+    fn open_works(&self) -> usize {
+        #[cfg(feature = "dev")]
+        return self.open.working();
+        #[cfg(not(feature = "dev"))]
+        0
     }
 
     /// The runs that are under way.

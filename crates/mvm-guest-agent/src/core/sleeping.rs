@@ -43,6 +43,9 @@ pub(crate) struct Drain {
     began: Duration,
     kill_at: Option<Duration>,
     runs: usize,
+    /// What hosts had open.
+    #[cfg(feature = "dev")]
+    open: usize,
 }
 
 impl Core {
@@ -155,14 +158,20 @@ impl Core {
         actions: &mut Vec<Action>,
     ) {
         let wake = self.wake.clone();
+        #[cfg(feature = "dev")]
+        self.hold_jobs_for(task, actions);
         let work = match task {
             Task::Drain => {
                 actions.push(Action::Keep(journal));
+                #[cfg(feature = "dev")]
+                self.end_open(actions);
                 let kill_at = Some(now.mono.saturating_add(DRAIN_GRACE.min(limit)));
                 self.drain = Some(Drain {
                     began: now.mono,
                     kill_at,
                     runs: self.runs.len(),
+                    #[cfg(feature = "dev")]
+                    open: self.open_works(),
                 });
                 self.drained(now, actions);
                 return;
@@ -226,14 +235,17 @@ impl Core {
 
     /// Ends the drain once nothing runs, or kills what does.
     pub(super) fn drained(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let open = self.open_works();
         let Some(drain) = &mut self.drain else { return };
-        if self.runs.is_empty() {
+        if self.runs.is_empty() && open == 0 {
             let took = now.mono.saturating_sub(drain.began);
             let detail = match (drain.runs, drain.kill_at) {
                 (0, _) => None,
                 (runs, Some(_)) => Some(format!("waited for {runs} running checks")),
                 (runs, None) => Some(format!("ended {runs} running checks")),
             };
+            #[cfg(feature = "dev")]
+            let detail = super::open::drained(drain.open, detail);
             let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             self.drain = None;
             self.step_done(

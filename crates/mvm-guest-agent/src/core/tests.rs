@@ -18,6 +18,8 @@ struct Story {
     samples: usize,
     killed: Vec<RunId>,
     steps: Vec<Work>,
+    #[cfg(feature = "dev")]
+    dev: Vec<Action>,
 }
 
 impl Story {
@@ -49,6 +51,8 @@ impl Story {
             samples: 0,
             killed,
             steps: Vec::new(),
+            #[cfg(feature = "dev")]
+            dev: Vec::new(),
         };
         story.event(Event::Tick);
         story
@@ -65,6 +69,8 @@ impl Story {
                 Action::Answer(waiter, answer) => self.answers.push((waiter, *answer)),
                 Action::Step(step) => self.steps.push(step.work),
                 Action::Keep(_) | Action::CancelStep | Action::Woke => {}
+                #[cfg(feature = "dev")]
+                action => self.dev.push(action),
             }
         }
     }

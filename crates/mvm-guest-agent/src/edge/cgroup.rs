@@ -81,6 +81,12 @@ impl Cgroup {
         )?)
     }
 
+    /// Its folder.
+    #[cfg(feature = "dev")]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Kills all that is in it.
     pub(crate) fn kill(&self) {
         let _ = std::fs::write(self.path.join("cgroup.kill"), "1");

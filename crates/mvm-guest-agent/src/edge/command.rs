@@ -1,4 +1,5 @@
-//! Runs a command: starts it, drains what it prints, ends it in time, and ends all that it started.
+//! Runs a command of a drop-in: starts a shell with it, drains what it prints, ends it in time, and
+//! ends all that it started.
 //!
 //! ```text
 //!   start ──▶ running ──exit──▶ kill what is left ──▶ reap ──▶ drain ──▶ ended
@@ -9,23 +10,17 @@
 //!                                      └──2 s──▶ abandoned: unkillable
 //! ```
 
-use super::cgroup::{Cgroup, CgroupRoot};
-use super::children::{Children, MARK};
 use super::clock;
 use super::polled::polled;
-use super::users::{self, Identity};
+use super::process::{KILL_GRACE, Launcher, NotStarted, Process, TERM_GRACE};
+use super::users;
 use crate::core::RunId;
 use crate::core::ended::{End, Ended, Tail};
 use crate::core::registry::Command;
-use nix::sys::resource::{UsageWho, getrusage};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group, pidfd_open,
-    waitid, waitpid,
-};
-use std::cell::Cell;
+use rustix::process::Signal;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -36,59 +31,16 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-/// Between TERM and KILL.
-const TERM_GRACE: Duration = Duration::from_millis(250);
-
-/// Between KILL and giving up.
-const KILL_GRACE: Duration = Duration::from_secs(2);
-
 /// How much is still read from a pipe once the command has ended. More than a pipe holds.
 const DRAIN: usize = 1024 * 1024;
 
-/// Starts commands and ends them.
-#[derive(Debug)]
-pub(crate) struct Launcher {
-    children: Children,
-    cgroups: Option<CgroupRoot>,
-    /// Whether the agent has made itself hard to kill for want of memory. Its children are not.
-    protected: bool,
-    cpu: Cell<Duration>,
-}
-
 struct Running {
-    pid: Pid,
-    exited: AsyncFd<OwnedFd>,
+    process: Process,
     stdout: Output,
     stderr: Output,
-    cgroup: Option<Cgroup>,
 }
 
 impl Launcher {
-    pub(crate) fn new(run_dir: &Path, protected: bool) -> Self {
-        let cgroups = CgroupRoot::open(run_dir);
-        let children = Children::new(run_dir, cgroups.is_some());
-        Self {
-            children,
-            cgroups,
-            protected,
-            cpu: Cell::default(),
-        }
-    }
-
-    /// How whole trees are ended here.
-    pub(crate) fn means(&self) -> &'static str {
-        if self.cgroups.is_some() {
-            "cgroup"
-        } else {
-            "process group and subreaper"
-        }
-    }
-
-    /// CPU time that ended commands have used.
-    pub(crate) fn cpu(&self) -> Duration {
-        self.cpu.get()
-    }
-
     /// Runs a command to its end. `cancel` ends it early.
     pub(crate) async fn run(
         &self,
@@ -116,32 +68,33 @@ impl Launcher {
     }
 
     fn start(&self, run: RunId, command: &Command) -> Result<Running, End> {
-        let identity =
-            match &command.user {
-                Some(user) => Some(users::look_up(Path::new("/etc"), user).map_err(|reason| {
-                    End::NotStarted {
-                        reason,
-                        for_want: false,
-                    }
-                })?),
-                None => None,
-            };
-        let cgroup = match &self.cgroups {
-            Some(root) => Some(
-                root.make(run.0)
-                    .map_err(|error| not_started("cgroup", &error))?,
-            ),
+        let identity = match &command.user {
+            Some(user) => {
+                let found = users::look_up(Path::new("/etc"), user);
+                let for_want = false;
+                Some(found.map_err(|reason| End::NotStarted { reason, for_want })?)
+            }
             None => None,
         };
-        let mark = self.children.mark(run.0);
-        let (stdout, stdout_end) = Output::open().map_err(|error| not_started("pipe", &error))?;
+        self.start_shell(run, command, identity)
+            .map_err(|failure| End::NotStarted {
+                reason: format!("{}: {}", failure.what, failure.error),
+                for_want: failure.is_for_want(),
+            })
+    }
+
+    fn start_shell(
+        &self,
+        run: RunId,
+        command: &Command,
+        identity: Option<users::Identity>,
+    ) -> Result<Running, NotStarted> {
+        let pipe = |error: io::Error| NotStarted::new("pipe", error);
+        let (stdout, stdout_end) = Output::open().map_err(pipe)?;
         let (stderr, stderr_end) = if command.split {
-            Output::open().map_err(|error| not_started("pipe", &error))?
+            Output::open().map_err(pipe)?
         } else {
-            let same = stdout_end
-                .try_clone()
-                .map_err(|error| not_started("pipe", &error))?;
-            (Output::default(), same)
+            (Output::default(), stdout_end.try_clone().map_err(pipe)?)
         };
         let mut shell = std::process::Command::new("/bin/sh");
         shell
@@ -151,55 +104,20 @@ impl Launcher {
             .stdout(Stdio::from(stdout_end))
             .stderr(Stdio::from(stderr_end))
             .current_dir("/")
-            .process_group(0)
-            .env(MARK, &mark);
+            .process_group(0);
         if let Some(identity) = &identity {
             shell.env("USER", &identity.name);
             shell
                 .env("LOGNAME", &identity.name)
                 .env("HOME", &identity.home);
         }
-        let procs = match &cgroup {
-            Some(cgroup) => Some(
-                cgroup
-                    .procs()
-                    .map_err(|error| not_started("cgroup.procs", &error))?,
-            ),
-            None => None,
-        };
-        prepare(&mut shell, procs, self.protected, identity);
-        let spawned = shell.spawn();
-        drop(shell);
-        let mut child = match spawned {
-            Ok(child) => child,
-            Err(error) => {
-                if let Some(cgroup) = &cgroup {
-                    cgroup.remove();
-                }
-                return Err(not_started("/bin/sh", &error));
-            }
-        };
-        let pid = Pid::from_child(&child);
-        let exited = pidfd_open(pid, PidfdFlags::NONBLOCK)
-            .map_err(io::Error::from)
-            .and_then(|fd| polled(fd, Interest::READABLE));
-        match exited {
-            Ok(exited) => {
-                self.children.add(pid, mark);
-                Ok(Running {
-                    pid,
-                    exited,
-                    stdout,
-                    stderr,
-                    cgroup,
-                })
-            }
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(not_started("pidfd_open", &error))
-            }
-        }
+        let place = self.place(run, &mut shell, identity)?;
+        let process = self.spawn(shell, place, "/bin/sh")?;
+        Ok(Running {
+            process,
+            stdout,
+            stderr,
+        })
     }
 
     async fn see_through(
@@ -214,54 +132,34 @@ impl Launcher {
         let mut cancellable = true;
         loop {
             tokio::select! {
-                _ = running.exited.readable() => break,
+                () = running.process.exited() => break,
                 () = running.stdout.drain_into(&mut ended.stdout) => {}
                 () = running.stderr.drain_into(&mut ended.stderr) => {}
                 () = sleep_until(deadline) => match stage {
                     Stage::Running => {
-                        let _ = kill_process_group(running.pid, Signal::TERM);
+                        running.process.signal(Signal::TERM);
                         (stage, deadline) = (Stage::Terminated, deadline + TERM_GRACE);
                     }
                     Stage::Terminated => {
-                        running.kill();
+                        running.process.kill();
                         (stage, deadline) = (Stage::Killed, deadline + KILL_GRACE);
                     }
                     Stage::Killed => {
-                        self.children.remove(running.pid);
+                        self.abandon(&running.process);
                         ended.end = End::Unkillable;
                         return;
                     }
                 },
                 _ = &mut cancel, if cancellable => {
                     cancellable = false;
-                    running.kill();
+                    running.process.kill();
                     (stage, deadline) = (Stage::Killed, Instant::now() + KILL_GRACE);
                 }
             }
         }
-        // The dead leader still holds its number, so the group cannot be somebody else's.
-        let _ = kill_process_group(running.pid, Signal::KILL);
-        ended.end = self.reap(running.pid, stage);
-        self.end_rest(running.cgroup.take()).await;
-        running.stdout.drain_now(&mut ended.stdout);
-        running.stderr.drain_now(&mut ended.stderr);
-    }
-
-    fn reap(&self, pid: Pid, stage: Stage) -> End {
-        let status = waitid(
-            WaitId::Pid(pid),
-            WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG,
-        );
-        let before = children_cpu();
-        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-        self.cpu
-            .set(self.cpu.get() + children_cpu().saturating_sub(before));
-        self.children.remove(pid);
-        let (exit_code, signal) = match status {
-            Ok(Some(status)) => (status.exit_status(), status.terminating_signal()),
-            _ => (None, None),
-        };
-        match (stage, exit_code, signal) {
+        let exit = self.finish(running.process).await;
+        self.cpu.set(self.cpu.get() + exit.cpu);
+        ended.end = match (stage, exit.code, exit.signal) {
             (Stage::Running, Some(code), _) => End::Exited(code),
             (Stage::Running, None, Some(signal)) => End::Signaled(signal),
             (Stage::Running, None, None) => End::NotStarted {
@@ -269,29 +167,9 @@ impl Launcher {
                 for_want: false,
             },
             (_, exit_code, signal) => End::TimedOut { exit_code, signal },
-        }
-    }
-
-    /// Ends what the command left running. Mostly there is nothing, and this costs one call.
-    async fn end_rest(&self, cgroup: Option<Cgroup>) {
-        match cgroup {
-            Some(cgroup) if cgroup.remove() => {
-                self.children.sweep_once();
-            }
-            Some(cgroup) => {
-                cgroup.kill();
-                let mut pause = Duration::from_millis(1);
-                for _ in 0..12 {
-                    self.children.sweep_once();
-                    if cgroup.remove() {
-                        break;
-                    }
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
-                }
-            }
-            None => self.children.sweep().await,
-        }
+        };
+        running.stdout.drain_now(&mut ended.stdout);
+        running.stderr.drain_now(&mut ended.stderr);
     }
 }
 
@@ -300,15 +178,6 @@ enum Stage {
     Running,
     Terminated,
     Killed,
-}
-
-impl Running {
-    fn kill(&self) {
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.kill();
-        }
-        let _ = kill_process_group(self.pid, Signal::KILL);
-    }
 }
 
 /// The reading end of a command's output; nothing if it shares another's or has been closed.
@@ -363,75 +232,4 @@ fn read_once(fd: &OwnedFd, tail: &mut Tail) -> Result<usize, Errno> {
     let read = rustix::io::read(fd, &mut buffer)?;
     tail.push(buffer.get(..read).unwrap_or_default());
     Ok(read)
-}
-
-/// What the new process does to itself before it becomes the shell.
-#[expect(
-    unsafe_code,
-    reason = "there is no other way to act between fork and exec"
-)]
-fn prepare(
-    shell: &mut std::process::Command,
-    procs: Option<OwnedFd>,
-    protected: bool,
-    identity: Option<Identity>,
-) {
-    if procs.is_none() && !protected && identity.is_none() {
-        // Nothing to do, and without this the C library can use the cheaper vfork.
-        return;
-    }
-    let child = move || {
-        if let Some(procs) = &procs {
-            rustix::io::write(procs, b"0")?;
-        }
-        if protected {
-            let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
-            let file = rustix::fs::open(
-                c"/proc/self/oom_score_adj",
-                flags,
-                rustix::fs::Mode::empty(),
-            )?;
-            rustix::io::write(&file, b"0")?;
-        }
-        if let Some(identity) = &identity {
-            rustix::thread::set_thread_groups(&identity.groups)?;
-            rustix::thread::set_thread_gid(identity.gid)?;
-            rustix::thread::set_thread_uid(identity.uid)?;
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and exec the closure makes bare system calls on memory that was
-    // allocated before; the agent has one thread, so no lock can be held by another.
-    unsafe {
-        shell.pre_exec(child);
-    }
-}
-
-fn not_started(what: &str, error: &io::Error) -> End {
-    let errno = Errno::from_io_error(error);
-    let for_want = matches!(
-        errno,
-        Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::NOSPC)
-    );
-    End::NotStarted {
-        reason: format!("{what}: {error}"),
-        for_want,
-    }
-}
-
-/// CPU time of all children that were reaped, and of theirs.
-fn children_cpu() -> Duration {
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
-        return Duration::ZERO;
-    };
-    [usage.user_time(), usage.system_time()]
-        .iter()
-        .map(|time| {
-            let micros = time
-                .tv_sec()
-                .saturating_mul(1_000_000)
-                .saturating_add(time.tv_usec());
-            Duration::from_micros(u64::try_from(micros).unwrap_or_default())
-        })
-        .sum()
 }

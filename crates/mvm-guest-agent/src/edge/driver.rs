@@ -7,9 +7,13 @@ use super::watchers::{Queue, Watchers};
 use super::world::World;
 use crate::core::ended::Ended;
 use crate::core::lifecycle::Done;
+#[cfg(feature = "dev")]
+use crate::core::open::Kind;
 use crate::core::registry::Loaded;
 use crate::core::sleeping::{StepWork, Work, command_done};
 use crate::core::{Action, Core, Event, RunId, WaiterId};
+#[cfg(feature = "dev")]
+use crate::dev::Dev;
 use crate::requests::{self, Reply};
 use mvm_protocol::answer::{self, Answer, Change, ErrorAnswer, ErrorCode};
 use mvm_protocol::lifecycle::Outcome;
@@ -36,6 +40,10 @@ enum Message {
     DropInsChanged,
     Reload,
     Stop,
+    #[cfg(feature = "dev")]
+    Open(Kind, oneshot::Sender<Result<Admitted, ErrorAnswer>>),
+    #[cfg(feature = "dev")]
+    Closed(RunId),
 }
 
 /// By which sessions and tasks reach the driver.
@@ -43,9 +51,41 @@ enum Message {
 pub(crate) struct Handle {
     messages: mpsc::UnboundedSender<Message>,
     facts: Rc<Facts>,
+    #[cfg(feature = "dev")]
+    dev: Rc<Dev>,
+}
+
+/// What a host was let have, for as long as this is kept.
+#[cfg(feature = "dev")]
+pub(crate) struct Admitted {
+    pub(crate) run: RunId,
+    /// Comes when it has to end, since the guest goes to sleep or the agent stops.
+    pub(crate) end: oneshot::Receiver<()>,
+    messages: mpsc::UnboundedSender<Message>,
+}
+
+#[cfg(feature = "dev")]
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let _ = self.messages.send(Message::Closed(self.run));
+    }
 }
 
 impl Handle {
+    /// Asks for a command, a file or a port.
+    #[cfg(feature = "dev")]
+    pub(crate) async fn open(&self, kind: Kind) -> Result<Admitted, ErrorAnswer> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.messages.send(Message::Open(kind, reply));
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// What dev builds have beyond others.
+    #[cfg(feature = "dev")]
+    pub(crate) fn dev(&self) -> &Rc<Dev> {
+        &self.dev
+    }
+
     /// Asks and waits for the answer. Each caller has one question at a time, so the queue is
     /// bounded by the number of connections.
     pub(crate) async fn ask(&self, request: Request) -> Answer {
@@ -67,10 +107,7 @@ impl Handle {
             watcher,
             reply,
         });
-        answer.await.unwrap_or_else(|_| {
-            let message = "the agent is stopping";
-            Answer::Error(ErrorAnswer::new(ErrorCode::Busy, message))
-        })
+        answer.await.unwrap_or_else(|_| Answer::Error(stopping()))
     }
 
     /// What does not change.
@@ -94,6 +131,10 @@ impl Handle {
     }
 }
 
+fn stopping() -> ErrorAnswer {
+    ErrorAnswer::new(ErrorCode::Busy, "the agent is stopping")
+}
+
 /// The owner of the core.
 pub(crate) struct Driver<W> {
     core: Core,
@@ -106,6 +147,10 @@ pub(crate) struct Driver<W> {
     running: HashMap<RunId, oneshot::Sender<()>>,
     step: Option<oneshot::Sender<()>>,
     next_waiter: u64,
+    #[cfg(feature = "dev")]
+    opening: HashMap<WaiterId, oneshot::Sender<Result<Admitted, ErrorAnswer>>>,
+    #[cfg(feature = "dev")]
+    open: HashMap<RunId, oneshot::Sender<()>>,
 }
 
 impl<W: World> Driver<W> {
@@ -116,6 +161,8 @@ impl<W: World> Driver<W> {
             handle: Handle {
                 messages: sender,
                 facts: Rc::new(facts),
+                #[cfg(feature = "dev")]
+                dev: Rc::new(Dev::new(world.launcher())),
             },
             messages,
             world: Rc::new(world),
@@ -125,6 +172,10 @@ impl<W: World> Driver<W> {
             running: HashMap::new(),
             step: None,
             next_waiter: 0,
+            #[cfg(feature = "dev")]
+            opening: HashMap::new(),
+            #[cfg(feature = "dev")]
+            open: HashMap::new(),
         }
     }
 
@@ -183,6 +234,18 @@ impl<W: World> Driver<W> {
             Message::DropInsChanged => self.handle_event(Event::DropInsChanged),
             Message::Reload => self.handle_event(Event::ReloadAsked(None)),
             Message::Stop => {}
+            #[cfg(feature = "dev")]
+            Message::Open(kind, reply) => {
+                self.next_waiter += 1;
+                let waiter = WaiterId(self.next_waiter);
+                self.opening.insert(waiter, reply);
+                self.handle_event(Event::OpenAsked(waiter, kind));
+            }
+            #[cfg(feature = "dev")]
+            Message::Closed(run) => {
+                self.open.remove(&run);
+                self.handle_event(Event::Closed(run));
+            }
         }
     }
 
@@ -264,11 +327,47 @@ impl<W: World> Driver<W> {
                     change,
                 });
             }
-            Action::Answer(waiter, answer) => {
-                if let Some(reply) = self.waiting.remove(&waiter) {
-                    let _ = reply.send(*answer);
+            Action::Answer(waiter, answer) => self.answer(waiter, *answer),
+            #[cfg(feature = "dev")]
+            Action::Admit(waiter, run) => self.admit(waiter, run),
+            #[cfg(feature = "dev")]
+            Action::End(run) => {
+                if let Some(end) = self.open.remove(&run) {
+                    let _ = end.send(());
                 }
             }
+            #[cfg(feature = "dev")]
+            Action::HoldJobs => self.handle.dev.hold_jobs(true),
+            #[cfg(feature = "dev")]
+            Action::ReleaseJobs => self.handle.dev.hold_jobs(false),
+        }
+    }
+
+    fn answer(&mut self, waiter: WaiterId, answer: Answer) {
+        #[cfg(feature = "dev")]
+        if let Some(reply) = self.opening.remove(&waiter) {
+            if let Answer::Error(error) = answer {
+                let _ = reply.send(Err(error));
+            }
+            return;
+        }
+        if let Some(reply) = self.waiting.remove(&waiter) {
+            let _ = reply.send(answer);
+        }
+    }
+
+    #[cfg(feature = "dev")]
+    fn admit(&mut self, waiter: WaiterId, run: RunId) {
+        let (sender, end) = oneshot::channel();
+        self.open.insert(run, sender);
+        // If nobody waits any more, it is closed again by being dropped.
+        let admitted = Admitted {
+            run,
+            end,
+            messages: self.handle.messages.clone(),
+        };
+        if let Some(reply) = self.opening.remove(&waiter) {
+            let _ = reply.send(Ok(admitted));
         }
     }
 
@@ -321,14 +420,23 @@ impl<W: World> Driver<W> {
         for (_, cancel) in self.running.drain() {
             let _ = cancel.send(());
         }
+        #[cfg(feature = "dev")]
+        for (run, end) in self.open.drain() {
+            left.push(run);
+            let _ = end.send(());
+        }
         let ended = async {
             while !left.is_empty() {
                 match self.messages.recv().await {
                     Some(Message::RunEnded(run, _)) => left.retain(|other| *other != run),
+                    #[cfg(feature = "dev")]
+                    Some(Message::Closed(run)) => left.retain(|other| *other != run),
                     Some(_) => {}
                     None => break,
                 }
             }
+            #[cfg(feature = "dev")]
+            self.handle.dev.end_jobs().await;
         };
         if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
             say!("stopping although a command cannot be ended");

@@ -19,6 +19,7 @@ pub(crate) mod mounts;
 pub(crate) mod notify;
 pub(crate) mod polled;
 pub(crate) mod proc;
+pub(crate) mod process;
 pub(crate) mod run_dir;
 pub(crate) mod samples;
 pub(crate) mod session;

@@ -11,7 +11,7 @@ use crate::requests;
 use mvm_protocol::answer::{Answer, Change, ErrorAnswer, ErrorCode, Event};
 use mvm_protocol::handshake::{LineReader, ok_line, parse_connect};
 use mvm_protocol::request::{ParsedRequest, Request};
-use mvm_protocol::{Decoder, Frame, PORT};
+use mvm_protocol::{Decoder, Frame, FrameError, PORT};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -72,12 +72,7 @@ pub(crate) async fn serve(
     handle: Handle,
     patience: Patience,
 ) -> Ending {
-    let mut session = Session {
-        stream,
-        handle,
-        patience,
-        decoder: Decoder::default(),
-    };
+    let mut session = Session::new(stream, handle, patience);
     match session.run(handshake).await {
         Ok(never) => match never {},
         Err(ending) => ending,
@@ -91,12 +86,7 @@ pub(crate) async fn refuse(stream: Stream, handshake: Handshake, handle: Handle)
         linger: Duration::from_millis(500),
         ..Patience::default()
     };
-    let mut session = Session {
-        stream,
-        handle,
-        patience,
-        decoder: Decoder::default(),
-    };
+    let mut session = Session::new(stream, handle, patience);
     let deadline = Instant::now() + session.patience.first_frame;
     if handshake == Handshake::ByAgent && session.shake_hands(deadline).await.is_err() {
         return;
@@ -113,11 +103,27 @@ fn too_many_connections() -> Answer {
 
 enum Never {}
 
-struct Session {
-    stream: Stream,
-    handle: Handle,
-    patience: Patience,
-    decoder: Decoder,
+/// A connection, and what is known of it.
+pub(crate) struct Session {
+    pub(crate) stream: Stream,
+    pub(crate) handle: Handle,
+    pub(crate) patience: Patience,
+    pub(crate) decoder: Decoder,
+    #[cfg(feature = "dev")]
+    pub(crate) dev: crate::dev::OfSession,
+}
+
+impl Session {
+    fn new(stream: Stream, handle: Handle, patience: Patience) -> Self {
+        Self {
+            stream,
+            handle,
+            patience,
+            decoder: Decoder::default(),
+            #[cfg(feature = "dev")]
+            dev: crate::dev::OfSession::default(),
+        }
+    }
 }
 
 impl Session {
@@ -128,6 +134,11 @@ impl Session {
         }
         loop {
             let frame = self.frame(deadline).await?;
+            #[cfg(feature = "dev")]
+            let Some(frame) = self.serve_dev(frame).await? else {
+                deadline = Instant::now() + self.patience.idle;
+                continue;
+            };
             let (id, answer) = match frame {
                 Frame::Json(body) => {
                     let parsed = ParsedRequest::read(&body);
@@ -165,16 +176,15 @@ impl Session {
 
     /// The next frame, or the end of the session.
     async fn frame(&mut self, deadline: Instant) -> Result<Frame, Ending> {
+        #[cfg(feature = "dev")]
+        if let Some(body) = self.dev.held_back.take() {
+            return Ok(Frame::Json(body));
+        }
         loop {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => return Ok(frame),
                 Ok(None) => {}
-                Err(error) => {
-                    let error = ErrorAnswer::new(ErrorCode::FrameTooLarge, error.to_string());
-                    self.answer(Answer::Error(error), None).await?;
-                    self.linger().await;
-                    return Err(Ending::Broken);
-                }
+                Err(error) => return Err(self.out_of_step(error).await),
             }
             let deadline = if self.decoder.is_mid_frame() {
                 deadline.min(Instant::now() + self.patience.within_frame)
@@ -184,6 +194,16 @@ impl Session {
             let bytes = self.read(deadline).await?;
             self.decoder.push(&bytes);
         }
+    }
+
+    /// Tells a host that it broke the framing, and how.
+    pub(crate) async fn out_of_step(&mut self, error: FrameError) -> Ending {
+        let error = ErrorAnswer::new(ErrorCode::FrameTooLarge, error.to_string());
+        if let Err(ending) = self.answer(Answer::Error(error), None).await {
+            return ending;
+        }
+        self.linger().await;
+        Ending::Broken
     }
 
     /// A `status` frame, then changes and heartbeats until the host closes.
@@ -241,7 +261,7 @@ impl Session {
         }
     }
 
-    async fn write(&self, mut bytes: &[u8]) -> Result<(), Ending> {
+    pub(crate) async fn write(&self, mut bytes: &[u8]) -> Result<(), Ending> {
         while !bytes.is_empty() {
             let deadline = Instant::now() + self.patience.idle;
             match timeout_at(deadline, self.stream.write(bytes)).await {
@@ -262,7 +282,7 @@ impl Session {
 }
 
 fn stray_data() -> Answer {
-    let message = "a data frame outside of exec, put or get";
+    let message = "a data frame outside of a request that takes one";
     Answer::Error(ErrorAnswer::new(ErrorCode::BadRequest, message))
 }
 

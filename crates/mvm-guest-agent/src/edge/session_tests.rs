@@ -4,10 +4,10 @@ use super::*;
 use crate::core::lifecycle::Journal;
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
-use crate::edge::command::Launcher;
 use crate::edge::driver::Driver;
 use crate::edge::inhibit::Inhibitors;
 use crate::edge::journal::Files;
+use crate::edge::process::Launcher;
 use crate::edge::samples::Sampler;
 use crate::edge::stream::pair;
 use crate::edge::world::Machine;
@@ -102,7 +102,7 @@ fn agent() -> Handle {
     let sampler = Sampler::new(Vec::new(), Inhibitors::new(dir.clone()));
     let machine = Machine {
         timer: clock::Timer::new().unwrap(),
-        launcher: Launcher::new(&dir, false),
+        launcher: Rc::new(Launcher::new(&dir, false)),
         sampler: RefCell::new(sampler),
         files: Files::new(&dir),
         folders: (dir.clone(), dir),

@@ -2,10 +2,10 @@
 //! that was not taken is never a success.
 
 use super::clock;
-use super::command::Launcher;
 use super::identity;
 use super::journal::Files;
 use super::mounts::{self, Mount};
+use super::process::Launcher;
 use crate::core::RunId;
 use crate::core::ended::End;
 use crate::core::lifecycle::Done;

@@ -12,6 +12,9 @@ use tokio::io::{Interest, Ready};
 #[derive(Debug)]
 pub(crate) struct Stream {
     fd: AsyncFd<OwnedFd>,
+    /// Whether there may be bytes that are not announced any more.
+    #[cfg(feature = "dev")]
+    unread: std::cell::Cell<bool>,
 }
 
 /// Errors are waited for along with readiness: after a transport reset (a snapshot, an unplugged
@@ -25,11 +28,24 @@ impl Stream {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             fd: polled(fd, READ)?,
+            #[cfg(feature = "dev")]
+            unread: std::cell::Cell::new(false),
         })
     }
 
     /// Reads what is there, at least one byte; 0 at the end of the stream.
     pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        #[cfg(feature = "dev")]
+        if self.unread.replace(false) {
+            match recv(self.fd.get_ref(), &mut *buffer, RecvFlags::empty()) {
+                Ok((read, _)) => {
+                    self.unread.set(read == buffer.len());
+                    return Ok(read);
+                }
+                Err(Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         loop {
             let mut guard = self.fd.ready(READ).await?;
             match recv(self.fd.get_ref(), &mut *buffer, RecvFlags::empty()) {
@@ -57,6 +73,32 @@ impl Stream {
                 Err(Errno::WOULDBLOCK) => self.has_room().await?,
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Writes what fits at once, without waiting.
+    #[cfg(feature = "dev")]
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        send(self.fd.get_ref(), bytes, SendFlags::NOSIGNAL)
+    }
+
+    /// The socket once more, to be watched for room at all times: for a stream of bytes that is
+    /// worth being woken for.
+    #[cfg(feature = "dev")]
+    pub(crate) fn room(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        polled(self.fd.get_ref().try_clone()?, WRITE)
+    }
+
+    /// Waits until the peer has closed, and reads nothing.
+    #[cfg(feature = "dev")]
+    pub(crate) async fn closed(&self) {
+        while let Ok(mut guard) = self.fd.ready(READ).await {
+            if guard.ready().is_read_closed() || guard.ready().is_error() {
+                return;
+            }
+            // What is announced again is news; what is there already is kept for the next read.
+            self.unread.set(true);
+            guard.clear_ready_matching(Ready::READABLE);
         }
     }
 

@@ -4,9 +4,9 @@
 //! moves. The driver is generic over it, so that the agent pays nothing for the second.
 
 use super::clock::{self, Timer};
-use super::command::Launcher;
 use super::drop_in_dir::{self, Trust};
 use super::journal::Files;
+use super::process::Launcher;
 use super::samples::Sampler;
 use super::steps::{self, StepEdge};
 use crate::core::ended::Ended;
@@ -18,6 +18,7 @@ use crate::core::{Now, RunId};
 use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -46,13 +47,17 @@ pub(crate) trait World: 'static {
 
     /// Keeps what has to survive the agent.
     fn keep(&self, journal: &Journal) -> io::Result<()>;
+
+    /// By which hosts' commands are started.
+    #[cfg(feature = "dev")]
+    fn launcher(&self) -> Rc<Launcher>;
 }
 
 /// The machine that the agent runs on.
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) timer: Timer,
-    pub(crate) launcher: Launcher,
+    pub(crate) launcher: Rc<Launcher>,
     pub(crate) sampler: RefCell<Sampler>,
     pub(crate) files: Files,
     /// The folders of integrations and probes.
@@ -99,5 +104,10 @@ impl World for Machine {
 
     fn keep(&self, journal: &Journal) -> io::Result<()> {
         self.files.keep(journal)
+    }
+
+    #[cfg(feature = "dev")]
+    fn launcher(&self) -> Rc<Launcher> {
+        Rc::clone(&self.launcher)
     }
 }

@@ -1,16 +1,20 @@
 //! `hello`: who is there, and what it can do.
 
 use crate::core::Core;
+use crate::edge::system::Facts;
 use crate::edge::system::{PROFILE, VERSION, boot_id};
+use mvm_protocol::answer::Profile;
 use mvm_protocol::answer::{Answer, Hello};
-use mvm_protocol::request::REQUEST_TYPES;
+use mvm_protocol::request::{DEV_REQUEST_TYPES, REQUEST_TYPES};
 
-pub(super) fn answer(core: &Core) -> Answer {
+pub(super) fn answer(core: &Core, facts: &Facts) -> Answer {
+    let dev = (PROFILE == Profile::Dev && facts.exec).then_some(DEV_REQUEST_TYPES);
+    let capabilities = REQUEST_TYPES.into_iter().chain(dev.into_iter().flatten());
     Answer::Hello(Hello {
         protocol: mvm_protocol::VERSION,
         agent_version: VERSION.to_owned(),
         profile: PROFILE,
-        capabilities: REQUEST_TYPES.map(str::to_owned).to_vec(),
+        capabilities: capabilities.map(str::to_owned).collect(),
         boot_id: boot_id(),
         generation: core.snapshot().generation,
     })

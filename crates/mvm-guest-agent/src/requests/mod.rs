@@ -58,7 +58,7 @@ pub(crate) fn answer_alone(request: &Request) -> Option<Answer> {
 pub(crate) fn apply(request: Request, waiter: WaiterId, core: &Core, facts: &Facts) -> Reply {
     match request {
         Request::Ping => now(ping::answer()),
-        Request::Hello => now(hello::answer(core)),
+        Request::Hello => now(hello::answer(core, facts)),
         // A watch begins as a status; the driver adds the watcher.
         Request::Status | Request::Watch(_) => now(status::answer(core)),
         Request::Inspect => now(inspect::answer(core, facts)),

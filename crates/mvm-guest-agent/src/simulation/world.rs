@@ -203,6 +203,15 @@ impl World for Simulated {
     fn keep(&self, journal: &Journal) -> io::Result<()> {
         self.files.keep(journal)
     }
+
+    /// No host of the simulation starts a command.
+    #[cfg(feature = "dev")]
+    fn launcher(&self) -> Rc<crate::edge::process::Launcher> {
+        Rc::new(crate::edge::process::Launcher::new(
+            self.files.path("dev").as_path(),
+            false,
+        ))
+    }
 }
 
 fn initial(name: &str) -> char {

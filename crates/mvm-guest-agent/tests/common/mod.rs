@@ -10,6 +10,9 @@
     reason = "a test fails by panicking"
 )]
 
+#[cfg(feature = "dev")]
+pub mod dev;
+
 use mvm_protocol::frame::{Decoder, Frame, encode_json};
 use mvm_protocol::handshake::{connect_line, ok_line};
 use mvm_protocol::{MAX_BODY, PORT};

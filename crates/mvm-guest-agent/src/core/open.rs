@@ -1,0 +1,116 @@
+//! What dev builds have open for hosts: commands, files and ports, and the jobs that go on without.
+//!
+//! The core lets them in and numbers them, has them ended when a sleep begins, waits for them before
+//! the first checkpoint, and counts them for the worker's state. Jobs are not open to anybody: they
+//! are held while the guest sleeps.
+
+use super::lifecycle::Task;
+use super::sleeping::busy;
+use super::worker::Sample;
+use super::{Action, Core, Now, RunId, WaiterId};
+use mvm_protocol::answer::Change;
+use mvm_protocol::status::Lifecycle as Phase;
+use std::collections::BTreeMap;
+
+/// What becomes of an open request when the guest goes to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It works in the guest: refused unless the guest runs, and ended before a sleep.
+    Works,
+    /// It looks on: let in at any time, and left alone.
+    LooksOn,
+}
+
+/// What is open, and whether jobs are held.
+#[derive(Debug, Default)]
+pub(super) struct Open {
+    requests: BTreeMap<RunId, Kind>,
+    /// What was read last, to be judged anew when something is opened or closed.
+    sample: Sample,
+    held: bool,
+}
+
+impl Open {
+    /// How many keep a sleep from going on.
+    pub(super) fn working(&self) -> usize {
+        self.working_runs().count()
+    }
+
+    fn working_runs(&self) -> impl Iterator<Item = RunId> {
+        let working = |(run, kind): (&RunId, &Kind)| (*kind == Kind::Works).then_some(*run);
+        self.requests.iter().filter_map(working)
+    }
+
+    /// Adds what is open to what was read.
+    pub(super) fn count_into(&mut self, sample: &mut Sample) {
+        sample.sessions = self.requests.len();
+        self.sample = *sample;
+    }
+}
+
+impl Core {
+    pub(super) fn open_asked(
+        &mut self,
+        waiter: WaiterId,
+        kind: Kind,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        if kind == Kind::Works && self.lifecycle.phase() != Phase::Running {
+            actions.push(busy(
+                waiter,
+                "the guest is not running: wake it, or wait until it is awake",
+            ));
+            return;
+        }
+        let run = RunId(self.number());
+        self.open.requests.insert(run, kind);
+        actions.push(Action::Admit(waiter, run));
+        self.judge_open(now, actions);
+    }
+
+    pub(super) fn closed(&mut self, run: RunId, now: Now, actions: &mut Vec<Action>) {
+        if self.open.requests.remove(&run).is_some() {
+            self.judge_open(now, actions);
+            self.drained(now, actions);
+        }
+    }
+
+    /// A sleep begins: what works is ended.
+    pub(super) fn end_open(&self, actions: &mut Vec<Action>) {
+        actions.extend(self.open.working_runs().map(Action::End));
+    }
+
+    /// Jobs stand still from before the first sync, so that what is written stays true, until the
+    /// clock, the generator and the identity are the guest's own again.
+    pub(super) fn hold_jobs_for(&mut self, task: &Task, actions: &mut Vec<Action>) {
+        match task {
+            Task::Sync if !self.open.held => {
+                self.open.held = true;
+                actions.push(Action::HoldJobs);
+            }
+            Task::Restore(_) | Task::Resume if self.open.held => {
+                self.open.held = false;
+                actions.push(Action::ReleaseJobs);
+            }
+            _ => {}
+        }
+    }
+
+    fn judge_open(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let mut sample = self.open.sample;
+        self.open.count_into(&mut sample);
+        let policy = &self.settings.busy;
+        if policy.apply(&mut self.worker, &sample, now.wall) {
+            let worker = self.worker.clone();
+            actions.push(Action::Publish(Change::Worker { worker }));
+        }
+    }
+}
+
+/// What the drain reports, with what it has ended.
+pub(super) fn drained(open: usize, checks: Option<String>) -> Option<String> {
+    let ended = (open > 0).then(|| format!("ended {open} commands, files or ports"));
+    let parts: Vec<String> = [checks, ended].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}

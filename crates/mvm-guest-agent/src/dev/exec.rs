@@ -1,0 +1,155 @@
+//! `exec`: a command whose input and output are the connection's.
+
+use super::audit::Audit;
+use super::failed;
+use super::flow::{Inlet, Nowhere};
+use super::host::{Host, Sent};
+use super::jobs;
+use super::running::{Outcome, Running};
+use super::start::{Started, start};
+use super::terminal::Terminal;
+use crate::core::open::Kind;
+use crate::edge::session::{Ending, Session};
+use mvm_protocol::dev::channel::STDIN;
+use mvm_protocol::dev::exec::{Exec, ExecExited, ExecStarted};
+use mvm_protocol::dev::{Control, DevAnswer};
+use mvm_protocol::signal;
+use tokio::sync::oneshot;
+
+/// Runs a command to its end, or begins a job.
+pub(super) async fn serve(
+    session: &mut Session,
+    asked: Exec,
+    id: Option<u64>,
+) -> Result<(), Ending> {
+    let kind = if asked.detach { "job" } else { "exec" };
+    let audit = Audit::begin(kind, asked.argv.program());
+    let admitted = session.handle.open(Kind::Works).await;
+    let started = admitted.and_then(|admitted| {
+        if asked.detach {
+            session.handle.dev().jobs.make_room()?;
+        }
+        let started = start(session.handle.dev(), admitted.run, &asked)?;
+        Ok((admitted, started))
+    });
+    let (mut admitted, started) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            audit.refused(&error);
+            return session.dev_answer(DevAnswer::Error(error), id).await;
+        }
+    };
+    if asked.detach {
+        let answer = jobs::begin(session.handle.dev(), &asked, started, audit);
+        return session.dev_answer(answer, id).await;
+    }
+    let Started {
+        running,
+        stdin,
+        terminal,
+    } = started;
+    let mut host = Host::new(session, id, asked.stdin);
+    host.answer(DevAnswer::ExecStarted(ExecStarted { pid: running.pid() }));
+    let mut exec = Execution {
+        running,
+        stdin,
+        terminal,
+    };
+    let served = exec.serve(&mut host, &mut admitted.end).await;
+    let outcome = match exec.running.outcome() {
+        Some(outcome) => outcome,
+        // The host is gone: nothing is left of what it asked for.
+        None => exec.kill().await,
+    };
+    audit.exited(&outcome);
+    // From here on it keeps nobody from sleeping, however slowly the host reads.
+    drop(admitted);
+    served?;
+    host.answer(last_frame(&outcome));
+    host.finish().await
+}
+
+/// The last frame of a command's answer.
+pub(super) fn last_frame(outcome: &Outcome) -> DevAnswer {
+    if outcome.unkillable {
+        let message =
+            "the command is stuck in the kernel: not even KILL ends it; it was left behind";
+        return DevAnswer::Error(failed(message));
+    }
+    DevAnswer::ExecExited(ExecExited {
+        exit_code: outcome.exit.code,
+        signal: outcome.exit.signal.map(signal::name),
+        timed_out: outcome.timed_out,
+        truncated: outcome.truncated,
+    })
+}
+
+struct Execution {
+    running: Running,
+    stdin: Inlet,
+    terminal: Option<Terminal>,
+}
+
+impl Execution {
+    /// Carries bytes until the command has ended and its output has been read.
+    async fn serve(
+        &mut self,
+        host: &mut Host<'_>,
+        end: &mut oneshot::Receiver<()>,
+    ) -> Result<(), Ending> {
+        let mut told = false;
+        while self.running.outcome().is_none() {
+            self.take(host).await?;
+            host.send()?;
+            let room = host.out.is_empty();
+            tokio::select! {
+                next = host.next(self.stdin.has_room()) => next?,
+                () = self.stdin.takes() => self.stdin.write(),
+                happened = self.running.happens(room) => {
+                    self.running.act(happened, &mut host.out).await;
+                }
+                _ = &mut *end, if !told => {
+                    told = true;
+                    self.running.terminate();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what the host has sent, as far as there is room for it.
+    async fn take(&mut self, host: &mut Host<'_>) -> Result<(), Ending> {
+        while self.stdin.has_room()
+            && let Some(sent) = host.sent().await?
+        {
+            match sent {
+                // Input that was not asked for, or that nobody reads any more, is dropped.
+                Sent::Data(STDIN, bytes) => self.stdin.push(bytes),
+                Sent::Data(..) => host.refuse("a command takes data on channel 0 alone", None),
+                Sent::Control(Control::StdinClose, _) => self.stdin.end(),
+                Sent::Control(Control::Signal(send), _) => {
+                    self.running.signal(send.signal.number());
+                }
+                Sent::Control(Control::Resize(window), id) => match &self.terminal {
+                    Some(terminal) => terminal.resize(window),
+                    None => host.refuse("the command has no terminal", id),
+                },
+                Sent::Control(Control::PutEnd | Control::ForwardEnd, id) => host.refuse_control(id),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the command and all that it started.
+    async fn kill(&mut self) -> Outcome {
+        self.stdin.close();
+        self.running.kill();
+        loop {
+            if let Some(outcome) = self.running.outcome() {
+                return outcome;
+            }
+            let happened = self.running.happens(true).await;
+            self.running.act(happened, &mut Nowhere).await;
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Bytes on their way: what waits for the host, what waits for the guest, and where the guest's come
+//! from. None of the three holds more than a frame or two.
+
+use super::terminal::Terminal;
+use crate::edge::polled::polled;
+use crate::edge::stream::Stream;
+use rustix::buffer::spare_capacity;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::io;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// How much is read at once: what a pipe holds.
+pub(super) const PIECE: usize = 64 * 1024;
+
+/// Beyond so much that the guest does not take, no more is read from the host.
+const WAITING: usize = 256 * 1024;
+
+/// Takes output where it comes from.
+pub(super) trait Sink {
+    /// Reads once, at most [`PIECE`] bytes; 0 at the end.
+    fn take_from(&mut self, channel: u8, from: &OwnedFd) -> Result<usize, Errno>;
+}
+
+/// Takes output of whose reader nothing is left.
+pub(super) struct Nowhere;
+
+impl Sink for Nowhere {
+    fn take_from(&mut self, _: u8, from: &OwnedFd) -> Result<usize, Errno> {
+        rustix::io::read(from, &mut [0_u8; 4096])
+    }
+}
+
+/// Frames that the host has not taken yet. Data is added only while there are none, so that a host
+/// that does not read slows the guest down, and holds no memory but one piece.
+#[derive(Default)]
+pub(super) struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+    /// The socket, watched for room, from the first time on that there was none.
+    room: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Outbox {
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// How many bytes have not been sent.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len().saturating_sub(self.sent)
+    }
+
+    /// Adds a frame.
+    pub(super) fn push(&mut self, frame: Vec<u8>) {
+        self.bytes.extend(frame);
+    }
+
+    /// Sends what fits. An error means that the host is gone.
+    pub(super) fn send(&mut self, stream: &Stream) -> io::Result<()> {
+        while let Some(rest @ [_, ..]) = self.bytes.get(self.sent..) {
+            match stream.try_write(rest) {
+                Ok(sent) => self.sent += sent,
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => {
+                    if self.room.is_none() {
+                        self.room = Some(stream.room()?);
+                    }
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.bytes.clear();
+        self.sent = 0;
+        Ok(())
+    }
+
+    /// Waits until more can be sent; for ever if nothing is to be.
+    pub(super) async fn has_room(&self) {
+        match &self.room {
+            Some(room) if !self.is_empty() => {
+                if let Ok(mut guard) = room.writable().await {
+                    guard.clear_ready();
+                }
+            }
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+impl Sink for Outbox {
+    fn take_from(&mut self, channel: u8, from: &OwnedFd) -> Result<usize, Errno> {
+        let start = self.bytes.len();
+        // A pipe holds no more than a piece unless it is told to, so that what is read fits a frame
+        // whatever room there is.
+        self.bytes.reserve_exact(super::DATA_HEADER + PIECE);
+        self.bytes.extend([0; super::DATA_HEADER]);
+        let read = rustix::io::read(from, spare_capacity(&mut self.bytes));
+        match (&read, self.bytes.get_mut(start..)) {
+            (Ok(read @ 1..), Some(frame)) => super::write_data_header(frame, channel, *read),
+            _ => self.bytes.truncate(start),
+        }
+        read
+    }
+}
+
+/// What the guest has not taken yet.
+#[derive(Default)]
+pub(super) struct Inlet {
+    to: Option<AsyncFd<OwnedFd>>,
+    pieces: VecDeque<Vec<u8>>,
+    /// How much of the first piece has been written.
+    written: usize,
+    waiting: usize,
+    ends: bool,
+    /// If it is a terminal, it is never closed, and its end is told it.
+    terminal: Option<Terminal>,
+    line_has_begun: bool,
+}
+
+impl Inlet {
+    /// Writes into a descriptor that does not block.
+    pub(super) fn new(to: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            to: Some(polled(to, Interest::WRITABLE)?),
+            ..Self::default()
+        })
+    }
+
+    /// Writes into a terminal.
+    pub(super) fn terminal(terminal: Terminal) -> io::Result<Self> {
+        let end = terminal.end()?;
+        Ok(Self {
+            terminal: Some(terminal),
+            ..Self::new(end)?
+        })
+    }
+
+    /// Whether more may be read from the host.
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting <= WAITING
+    }
+
+    /// Whether nothing is written any more: all was, or the guest takes no more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.to.is_none()
+    }
+
+    /// Adds bytes; nowhere, if the guest takes no more.
+    pub(super) fn push(&mut self, bytes: Vec<u8>) {
+        if self.to.is_none() || self.ends || bytes.is_empty() {
+            return;
+        }
+        self.line_has_begun = bytes.last() != Some(&b'\n');
+        self.waiting += bytes.len();
+        self.pieces.push_back(bytes);
+        self.write();
+    }
+
+    /// There is no more: the descriptor is closed when all has been written.
+    pub(super) fn end(&mut self) {
+        if let Some(terminal) = self.terminal.take() {
+            self.push(terminal.end_of_file(self.line_has_begun));
+        }
+        self.ends = true;
+        self.write();
+    }
+
+    /// Forgets what waits, and closes.
+    pub(super) fn close(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Writes what fits.
+    pub(super) fn write(&mut self) {
+        let Some(to) = &self.to else { return };
+        while let Some(piece) = self.pieces.front() {
+            let rest = piece.get(self.written..).unwrap_or_default();
+            match to.try_io(Interest::WRITABLE, |to| Ok(rustix::io::write(to, rest)?)) {
+                Ok(written) => {
+                    self.written += written;
+                    self.waiting = self.waiting.saturating_sub(written);
+                    if self.written >= piece.len() {
+                        self.pieces.pop_front();
+                        self.written = 0;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // It has closed its end, which is its right.
+                Err(_) => return self.close(),
+            }
+        }
+        if self.ends {
+            self.close();
+        }
+    }
+
+    /// Waits until more can be written; for ever if nothing is to be.
+    pub(super) async fn takes(&self) {
+        match &self.to {
+            Some(to) if !self.pieces.is_empty() => {
+                let _ = to.writable().await;
+            }
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+/// Where output comes from; nothing once it has been closed.
+#[derive(Default)]
+pub(super) struct Source {
+    from: Option<AsyncFd<OwnedFd>>,
+    broken: bool,
+}
+
+impl Source {
+    /// Reads from a descriptor that does not block.
+    pub(super) fn new(from: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            from: Some(polled(from, Interest::READABLE)?),
+            broken: false,
+        })
+    }
+
+    /// Whether it did not end, but broke off.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.from.is_none()
+    }
+
+    /// Waits until there is something, or the end; for ever if it has ended.
+    pub(super) async fn readable(&self) {
+        match &self.from {
+            Some(from) => {
+                let _ = from.readable().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Reads once into the sink what was announced, if anything was.
+    pub(super) fn read(&mut self, channel: u8, sink: &mut impl Sink) -> usize {
+        let Some(from) = &self.from else { return 0 };
+        let read = from.try_io(
+            Interest::READABLE,
+            |from| Ok(sink.take_from(channel, from)?),
+        );
+        self.took(read)
+    }
+
+    /// Reads once whatever is there, announced or not. 0 if there is nothing.
+    pub(super) fn read_now(&mut self, channel: u8, sink: &mut impl Sink) -> usize {
+        let Some(from) = &self.from else { return 0 };
+        let read = sink.take_from(channel, from.get_ref());
+        self.took(read.map_err(Into::into))
+    }
+
+    fn took(&mut self, read: io::Result<usize>) -> usize {
+        match read {
+            Ok(read @ 1..) => read,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                0
+            }
+            ended => {
+                // EIO is how a terminal says that nobody has it open any more.
+                self.broken = ended.is_err();
+                self.from = None;
+                0
+            }
+        }
+    }
+
+    /// How many bytes wait to be read.
+    pub(super) fn pending(&self) -> u64 {
+        let count = |from: &AsyncFd<OwnedFd>| rustix::io::ioctl_fionread(from.get_ref());
+        self.from
+            .as_ref()
+            .and_then(|from| count(from).ok())
+            .unwrap_or(0)
+    }
+}

@@ -1,0 +1,255 @@
+//! `put` and `get`: carries bytes between the host and the process that has the files, see `files`.
+
+use super::audit::Audit;
+use super::failed;
+use super::flow::{Inlet, Nowhere, Outbox, Sink};
+use super::host::{Host, Sent};
+use super::running::{Happened, Running};
+use super::start::start_helper;
+use crate::core::open::Kind;
+use crate::edge::session::{Ending, Session};
+use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
+use mvm_protocol::dev::channel::{FILE, STDOUT};
+use mvm_protocol::dev::{
+    Control, ControlFrame, DevAnswer, DevAnswerFrame, DevRequest, DevRequestFrame,
+};
+use mvm_protocol::frame::{encode_data, encode_json};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use tokio::sync::oneshot;
+
+/// How long the process may take to give up what it has begun, and to clean up after itself.
+const GIVE_UP_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// The longest report that is taken.
+const LONGEST_REPORT: usize = 64 * 1024;
+
+/// Writes or reads a file or a folder.
+pub(super) async fn serve(
+    session: &mut Session,
+    asked: DevRequest,
+    id: Option<u64>,
+) -> Result<(), Ending> {
+    let audit = Audit::begin(asked.type_name(), "");
+    let takes = matches!(asked, DevRequest::Put(_));
+    let admitted = session.handle.open(Kind::Works).await;
+    let started = admitted.and_then(|admitted| {
+        let request = DevRequestFrame {
+            request: asked,
+            id: None,
+        };
+        let body = serde_json::to_string(&request).map_err(|error| failed(error.to_string()))?;
+        let started = start_helper(session.handle.dev(), admitted.run, &body, takes)?;
+        Ok((admitted, started))
+    });
+    let (mut admitted, started) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            audit.refused(&error);
+            return session.dev_answer(DevAnswer::Error(error), id).await;
+        }
+    };
+    let mut host = Host::new(session, id, takes);
+    let mut relay = Relay {
+        running: started.running,
+        input: started.stdin,
+        takes,
+        reports: Reports::default(),
+        begun: false,
+        last: None,
+    };
+    let served = relay.serve(&mut host, &mut admitted.end).await;
+    relay.give_up().await;
+    drop(admitted);
+    let last = match relay.last.take() {
+        Some(last) => last,
+        None => DevAnswer::Error(failed(
+            "the process that had the file was ended before it was done",
+        )),
+    };
+    match &last {
+        _ if served.is_err() => audit.end("broken off"),
+        DevAnswer::Error(error) => audit.refused(error),
+        _ => audit.end("done"),
+    }
+    served?;
+    host.answer(last);
+    host.finish().await
+}
+
+struct Relay {
+    running: Running,
+    input: Inlet,
+    /// Whether it is a `put`, which has something to clean up.
+    takes: bool,
+    reports: Reports,
+    /// Whether content may be sent to the host.
+    begun: bool,
+    last: Option<DevAnswer>,
+}
+
+impl Relay {
+    async fn serve(
+        &mut self,
+        host: &mut Host<'_>,
+        end: &mut oneshot::Receiver<()>,
+    ) -> Result<(), Ending> {
+        while self.running.outcome().is_none() {
+            self.take(host).await?;
+            host.send()?;
+            let room = host.out.is_empty();
+            tokio::select! {
+                next = host.next(self.input.has_room()) => next?,
+                () = self.input.takes() => self.input.write(),
+                happened = self.running.happens(room) => {
+                    self.act(happened, &mut host.out).await;
+                    self.read_reports(Some(&mut *host));
+                }
+                _ = &mut *end => {
+                    self.give_up().await;
+                    // What was whole by then is there, and is said to be.
+                    let message = "the guest goes to sleep: try again when it has woken";
+                    self.last.get_or_insert_with(|| {
+                        DevAnswer::Error(ErrorAnswer::new(ErrorCode::Busy, message))
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn act(&mut self, happened: Happened, out: &mut Outbox) {
+        // What was said before the first byte is read before it.
+        let happened = match happened {
+            Happened::Output(0) if !self.begun => Happened::Output(1),
+            other => other,
+        };
+        let mut sink = Both {
+            out,
+            reports: &mut self.reports,
+        };
+        self.running.act(happened, &mut sink).await;
+    }
+
+    /// Takes what the host has sent, as far as there is room for it.
+    async fn take(&mut self, host: &mut Host<'_>) -> Result<(), Ending> {
+        while self.input.has_room()
+            && let Some(sent) = host.sent().await?
+        {
+            match sent {
+                Sent::Data(FILE, bytes) => {
+                    self.input
+                        .push(encode_data(FILE, &bytes).unwrap_or_default());
+                }
+                Sent::Data(..) => host.refuse("a file's content comes on channel 3", None),
+                Sent::Control(Control::PutEnd, _) => {
+                    self.input.push(put_end());
+                    self.input.end();
+                }
+                Sent::Control(_, id) => host.refuse_control(id),
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on what the process has said.
+    fn read_reports(&mut self, mut host: Option<&mut Host<'_>>) {
+        while let Some(answer) = self.reports.next() {
+            match answer {
+                DevAnswer::PutReady(_) | DevAnswer::GetStarted(_) => {
+                    self.begun = true;
+                    if let Some(host) = &mut host {
+                        host.answer(answer);
+                    }
+                }
+                last => self.last = Some(last),
+            }
+        }
+    }
+
+    /// Ends the process, unless it has ended: it cleans up when there is no more to be read.
+    async fn give_up(&mut self) {
+        self.input.close();
+        if self.takes {
+            self.running.end_within(GIVE_UP_WITHIN);
+        } else {
+            self.running.terminate();
+        }
+        while self.running.outcome().is_none() {
+            let happened = self.running.happens(true).await;
+            let mut sink = Reported {
+                reports: &mut self.reports,
+            };
+            self.running.act(happened, &mut sink).await;
+        }
+        self.read_reports(None);
+    }
+}
+
+fn put_end() -> Vec<u8> {
+    let request = Control::PutEnd;
+    let body = serde_json::to_vec(&ControlFrame { request, id: None }).unwrap_or_default();
+    encode_json(&body).unwrap_or_default()
+}
+
+/// Content goes to the host, reports are kept.
+struct Both<'a> {
+    out: &'a mut Outbox,
+    reports: &'a mut Reports,
+}
+
+impl Sink for Both<'_> {
+    fn take_from(&mut self, channel: u8, from: &OwnedFd) -> Result<usize, Errno> {
+        if channel == STDOUT {
+            self.out.take_from(FILE, from)
+        } else {
+            self.reports.take_from(channel, from)
+        }
+    }
+}
+
+/// Reports are kept, content is of no use any more.
+struct Reported<'a> {
+    reports: &'a mut Reports,
+}
+
+impl Sink for Reported<'_> {
+    fn take_from(&mut self, channel: u8, from: &OwnedFd) -> Result<usize, Errno> {
+        if channel == STDOUT {
+            Nowhere.take_from(channel, from)
+        } else {
+            self.reports.take_from(channel, from)
+        }
+    }
+}
+
+/// What the process says, a line each.
+#[derive(Default)]
+struct Reports {
+    bytes: Vec<u8>,
+}
+
+impl Reports {
+    fn next(&mut self) -> Option<DevAnswer> {
+        let at = self.bytes.iter().position(|byte| *byte == b'\n')?;
+        let line: Vec<u8> = self.bytes.drain(..=at).collect();
+        match DevAnswerFrame::read(&line) {
+            Ok(frame) => Some(frame.answer),
+            // It is our own program, so this is a fault of ours, and told as one.
+            Err(_) => Some(DevAnswer::Error(failed(
+                "the process that had the file said something else than an answer",
+            ))),
+        }
+    }
+}
+
+impl Sink for Reports {
+    fn take_from(&mut self, _: u8, from: &OwnedFd) -> Result<usize, Errno> {
+        let mut buffer = [0_u8; 4096];
+        let read = rustix::io::read(from, &mut buffer)?;
+        if self.bytes.len() < LONGEST_REPORT {
+            self.bytes.extend(buffer.get(..read).unwrap_or_default());
+        }
+        Ok(read)
+    }
+}

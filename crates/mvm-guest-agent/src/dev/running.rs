@@ -1,0 +1,315 @@
+//! A command under way, its output and its end.
+//!
+//! ```text
+//!  runs ──exit──▶ exited: reads on ──pipes closed, 100 ms of silence, 1 s──▶ kills the rest ──▶ done
+//!   │                 ▲
+//!   │ time is up,     │ exit
+//!   │ or is told to   │
+//!   ▼                 │
+//!  TERM ──250 ms──▶ KILL ──2 s──▶ given up: stuck in the kernel
+//! ```
+//!
+//! The command's own output is never cut off: what it wrote before its end is in the pipe by then,
+//! and is read however slowly the host takes it.
+
+use super::flow::{Sink, Source};
+use crate::edge::process::{Exit, Hold, KILL_GRACE, Launcher, Process, TERM_GRACE};
+use mvm_protocol::dev::channel::{STDERR, STDOUT};
+use rustix::process::Signal;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+
+/// After the end of the command, so long a silence is the end of its output.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// So long after the end of the command its output ends in any case.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// How much is read at most once all are killed: more than a pipe holds.
+const LEFT: usize = 1024 * 1024;
+
+/// A command that was started.
+pub(super) struct Running {
+    launcher: Rc<Launcher>,
+    process: Option<Process>,
+    pid: u32,
+    /// Standard output, or the terminal, and standard error.
+    outputs: [Source; 2],
+    stage: Stage,
+    deadline: Option<Instant>,
+    timed_out: bool,
+    /// Since when it is held: its time stands still.
+    held: Option<Instant>,
+    finished: Rc<Cell<bool>>,
+}
+
+enum Stage {
+    Runs,
+    Terminated,
+    Killed,
+    Exited {
+        limit: Instant,
+        /// How much of its output is left to be read.
+        own: u64,
+        /// Whether more than that has come, from what it left running.
+        others: bool,
+    },
+    Done(Outcome),
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) exit: Exit,
+    pub(super) timed_out: bool,
+    /// Whether others were still writing when its output was ended.
+    pub(super) truncated: bool,
+    /// Whether it did not end at all.
+    pub(super) unkillable: bool,
+}
+
+/// What there is to be done about it.
+pub(super) enum Happened {
+    Output(usize),
+    Exited,
+    TimeUp,
+}
+
+impl Running {
+    pub(super) fn new(
+        launcher: Rc<Launcher>,
+        process: Process,
+        outputs: [Source; 2],
+        timeout: Option<Duration>,
+    ) -> Self {
+        Self {
+            launcher,
+            pid: process.pid.as_raw_pid().unsigned_abs(),
+            process: Some(process),
+            outputs,
+            stage: Stage::Runs,
+            deadline: timeout.map(|timeout| Instant::now() + timeout),
+            timed_out: false,
+            held: None,
+            finished: Rc::default(),
+        }
+    }
+
+    /// By which it is made to stand still, as long as it runs.
+    pub(super) fn hold(&self) -> Option<Hold> {
+        let process = self.process.as_ref()?;
+        Some(Hold::of(process, Rc::clone(&self.finished)))
+    }
+
+    /// It was made to stand still, or goes on.
+    pub(super) fn held(&mut self, hold: bool) {
+        if hold {
+            self.held.get_or_insert_with(Instant::now);
+        } else if let Some(since) = self.held.take()
+            && let Stage::Runs = self.stage
+        {
+            self.deadline = self.deadline.map(|deadline| deadline + since.elapsed());
+        }
+    }
+
+    /// Its process id, and its process group's.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// How it ended, once it has and its output has been read.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        match self.stage {
+            Stage::Done(outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// Waits for the next thing; `room` is whether output can be taken. To be dropped at any time.
+    pub(super) async fn happens(&self, room: bool) -> Happened {
+        let [stdout, stderr] = &self.outputs;
+        tokio::select! {
+            () = stdout.readable(), if room => Happened::Output(0),
+            () = stderr.readable(), if room => Happened::Output(1),
+            () = self.exits() => Happened::Exited,
+            () = self.time_is_up() => Happened::TimeUp,
+        }
+    }
+
+    /// Does what is to be done about it.
+    pub(super) async fn act(&mut self, happened: Happened, sink: &mut impl Sink) {
+        match happened {
+            Happened::Output(which) => self.read(which, sink),
+            Happened::Exited => {
+                let own = self.outputs.iter().map(Source::pending).sum();
+                let now = Instant::now();
+                self.deadline = Some(now + PAUSE);
+                self.stage = Stage::Exited {
+                    limit: now + LIMIT,
+                    own,
+                    others: false,
+                };
+            }
+            Happened::TimeUp => self.time_up(sink).await,
+        }
+        let closed = self.outputs.iter().all(Source::is_closed);
+        if closed && let Stage::Exited { .. } = self.stage {
+            self.end(false, sink).await;
+        }
+    }
+
+    fn read(&mut self, which: usize, sink: &mut impl Sink) {
+        let Some(output) = self.outputs.get_mut(which) else {
+            return;
+        };
+        let read = output.read(channel(which), sink);
+        if let Stage::Exited { limit, own, others } = &mut self.stage
+            && read > 0
+        {
+            *others |= read as u64 > *own;
+            *own = own.saturating_sub(read as u64);
+            self.deadline = Some((*limit).min(Instant::now() + PAUSE));
+        }
+    }
+
+    async fn time_up(&mut self, sink: &mut impl Sink) {
+        match self.stage {
+            Stage::Runs => {
+                self.timed_out = true;
+                self.terminate();
+            }
+            Stage::Terminated => self.kill(),
+            Stage::Killed => self.give_up(),
+            Stage::Exited { limit, own, others } => {
+                let now = Instant::now();
+                let waits: u64 = self.outputs.iter().map(Source::pending).sum();
+                if now >= limit {
+                    // What waits is read all the same; what is not its own would have gone on.
+                    self.end(others || waits > own, sink).await;
+                } else if waits > 0 {
+                    self.deadline = Some(limit.min(now + PAUSE));
+                } else {
+                    self.end(false, sink).await;
+                }
+            }
+            Stage::Done(_) => self.deadline = None,
+        }
+    }
+
+    /// Gives it so much time to end by itself.
+    pub(super) fn end_within(&mut self, time: Duration) {
+        if let Stage::Runs = self.stage {
+            self.deadline = Some(Instant::now() + time);
+        }
+    }
+
+    /// Asks it to end, and kills it if it does not.
+    pub(super) fn terminate(&mut self) {
+        if let (Stage::Runs, Some(process)) = (&self.stage, &self.process) {
+            process.signal(Signal::TERM);
+            // What is stopped has to go on to end.
+            process.signal(Signal::CONT);
+            self.stage = Stage::Terminated;
+            self.deadline = Some(Instant::now() + TERM_GRACE);
+        }
+    }
+
+    /// Kills it and all that it started.
+    pub(super) fn kill(&mut self) {
+        match (&mut self.stage, &self.process) {
+            (Stage::Runs | Stage::Terminated | Stage::Killed, Some(process)) => {
+                process.kill();
+                self.stage = Stage::Killed;
+                self.deadline = Some(Instant::now() + KILL_GRACE);
+            }
+            (Stage::Exited { limit, .. }, _) => {
+                *limit = Instant::now();
+                self.deadline = Some(*limit);
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends a signal to its process group.
+    pub(super) fn signal(&mut self, signal: i32) {
+        if signal == Signal::KILL.as_raw() {
+            self.kill();
+        } else if let (Stage::Runs | Stage::Terminated, Some(process)) =
+            (&self.stage, &self.process)
+        {
+            process.signal(to_signal(signal));
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.finished.set(true);
+        if let Some(process) = self.process.take() {
+            self.launcher.abandon(&process);
+        }
+        self.done(Exit::default(), false, true);
+    }
+
+    /// Kills what is left, and reads what is left.
+    async fn end(&mut self, truncated: bool, sink: &mut impl Sink) {
+        let Some(process) = self.process.take() else {
+            return;
+        };
+        self.finished.set(true);
+        let exit = self.launcher.finish(process).await;
+        let mut left = LEFT;
+        for (which, output) in self.outputs.iter_mut().enumerate() {
+            loop {
+                let read = output.read_now(channel(which), sink);
+                left = left.saturating_sub(read);
+                if read == 0 || left == 0 {
+                    break;
+                }
+            }
+        }
+        self.done(exit, truncated || left == 0, false);
+    }
+
+    fn done(&mut self, exit: Exit, truncated: bool, unkillable: bool) {
+        self.deadline = None;
+        self.stage = Stage::Done(Outcome {
+            exit,
+            timed_out: self.timed_out,
+            truncated,
+            unkillable,
+        });
+    }
+
+    async fn exits(&self) {
+        match (&self.stage, &self.process) {
+            (Stage::Runs | Stage::Terminated | Stage::Killed, Some(process)) => {
+                process.exited().await;
+            }
+            _ => std::future::pending().await,
+        }
+    }
+
+    async fn time_is_up(&self) {
+        match (self.deadline, &self.stage) {
+            // What stands still has no time that could be up.
+            (Some(_), Stage::Runs) if self.held.is_some() => std::future::pending().await,
+            (Some(deadline), _) => sleep_until(deadline).await,
+            (None, _) => std::future::pending().await,
+        }
+    }
+}
+
+fn channel(which: usize) -> u8 {
+    if which == 0 { STDOUT } else { STDERR }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "there is no safe way to name a real-time signal"
+)]
+fn to_signal(number: i32) -> Signal {
+    // SAFETY: the protocol lets pass 1 to 64 alone, which the kernel all knows; the signal is sent
+    // and nothing is done with it in this process.
+    Signal::from_named_raw(number).unwrap_or_else(|| unsafe { Signal::from_raw_unchecked(number) })
+}

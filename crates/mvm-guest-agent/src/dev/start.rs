@@ -1,0 +1,221 @@
+//! Starts a command: on pipes or on a terminal of its own, as whom and where it was asked for.
+
+use super::flow::{Inlet, Source};
+use super::image::{Failed, Image, PATH};
+use super::running::Running;
+use super::terminal::Terminal;
+use super::{Dev, failed};
+use crate::core::RunId;
+use crate::edge::children::MARK;
+use crate::edge::process::NotStarted;
+use crate::edge::users::{self, Identity};
+use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
+use mvm_protocol::dev::exec::{Exec, Window};
+use mvm_protocol::object::printable;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+
+/// What failed if it was neither pipes nor cgroups.
+const START: &str = "start";
+
+/// A command that was started, and the way to its standard input.
+pub(super) struct Started {
+    pub(super) running: Running,
+    pub(super) stdin: Inlet,
+    /// Its terminal, if it has one.
+    pub(super) terminal: Option<Terminal>,
+}
+
+/// What a command's standard input and output are joined to.
+#[derive(Default)]
+struct Joined {
+    stdin: Inlet,
+    outputs: [Source; 2],
+    terminal: Option<Terminal>,
+}
+
+/// Starts what was asked for, or says why not.
+pub(super) fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, ErrorAnswer> {
+    let identity = exec.user.as_deref().map(look_up).transpose()?;
+    let mut command = Command::new(exec.argv.program());
+    let joined = match exec.tty {
+        Some(window) => on_terminal(&mut command, window, exec.stdin, identity.as_ref()),
+        None => on_pipes(&mut command, exec.stdin),
+    };
+    let joined = joined.map_err(|failure| explain(exec, &failure))?;
+    let user = identity.clone().or_else(own_identity);
+    let place = dev.launcher.place(run, &mut command, identity);
+    let place = place.map_err(|failure| explain(exec, &failure))?;
+    let env = environment(exec, user.as_ref(), &place.mark);
+    let image = Image::new(exec, &env).ok_or_else(|| failed("a word has a NUL in it"))?;
+    image.set(&mut command, exec.tty.is_some());
+    let process = dev.launcher.spawn(command, place, START);
+    let process = process.map_err(|failure| explain(exec, &failure))?;
+    let timeout = exec.timeout_secs.map(|secs| secs.duration());
+    Ok(Started {
+        running: Running::new(Rc::clone(&dev.launcher), process, joined.outputs, timeout),
+        stdin: joined.stdin,
+        terminal: joined.terminal,
+    })
+}
+
+/// Starts this program once more, to serve the request for a file that is given as its body. Its
+/// standard output is content, its standard error are reports.
+pub(super) fn start_helper(
+    dev: &Dev,
+    run: RunId,
+    body: &str,
+    stdin: bool,
+) -> Result<Started, ErrorAnswer> {
+    let told = |failure: NotStarted| failed(format!("{}: {}", failure.what, failure.error));
+    // Whatever has become of the file that the agent was started from.
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["--serve-file", body]);
+    let joined = on_pipes(&mut command, stdin).map_err(told)?;
+    let place = dev.launcher.place(run, &mut command, None).map_err(told)?;
+    let process = dev
+        .launcher
+        .spawn(command, place, "the agent once more")
+        .map_err(told)?;
+    Ok(Started {
+        running: Running::new(Rc::clone(&dev.launcher), process, joined.outputs, None),
+        stdin: joined.stdin,
+        terminal: None,
+    })
+}
+
+fn on_pipes(command: &mut Command, stdin: bool) -> Result<Joined, NotStarted> {
+    let failed = |error: io::Error| NotStarted::new("pipe", error);
+    let mut joined = Joined::default();
+    if stdin {
+        let (read, write) = pipe().map_err(failed)?;
+        joined.stdin = nonblocking(write).and_then(Inlet::new).map_err(failed)?;
+        command.stdin(Stdio::from(read));
+    } else {
+        command.stdin(Stdio::null());
+    }
+    let output = || {
+        let (read, write) = pipe().map_err(failed)?;
+        let source = nonblocking(read).and_then(Source::new).map_err(failed)?;
+        Ok((source, Stdio::from(write)))
+    };
+    let ((stdout, stdout_end), (stderr, stderr_end)) = (output()?, output()?);
+    joined.outputs = [stdout, stderr];
+    command
+        .stdout(stdout_end)
+        .stderr(stderr_end)
+        .process_group(0);
+    Ok(joined)
+}
+
+fn on_terminal(
+    command: &mut Command,
+    window: Window,
+    stdin: bool,
+    user: Option<&Identity>,
+) -> Result<Joined, NotStarted> {
+    let failed = |error: io::Error| NotStarted::new("terminal (is /dev/pts mounted?)", error);
+    let (terminal, slave) = Terminal::open(window, user).map_err(failed)?;
+    let source = terminal.end().and_then(Source::new).map_err(failed)?;
+    let mut joined = Joined {
+        outputs: [source, Source::default()],
+        ..Joined::default()
+    };
+    if stdin {
+        let end = terminal.again().map_err(failed)?;
+        joined.stdin = Inlet::terminal(end).map_err(failed)?;
+    }
+    joined.terminal = Some(terminal);
+    let same = || slave.try_clone().map(Stdio::from).map_err(failed);
+    // It leads a session, and so a process group of its own: see `Image::set`.
+    command
+        .stdin(same()?)
+        .stdout(same()?)
+        .stderr(Stdio::from(slave));
+    Ok(joined)
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(pipe_with(PipeFlags::CLOEXEC)?)
+}
+
+/// The agent's end of a pipe alone does not block: the command's is another open file.
+fn nonblocking(fd: OwnedFd) -> io::Result<OwnedFd> {
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    Ok(fd)
+}
+
+fn look_up(user: &str) -> Result<Identity, ErrorAnswer> {
+    users::look_up(Path::new("/etc"), &printable(user))
+        .map_err(|reason| ErrorAnswer::new(ErrorCode::NotFound, reason))
+}
+
+/// The agent's own user, whose name and home the command is told.
+fn own_identity() -> Option<Identity> {
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    users::look_up(Path::new("/etc"), &uid).ok()
+}
+
+/// The agent's own variables, the user's, and what was asked for, the later before the earlier.
+fn environment(exec: &Exec, user: Option<&Identity>, mark: &str) -> Vec<(String, String)> {
+    let mut all = std::collections::BTreeMap::new();
+    let own = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    all.insert("PATH".to_owned(), PATH.to_owned());
+    all.extend(own);
+    if exec.tty.is_some() {
+        // What the agent itself was started on says nothing of the host's terminal.
+        all.insert("TERM".to_owned(), "xterm".to_owned());
+    }
+    if let Some(user) = user {
+        let of_user = [
+            ("HOME", &user.home),
+            ("USER", &user.name),
+            ("LOGNAME", &user.name),
+        ];
+        all.extend(of_user.map(|(name, value)| (name.to_owned(), value.clone())));
+    }
+    let asked = exec.env.iter();
+    all.extend(asked.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    // By this the command's tree is found again: it is not to be had otherwise.
+    all.insert(MARK.to_owned(), mark.to_owned());
+    all.into_iter().collect()
+}
+
+/// Why a command was not started, in the terms of the protocol.
+fn explain(exec: &Exec, failure: &NotStarted) -> ErrorAnswer {
+    let program = printable(exec.argv.program());
+    let cwd = exec.cwd.as_ref().map_or("/", |cwd| cwd.as_str());
+    let (what, errno) = match Failed::from_error(&failure.error) {
+        _ if failure.what != START => {
+            return failed(format!("{}: {}", failure.what, failure.error));
+        }
+        Failed::Cwd(errno) => (format!("folder `{}`", printable(cwd)), errno),
+        Failed::Program(errno) => (format!("`{program}`"), errno),
+        Failed::Before(errno) => (format!("`{program}` as user `{}`", user_name(exec)), errno),
+    };
+    let error = io::Error::from(errno);
+    match errno {
+        Errno::NOENT | Errno::NOTDIR => ErrorAnswer::new(
+            ErrorCode::NotFound,
+            format!("{what}: not found (or its interpreter is not): {error}"),
+        ),
+        Errno::ACCESS | Errno::PERM | Errno::NOEXEC => {
+            ErrorAnswer::new(ErrorCode::NotAllowed, format!("{what}: {error}"))
+        }
+        Errno::TOOBIG => failed(format!(
+            "{what}: its arguments and environment are more than the kernel takes: {error}"
+        )),
+        _ => failed(format!("{what}: {error}")),
+    }
+}
+
+fn user_name(exec: &Exec) -> String {
+    printable(exec.user.as_deref().unwrap_or("the agent's own"))
+}

@@ -1,0 +1,360 @@
+//! A process and all that it starts: how it is begun, and how the whole tree is ended.
+//!
+//! Each run has a place: a cgroup where there are cgroups, and in any case a mark in its environment
+//! and a process group. What is begun in a place is ended with it, whatever it did to hide.
+
+use super::cgroup::{Cgroup, CgroupRoot};
+use super::children::{Children, MARK};
+use super::polled::polled;
+use super::users::Identity;
+use crate::core::RunId;
+use nix::sys::resource::{UsageWho, getrusage};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group, pidfd_open,
+    waitid, waitpid,
+};
+use std::cell::Cell;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Between TERM and KILL.
+pub(crate) const TERM_GRACE: Duration = Duration::from_millis(250);
+
+/// Between KILL and giving up.
+pub(crate) const KILL_GRACE: Duration = Duration::from_secs(2);
+
+/// Starts processes and ends them.
+#[derive(Debug)]
+pub(crate) struct Launcher {
+    children: Children,
+    cgroups: Option<CgroupRoot>,
+    /// Whether the agent has made itself hard to kill for want of memory. Its children are not.
+    protected: bool,
+    pub(super) cpu: Cell<Duration>,
+}
+
+/// Where the processes of one run belong.
+#[derive(Debug)]
+pub(crate) struct Place {
+    cgroup: Option<Cgroup>,
+    pub(crate) mark: String,
+}
+
+/// A process that was started, the leader of its process group. Its number is its own until it is
+/// [finished](Launcher::finish), since nobody else reaps it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    exited: AsyncFd<OwnedFd>,
+    cgroup: Option<Cgroup>,
+}
+
+/// Why a process was not started.
+#[derive(Debug)]
+pub(crate) struct NotStarted {
+    /// What failed.
+    pub(crate) what: &'static str,
+    pub(crate) error: io::Error,
+}
+
+/// How a process ended: neither if somebody else took its status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Exit {
+    pub(crate) code: Option<i32>,
+    pub(crate) signal: Option<i32>,
+    /// The CPU time of it and of all that it waited for.
+    pub(crate) cpu: Duration,
+}
+
+impl NotStarted {
+    pub(crate) fn new(what: &'static str, error: impl Into<io::Error>) -> Self {
+        let error = error.into();
+        Self { what, error }
+    }
+
+    /// Whether that is for want of memory, processes or descriptors.
+    pub(crate) fn is_for_want(&self) -> bool {
+        matches!(
+            Errno::from_io_error(&self.error),
+            Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::NOSPC)
+        )
+    }
+}
+
+impl Launcher {
+    pub(crate) fn new(run_dir: &Path, protected: bool) -> Self {
+        let cgroups = CgroupRoot::open(run_dir);
+        let children = Children::new(run_dir, cgroups.is_some());
+        Self {
+            children,
+            cgroups,
+            protected,
+            cpu: Cell::default(),
+        }
+    }
+
+    /// How whole trees are ended here.
+    pub(crate) fn means(&self) -> &'static str {
+        if self.cgroups.is_some() {
+            "cgroup"
+        } else {
+            "process group and subreaper"
+        }
+    }
+
+    /// CPU time that ended checks have used.
+    pub(crate) fn cpu(&self) -> Duration {
+        self.cpu.get()
+    }
+
+    /// Makes a run's place, and tells the command to enter it and to become that user. What the
+    /// caller has to do in the new process itself comes after that.
+    pub(crate) fn place(
+        &self,
+        run: RunId,
+        command: &mut Command,
+        identity: Option<Identity>,
+    ) -> Result<Place, NotStarted> {
+        let cgroup = self.cgroups.as_ref().map(|root| root.make(run.0));
+        let cgroup = cgroup
+            .transpose()
+            .map_err(|error| NotStarted::new("cgroup", error))?;
+        let place = Place {
+            cgroup,
+            mark: self.children.mark(run.0),
+        };
+        let procs = place.cgroup.as_ref().map(Cgroup::procs).transpose();
+        let procs = procs.map_err(|error| {
+            place.leave();
+            NotStarted::new("cgroup.procs", error)
+        })?;
+        command.env(MARK, &place.mark);
+        prepare(command, procs, self.protected, identity);
+        Ok(place)
+    }
+
+    /// Starts the command in its place; `what` it is, for the error.
+    pub(crate) fn spawn(
+        &self,
+        mut command: Command,
+        place: Place,
+        what: &'static str,
+    ) -> Result<Process, NotStarted> {
+        let spawned = command.spawn();
+        // Its ends of the pipes are closed with it.
+        drop(command);
+        let mut child = spawned.map_err(|error| {
+            place.leave();
+            NotStarted::new(what, error)
+        })?;
+        let pid = Pid::from_child(&child);
+        let exited = pidfd_open(pid, PidfdFlags::NONBLOCK)
+            .map_err(io::Error::from)
+            .and_then(|fd| polled(fd, Interest::READABLE));
+        match exited {
+            Ok(exited) => {
+                self.children.add(pid, place.mark);
+                let cgroup = place.cgroup;
+                Ok(Process {
+                    pid,
+                    exited,
+                    cgroup,
+                })
+            }
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                place.leave();
+                Err(NotStarted::new("pidfd_open", error))
+            }
+        }
+    }
+
+    /// Takes the status of a process that has exited, and ends what it left running.
+    pub(crate) async fn finish(&self, process: Process) -> Exit {
+        // The dead leader still holds its number, so the group cannot be somebody else's.
+        let _ = kill_process_group(process.pid, Signal::KILL);
+        let exit = self.reap(process.pid);
+        self.end_rest(process.cgroup).await;
+        exit
+    }
+
+    /// Gives up a process that even KILL does not end.
+    pub(crate) fn abandon(&self, process: &Process) {
+        self.children.remove(process.pid);
+    }
+
+    fn reap(&self, pid: Pid) -> Exit {
+        let status = waitid(
+            WaitId::Pid(pid),
+            WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG,
+        );
+        let before = children_cpu();
+        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+        let cpu = children_cpu().saturating_sub(before);
+        self.children.remove(pid);
+        match status {
+            Ok(Some(status)) => Exit {
+                code: status.exit_status(),
+                signal: status.terminating_signal(),
+                cpu,
+            },
+            _ => Exit::default(),
+        }
+    }
+
+    /// Ends what the command left running. Mostly there is nothing, and this costs one call.
+    async fn end_rest(&self, cgroup: Option<Cgroup>) {
+        match cgroup {
+            Some(cgroup) if cgroup.remove() => {
+                self.children.sweep_once();
+            }
+            Some(cgroup) => {
+                cgroup.kill();
+                let mut pause = Duration::from_millis(1);
+                for _ in 0..12 {
+                    self.children.sweep_once();
+                    if cgroup.remove() {
+                        break;
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+            }
+            None => self.children.sweep().await,
+        }
+    }
+}
+
+impl Place {
+    /// Nothing was started in it.
+    fn leave(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove();
+        }
+    }
+}
+
+impl Process {
+    /// Waits for the end of the process itself.
+    pub(crate) async fn exited(&self) {
+        let _ = self.exited.readable().await;
+    }
+
+    /// Sends a signal to its process group.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let _ = kill_process_group(self.pid, signal);
+    }
+
+    /// Kills it and all that it started, as far as that can be found while it lives.
+    pub(crate) fn kill(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
+        self.signal(Signal::KILL);
+    }
+}
+
+/// By which a process and all that it started is made to stand still, for as long as it is not
+/// finished.
+#[cfg(feature = "dev")]
+#[derive(Debug, Clone)]
+pub(crate) struct Hold {
+    pid: Pid,
+    cgroup: Option<std::path::PathBuf>,
+    finished: std::rc::Rc<Cell<bool>>,
+}
+
+#[cfg(feature = "dev")]
+impl Hold {
+    pub(crate) fn of(process: &Process, finished: std::rc::Rc<Cell<bool>>) -> Self {
+        let cgroup = process.cgroup.as_ref().map(|it| it.path().to_owned());
+        Self {
+            pid: process.pid,
+            cgroup,
+            finished,
+        }
+    }
+
+    /// Lets it stand still, or go on. Without cgroups that is its process group alone.
+    pub(crate) fn set(&self, hold: bool) {
+        if self.finished.get() {
+            return;
+        }
+        match &self.cgroup {
+            Some(cgroup) => {
+                let _ = std::fs::write(cgroup.join("cgroup.freeze"), if hold { "1" } else { "0" });
+            }
+            None => {
+                let signal = if hold { Signal::STOP } else { Signal::CONT };
+                let _ = kill_process_group(self.pid, signal);
+            }
+        }
+    }
+}
+
+/// What the new process does to itself before it becomes the program.
+#[expect(
+    unsafe_code,
+    reason = "there is no other way to act between fork and exec"
+)]
+fn prepare(
+    command: &mut Command,
+    procs: Option<OwnedFd>,
+    protected: bool,
+    identity: Option<Identity>,
+) {
+    if procs.is_none() && !protected && identity.is_none() {
+        // Nothing to do, and without this the C library can use the cheaper vfork.
+        return;
+    }
+    let child = move || {
+        if let Some(procs) = &procs {
+            rustix::io::write(procs, b"0")?;
+        }
+        if protected {
+            let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+            let file = rustix::fs::open(
+                c"/proc/self/oom_score_adj",
+                flags,
+                rustix::fs::Mode::empty(),
+            )?;
+            rustix::io::write(&file, b"0")?;
+        }
+        if let Some(identity) = &identity {
+            rustix::thread::set_thread_groups(&identity.groups)?;
+            rustix::thread::set_thread_gid(identity.gid)?;
+            rustix::thread::set_thread_uid(identity.uid)?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes bare system calls on memory that was
+    // allocated before; the agent has one thread, so no lock can be held by another.
+    unsafe {
+        command.pre_exec(child);
+    }
+}
+
+/// CPU time of all children that were reaped, and of theirs.
+fn children_cpu() -> Duration {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
+        return Duration::ZERO;
+    };
+    [usage.user_time(), usage.system_time()]
+        .iter()
+        .map(|time| {
+            let micros = time
+                .tv_sec()
+                .saturating_mul(1_000_000)
+                .saturating_add(time.tv_usec());
+            Duration::from_micros(u64::try_from(micros).unwrap_or_default())
+        })
+        .sum()
+}

@@ -1,0 +1,212 @@
+//! Jobs: commands that go on without a host, and that stand still while the guest sleeps.
+
+#![cfg(feature = "dev")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use common::dev::{shell, with};
+use common::{Agent, As, Settings, children, folder, processes, within};
+use serde_json::{Value, json};
+
+fn begin(agent: &Agent, text: &str) -> u64 {
+    let answer = agent.ask(&with(shell(text), json!({"detach": true})));
+    assert_eq!(answer["type"], "job-started", "{answer}");
+    answer["job"].as_u64().unwrap()
+}
+
+fn job(agent: &Agent, number: u64) -> Value {
+    let answer = agent.ask(&json!({"type": "jobs"}));
+    let jobs = answer["jobs"].as_array().unwrap();
+    jobs.iter()
+        .find(|job| job["job"] == number)
+        .unwrap()
+        .clone()
+}
+
+fn attach(number: u64) -> Value {
+    json!({"type": "attach", "job": number})
+}
+
+#[test]
+fn a_job_outlives_its_connection_and_is_replayed_and_followed() {
+    let agent = Agent::start(&[], &[]);
+    let gate = agent.path("run/gate");
+    let text = format!(
+        "echo one; echo two >&2; while ! test -e {}; do sleep 0.02; done; echo three; exit 5",
+        gate.display()
+    );
+    let number = begin(&agent, &text);
+    let mut watching = agent.connection();
+    let started = watching.begin(&attach(number));
+    assert_eq!(started["pid"], job(&agent, number)["pid"]);
+    watching.until("two");
+    let now = with(attach(number), json!({"follow": false}));
+    let ran = within(|| Some(agent.exec(&now)).filter(|ran| ran.errors() == "two\n"));
+    assert_eq!(ran.text(), "one\n");
+    assert_eq!(ran.last["type"], "job-started");
+    std::fs::write(&gate, "").unwrap();
+    let ran = watching.rest();
+    assert_eq!(
+        (ran.text().as_str(), ran.end()),
+        ("three\n", (Some(5), None))
+    );
+    let ran = agent.exec(&attach(number));
+    assert_eq!(ran.text(), "one\nthree\n");
+    assert_eq!(
+        (ran.end(), &ran.last["truncated"]),
+        ((Some(5), None), &json!(false))
+    );
+    let ended = job(&agent, number);
+    assert_eq!(
+        (&ended["state"], &ended["exit_code"], &ended["output_bytes"]),
+        (&json!("ended"), &json!(5), &json!(14))
+    );
+    assert!(ended["ended_at"].is_string());
+    let again = agent.ask(&json!({"type": "job-signal", "job": number}));
+    assert_eq!(again["code"], "failed", "{again}");
+    for kind in ["attach", "job-signal"] {
+        let none = agent.ask(&json!({"type": kind, "job": 99}));
+        assert_eq!(none["code"], "not-found", "{none}");
+    }
+}
+
+#[test]
+fn a_signal_reaches_the_group_and_kill_the_whole_tree() {
+    for user in [As::Tester, As::Nobody] {
+        let agent = Agent::launch(folder(&[], &[]), Settings::user(user));
+        let number = begin(
+            &agent,
+            "trap 'echo caught; exit 9' USR1; echo up; while :; do sleep 0.02; done",
+        );
+        let mut watching = agent.connection();
+        watching.begin(&attach(number));
+        watching.until("up");
+        let usr1 = json!({"type": "job-signal", "job": number, "signal": "USR1"});
+        assert_eq!(
+            agent.ask(&usr1),
+            json!({"type": "job-signaled", "job": number})
+        );
+        let ran = watching.rest();
+        assert_eq!(
+            (ran.text().as_str(), ran.end()),
+            ("caught\n", (Some(9), None))
+        );
+
+        let number = begin(
+            &agent,
+            "setsid sleep 1020.5 & sleep 1020.5 & trap '' TERM; sleep 1020.5",
+        );
+        within(|| (processes("sleep 1020.5").len() >= 3).then_some(()));
+        watching.begin(&attach(number));
+        watching.send(&json!({"type": "signal", "signal": "KILL"}));
+        assert_eq!(watching.rest().end(), (None, Some("KILL")));
+        assert_eq!(processes("sleep 1020.5"), [0; 0]);
+        within(|| children(agent.pid()).is_empty().then_some(()));
+    }
+}
+
+#[test]
+fn the_last_megabyte_is_kept_and_a_slow_reader_slows_no_job() {
+    let agent = Agent::start(&[], &[]);
+    let number = begin(
+        &agent,
+        "echo first; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo last",
+    );
+    let mut slow = agent.connection();
+    slow.begin(&attach(number));
+    within(|| (job(&agent, number)["state"] == "ended").then_some(()));
+    let ran = slow.rest();
+    assert_eq!(ran.last["truncated"], true);
+    let ran = agent.exec(&attach(number));
+    assert_eq!(ran.stdout.len(), 1024 * 1024);
+    assert!(ran.text().ends_with("x\nlast\n"));
+    assert_eq!(ran.last["truncated"], true);
+    assert_eq!(job(&agent, number)["output_bytes"], 3_000_012);
+}
+
+#[test]
+fn sixty_four_are_remembered() {
+    let agent = Agent::start(&[], &[]);
+    let kept = begin(&agent, "sleep 1021.5");
+    for _ in 0..63 {
+        begin(&agent, "exit 0");
+    }
+    within(|| (children(agent.pid()).len() == 1).then_some(()));
+    let first = within(|| Some(begin(&agent, "exit 0")));
+    let listed = agent.ask(&json!({"type": "jobs"}));
+    let numbers: Vec<u64> = listed["jobs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|job| job["job"].as_u64().unwrap())
+        .collect();
+    assert_eq!(numbers.len(), 64);
+    assert!(numbers.contains(&kept) && numbers.contains(&first));
+    assert!(numbers.is_sorted());
+    let long = json!({"argv": ["true", "\u{1}".repeat(30_000)], "type": "exec", "detach": true});
+    for _ in 0..20 {
+        assert_eq!(agent.ask(&long)["type"], "job-started");
+    }
+    let listed = agent.ask(&json!({"type": "jobs"}));
+    let words = listed["jobs"][63]["argv"][1].as_str().unwrap();
+    assert!(words.ends_with('…') && words.len() > 100, "{}", words.len());
+}
+
+#[test]
+fn jobs_are_held_while_the_guest_sleeps_and_their_time_stands_still() {
+    for user in [As::Tester, As::Nobody] {
+        let agent = Agent::launch(folder(&[], &[]), Settings::user(user));
+        let count = agent.path("run/count");
+        let text = format!("while :; do echo >> {}; sleep 0.01; done", count.display());
+        let number = begin(&agent, &text);
+        let lines = || std::fs::read(&count).map_or(0, |text| text.len());
+        within(|| (lines() > 3).then_some(()));
+        let asleep = within(|| {
+            let answer = agent.ask(&json!({"type": "sleep-prep", "token": "t"}));
+            (answer["type"] == "ready").then_some(answer)
+        });
+        assert_eq!(
+            asleep["steps"][0]["detail"],
+            Value::Null,
+            "jobs do not end: {asleep}"
+        );
+        assert_eq!(job(&agent, number)["state"], "held");
+        // Whatever was in the middle of a system call has come out of it.
+        within(|| {
+            let before = lines();
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            (lines() == before).then_some(())
+        });
+        let refused = agent.ask(&shell("true"));
+        assert_eq!(
+            (&refused["code"], &refused["retryable"]),
+            (&json!("busy"), &json!(true))
+        );
+        let before = lines();
+        assert_eq!(
+            agent.ask(&json!({"type": "wake", "token": "t"}))["type"],
+            "awake"
+        );
+        assert_eq!(job(&agent, number)["state"], "running");
+        within(|| (lines() > before).then_some(()));
+        agent.ask(&json!({"type": "job-signal", "job": number, "signal": "KILL"}));
+        within(|| children(agent.pid()).is_empty().then_some(()));
+    }
+}
+
+#[test]
+fn an_agent_that_stops_ends_its_jobs() {
+    for user in [As::Tester, As::Nobody] {
+        let mut agent = Agent::launch(folder(&[], &[]), Settings::user(user));
+        begin(&agent, "setsid sleep 1022.5 & sleep 1022.5");
+        within(|| (processes("sleep 1022.5").len() >= 2).then_some(()));
+        agent.signal(rustix::process::Signal::TERM);
+        assert!(agent.wait().success());
+        assert_eq!(processes("sleep 1022.5"), [0; 0]);
+    }
+}

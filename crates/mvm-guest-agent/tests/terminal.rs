@@ -1,0 +1,116 @@
+//! `exec` on a terminal.
+
+#![cfg(feature = "dev")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use common::dev::{exec, shell, with};
+use common::{Agent, As, Connection, Settings, folder};
+use serde_json::{Value, json};
+
+fn on_terminal(request: Value) -> Value {
+    with(
+        request,
+        json!({"tty": {"cols": 91, "rows": 17}, "stdin": true}),
+    )
+}
+
+fn begin(agent: &Agent, request: Value) -> Connection {
+    let mut connection = agent.connection();
+    let started = connection.begin(&on_terminal(request));
+    assert_eq!(started["type"], "exec-started", "{started}");
+    connection
+}
+
+#[test]
+fn it_is_the_controlling_terminal_of_a_session_of_its_own_and_has_its_size() {
+    let agent = Agent::start(&[], &[]);
+    let mut connection = begin(
+        &agent,
+        shell(
+            "tty; stty size; ps -o sid= -p $$; echo $$ $TERM; test -t 2 && echo err >&2 2>/dev/tty",
+        ),
+    );
+    let ran = connection.rest();
+    let text = ran.text().replace('\r', "");
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("/dev/pts/"), "{text}");
+    assert_eq!(lines[1], "17 91");
+    assert_eq!(format!("{} xterm", lines[2].trim()), lines[3], "{text}");
+    assert_eq!(lines[4], "err");
+    assert_eq!(ran.errors(), "", "all comes on one channel");
+    assert_eq!(ran.end(), (Some(0), None));
+}
+
+#[test]
+fn what_is_typed_is_echoed_and_the_size_can_change() {
+    let agent = Agent::start(&[], &[]);
+    let text =
+        "trap 'stty size' WINCH; echo up; while read -r line; do echo \"<$line>\"; done; echo over";
+    let mut connection = begin(&agent, exec(&["/bin/bash", "-c", text]));
+    connection.until("up\r\n");
+    connection.data(0, b"hello\n");
+    assert!(
+        connection.until("<hello>\r\n").contains("hello\r\n"),
+        "echo"
+    );
+    connection.send(&json!({"type": "resize", "cols": 132, "rows": 50}));
+    connection.until("50 132\r\n");
+    // On a line that has begun, too, its end is the end.
+    connection.data(0, b"half");
+    connection.send(&json!({"type": "stdin-close"}));
+    let ran = connection.rest();
+    assert!(ran.text().contains("over"), "{}", ran.text());
+    assert_eq!(ran.end(), (Some(0), None));
+}
+
+#[test]
+fn control_c_interrupts_what_is_in_the_foreground() {
+    for user in [As::Tester, As::Nobody] {
+        let agent = Agent::launch(folder(&[], &[]), Settings::user(user));
+        let mut connection = begin(&agent, exec(&["/bin/bash", "--norc", "--noprofile", "-i"]));
+        connection.data(0, b"PS1='ready> '\n");
+        connection.until("\nready> ");
+        connection.data(0, b"echo begun; sleep 1010.5\n");
+        connection.until("\nbegun");
+        connection.data(0, &[3]);
+        connection.until("ready> ");
+        connection.data(0, b"echo code $?\n");
+        connection.until("\ncode 130");
+        // Job control: a stopped job goes on in the background.
+        connection.data(0, b"sleep 1011.5\n");
+        connection.until("sleep 1011.5\r\n");
+        common::within(|| (common::processes("sleep 1011.5").len() == 1).then_some(()));
+        connection.data(0, &[26]);
+        connection.until("Stopped");
+        connection.data(0, b"bg; jobs\n");
+        connection.until("Running");
+        connection.data(0, b"exit 7\n");
+        let ran = connection.rest();
+        assert_eq!(ran.end(), (Some(7), None), "{}", ran.text());
+        assert_eq!(common::processes("sleep 1011.5"), [0; 0]);
+    }
+}
+
+#[test]
+fn a_terminal_belongs_to_its_user() {
+    let agent = Agent::start(&[], &[]);
+    let text = "stat -c '%u %a' $(tty); echo direct > $(tty)";
+    let mut connection = begin(&agent, with(shell(text), json!({"user": "nobody"})));
+    let ran = connection.rest();
+    assert_eq!(ran.text(), "65534 620\r\ndirect\r\n");
+    let resize = json!({"type": "resize", "cols": 1, "rows": 1});
+    let mut pipes = agent.connection();
+    pipes.begin(&with(exec(&["cat"]), json!({"stdin": true})));
+    pipes.send(&resize);
+    let refusal = pipes.json();
+    assert_eq!(refusal["code"], "bad-request", "{refusal}");
+    pipes.data(0, b"and it goes on");
+    pipes.send(&json!({"type": "stdin-close"}));
+    assert_eq!(pipes.rest().text(), "and it goes on");
+}
