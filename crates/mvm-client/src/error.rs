@@ -4,7 +4,8 @@
 
 use crate::Endpoint;
 use crate::endpoint::Address;
-use mvm_protocol::ErrorAnswer;
+use mvm_protocol::answer::Profile;
+use mvm_protocol::{ErrorAnswer, PORT};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -149,6 +150,23 @@ pub enum Error {
         /// The version that `hello` reports.
         agent_version: String,
     },
+    /// Only dev builds of the agent serve the request, and not where their settings switch it off.
+    #[error("{}", not_served(.request, *.profile))]
+    NotServed {
+        /// The request's type.
+        request: &'static str,
+        /// Which build it is, as its `hello` shows.
+        profile: Profile,
+    },
+}
+
+fn not_served(request: &str, profile: Profile) -> String {
+    match profile {
+        Profile::Prod => format!(
+            "the guest has the prod build of the agent, and `{request}` is served by dev builds alone"
+        ),
+        Profile::Dev => format!("the guest's agent.json has `{request}` switched off"),
+    }
 }
 
 /// What a client was waiting for.
@@ -162,6 +180,12 @@ pub enum Stage {
     Answer,
     /// The next event of a watch, a heartbeat at least.
     Event,
+    /// A command's output or end.
+    Command,
+    /// The next piece of a file, or that it is written.
+    Content,
+    /// What a forwarded port sends.
+    Port,
 }
 
 impl fmt::Display for Stage {
@@ -171,6 +195,9 @@ impl fmt::Display for Stage {
             Self::Handshake => "OK",
             Self::Answer => "answer",
             Self::Event => "heartbeat",
+            Self::Command => "output",
+            Self::Content => "progress of the file",
+            Self::Port => "word from the port",
         })
     }
 }
@@ -198,6 +225,7 @@ impl Error {
             Self::RequestTooLarge { .. } => "request-too-large",
             Self::Refused(answer) => answer.code.as_str(),
             Self::TooOld { .. } => "unknown-request",
+            Self::NotServed { .. } => "not-allowed",
         }
     }
 
@@ -221,7 +249,8 @@ impl Error {
             | Self::PermissionDenied { .. }
             | Self::NotAnAgent { .. }
             | Self::RequestTooLarge { .. }
-            | Self::TooOld { .. } => false,
+            | Self::TooOld { .. }
+            | Self::NotServed { .. } => false,
         }
     }
 
@@ -282,6 +311,9 @@ impl Error {
                  group"
                     .into()
             }
+            Self::NobodyListening { endpoint } if endpoint.port() != PORT => {
+                "see what listens on vsock ports in the guest; the number may be another".into()
+            }
             Self::NobodyListening { .. } => format!(
                 "the VM runs and its agent is not up, or not yet: wait for it (mvmctl vm wait {vm} \
                  --for ready), or look at the guest's console"
@@ -299,7 +331,7 @@ impl Error {
                 Stage::Answer => {
                     "the guest is paused, stuck or overloaded; allow longer with --timeout".into()
                 }
-                Stage::Event => format!(
+                Stage::Event | Stage::Command | Stage::Content | Stage::Port => format!(
                     "the guest was paused, snapshotted or has crashed: mvmctl vm status {vm}"
                 ),
             },
@@ -318,6 +350,15 @@ impl Error {
                  rejected"
             ),
             Self::TooOld { .. } => "update the agent in the guest's image".into(),
+            Self::NotServed {
+                profile: Profile::Prod,
+                ..
+            } => "build the guest's image with `mvmctl image build --dev` (mkGuest: dev = true) and \
+                 start it anew"
+                .into(),
+            Self::NotServed { .. } => {
+                "set \"exec\": true in the guest's /etc/mvm/agent.json and restart the agent".into()
+            }
         }
     }
 }
@@ -326,6 +367,9 @@ fn before(stage: Stage) -> String {
     match stage {
         // It was there for any time, and owed nothing yet.
         Stage::Event => "while it was watched".into(),
+        Stage::Command => "while a command ran".into(),
+        Stage::Content => "while a file was on its way".into(),
+        Stage::Port => "while a port was forwarded".into(),
         stage => format!("before the {stage}"),
     }
 }

@@ -6,6 +6,8 @@
 //! transport   dial, hybrid vsock's handshake, when to try again  Deadlines
 //! session     requests and their answers on one connection       Session
 //! watch       a status, then what changes                        Watcher
+//! dev         commands, files, jobs and ports of dev builds      Command, Upload, Download, Port
+//! raw         bytes to and from any port of the guest's          RawStream
 //! error       what can go wrong, each with a code and a hint     Error
 //! ```
 //!
@@ -28,9 +30,11 @@
 //! The conversation is told to [`tracing`] under the target [`WIRE`], at level `TRACE`: one event a
 //! line or frame, which begins with `>` for what was sent and `<` for what came.
 
+pub mod dev;
 pub mod endpoint;
 pub mod error;
 pub mod inventory;
+mod raw;
 pub mod session;
 mod settings;
 mod transport;
@@ -39,6 +43,7 @@ pub mod watch;
 pub use endpoint::Endpoint;
 pub use error::{Error, Stage};
 pub use inventory::{Inventory, State, Vm};
+pub use raw::RawStream;
 pub use session::Session;
 pub use transport::Deadlines;
 pub use watch::Watcher;

@@ -3,14 +3,15 @@
 use crate::error::quoted;
 use crate::transport::{self, Opened, Stream};
 use crate::{Deadlines, Endpoint, Error, Stage, WIRE};
+use mvm_protocol::answer::AnswerOf;
 use mvm_protocol::answer::{Checked, Hello, Reloaded};
 use mvm_protocol::frame::encode_json;
 use mvm_protocol::lifecycle::{Awake, Ready, SleepPrep, Wake};
 use mvm_protocol::request::Check;
 use mvm_protocol::status::{Inspect, Status};
-use mvm_protocol::{
-    Answer, AnswerFrame, Decoder, ErrorAnswer, ErrorCode, Frame, Request, RequestFrame,
-};
+use mvm_protocol::{Answer, Decoder, ErrorAnswer, ErrorCode, Frame, Request, RequestFrame};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
@@ -24,11 +25,44 @@ use tokio::time::timeout;
 /// on it fails with [`Error::Closed`], and a new session has to be opened. Dropping the session
 /// closes the connection.
 pub struct Session {
-    stream: Box<dyn Stream>,
-    incoming: Incoming,
-    deadlines: Deadlines,
-    next_id: u64,
-    in_step: bool,
+    pub(crate) stream: Box<dyn Stream>,
+    pub(crate) incoming: Incoming,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) next_id: u64,
+    pub(crate) in_step: bool,
+    /// The rest of a frame whose sending was given up: it goes before whatever is sent next.
+    pub(crate) unsent: Unsent,
+}
+
+/// Bytes that are still to be sent, so that a frame that was begun is finished, whoever was dropped
+/// meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct Unsent {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Unsent {
+    /// Adds what is to be sent after the rest.
+    pub(crate) fn push(&mut self, bytes: Vec<u8>) {
+        if self.sent == self.bytes.len() {
+            self.bytes = bytes;
+            self.sent = 0;
+        } else {
+            self.bytes.extend(bytes);
+        }
+    }
+
+    /// Sends all of it. The future may be dropped: what it has not sent stays here.
+    pub(crate) async fn send(&mut self, writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        while let Some(rest) = self.bytes.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            match writer.write(rest).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => self.sent += count,
+            }
+        }
+        writer.flush().await
+    }
 }
 
 /// The receiving half's state.
@@ -65,15 +99,18 @@ impl Session {
     }
 
     fn new(opened: Opened, endpoint: &Endpoint, deadlines: &Deadlines) -> Self {
+        let mut decoder = Decoder::default();
+        decoder.push(&opened.early);
         Self {
             stream: opened.stream,
             incoming: Incoming {
                 endpoint: endpoint.clone(),
-                decoder: opened.decoder,
+                decoder,
             },
             deadlines: *deadlines,
             next_id: 1,
             in_step: true,
+            unsent: Unsent::default(),
         }
     }
 
@@ -88,7 +125,7 @@ impl Session {
         match answers.pop() {
             Some(Ok(answer)) => Ok(answer),
             Some(Err(error)) if error.code == ErrorCode::UnknownRequest => {
-                Err(self.explain(request, error).await)
+                Err(self.explain(request.type_name(), error).await)
             }
             Some(Err(error)) => Err(Error::Refused(error)),
             None => Err(self.incoming.closed(Stage::Answer)),
@@ -117,14 +154,12 @@ impl Session {
             bytes.extend(encode(request, id)?);
             self.next_id = id + 1;
         }
+        self.unsent.push(bytes);
         self.in_step = false;
         let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
         let incoming = &mut self.incoming;
         let deadlines = &self.deadlines;
-        let writing = async {
-            writer.write_all(&bytes).await?;
-            writer.flush().await
-        };
+        let writing = self.unsent.send(&mut writer);
         let reading = async {
             let mut answers = Vec::with_capacity(requests.len());
             for (id, request) in (first..).zip(requests) {
@@ -161,6 +196,18 @@ impl Session {
             Answer::Hello(hello) => Ok(hello),
             other => Err(self.incoming.astray(&other, "hello")),
         }
+    }
+
+    /// Fails if the agent does not serve a request of dev builds, as its `hello` shows.
+    pub async fn serves(&mut self, request: &'static str) -> Result<(), Error> {
+        let hello = self.hello().await?;
+        if hello.capabilities.iter().any(|served| served == request) {
+            return Ok(());
+        }
+        Err(Error::NotServed {
+            request,
+            profile: hello.profile,
+        })
     }
 
     /// Lifecycle, worker, health and integrations.
@@ -212,13 +259,22 @@ impl Session {
         }
     }
 
-    /// Tells an agent that is older than the request from one that will not serve it.
-    async fn explain(&mut self, request: &Request, refusal: ErrorAnswer) -> Error {
+    /// Tells an agent that does not have the request from one that will not do it.
+    pub(crate) async fn explain(&mut self, request: &'static str, refusal: ErrorAnswer) -> Error {
         let hello = self.pipeline(&[Request::Hello]).await;
-        match hello.ok().and_then(|mut answers| answers.pop()) {
-            Some(Ok(Answer::Hello(hello))) => Error::TooOld {
-                request: request.type_name(),
+        let Some(Ok(Answer::Hello(hello))) = hello.ok().and_then(|mut answers| answers.pop())
+        else {
+            return Error::Refused(refusal);
+        };
+        let served = hello.capabilities.iter().any(|served| served == request);
+        match refusal.code {
+            ErrorCode::UnknownRequest => Error::TooOld {
+                request,
                 agent_version: hello.agent_version,
+            },
+            ErrorCode::NotAllowed if !served => Error::NotServed {
+                request,
+                profile: hello.profile,
             },
             _ => Error::Refused(refusal),
         }
@@ -234,9 +290,9 @@ impl Session {
             return Err(self.incoming.closed(Stage::Answer));
         }
         let id = self.next_id;
-        let bytes = encode(request, id)?;
+        self.unsent.push(encode(request, id)?);
         let after = self.deadlines.answer;
-        let written = timeout(after, self.stream.write_all(&bytes)).await;
+        let written = timeout(after, self.unsent.send(&mut self.stream)).await;
         match written {
             Ok(_) => Ok((self.stream, self.incoming, id)),
             Err(_) => Err(self.incoming.timed_out(Stage::Answer, after)),
@@ -253,16 +309,35 @@ fn encode(request: &Request, id: u64) -> Result<Vec<u8>, Error> {
         request: request.clone(),
         id: Some(id),
     };
-    // Requests hold strings and numbers alone; JSON has a form for all of them.
-    let body = serde_json::to_vec(&frame).unwrap_or_default();
-    match request {
-        // Random bytes that somebody has seen are none.
-        Request::Wake(wake) if wake.entropy.is_some() => {
-            tracing::trace!(target: WIRE, "> {{\"type\":\"wake\",…}} with entropy, {} bytes", body.len());
-        }
-        _ => tracing::trace!(target: WIRE, "> {}", String::from_utf8_lossy(&body)),
+    // Random bytes that somebody has seen are none.
+    let secret = matches!(request, Request::Wake(wake) if wake.entropy.is_some());
+    encode_frame(&frame, secret)
+}
+
+/// A frame of a value that holds strings and numbers alone; JSON has a form for all of them.
+pub(crate) fn encode_frame(frame: &impl Serialize, secret: bool) -> Result<Vec<u8>, Error> {
+    let body = serde_json::to_vec(frame).unwrap_or_default();
+    if secret {
+        tracing::trace!(target: WIRE, "> {{\"type\":\"wake\",…}} with entropy, {} bytes", body.len());
+    } else {
+        tracing::trace!(target: WIRE, "> {}", String::from_utf8_lossy(&body));
     }
     encode_json(&body).map_err(|_| Error::RequestTooLarge { bytes: body.len() })
+}
+
+/// A set of answers, one of which is an error.
+pub(crate) trait AnswerKind: DeserializeOwned + Serialize {
+    /// The answer, or the error that it is.
+    fn into_result(self) -> Result<Self, ErrorAnswer>;
+}
+
+impl AnswerKind for Answer {
+    fn into_result(self) -> Result<Self, ErrorAnswer> {
+        match self {
+            Self::Error(error) => Err(error),
+            answer => Ok(answer),
+        }
+    }
 }
 
 /// How much of a frame the conversation shows, in bytes.
@@ -273,71 +348,82 @@ impl Incoming {
     ///
     /// An error without a number is taken as the answer: that is how an agent refuses what it could
     /// not read, and a connection beyond those that it has room for.
-    pub(crate) async fn answer(
+    pub(crate) async fn answer<A: AnswerKind>(
         &mut self,
         reader: &mut (impl AsyncRead + Unpin),
         id: u64,
         stage: Stage,
-    ) -> Result<Result<Answer, ErrorAnswer>, Error> {
-        let body = self.body(reader, stage).await?;
-        let frame = AnswerFrame::read(&body)
-            .map_err(|error| self.stranger(format!("{error} in {}", quoted(&body))))?;
-        match frame {
-            AnswerFrame {
-                answer: Answer::Error(error),
-                id: answered,
-            } if answered.is_none_or(|answered| answered == id) => Ok(Err(error)),
-            AnswerFrame {
-                answer,
-                id: Some(answered),
-            } if answered == id => Ok(Ok(answer)),
-            AnswerFrame {
-                id: Some(other), ..
-            } => Err(self.stranger(format!("an answer numbered {other} to request {id}"))),
-            AnswerFrame { id: None, .. } => {
-                Err(self.stranger(format!("an answer without the number {id} of its request")))
+    ) -> Result<Result<A, ErrorAnswer>, Error> {
+        // Small, since each of 10,000 watchers holds one; most frames fit.
+        let mut buffer = [0; 2048];
+        match self.frame(reader, &mut buffer, stage).await? {
+            Frame::Json(body) => self.read(&body, id),
+            Frame::Data { .. } | Frame::EmptyData => {
+                Err(self.stranger("raw bytes where an answer belongs".into()))
             }
         }
     }
 
-    /// The next JSON body. What was read stays in the decoder if the future is dropped.
-    async fn body(
+    /// Reads a body that has to be an answer to the request `id`.
+    pub(crate) fn read<A: AnswerKind>(
+        &self,
+        body: &[u8],
+        id: u64,
+    ) -> Result<Result<A, ErrorAnswer>, Error> {
+        let frame = AnswerOf::<A>::read(body)
+            .map_err(|error| self.stranger(format!("{error} in {}", quoted(body))))?;
+        let answered = frame.id;
+        match frame.answer.into_result() {
+            Err(error) if answered.is_none_or(|answered| answered == id) => Ok(Err(error)),
+            Ok(answer) if answered == Some(id) => Ok(Ok(answer)),
+            _ => Err(self.stranger(match answered {
+                Some(other) => format!("an answer numbered {other} to request {id}"),
+                None => format!("an answer without the number {id} of its request"),
+            })),
+        }
+    }
+
+    /// The next frame. What was read stays in the decoder if the future is dropped.
+    pub(crate) async fn frame(
         &mut self,
         reader: &mut (impl AsyncRead + Unpin),
+        buffer: &mut [u8],
         stage: Stage,
-    ) -> Result<Vec<u8>, Error> {
-        // Small, since each of 10,000 watchers holds one; most frames fit.
-        let mut buffer = [0; 2048];
+    ) -> Result<Frame, Error> {
         loop {
             match self.decoder.next_frame() {
-                Ok(Some(Frame::Json(body))) => {
-                    let shown = body.get(..SHOWN).unwrap_or(&body);
-                    let more = if shown.len() < body.len() { "…" } else { "" };
-                    tracing::trace!(target: WIRE, "< {}{more}", String::from_utf8_lossy(shown));
-                    return Ok(body);
-                }
-                Ok(Some(Frame::Data { .. } | Frame::EmptyData)) => {
-                    return Err(self.stranger("raw bytes where an answer belongs".into()));
+                Ok(Some(frame)) => {
+                    if let Frame::Json(body) = &frame {
+                        let shown = body.get(..SHOWN).unwrap_or(body);
+                        let more = if shown.len() < body.len() { "…" } else { "" };
+                        tracing::trace!(target: WIRE, "< {}{more}", String::from_utf8_lossy(shown));
+                    }
+                    return Ok(frame);
                 }
                 Err(error) => return Err(self.stranger(error.to_string())),
                 Ok(None) => {}
             }
-            match reader.read(&mut buffer).await {
+            match reader.read(buffer).await {
                 Ok(0) => return Err(self.closed(stage)),
                 Ok(count) => self.decoder.push(buffer.get(..count).unwrap_or_default()),
-                Err(error) if is_gone(&error) => return Err(self.closed(stage)),
-                Err(source) => {
-                    return Err(Error::Io {
-                        endpoint: self.endpoint.clone(),
-                        stage,
-                        source,
-                    });
-                }
+                Err(source) => return Err(self.broken(source, stage)),
             }
         }
     }
 
-    fn stranger(&self, got: String) -> Error {
+    /// Why reading or writing came to nothing.
+    pub(crate) fn broken(&self, source: io::Error, stage: Stage) -> Error {
+        if is_gone(&source) {
+            return self.closed(stage);
+        }
+        Error::Io {
+            endpoint: self.endpoint.clone(),
+            stage,
+            source,
+        }
+    }
+
+    pub(crate) fn stranger(&self, got: String) -> Error {
         Error::NotAnAgent {
             endpoint: self.endpoint.clone(),
             got,
@@ -345,12 +431,12 @@ impl Incoming {
     }
 
     /// A good answer to another request than the one that was sent.
-    pub(crate) fn astray(&self, answer: &Answer, request: &str) -> Error {
+    pub(crate) fn astray(&self, answer: &impl Serialize, request: &str) -> Error {
         let body = serde_json::to_vec(answer).unwrap_or_default();
         self.stranger(format!("{} to the request `{request}`", quoted(&body)))
     }
 
-    fn closed(&self, stage: Stage) -> Error {
+    pub(crate) fn closed(&self, stage: Stage) -> Error {
         Error::Closed {
             endpoint: self.endpoint.clone(),
             stage,

@@ -18,8 +18,8 @@
 use crate::endpoint::Address;
 use crate::error::quoted;
 use crate::{Endpoint, Error, Stage, WIRE};
+use mvm_protocol::Request;
 use mvm_protocol::handshake::{LineReader, connect_line, parse_ok};
-use mvm_protocol::{Decoder, Request};
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -44,16 +44,19 @@ pub struct Deadlines {
     /// For restore commands: they are in the answer to `wake`, and in that to a `sleep-prep` that
     /// has failed, which comes when all was rolled back.
     pub restore: Duration,
+    /// For the next piece of a file, and for the end of writing one in the guest.
+    pub transfer: Duration,
 }
 
 impl Default for Deadlines {
-    /// 2 s, 10 s, 60 s for a check, and 120 s for restore commands.
+    /// 2 s, 10 s, 60 s for a check, and 120 s for restore commands and for a piece of a file.
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(2),
             answer: Duration::from_secs(10),
             check: Duration::from_secs(60),
             restore: Duration::from_secs(120),
+            transfer: Duration::from_secs(120),
         }
     }
 }
@@ -66,6 +69,7 @@ impl Deadlines {
             answer: duration,
             check: duration,
             restore: duration,
+            transfer: duration,
         }
     }
 
@@ -93,10 +97,10 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// A stream after the handshake, and what of the frames has come already.
+/// A stream after the handshake, and what has come after it already.
 pub(crate) struct Opened {
     pub(crate) stream: Box<dyn Stream>,
-    pub(crate) decoder: Decoder,
+    pub(crate) early: Vec<u8>,
 }
 
 /// Why one try came to nothing.
@@ -187,7 +191,7 @@ async fn attempt(endpoint: &Endpoint, stage: &mut Stage) -> Result<Opened, Fault
                 // The kernel's vsock has ports of its own and no handshake.
                 Ok(stream) => Ok(Opened {
                     stream: Box::new(stream),
-                    decoder: Decoder::default(),
+                    early: Vec::new(),
                 }),
                 Err(error) if is_reset(&error) => Err(Fault::NoOk),
                 Err(source) => Err(Fault::Final(Error::Io {
@@ -254,11 +258,9 @@ async fn shake_hands(
         if let Some(line) = line {
             parse_ok(&line).map_err(|_| stranger())?;
             tracing::trace!(target: WIRE, "< {line}");
-            let mut decoder = Decoder::default();
-            decoder.push(bytes.get(taken..).unwrap_or_default());
             return Ok(Opened {
                 stream: Box::new(stream),
-                decoder,
+                early: bytes.get(taken..).unwrap_or_default().to_vec(),
             });
         }
     }

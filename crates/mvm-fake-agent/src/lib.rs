@@ -11,11 +11,13 @@
     reason = "for tests alone"
 )]
 
+mod dev;
 mod well;
 
+pub use dev::dev;
 pub use well::{answer_to, inspect, status, well};
 
-use mvm_protocol::frame::encode_json;
+use mvm_protocol::frame::{encode_data, encode_json};
 use mvm_protocol::{Decoder, Frame};
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
@@ -156,9 +158,20 @@ pub struct Peer {
 impl Peer {
     /// Reads what is sent first, which has to be `CONNECT 52` in one piece, as hybrid vsock asks.
     pub fn expect_connect(&mut self) {
-        let mut buffer = [0; 64];
-        let count = self.stream.read(&mut buffer).unwrap();
-        assert_eq!(&buffer[..count], b"CONNECT 52\n", "not a CONNECT alone");
+        self.expect_connect_to(52);
+    }
+
+    /// The same for another port.
+    pub fn expect_connect_to(&mut self, port: u32) {
+        let expected = format!("CONNECT {port}\n");
+        assert_eq!(self.read(), expected.as_bytes(), "not a CONNECT alone");
+    }
+
+    /// What comes next, as it comes; nothing when the client has closed.
+    pub fn read(&mut self) -> Vec<u8> {
+        let mut buffer = [0; 4096];
+        let count = self.stream.read(&mut buffer).unwrap_or(0);
+        buffer[..count].to_vec()
     }
 
     /// Takes CONNECT and answers OK, unless the client has closed before.
@@ -175,15 +188,20 @@ impl Peer {
         self.send(b"OK 1073741824\n");
     }
 
-    /// The next request; `None` when the client has closed.
+    /// The next request, or whatever JSON the client sends; `None` when it has closed.
     pub fn request(&mut self) -> Option<Value> {
+        match self.frame()? {
+            Frame::Json(body) => Some(serde_json::from_slice(&body).unwrap()),
+            frame => panic!("not JSON: {frame:?}"),
+        }
+    }
+
+    /// The next frame; `None` when the client has closed.
+    pub fn frame(&mut self) -> Option<Frame> {
         let mut buffer = [0; 4096];
         loop {
             if let Some(frame) = self.decoder.next_frame().unwrap() {
-                let Frame::Json(body) = frame else {
-                    panic!("not JSON: {frame:?}")
-                };
-                return Some(serde_json::from_slice(&body).unwrap());
+                return Some(frame);
             }
             match self.stream.read(&mut buffer) {
                 Ok(0) | Err(_) => return None,
@@ -198,6 +216,11 @@ impl Peer {
         self.send(&frame);
     }
 
+    /// Sends raw bytes on a channel, and says whether the client is still there.
+    pub fn data(&mut self, channel: u8, bytes: &[u8]) -> bool {
+        self.send(&encode_data(channel, bytes).unwrap())
+    }
+
     /// Sends bytes as they are, and says whether the client is still there.
     pub fn send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
@@ -207,6 +230,16 @@ impl Peer {
     pub fn until_closed(&mut self) {
         let mut buffer = [0; 4096];
         while matches!(self.stream.read(&mut buffer), Ok(count) if count > 0) {}
+    }
+
+    /// Reads so many bytes as they come, past what was read for the frames before them.
+    pub fn read_raw(&mut self, count: usize) {
+        self.stream.read_exact(&mut vec![0; count]).unwrap();
+    }
+
+    /// Closes the connection, in the middle of whatever it is.
+    pub fn hang_up(&mut self) {
+        self.stream.shutdown(Shutdown::Both).unwrap();
     }
 
     /// Reads and writes nothing, and keeps the connection open as long as the agent lives.

@@ -52,6 +52,14 @@ pub const AGENT: Program = Program {
     hint: "give --agent PATH, or put it beside mvmctl",
 };
 
+/// The same, built to serve commands and files as well.
+pub const AGENT_DEV: Program = Program {
+    name: "mvm-guest-agent-dev",
+    variable: "MVM_AGENT_DEV",
+    hint: "`cargo xtask build` makes one beside mvmctl; or give --agent PATH of one that was built \
+           with --features dev",
+};
+
 /// What a guest has for its programs.
 pub const BUSYBOX: Program = Program {
     name: "busybox",

@@ -4,12 +4,16 @@
 //! or a failure; [`report`] alone turns that into words on stderr and an exit code.
 
 mod args;
+mod asked_to_end;
 mod backoff;
 mod commands;
 mod conversation;
 mod fleet;
+mod raw_terminal;
 mod render;
 mod report;
+mod stdio;
+mod transfer;
 mod ui;
 mod vm_name;
 

@@ -17,6 +17,19 @@ pub(crate) enum Outcome {
     Bad,
     /// Of several VMs some failed, or their answer is bad.
     SomeFailed,
+    /// A command in a guest has ended, and we end as it did.
+    Ended(Ended),
+}
+
+/// How a command in a guest ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It exited with this.
+    Code(i32),
+    /// A signal of this number ended it.
+    Signal(i32),
+    /// Its time was up.
+    TimedOut,
 }
 
 /// What sort of failure it is.
@@ -28,6 +41,24 @@ pub(crate) enum Kind {
     Usage,
     /// There is no such VM, or its agent cannot be reached.
     Unreachable,
+    /// Whatever kept a command in a guest from being run to its end, on our side or the agent's.
+    NotRun,
+    /// The guest has such a program, and it cannot be run.
+    CannotRun,
+    /// The guest has no such program, user or folder.
+    NoProgram,
+    /// A signal of this number ended us.
+    Signalled(i32),
+}
+
+impl Kind {
+    /// The same of a command that passes the exit code of another on: there, few codes are ours.
+    pub(crate) fn of_a_run(self) -> Self {
+        match self {
+            Self::Failed | Self::Unreachable => Self::NotRun,
+            kind => kind,
+        }
+    }
 }
 
 /// Why a command could not do its work: what was tried, why it failed and what to do next.
@@ -76,6 +107,16 @@ impl Failure {
         }
     }
 
+    /// A signal came before it was done.
+    pub(crate) fn signalled(number: i32, consequence: &str) -> Self {
+        let name = mvm_protocol::signal::name(number);
+        Self {
+            kind: Kind::Signalled(number),
+            code: "interrupted".into(),
+            ..Self::failed(format!("ended by SIG{name}, {consequence}"))
+        }
+    }
+
     /// What went wrong between a VM's name and its answer.
     pub(crate) fn about(vm: &str, error: &mvm_client::Error) -> Self {
         Self {
@@ -105,7 +146,10 @@ fn kind_of(error: &mvm_client::Error) -> Kind {
     use mvm_client::Error;
     match error {
         Error::BadName { .. } | Error::BadSettings { .. } => Kind::Usage,
-        Error::Refused(_) | Error::TooOld { .. } | Error::RequestTooLarge { .. } => Kind::Failed,
+        Error::Refused(_)
+        | Error::TooOld { .. }
+        | Error::NotServed { .. }
+        | Error::RequestTooLarge { .. } => Kind::Failed,
         _ => Kind::Unreachable,
     }
 }
@@ -173,6 +217,15 @@ pub(crate) fn finish(context: &Context, result: Result<Outcome, Failure>) -> Exi
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Bad) => ExitCode::from(1),
         Ok(Outcome::SomeFailed) => ExitCode::from(4),
+        Ok(Outcome::Ended(ended)) => ExitCode::from(match ended {
+            Ended::Code(code) => {
+                // Eight bits of it are all that a shell sees, there as here.
+                let [low, ..] = code.to_le_bytes();
+                low
+            }
+            Ended::Signal(number) => by_signal(number),
+            Ended::TimedOut => 124,
+        }),
         Err(failure) => {
             if failure.vm.is_some() && matches!(context.format, Format::Json | Format::Yaml) {
                 // Who reads data gets the failure as data too. If stdout fails, stderr is left.
@@ -183,7 +236,16 @@ pub(crate) fn finish(context: &Context, result: Result<Outcome, Failure>) -> Exi
                 Kind::Failed => 1,
                 Kind::Usage => 2,
                 Kind::Unreachable => 3,
+                Kind::NotRun => 125,
+                Kind::CannotRun => 126,
+                Kind::NoProgram => 127,
+                Kind::Signalled(number) => by_signal(number),
             })
         }
     }
+}
+
+/// What a shell makes of a process that a signal ended.
+fn by_signal(number: i32) -> u8 {
+    u8::try_from(number).unwrap_or(0).saturating_add(128)
 }

@@ -124,12 +124,17 @@ impl Ui {
         let _ = writeln!(std::io::stderr(), "{label}{shown}");
     }
 
+    /// Whether stderr is a terminal for things that move. The conversation that `-v` shows would
+    /// tear them.
+    pub(crate) fn is_live(&self) -> bool {
+        std::io::stderr().is_terminal() && !self.verbose
+    }
+
     /// Says what is being waited for, once it has taken a second, until the guard is dropped: a
     /// spinner on a terminal, one line elsewhere.
     pub(crate) fn progress(&self, what: &str) -> Progress {
         let what = clean(what).into_owned();
-        // The conversation that `-v` shows is progress enough, and would tear the spinner.
-        let spinner = std::io::stderr().is_terminal() && !self.verbose;
+        let spinner = self.is_live();
         let (done, waiting) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new()
             .name("progress".into())

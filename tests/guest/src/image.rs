@@ -84,6 +84,8 @@ pub(crate) struct Guest {
     pub(crate) services: Vec<Service>,
     /// Kernel modules beyond those of each guest.
     pub(crate) modules: Vec<String>,
+    /// Whether its agent is a dev build.
+    pub(crate) dev: bool,
     /// Text files, and their paths in the guest.
     pub(crate) files: Vec<(&'static str, &'static str)>,
 }
@@ -110,6 +112,7 @@ pub fn build_image(parts: &Parts, folder: &Path) -> Built {
             remote(),
         ],
         modules: vec!["vsock_loopback".into()],
+        dev: false,
         files: vec![("It works\n", "/www/index.html")],
     };
     build_guest(parts, folder, guest)
@@ -141,7 +144,12 @@ pub(crate) fn build_guest(parts: &Parts, folder: &Path, guest: Guest) -> Built {
     }
     build(&Build {
         out: folder.join("image"),
-        agent: Some(parts.agent.clone()),
+        agent: Some(if guest.dev {
+            parts.dev_agent.clone()
+        } else {
+            parts.agent.clone()
+        }),
+        dev: guest.dev,
         kernel: Some(parts.kernel.clone()),
         modules: Some(parts.modules.clone()),
         more_modules: guest.modules,

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 pub struct Parts {
     /// `MVM_TEST_AGENT`: the agent, statically linked.
     pub agent: PathBuf,
+    /// `MVM_TEST_DEV_AGENT`: the same as a dev build.
+    pub dev_agent: PathBuf,
     /// `MVM_TEST_KERNEL`
     pub kernel: PathBuf,
     /// `MVM_TEST_MODULES`: `lib/modules/VERSION` of that kernel.
@@ -47,6 +49,7 @@ impl Parts {
         };
         Ok(Self {
             agent: named("MVM_TEST_AGENT")?,
+            dev_agent: named("MVM_TEST_DEV_AGENT")?,
             kernel: named("MVM_TEST_KERNEL")?,
             modules: named("MVM_TEST_MODULES")?,
             busybox: named("MVM_TEST_BUSYBOX")?,

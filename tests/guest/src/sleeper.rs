@@ -65,6 +65,7 @@ pub fn build_sleeper(parts: &Parts, folder: &Path) -> Built {
         probes: probes(),
         services: Vec::new(),
         modules: Vec::new(),
+        dev: false,
         files: vec![("0123456789abcdef0123456789abcdef\n", "/etc/machine-id")],
     };
     build_guest(parts, folder, guest)

@@ -49,6 +49,16 @@ pub enum BuildError {
         /// How to get a static one.
         hint: &'static str,
     },
+    /// A dev build of the agent was asked for, and this is another.
+    #[error("{} is the {profile} build of the agent, and not the dev build", path.display())]
+    NotDev {
+        /// The program.
+        path: PathBuf,
+        /// What its `--version` says.
+        profile: String,
+        /// How to get one.
+        hint: &'static str,
+    },
     /// A file is not what it should be.
     #[error("cannot use {}: {reason}", path.display())]
     BadFile {
@@ -108,7 +118,7 @@ impl BuildError {
             Self::NoModulesFor(_) => "give --modules DIR, a lib/modules/VERSION folder",
             Self::OtherVersion { .. } => "give the kernel and the modules of one package",
             Self::NoModule { .. } => "this kernel cannot run a guest with vsock; give another",
-            Self::NotStatic { hint, .. } => hint,
+            Self::NotStatic { hint, .. } | Self::NotDev { hint, .. } => hint,
             Self::DropIns { .. } => "mend these files; the guest would leave them out",
             Self::InTheWay(_) => "remove it, or give another --out",
             Self::BadFile { .. } | Self::Collision(_) | Self::GuestPath(_) | Self::Io { .. } => {

@@ -20,7 +20,7 @@ mod tree;
 pub use error::BuildError;
 
 use crate::image::{self, Agent, Manifest};
-use crate::locate::{self, AGENT, BUSYBOX};
+use crate::locate::{self, AGENT, AGENT_DEV, BUSYBOX};
 use files::{add_etc, add_files};
 use modules::{Module, ModuleFolder};
 use mvm_protocol::drop_in::Name;
@@ -41,6 +41,8 @@ pub struct Build {
     pub out: PathBuf,
     /// The agent, statically linked.
     pub agent: Option<PathBuf>,
+    /// Whether it has to be the dev build, which serves commands and files.
+    pub dev: bool,
     /// The kernel image.
     pub kernel: Option<PathBuf>,
     /// The folder of its modules, `lib/modules/VERSION`.
@@ -103,7 +105,12 @@ pub struct Built {
 
 /// Builds an image.
 pub fn build(build: &Build) -> Result<Built, BuildError> {
-    let agent = program(build.agent.as_deref(), &AGENT, STATIC_AGENT)?;
+    let (usual, how) = if build.dev {
+        (&AGENT_DEV, STATIC_DEV_AGENT)
+    } else {
+        (&AGENT, STATIC_AGENT)
+    };
+    let agent = program(build.agent.as_deref(), usual, how)?;
     let busybox = program(build.busybox.as_deref(), &BUSYBOX, BUSYBOX.hint)?;
     // Without one that was named or installed, the one that `cargo xtask` has unpacked; modules are
     // never named without their kernel.
@@ -118,6 +125,13 @@ pub fn build(build: &Build) -> Result<Built, BuildError> {
     check_version(&kernel.file, &kernel_image, &kernel.modules)?;
     let modules = find_modules(&kernel.modules, &build.more_modules)?;
     let about = describe(&agent)?;
+    if build.dev && about.profile != "dev" {
+        return Err(BuildError::NotDev {
+            path: agent.path,
+            profile: about.profile,
+            hint: STATIC_DEV_AGENT,
+        });
+    }
     let port = match &build.etc {
         Some(etc) => check_etc(&agent, etc)?,
         None => mvm_protocol::PORT,
@@ -178,6 +192,11 @@ pub(crate) fn installed_kernel() -> Option<PathBuf> {
 /// How to get an agent that needs no libraries.
 const STATIC_AGENT: &str = "build it so: RUSTFLAGS='-C target-feature=+crt-static' cargo build \
      --release --target x86_64-unknown-linux-gnu -p mvm-guest-agent";
+
+/// How to get one that serves commands and files as well.
+const STATIC_DEV_AGENT: &str = "`cargo xtask build` makes one beside mvmctl; or build it so, and give \
+     it with --agent: RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target \
+     x86_64-unknown-linux-gnu -p mvm-guest-agent --features dev";
 
 /// A program that goes into the image and, being static, runs here too.
 struct Program {

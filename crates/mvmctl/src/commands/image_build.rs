@@ -19,6 +19,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
 
+    /// Take the agent's dev build, which serves commands, files, jobs and ports
+    /// [default agent: mvm-guest-agent-dev beside mvmctl, or in PATH]
+    #[arg(long)]
+    dev: bool,
+
     /// The kernel image [default: the newest in /boot, else what `cargo xtask` has unpacked]
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
@@ -77,6 +82,7 @@ impl Args {
         let plan = Build {
             out: self.out,
             agent: self.agent,
+            dev: self.dev,
             kernel: self.kernel,
             modules: self.modules,
             more_modules: self.more_modules,

@@ -14,7 +14,8 @@
 //! - A command writes data through [`Ui::print`](crate::ui::Ui::print) (stdout), talk through
 //!   [`Ui::note`](crate::ui::Ui::note) (stderr), and holds a
 //!   [`Ui::progress`](crate::ui::Ui::progress) over whatever may take more than a second. Nothing
-//!   else writes to either. No `println!`: it panics on a closed pipe.
+//!   else writes to either, but [`stdio`](crate::stdio) the bytes of commands and files. No
+//!   `println!`: it panics on a closed pipe.
 //! - Text that comes from a guest, a file name or a command line goes through
 //!   [`text::clean`](crate::render::text::clean) before it is printed; cells of
 //!   [`render::table`](crate::render::table), notes and failures do that by themselves.
@@ -22,12 +23,20 @@
 //!   that says what was tried, why it failed and what to do next.
 //! - A blocking job (files apart) runs in `tokio::task::spawn_blocking`: the runtime has one thread.
 
+pub(crate) mod attach;
 pub(crate) mod check;
 pub(crate) mod completion;
+pub(crate) mod connect;
+pub(crate) mod cp;
+pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod events;
+pub(crate) mod exec;
+pub(crate) mod forward;
 pub(crate) mod image_build;
 pub(crate) mod inspect;
+pub(crate) mod jobs;
+pub(crate) mod kill;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod machine;
@@ -36,6 +45,7 @@ mod mend;
 pub(crate) mod ping;
 pub(crate) mod restore;
 pub(crate) mod rm;
+pub(crate) mod running;
 pub(crate) mod sleep;
 pub(crate) mod snapshot;
 pub(crate) mod start;
@@ -96,6 +106,13 @@ group! {
         Check(check::Args),
         Wait(wait::Args),
         Events(events::Args),
+        Exec(exec::Args),
+        Cp(cp::Args),
+        Connect(connect::Args),
+        Forward(forward::Args),
+        Jobs(jobs::Args),
+        Attach(attach::Args),
+        Kill(kill::Args),
         Snapshot(snapshot::Args),
         Restore(restore::Args),
         Start(start::Args),

@@ -28,8 +28,9 @@ pub(crate) struct Table {
 }
 
 /// The columns that may be wrapped, by their header.
-const WRAPPED: [&str; 8] = [
+const WRAPPED: [&str; 9] = [
     "ADDRESS",
+    "COMMAND",
     "INTEGRATIONS",
     "LAST CHECK",
     "OUTPUT",

@@ -153,6 +153,19 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
+/// A command as a shell would take it: words that have more than plain characters in quotes.
+pub(crate) fn command_line(argv: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./,:@%^".contains(c);
+    let quoted = argv.iter().map(|word| {
+        if !word.is_empty() && word.chars().all(plain) {
+            word.clone()
+        } else {
+            format!("'{}'", word.replace('\'', "'\\''"))
+        }
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
 /// Milliseconds with as many digits as mean something: `0.43 ms`, `12.3 ms`, `1034 ms`.
 pub(crate) fn milliseconds(ms: f64) -> String {
     if ms < 10.0 {
@@ -216,6 +229,18 @@ mod tests {
         ] {
             assert_eq!(bytes(size), text);
         }
+    }
+
+    #[test]
+    fn commands_can_be_copied_into_a_shell() {
+        let line = |words: &[&str]| {
+            command_line(&words.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(line(&["ls", "-l", "/srv"]), "ls -l /srv");
+        assert_eq!(
+            line(&["sh", "-c", "echo \"$it's\"", ""]),
+            r#"sh -c 'echo "$it'\''s"' ''"#
+        );
     }
 
     #[test]

@@ -9,12 +9,18 @@
 
 mod answers;
 mod checks;
+mod cp;
+mod exec;
+mod exec_terminal;
 mod failures;
 mod fleet;
 mod host;
 mod hostile;
+mod jobs;
 mod output;
 mod paper;
+mod ports;
+mod pty;
 mod snapshots;
 mod streams;
 mod terminal;

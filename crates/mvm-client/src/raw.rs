@@ -1,0 +1,65 @@
+//! A connection to any port of the guest's, without the agent's protocol.
+
+use crate::transport::{self, Opened, Stream};
+use crate::{Deadlines, Endpoint, Error};
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes to and from a port of the guest's, past hybrid vsock's handshake. To close it, drop it:
+/// shutting down one half does not exist in hybrid vsock, where it closes both.
+pub struct RawStream {
+    stream: Box<dyn Stream>,
+    /// What came with OK already.
+    early: Vec<u8>,
+}
+
+impl RawStream {
+    /// Dials the endpoint, whose port can be any (see [`Endpoint::with_port`]).
+    pub async fn connect(endpoint: &Endpoint, deadlines: &Deadlines) -> Result<Self, Error> {
+        let Opened { stream, early } = transport::open(endpoint, deadlines).await?;
+        Ok(Self { stream, early })
+    }
+}
+
+impl fmt::Debug for RawStream {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("RawStream").finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for RawStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.early.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let count = self.early.len().min(buffer.remaining());
+        let taken: Vec<u8> = self.early.drain(..count).collect();
+        buffer.put_slice(&taken);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for RawStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

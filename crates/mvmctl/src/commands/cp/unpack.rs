@@ -1,0 +1,255 @@
+//! A tar stream from a guest, unpacked into a folder of this host.
+//!
+//! The guest is not trusted. Every entry is made relative to an open folder, component by component,
+//! and no symbolic link is followed on the way: neither `..` nor an absolute path nor a link that an
+//! earlier entry made leads outside. What is no file, folder or symbolic link is refused, and so is
+//! whatever is there already. Long names are read up to a bound; of the content nothing is held in
+//! memory but a piece.
+
+use super::beside::{KEPT_MODE, Sparse};
+use rustix::fs::{Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Permissions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Component, Path, PathBuf};
+use tar::{Archive, EntryType, Header};
+
+/// How long a path may be, and a header that gives one, in bytes.
+const LONGEST: u64 = 64 * 1024;
+
+/// How much is written at once, in bytes.
+const PIECE: usize = 256 * 1024;
+
+/// Unpacks a stream into a folder that is there.
+pub(super) fn unpack(stream: impl Read, folder: &Path) -> io::Result<()> {
+    let root = rustix::fs::open(
+        folder,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let mut unpacker = Unpacker {
+        root,
+        folders: Vec::new(),
+        buffer: vec![0; PIECE],
+    };
+    let mut archive = Archive::new(stream);
+    let mut names = Names::default();
+    // As they stand, since the library itself would hold a long name of any length.
+    for entry in archive.entries()?.raw(true) {
+        let mut entry = entry?;
+        let header = entry.header().clone();
+        match header.entry_type() {
+            EntryType::GNULongName => names.path = Some(long_name(&mut entry)?),
+            EntryType::GNULongLink => names.link = Some(long_name(&mut entry)?),
+            EntryType::XHeader => names.read_pax(&mut entry, &header)?,
+            EntryType::XGlobalHeader => {}
+            kind => {
+                let names = std::mem::take(&mut names);
+                let path = match names.path {
+                    Some(path) => path,
+                    None => header.path_bytes().into_owned(),
+                };
+                let path = PathBuf::from(OsString::from_vec(path));
+                let link = names
+                    .link
+                    .or_else(|| Some(header.link_name_bytes()?.into_owned()));
+                let added = unpacker.add(kind, &path, link, &header, &mut entry);
+                added.map_err(|error| {
+                    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+                })?;
+            }
+        }
+    }
+    unpacker.finish_folders()
+}
+
+/// What the headers before an entry say of it.
+#[derive(Debug, Default)]
+struct Names {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+}
+
+impl Names {
+    fn read_pax(&mut self, entry: &mut impl Read, header: &Header) -> io::Result<()> {
+        if header.size()? > LONGEST {
+            return Err(refused("an extended header is too long"));
+        }
+        let mut bytes = Vec::new();
+        entry.take(LONGEST).read_to_end(&mut bytes)?;
+        for record in tar::PaxExtensions::new(&bytes) {
+            let record = record?;
+            match record.key_bytes() {
+                b"path" => self.path = Some(record.value_bytes().to_vec()),
+                b"linkpath" => self.link = Some(record.value_bytes().to_vec()),
+                // The library has taken the size of the next header by then.
+                b"size" => return Err(refused("a size outside of its header")),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn long_name(entry: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut name = Vec::new();
+    entry.take(LONGEST + 1).read_to_end(&mut name)?;
+    if name.len() as u64 > LONGEST {
+        return Err(refused("a name is too long"));
+    }
+    while name.last() == Some(&0) {
+        name.pop();
+    }
+    Ok(name)
+}
+
+fn refused(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("refused: {why}"))
+}
+
+struct Unpacker {
+    root: OwnedFd,
+    /// Folders with their modes and times: set at the end, since filling them changes the one and
+    /// the other could keep us from it.
+    folders: Vec<(PathBuf, u32, Timestamps)>,
+    buffer: Vec<u8>,
+}
+
+impl Unpacker {
+    fn add(
+        &mut self,
+        kind: EntryType,
+        path: &Path,
+        link: Option<Vec<u8>>,
+        header: &Header,
+        content: &mut impl Read,
+    ) -> io::Result<()> {
+        let mut names = names_of(path)?;
+        let mode = header.mode()? & KEPT_MODE;
+        let times = times(header.mtime()?);
+        let Some(name) = names.pop() else {
+            // `./`, the folder itself: its mode came with its name.
+            return match kind {
+                EntryType::Directory => Ok(()),
+                _ => Err(refused("it has no name")),
+            };
+        };
+        match kind {
+            EntryType::Directory => {
+                names.push(name);
+                self.folder(&names)?;
+                self.folders.push((names.iter().collect(), mode, times));
+                Ok(())
+            }
+            EntryType::Regular | EntryType::Continuous => {
+                let folder = self.folder(&names)?;
+                let file = self.file(&folder, name, content)?;
+                rustix::fs::futimens(&file, &times)?;
+                file.set_permissions(Permissions::from_mode(mode))
+            }
+            EntryType::Symlink => {
+                let folder = self.folder(&names)?;
+                let target = link.ok_or_else(|| refused("a link to nothing"))?;
+                rustix::fs::symlinkat(OsStr::from_bytes(&target), &folder, name)?;
+                Ok(())
+            }
+            EntryType::Link => Err(refused("a hard link")),
+            _ => Err(refused("neither a file, a folder nor a symbolic link")),
+        }
+    }
+
+    /// The folder of that path, which is made where it is not there.
+    fn folder(&self, names: &[&OsStr]) -> io::Result<OwnedFd> {
+        let mut folder = self.root.as_fd().try_clone_to_owned()?;
+        for name in names {
+            folder = match open_folder(&folder, name) {
+                Err(Errno::NOENT) => {
+                    rustix::fs::mkdirat(&folder, *name, Mode::RWXU)?;
+                    open_folder(&folder, name)?
+                }
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    return Err(refused("its path leads through what is no folder"));
+                }
+                opened => opened?,
+            };
+        }
+        Ok(folder)
+    }
+
+    fn file(
+        &mut self,
+        folder: &OwnedFd,
+        name: &OsStr,
+        content: &mut impl Read,
+    ) -> io::Result<File> {
+        // Only where nothing is, not even a link.
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(
+            folder,
+            name,
+            flags | OFlags::CLOEXEC,
+            Mode::RUSR | Mode::WUSR,
+        )?;
+        let file = File::from(file);
+        let mut written = Sparse::default();
+        loop {
+            let count = content.read(&mut self.buffer)?;
+            let Some(bytes) = self.buffer.get(..count).filter(|bytes| !bytes.is_empty()) else {
+                break;
+            };
+            written.write(&file, bytes)?;
+        }
+        written.finish(&file)?;
+        Ok(file)
+    }
+
+    /// The deepest first: a folder's mode could keep us from its own folders.
+    fn finish_folders(mut self) -> io::Result<()> {
+        let mut folders = std::mem::take(&mut self.folders);
+        folders.sort_by_key(|(path, ..)| std::cmp::Reverse(path.components().count()));
+        for (path, mode, times) in folders {
+            let names: Vec<_> = path.iter().collect();
+            let folder = self.folder(&names)?;
+            rustix::fs::futimens(&folder, &times)?;
+            rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))?;
+        }
+        Ok(())
+    }
+}
+
+/// When it was last written to, in seconds since 1970, for both of its times.
+fn times(seconds: u64) -> Timestamps {
+    let time = Timespec {
+        tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX),
+        tv_nsec: 0,
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+fn open_folder(folder: &OwnedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(folder, name, flags, Mode::empty())
+}
+
+/// The names that a path is made of, if it leads nowhere but down.
+fn names_of(path: &Path) -> io::Result<Vec<&OsStr>> {
+    let mut names = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::CurDir => {}
+            Component::ParentDir => return Err(refused("its path leads outside, by `..`")),
+            Component::RootDir | Component::Prefix(_) => {
+                return Err(refused("its path is absolute"));
+            }
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,106 @@
+//! `mvmctl vm jobs`
+
+use super::Context;
+use super::dev::failure;
+use crate::args::Format;
+use crate::fleet;
+use crate::render::data;
+use crate::render::table::{Table, Tone, cell};
+use crate::render::words;
+use crate::report::{Failure, Outcome};
+use crate::vm_name;
+use mvm_client::Error;
+use mvm_protocol::ErrorCode;
+use mvm_protocol::dev::jobs::{Job, JobState};
+use serde::Serialize;
+use std::time::Duration;
+
+/// List a guest's jobs: commands that were started with exec --detach
+///
+/// The agent remembers 64 of them, ended ones too, until it is restarted.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    vm: vm_name::One,
+}
+
+#[derive(Debug, Serialize)]
+struct Jobs {
+    jobs: Vec<Job>,
+}
+
+impl Args {
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
+        let names = [self.vm.name];
+        let asked = fleet::ask(context, &names, async |mut session| {
+            Ok(Jobs {
+                jobs: session.jobs().await?,
+            })
+        });
+        let fleet = asked.await?;
+        data::fleet(context, &fleet, || {
+            fleet
+                .only()
+                .map_or_else(String::new, |(_, jobs)| table(context, &jobs.jobs))
+        })?;
+        fleet.finish(context, |_| false)
+    }
+}
+
+fn table(context: &Context, jobs: &[Job]) -> String {
+    let wide = context.format == Format::Wide;
+    let mut headers = vec!["JOB", "STATE", "AGE", "TOOK", "PRINTED", "COMMAND"];
+    if wide {
+        headers.splice(1..1, ["PID"]);
+    }
+    let mut table = Table::new(&context.ui, &headers);
+    for job in jobs {
+        let (tone, state) = state(job);
+        let mut row = vec![
+            cell(Tone::Plain, &job.job.to_string()),
+            cell(tone, &state),
+            cell(Tone::Plain, &words::age(job.started_at)),
+            cell(Tone::Plain, &took(job)),
+            cell(Tone::Plain, &words::bytes(job.output_bytes)),
+            cell(Tone::Plain, &words::command_line(&job.argv)),
+        ];
+        if wide {
+            row.insert(1, cell(Tone::Plain, &job.pid.to_string()));
+        }
+        table.row(row);
+    }
+    table.finish()
+}
+
+fn state(job: &Job) -> (Tone, String) {
+    match (job.state, job.timed_out, job.exit_code, &job.signal) {
+        (JobState::Running, ..) => (Tone::Good, "running".into()),
+        (JobState::Held, ..) => (Tone::Warn, "held".into()),
+        (JobState::Unknown, ..) => words::unknown(),
+        (JobState::Ended, true, ..) => (Tone::Bad, "timed out".into()),
+        (JobState::Ended, _, Some(0), _) => (Tone::Plain, "ok".into()),
+        (JobState::Ended, _, Some(code), _) => (Tone::Bad, format!("exit {code}")),
+        (JobState::Ended, _, None, Some(signal)) => (Tone::Bad, format!("signal {signal}")),
+        (JobState::Ended, _, None, None) => (Tone::Bad, "ended".into()),
+    }
+}
+
+/// By the guest's clock alone; what runs has not taken its time yet.
+fn took(job: &Job) -> String {
+    let Some(ended) = job.ended_at else {
+        return "-".into();
+    };
+    let ms = ended.0.saturating_sub(job.started_at.0).max(0);
+    words::duration(Duration::from_millis(ms.unsigned_abs()))
+}
+
+/// What went wrong with one job.
+pub(super) fn job_failure(vm: &str, error: &Error) -> Failure {
+    let failure = failure(vm, error);
+    match error {
+        Error::Refused(refusal) if refusal.code == ErrorCode::NotFound => {
+            failure.hint(format!("`mvmctl vm jobs {vm}` shows those that there are"))
+        }
+        _ => failure,
+    }
+}
