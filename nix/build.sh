@@ -28,12 +28,18 @@ $bb --list-full | while read -r applet; do
     case $applet in
     bin/busybox) ;;
     */*)
-        $bb mkdir -p "$root/${applet%/*}"
+        [ -d "$root/${applet%/*}" ] || $bb mkdir -p "$root/${applet%/*}"
         $bb ln -s /bin/busybox "$root/$applet"
         ;;
     esac
 done
+# A script that calls what busybox lacks would fail in the guest alone.
+$bb --list >applets
+for applet in init poweroff sh $($bb grep -ho '\$bb [a-z_]*' "$scripts"/* | $bb sed 's/.* //'); do
+    $bb grep -qx "$applet" applets || fail "this busybox has no $applet"
+done
 $bb cp "$agent/bin/mvm-guest-agent" "$root/usr/bin/mvm-guest-agent"
+$bb chmod 755 "$root/usr/bin/mvm-guest-agent"
 $bb cp -r "$written/etc" "$root/"
 $bb chmod -R u+w "$root/etc"
 for script in sysinit service shutdown; do
@@ -48,8 +54,8 @@ while read -r path; do
     case $path in
     "$written" | "$agent" | "$busybox") ;;
     *)
-        $bb mkdir -p "$root/nix/store"
-        $bb cp -dR "$path" "$root/nix/store/"
+        $bb mkdir -p "$root${path%/*}"
+        $bb cp -dR "$path" "$root${path%/*}/"
         ;;
     esac
 done <"$closure/store-paths"
@@ -201,14 +207,15 @@ erofs() {
 # system happens to list them, and takes over its owners and times.
 ext4_features=extent,filetype,dir_index,sparse_super,large_file,huge_file,dir_nlink,extra_isize,64bit
 ext4() {
-    local path name blocks=0 inodes=64 size at=/
-    (cd "$1" && $bb find . -mindepth 1 | $bb sed 's,^\.,,' | $bb sort) >files
-    while read -r path; do
+    local mode size path name folder target blocks=0 inodes=64 at=/
+    # Mode in hexadecimal, size, and PATH, or of a link 'PATH' -> 'TARGET'.
+    (cd "$1" && $bb find . -mindepth 1 -print0 | $bb sort -z |
+        $bb xargs -0 "$bb" stat -c '%f %s %N') >files
+    while read -r mode size _; do
         inodes=$((inodes + 1))
-        size=0
-        [ ! -f "$1$path" ] || [ -L "$1$path" ] || size=$($bb stat -c %s "$1$path")
-        # Its content in blocks of 4 KiB, and for a folder or long link one.
-        blocks=$((blocks + 1 + (size + 4095) / 4096))
+        # A folder takes a block, and a long link; a file its content.
+        [ $((0x$mode & 0170000)) -eq $((0100000)) ] || size=1
+        blocks=$((blocks + (size + 4095) / 4096))
     done <files
     blocks=$((blocks + blocks / 32 + inodes / 16 + 512))
     # None of the builder's own defaults.
@@ -217,21 +224,26 @@ ext4() {
     : >"$out/rootfs.ext4"
     "$mke2fs" -q -F -t ext4 -b 4096 -I 256 -N "$inodes" -m 0 -U "$uuid" \
         -E "hash_seed=$uuid,root_owner=0:0" -O none,$ext4_features "$out/rootfs.ext4" "$blocks"
-    while read -r path; do
+    while read -r mode _ path; do
         case $path in *[\"\\]*) fail "a name that debugfs cannot take: $path" ;; esac
-        name=${path##*/}
+        target=
+        case $path in
+        "'"*) target=${path##*"' -> '"} path=${path#\'} path=${path%%"' -> '"*} target=${target%\'} ;;
+        esac
+        path=${path#.}
+        name=${path##*/} folder=${path%/*}/
         # Names alone: a path with one slash is not taken for one from the root.
-        [ "$at" = "${path%/*}/" ] || echo "cd \"${path%/*}/\""
-        at=${path%/*}/
-        if [ -L "$1$path" ]; then
-            echo "symlink \"$name\" \"$($bb readlink "$1$path")\""
-        elif [ -d "$1$path" ]; then
-            echo "mkdir \"$name\""
-            echo "set_inode_field \"$name\" mode 04$($bb stat -c %04a "$1$path")"
-        else
-            echo "write \"$1$path\" \"$name\""
-            echo "set_inode_field \"$name\" mode 010$($bb stat -c %04a "$1$path")"
-        fi
+        [ "$at" = "$folder" ] || echo "cd \"$folder\""
+        at=$folder
+        case $((0x$mode & 0170000)) in
+        $((0120000)))
+            echo "symlink \"$name\" \"$target\""
+            continue
+            ;;
+        $((0040000))) echo "mkdir \"$name\"" ;;
+        *) echo "write \"$1$path\" \"$name\"" ;;
+        esac
+        printf 'set_inode_field "%s" mode 0%o\n' "$name" $((0x$mode))
     done <files >commands
     "$debugfs" -w -f commands "$out/rootfs.ext4" >said 2>&1 || fail "debugfs: $($bb cat said)"
     # It goes on after an error, and ends well.

@@ -72,6 +72,24 @@ let
         ++ ofFields at table entries.${name}
       ) (attrNames entries);
 
+  # The problems of services' variables.
+  ofEnv =
+    services:
+    concatMap (
+      service:
+      let
+        env = sound ((sound services.${service}).env or { });
+      in
+      concatMap (
+        name:
+        let
+          at = "services.${key service}.env.${key name}";
+        in
+        (if types.envName.ok name then [ ] else [ "${at}: the name is not ${types.envName.expected}" ])
+        ++ (if types.envValue.ok env.${name} then [ ] else [ (expected at types.envValue env.${name}) ])
+      ) (attrNames env)
+    ) (attrNames services);
+
   # A good set's values with the defaults of what is left out.
   filled = table: value: mapAttrs (name: field: value.${name} or field.default) table;
   filledAll = table: mapAttrs (_: filled table);
@@ -180,6 +198,7 @@ in
             (ofFields "" fields.guest args)
             (ofFields "agent" fields.agent (part "agent"))
             (ofEntries "services" fields.service types.entryName services)
+            (ofEnv services)
             (ofEntries "healthChecks" fields.healthCheck types.entryName healthChecks)
             (ofEntries "probes" fields.probe types.entryName probes)
             (ofEntries "users" fields.user types.userName users)

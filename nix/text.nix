@@ -18,6 +18,7 @@ let
   lower = [ "a" "b" "c" "d" "e" "f" "g" "h" "i" "j" "k" "l" "m" "n" "o" "p" "q" "r" "s" "t" "u" "v" "w" "x" "y" "z" ];
   upper = [ "A" "B" "C" "D" "E" "F" "G" "H" "I" "J" "K" "L" "M" "N" "O" "P" "Q" "R" "S" "T" "U" "V" "W" "X" "Y" "Z" ];
   min = a: b: if a < b then a else b;
+  cut = text: if stringLength text > 60 then "${substring 0 57 text}..." else text;
 
   # Levenshtein's: how many letters have to be put in, taken out or changed.
   distance =
@@ -54,11 +55,13 @@ rec {
       text = toJSON (builtins.unsafeDiscardStringContext value);
     in
     if type == "string" then
-      if stringLength text > 60 then "${substring 0 57 text}..." else text
+      cut text
+    else if type == "list" then
+      cut (concatStringsSep " " ([ "[" ] ++ map shown value ++ [ "]" ]))
     else if type == "set" then
       if value ? type && value.type == "derivation" then "a derivation" else "a set"
-    else if type == "list" || type == "path" then
-      "a ${type}"
+    else if type == "path" then
+      "a path"
     else if type == "lambda" then
       "a function"
     else
@@ -69,11 +72,13 @@ rec {
     word: known:
     let
       far = 1 + stringLength word / 3;
-      rated = map (name: {
+      # Of two that are equally near, the one that begins alike: `wbe` is `web` rather than `db`.
+      rated = map (name: rec {
         inherit name;
         off = distance word name;
+        rank = 2 * off + (if substring 0 1 name == substring 0 1 word then 0 else 1);
       }) (if stringLength word > 64 then [ ] else known);
-      near = sort (a: b: a.off < b.off) (filter (one: one.off <= far) rated);
+      near = sort (a: b: a.rank < b.rank) (filter (one: one.off <= far) rated);
     in
     if near == [ ] then "" else "; did you mean `${(head near).name}`?";
 

@@ -127,14 +127,18 @@ let
       ok = isListOf knownSignals;
       option = types: types.nonEmptyListOf (types.enum knownSignals);
     };
+    # What is in it is looked at one by one: see check.nix.
     env = {
-      expected = "a set of variables: names of A-Z, a-z, 0-9 and '_', values of text, whole numbers, paths or derivations";
-      ok =
-        v:
-        isAttrs v
-        && all (name: matches "[A-Za-z_][A-Za-z0-9_]*" name && (isText v.${name} || isInt v.${name})) (
-          attrNames v
-        );
+      expected = "a set of variables";
+      ok = v: isAttrs v && !isDerivation v;
+    };
+    envName = {
+      expected = "A-Z, a-z, 0-9 and '_', no digit first";
+      ok = matches "[A-Za-z_][A-Za-z0-9_]*";
+    };
+    envValue = {
+      expected = "text, a whole number, a path or a derivation";
+      ok = v: isText v || isInt v;
     };
     uid = {
       expected = "a whole number from 1 to 65533";
@@ -142,8 +146,7 @@ let
     };
     gidOrNull = orNull uid "for the uid";
     folderOrNull = orNull {
-      expected = "an absolute path of A-Z, a-z, 0-9, '.', '_', '-' and '/'";
-      # A part of dots leads elsewhere.
+      expected = "an absolute path of A-Z, a-z, 0-9, '.', '_', '-' and '/', no part of it dots alone";
       ok = v: matches "(/[A-Za-z0-9._-]+)+" v && !matches "(.*/)?[.]+(/.*)?" v;
     } "for /var/lib/NAME";
     hostname = {

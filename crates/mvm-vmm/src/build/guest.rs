@@ -34,7 +34,7 @@ const SCRIPTS: [(&str, &str); 3] = [
 /// The busybox applets that init and its scripts call.
 pub(super) const APPLETS: &[&str] = &[
     "cat", "chmod", "chown", "hostname", "init", "insmod", "ip", "mkdir", "mkfifo", "mount",
-    "poweroff", "rm", "sed", "sh", "sleep", "su", "sync", "usleep",
+    "poweroff", "rm", "sed", "setsid", "sh", "sleep", "su", "sync", "usleep",
 ];
 
 /// Adds everything that is the same in all guests but for its parameters.
