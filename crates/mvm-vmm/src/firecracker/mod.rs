@@ -92,11 +92,11 @@ impl Driver for Firecracker {
             initrd_path: initrd.as_deref(),
         };
         told.put("/boot-source", &boot, "take the kernel")?;
-        if let Some(rootfs) = &image.manifest.rootfs {
+        if let Some(rootfs) = image.rootfs() {
             // Read-only whatever it is: the file is the image's, and other VMs run from it.
             let drive = Drive {
                 drive_id: "rootfs",
-                path_on_host: &image.folder.join(&rootfs.file),
+                path_on_host: &rootfs,
                 is_root_device: true,
                 is_read_only: true,
                 cache_type: CacheType::Writeback,

@@ -115,6 +115,7 @@ pub(super) fn restore(restore: &Restore<'_>, crew: &mut Crew) -> Result<(), Erro
         memory: Memory::Anonymous,
         kernel: &image.kernel(),
         initrd: image.initrd().as_deref(),
+        rootfs: image.rootfs().as_deref(),
         cmdline: &image.manifest.cmdline,
         begin: Begin::Incoming,
     }
