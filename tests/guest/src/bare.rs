@@ -21,6 +21,7 @@ pub fn build_bare(parts: &Parts, folder: &Path) -> Built {
         probes: Vec::new(),
         services: vec![remote()],
         modules: vec!["brd".into()],
+        dev: false,
         files: Vec::new(),
     };
     build_guest(parts, folder, guest)
