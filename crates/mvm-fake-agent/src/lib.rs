@@ -15,7 +15,7 @@ mod dev;
 mod well;
 
 pub use dev::dev;
-pub use well::{inspect, status, well};
+pub use well::{answer_to, inspect, status, well};
 
 use mvm_protocol::frame::{encode_data, encode_json};
 use mvm_protocol::{Decoder, Frame};
@@ -172,6 +172,14 @@ impl Peer {
         let mut buffer = [0; 4096];
         let count = self.stream.read(&mut buffer).unwrap_or(0);
         buffer[..count].to_vec()
+    }
+
+    /// Takes CONNECT and answers OK, unless the client has closed before.
+    pub fn shake_hands_if_asked(&mut self) -> bool {
+        let mut buffer = [0; 64];
+        let connects = matches!(self.stream.read(&mut buffer),
+            Ok(count) if buffer[..count] == *b"CONNECT 52\n");
+        connects && self.send(b"OK 1073741824\n")
     }
 
     /// Takes CONNECT and answers OK with the port of the VMM.

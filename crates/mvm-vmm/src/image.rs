@@ -45,13 +45,14 @@ pub struct Rootfs {
     pub kind: RootfsKind,
 }
 
-/// The file systems that a guest can have as its root.
+/// The file systems that a guest can have as its root. The VMM attaches either read-only: the file
+/// is the image's, and other VMs run from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RootfsKind {
     /// Read-only, compressed.
     Erofs,
-    /// Read-write.
+    /// Read by kernels that do not know erofs.
     Ext4,
 }
 
@@ -165,6 +166,12 @@ impl Image {
     pub fn initrd(&self) -> Option<PathBuf> {
         let file = self.manifest.initrd.as_ref()?;
         Some(self.folder.join(file))
+    }
+
+    /// The root file system's path.
+    pub fn rootfs(&self) -> Option<PathBuf> {
+        let rootfs = self.manifest.rootfs.as_ref()?;
+        Some(self.folder.join(&rootfs.file))
     }
 
     fn check_file(&self, path: &Path, key: &'static str, file: &str) -> Result<(), ImageError> {

@@ -91,6 +91,7 @@ impl Machine {
             memory: Memory::File(MEMORY_FILE.into()),
             kernel: &kernel,
             initrd: initrd.as_deref(),
+            rootfs: None,
             cmdline: &image.manifest.cmdline,
             begin,
         };

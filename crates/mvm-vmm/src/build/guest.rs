@@ -3,6 +3,8 @@
 //! PID 1 is busybox's init. It starts the agent and the services and starts them again when they
 //! end, it reaps whatever loses its parent, and powers off on Ctrl-Alt-Delete, which is how a VMM
 //! asks for it.
+//!
+//! mkGuest (`nix/image.nix`) writes the same layout, from the same scripts; a test compares the two.
 
 use super::tree::{Node, Tree};
 use super::{BuildError, Service};
@@ -13,10 +15,26 @@ pub(super) const AGENT: &str = "/usr/bin/mvm-guest-agent";
 /// Where init's scripts are.
 const INIT: &str = "/etc/mvm-init";
 
+/// What init runs, each saying in its head when and why.
+const SCRIPTS: [(&str, &str); 3] = [
+    (
+        "sysinit",
+        include_str!("../../../../packaging/guest/sysinit"),
+    ),
+    (
+        "service",
+        include_str!("../../../../packaging/guest/service"),
+    ),
+    (
+        "shutdown",
+        include_str!("../../../../packaging/guest/shutdown"),
+    ),
+];
+
 /// The busybox applets that init and its scripts call.
 pub(super) const APPLETS: &[&str] = &[
-    "hostname", "init", "insmod", "ip", "mkdir", "mkfifo", "mount", "poweroff", "rm", "sed", "sh",
-    "sync",
+    "cat", "chmod", "chown", "hostname", "init", "insmod", "ip", "mkdir", "mkfifo", "mount",
+    "poweroff", "rm", "sed", "setsid", "sh", "sleep", "su", "sync", "usleep",
 ];
 
 /// Adds everything that is the same in all guests but for its parameters.
@@ -64,13 +82,16 @@ pub(super) fn add(
         "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
     )?;
     tree.add_file("/etc/inittab", 0o644, inittab(services))?;
-    tree.add_file(&format!("{INIT}/sysinit"), 0o755, SYSINIT)?;
-    tree.add_file(&format!("{INIT}/shutdown"), 0o755, SHUTDOWN)?;
+    for (name, script) in SCRIPTS {
+        tree.add_file(&format!("{INIT}/{name}"), 0o755, script)?;
+    }
     let list: Vec<_> = modules.iter().map(|name| format!("{name}\n")).collect();
     tree.add_file(&format!("{INIT}/modules"), 0o644, list.concat())?;
-    for service in services {
-        let path = format!("{INIT}/services/{}", service.name);
-        tree.add_file(&path, 0o755, service_script(service))?;
+    tree.add_file(&format!("{INIT}/folders"), 0o644, "")?;
+    for Service { name, command } in services {
+        let folder = format!("{INIT}/services/{name}");
+        tree.add_file(&format!("{folder}/run"), 0o644, format!("{command}\n"))?;
+        tree.add_file(&format!("{folder}/user"), 0o644, "root\n")?;
     }
     Ok(())
 }
@@ -78,10 +99,10 @@ pub(super) fn add(
 fn inittab(services: &[Service]) -> String {
     let services: Vec<_> = services
         .iter()
-        .map(|service| format!("::respawn:{INIT}/services/{}\n", service.name))
+        .map(|service| format!("::respawn:{INIT}/service {}\n", service.name))
         .collect();
     format!(
-        "# Written by `mvmctl image build`.\n\
+        "# What init runs: see its scripts.\n\
          ::sysinit:{INIT}/sysinit\n\
          ::respawn:{AGENT}\n\
          {}\
@@ -91,69 +112,21 @@ fn inittab(services: &[Service]) -> String {
     )
 }
 
-/// Runs before all else. `/dev` has to be there before anything is redirected to `/dev/null`.
-const SYSINIT: &str = r#"#!/bin/sh
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin
-mount -t devtmpfs -o nosuid devtmpfs /dev
-mount -t proc -o nosuid,nodev,noexec proc /proc
-mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
-mkdir -p /dev/pts /dev/shm
-mount -t devpts -o nosuid,noexec,gid=5,mode=620 devpts /dev/pts
-mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
-mount -t tmpfs -o nosuid,nodev,mode=755 tmpfs /run
-mount -t tmpfs -o nosuid,nodev tmpfs /tmp
-mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup
-while read -r module; do
-    insmod "/lib/modules/$module.ko" || echo "mvm-init: cannot load module $module"
-done </etc/mvm-init/modules
-ip link set lo up
-hostname -F /etc/hostname
-mkdir -p /run/mvm-init
-"#;
-
-/// Runs when init is about to power off, and ends all processes afterwards.
-const SHUTDOWN: &str = "#!/bin/sh
-echo 'mvm-init: powering off'
-sync
-";
-
-/// Init's child becomes the service itself, so that init sees it end. Its output goes through a
-/// named pipe to a `sed` that puts the name before each line; that one is forked twice, so that it
-/// is no child of the service, which may not expect any.
-fn service_script(service: &Service) -> String {
-    let name = &service.name;
-    let command = quote(&service.command);
-    format!(
-        r#"#!/bin/sh
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin
-out=/run/mvm-init/{name}
-rm -f "$out"
-mkfifo -m 600 "$out"
-( sed 's/^/{name}: /' <"$out" & )
-exec /bin/sh -c {command} </dev/null >"$out" 2>&1
-"#
-    )
-}
-
-/// One word for a shell, whatever is in it.
-fn quote(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
 
+    /// A script that calls an applet which is not asked for would fail in the guest alone.
     #[test]
-    fn a_command_survives_quoting() {
-        for text in ["a b", "it's", "$HOME `id` \"x\" \\", "ü\n#", "''"] {
-            let output = Command::new("sh")
-                .arg("-c")
-                .arg(format!("printf %s {}", quote(text)))
-                .output()
-                .unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
+    fn the_applets_that_scripts_call_are_asked_for() {
+        for (name, script) in SCRIPTS {
+            let code = script.lines().filter(|line| !line.starts_with('#'));
+            for line in code {
+                for called in line.split("$bb ").skip(1) {
+                    let applet = called.split([' ', ')', '"']).next().unwrap_or_default();
+                    assert!(APPLETS.contains(&applet), "{name} calls {applet}");
+                }
+            }
         }
     }
 
@@ -165,10 +138,10 @@ mod tests {
         };
         assert_eq!(
             inittab(&[service]),
-            "# Written by `mvmctl image build`.\n\
+            "# What init runs: see its scripts.\n\
              ::sysinit:/etc/mvm-init/sysinit\n\
              ::respawn:/usr/bin/mvm-guest-agent\n\
-             ::respawn:/etc/mvm-init/services/web\n\
+             ::respawn:/etc/mvm-init/service web\n\
              ::ctrlaltdel:/sbin/poweroff\n\
              ::shutdown:/etc/mvm-init/shutdown\n"
         );

@@ -59,6 +59,10 @@ impl Driver for CloudHypervisor {
         true
     }
 
+    fn needs_kvm(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), Error> {
         CLOUD_HYPERVISOR.find()?;
         microvm::check_kvm(BACKEND)
@@ -72,8 +76,7 @@ impl Driver for CloudHypervisor {
         let folder = crew.folder().clone();
         let told = Told::of(&folder, Some(crew), launch.patience);
         told.wait_until_up()?;
-        let rootfs = image.manifest.rootfs.as_ref();
-        let rootfs = rootfs.map(|rootfs| image.folder.join(&rootfs.file));
+        let rootfs = image.rootfs();
         // Read-only whatever it is: the file is the image's, and other VMs run from it.
         let root = if rootfs.is_some() {
             "root=/dev/vda ro "

@@ -1,6 +1,7 @@
 //! QEMU's command line.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 /// The vsock device's name in QEMU's control socket.
@@ -80,6 +81,9 @@ pub struct Arguments<'a> {
     pub kernel: &'a Path,
     /// The initrd, if there is one.
     pub initrd: Option<&'a Path>,
+    /// The root file system, if there is one: the guest's first virtio block device. Read-only,
+    /// since other VMs run from the same file.
+    pub rootfs: Option<&'a Path>,
     /// The guest's part of the kernel command line.
     pub cmdline: &'a str,
     /// How it begins.
@@ -121,6 +125,12 @@ impl Arguments<'_> {
             "-device",
             format!("pcie-root-port,id={VSOCK_BUS},chassis=1,slot=1").into(),
         );
+        if let Some(rootfs) = self.rootfs {
+            let mut file = OsString::from("driver=file,node-name=rootfs,read-only=on,filename=");
+            file.push(option_value(rootfs));
+            add("-blockdev", file);
+            add("-device", "virtio-blk-pci,drive=rootfs".into());
+        }
         match self.begin {
             Begin::Boot => {
                 add(
@@ -157,11 +167,27 @@ impl Arguments<'_> {
     }
 }
 
+/// A path as one value of an option with several: there a comma is written twice.
+fn option_value(path: &Path) -> OsString {
+    let mut value = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        value.extend(std::iter::repeat_n(
+            *byte,
+            if *byte == b',' { 2 } else { 1 },
+        ));
+    }
+    OsString::from_vec(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn arguments(begin: Begin, memory: Memory) -> String {
+        line(None, begin, memory)
+    }
+
+    fn line(rootfs: Option<&Path>, begin: Begin, memory: Memory) -> String {
         let arguments = Arguments {
             accelerator: Accelerator::Tcg,
             cpus: 1,
@@ -169,6 +195,7 @@ mod tests {
             memory,
             kernel: Path::new("/img/vmlinuz"),
             initrd: Some(Path::new("/img/initrd")),
+            rootfs,
             cmdline: "init_on_free=1",
             begin,
         };
@@ -194,6 +221,15 @@ mod tests {
              -device vhost-user-vsock-pci,id=vsock0,chardev=vs,bus=rp0 \
              -nodefaults -no-user-config -no-reboot"
         );
+    }
+
+    #[test]
+    fn a_root_file_system_is_a_disk_that_nobody_writes() {
+        let rootfs = Path::new("/a,b/rootfs.erofs");
+        let line = line(Some(rootfs), Begin::Boot, Memory::Anonymous);
+        let disk = "-blockdev driver=file,node-name=rootfs,read-only=on,filename=/a,,b/rootfs.erofs \
+                    -device virtio-blk-pci,drive=rootfs ";
+        assert!(line.contains(disk), "{line}");
     }
 
     #[test]

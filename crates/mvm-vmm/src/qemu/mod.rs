@@ -59,16 +59,6 @@ impl Driver for Qemu {
                 hint: "give --image DIR; `mvmctl image build --out DIR` makes one".into(),
             });
         };
-        if image.manifest.rootfs.is_some() {
-            return Err(Error::Unsupported {
-                backend: "qemu",
-                reason: format!(
-                    "{} has a root file system of its own",
-                    image.folder.display()
-                ),
-                hint: "use an image whose whole guest is in its initrd".into(),
-            });
-        }
         let qemu = QEMU.find()?;
         let kernel = image.kernel();
         let accelerator = match kvm::verdict(launch.home, &qemu, &kernel, launch.patience)? {
@@ -84,6 +74,7 @@ impl Driver for Qemu {
             memory: Memory::Anonymous,
             kernel: &kernel,
             initrd: image.initrd().as_deref(),
+            rootfs: image.rootfs().as_deref(),
             cmdline: &image.manifest.cmdline,
             begin: Begin::Boot,
         }

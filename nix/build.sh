@@ -1,0 +1,294 @@
+# Makes the images of a guest in $out. image.nix puts the variables before it; it is run by bash.
+#
+# The same input gives the same bytes: names are sorted, times, owners and inode numbers come from
+# nothing outside. Tools are called by path, and busybox's by name, so that it does not matter what
+# the builder's PATH has.
+set -e -o pipefail
+export LC_ALL=C TZ=UTC
+umask 022
+
+fail() {
+    echo "mkGuest: $1" >&2
+    exit 1
+}
+
+# --- the files ----------------------------------------------------------------------------------
+
+root=$PWD/root
+$bb mkdir -p "$root"
+for folder in dev mnt proc root run sys tmp var/tmp etc/mvm-init bin usr/bin lib/modules; do
+    $bb mkdir -p "$root/$folder"
+done
+put_busybox() {
+    $bb cp "$busybox/bin/busybox" "$1/bin/busybox"
+    $bb chmod 755 "$1/bin/busybox"
+}
+put_busybox "$root"
+$bb --list-full | while read -r applet; do
+    case $applet in
+    bin/busybox) ;;
+    */*)
+        [ -d "$root/${applet%/*}" ] || $bb mkdir -p "$root/${applet%/*}"
+        $bb ln -s /bin/busybox "$root/$applet"
+        ;;
+    esac
+done
+# A script that calls what busybox lacks would fail in the guest alone.
+$bb --list >applets
+for applet in init poweroff sh $($bb grep -ho '\$bb [a-z_]*' "$scripts"/* | $bb sed 's/.* //'); do
+    $bb grep -qx "$applet" applets || fail "this busybox has no $applet"
+done
+$bb cp "$agent/bin/mvm-guest-agent" "$root/usr/bin/mvm-guest-agent"
+$bb chmod 755 "$root/usr/bin/mvm-guest-agent"
+$bb cp -r "$written/etc" "$root/"
+$bb chmod -R u+w "$root/etc"
+for script in sysinit service shutdown; do
+    $bb cp "$scripts/$script" "$root/etc/mvm-init/$script"
+    $bb chmod 755 "$root/etc/mvm-init/$script"
+done
+$bb ln -s /bin/busybox "$root/init"
+$bb ln -s /run "$root/var/run"
+
+# What the guest needs of the store, but for what has been copied to where it belongs.
+while read -r path; do
+    case $path in
+    "$written" | "$agent" | "$busybox") ;;
+    *)
+        $bb mkdir -p "$root${path%/*}"
+        $bb cp -dR "$path" "$root${path%/*}/"
+        ;;
+    esac
+done <"$closure/store-paths"
+
+# Programs of packages are found before busybox's of the same name; but not before its shell, which
+# init's scripts are written for.
+for package in $packages; do
+    for program in "$package"/bin/* "$package"/sbin/*; do
+        name=${program##*/}
+        [ -e "$program" ] && [ "$name" != sh ] && [ "$name" != busybox ] || continue
+        for folder in bin sbin usr/bin usr/sbin; do
+            if [ -L "$root/$folder/$name" ]; then
+                case $($bb readlink "$root/$folder/$name") in
+                /bin/busybox) $bb rm "$root/$folder/$name" ;;
+                *) continue 2 ;; # of a package that is named before this one
+                esac
+            fi
+        done
+        $bb ln -s "$program" "$root/usr/bin/$name"
+    done
+done
+
+# --- kernel and modules -------------------------------------------------------------------------
+
+$bb mkdir -p "$out"
+kernel=
+for file in $kernelFiles; do
+    if [ -e "$file" ]; then
+        kernel=vmlinuz
+        # An ELF file is an uncompressed kernel.
+        read -r -N 4 magic <"$file"
+        [ "$magic" != $'\x7fELF' ] || kernel=vmlinux
+        $bb cp "$file" "$out/$kernel"
+        break
+    fi
+done
+[ -n "$kernel" ] || fail "there is no kernel among $kernelFiles"
+
+declare -A module_file module_needs built_in
+canonical() {
+    local name=${1##*/}
+    name=${name%%.ko*}
+    echo "${name//-/_}"
+}
+for folder in "$kernelModules"/lib/modules/*; do
+    [ -e "$folder/modules.dep" ] || continue
+    while IFS=': ' read -r file needs; do
+        name=$(canonical "$file")
+        module_file[$name]=$folder/$file
+        module_needs[$name]=$needs
+    done <"$folder/modules.dep"
+    while read -r file; do
+        built_in[$(canonical "$file")]=1
+    done <"$folder/modules.builtin"
+done
+
+# Adds a module to $loaded, after what it depends on, unless the kernel has it built in.
+load() {
+    local name file
+    name=$(canonical "$1")
+    [ -z "${built_in[$name]}" ] || return 0
+    case " $loaded " in *" $name "*) return 0 ;; esac
+    [ -n "${module_file[$name]}" ] || fail "the kernel has no module $name, neither as a file nor built in"
+    for file in ${module_needs[$name]}; do
+        load "$file"
+    done
+    loaded="$loaded $name"
+}
+# Puts modules into a folder, in the order in which they are to be loaded.
+put_modules() {
+    local into=$1 name file
+    shift
+    loaded=
+    for name in "$@"; do load "$name"; done
+    $bb mkdir -p "$into/lib/modules" "$into/etc/mvm-init"
+    : >"$into/etc/mvm-init/modules"
+    for name in $loaded; do
+        file=${module_file[$name]}
+        case $file in
+        *.ko) $bb cat "$file" ;;
+        *.ko.xz) $bb xzcat "$file" ;;
+        *.ko.gz) $bb zcat "$file" ;;
+        *) fail "$file is packed in a way that is not known here: xz and gz are" ;;
+        esac >"$into/lib/modules/$name.ko"
+        echo "$name" >>"$into/etc/mvm-init/modules"
+    done
+}
+# As in crates/mvm-vmm/src/build/modules.rs. A kernel without modules has all it needs built in.
+if [ ${#module_file[@]} -gt 0 ]; then
+    every="virtio_pci vmw_vsock_virtio_transport"
+    [ -z "${module_file[virtio_mmio]}" ] || every="$every virtio_mmio"
+    every="$every $moreModules"
+else
+    [ -z "$moreModules" ] || fail "the kernel has no modules, and these are asked for: $moreModules"
+    every=
+fi
+
+# --- the images ---------------------------------------------------------------------------------
+
+# An entry without content of an initrd: path, mode, links, major, minor. The builder may not make
+# device nodes, and so none that cpio could read.
+initrd_node() {
+    local length=$((${#1} + 1))
+    printf '070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X' \
+        $((0x7fff0000 + $4 * 256 + $5)) "$2" 0 0 "$3" 1 0 0 0 "$4" "$5" "$length" 0
+    printf '%s\0' "$1"
+    while [ $(((110 + length) % 4)) -ne 0 ]; do
+        printf '\0'
+        length=$((length + 1))
+    done
+}
+# Modes, whatever the builder made of them, and times.
+settle() {
+    $bb find "$1" -type d -exec $bb chmod 755 {} +
+    (cd "$1" && for folder in proc sys; do [ ! -e $folder ] || $bb chmod 555 $folder; done)
+    (cd "$1" && for folder in tmp var/tmp; do [ ! -e $folder ] || $bb chmod 1777 $folder; done)
+    [ ! -e "$1/root" ] || $bb chmod 700 "$1/root"
+    $bb find "$1" -exec $bb touch -h -d @1 {} +
+}
+initrd() {
+    settle "$1"
+    {
+        initrd_node dev $((0040755)) 2 0 0
+        initrd_node dev/console $((0020600)) 1 5 1
+        initrd_node dev/null $((0020666)) 1 1 3
+        (cd "$1" && $bb find . -mindepth 1 ! -path ./dev | $bb sed 's,^\./,,' | $bb sort |
+            "$cpio" --quiet -o -H newc --reproducible -R +0:+0)
+    } | "$gzip" -n -9 >"$2"
+}
+# The small initrd that mounts a root file system of that type and hands over to it.
+stage1() {
+    local type=$1 stage=$PWD/stage1-$1
+    $bb mkdir -p "$stage"/{bin,dev,etc/mvm-init,mnt/image,mnt/memory,mnt/root}
+    put_busybox "$stage"
+    $bb ln -s busybox "$stage/bin/sh"
+    $bb cp "$scripts/stage1" "$stage/init"
+    $bb chmod 755 "$stage/init"
+    echo "$type" >"$stage/etc/mvm-init/rootfs"
+    # shellcheck disable=SC2086
+    put_modules "$stage" ${every:+$every virtio_blk $type overlay}
+    initrd "$stage" "$out/initrd-$type"
+}
+erofs() {
+    "$mkfsErofs" --quiet -zlz4hc -T1 -U "$uuid" --all-root "$out/rootfs.erofs" "$1"
+}
+# Without a journal, since it is never written in a guest.
+#
+# By debugfs, one file after the other: mke2fs -d numbers the inodes as the builder's own file
+# system happens to list them, and takes over its owners and times.
+ext4_features=extent,filetype,dir_index,sparse_super,large_file,huge_file,dir_nlink,extra_isize,64bit
+ext4() {
+    local mode size path name folder target blocks=0 inodes=64 at=/
+    # Mode in hexadecimal, size, and PATH, or of a link 'PATH' -> 'TARGET'.
+    (cd "$1" && $bb find . -mindepth 1 -print0 | $bb sort -z |
+        $bb xargs -0 "$bb" stat -c '%f %s %N') >files
+    while read -r mode size _; do
+        inodes=$((inodes + 1))
+        # A folder takes a block, and a long link; a file its content.
+        [ $((0x$mode & 0170000)) -eq $((0100000)) ] || size=1
+        blocks=$((blocks + (size + 4095) / 4096))
+    done <files
+    blocks=$((blocks + blocks / 32 + inodes / 16 + 512))
+    # None of the builder's own defaults.
+    printf '[fs_types]\next4 = {\ninode_size = 256\n}\nsmall = {\ninode_size = 256\n}\n' >mke2fs.conf
+    export E2FSPROGS_FAKE_TIME=1 MKE2FS_CONFIG=$PWD/mke2fs.conf
+    : >"$out/rootfs.ext4"
+    "$mke2fs" -q -F -t ext4 -b 4096 -I 256 -N "$inodes" -m 0 -U "$uuid" \
+        -E "hash_seed=$uuid,root_owner=0:0" -O none,$ext4_features "$out/rootfs.ext4" "$blocks"
+    while read -r mode _ path; do
+        case $path in *[\"\\]*) fail "a name that debugfs cannot take: $path" ;; esac
+        target=
+        case $path in
+        "'"*) target=${path##*"' -> '"} path=${path#\'} path=${path%%"' -> '"*} target=${target%\'} ;;
+        esac
+        path=${path#.}
+        name=${path##*/} folder=${path%/*}/
+        # Names alone: a path with one slash is not taken for one from the root.
+        [ "$at" = "$folder" ] || echo "cd \"$folder\""
+        at=$folder
+        case $((0x$mode & 0170000)) in
+        $((0120000)))
+            echo "symlink \"$name\" \"$target\""
+            continue
+            ;;
+        $((0040000))) echo "mkdir \"$name\"" ;;
+        *) echo "write \"$1$path\" \"$name\"" ;;
+        esac
+        printf 'set_inode_field "%s" mode 0%o\n' "$name" $((0x$mode))
+    done <files >commands
+    "$debugfs" -w -f commands "$out/rootfs.ext4" >said 2>&1 || fail "debugfs: $($bb cat said)"
+    # It goes on after an error, and ends well.
+    if $bb grep -vE '^(debugfs|Allocated inode)' said >&2; then fail 'debugfs failed, see above'; fi
+}
+
+uuid=6d766d00-6775-4573-8000-000000000001
+first_initrd= first_rootfs=null
+for format in $formats; do
+    case $format in
+    initrd)
+        # shellcheck disable=SC2086
+        put_modules "$root" $every
+        initrd "$root" "$out/initrd"
+        $bb rm -r "$root/lib/modules"
+        ;;
+    *)
+        stage1 "$format"
+        put_modules "$root"
+        settle "$root"
+        "$format" "$root"
+        ;;
+    esac
+    if [ -z "$first_initrd" ]; then
+        case $format in
+        initrd) first_initrd=initrd ;;
+        *)
+            first_initrd=initrd-$format
+            first_rootfs="{
+    \"file\": \"rootfs.$format\",
+    \"type\": \"$format\"
+  }"
+            ;;
+        esac
+    fi
+done
+
+# --- the manifest, as `mvmctl image build` writes it ----------------------------------------------
+
+read -r _ version profile <<<"$("$agent/bin/mvm-guest-agent" --version)"
+profile=${profile#(}
+cat_manifest() {
+    printf '{\n  "version": 1,\n  "kernel": "%s",\n  "initrd": "%s",\n' "$kernel" "$first_initrd"
+    printf '  "rootfs": %s,\n  "cmdline": "init_on_free=1",\n' "$first_rootfs"
+    printf '  "agent": {\n    "version": "%s",\n    "profile": "%s",\n    "port": %s\n  }\n}\n' \
+        "$version" "${profile%)}" "$port"
+}
+cat_manifest >"$out/manifest.json"

@@ -1,0 +1,191 @@
+# The types of fields: what is expected, in words; whether a value is that; and the type of the NixOS
+# option.
+let
+  inherit (builtins)
+    all
+    attrNames
+    elem
+    isAttrs
+    isBool
+    isFloat
+    isInt
+    isList
+    isPath
+    isString
+    match
+    stringLength
+    ;
+  # The regular expressions know no newline in a class, and `.` is none: text is matched by what it
+  # must not be.
+  isNumber = v: isInt v || isFloat v;
+  isDerivation = v: isAttrs v && v ? type && v.type == "derivation";
+  isText = v: isString v || isPath v || isDerivation v;
+  isBlank = v: isString v && match "[ \t\n\r]*" v != null;
+  matches = form: v: isString v && match form v != null;
+  between = low: high: v: isInt v && v >= low && v <= high;
+  orNull =
+    type: without:
+    type
+    // {
+      expected = "${type.expected}, or null ${without}";
+      ok = v: v == null || type.ok v;
+      option = types: types.nullOr (type.option types);
+    };
+
+  userNameForm = "[a-z_][a-z0-9_-]{0,31}";
+  knownFormats = [
+    "initrd"
+    "erofs"
+    "ext4"
+  ];
+  knownSignals = [
+    "loadavg"
+    "cpu"
+    "pressure"
+    "session"
+    "inhibit"
+  ];
+  oneOf = known: "one of ${builtins.concatStringsSep ", " (map builtins.toJSON known)}";
+  isListOf = known: v: isList v && v != [ ] && all (one: elem one known) v;
+
+  self = rec {
+    command = {
+      expected = "a shell command that is not blank: text, a path or a derivation";
+      ok = v: isText v && !isBlank v;
+      option =
+        types:
+        types.oneOf [
+          types.str
+          types.path
+          types.package
+        ];
+    };
+    commandOrNull = orNull command "for none";
+    script = {
+      expected = "shell commands, or \"\" for none: text, a path or a derivation";
+      ok = isText;
+    };
+    secs = {
+      expected = "a number over 0 and at most 86400 (seconds)";
+      ok = v: isNumber v && v > 0 && v <= 86400;
+      option = types: types.addCheck types.number secs.ok;
+    };
+    grace = {
+      expected = "a number, 0 or more (seconds)";
+      ok = v: isNumber v && v >= 0;
+      option = types: types.addCheck types.number grace.ok;
+    };
+    positive = {
+      expected = "a number over 0";
+      ok = v: isNumber v && v > 0;
+      option = types: types.addCheck types.number positive.ok;
+    };
+    count = {
+      expected = "a whole number, 1 or more";
+      ok = between 1 4294967295;
+      option = types: types.ints.between 1 4294967295;
+    };
+    bool = {
+      expected = "true or false";
+      ok = isBool;
+      option = types: types.bool;
+    };
+    # As the agent has it, which takes a number too.
+    user = {
+      expected = "a user's name";
+      ok = matches userNameForm;
+      option = types: types.str;
+    };
+    userOrNull = orNull user "for root";
+    output = {
+      expected = oneOf [
+        "text"
+        "json"
+      ];
+      ok =
+        v:
+        elem v [
+          "text"
+          "json"
+        ];
+      option =
+        types:
+        types.enum [
+          "text"
+          "json"
+        ];
+    };
+    # The last number is vsock's word for any.
+    port = {
+      expected = "a vsock port: a whole number from 1 to 4294967294";
+      ok = between 1 4294967294;
+      option = types: types.ints.between 1 4294967294;
+    };
+    portOrNull = orNull port "for none";
+    signals = {
+      expected = "a list of ${oneOf knownSignals}";
+      ok = isListOf knownSignals;
+      option = types: types.nonEmptyListOf (types.enum knownSignals);
+    };
+    # What is in it is looked at one by one: see check.nix.
+    env = {
+      expected = "a set of variables";
+      ok = v: isAttrs v && !isDerivation v;
+    };
+    envName = {
+      expected = "A-Z, a-z, 0-9 and '_', no digit first";
+      ok = matches "[A-Za-z_][A-Za-z0-9_]*";
+    };
+    envValue = {
+      expected = "text, a whole number, a path or a derivation";
+      ok = v: isText v || isInt v;
+    };
+    uid = {
+      expected = "a whole number from 1 to 65533";
+      ok = between 1 65533;
+    };
+    gidOrNull = orNull uid "for the uid";
+    folderOrNull = orNull {
+      expected = "an absolute path of A-Z, a-z, 0-9, '.', '_', '-' and '/', no part of it dots alone";
+      ok = v: matches "(/[A-Za-z0-9._-]+)+" v && !matches "(.*/)?[.]+(/.*)?" v;
+    } "for /var/lib/NAME";
+    hostname = {
+      expected = "1 to 64 of A-Z, a-z, 0-9, '.' and '-', a letter or digit first";
+      ok = matches "[A-Za-z0-9][A-Za-z0-9.-]{0,63}";
+    };
+    hostnameOrNull = orNull hostname "for the guest's name";
+    set = {
+      expected = "a set";
+      ok = v: isAttrs v && !isDerivation v;
+    };
+    packages = {
+      expected = "a list of derivations";
+      ok = v: isList v && all (one: isDerivation one || isPath one) v;
+    };
+    modules = {
+      expected = "a list of names of kernel modules";
+      ok = v: isList v && all (matches "[A-Za-z0-9_-]+") v;
+    };
+    kernelOrNull = {
+      expected = "a kernel as nixpkgs makes them, or null for the default";
+      ok = v: v == null || isDerivation v || (isAttrs v && v ? outPath);
+    };
+    formats = {
+      expected = "a list of ${oneOf knownFormats}, each once";
+      ok =
+        v:
+        isListOf knownFormats v
+        && all (one: builtins.length (builtins.filter (other: other == one) v) == 1) v;
+    };
+    # Keys of services, healthChecks, probes.
+    entryName = {
+      expected = "1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', no '.' first";
+      ok = v: matches "[A-Za-z0-9_-][A-Za-z0-9._-]*" v && stringLength v <= 64;
+    };
+    userName = {
+      expected = "1 to 32 of a-z, 0-9, '_' and '-', a letter or '_' first";
+      ok = matches userNameForm;
+    };
+  };
+in
+self // { inherit isDerivation; }

@@ -1,0 +1,179 @@
+//! Guests of mkGuest, booted: each format once.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+use mvm_guest_tests::{Mvmctl, eventually};
+use mvm_nix_tests::Nix;
+use serde_json::Value;
+
+/// What the story's guest carries from Nix through files, shells and JSON into its processes.
+const TEXT: &str = "it's \"quoted\" $HOME ${HOME} `id` \\ \\n 100% ünï 🦀 'x'\n second line; # no comment";
+
+struct Guest {
+    mvmctl: Mvmctl,
+    name: &'static str,
+}
+
+impl Guest {
+    /// Boots the story's guest in that format.
+    async fn boot(nix: &Nix, format: &'static str) -> Self {
+        let all = r#"[ "initrd" "erofs" "ext4" ]"#;
+        // Of the build that others look at where it can be.
+        let formats = match format {
+            "initrd" => all.to_owned(),
+            other => format!(r#"[ "{other}" ]"#),
+        };
+        let image = nix.build(&format!("mkGuest (story // {{ formats = {formats}; }})"));
+        let mvmctl = Mvmctl::new();
+        let image = image.to_str().unwrap();
+        let start = ["vm", "start", format, "--image", image, "--backend", "qemu"];
+        mvmctl.ok(&start);
+        let guest = Self {
+            mvmctl,
+            name: format,
+        };
+        guest.wait_until_healthy();
+        // What is run on demand does nothing the first time, which is the agent's own.
+        eventually("each probe has been run once", async || {
+            let inspect = guest.inspect()?;
+            let probes = inspect["probes"].as_array()?;
+            let ran = probes.iter().all(|probe| !probe["last_check"].is_null());
+            (ran && !probes.is_empty()).then_some(())
+        })
+        .await;
+        guest
+    }
+
+    fn wait_until_healthy(&self) {
+        let wait = ["vm", "wait", self.name, "--for", "healthy", "--timeout", "60s"];
+        self.mvmctl.ok(&wait);
+    }
+
+    /// What a probe prints now, if it is reached and runs well.
+    fn try_probe(&self, probe: &str) -> Option<String> {
+        let run = self.mvmctl.run(&["vm", "check", self.name, probe, "--json"]);
+        let answer: Value = serde_json::from_str(&run.stdout).ok()?;
+        let probe = &answer["probe"];
+        (probe["ok"] == true).then(|| probe["value"].as_str().unwrap_or_default().to_owned())
+    }
+
+    fn probe(&self, probe: &str) -> String {
+        self.try_probe(probe).unwrap_or_else(|| panic!("{probe} fails"))
+    }
+
+    fn inspect(&self) -> Option<Value> {
+        let run = self.mvmctl.run(&["vm", "inspect", self.name, "--json"]);
+        serde_json::from_str(&run.stdout).ok()
+    }
+
+    fn console(&self) -> String {
+        self.mvmctl.ok(&["vm", "logs", self.name]).stdout
+    }
+
+    /// The parts of the story that every format has to tell.
+    async fn tells_the_story(&self) {
+        let inspect = self.inspect().unwrap();
+        assert_eq!(inspect["system"]["hostname"], "story.example");
+        assert_eq!(inspect["agent"]["drop_in_errors"], serde_json::json!([]));
+
+        // The service is up as its user, in a folder of its own.
+        let web = self.probe("web-user");
+        assert!(web.starts_with("web "), "{web}");
+        assert_eq!(self.probe("page"), "It works, says root");
+        assert_eq!(self.probe("folders"), "web web 700\nother other 700\nroot root 1777");
+        assert_eq!(self.probe("as-user"), "other");
+        assert_eq!(self.probe("greet"), "Good day\nnot busybox");
+
+        for text in ["text-of-env", "text-of-pre-start"] {
+            assert_eq!(self.probe(text), TEXT, "{text}");
+        }
+        assert_eq!(self.probe("text-of-command"), r#""it's" `id` $HOME \ ünï 🦀"#);
+        assert_eq!(self.probe("text-of-probe"), r#"it's "quoted" $HOME `id` \ ünï 🦀"#);
+
+        // A service that is killed is up again, and so is the agent.
+        let before = self.probe("web-pid");
+        self.probe("kill-web");
+        eventually("the service is up again", async || {
+            self.try_probe("web-pid").filter(|pid| *pid != before)
+        })
+        .await;
+        let agent = inspect["agent"]["pid"].clone();
+        assert!(agent.is_number(), "{inspect}");
+        assert_eq!(self.try_probe("kill-agent"), None, "it answered");
+        eventually("the agent is up again", async || {
+            self.inspect().filter(|now| now["agent"]["pid"] != agent)
+        })
+        .await;
+        self.wait_until_healthy();
+
+        assert_eq!(self.probe("root-is-writable"), "fine");
+    }
+
+    /// Powers off, and sees that services were given their time.
+    fn powers_off(&self) {
+        let stopped = self.mvmctl.ok(&["vm", "stop", self.name]);
+        assert!(stopped.stderr.contains("has stopped"), "{stopped:?}");
+        let console = self.console();
+        for said in [
+            "mvm-init: stopping services",
+            // Two seconds after it was asked.
+            "slow: all is written",
+            "mvm-init: powering off",
+            "reboot: Power down",
+        ] {
+            assert!(console.contains(said), "{said:?} is not in\n{console}");
+        }
+        assert!(!console.contains("still there, and killed"), "{console}");
+        assert!(!console.contains("cannot load module"), "{console}");
+    }
+}
+
+#[tokio::test]
+async fn an_initrd() {
+    let Some(nix) = Nix::find() else { return };
+    let guest = Guest::boot(&nix, "initrd").await;
+    guest.tells_the_story().await;
+    assert_eq!(guest.probe("root"), "rootfs");
+    // A service that cannot live is tried again, at ever longer intervals.
+    let console = eventually("the fourth try is announced", async || {
+        Some(guest.console()).filter(|console| console.contains("started again in 5 s"))
+    })
+    .await;
+    let lines = console.lines().filter(|line| line.contains("dies"));
+    let lines: Vec<_> = lines.map(str::to_owned).collect();
+    let expected: Vec<_> = [2, 3, 5]
+        .iter()
+        .flat_map(|secs| {
+            [
+                "dies: I cannot live".to_owned(),
+                format!("mvm-init: dies has ended, and is started again in {secs} s"),
+            ]
+        })
+        .collect();
+    assert_eq!(lines.get(..expected.len()), Some(&*expected), "{console}");
+    guest.powers_off();
+}
+
+#[tokio::test]
+async fn a_root_file_system_of_erofs() {
+    let Some(nix) = Nix::find() else { return };
+    let guest = Guest::boot(&nix, "erofs").await;
+    guest.tells_the_story().await;
+    assert_eq!(guest.probe("root"), "overlay");
+    guest.powers_off();
+}
+
+#[tokio::test]
+async fn a_root_file_system_of_ext4() {
+    let Some(nix) = Nix::find() else { return };
+    let guest = Guest::boot(&nix, "ext4").await;
+    guest.tells_the_story().await;
+    assert_eq!(guest.probe("root"), "overlay");
+    guest.powers_off();
+}
