@@ -108,6 +108,11 @@ const BUSYBOX: Package = Package {
     program: "busybox",
     why: "is the guests' userland, and the demo's web server",
 };
+const TMUX: Package = Package {
+    name: "tmux",
+    program: "tmux",
+    why: "is the terminal of the tests of interactive commands",
+};
 
 impl Package {
     fn is_there(&self) -> bool {
@@ -167,6 +172,11 @@ pub(crate) fn guest_parts() -> Result<GuestParts> {
 pub(crate) fn busybox() -> Result<PathBuf> {
     packages(&[BUSYBOX])?;
     found(BUSYBOX.program)
+}
+
+/// The terminal of the tests of interactive commands.
+pub(crate) fn terminal() -> Result<()> {
+    packages(&[TMUX])
 }
 
 fn found(program: &str) -> Result<PathBuf> {

@@ -46,6 +46,9 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
 
     // What is missing is installed first: nobody waits ten minutes to learn that root is needed.
     let guest = wants(Rung::Guest).then(need::guest_parts).transpose()?;
+    if wants(Rung::Guest) {
+        need::terminal()?;
+    }
     let nextest = NEXTEST.iter().any(|(rung, _)| wants(*rung));
     if nextest {
         need::NEXTEST.installed()?;

@@ -3,7 +3,7 @@
 //! A runner may give each test a process of its own, so the snapshot lies in a folder that they
 //! find by the run's id. The first test makes it while it holds the lock; the others wait for it.
 
-use crate::image::build_image;
+use crate::image::{build_dev_image, build_image};
 use crate::machine::Machine;
 use crate::parts::{Parts, target};
 use mvm_client::{Deadlines, Endpoint, Session};
@@ -13,6 +13,13 @@ use std::fs::{self, File};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::{env, io};
+
+/// Which build of the agent a guest has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Prod,
+    Dev,
+}
 
 /// A guest that was kept. Nobody removes it while this is held.
 #[derive(Debug)]
@@ -24,9 +31,13 @@ pub(crate) struct Base {
 
 impl Base {
     /// This run's guest; boots and keeps it if no test has yet.
-    pub(crate) fn of_this_run(parts: &Parts) -> Self {
+    pub(crate) fn of_this_run(parts: &Parts, profile: Profile) -> Self {
         let all = target().join("tmp/mvm-guest-tests");
-        let folder = all.join(run_id());
+        let run = run_id();
+        let folder = all.join(match profile {
+            Profile::Prod => format!("{run}.prod"),
+            Profile::Dev => format!("{run}.dev"),
+        });
         fs::create_dir_all(&folder).expect("make a folder");
         let lock = File::create(folder.join("lock")).expect("create a lock");
         lock.lock().expect("lock");
@@ -36,9 +47,10 @@ impl Base {
             "the guest of this run did not come up: see the first test that failed"
         );
         if !folder.join("ready").exists() {
-            remove_others(&all, &folder);
+            remove_others(&all, &run);
             // On a thread of its own: the test may be in a runtime already.
-            let made = std::thread::scope(|scope| scope.spawn(|| make(parts, &folder)).join());
+            let made =
+                std::thread::scope(|scope| scope.spawn(|| make(parts, profile, &folder)).join());
             let outcome = if made.is_ok() { "ready" } else { "failed" };
             fs::write(folder.join(outcome), "").expect("write a mark");
             if let Err(panic) = made {
@@ -59,8 +71,11 @@ impl Base {
     }
 }
 
-fn make(parts: &Parts, folder: &Path) {
-    build_image(parts, folder);
+fn make(parts: &Parts, profile: Profile, folder: &Path) {
+    match profile {
+        Profile::Prod => build_image(parts, folder),
+        Profile::Dev => build_dev_image(parts, folder),
+    };
     let image = Image::open(&folder.join("image")).expect("an image");
     let machine = Machine::boot(parts, &image, folder);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -109,10 +124,11 @@ fn run_id() -> String {
 }
 
 /// Removes what earlier runs have left.
-fn remove_others(all: &Path, own: &Path) {
+fn remove_others(all: &Path, own: &str) {
     let others = fs::read_dir(all).expect("list earlier runs");
     for other in others.filter_map(|entry| Some(entry.ok()?.path())) {
-        if other == own {
+        let name = other.file_stem().unwrap_or_default();
+        if name == own {
             continue;
         }
         let in_use = File::open(other.join("lock")).is_ok_and(|lock| lock.try_lock().is_err());

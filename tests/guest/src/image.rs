@@ -100,7 +100,16 @@ pub(crate) fn remote() -> Service {
 
 /// Builds the image of the stories' guest in a folder, which has to be there.
 pub fn build_image(parts: &Parts, folder: &Path) -> Built {
-    let guest = Guest {
+    build_guest(parts, folder, story(false))
+}
+
+/// The same with the agent's dev build.
+pub fn build_dev_image(parts: &Parts, folder: &Path) -> Built {
+    build_guest(parts, folder, story(true))
+}
+
+fn story(dev: bool) -> Guest {
+    Guest {
         agent: agent(),
         integrations: integrations(),
         probes: probes(),
@@ -112,10 +121,9 @@ pub fn build_image(parts: &Parts, folder: &Path) -> Built {
             remote(),
         ],
         modules: vec!["vsock_loopback".into()],
-        dev: false,
+        dev,
         files: vec![("It works\n", "/www/index.html")],
-    };
-    build_guest(parts, folder, guest)
+    }
 }
 
 /// Builds a guest's image in a folder, which has to be there.

@@ -36,8 +36,8 @@ mod sleeper;
 mod vm;
 
 pub use bare::{AGENT_SOCKET, MOUNT_A_DISK, build_bare};
-pub use image::build_image;
-pub use mvmctl::Mvmctl;
+pub use image::{build_dev_image, build_image};
+pub use mvmctl::{Mvmctl, Run};
 pub use parts::Parts;
 pub use sleeper::{MACHINE_ID, build_sleeper};
 pub use vm::TestVm;

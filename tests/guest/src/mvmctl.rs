@@ -64,17 +64,22 @@ impl Mvmctl {
             .collect()
     }
 
-    /// Begins a run.
-    pub fn start(&self, arguments: &[&str]) -> Child {
-        Command::new(&self.program)
+    /// A run that is still to begin.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
             .args(arguments)
             .env("MVM_HOME", self.home())
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("run mvmctl")
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Begins a run.
+    pub fn start(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).spawn().expect("run mvmctl")
     }
 
     /// Runs it to its end.

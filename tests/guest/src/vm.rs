@@ -1,6 +1,6 @@
 //! `TestVm`: each test's own guest.
 
-use crate::base::Base;
+use crate::base::{Base, Profile};
 use crate::image::NOTIFY_PORT;
 use crate::machine::{MEMORY_FILE, Machine, logs};
 use crate::parts::Parts;
@@ -25,8 +25,17 @@ pub struct TestVm {
 impl TestVm {
     /// A guest, or `None` where none can be had and none is required.
     pub fn new() -> Option<Self> {
+        Self::of(Profile::Prod)
+    }
+
+    /// The same with the agent's dev build.
+    pub fn dev() -> Option<Self> {
+        Self::of(Profile::Dev)
+    }
+
+    fn of(profile: Profile) -> Option<Self> {
         let parts = Parts::find()?;
-        let base = Base::of_this_run(&parts);
+        let base = Base::of_this_run(&parts, profile);
         let folder = tempfile::Builder::new()
             .prefix("clone-")
             .tempdir_in(&base.folder)
@@ -49,6 +58,11 @@ impl TestVm {
     /// The socket by which the guest is reached.
     pub fn socket(&self) -> PathBuf {
         self.machine.socket()
+    }
+
+    /// The same as `mvmctl` takes it for a name.
+    pub fn address(&self) -> String {
+        format!("unix:{}", self.socket().display())
     }
 
     /// A conversation with its agent.
