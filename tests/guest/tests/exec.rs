@@ -8,7 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
-use mvm_client::dev::Output;
+use mvm_client::dev::{CommandOutput, Output};
 use mvm_guest_tests::{Mvmctl, SOON, TestVm, eventually};
 use mvm_protocol::dev::exec::{Argv, Exec};
 use serde_json::{Value, json};
@@ -110,7 +110,7 @@ fn every_end_of_a_command_is_told() {
         (Some(5), &"hi\n".into(), &5.into())
     );
     // Whoever holds the pipes.
-    let background = sh("sleep 12345 & echo hi");
+    let background = sh("sleep 54321 & echo hi");
     assert_eq!(background.stdout, "hi\n");
     assert_eq!(
         sh("pidof sleep").stdout,
@@ -122,47 +122,63 @@ fn every_end_of_a_command_is_told() {
 #[tokio::test]
 async fn sixty_four_at_once_and_pings_are_answered() {
     let Some(vm) = TestVm::dev() else { return };
-    let sh = |script: &str| {
-        let words = ["sh", "-c", script].map(str::to_owned);
-        Exec::new(Argv::new(words.to_vec()).unwrap())
-    };
     let mut sessions = Vec::new();
-    for _ in 0..64 {
-        sessions.push(vm.session().await);
+    let asked = |number: usize| Exec {
+        stdin: true,
+        ..sh(&format!("read word; echo {number} $word"))
+    };
+    for number in 0..64 {
+        let mut session = vm.session().await;
+        // The first frame has to come soon after the connection.
+        session.ping().await.unwrap();
+        sessions.push((number, session));
     }
-    // All stand until the last one has been begun.
     let mut commands = Vec::new();
-    for (number, session) in sessions.iter_mut().enumerate() {
-        let script = format!("until [ -e /tmp/go ]; do sleep 0.1; done; echo {number}");
-        commands.push(session.exec(sh(&script)).await.unwrap());
+    for (number, session) in &mut sessions {
+        let command = session.exec(asked(*number)).await.unwrap();
+        commands.push((*number, command));
     }
+    // All of them stand now.
     let mut other = vm.session().await;
     for _ in 0..20 {
         other.ping().await.unwrap();
     }
-    let status = other.status().await.unwrap();
-    assert_eq!(status.health, mvm_protocol::status::Health::Healthy);
-    let mut go = vm.session().await;
-    let (_input, mut output) = go.exec(sh(": >/tmp/go")).await.unwrap().split();
-    assert!(
-        matches!(output.next().await.unwrap(), Output::Exited(end) if end.exit_code == Some(0))
-    );
-    for (number, command) in commands.into_iter().enumerate() {
-        let (_input, mut output) = command.split();
-        let mut printed = Vec::new();
-        let end = loop {
-            match output.next().await.unwrap() {
-                Output::Stdout(bytes) => printed.extend(bytes),
-                Output::Exited(end) => break end,
-                other => panic!("{other:?}"),
-            }
-        };
-        assert_eq!(String::from_utf8(printed).unwrap(), format!("{number}\n"));
-        assert_eq!(end.exit_code, Some(0));
+    let counted = printed(other.exec(sh("pidof sh | wc -w")).await.unwrap()).await;
+    let counted: usize = counted.trim().parse().unwrap();
+    assert!(counted >= 64, "{counted}");
+    for (number, command) in commands {
+        let (mut input, output) = command.split();
+        input.write(b"word\n").await.unwrap();
+        assert_eq!(printed_by(output).await, format!("{number} word\n"));
     }
     // Each is in step again.
-    for session in &mut sessions {
+    for (_, session) in &mut sessions {
         session.ping().await.unwrap();
+    }
+}
+
+fn sh(script: &str) -> Exec {
+    let words = ["sh", "-c", script].map(str::to_owned);
+    Exec::new(Argv::new(words.to_vec()).unwrap())
+}
+
+async fn printed(command: mvm_client::dev::Command<'_>) -> String {
+    let (_input, output) = command.split();
+    printed_by(output).await
+}
+
+/// What a command prints until its end, which has to be a good one.
+async fn printed_by(mut output: CommandOutput<'_>) -> String {
+    let mut printed = Vec::new();
+    loop {
+        match output.next().await.unwrap() {
+            Output::Stdout(bytes) => printed.extend(bytes),
+            Output::Exited(end) => {
+                assert_eq!(end.exit_code, Some(0), "{end:?}");
+                return String::from_utf8(printed).unwrap();
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -225,20 +241,22 @@ fn a_folder_goes_through_tar_on_both_sides() {
 async fn a_client_that_is_killed_leaves_no_process() {
     let Some(vm) = TestVm::dev() else { return };
     let (mvmctl, address) = (Mvmctl::new(), vm.address());
-    let script = "setsid sleep 12345 & (sleep 12346 &) ; echo up; sleep 12347";
+    let script = "setsid sleep 54321 & (sleep 54322 &) ; echo up; sleep 54323";
     let mut child = mvmctl.start(&["vm", "exec", &address, "--", "sh", "-c", script]);
     let mut up = [0; 3];
     child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
-    let ps = || {
-        mvmctl
-            .ok(&["vm", "exec", &address, "--", "ps", "-o", "args"])
-            .stdout
+    let sleepers = || {
+        let ps = ["vm", "exec", &address, "--", "ps", "-o", "args"];
+        let ps = mvmctl.ok(&ps).stdout;
+        ps.lines()
+            .filter(|line| line.starts_with("sleep 5432"))
+            .count()
     };
-    assert_eq!(ps().matches("sleep 1234").count(), 4, "{}", ps());
+    eventually("all three run", async || (sleepers() == 3).then_some(())).await;
     child.kill().unwrap();
     child.wait().unwrap();
     eventually("none of them is left", async || {
-        (!ps().contains("sleep 1234")).then_some(())
+        (sleepers() == 0).then_some(())
     })
     .await;
 }

@@ -88,7 +88,7 @@ fn a_shell_with_job_control() {
     terminal.press(&["sleep 12345", "Enter"]);
     terminal.expect("there$ sleep 12345");
     terminal.press(&["C-z"]);
-    terminal.expect("[1]+  Stopped                    sleep 12345");
+    terminal.expect("^Z[1]+  Stopped                    sleep 12345");
     terminal.press(&["jobs; fg", "Enter"]);
     terminal.expect("sleep 12345");
     terminal.press(&["C-c"]);
