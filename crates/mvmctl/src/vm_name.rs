@@ -1,6 +1,8 @@
 //! The arguments that name VMs, and their completion.
 
-use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::engine::{
+    ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter as _,
+};
 use mvm_client::Inventory;
 use std::ffi::OsStr;
 
@@ -33,4 +35,15 @@ pub(crate) fn complete(begun: &OsStr) -> Vec<CompletionCandidate> {
             CompletionCandidate::new(vm.name).help(Some(format!("{what} {}", vm.state).into()))
         })
         .collect()
+}
+
+/// What `cp` can be given: paths here, and the names of VMs with the beginning of a path.
+pub(crate) fn complete_operand(begun: &OsStr) -> Vec<CompletionCandidate> {
+    let vms = complete(begun).into_iter();
+    let guests = vms.map(|vm| {
+        let mut path = vm.get_value().to_owned();
+        path.push(":/");
+        CompletionCandidate::new(path).help(vm.get_help().cloned())
+    });
+    guests.chain(PathCompleter::any().complete(begun)).collect()
 }

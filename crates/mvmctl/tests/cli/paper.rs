@@ -38,6 +38,19 @@ fn names_of_vms_complete_without_dialling() {
 }
 
 #[test]
+fn a_copys_ends_complete() {
+    let host = Host::with("web", silent);
+    let file = host.path().join("website");
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(offered(&host, "mvmctl vm cp we"), ["web:/"]);
+    let begun = file.display().to_string();
+    let begun = begun.strip_suffix("site").unwrap();
+    let both = offered(&host, &format!("mvmctl vm cp {begun}"));
+    assert_eq!(both, [file.display().to_string()]);
+    assert_eq!(host.accepted("web"), 0);
+}
+
+#[test]
 fn commands_and_values_complete() {
     let host = Host::new();
     let commands = offered(&host, "mvmctl vm i");

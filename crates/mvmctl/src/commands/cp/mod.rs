@@ -11,7 +11,7 @@ use super::Context;
 use super::dev::{failure, session};
 use crate::asked_to_end::AskedToEnd;
 use crate::report::{Failure, Outcome};
-use crate::vm_name::complete;
+use crate::vm_name::complete_operand;
 use clap_complete::engine::ArgValueCompleter;
 use download::Target;
 use mvm_protocol::dev::exec::Path as GuestPath;
@@ -32,11 +32,11 @@ use upload::Source;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What is copied
-    #[arg(value_name = "SRC", add = ArgValueCompleter::new(complete))]
+    #[arg(value_name = "SRC", add = ArgValueCompleter::new(complete_operand))]
     from: String,
 
     /// Where it goes
-    #[arg(value_name = "DST", add = ArgValueCompleter::new(complete))]
+    #[arg(value_name = "DST", add = ArgValueCompleter::new(complete_operand))]
     to: String,
 }
 
