@@ -60,6 +60,8 @@ fn what_is_typed_is_echoed_and_the_size_can_change() {
         "echo"
     );
     connection.send(&json!({"type": "resize", "cols": 132, "rows": 50}));
+    // A shell that reads a line tells of signals when it has it.
+    connection.data(0, b"x\n");
     connection.until("50 132\r\n");
     // On a line that has begun, too, its end is the end.
     connection.data(0, b"half");
@@ -73,18 +75,22 @@ fn what_is_typed_is_echoed_and_the_size_can_change() {
 fn control_c_interrupts_what_is_in_the_foreground() {
     for user in [As::Tester, As::Nobody] {
         let agent = Agent::launch(folder(&[], &[]), Settings::user(user));
-        let mut connection = begin(&agent, exec(&["/bin/bash", "--norc", "--noprofile", "-i"]));
+        let bash = exec(&["/bin/bash", "--norc", "--noprofile", "-i"]);
+        // Without the marks that it puts around what is pasted.
+        let bash = with(bash, json!({"env": {"TERM": "dumb"}}));
+        let mut connection = begin(&agent, bash);
         connection.data(0, b"PS1='ready> '\n");
         connection.until("\nready> ");
         connection.data(0, b"echo begun; sleep 1010.5\n");
         connection.until("\nbegun");
+        // It is in the foreground by the time that it is that program.
+        common::within(|| (common::processes("sleep 1010.5").len() == 1).then_some(()));
         connection.data(0, &[3]);
         connection.until("ready> ");
         connection.data(0, b"echo code $?\n");
         connection.until("\ncode 130");
         // Job control: a stopped job goes on in the background.
         connection.data(0, b"sleep 1011.5\n");
-        connection.until("sleep 1011.5\r\n");
         common::within(|| (common::processes("sleep 1011.5").len() == 1).then_some(()));
         connection.data(0, &[26]);
         connection.until("Stopped");

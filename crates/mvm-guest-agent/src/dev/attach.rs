@@ -43,7 +43,7 @@ pub(super) async fn serve(
     };
     loop {
         take(&mut host, &job).await?;
-        host.send()?;
+        host.send().await?;
         let news = job.news.notified();
         if host.out.is_empty() && replay.next(&mut host) {
             continue;

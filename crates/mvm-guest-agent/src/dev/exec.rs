@@ -2,7 +2,7 @@
 
 use super::audit::Audit;
 use super::failed;
-use super::flow::{Inlet, Nowhere};
+use super::flow::{Inlet, Nowhere, Turns};
 use super::host::{Host, Sent};
 use super::jobs;
 use super::running::{Outcome, Running};
@@ -100,7 +100,7 @@ impl Execution {
         let mut told = false;
         while self.running.outcome().is_none() {
             self.take(host).await?;
-            host.send()?;
+            host.send().await?;
             let room = host.out.is_empty();
             tokio::select! {
                 next = host.next(self.stdin.has_room()) => next?,
@@ -144,10 +144,12 @@ impl Execution {
     async fn kill(&mut self) -> Outcome {
         self.stdin.close();
         self.running.kill();
+        let mut turns = Turns::default();
         loop {
             if let Some(outcome) = self.running.outcome() {
                 return outcome;
             }
+            turns.take().await;
             let happened = self.running.happens(true).await;
             self.running.act(happened, &mut Nowhere).await;
         }

@@ -18,6 +18,24 @@ pub(super) const PIECE: usize = 64 * 1024;
 /// Beyond so much that the guest does not take, no more is read from the host.
 const WAITING: usize = 256 * 1024;
 
+/// Lets the agent's other tasks have their turn now and then. Whoever always finds bytes to carry
+/// never waits for any, and the agent has one thread.
+#[derive(Default)]
+pub(super) struct Turns(u8);
+
+impl Turns {
+    const IN_A_ROW: u8 = 8;
+
+    /// To be called once for each piece that is carried.
+    pub(super) async fn take(&mut self) {
+        self.0 += 1;
+        if self.0 >= Self::IN_A_ROW {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// Takes output where it comes from.
 pub(super) trait Sink {
     /// Reads once, at most [`PIECE`] bytes; 0 at the end.

@@ -134,7 +134,7 @@ impl Port {
                     return Ok(());
                 }
             }
-            host.send()?;
+            host.send().await?;
             tokio::select! {
                 next = host.next(self.to.has_room()) => next?,
                 () = self.to.takes() => self.to.write(),

@@ -1,7 +1,7 @@
 //! The host's side of a request under way: what it sends, and what is sent to it.
 
 use super::encode;
-use super::flow::{Outbox, PIECE};
+use super::flow::{Outbox, PIECE, Turns};
 use crate::edge::session::{Ending, Session};
 use mvm_protocol::Frame;
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
@@ -14,6 +14,7 @@ pub(super) struct Host<'a> {
     id: Option<u64>,
     pub(super) out: Outbox,
     buffer: Vec<u8>,
+    turns: Turns,
 }
 
 /// What the host sent for the request.
@@ -30,6 +31,7 @@ impl<'a> Host<'a> {
             id,
             out: Outbox::default(),
             buffer: vec![0; if sends { PIECE } else { 4096 }],
+            turns: Turns::default(),
         }
     }
 
@@ -51,7 +53,8 @@ impl<'a> Host<'a> {
     }
 
     /// Sends what there is room for.
-    pub(super) fn send(&mut self) -> Result<(), Ending> {
+    pub(super) async fn send(&mut self) -> Result<(), Ending> {
+        self.turns.take().await;
         Ok(self.out.send(&self.session.stream)?)
     }
 
@@ -107,7 +110,7 @@ impl<'a> Host<'a> {
         let mut deadline = Instant::now() + self.session.patience.idle;
         loop {
             let before = self.out.len();
-            self.send()?;
+            self.send().await?;
             if self.out.is_empty() {
                 return Ok(());
             }

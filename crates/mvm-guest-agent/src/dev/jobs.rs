@@ -1,7 +1,7 @@
 //! Jobs: commands that go on when the connection that started them is closed.
 
 use super::audit::Audit;
-use super::flow::{PIECE, Sink};
+use super::flow::{PIECE, Sink, Turns};
 use super::ring::Ring;
 use super::running::{Outcome, Running};
 use super::start::Started;
@@ -84,7 +84,9 @@ async fn see_through(
         job: &job,
         buffer: vec![0; PIECE / 4],
     };
+    let mut turns = Turns::default();
     let outcome = loop {
+        turns.take().await;
         if let Some(outcome) = running.outcome() {
             break outcome;
         }

@@ -2,7 +2,7 @@
 
 use super::audit::Audit;
 use super::failed;
-use super::flow::{Inlet, Nowhere, Outbox, Sink};
+use super::flow::{Inlet, Nowhere, Outbox, Sink, Turns};
 use super::host::{Host, Sent};
 use super::running::{Happened, Running};
 use super::start::start_helper;
@@ -96,7 +96,7 @@ impl Relay {
     ) -> Result<(), Ending> {
         while self.running.outcome().is_none() {
             self.take(host).await?;
-            host.send()?;
+            host.send().await?;
             let room = host.out.is_empty();
             tokio::select! {
                 next = host.next(self.input.has_room()) => next?,
@@ -108,10 +108,11 @@ impl Relay {
                 _ = &mut *end => {
                     self.give_up().await;
                     // What was whole by then is there, and is said to be.
-                    let message = "the guest goes to sleep: try again when it has woken";
-                    self.last.get_or_insert_with(|| {
-                        DevAnswer::Error(ErrorAnswer::new(ErrorCode::Busy, message))
-                    });
+                    if !matches!(self.last, Some(DevAnswer::PutDone(_) | DevAnswer::GetDone(_))) {
+                        let message = "the guest goes to sleep: try again when it has woken";
+                        let error = ErrorAnswer::new(ErrorCode::Busy, message);
+                        self.last = Some(DevAnswer::Error(error));
+                    }
                 }
             }
         }
@@ -121,7 +122,7 @@ impl Relay {
     async fn act(&mut self, happened: Happened, out: &mut Outbox) {
         // What was said before the first byte is read before it.
         let happened = match happened {
-            Happened::Output(0) if !self.begun => Happened::Output(1),
+            Happened::Output(0) if !self.begun && self.running.says_more() => Happened::Output(1),
             other => other,
         };
         let mut sink = Both {
@@ -175,7 +176,9 @@ impl Relay {
         } else {
             self.running.terminate();
         }
+        let mut turns = Turns::default();
         while self.running.outcome().is_none() {
+            turns.take().await;
             let happened = self.running.happens(true).await;
             let mut sink = Reported {
                 reports: &mut self.reports,

@@ -119,6 +119,11 @@ impl Running {
         self.pid
     }
 
+    /// Whether there may be more on its standard error.
+    pub(super) fn says_more(&self) -> bool {
+        !self.outputs[1].is_closed()
+    }
+
     /// How it ended, once it has and its output has been read.
     pub(super) fn outcome(&self) -> Option<Outcome> {
         match self.stage {

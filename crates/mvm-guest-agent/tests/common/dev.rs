@@ -2,7 +2,7 @@
 
 use super::{Agent, Connection};
 use mvm_protocol::frame::encode_data;
-use mvm_protocol::{Frame, MAX_BODY};
+use mvm_protocol::{Decoder, Frame, MAX_BODY};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 
@@ -52,6 +52,14 @@ pub fn with(mut request: Value, fields: Value) -> Value {
 }
 
 impl Agent {
+    /// The same connection once more, for a thread that sends.
+    pub fn connection_of(&self, host: &Connection) -> Connection {
+        Connection {
+            stream: host.stream.try_clone().unwrap(),
+            decoder: Decoder::default(),
+        }
+    }
+
     /// Runs a command on a connection of its own.
     pub fn exec(&self, request: &Value) -> Ran {
         self.connection().exec(request)

@@ -220,7 +220,11 @@ impl Agent {
     }
 
     pub fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(self.socket()).unwrap();
+        Self::connect_to(&self.socket())
+    }
+
+    fn connect_to(socket: &Path) -> UnixStream {
+        let stream = UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream
@@ -228,7 +232,15 @@ impl Agent {
 
     /// A connection after its handshake.
     pub fn connection(&self) -> Connection {
-        let mut stream = self.connect();
+        Self::shake_hands(self.connect())
+    }
+
+    /// A connection to another agent's socket in the folder.
+    pub fn connection_to(&self, name: &str) -> Connection {
+        Self::shake_hands(Self::connect_to(&self.path(name)))
+    }
+
+    fn shake_hands(mut stream: UnixStream) -> Connection {
         stream.write_all(connect_line(PORT).as_bytes()).unwrap();
         let mut line = vec![0; ok_line(PORT).len()];
         stream.read_exact(&mut line).unwrap();

@@ -1,0 +1,454 @@
+//! `put` and `get`: files and folders, whole or not at all.
+
+#![cfg(feature = "dev")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use common::dev::{shell, with};
+use common::{Agent, As, Connection, Settings, children, folder, within};
+use mvm_protocol::Frame;
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::Path;
+use tar::{Builder, EntryType, Header};
+
+fn put(path: &Path) -> Value {
+    json!({"type": "put", "path": path.to_str().unwrap()})
+}
+
+fn get(path: &Path) -> Value {
+    json!({"type": "get", "path": path.to_str().unwrap()})
+}
+
+fn archive(request: Value) -> Value {
+    with(request, json!({"archive": "tar"}))
+}
+
+impl Connection {
+    /// Puts content, and gives the last answer.
+    fn put(&mut self, request: &Value, content: &[u8]) -> Value {
+        let ready = self.begin(request);
+        if ready["type"] != "put-ready" {
+            return ready;
+        }
+        for piece in content.chunks(100_000) {
+            self.data(3, piece);
+        }
+        self.send(&json!({"type": "put-end"}));
+        self.json()
+    }
+
+    /// Gets content: the first answer, the content, and the last answer.
+    fn get(&mut self, request: &Value) -> (Value, Vec<u8>, Value) {
+        let started = self.begin(request);
+        if started["type"] != "get-started" {
+            return (started.clone(), Vec::new(), started);
+        }
+        let mut content = Vec::new();
+        loop {
+            match self.frame().unwrap() {
+                Frame::Data { channel: 3, bytes } => content.extend(bytes),
+                Frame::Json(body) => {
+                    return (started, content, serde_json::from_slice(&body).unwrap());
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// What is in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o7777
+}
+
+/// An agent, and a folder for files.
+fn agent() -> (Agent, std::path::PathBuf) {
+    let agent = Agent::start(&[], &[]);
+    let files = agent.path("files");
+    fs::create_dir(&files).unwrap();
+    (agent, files)
+}
+
+#[test]
+fn a_file_comes_back_as_it_was_put() {
+    let (agent, files) = agent();
+    let content: Vec<u8> = (0..3_000_000_u32)
+        .map(|n| u8::try_from(n % 251).unwrap())
+        .collect();
+    let mut host = agent.connection();
+    let path = files.join("a");
+    let done = host.put(
+        &with(put(&path), json!({"mode": 0o4750, "id": 7})),
+        &content,
+    );
+    assert_eq!(
+        done,
+        json!({"type": "put-done", "bytes": 3_000_000, "id": 7})
+    );
+    assert!(fs::read(&path).unwrap() == content);
+    assert_eq!(mode(&path), 0o4750);
+    let (started, back, done) = host.get(&get(&path));
+    assert_eq!(
+        started,
+        json!({"type": "get-started", "bytes": 3_000_000, "mode": 0o4750})
+    );
+    assert!(back == content);
+    assert_eq!(done, json!({"type": "get-done", "bytes": 3_000_000}));
+    assert_eq!(host.put(&put(&files.join("b")), b"")["bytes"], 0);
+    assert_eq!(mode(&files.join("b")), 0o644);
+    let (started, back, _) = host.get(&get(Path::new("/proc/self/status")));
+    assert_eq!(started["bytes"], 0, "as the kernel says");
+    assert!(back.starts_with(b"Name:"));
+    assert_eq!(names(&files), ["a", "b"]);
+}
+
+#[test]
+fn it_goes_where_it_is_meant_to_and_nowhere_else() {
+    let (agent, files) = agent();
+    let mut host = agent.connection();
+    let named = with(put(&files), json!({"name": "into"}));
+    let ready = host.begin(&named);
+    assert_eq!(ready["path"], files.join("into").to_str().unwrap());
+    host.data(3, b"x");
+    host.send(&json!({"type": "put-end"}));
+    assert_eq!(host.json()["type"], "put-done");
+    assert_eq!(fs::read(files.join("into")).unwrap(), b"x");
+
+    let old = files.join("old");
+    fs::write(&old, "old").unwrap();
+    chown(&old, Some(1234), Some(1235)).unwrap();
+    symlink(&old, files.join("link")).unwrap();
+    assert_eq!(
+        host.put(&put(&files.join("link")), b"new")["type"],
+        "put-done"
+    );
+    assert!(
+        fs::symlink_metadata(files.join("link"))
+            .unwrap()
+            .is_symlink()
+    );
+    let new = fs::metadata(&old).unwrap();
+    assert_eq!((new.uid(), new.gid()), (1234, 1235), "its owner stays");
+    assert_eq!(fs::read(&old).unwrap(), b"new");
+
+    fs::create_dir(files.join("dir")).unwrap();
+    for (request, code, message) in [
+        (put(&files), "failed", "which `name`"),
+        (put(&files.join("none/x")), "not-found", "open folder"),
+        (put(&files.join("none/")), "not-found", "no folder"),
+        (
+            with(put(&files), json!({"name": "dir"})),
+            "failed",
+            "no file",
+        ),
+        (put(Path::new("/dev/null")), "failed", "no file"),
+        (put(Path::new("/..")), "failed", "folder"),
+        (put(Path::new("/proc/x")), "not-found", ""),
+        (
+            with(put(&files), json!({"name": "a/b"})),
+            "bad-request",
+            "name",
+        ),
+        (get(&files.join("none")), "not-found", "open"),
+        (get(&files), "failed", "`archive`"),
+        (
+            get(Path::new("/dev/zero")),
+            "failed",
+            "neither file nor folder",
+        ),
+    ] {
+        let answer = host.put(&request, b"y");
+        assert_eq!(answer["code"], code, "{request}: {answer}");
+        let shown = answer["message"].as_str().unwrap();
+        assert!(shown.contains(message), "{request}: {answer}");
+    }
+    assert_eq!(names(&files), ["dir", "into", "link", "old"]);
+    assert_eq!(children(agent.pid()), [0; 0]);
+}
+
+#[test]
+fn who_may_not_is_told_so() {
+    let dir = folder(&[], &[]);
+    let agent = Agent::launch(dir, Settings::user(As::Nobody));
+    let mut host = agent.connection();
+    let put = host.put(&put(Path::new("/etc/mvm-test")), b"x");
+    assert_eq!(put["code"], "not-allowed", "{put}");
+    let (get, _, _) = host.get(&get(Path::new("/etc/shadow")));
+    assert_eq!(get["code"], "not-allowed", "{get}");
+}
+
+#[test]
+fn what_is_broken_off_leaves_the_old_file_and_nothing_beside_it() {
+    let (agent, files) = agent();
+    let path = files.join("a");
+    fs::write(&path, "old").unwrap();
+    for request in [put(&path), archive(put(&files.join("new")))] {
+        let mut host = agent.connection();
+        assert_eq!(host.begin(&request)["type"], "put-ready");
+        host.data(3, &[b'x'; 100_000]);
+        drop(host);
+        within(|| children(agent.pid()).is_empty().then_some(()));
+        assert_eq!(names(&files), ["a"]);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+    }
+    // A reader that goes away ends the reading.
+    let big = files.join("big");
+    fs::File::create(&big).unwrap().set_len(1 << 30).unwrap();
+    let mut host = agent.connection();
+    assert_eq!(host.begin(&get(&big))["bytes"], 1 << 30);
+    drop(host);
+    within(|| children(agent.pid()).is_empty().then_some(()));
+}
+
+#[test]
+fn a_sleep_breaks_off_what_is_on_its_way() {
+    let (agent, files) = agent();
+    within(|| (agent.status()["lifecycle"] == "running").then_some(()));
+    let mut host = agent.connection();
+    host.begin(&put(&files.join("a")));
+    host.data(3, b"x");
+    let ready = within(|| {
+        let answer = agent.ask(&json!({"type": "sleep-prep", "token": "t"}));
+        (answer["type"] == "ready").then_some(answer)
+    });
+    assert_eq!(
+        ready["steps"][0]["detail"],
+        "ended 1 commands, files or ports"
+    );
+    let answer = host.json();
+    assert_eq!(answer["code"], "busy", "{answer}");
+    assert_eq!(names(&files), [""; 0]);
+    host.data(3, b"late");
+    host.send(&json!({"type": "put-end"}));
+    assert_eq!(host.ask(&json!({"type": "ping"})), json!({"type": "pong"}));
+    agent.ask(&json!({"type": "wake", "token": "t"}));
+    assert_eq!(host.put(&put(&files.join("a")), b"x")["type"], "put-done");
+}
+
+#[test]
+fn a_gigabyte_of_zeroes_takes_no_room_and_pings_are_answered_meanwhile() {
+    let (agent, files) = agent();
+    let path = files.join("sparse");
+    let mut host = agent.connection();
+    host.begin(&put(&path));
+    let zeroes = vec![0; 262_143];
+    let mut left = 1_usize << 30;
+    let mut pings = agent.connection();
+    while left > 0 {
+        let piece = &zeroes[..left.min(zeroes.len())];
+        host.data(3, piece);
+        left -= piece.len();
+        if left % 64 == 0 {
+            assert_eq!(pings.ask(&json!({"type": "ping"})), json!({"type": "pong"}));
+        }
+    }
+    host.data(3, b"end");
+    host.send(&json!({"type": "put-end"}));
+    assert_eq!(host.json()["bytes"], (1 << 30) + 3);
+    let found = fs::metadata(&path).unwrap();
+    assert_eq!(found.len(), (1 << 30) + 3);
+    assert!(found.blocks() * 512 < 1 << 20, "{} blocks", found.blocks());
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_file_and_the_connection() {
+    let agent = Agent::start(&[], &[]);
+    let files = agent.path("files");
+    fs::create_dir(&files).unwrap();
+    let mut host = agent.connection();
+    // The command's own namespace: what is mounted there is gone with it.
+    let inner = format!(
+        "mount -t tmpfs -o size=1m none {0} && printf old > {0}/a && exec {1} --no-system-effects \
+         --config {2} --listen unix:{0}/../run/inner.sock --run-dir {0}/../inner \
+         --integrations-dir {0}/../integrations.d --probes-dir {0}/../probes.d",
+        files.display(),
+        env!("CARGO_BIN_EXE_mvm-guest-agent"),
+        agent.path("agent.json").display(),
+    );
+    let started = host.begin(&common::dev::exec(&[
+        "unshare", "--mount", "sh", "-c", &inner,
+    ]));
+    assert_eq!(started["type"], "exec-started");
+    within(|| agent.path("run/inner.sock").exists().then_some(()));
+    let mut full = agent.connection_to("run/inner.sock");
+    let path = files.join("a");
+    for request in [put(&path), archive(put(&files.join("b")))] {
+        let mut content = tar_of(&[("x", &vec![b'x'; 4 << 20])]);
+        if request["archive"].is_null() {
+            content = vec![b'x'; 4 << 20];
+        }
+        let answer = full.put(&request, &content);
+        assert_eq!(answer["code"], "failed", "{answer}");
+        assert!(
+            answer["message"]
+                .as_str()
+                .unwrap()
+                .contains("No space left"),
+            "{answer}"
+        );
+        let (_, old, _) = full.get(&get(&path));
+        assert_eq!(old, b"old");
+        let ran = full.exec(&shell(&format!("ls -A {}", files.display())));
+        assert_eq!(ran.text(), "a\n");
+    }
+    assert_eq!(full.put(&put(&path), b"new")["type"], "put-done");
+}
+
+/// Regular files with these names and contents, as a tar stream.
+fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive = Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = header(EntryType::Regular, 0o640);
+        header.set_size(content.len() as u64);
+        archive.append_data(&mut header, name, *content).unwrap();
+    }
+    archive.into_inner().unwrap()
+}
+
+fn header(kind: EntryType, mode: u32) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_mtime(1_000_000_000);
+    header.set_size(0);
+    header
+}
+
+/// One entry with a name as it stands, however wicked.
+fn entry(kind: EntryType, name: &str, link: &str) -> Vec<u8> {
+    let mut header = header(kind, 0o755);
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_link_name_literal(link).unwrap();
+    header.set_cksum();
+    header.as_bytes().to_vec()
+}
+
+#[test]
+fn a_folder_comes_back_as_it_was_put() {
+    let (agent, files) = agent();
+    let from = agent.path("from");
+    fs::create_dir_all(from.join("sub/deep")).unwrap();
+    fs::write(from.join("sub/file"), "content").unwrap();
+    fs::set_permissions(from.join("sub/file"), PermissionsExt::from_mode(0o4711)).unwrap();
+    fs::set_permissions(from.join("sub"), PermissionsExt::from_mode(0o550)).unwrap();
+    let long = format!("{}/{}", "d".repeat(120), "f".repeat(120));
+    fs::create_dir(from.join("d".repeat(120))).unwrap();
+    fs::write(from.join(&long), "long").unwrap();
+    symlink("/nonexistent/elsewhere", from.join("link")).unwrap();
+    fs::set_permissions(&from, PermissionsExt::from_mode(0o751)).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(from.join("socket")).unwrap();
+    let mut host = agent.connection();
+    let (started, stream, done) = host.get(&archive(get(&from)));
+    assert_eq!(
+        started,
+        json!({"type": "get-started", "bytes": null, "mode": 0o751, "archive": "tar"})
+    );
+    assert_eq!(done["bytes"], stream.len());
+    let to = files.join("to");
+    let request = with(archive(put(&to)), json!({"mode": 0o751}));
+    assert_eq!(host.put(&request, &stream)["bytes"], stream.len());
+    assert_eq!(names(&to), [&"d".repeat(120), "link", "sub"]);
+    assert_eq!(fs::read(to.join("sub/file")).unwrap(), b"content");
+    assert_eq!(fs::read(to.join(long)).unwrap(), b"long");
+    assert_eq!(
+        fs::read_link(to.join("link")).unwrap(),
+        Path::new("/nonexistent/elsewhere")
+    );
+    for path in ["", "sub", "sub/file", "sub/deep"] {
+        let (old, new) = (fs::metadata(from.join(path)), fs::metadata(to.join(path)));
+        let (old, new) = (old.unwrap(), new.unwrap());
+        assert_eq!(old.mode(), new.mode(), "{path}");
+        assert!(path.is_empty() || old.mtime() == new.mtime(), "{path}");
+    }
+    // A file that is asked for as a folder comes as a file.
+    let (started, content, _) = host.get(&archive(get(&from.join("sub/file"))));
+    assert_eq!(
+        (&started["archive"], content.as_slice()),
+        (&Value::Null, &b"content"[..])
+    );
+    // Into a folder that is there by its name, and never over one.
+    let named = with(archive(put(&files)), json!({"name": "again"}));
+    assert_eq!(host.put(&named, &stream)["type"], "put-done");
+    for taken in [
+        archive(put(&files)),
+        named,
+        archive(put(&to.join("sub/file"))),
+    ] {
+        let answer = host.put(&taken, &stream);
+        assert_eq!(answer["code"], "failed", "{answer}");
+        assert!(
+            answer["message"]
+                .as_str()
+                .unwrap()
+                .contains("there already"),
+            "{answer}"
+        );
+    }
+    assert_eq!(names(&files), ["again", "to"]);
+}
+
+#[test]
+fn an_archive_writes_nowhere_but_into_its_folder() {
+    let (agent, files) = agent();
+    let outside = agent.path("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("kept"), "kept").unwrap();
+    let out = outside.to_str().unwrap();
+    let zeroes = vec![0; 1024];
+    let link = |name, to| entry(EntryType::Symlink, name, to);
+    let file = |name| entry(EntryType::Regular, name, "");
+    let hard = |name, to| entry(EntryType::Link, name, to);
+    let absolute = format!("{out}/new");
+    let kept = format!("{out}/kept");
+    let mut host = agent.connection();
+    for (entries, message) in [
+        (vec![file("../outside/new")], "leads outside"),
+        (vec![file("a/../../outside/new")], "leads outside"),
+        (vec![file(&absolute)], "absolute"),
+        (vec![link("l", out), file("l/new")], "through the link"),
+        (vec![link("l", "."), file("l/new")], "through the link"),
+        (
+            vec![link("l", out), entry(EntryType::Directory, "l", "")],
+            "through the link",
+        ),
+        (vec![hard("h", "../outside/kept")], "leads outside"),
+        (vec![hard("h", &kept)], "absolute"),
+        (
+            vec![link("l", out), hard("h", "l/kept")],
+            "through the link",
+        ),
+        (vec![entry(EntryType::Char, "null", "")], "neither file"),
+        (vec![entry(EntryType::Fifo, "pipe", "")], "neither file"),
+        (vec![vec![b'x'; 512]], "archive cannot be read"),
+    ] {
+        let stream = [entries.concat(), zeroes.clone()].concat();
+        let answer = host.put(&archive(put(&files.join("new"))), &stream);
+        assert_eq!(answer["code"], "failed", "{message}: {answer}");
+        let shown = answer["message"].as_str().unwrap();
+        assert!(shown.contains(message), "{message}: {answer}");
+        assert_eq!(names(&outside), ["kept"], "{message}");
+        assert_eq!(names(&files), [""; 0], "{message}");
+    }
+    // A link may be replaced by a file, which is then written and not what the link led to.
+    let stream = [link("l", &kept), file("l"), hard("h", "l"), zeroes].concat();
+    let answer = host.put(&archive(put(&files.join("new"))), &stream);
+    assert_eq!(answer["type"], "put-done", "{answer}");
+    assert_eq!(fs::read(outside.join("kept")).unwrap(), b"kept");
+    assert_eq!(fs::metadata(files.join("new/h")).unwrap().nlink(), 2);
+}
