@@ -154,8 +154,6 @@ pub(crate) struct Config {
 pub(crate) enum Invocation {
     Run(Box<Config>),
     CheckConfig(PathBuf),
-    /// The agent's own helper, see `edge::steps`.
-    SyncFilesystem(PathBuf),
     Version,
     Help,
 }
@@ -175,7 +173,6 @@ pub(crate) fn read(mut parser: Parser) -> Result<Invocation, String> {
             "help" => return Ok(Invocation::Help),
             "version" => return Ok(Invocation::Version),
             "check-config" => return Ok(Invocation::CheckConfig(value()?.into())),
-            "sync-filesystem" => return Ok(Invocation::SyncFilesystem(value()?.into())),
             "config" => file = Some(PathBuf::from(value()?)),
             "no-system-effects" => system_effects = false,
             flag => {

@@ -23,15 +23,6 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if let Invocation::SyncFilesystem(path) = &invocation {
-        return match edge::steps::sync_filesystem(path) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                say!("{}: {error}", path.display());
-                ExitCode::FAILURE
-            }
-        };
-    }
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -43,7 +34,7 @@ fn main() -> ExitCode {
         }
     };
     match invocation {
-        Invocation::Help | Invocation::SyncFilesystem(_) => print(config::USAGE),
+        Invocation::Help => print(config::USAGE),
         Invocation::Version => print(&format!(
             "mvm-guest-agent {} ({})\n",
             edge::system::VERSION,

@@ -18,6 +18,10 @@ pub(crate) const MARK: &str = "MVM_RUN";
 /// How long the end of a killed tree is waited for.
 const END_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long a process may have no environment. One that is just becoming another program has none for
+/// a moment, and whose it is shows when it is through.
+const BECOMES_WITHIN: Duration = Duration::from_millis(100);
+
 /// The processes that were started for a run and not reaped yet.
 #[derive(Debug)]
 pub(crate) struct Children {
@@ -65,15 +69,20 @@ impl Children {
     pub(crate) async fn sweep(&self) {
         let mut pause = Duration::from_millis(1);
         let mut waited = Duration::ZERO;
-        while self.sweep_once() > 0 && waited < END_WITHIN {
+        while self.look(waited < BECOMES_WITHIN) > 0 && waited < END_WITHIN {
             tokio::time::sleep(pause).await;
             waited += pause;
             pause = (pause * 2).min(Duration::from_millis(50));
         }
     }
 
-    /// How many orphans have been killed and are not dead yet.
-    pub(crate) fn sweep_once(&self) -> usize {
+    /// Reaps orphans that are dead, where cgroups do the killing.
+    pub(crate) fn reap(&self) {
+        self.look(true);
+    }
+
+    /// How many orphans have been killed and are not dead yet, or may have to be.
+    fn look(&self, spare_the_nameless: bool) -> usize {
         let started = self.started.borrow();
         let mut orphans = children_of_agent();
         orphans.retain(|pid| !started.contains_key(&pid.as_raw_pid()));
@@ -81,11 +90,14 @@ impl Children {
         for orphan in orphans {
             match waitpid(Some(orphan), WaitOptions::NOHANG) {
                 Ok(None) if self.cgroups => {}
-                Ok(None) if belongs_to_a_run(orphan, &started) => {}
-                Ok(None) => {
-                    let _ = kill_process(orphan, Signal::KILL);
-                    dying += 1;
-                }
+                Ok(None) => match belongs_to_a_run(orphan, &started) {
+                    Some(true) => {}
+                    None if spare_the_nameless => dying += 1,
+                    Some(false) | None => {
+                        let _ = kill_process(orphan, Signal::KILL);
+                        dying += 1;
+                    }
+                },
                 _ => {}
             }
         }
@@ -96,8 +108,11 @@ impl Children {
         let mark = format!("{MARK}={}:", self.run_dir);
         // What is being killed may be forking: look again until nothing new is found.
         for _ in 0..10 {
-            let marked =
-                processes().filter(|pid| environment_has(*pid, |var| var.starts_with(&mark)));
+            let marked = processes().filter(|pid| {
+                environment(*pid)
+                    .split('\0')
+                    .any(|var| var.starts_with(&mark))
+            });
             if marked
                 .filter(|pid| kill_process(*pid, Signal::KILL).is_ok())
                 .count()
@@ -109,17 +124,20 @@ impl Children {
     }
 }
 
-fn belongs_to_a_run(pid: Pid, started: &HashMap<i32, String>) -> bool {
-    environment_has(pid, |var| {
+/// `None` if it has no environment to tell by.
+fn belongs_to_a_run(pid: Pid, started: &HashMap<i32, String>) -> Option<bool> {
+    let environment = environment(pid);
+    let mut marks = environment.split('\0').filter_map(|var| {
         var.strip_prefix(MARK)
             .and_then(|rest| rest.strip_prefix('='))
-            .is_some_and(|mark| started.values().any(|run| run == mark))
-    })
+    });
+    let known = marks.any(|mark| started.values().any(|run| run == mark));
+    (!environment.is_empty()).then_some(known)
 }
 
-fn environment_has(pid: Pid, test: impl Fn(&str) -> bool) -> bool {
+fn environment(pid: Pid) -> String {
     let path = format!("/proc/{}/environ", pid.as_raw_pid());
-    read(path, 64 * 1024).is_ok_and(|environment| environment.split('\0').any(test))
+    read(path, 64 * 1024).unwrap_or_default()
 }
 
 /// The agent's direct children. The kernel's own list needs `CONFIG_PROC_CHILDREN`; without it

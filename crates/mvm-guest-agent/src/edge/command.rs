@@ -12,11 +12,12 @@
 use super::cgroup::{Cgroup, CgroupRoot};
 use super::children::{Children, MARK};
 use super::clock;
+use super::fork::fork;
 use super::polled::polled;
 use super::users::{self, Identity};
-use crate::core::RunId;
 use crate::core::ended::{End, Ended, Tail};
 use crate::core::registry::Command;
+use crate::core::{Now, RunId};
 use nix::sys::resource::{UsageWho, getrusage};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -97,6 +98,38 @@ impl Launcher {
         cancel: oneshot::Receiver<()>,
     ) -> Ended {
         let started = clock::now();
+        let running = self.start(run, &command);
+        let limit = command.timeout;
+        self.to_the_end(running, started, limit, cancel).await
+    }
+
+    /// Makes bare system calls in a copy of the agent, which ends with what `work` returns: calls
+    /// that may hang in the kernel, where nothing reaches them.
+    pub(crate) async fn run_copy(
+        &self,
+        run: RunId,
+        limit: Duration,
+        work: impl FnOnce() -> u8,
+    ) -> Ended {
+        let started = clock::now();
+        let running = fork(work)
+            .map_err(|error| not_started("fork", &error))
+            .and_then(|pid| {
+                let mark = self.children.mark(run.0);
+                self.follow(pid, mark, Output::default(), Output::default(), None)
+            });
+        // Nobody cancels it: whoever waits for it stops waiting, and the limit ends it.
+        let (_keep, never) = oneshot::channel();
+        self.to_the_end(running, started, limit, never).await
+    }
+
+    async fn to_the_end(
+        &self,
+        running: Result<Running, End>,
+        started: Now,
+        limit: Duration,
+        cancel: oneshot::Receiver<()>,
+    ) -> Ended {
         let mut ended = Ended {
             at: started.wall,
             duration: Duration::ZERO,
@@ -104,11 +137,8 @@ impl Launcher {
             stdout: Tail::default(),
             stderr: Tail::default(),
         };
-        match self.start(run, &command) {
-            Ok(running) => {
-                let timeout = command.timeout;
-                self.see_through(running, timeout, cancel, &mut ended).await;
-            }
+        match running {
+            Ok(running) => self.see_through(running, limit, cancel, &mut ended).await,
             Err(end) => ended.end = end,
         }
         ended.duration = clock::now().mono.saturating_sub(started.mono);
@@ -170,7 +200,7 @@ impl Launcher {
         prepare(&mut shell, procs, self.protected, identity);
         let spawned = shell.spawn();
         drop(shell);
-        let mut child = match spawned {
+        let child = match spawned {
             Ok(child) => child,
             Err(error) => {
                 if let Some(cgroup) = &cgroup {
@@ -179,7 +209,18 @@ impl Launcher {
                 return Err(not_started("/bin/sh", &error));
             }
         };
-        let pid = Pid::from_child(&child);
+        self.follow(Pid::from_child(&child), mark, stdout, stderr, cgroup)
+    }
+
+    /// Follows a child that was just made, or ends it again.
+    fn follow(
+        &self,
+        pid: Pid,
+        mark: String,
+        stdout: Output,
+        stderr: Output,
+        cgroup: Option<Cgroup>,
+    ) -> Result<Running, End> {
         let exited = pidfd_open(pid, PidfdFlags::NONBLOCK)
             .map_err(io::Error::from)
             .and_then(|fd| polled(fd, Interest::READABLE));
@@ -195,8 +236,8 @@ impl Launcher {
                 })
             }
             Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
+                let _ = kill_process_group(pid, Signal::KILL);
+                let _ = waitpid(Some(pid), WaitOptions::empty());
                 Err(not_started("pidfd_open", &error))
             }
         }
@@ -276,13 +317,13 @@ impl Launcher {
     async fn end_rest(&self, cgroup: Option<Cgroup>) {
         match cgroup {
             Some(cgroup) if cgroup.remove() => {
-                self.children.sweep_once();
+                self.children.reap();
             }
             Some(cgroup) => {
                 cgroup.kill();
                 let mut pause = Duration::from_millis(1);
                 for _ in 0..12 {
-                    self.children.sweep_once();
+                    self.children.reap();
                     if cgroup.remove() {
                         break;
                     }
