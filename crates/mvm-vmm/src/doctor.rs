@@ -303,7 +303,7 @@ fn vm(name: &VmName, record: &Result<Record, Error>, socket: &Path) -> Option<Fi
                         again,
                     )
                 }
-                _ if may_be_broken_off(&record).unwrap_or_default() => warn(
+                _ if may_be_broken_off(record).unwrap_or_default() => warn(
                     "a snapshot of it is being taken, or was broken off".into(),
                     format!("if nobody is taking one: mvmctl vm wake {name}"),
                 ),
