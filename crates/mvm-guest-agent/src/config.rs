@@ -154,9 +154,7 @@ pub(crate) struct Config {
 pub(crate) enum Invocation {
     Run(Box<Config>),
     CheckConfig(PathBuf),
-    /// The agent's own helper, see `edge::steps`.
-    SyncFilesystem(PathBuf),
-    /// Another one, see `dev::files`: a request's body.
+    /// The agent's own helper, see `dev::files`: a request's body.
     #[cfg(feature = "dev")]
     ServeFile(String),
     Version,
@@ -178,7 +176,6 @@ pub(crate) fn read(mut parser: Parser) -> Result<Invocation, String> {
             "help" => return Ok(Invocation::Help),
             "version" => return Ok(Invocation::Version),
             "check-config" => return Ok(Invocation::CheckConfig(value()?.into())),
-            "sync-filesystem" => return Ok(Invocation::SyncFilesystem(value()?.into())),
             #[cfg(feature = "dev")]
             "serve-file" => {
                 let body = value()?.string();

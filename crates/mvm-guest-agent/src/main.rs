@@ -25,15 +25,6 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if let Invocation::SyncFilesystem(path) = &invocation {
-        return match edge::steps::sync_filesystem(path) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                say!("{}: {error}", path.display());
-                ExitCode::FAILURE
-            }
-        };
-    }
     #[cfg(feature = "dev")]
     if let Invocation::ServeFile(body) = &invocation {
         return dev::files::serve(body);
@@ -51,7 +42,7 @@ fn main() -> ExitCode {
     match invocation {
         #[cfg(feature = "dev")]
         Invocation::ServeFile(_) => ExitCode::FAILURE,
-        Invocation::Help | Invocation::SyncFilesystem(_) => print(config::USAGE),
+        Invocation::Help => print(config::USAGE),
         Invocation::Version => print(&format!(
             "mvm-guest-agent {} ({})\n",
             edge::system::VERSION,

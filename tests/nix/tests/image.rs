@@ -205,6 +205,7 @@ fn mvmctl_builds_the_same_guest() {
     }
     let out = folder.path().join("image");
     build(&Build {
+        dev: false,
         out: out.clone(),
         agent: Some(nix.parts.agent.clone()),
         kernel: Some(nix.parts.kernel.clone()),

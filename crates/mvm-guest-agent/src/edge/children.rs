@@ -65,15 +65,20 @@ impl Children {
     pub(crate) async fn sweep(&self) {
         let mut pause = Duration::from_millis(1);
         let mut waited = Duration::ZERO;
-        while self.sweep_once() > 0 && waited < END_WITHIN {
+        while self.look() > 0 && waited < END_WITHIN {
             tokio::time::sleep(pause).await;
             waited += pause;
             pause = (pause * 2).min(Duration::from_millis(50));
         }
     }
 
+    /// Reaps orphans that are dead, where cgroups do the killing.
+    pub(crate) fn reap(&self) {
+        self.look();
+    }
+
     /// How many orphans have been killed and are not dead yet, or cannot be told apart yet.
-    pub(crate) fn sweep_once(&self) -> usize {
+    fn look(&self) -> usize {
         let started = self.started.borrow();
         let mut orphans = children_of_agent();
         orphans.retain(|pid| !started.contains_key(&pid.as_raw_pid()));
@@ -100,8 +105,11 @@ impl Children {
         let mark = format!("{MARK}={}:", self.run_dir);
         // What is being killed may be forking: look again until nothing new is found.
         for _ in 0..10 {
-            let marked =
-                processes().filter(|pid| environment_has(*pid, |var| var.starts_with(&mark)));
+            let marked = processes().filter(|pid| {
+                environment(*pid)
+                    .split('\0')
+                    .any(|var| var.starts_with(&mark))
+            });
             if marked
                 .filter(|pid| kill_process(*pid, Signal::KILL).is_ok())
                 .count()
@@ -128,11 +136,12 @@ enum Owner {
 /// and the same before and after.
 fn owner(pid: Pid, started: &HashMap<i32, String>) -> Owner {
     let place = environment_end(pid);
-    let of_a_run = environment_has(pid, |var| {
+    let environment = environment(pid);
+    let mut marks = environment.split('\0').filter_map(|var| {
         var.strip_prefix(MARK)
             .and_then(|rest| rest.strip_prefix('='))
-            .is_some_and(|mark| started.values().any(|run| run == mark))
     });
+    let of_a_run = marks.any(|mark| started.values().any(|run| run == mark));
     match place {
         _ if of_a_run => Owner::Run,
         Some(_) if place == environment_end(pid) => Owner::Nobody,
@@ -146,9 +155,9 @@ fn environment_end(pid: Pid) -> Option<u64> {
     stat_field(pid, 51)?.parse().ok().filter(|end| *end > 0)
 }
 
-fn environment_has(pid: Pid, test: impl Fn(&str) -> bool) -> bool {
+fn environment(pid: Pid) -> String {
     let path = format!("/proc/{}/environ", pid.as_raw_pid());
-    read(path, 64 * 1024).is_ok_and(|environment| environment.split('\0').any(test))
+    read(path, 64 * 1024).unwrap_or_default()
 }
 
 /// The agent's direct children. The kernel's own list needs `CONFIG_PROC_CHILDREN`; without it

@@ -14,9 +14,9 @@ use super::clock;
 use super::polled::polled;
 use super::process::{KILL_GRACE, Launcher, NotStarted, Process, TERM_GRACE};
 use super::users;
-use crate::core::RunId;
 use crate::core::ended::{End, Ended, Tail};
 use crate::core::registry::Command;
+use crate::core::{Now, RunId};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -49,6 +49,38 @@ impl Launcher {
         cancel: oneshot::Receiver<()>,
     ) -> Ended {
         let started = clock::now();
+        let running = self.start(run, &command);
+        let limit = command.timeout;
+        self.to_the_end(running, started, limit, cancel).await
+    }
+
+    /// Makes bare system calls in a copy of the agent, which ends with what `work` returns: calls
+    /// that may hang in the kernel, where nothing reaches them.
+    pub(crate) async fn run_copy(
+        &self,
+        run: RunId,
+        limit: Duration,
+        work: impl FnOnce() -> u8,
+    ) -> Ended {
+        let started = clock::now();
+        let copied = self.copy(run, work).map_err(|why| not_started(&why));
+        let running = copied.map(|process| Running {
+            process,
+            stdout: Output::default(),
+            stderr: Output::default(),
+        });
+        // Nobody cancels it: whoever waits for it stops waiting, and the limit ends it.
+        let (_keep, never) = oneshot::channel();
+        self.to_the_end(running, started, limit, never).await
+    }
+
+    async fn to_the_end(
+        &self,
+        running: Result<Running, End>,
+        started: Now,
+        limit: Duration,
+        cancel: oneshot::Receiver<()>,
+    ) -> Ended {
         let mut ended = Ended {
             at: started.wall,
             duration: Duration::ZERO,
@@ -56,11 +88,8 @@ impl Launcher {
             stdout: Tail::default(),
             stderr: Tail::default(),
         };
-        match self.start(run, &command) {
-            Ok(running) => {
-                let timeout = command.timeout;
-                self.see_through(running, timeout, cancel, &mut ended).await;
-            }
+        match running {
+            Ok(running) => self.see_through(running, limit, cancel, &mut ended).await,
             Err(end) => ended.end = end,
         }
         ended.duration = clock::now().mono.saturating_sub(started.mono);
@@ -77,10 +106,7 @@ impl Launcher {
             None => None,
         };
         self.start_shell(run, command, identity)
-            .map_err(|failure| End::NotStarted {
-                reason: format!("{}: {}", failure.what, failure.error),
-                for_want: failure.is_for_want(),
-            })
+            .map_err(|why| not_started(&why))
     }
 
     fn start_shell(
@@ -170,6 +196,13 @@ impl Launcher {
         };
         running.stdout.drain_now(&mut ended.stdout);
         running.stderr.drain_now(&mut ended.stderr);
+    }
+}
+
+fn not_started(why: &NotStarted) -> End {
+    End::NotStarted {
+        reason: format!("{}: {}", why.what, why.error),
+        for_want: why.is_for_want(),
     }
 }
 

@@ -6,7 +6,7 @@ use super::system::Facts;
 use super::watchers::{Queue, Watchers};
 use super::world::World;
 use crate::core::ended::Ended;
-use crate::core::lifecycle::Done;
+use crate::core::lifecycle::{Done, Journal};
 #[cfg(feature = "dev")]
 use crate::core::open::Kind;
 use crate::core::registry::Loaded;
@@ -141,6 +141,8 @@ pub(crate) struct Driver<W> {
     handle: Handle,
     messages: mpsc::UnboundedReceiver<Message>,
     world: Rc<W>,
+    /// What was kept last: most steps change nothing of it.
+    kept: Option<Journal>,
     notify_port: Option<u32>,
     watchers: Watchers,
     waiting: HashMap<WaiterId, oneshot::Sender<Answer>>,
@@ -166,6 +168,7 @@ impl<W: World> Driver<W> {
             },
             messages,
             world: Rc::new(world),
+            kept: None,
             notify_port,
             watchers: Watchers::default(),
             waiting: HashMap::new(),
@@ -313,7 +316,7 @@ impl<W: World> Driver<W> {
                 }
             }
             Action::Keep(journal) => {
-                if let Err(error) = self.world.keep(&journal) {
+                if let Err(error) = self.keep(journal) {
                     say!("the journal cannot be kept: {error}");
                 }
             }
@@ -371,6 +374,15 @@ impl<W: World> Driver<W> {
         }
     }
 
+    fn keep(&mut self, journal: Journal) -> io::Result<()> {
+        if self.kept.as_ref() != Some(&journal) {
+            self.kept = None;
+            self.world.keep(&journal)?;
+            self.kept = Some(journal);
+        }
+        Ok(())
+    }
+
     /// Tells the host that the guest is there, if it wants to be told.
     fn notify(&self) {
         if let Some(port) = self.notify_port {
@@ -381,7 +393,7 @@ impl<W: World> Driver<W> {
     /// The journal comes first: a step that could not be remembered is not taken.
     fn begin_step(&mut self, step: StepWork) {
         let messages = self.handle.messages.clone();
-        if let Err(error) = self.world.keep(&step.journal) {
+        if let Err(error) = self.keep(step.journal) {
             let detail = Some(format!("not begun: the journal cannot be kept: {error}"));
             let done = Done {
                 outcome: Outcome::Failed,

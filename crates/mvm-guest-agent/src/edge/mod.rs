@@ -10,6 +10,7 @@ pub(crate) mod driver;
 pub(crate) mod drop_in_dir;
 pub(crate) mod drop_in_watch;
 pub(crate) mod encode;
+mod fork;
 pub(crate) mod identity;
 pub(crate) mod inherited;
 pub(crate) mod inhibit;

@@ -5,6 +5,7 @@
 
 use super::cgroup::{Cgroup, CgroupRoot};
 use super::children::{Children, MARK};
+use super::fork::fork;
 use super::polled::polled;
 use super::users::Identity;
 use crate::core::RunId;
@@ -150,11 +151,31 @@ impl Launcher {
         let spawned = command.spawn();
         // Its ends of the pipes are closed with it.
         drop(command);
-        let mut child = spawned.map_err(|error| {
+        let child = spawned.map_err(|error| {
             place.leave();
             NotStarted::new(what, error)
         })?;
-        let pid = Pid::from_child(&child);
+        self.follow(Pid::from_child(&child), place)
+    }
+
+    /// Makes bare system calls in a copy of the agent, which ends with what `work` returns: calls
+    /// that may hang in the kernel, where nothing reaches them. It enters no cgroup, since it starts
+    /// nothing.
+    pub(crate) fn copy(
+        &self,
+        run: RunId,
+        work: impl FnOnce() -> u8,
+    ) -> Result<Process, NotStarted> {
+        let pid = fork(work).map_err(|error| NotStarted::new("fork", error))?;
+        let place = Place {
+            cgroup: None,
+            mark: self.children.mark(run.0),
+        };
+        self.follow(pid, place)
+    }
+
+    /// Follows a child that was just made, or ends it again.
+    fn follow(&self, pid: Pid, place: Place) -> Result<Process, NotStarted> {
         let exited = pidfd_open(pid, PidfdFlags::NONBLOCK)
             .map_err(io::Error::from)
             .and_then(|fd| polled(fd, Interest::READABLE));
@@ -169,8 +190,8 @@ impl Launcher {
                 })
             }
             Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
+                let _ = kill_process_group(pid, Signal::KILL);
+                let _ = waitpid(Some(pid), WaitOptions::empty());
                 place.leave();
                 Err(NotStarted::new("pidfd_open", error))
             }
@@ -214,13 +235,13 @@ impl Launcher {
     async fn end_rest(&self, cgroup: Option<Cgroup>) {
         match cgroup {
             Some(cgroup) if cgroup.remove() => {
-                self.children.sweep_once();
+                self.children.reap();
             }
             Some(cgroup) => {
                 cgroup.kill();
                 let mut pause = Duration::from_millis(1);
                 for _ in 0..12 {
-                    self.children.sweep_once();
+                    self.children.reap();
                     if cgroup.remove() {
                         break;
                     }

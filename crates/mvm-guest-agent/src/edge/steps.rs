@@ -9,18 +9,17 @@ use super::process::Launcher;
 use crate::core::RunId;
 use crate::core::ended::End;
 use crate::core::lifecycle::Done;
-use crate::core::registry::Command;
 use crate::core::sleeping::Work;
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{Entropy, Outcome};
 use rustix::fs::{Mode, OFlags};
 use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime_dynamic, clock_settime};
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
 
 /// A clock that is off by less is left alone: setting it would disturb more than it mends.
 const CLOCK_TOLERANCE_MS: i64 = 500;
@@ -87,45 +86,43 @@ pub(crate) async fn take(work: Work, limit: Duration, edge: StepEdge<'_>) -> Don
 
 /// Writes the dirty pages of each filesystem: syncfs(2). A disk that hangs holds the call in the
 /// kernel, where nothing reaches it, so each is made by a process of its own, which can be killed
-/// or left behind. That process is this program once more, see [`sync_filesystem`].
+/// or left behind.
 async fn sync(run: RunId, mounts: Vec<Mount>, limit: Duration, edge: StepEdge<'_>) -> StepResult {
     let deadline = Instant::now() + limit;
     let mut synced = Vec::new();
     for mount in mounts {
-        let own = std::process::id();
-        let point = mount.point.to_string_lossy();
-        let quoted = point.replace('\'', "'\\''");
-        let command = Command {
-            what: format!("syncfs of {point}"),
-            text: format!("exec /proc/{own}/exe --sync-filesystem '{quoted}'"),
-            user: None,
-            timeout: deadline.saturating_duration_since(Instant::now()),
-            split: false,
-        };
-        // Nobody cancels it: whoever waits for the step stops waiting, and the limit ends it.
-        let (_keep, never) = oneshot::channel();
-        let ended = edge.launcher.run(run, command, never).await;
-        let printed = ended.to_last_check().output;
-        match ended.end {
-            End::Exited(0) => synced.push(point.into_owned()),
+        let point = mount.point.to_string_lossy().into_owned();
+        let failed = |why: io::Error| NotDone::Failed(format!("syncfs of {point}: {why}"));
+        let path = CString::new(mount.point.into_os_string().into_vec());
+        let path = path.map_err(|error| failed(error.into()))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let copy = edge.launcher.run_copy(run, left, || sync_filesystem(&path));
+        match copy.await.end {
+            End::Exited(0) => synced.push(point),
+            End::Exited(errno) => return Err(failed(io::Error::from_raw_os_error(errno))),
             End::TimedOut { .. } | End::Unkillable => {
                 return Err(NotDone::TimedOut(format!(
                     "syncfs of {point} does not return"
                 )));
             }
-            _ => return Err(NotDone::Failed(format!("syncfs of {point}: {printed}"))),
+            End::NotStarted { reason, .. } => return Err(failed(io::Error::other(reason))),
+            End::Signaled(_) => return Err(failed(io::Error::other("it was killed"))),
         }
     }
     Ok((!synced.is_empty()).then(|| synced.join(", ")))
 }
 
-/// What `--sync-filesystem PATH` does.
-pub(crate) fn sync_filesystem(path: &Path) -> io::Result<()> {
+/// Bare system calls, on memory that is there already. Gives an errno, all of which are small.
+fn sync_filesystem(path: &CStr) -> u8 {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     // A mount point may be a file.
-    let fd = rustix::fs::open(path, flags, Mode::empty())
-        .or_else(|_| rustix::fs::open(path, flags - OFlags::DIRECTORY, Mode::empty()))?;
-    Ok(rustix::fs::syncfs(fd)?)
+    let synced = rustix::fs::open(path, flags, Mode::empty())
+        .or_else(|_| rustix::fs::open(path, flags - OFlags::DIRECTORY, Mode::empty()))
+        .and_then(rustix::fs::syncfs);
+    match synced {
+        Ok(()) => 0,
+        Err(errno) => u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX),
+    }
 }
 
 /// Page cache, dentries and inodes (Documentation/admin-guide/sysctl/vm.rst): clean by now, read
@@ -266,4 +263,15 @@ fn identity(generation: u64, clone: bool, edge: StepEdge<'_>) -> StepResult {
         return Err(NotDone::Skipped("--no-system-effects".to_owned()));
     }
     identity::renew(edge.files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_that_fails_tells_its_errno() {
+        let nowhere = sync_filesystem(c"/nonexistent/mount");
+        assert_eq!(i32::from(nowhere), rustix::io::Errno::NOENT.raw_os_error());
+    }
 }
