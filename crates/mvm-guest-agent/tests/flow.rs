@@ -100,7 +100,7 @@ fn a_hundred_megabytes_of_input_come_out_as_they_went_in() {
     let agent = Agent::start(&[], &[]);
     let mut host = agent.connection();
     host.begin(&with(exec(&["cat"]), json!({"stdin": true})));
-    let mut sender = agent.connection_of(&host);
+    let mut sender = host.sender();
     // Numbers that a lost, doubled or swapped piece would betray.
     let writer = std::thread::spawn(move || {
         let mut sum = Command::new("sha256sum")

@@ -8,7 +8,8 @@
 
 mod common;
 
-use common::{Agent, PATIENCE};
+use common::{Agent, PATIENCE, Settings, folder};
+use mvm_protocol::Frame;
 use mvm_protocol::frame::encode_json;
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
@@ -64,16 +65,43 @@ fn is_as_expected(answer: &Value, expected: &Value) -> bool {
 
 #[test]
 fn requests() {
-    let agent = Agent::start(&[], &[]);
+    // What the vectors say is what a prod build answers, and a dev build where it is switched off.
+    let flags: &[&str] = if cfg!(feature = "dev") {
+        &["--exec", "false"]
+    } else {
+        &[]
+    };
+    play("requests.json", flags);
+}
+
+#[cfg(feature = "dev")]
+#[test]
+fn dev_requests() {
+    play("dev-requests.json", &[]);
+}
+
+/// An answer, or a data frame as the vectors write it.
+fn shown(frame: Frame) -> Value {
+    match frame {
+        Frame::Json(body) => serde_json::from_slice(&body).unwrap(),
+        Frame::Data { channel, bytes } => {
+            json!({"channel": channel, "data": String::from_utf8_lossy(&bytes)})
+        }
+        Frame::EmptyData => Value::Null,
+    }
+}
+
+fn play(file: &str, flags: &[&str]) {
+    let agent = Agent::launch(folder(&[], &[]), Settings::flags(flags));
     let (mut waiting, mut closed) = (Vec::new(), Vec::new());
     let until = Instant::now() + PATIENCE;
-    for case in cases("requests.json", "cases") {
+    for case in cases(file, "cases") {
         let name = case["name"].as_str().unwrap().to_owned();
         let mut connection = agent.connection();
         connection.stream.write_all(&bytes(&case["bytes"])).unwrap();
         for expected in case["answers"].as_array().unwrap() {
             let answer = loop {
-                let answer = connection.answer();
+                let answer = connection.frame().map(shown);
                 let answer = answer.unwrap_or_else(|| panic!("{name}: closed before {expected}"));
                 assert!(Instant::now() < until, "{name}: no {expected} in time");
                 // While it watches, events may come in between.

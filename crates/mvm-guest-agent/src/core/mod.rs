@@ -353,14 +353,6 @@ impl Core {
         &self.drop_in_errors
     }
 
-    /// How many commands, files and ports hosts have open that a sleep waits for.
-    fn open_works(&self) -> usize {
-        #[cfg(feature = "dev")]
-        return self.open.working();
-        #[cfg(not(feature = "dev"))]
-        0
-    }
-
     /// The runs that are under way.
     pub(crate) fn runs(&self) -> impl Iterator<Item = RunId> {
         self.runs.keys().copied()

@@ -114,3 +114,7 @@ pub(super) fn drained(open: usize, checks: Option<String>) -> Option<String> {
     let parts: Vec<String> = [checks, ended].into_iter().flatten().collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
+
+#[cfg(test)]
+#[path = "open_tests.rs"]
+mod tests;

@@ -171,7 +171,7 @@ impl Core {
                     kill_at,
                     runs: self.runs.len(),
                     #[cfg(feature = "dev")]
-                    open: self.open_works(),
+                    open: self.open.working(),
                 });
                 self.drained(now, actions);
                 return;
@@ -235,8 +235,11 @@ impl Core {
 
     /// Ends the drain once nothing runs, or kills what does.
     pub(super) fn drained(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let open = self.open_works();
         let Some(drain) = &mut self.drain else { return };
+        #[cfg(feature = "dev")]
+        let open = self.open.working();
+        #[cfg(not(feature = "dev"))]
+        let open = 0;
         if self.runs.is_empty() && open == 0 {
             let took = now.mono.saturating_sub(drain.began);
             let detail = match (drain.runs, drain.kill_at) {

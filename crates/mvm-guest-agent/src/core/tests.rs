@@ -8,25 +8,25 @@ use mvm_protocol::drop_in;
 use mvm_protocol::status::BusySignal;
 
 /// A core, the clock, and the runs that the core has begun.
-struct Story {
-    core: Core,
+pub(super) struct Story {
+    pub(super) core: Core,
     now: Now,
     begun: Vec<(RunId, String)>,
     published: Vec<Change>,
-    answers: Vec<(WaiterId, Answer)>,
+    pub(super) answers: Vec<(WaiterId, Answer)>,
     loads: usize,
     samples: usize,
     killed: Vec<RunId>,
-    steps: Vec<Work>,
+    pub(super) steps: Vec<Work>,
     #[cfg(feature = "dev")]
-    dev: Vec<Action>,
+    pub(super) dev: Vec<Action>,
 }
 
 impl Story {
-    fn new(places: usize) -> Self {
+    pub(super) fn new(places: usize) -> Self {
         let busy = BusyPolicy {
             threshold: 0.1,
-            signals: vec![BusySignal::Loadavg],
+            signals: vec![BusySignal::Loadavg, BusySignal::Session],
         };
         let sample_interval = Duration::from_secs(5);
         let settings = Settings {
@@ -58,7 +58,7 @@ impl Story {
         story
     }
 
-    fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: Event) {
         for action in self.core.handle(event, self.now) {
             match action {
                 Action::Run(run, command) => self.begun.push((run, command.what)),
@@ -75,7 +75,7 @@ impl Story {
         }
     }
 
-    fn load(&mut self, integrations: &[(&str, &str)]) {
+    pub(super) fn load(&mut self, integrations: &[(&str, &str)]) {
         let integrations = integrations
             .iter()
             .map(|(name, more)| {
@@ -90,7 +90,7 @@ impl Story {
     }
 
     /// Lets time pass, deadline by deadline.
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         let until = self.now.mono + time;
         loop {
             let deadline = self.core.deadline().unwrap();

@@ -167,7 +167,7 @@ impl Port {
                     self.to.end();
                 }
                 Sent::Data(..) => {
-                    host.refuse("a port takes data on channel 0, until its end", None)
+                    host.refuse("a port takes data on channel 0, until its end", None);
                 }
                 Sent::Control(_, id) => host.refuse_control(id),
             }

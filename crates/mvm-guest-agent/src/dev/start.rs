@@ -11,6 +11,7 @@ use crate::edge::process::NotStarted;
 use crate::edge::users::{self, Identity};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::exec::{Exec, Window};
+use mvm_protocol::drop_in::Secs;
 use mvm_protocol::object::printable;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -57,7 +58,7 @@ pub(super) fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, Error
     image.set(&mut command, exec.tty.is_some());
     let process = dev.launcher.spawn(command, place, START);
     let process = process.map_err(|failure| explain(exec, &failure))?;
-    let timeout = exec.timeout_secs.map(|secs| secs.duration());
+    let timeout = exec.timeout_secs.map(Secs::duration);
     Ok(Started {
         running: Running::new(Rc::clone(&dev.launcher), process, joined.outputs, timeout),
         stdin: joined.stdin,

@@ -309,14 +309,11 @@ impl Hold {
         if self.finished.get() {
             return;
         }
-        match &self.cgroup {
-            Some(cgroup) => {
-                let _ = std::fs::write(cgroup.join("cgroup.freeze"), if hold { "1" } else { "0" });
-            }
-            None => {
-                let signal = if hold { Signal::STOP } else { Signal::CONT };
-                let _ = kill_process_group(self.pid, signal);
-            }
+        if let Some(cgroup) = &self.cgroup {
+            let _ = std::fs::write(cgroup.join("cgroup.freeze"), if hold { "1" } else { "0" });
+        } else {
+            let signal = if hold { Signal::STOP } else { Signal::CONT };
+            let _ = kill_process_group(self.pid, signal);
         }
     }
 }

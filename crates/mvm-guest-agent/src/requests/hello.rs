@@ -8,13 +8,15 @@ use mvm_protocol::answer::{Answer, Hello};
 use mvm_protocol::request::{DEV_REQUEST_TYPES, REQUEST_TYPES};
 
 pub(super) fn answer(core: &Core, facts: &Facts) -> Answer {
-    let dev = (PROFILE == Profile::Dev && facts.exec).then_some(DEV_REQUEST_TYPES);
-    let capabilities = REQUEST_TYPES.into_iter().chain(dev.into_iter().flatten());
+    let mut capabilities = REQUEST_TYPES.map(str::to_owned).to_vec();
+    if PROFILE == Profile::Dev && facts.exec {
+        capabilities.extend(DEV_REQUEST_TYPES.map(str::to_owned));
+    }
     Answer::Hello(Hello {
         protocol: mvm_protocol::VERSION,
         agent_version: VERSION.to_owned(),
         profile: PROFILE,
-        capabilities: capabilities.map(str::to_owned).collect(),
+        capabilities,
         boot_id: boot_id(),
         generation: core.snapshot().generation,
     })

@@ -2,9 +2,9 @@
 
 use super::{Agent, Connection};
 use mvm_protocol::frame::encode_data;
-use mvm_protocol::{Decoder, Frame, MAX_BODY};
+use mvm_protocol::{Decoder, Frame};
 use serde_json::{Value, json};
-use std::io::{Read, Write};
+use std::io::Write;
 
 /// What came of a command.
 #[derive(Debug, Default)]
@@ -52,14 +52,6 @@ pub fn with(mut request: Value, fields: Value) -> Value {
 }
 
 impl Agent {
-    /// The same connection once more, for a thread that sends.
-    pub fn connection_of(&self, host: &Connection) -> Connection {
-        Connection {
-            stream: host.stream.try_clone().unwrap(),
-            decoder: Decoder::default(),
-        }
-    }
-
     /// Runs a command on a connection of its own.
     pub fn exec(&self, request: &Value) -> Ran {
         self.connection().exec(request)
@@ -67,24 +59,17 @@ impl Agent {
 }
 
 impl Connection {
+    /// The same connection once more, for a thread that sends.
+    pub fn sender(&self) -> Self {
+        Self {
+            stream: self.stream.try_clone().unwrap(),
+            decoder: Decoder::default(),
+        }
+    }
+
     pub fn data(&mut self, channel: u8, bytes: &[u8]) {
         let frame = encode_data(channel, bytes).unwrap();
         self.stream.write_all(&frame).unwrap();
-    }
-
-    /// The next frame, of either kind; `None` at the end of the stream.
-    pub fn frame(&mut self) -> Option<Frame> {
-        let mut buffer = vec![0; MAX_BODY];
-        loop {
-            if let Some(frame) = self.decoder.next_frame().unwrap() {
-                return Some(frame);
-            }
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return None,
-                Ok(count) => self.decoder.push(&buffer[..count]),
-                Err(error) => panic!("{error}"),
-            }
-        }
     }
 
     /// Sends a request and waits for the first frame of its answer.

@@ -316,12 +316,18 @@ impl Connection {
 
     /// The next answer; `None` at the end of the stream.
     pub fn answer(&mut self) -> Option<Value> {
+        match self.frame()? {
+            Frame::Json(body) => Some(serde_json::from_slice(&body).unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The next frame, of either kind; `None` at the end of the stream.
+    pub fn frame(&mut self) -> Option<Frame> {
         let mut buffer = vec![0; MAX_BODY];
         loop {
-            match self.decoder.next_frame().unwrap() {
-                Some(Frame::Json(body)) => return Some(serde_json::from_slice(&body).unwrap()),
-                Some(other) => panic!("{other:?}"),
-                None => {}
+            if let Some(frame) = self.decoder.next_frame().unwrap() {
+                return Some(frame);
             }
             match self.stream.read(&mut buffer) {
                 Ok(0) => return None,

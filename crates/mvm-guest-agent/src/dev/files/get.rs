@@ -22,7 +22,7 @@ pub(super) fn serve(asked: &Get) -> Result<DevAnswer, ErrorAnswer> {
         .metadata()
         .map_err(|error| trouble("look at", path, &error))?;
     let mut started = GetStarted {
-        bytes: found.is_file().then(|| found.len()),
+        bytes: found.is_file().then_some(found.len()),
         mode: Bits::of(found.mode()).bits(),
         archive: None,
     };

@@ -21,7 +21,7 @@ use tar::{Archive, Entry, EntryType};
 /// working folder meanwhile: by whatever name others call it, this stays the same one.
 pub(super) struct Folder<'a> {
     target: &'a Target,
-    folder: OwnedFd,
+    fd: OwnedFd,
     kept: bool,
 }
 
@@ -42,7 +42,7 @@ impl<'a> Folder<'a> {
         rustix::process::fchdir(&folder).map_err(failed)?;
         Ok(Self {
             target,
-            folder,
+            fd: folder,
             kept: false,
         })
     }
@@ -74,9 +74,9 @@ impl<'a> Folder<'a> {
         }
         let root = mode.map_or(root, Bits::bits);
         let target = self.target;
-        fchmod(&self.folder, Mode::from_raw_mode(root & 0o7777))
+        fchmod(&self.fd, Mode::from_raw_mode(root & 0o7777))
             .map_err(|error| target.trouble("set the mode of", error))?;
-        syncfs(&self.folder).map_err(|error| target.trouble("sync", error))?;
+        syncfs(&self.fd).map_err(|error| target.trouble("sync", error))?;
         renameat_with(
             &target.folder,
             target.temporary.as_str(),
