@@ -77,8 +77,11 @@ fn a_vsock_port_on_standard_input_and_output() {
     stdout.read_exact(&mut header).unwrap();
     let mut body = vec![0; u32::from_be_bytes(header) as usize];
     stdout.read_exact(&mut body).unwrap();
-    let pong: Value = serde_json::from_slice(&body).unwrap();
-    assert_eq!((&pong["type"], &pong["id"]), (&"pong".into(), &9.into()));
+    let answer: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        (&answer["type"], &answer["id"]),
+        (&"pong".into(), &9.into())
+    );
     // Nobody who reads is the end of it.
     drop((child.stdin.take(), child.stdout.take()));
     assert_eq!(child.wait().unwrap().code(), Some(0));
