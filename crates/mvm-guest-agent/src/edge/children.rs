@@ -18,10 +18,6 @@ pub(crate) const MARK: &str = "MVM_RUN";
 /// How long the end of a killed tree is waited for.
 const END_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long a process may have no environment. One that is just becoming another program has none for
-/// a moment, and whose it is shows when it is through.
-const BECOMES_WITHIN: Duration = Duration::from_millis(100);
-
 /// The processes that were started for a run and not reaped yet.
 #[derive(Debug)]
 pub(crate) struct Children {
@@ -69,7 +65,7 @@ impl Children {
     pub(crate) async fn sweep(&self) {
         let mut pause = Duration::from_millis(1);
         let mut waited = Duration::ZERO;
-        while self.look(waited < BECOMES_WITHIN) > 0 && waited < END_WITHIN {
+        while self.look() > 0 && waited < END_WITHIN {
             tokio::time::sleep(pause).await;
             waited += pause;
             pause = (pause * 2).min(Duration::from_millis(50));
@@ -78,11 +74,11 @@ impl Children {
 
     /// Reaps orphans that are dead, where cgroups do the killing.
     pub(crate) fn reap(&self) {
-        self.look(true);
+        self.look();
     }
 
-    /// How many orphans have been killed and are not dead yet, or may have to be.
-    fn look(&self, spare_the_nameless: bool) -> usize {
+    /// How many orphans have been killed and are not dead yet, or cannot be told apart yet.
+    fn look(&self) -> usize {
         let started = self.started.borrow();
         let mut orphans = children_of_agent();
         orphans.retain(|pid| !started.contains_key(&pid.as_raw_pid()));
@@ -90,10 +86,11 @@ impl Children {
         for orphan in orphans {
             match waitpid(Some(orphan), WaitOptions::NOHANG) {
                 Ok(None) if self.cgroups => {}
-                Ok(None) => match belongs_to_a_run(orphan, &started) {
-                    Some(true) => {}
-                    None if spare_the_nameless => dying += 1,
-                    Some(false) | None => {
+                Ok(None) => match owner(orphan, &started) {
+                    Owner::Run => {}
+                    // Whose it is shows at the next look. Nobody's run can be harmed if there is none.
+                    Owner::Unknown if !started.is_empty() => dying += 1,
+                    Owner::Unknown | Owner::Nobody => {
                         let _ = kill_process(orphan, Signal::KILL);
                         dying += 1;
                     }
@@ -124,15 +121,38 @@ impl Children {
     }
 }
 
-/// `None` if it has no environment to tell by.
-fn belongs_to_a_run(pid: Pid, started: &HashMap<i32, String>) -> Option<bool> {
+/// Whose an orphan is.
+enum Owner {
+    /// A run's that is under way.
+    Run,
+    /// No run's that is under way.
+    Nobody,
+    /// It is becoming another program, or may not be looked at.
+    Unknown,
+}
+
+/// In the middle of execve(2) a process has no environment yet, and reads like one that was started
+/// with none. So an environment counts only if its place, which each execve draws anew, is known
+/// and the same before and after.
+fn owner(pid: Pid, started: &HashMap<i32, String>) -> Owner {
+    let place = environment_end(pid);
     let environment = environment(pid);
     let mut marks = environment.split('\0').filter_map(|var| {
         var.strip_prefix(MARK)
             .and_then(|rest| rest.strip_prefix('='))
     });
-    let known = marks.any(|mark| started.values().any(|run| run == mark));
-    (!environment.is_empty()).then_some(known)
+    let of_a_run = marks.any(|mark| started.values().any(|run| run == mark));
+    match place {
+        _ if of_a_run => Owner::Run,
+        Some(_) if place == environment_end(pid) => Owner::Nobody,
+        _ => Owner::Unknown,
+    }
+}
+
+/// Where a process's environment ends (proc_pid_stat(5), field 51), the last thing that execve sets;
+/// nothing if it has none yet, is dead, or may not be looked at.
+fn environment_end(pid: Pid) -> Option<u64> {
+    stat_field(pid, 51)?.parse().ok().filter(|end| *end > 0)
 }
 
 fn environment(pid: Pid) -> String {
@@ -165,11 +185,14 @@ fn parse_pid(text: &str) -> Option<Pid> {
 }
 
 fn parent(pid: Pid) -> Option<u32> {
+    stat_field(pid, 4)?.parse().ok()
+}
+
+/// A field of `/proc/PID/stat` by its number in proc_pid_stat(5), from 3 up: what stands behind the
+/// program's name, which may hold anything.
+fn stat_field(pid: Pid, number: usize) -> Option<String> {
     let stat = read(format!("/proc/{}/stat", pid.as_raw_pid()), 4096).ok()?;
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()
+    let behind = stat.rsplit_once(')')?.1;
+    let field = behind.split_whitespace().nth(number.checked_sub(3)?)?;
+    Some(field.to_owned())
 }
