@@ -49,16 +49,18 @@ done
 $bb ln -s /bin/busybox "$root/init"
 $bb ln -s /run "$root/var/run"
 
-# What the guest needs of the store, but for what has been copied to where it belongs.
-while read -r path; do
-    case $path in
-    "$written" | "$agent" | "$busybox") ;;
-    *)
-        $bb mkdir -p "$root${path%/*}"
-        $bb cp -dR "$path" "$root${path%/*}/"
-        ;;
-    esac
-done <"$closure/store-paths"
+# What the guest needs of the store.
+put_store() {
+    local path without=$2
+    while read -r path; do
+        if [ "$path" != "$without" ] && [ ! -e "$root$path" ]; then
+            $bb mkdir -p "$root${path%/*}"
+            $bb cp -dR "$path" "$root${path%/*}/"
+        fi
+    done <"$1/store-paths"
+}
+put_store "$closure" "$written"
+put_store "$agentClosure" "$agent"
 
 # Programs of packages are found before busybox's of the same name; but not before its shell, which
 # init's scripts are written for.
@@ -213,11 +215,16 @@ ext4() {
         $bb xargs -0 "$bb" stat -c '%f %s %N') >files
     while read -r mode size _; do
         inodes=$((inodes + 1))
-        # A folder takes a block, and a long link; a file its content.
-        [ $((0x$mode & 0170000)) -eq $((0100000)) ] || size=1
+        case $((0x$mode & 0170000)) in
+        $((0100000))) ;;
+        # A short link is in its inode.
+        $((0120000))) size=$((size < 60 ? 0 : 1)) ;;
+        *) size=1 ;;
+        esac
         blocks=$((blocks + (size + 4095) / 4096))
     done <files
-    blocks=$((blocks + blocks / 32 + inodes / 16 + 512))
+    # A name takes up to 264 bytes of its folder; then there are the file system's own blocks.
+    blocks=$((blocks + blocks / 32 + inodes / 8 + 64))
     # None of the builder's own defaults.
     printf '[fs_types]\next4 = {\ninode_size = 256\n}\nsmall = {\ninode_size = 256\n}\n' >mke2fs.conf
     export E2FSPROGS_FAKE_TIME=1 MKE2FS_CONFIG=$PWD/mke2fs.conf

@@ -123,7 +123,9 @@ pkgs.runCommand "${guest.name}-guest"
           path = scripts;
           name = "mvm-guest-scripts";
         };
-        closure = pkgs.closureInfo { rootPaths = [ written agent ] ++ guest.packages; };
+        closure = pkgs.closureInfo { rootPaths = [ written ] ++ guest.packages; };
+        # Of the agent what it refers to, which is nothing if it is static; it itself is copied.
+        agentClosure = pkgs.closureInfo { rootPaths = [ agent ]; };
         packages = concatStringsSep " " (map (package: "${package}") guest.packages);
         kernelFiles = concatStringsSep " " kernelFiles;
         # Newer nixpkgs have the modules in an output of their own.

@@ -19,6 +19,10 @@ const RESTORES: usize = 10;
 const LONG: Duration = Duration::from_mins(2);
 
 /// Medians in milliseconds.
+#[expect(
+    clippy::struct_field_names,
+    reason = "a figure has its unit in its name"
+)]
 pub(crate) struct Figures {
     /// `syncfs` of the one disk, dropping the page cache, `syncfs` again: within the guest.
     pub(crate) bare_ms: f64,

@@ -24,7 +24,7 @@ const USAGE: &str = "\
 cargo xtask demo              boot a microVM, look at it, break its service, see it turn unhealthy
 cargo xtask build             the static agent and mvmctl, in target/bin
 cargo xtask test [RUNG…]      everything that CI runs, or some rungs of it:
-                              fmt clippy deny doc unit cli guest
+                              fmt clippy deny doc unit cli guest nix
 cargo xtask schema            write the JSON Schema files in docs/schema (`test unit` checks them)
 cargo xtask bench             measure, and print the figures for docs/performance.md
 cargo xtask fuzz [SECONDS]    run each fuzz target that long

@@ -114,6 +114,46 @@ const TMUX: Package = Package {
     why: "is the terminal of the tests of interactive commands",
 };
 
+/// What the tests of mkGuest take besides a guest's parts: Nix, and what stands for nixpkgs'
+/// packages.
+const NIX: [Package; 7] = [
+    Package {
+        name: "nix-bin",
+        program: "nix-build",
+        why: "is Nix, which builds guests by mkGuest",
+    },
+    Package {
+        name: "bash-static",
+        program: "bash-static",
+        why: "is the shell of Nix's builds in the tests",
+    },
+    Package {
+        name: "cpio",
+        program: "cpio",
+        why: "writes mkGuest's initrds",
+    },
+    Package {
+        name: "e2fsprogs",
+        program: "mke2fs",
+        why: "writes mkGuest's ext4 images",
+    },
+    Package {
+        name: "erofs-utils",
+        program: "mkfs.erofs",
+        why: "writes mkGuest's erofs images",
+    },
+    Package {
+        name: "gzip",
+        program: "gzip",
+        why: "packs mkGuest's initrds",
+    },
+    Package {
+        name: "xz-utils",
+        program: "xz",
+        why: "packs a kernel module, as other distributions do",
+    },
+];
+
 impl Package {
     fn is_there(&self) -> bool {
         // On Debian `busybox` would satisfy the name, but is not static.
@@ -166,6 +206,11 @@ pub(crate) fn guest_parts() -> Result<GuestParts> {
         busybox: found(BUSYBOX.program)?,
         vsock_backend: VSOCK_BACKEND.installed()?,
     })
+}
+
+/// Nix and the tools of its tests, installed where they are missing.
+pub(crate) fn nix() -> Result<()> {
+    packages(&NIX)
 }
 
 /// The web server of a demo without a VM.
@@ -328,18 +373,48 @@ fn is_root() -> bool {
 }
 
 /// A folder that is gone when its owner is.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new(path: &Path) -> Result<Self> {
+    pub(crate) fn new(path: &Path) -> Result<Self> {
         fs::create_dir_all(path).tried(format!("create {}", path.display()))?;
         Ok(Self(path.to_path_buf()))
+    }
+
+    /// A folder in another, named after this process. Those of processes that were killed, and so
+    /// removed nothing, are removed.
+    pub(crate) fn of_process(folder: &Path, name: &str) -> Result<Self> {
+        let prefix = format!("{name}-");
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let found = entry.file_name();
+            let pid = found.to_str().and_then(|found| found.strip_prefix(&prefix));
+            if let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok())
+                && !Path::new(&format!("/proc/{pid}")).exists()
+            {
+                drop(Self(entry.path()));
+            }
+        }
+        Self::new(&folder.join(format!("{prefix}{}", std::process::id())))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
+        let remove = || fs::remove_dir_all(&self.0);
+        let removed = remove().or_else(|error| {
+            // In Nix's stores folders are read-only, which holds up all but root.
+            let writable = Cmd::new("chmod").args(["-R", "u+w"]).arg(&self.0).output();
+            if writable.is_ok() {
+                remove()
+            } else {
+                Err(error)
+            }
+        });
+        if let Err(error) = removed {
             eprintln!("xtask: cannot remove {}: {error}", self.0.display());
         }
     }

@@ -21,9 +21,11 @@ enum Rung {
     Cli,
     /// Real microVMs.
     Guest,
+    /// mkGuest, the NixOS module, the flake: by Nix, without a network.
+    Nix,
 }
 
-const RUNGS: [(&str, Rung); 7] = [
+const RUNGS: [(&str, Rung); 8] = [
     ("fmt", Rung::Fmt),
     ("clippy", Rung::Clippy),
     ("deny", Rung::Deny),
@@ -31,13 +33,15 @@ const RUNGS: [(&str, Rung); 7] = [
     ("unit", Rung::Unit),
     ("cli", Rung::Cli),
     ("guest", Rung::Guest),
+    ("nix", Rung::Nix),
 ];
 
 /// Those that one run of nextest can cover, and the packages of each. `None`: what no other names.
-const NEXTEST: [(Rung, Option<&str>); 3] = [
+const NEXTEST: [(Rung, Option<&str>); 4] = [
     (Rung::Unit, None),
     (Rung::Cli, Some("mvmctl")),
     (Rung::Guest, Some("mvm-guest-tests")),
+    (Rung::Nix, Some("mvm-nix-tests")),
 ];
 
 pub(crate) fn run(names: &[&str]) -> Result<()> {
@@ -45,9 +49,13 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
     let wants = |rung| rungs.contains(&rung);
 
     // What is missing is installed first: nobody waits ten minutes to learn that root is needed.
-    let guest = wants(Rung::Guest).then(need::guest_parts).transpose()?;
+    let boots = wants(Rung::Guest) || wants(Rung::Nix);
+    let guest = boots.then(need::guest_parts).transpose()?;
     if wants(Rung::Guest) {
         need::terminal()?;
+    }
+    if wants(Rung::Nix) {
+        need::nix()?;
     }
     let nextest = NEXTEST.iter().any(|(rung, _)| wants(*rung));
     if nextest {
@@ -146,6 +154,14 @@ fn tests(rungs: &[Rung], guest: Option<&GuestParts>) -> Result<()> {
         nextest = parts.told(nextest, &build::static_agent()?);
         nextest = nextest.env("MVM_TEST_DEV_AGENT", build::static_dev_agent()?);
     }
+    // Nix's store for this run, which all its tests share.
+    let store = rungs
+        .contains(&Rung::Nix)
+        .then(|| need::Scratch::of_process(&build::target_dir()?, "nix"))
+        .transpose()?;
+    if let Some(store) = &store {
+        nextest = nextest.env("MVM_TEST_NIX", store.path());
+    }
     let filter = filter(rungs);
     if let Some(filter) = filter {
         nextest = nextest.args(["-E", &filter]);
@@ -186,11 +202,11 @@ mod tests {
         assert_eq!(
             filter(&[Rung::Unit, Rung::Guest]).as_deref(),
             Some(
-                "(not package(mvmctl) and not package(mvm-guest-tests)) or \
-                 package(mvm-guest-tests)"
+                "(not package(mvmctl) and not package(mvm-guest-tests) and not \
+                 package(mvm-nix-tests)) or package(mvm-guest-tests)"
             )
         );
-        assert_eq!(filter(&[Rung::Unit, Rung::Cli, Rung::Guest]), None);
+        assert_eq!(filter(&NEXTEST.map(|(rung, _)| rung)), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 )]
 
 use mvm_client::{Deadlines, Endpoint, Error as ClientError, Session};
-use mvm_guest_tests::{MACHINE_ID, Mvmctl, Parts, build_sleeper, eventually};
+use mvm_guest_tests::{MACHINE_ID, Mvmctl, Parts, SOON, build_sleeper, eventually};
 use mvm_protocol::answer::ErrorCode;
 use mvm_protocol::lifecycle::{Entropy, Outcome, Ready, SleepPrep, Step, Token, Wake};
 use mvm_protocol::request::{Check, CheckKind};
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::thread::sleep;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 /// How far a guest's wall clock may be off.
@@ -372,6 +372,24 @@ async fn a_snapshot_that_fails_leaves_no_folder_and_the_vm_runs_on() {
     drop(taking);
     story.mvmctl.ok(&["vm", "ping", "golden"]);
     assert_eq!(left_at(&place), [""; 0]);
+
+    // The program is killed in the middle: the next command has the VM run on.
+    story.value("golden", "mend");
+    let mut killed = story
+        .mvmctl
+        .start(&["vm", "snapshot", "golden", "--to", &place]);
+    let until = Instant::now() + SOON;
+    while story.state("golden") != "asleep" {
+        assert!(Instant::now() < until, "it is not frozen");
+        sleep(Duration::from_millis(2));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(left_at(&place).len(), 1, "the folder that was begun");
+    let mended = story.mvmctl.ok(&["vm", "wake", "golden"]);
+    assert!(mended.stderr.contains("was broken off"), "{mended:?}");
+    assert_eq!(left_at(&place), [""; 0]);
+    assert_eq!(story.log("golden"), rolled_back.concat());
 
     // And after all that a snapshot can be taken.
     story

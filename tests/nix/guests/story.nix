@@ -51,10 +51,10 @@ in
       exec httpd -f -p "127.0.0.1:$PORT" -h "$HOME"
     '';
   };
-  # A derivation for a command.
+  # A derivation for a command, which takes of the store what the guest has elsewhere as well.
   services.tool.command = pkgs.writeShellScript "tool" ''
     greet
-    while sleep 1; do :; done
+    while ${pkgs.pkgsStatic.busybox}/bin/busybox sleep 1; do :; done
   '';
   services.dies.command = "echo 'I cannot live'; exit 3";
   # Takes longer to end than init alone would wait.

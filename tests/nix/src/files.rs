@@ -74,12 +74,18 @@ impl Files {
 
     /// The files of an ext4 image, which has to be sound.
     pub fn of_ext4(image: &Path) -> Self {
-        let sound = Command::new("/usr/sbin/e2fsck").arg("-fn").arg(image).output();
+        let sound = Command::new("/usr/sbin/e2fsck")
+            .arg("-fn")
+            .arg(image)
+            .output();
         let sound = sound.expect("run e2fsck");
         assert!(sound.status.success(), "{sound:?}");
         let folder = tempfile::tempdir().expect("make a folder");
         let dump = format!("rdump / {}", folder.path().display());
-        let output = Command::new("/usr/sbin/debugfs").args(["-R", &dump]).arg(image).output();
+        let output = Command::new("/usr/sbin/debugfs")
+            .args(["-R", &dump])
+            .arg(image)
+            .output();
         assert!(output.expect("run debugfs").status.success());
         fs::remove_dir(folder.path().join("lost+found")).expect("mke2fs makes it");
         Self::below(folder.path())

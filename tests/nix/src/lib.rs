@@ -31,7 +31,10 @@ use std::path::{Path, PathBuf};
 /// The repository.
 pub fn repository() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.ancestors().nth(2).map(Path::to_owned).expect("a repository")
+    own.ancestors()
+        .nth(2)
+        .map(Path::to_owned)
+        .expect("a repository")
 }
 
 /// A file of the repository.

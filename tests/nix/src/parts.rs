@@ -63,7 +63,10 @@ fn tool(program: &Path, folder: &Path) {
     copy(program, &folder.join("bin").join(name));
     let listed = Command::new("ldd").arg(program).output().expect("run ldd");
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    for library in listed.split_whitespace().filter(|word| word.starts_with('/')) {
+    for library in listed
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+    {
         let library = Path::new(library);
         let name = library.file_name().expect("a name");
         copy(library, &folder.join("lib").join(name));
@@ -84,14 +87,21 @@ fn kernel(given: &Parts, folder: &Path) {
         &given.modules.join("modules.builtin"),
         &modules.join("modules.builtin"),
     );
-    run(Command::new(&given.busybox).arg("depmod").arg("-b").arg(folder).arg(version));
+    run(Command::new(&given.busybox)
+        .arg("depmod")
+        .arg("-b")
+        .arg(folder)
+        .arg(version));
     let list = modules.join("modules.dep");
     let mut text = fs::read_to_string(&list).expect("read modules.dep");
     for (module, packer) in PACKED {
         run(Command::new(packer).arg(modules.join(module)));
         let suffix = if packer == "xz" { "xz" } else { "gz" };
         for end in [":", " ", "\n"] {
-            text = text.replace(&format!("{module}{end}"), &format!("{module}.{suffix}{end}"));
+            text = text.replace(
+                &format!("{module}{end}"),
+                &format!("{module}.{suffix}{end}"),
+            );
         }
     }
     fs::write(&list, text).expect("write modules.dep");
@@ -104,17 +114,21 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
 /// Where a program is: also where only root's `PATH` leads.
 fn which(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
+    let found = std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .map(|folder| folder.join(program))
-        .find(|file| file.is_file())
-        .map(|file| fs::canonicalize(file).expect("a file"))
-        .unwrap_or_else(|| panic!("`{program}` is not installed; `cargo xtask test nix` installs it"))
+        .find(|file| file.is_file());
+    let found = found.unwrap_or_else(|| {
+        panic!("`{program}` is not installed; `cargo xtask test nix` installs it")
+    });
+    fs::canonicalize(found).expect("a file")
 }

@@ -112,14 +112,18 @@ fn whatever_it_is_given_it_says_what_is_wrong() {
     }
     let said = nix.eval(r#"(mkGuestOf { kernel = null; } { name = "x"; }).drvPath"#);
     let said = said.unwrap_err();
-    assert!(said.contains("kernel: missing; this mkGuest was made without"), "{said}");
+    assert!(
+        said.contains("kernel: missing; this mkGuest was made without"),
+        "{said}"
+    );
 }
 
 /// The agent's defaults have a timeout that is longer than such an interval.
 #[test]
 fn a_timeout_may_exceed_its_interval() {
     let Some(nix) = Nix::find() else { return };
-    let check = r#"{ name = "x"; healthChecks.a = { healthCmd = "true"; healthIntervalSecs = 5; }; }"#;
+    let check =
+        r#"{ name = "x"; healthChecks.a = { healthCmd = "true"; healthIntervalSecs = 5; }; }"#;
     nix.eval(&format!("(mkGuest {check}).drvPath")).unwrap();
 }
 
@@ -136,7 +140,9 @@ fn table(nix: &Nix, part: &str) -> BTreeMap<String, Value> {
 }
 
 fn by_name(fields: &[(&str, Value)]) -> BTreeMap<String, Value> {
-    let named = fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+    let named = fields
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone()));
     named.collect()
 }
 
@@ -164,19 +170,31 @@ fn health_checks_are_integrations() {
         critical,
         user,
     } = drop_in::read(br#"{"name":"x"}"#).unwrap();
-    assert_eq!((&health_cmd, &checkpoint_cmd, &restore_cmd), (&None, &None, &None));
+    assert_eq!(
+        (&health_cmd, &checkpoint_cmd, &restore_cmd),
+        (&None, &None, &None)
+    );
     assert_eq!(user, None);
     let agents = by_name(&[
         ("health_cmd", Value::Null),
-        ("health_interval_secs", secs(health_interval_secs.duration())),
+        (
+            "health_interval_secs",
+            secs(health_interval_secs.duration()),
+        ),
         ("health_timeout_secs", secs(health_timeout_secs.duration())),
         ("startup_grace_secs", secs(startup_grace_secs.duration())),
         ("failure_threshold", json!(failure_threshold.count())),
         ("success_threshold", json!(success_threshold.count())),
         ("checkpoint_cmd", Value::Null),
         ("restore_cmd", Value::Null),
-        ("checkpoint_timeout_secs", secs(checkpoint_timeout_secs.duration())),
-        ("restore_timeout_secs", secs(restore_timeout_secs.duration())),
+        (
+            "checkpoint_timeout_secs",
+            secs(checkpoint_timeout_secs.duration()),
+        ),
+        (
+            "restore_timeout_secs",
+            secs(restore_timeout_secs.duration()),
+        ),
         ("critical", json!(critical)),
         ("user", Value::Null),
     ]);
@@ -209,7 +227,10 @@ fn probes_are_probes() {
 #[test]
 fn settings_are_the_agents() {
     let Some(nix) = Nix::find() else { return };
-    let help = Command::new(&nix.parts.agent).arg("--help").output().unwrap();
+    let help = Command::new(&nix.parts.agent)
+        .arg("--help")
+        .output()
+        .unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let mut agents = BTreeMap::new();
     for line in help.lines() {
@@ -218,10 +239,17 @@ fn settings_are_the_agents() {
         };
         let name = flag.split(' ').next().unwrap().replace('-', "_");
         // The image has its own folders; the rest is no setting.
-        if name.ends_with("_dir") || matches!(&*name, "config" | "no_system_effects" | "check_config" | "version,") {
+        if name.ends_with("_dir")
+            || matches!(
+                &*name,
+                "config" | "no_system_effects" | "check_config" | "version,"
+            )
+        {
             continue;
         }
-        let default = line.rsplit_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+        let default = line
+            .rsplit_once('(')
+            .and_then(|(_, rest)| rest.strip_suffix(')'));
         let default = match (&*name, default) {
             ("listen", Some(address)) => {
                 let port = address.strip_prefix("default vsock:").unwrap();
@@ -255,7 +283,11 @@ fn the_documents_have_every_field() {
                 "{}" => "`{ }`".to_owned(),
                 list if list.starts_with('[') => {
                     let items = list.trim_matches(['[', ']']).replace(',', " ");
-                    if items.is_empty() { "`[ ]`".to_owned() } else { format!("`[ {items} ]`") }
+                    if items.is_empty() {
+                        "`[ ]`".to_owned()
+                    } else {
+                        format!("`[ {items} ]`")
+                    }
                 }
                 other => format!("`{other}`"),
             };

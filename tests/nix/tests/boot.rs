@@ -13,7 +13,8 @@ use mvm_nix_tests::Nix;
 use serde_json::Value;
 
 /// What the story's guest carries from Nix through files, shells and JSON into its processes.
-const TEXT: &str = "it's \"quoted\" $HOME ${HOME} `id` \\ \\n 100% ünï 🦀 'x'\n second line; # no comment";
+const TEXT: &str =
+    "it's \"quoted\" $HOME ${HOME} `id` \\ \\n 100% ünï 🦀 'x'\n second line; # no comment";
 
 struct Guest {
     mvmctl: Mvmctl,
@@ -51,20 +52,31 @@ impl Guest {
     }
 
     fn wait_until_healthy(&self) {
-        let wait = ["vm", "wait", self.name, "--for", "healthy", "--timeout", "60s"];
+        let wait = [
+            "vm",
+            "wait",
+            self.name,
+            "--for",
+            "healthy",
+            "--timeout",
+            "60s",
+        ];
         self.mvmctl.ok(&wait);
     }
 
     /// What a probe prints now, if it is reached and runs well.
     fn try_probe(&self, probe: &str) -> Option<String> {
-        let run = self.mvmctl.run(&["vm", "check", self.name, probe, "--json"]);
+        let run = self
+            .mvmctl
+            .run(&["vm", "check", self.name, probe, "--json"]);
         let answer: Value = serde_json::from_str(&run.stdout).ok()?;
         let probe = &answer["probe"];
         (probe["ok"] == true).then(|| probe["value"].as_str().unwrap_or_default().to_owned())
     }
 
     fn probe(&self, probe: &str) -> String {
-        self.try_probe(probe).unwrap_or_else(|| panic!("{probe} fails"))
+        self.try_probe(probe)
+            .unwrap_or_else(|| panic!("{probe} fails"))
     }
 
     fn inspect(&self) -> Option<Value> {
@@ -86,15 +98,31 @@ impl Guest {
         let web = self.probe("web-user");
         assert!(web.starts_with("web "), "{web}");
         assert_eq!(self.probe("page"), "It works, says root");
-        assert_eq!(self.probe("folders"), "web web 700\nother other 700\nroot root 1777");
+        assert_eq!(
+            self.probe("folders"),
+            "web web 700\nother other 700\nroot root 1777"
+        );
         assert_eq!(self.probe("as-user"), "other");
         assert_eq!(self.probe("greet"), "Good day\nnot busybox");
 
         for text in ["text-of-env", "text-of-pre-start"] {
             assert_eq!(self.probe(text), TEXT, "{text}");
         }
-        assert_eq!(self.probe("text-of-command"), r#""it's" `id` $HOME \ ünï 🦀"#);
-        assert_eq!(self.probe("text-of-probe"), r#"it's "quoted" $HOME `id` \ ünï 🦀"#);
+        assert_eq!(
+            self.probe("text-of-command"),
+            r#""it's" `id` $HOME \ ünï 🦀"#
+        );
+        assert_eq!(
+            self.probe("text-of-probe"),
+            r#"it's "quoted" $HOME `id` \ ünï 🦀"#
+        );
+
+        // A line of output is there as soon as it is whole, though none follows.
+        let console = self.console();
+        assert!(
+            console.lines().any(|line| line == "slow: I am up"),
+            "{console}"
+        );
 
         // A service that is killed is up again, and so is the agent.
         let before = self.probe("web-pid");

@@ -34,9 +34,11 @@ fn snippets(document: &str) -> Vec<(usize, String)> {
 fn evaluation(text: &str) -> String {
     let repository = repository();
     let prelude = format!(
-        r#"let
-          nixpkgs = {{ inherit lib; legacyPackages = {{ x86_64-linux = pkgs; aarch64-linux = pkgs; }};
-            lib.nixosSystem = {{ modules, ... }}: map used modules; }};
+        r"let
+          nixpkgs = {{
+            legacyPackages = {{ x86_64-linux = pkgs; aarch64-linux = pkgs; }};
+            lib = lib // {{ nixosSystem = {{ modules, ... }}: map used modules; }};
+          }};
           self = (import {0}/flake.nix).outputs {{ inherit self nixpkgs; }};
           mvm = self;
           microvm.nixosModules.microvm = {{ }};
@@ -47,9 +49,11 @@ fn evaluation(text: &str) -> String {
                then builtins.attrNames (lib.evalService {{ inherit module pkgs; values = it.services.mvm-guest-agent; }})
                else builtins.attrNames it;
           deep = builtins.mapAttrs (_: value: if value ? drvPath then value.drvPath else value);
-        in "#,
+        in ",
         repository.display()
     );
+    // Where the documents say that the repository is.
+    let text = text.replace("/srv/mvm/", &format!("{}/", repository.display()));
     let text = text.trim();
     if text.contains("outputs =") {
         format!(
@@ -69,7 +73,11 @@ fn every_snippet_is_right() {
     let Some(nix) = Nix::find() else { return };
     for (document, at_least) in [("docs/mkguest.md", 8), ("README.md", 1)] {
         let snippets = snippets(&read(document));
-        assert!(snippets.len() >= at_least, "{document} has {}", snippets.len());
+        assert!(
+            snippets.len() >= at_least,
+            "{document} has {}",
+            snippets.len()
+        );
         for (line, text) in snippets {
             if let Err(said) = nix.eval(&evaluation(&text)) {
                 panic!("{document}:{line}: {said}");

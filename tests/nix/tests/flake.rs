@@ -44,7 +44,12 @@ fn on_flake(nix: &Nix, verb: &str, flake: &Path, more: &[&str]) -> String {
     let mut command = nix.flakes();
     command
         .args(["flake", verb, &format!("path:{}", flake.display())])
-        .args(["--no-write-lock-file", "--override-input", "nixpkgs", &nixpkgs])
+        .args([
+            "--no-write-lock-file",
+            "--override-input",
+            "nixpkgs",
+            &nixpkgs,
+        ])
         .args(more);
     output(&mut command)
 }
@@ -87,7 +92,13 @@ fn the_template_builds_a_guest() {
 
     let mut build = nix.flakes();
     build
-        .args(["build", "--no-write-lock-file", "--override-input", "nixpkgs", &nixpkgs])
+        .args([
+            "build",
+            "--no-write-lock-file",
+            "--override-input",
+            "nixpkgs",
+            &nixpkgs,
+        ])
         .args(["--override-input", "mvm", &mvm])
         .arg(format!("path:{}", consumer.path().display()))
         .current_dir(consumer.path());

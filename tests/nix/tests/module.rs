@@ -35,7 +35,9 @@ fn it_writes_what_mkguest_writes() {
           {bb} cp -r ${{it.environment.etc."mvm/integrations.d".source}} $out/integrations.d
           {bb} cp -r ${{it.environment.etc."mvm/probes.d".source}} $out/probes.d
         ''"#,
-        service(&format!("{CHECKS} port = 5252; settings.busyThreshold = 0.5;")),
+        service(&format!(
+            "{CHECKS} port = 5252; settings.busyThreshold = 0.5;"
+        )),
         bb = "${pkgs.pkgsStatic.busybox}/bin/busybox",
     ));
     let guest = nix.build(&format!(
@@ -65,19 +67,41 @@ fn the_options_have_real_types() {
             "healthChecks.web.helthCmd = \"true\";",
             "The option `services.mvm-guest-agent.healthChecks.web.helthCmd' does not exist",
         ),
-        ("probes.disk = { };", "`services.mvm-guest-agent.probes.disk.command' is used but not defined"),
-        ("port = \"52\";", "option `services.mvm-guest-agent.port' is not of type `integer between 1 and"),
-        ("settings.port = 52;", "The option `services.mvm-guest-agent.settings.port' does not exist"),
-        ("settings.busySignals = [ ];", "is not of type `non-empty list of one of [\"loadavg\","),
-        ("probes.\"a/b\".command = \"true\";", "services.mvm-guest-agent.probes.\"a/b\": the name is not"),
-        ("healthChecks.web.healthCmd = \" \";", "services.mvm-guest-agent.healthChecks.web.healthCmd: \" \" is not a shell command"),
+        (
+            "probes.disk = { };",
+            "`services.mvm-guest-agent.probes.disk.command' is used but not defined",
+        ),
+        (
+            "port = \"52\";",
+            "option `services.mvm-guest-agent.port' is not of type `integer between 1 and",
+        ),
+        (
+            "settings.port = 52;",
+            "The option `services.mvm-guest-agent.settings.port' does not exist",
+        ),
+        (
+            "settings.busySignals = [ ];",
+            "is not of type `non-empty list of one of [\"loadavg\",",
+        ),
+        (
+            "probes.\"a/b\".command = \"true\";",
+            "services.mvm-guest-agent.probes.\"a/b\": the name is not",
+        ),
+        (
+            "healthChecks.web.healthCmd = \" \";",
+            "services.mvm-guest-agent.healthChecks.web.healthCmd: \" \" is not a shell command",
+        ),
     ] {
         let said = nix.eval(&format!("builtins.attrNames ({})", service(values)));
         let said = said.unwrap_err();
         assert!(said.contains(expected), "{values}: {said}");
     }
     let off = nix.eval("lib.evalService { inherit module pkgs; values = { probes = { }; }; } // { service = null; }");
-    assert_eq!(off.unwrap(), json!({ "service": null }), "nothing unless it is enabled");
+    assert_eq!(
+        off.unwrap(),
+        json!({ "service": null }),
+        "nothing unless it is enabled"
+    );
 }
 
 /// One description of the service: packaging/mvm-guest-agent.service. Nothing in it is inherited by
@@ -95,7 +119,12 @@ fn its_service_is_that_of_the_packaging() {
             packaged.insert((section, key), value);
         }
     }
-    let it = nix.eval(&format!("({}).systemd.services.mvm-guest-agent", service(CHECKS))).unwrap();
+    let it = nix
+        .eval(&format!(
+            "({}).systemd.services.mvm-guest-agent",
+            service(CHECKS)
+        ))
+        .unwrap();
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -109,9 +138,12 @@ fn its_service_is_that_of_the_packaging() {
     for (key, value) in it["serviceConfig"].as_object().unwrap() {
         ours.insert(key.clone(), text(value));
     }
-    let theirs = packaged.iter().filter(|((section, _), _)| *section == "Service");
-    let mut theirs: BTreeMap<String, String> =
-        theirs.map(|((_, key), value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let theirs = packaged
+        .iter()
+        .filter(|((section, _), _)| *section == "Service");
+    let mut theirs: BTreeMap<String, String> = theirs
+        .map(|((_, key), value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect();
     for services in [&mut ours, &mut theirs] {
         for key in ["ExecStart", "ExecReload"] {
             let value = services.get_mut(key).unwrap();

@@ -71,7 +71,7 @@ impl StateMachineTest for TheAgent {
 const CHECK: &str = r#"{"type":"check","kind":"integration","name":"a"}"#;
 
 prop_state_machine! {
-    #![proptest_config(Config { failure_persistence: None, ..Config::with_cases(256) })]
+    #![proptest_config(Config { failure_persistence: None, ..Config::with_cases(128) })]
 
     #[test]
     fn the_agent_does_what_the_model_says(sequential 1..80 => TheAgent);

@@ -476,7 +476,9 @@ impl Back {
         let is_first = self.first.is_none();
         self.first.get_or_insert(*asked);
         if self.restored {
-        } else if asked.restored {
+            return;
+        }
+        if asked.restored {
             self.restored = true;
             for deed in [Deed::Identity, Deed::Clock, Deed::Reseed] {
                 self.first_of_all.push_front(deed);

@@ -33,8 +33,8 @@ const SCRIPTS: [(&str, &str); 3] = [
 
 /// The busybox applets that init and its scripts call.
 pub(super) const APPLETS: &[&str] = &[
-    "cat", "chmod", "chown", "hostname", "init", "insmod", "ip", "mkdir", "mkfifo", "mount",
-    "poweroff", "rm", "sed", "setsid", "sh", "sleep", "su", "sync", "usleep",
+    "awk", "cat", "chmod", "chown", "hostname", "init", "insmod", "ip", "mkdir", "mkfifo", "mount",
+    "poweroff", "rm", "setsid", "sh", "sleep", "su", "sync", "usleep",
 ];
 
 /// Adds everything that is the same in all guests but for its parameters.

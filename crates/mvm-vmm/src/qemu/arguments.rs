@@ -116,10 +116,16 @@ impl Arguments<'_> {
         if let Some(initrd) = self.initrd {
             add("-initrd", initrd.into());
         }
+        // For a kernel that mounts it itself; an initrd that does so reads what it likes.
+        let root = if self.rootfs.is_some() {
+            "root=/dev/vda ro "
+        } else {
+            ""
+        };
         // A guest that panics or reboots ends QEMU: both mean that it will not come up.
         add(
             "-append",
-            format!("console=ttyS0 panic=-1 quiet {}", self.cmdline).into(),
+            format!("console=ttyS0 panic=-1 quiet {root}{}", self.cmdline).into(),
         );
         add(
             "-device",
@@ -230,6 +236,7 @@ mod tests {
         let disk = "-blockdev driver=file,node-name=rootfs,read-only=on,filename=/a,,b/rootfs.erofs \
                     -device virtio-blk-pci,drive=rootfs ";
         assert!(line.contains(disk), "{line}");
+        assert!(line.contains(" quiet root=/dev/vda ro init_on_free=1 "), "{line}");
     }
 
     #[test]

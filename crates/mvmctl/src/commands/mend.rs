@@ -27,10 +27,10 @@ pub(super) async fn mend_if_broken_off(
     let mended = blocking(move || mend(&home, &name, Patience::new(RUN_ON, None))).await;
     let taking = match mended {
         Ok(Some(taking)) => taking,
-        Ok(None) => return Ok(None),
-        // Whoever holds it is taking that very snapshot. What cannot be looked at, the command itself
-        // tells of.
-        Err(
+        // Whoever holds the lock is taking that very snapshot. What cannot be looked at, the command
+        // itself tells of.
+        Ok(None)
+        | Err(
             Error::Locked { .. }
             | Error::NoSuchVm { .. }
             | Error::NotOurs { .. }

@@ -161,6 +161,9 @@ pub(crate) fn the_next_command_mends_what_a_killed_one_has_left(backend: &Backen
         world.inject(&format!("{} wait", backend.write));
         let mut killed = world.begin("vm snapshot web --to s");
         world.await_call(&format!("{} fault wait", backend.write));
+        // While it lives nobody takes it for dead.
+        let early = world.run("vm wake web");
+        assert_eq!(early.code, Some(3), "{early:?}");
         killed.kill().unwrap();
         killed.wait().unwrap();
         world.touch("web", "go");
