@@ -3,6 +3,7 @@
 use crate::Result;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) const ECHO: &str = "--bare-echo";
 pub(crate) const SPAWN: &str = "--bare-spawn";
+pub(crate) const WRITE: &str = "--bare-write";
 
 /// Sends back what comes, on one connection, with blocking calls.
 pub(crate) fn echo(socket: &Path) -> Result<()> {
@@ -40,6 +42,19 @@ pub(crate) fn spawn(seconds: &str, a_second: &str) -> Result<()> {
         }
     }
     println!("{}", cpu_ms("self")?);
+    Ok(())
+}
+
+/// Writes so many bytes to standard output, a pipe's worth at a time.
+pub(crate) fn write(bytes: &str) -> Result<()> {
+    let mut left: usize = bytes.parse()?;
+    let piece = vec![b'x'; 64 * 1024];
+    let mut output = fs::File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    while left > 0 {
+        let now = piece.get(..left.min(piece.len())).unwrap_or_default();
+        output.write_all(now)?;
+        left -= now.len();
+    }
     Ok(())
 }
 

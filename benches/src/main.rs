@@ -7,7 +7,9 @@
 mod agent;
 mod bare;
 mod checks;
+mod exec;
 mod idle;
+mod output;
 mod ping;
 mod start;
 
@@ -24,8 +26,12 @@ fn main() -> ExitCode {
         // The bare counterparts run in processes of their own, as the agent does.
         [bare::ECHO, socket] => bare::echo(Path::new(socket)),
         [bare::SPAWN, seconds, a_second] => bare::spawn(seconds, a_second),
-        [agent] => measure(Path::new(agent)),
-        _ => Err("usage: mvm-benches AGENT (or `cargo xtask bench`, which builds one)".into()),
+        [bare::WRITE, bytes] => bare::write(bytes),
+        ["--dev", dev] => measure_dev(Path::new(dev)),
+        [agent, dev] => measure(Path::new(agent), Path::new(dev)),
+        _ => Err(
+            "usage: mvm-benches AGENT DEV-AGENT, or --dev DEV-AGENT (or `cargo xtask bench`, which builds both)".into(),
+        ),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -36,7 +42,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(agent: &Path) -> Result<()> {
+fn measure(agent: &Path, dev: &Path) -> Result<()> {
     let size = std::fs::metadata(agent)?.len();
     eprintln!("Measuring {}, which takes two minutes.", agent.display());
     println!("| what | agent | bare | figure | goal |");
@@ -70,6 +76,8 @@ fn measure(agent: &Path) -> Result<()> {
         "at most 1.3",
     );
 
+    measure_dev(dev)?;
+
     let idle = idle::measure(agent)?;
     let kb = |bytes: u64| format!("{} KB", bytes / 1000);
     row("binary, static, prod", &kb(size), "", "", "at most 1600 KB");
@@ -83,6 +91,28 @@ fn measure(agent: &Path) -> Result<()> {
         &format!("{:.1} samples", idle.samples_a_minute),
         "",
         &format!("at most {:.0}", 2.0 * idle.samples_a_minute),
+    );
+    Ok(())
+}
+
+/// What dev builds have beyond others.
+fn measure_dev(dev: &Path) -> Result<()> {
+    let exec::Figures { agent_us, bare_us } = exec::measure(dev)?;
+    row(
+        "`exec true` of a dev build, p50, to spawn and wait",
+        &format!("{agent_us:.0} µs"),
+        &format!("{bare_us:.0} µs"),
+        &format!("{:.2}", agent_us / bare_us),
+        "at most 1.5",
+    );
+
+    let output::Figures { agent_mb, bare_mb } = output::measure(dev)?;
+    row(
+        "1 GB of output of a dev build, to the same bytes through a bare socket",
+        &format!("{agent_mb:.0} MB/s"),
+        &format!("{bare_mb:.0} MB/s"),
+        &format!("{:.2}", agent_mb / bare_mb),
+        "at least 0.8",
     );
     Ok(())
 }

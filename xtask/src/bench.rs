@@ -4,7 +4,8 @@ use crate::build;
 use crate::sh::{Cmd, Result};
 
 pub(crate) fn run() -> Result<()> {
+    let dev = build::static_dev_agent()?;
     let agent = build::static_agent()?;
     let bench = build::host_program("mvm-benches")?;
-    Cmd::new(bench).arg(agent).run()
+    Cmd::new(bench).arg(agent).arg(dev).run()
 }
