@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 pub(crate) const ECHO: &str = "--bare-echo";
 pub(crate) const SPAWN: &str = "--bare-spawn";
 pub(crate) const WRITE: &str = "--bare-write";
+pub(crate) const RELAY: &str = "--bare-relay";
 
 /// Sends back what comes, on one connection, with blocking calls.
 pub(crate) fn echo(socket: &Path) -> Result<()> {
@@ -55,6 +56,27 @@ pub(crate) fn write(bytes: &str) -> Result<()> {
         output.write_all(now)?;
         left -= now.len();
     }
+    Ok(())
+}
+
+/// Starts the writer of so many bytes, and carries what it writes from a pipe to standard output with
+/// blocking calls.
+pub(crate) fn relay(bytes: &str) -> Result<()> {
+    let mut writer = Command::new(std::env::current_exe()?)
+        .args([WRITE, bytes])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut output = fs::File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let mut pipe = writer.stdout.take().ok_or("no pipe")?;
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match pipe.read(&mut buffer)? {
+            0 => break,
+            count => output.write_all(buffer.get(..count).unwrap_or_default())?,
+        }
+    }
+    writer.wait()?;
     Ok(())
 }
 

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         [bare::ECHO, socket] => bare::echo(Path::new(socket)),
         [bare::SPAWN, seconds, a_second] => bare::spawn(seconds, a_second),
         [bare::WRITE, bytes] => bare::write(bytes),
+        [bare::RELAY, bytes] => bare::relay(bytes),
         ["--dev", dev] => measure_dev(Path::new(dev)),
         [agent, dev] => measure(Path::new(agent), Path::new(dev)),
         _ => Err(
@@ -106,14 +107,22 @@ fn measure_dev(dev: &Path) -> Result<()> {
         "at most 1.5",
     );
 
-    let output::Figures { agent_mb, bare_mb } = output::measure(dev)?;
-    row(
-        "1 GB of output of a dev build, to the same bytes through a bare socket",
-        &format!("{agent_mb:.0} MB/s"),
-        &format!("{bare_mb:.0} MB/s"),
-        &format!("{:.2}", agent_mb / bare_mb),
-        "at least 0.8",
-    );
+    let figures = output::measure(dev)?;
+    for (what, bare_mb) in [
+        (
+            "a process that carries them from a pipe to a socket",
+            figures.relay,
+        ),
+        ("the command with the socket itself", figures.socket),
+    ] {
+        row(
+            &format!("1 GB of output of a dev build, to {what}"),
+            &format!("{:.0} MB/s", figures.agent),
+            &format!("{bare_mb:.0} MB/s"),
+            &format!("{:.2}", figures.agent / bare_mb),
+            "at least 0.8",
+        );
+    }
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! A gigabyte of a command's output through the agent, against the same command that writes into the
-//! reader's socket itself. In between are a pipe, a process and the frames.
+//! A gigabyte of a command's output through the agent, against two bare ways to the reader's socket: by
+//! a process that carries it from a pipe, as the agent does, and from the command itself.
 
 use crate::agent::{Agent, Connection};
 use crate::{Result, bare};
@@ -16,20 +16,23 @@ const ROUNDS: usize = 5;
 
 /// Megabytes a second, of the best round each: the rest is what else the machine did.
 pub(crate) struct Figures {
-    pub(crate) agent_mb: f64,
-    pub(crate) bare_mb: f64,
+    pub(crate) agent: f64,
+    pub(crate) relay: f64,
+    pub(crate) socket: f64,
 }
 
 pub(crate) fn measure(program: &Path) -> Result<Figures> {
     let mut agent = Agent::start(program, &[])?;
     let mut connection = agent.connect()?;
     let mut figures = Figures {
-        agent_mb: 0.0,
-        bare_mb: 0.0,
+        agent: 0.0,
+        relay: 0.0,
+        socket: 0.0,
     };
     for _ in 0..ROUNDS {
-        figures.agent_mb = figures.agent_mb.max(through_agent(&mut connection)?);
-        figures.bare_mb = figures.bare_mb.max(through_socket()?);
+        figures.agent = figures.agent.max(through_agent(&mut connection)?);
+        figures.relay = figures.relay.max(bare(bare::RELAY)?);
+        figures.socket = figures.socket.max(bare(bare::WRITE)?);
     }
     Ok(figures)
 }
@@ -46,11 +49,11 @@ fn through_agent(connection: &mut Connection) -> Result<f64> {
     speed(read, start)
 }
 
-fn through_socket() -> Result<f64> {
+fn bare(how: &str) -> Result<f64> {
     let (mut ours, theirs) = UnixStream::pair()?;
     let start = Instant::now();
     let mut writer = Command::new(std::env::current_exe()?)
-        .args([bare::WRITE, &BYTES.to_string()])
+        .args([how, &BYTES.to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::from(OwnedFd::from(theirs)))
         .spawn()?;
