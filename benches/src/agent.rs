@@ -62,10 +62,15 @@ impl Agent {
         self.process.id()
     }
 
+    /// Where it is reached.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("agent.sock")
+    }
+
     /// Connects as soon as the agent listens.
     pub(crate) fn connect(&mut self) -> Result<Connection> {
         let deadline = Instant::now() + Duration::from_secs(10);
-        let socket = self.dir.path().join("agent.sock");
+        let socket = self.socket();
         loop {
             match UnixStream::connect(&socket) {
                 Ok(stream) => return Connection::open(stream),
@@ -124,6 +129,49 @@ impl Connection {
             decoder,
             buffer,
         })
+    }
+
+    /// Sends a frame and reads the answer up to the body that this text is in, without looking at
+    /// what comes before it: data frames are passed over as fast as they come. Gives how many bytes
+    /// of data that were.
+    pub(crate) fn read_until(&mut self, frame: &[u8], last: &[u8]) -> Result<u64> {
+        const READ: usize = 256 * 1024;
+        self.stream.write_all(frame)?;
+        let (mut data, mut skip) = (0, 0_usize);
+        let mut buffer = vec![0; 2 * READ];
+        let (mut start, mut end) = (0, 0);
+        loop {
+            // A data frame's body is of no interest; anything else has to be whole.
+            let held = end - start;
+            let skipped = skip.min(held);
+            (start, skip) = (start + skipped, skip - skipped);
+            let rest = buffer.get(start..end).unwrap_or_default();
+            if let Some((header, body)) = rest.split_first_chunk::<4>()
+                && skip == 0
+            {
+                let header = u32::from_be_bytes(*header);
+                let length = (header & 0x7fff_ffff) as usize;
+                if header >> 31 == 1 {
+                    data += length as u64 - 1;
+                    (start, skip) = (start + 4, length);
+                    continue;
+                }
+                if let Some(body) = body.get(..length) {
+                    if body.windows(last.len()).any(|part| part == last) {
+                        return Ok(data);
+                    }
+                    start += 4 + length;
+                    continue;
+                }
+            }
+            buffer.copy_within(start..end, 0);
+            (start, end) = (0, end - start);
+            let room = buffer.get_mut(end..end + READ).ok_or("a frame too large")?;
+            match self.stream.read(room)? {
+                0 => return Err("the agent closed the connection".into()),
+                count => end += count,
+            }
+        }
     }
 
     /// Sends a frame and gives the body of the answer.

@@ -3,6 +3,7 @@
 use crate::Result;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) const ECHO: &str = "--bare-echo";
 pub(crate) const SPAWN: &str = "--bare-spawn";
+pub(crate) const WRITE: &str = "--bare-write";
+pub(crate) const RELAY: &str = "--bare-relay";
 
 /// Sends back what comes, on one connection, with blocking calls.
 pub(crate) fn echo(socket: &Path) -> Result<()> {
@@ -40,6 +43,40 @@ pub(crate) fn spawn(seconds: &str, a_second: &str) -> Result<()> {
         }
     }
     println!("{}", cpu_ms("self")?);
+    Ok(())
+}
+
+/// Writes so many bytes to standard output, a pipe's worth at a time.
+pub(crate) fn write(bytes: &str) -> Result<()> {
+    let mut left: usize = bytes.parse()?;
+    let piece = vec![b'x'; 64 * 1024];
+    let mut output = fs::File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    while left > 0 {
+        let now = piece.get(..left.min(piece.len())).unwrap_or_default();
+        output.write_all(now)?;
+        left -= now.len();
+    }
+    Ok(())
+}
+
+/// Starts the writer of so many bytes, and carries what it writes from a pipe to standard output with
+/// blocking calls.
+pub(crate) fn relay(bytes: &str) -> Result<()> {
+    let mut writer = Command::new(std::env::current_exe()?)
+        .args([WRITE, bytes])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut output = fs::File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let mut pipe = writer.stdout.take().ok_or("no pipe")?;
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match pipe.read(&mut buffer)? {
+            0 => break,
+            count => output.write_all(buffer.get(..count).unwrap_or_default())?,
+        }
+    }
+    writer.wait()?;
     Ok(())
 }
 

@@ -7,8 +7,11 @@
 mod agent;
 mod bare;
 mod checks;
+mod copy;
+mod exec;
 mod guest;
 mod idle;
+mod output;
 mod ping;
 mod start;
 
@@ -25,8 +28,13 @@ fn main() -> ExitCode {
         // The bare counterparts run in processes of their own, as the agent does.
         [bare::ECHO, socket] => bare::echo(Path::new(socket)),
         [bare::SPAWN, seconds, a_second] => bare::spawn(seconds, a_second),
-        [agent] => measure(Path::new(agent)),
-        _ => Err("usage: mvm-benches AGENT (or `cargo xtask bench`, which builds one)".into()),
+        [bare::WRITE, bytes] => bare::write(bytes),
+        [bare::RELAY, bytes] => bare::relay(bytes),
+        ["--dev", dev, mvmctl] => measure_dev(Path::new(dev), Path::new(mvmctl)),
+        [agent, dev, mvmctl] => measure(Path::new(agent), Path::new(dev), Path::new(mvmctl)),
+        _ => Err(
+            "usage: mvm-benches AGENT DEV-AGENT MVMCTL, or --dev DEV-AGENT MVMCTL (or `cargo xtask bench`, which builds them)".into(),
+        ),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -37,7 +45,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(agent: &Path) -> Result<()> {
+fn measure(agent: &Path, dev: &Path, mvmctl: &Path) -> Result<()> {
     let size = std::fs::metadata(agent)?.len();
     eprintln!("Measuring {}, which takes three minutes.", agent.display());
     println!("| what | agent | bare | figure | goal |");
@@ -96,6 +104,8 @@ fn measure(agent: &Path) -> Result<()> {
         "at most 1.2",
     );
 
+    measure_dev(dev, mvmctl)?;
+
     let idle = idle::measure(agent)?;
     let kb = |bytes: u64| format!("{} KB", bytes / 1000);
     row("binary, static, prod", &kb(size), "", "", "at most 1600 KB");
@@ -110,6 +120,47 @@ fn measure(agent: &Path) -> Result<()> {
         "",
         &format!("at most {:.0}", 2.0 * idle.samples_a_minute),
     );
+    Ok(())
+}
+
+/// What dev builds have beyond others.
+fn measure_dev(dev: &Path, mvmctl: &Path) -> Result<()> {
+    let exec::Figures { agent_us, bare_us } = exec::measure(dev)?;
+    row(
+        "`exec true` of a dev build, p50, to spawn and wait",
+        &format!("{agent_us:.0} µs"),
+        &format!("{bare_us:.0} µs"),
+        &format!("{:.2}", agent_us / bare_us),
+        "at most 1.5",
+    );
+
+    let figures = output::measure(dev)?;
+    for (what, bare_mb) in [
+        (
+            "a process that carries them from a pipe to a socket",
+            figures.relay,
+        ),
+        ("the command with the socket itself", figures.socket),
+    ] {
+        row(
+            &format!("1 GB of output of a dev build, to {what}"),
+            &format!("{:.0} MB/s", figures.agent),
+            &format!("{bare_mb:.0} MB/s"),
+            &format!("{:.2}", figures.agent / bare_mb),
+            "at least 0.8",
+        );
+    }
+
+    let figures = copy::measure(dev, mvmctl)?;
+    for (which, mb) in [("into", figures.into_mb), ("out of", figures.out_mb)] {
+        row(
+            &format!("`mvmctl vm cp` of 512 MiB {which} a dev build, to socat"),
+            &format!("{mb:.0} MB/s"),
+            &format!("{:.0} MB/s", figures.socat_mb),
+            &format!("{:.2}", mb / figures.socat_mb),
+            "at least 0.8",
+        );
+    }
     Ok(())
 }
 

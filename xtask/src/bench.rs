@@ -6,7 +6,13 @@ use crate::sh::{Cmd, Result};
 
 pub(crate) fn run() -> Result<()> {
     let parts = need::guest_parts()?;
+    let dev = build::static_dev_agent()?;
     let agent = build::static_agent()?;
+    let mvmctl = build::host_program("mvmctl")?;
     let bench = build::host_program("mvm-benches")?;
-    parts.told(Cmd::new(bench), &agent).arg(&agent).run()
+    need::socat()?;
+    parts
+        .told(Cmd::new(bench), &agent, &dev)
+        .args([&agent, &dev, &mvmctl])
+        .run()
 }

@@ -108,6 +108,11 @@ const BUSYBOX: Package = Package {
     program: "busybox",
     why: "is the guests' userland, and the demo's web server",
 };
+const SOCAT: Package = Package {
+    name: "socat",
+    program: "socat",
+    why: "is what copies are measured against",
+};
 const TMUX: Package = Package {
     name: "tmux",
     program: "tmux",
@@ -177,10 +182,11 @@ pub(crate) struct GuestParts {
 }
 
 impl GuestParts {
-    /// A program that makes guests of these parts and of that agent is told where they are.
-    pub(crate) fn told(&self, program: Cmd, agent: &Path) -> Cmd {
+    /// A program that makes guests of these parts and of those agents is told where they are.
+    pub(crate) fn told(&self, program: Cmd, agent: &Path, dev: &Path) -> Cmd {
         program
             .env("MVM_TEST_AGENT", agent)
+            .env("MVM_TEST_DEV_AGENT", dev)
             .env("MVM_TEST_KERNEL", &self.kernel)
             .env("MVM_TEST_MODULES", &self.modules)
             .env("MVM_TEST_BUSYBOX", &self.busybox)
@@ -217,6 +223,11 @@ pub(crate) fn nix() -> Result<()> {
 pub(crate) fn busybox() -> Result<PathBuf> {
     packages(&[BUSYBOX])?;
     found(BUSYBOX.program)
+}
+
+/// What copies are measured against.
+pub(crate) fn socat() -> Result<()> {
+    packages(&[SOCAT])
 }
 
 /// The terminal of the tests of interactive commands.

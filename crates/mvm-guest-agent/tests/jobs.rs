@@ -158,7 +158,7 @@ fn sixty_four_are_remembered() {
 }
 
 #[test]
-fn jobs_are_held_while_the_guest_sleeps_and_their_time_stands_still() {
+fn jobs_are_held_while_the_guest_sleeps() {
     for user in [As::Tester, As::Nobody] {
         let agent = Agent::launch(folder(&[], &[]), Settings::user(user));
         let count = agent.path("run/count");
@@ -197,6 +197,28 @@ fn jobs_are_held_while_the_guest_sleeps_and_their_time_stands_still() {
         agent.ask(&json!({"type": "job-signal", "job": number, "signal": "KILL"}));
         within(|| children(agent.pid()).is_empty().then_some(()));
     }
+}
+
+#[test]
+fn the_time_of_a_job_stands_still_while_it_is_held() {
+    let agent = Agent::start(&[], &[]);
+    let request = json!({"detach": true, "timeout_secs": 2});
+    let answer = agent.ask(&with(shell("exec sleep 1023.5"), request));
+    let number = answer["job"].as_u64().unwrap();
+    within(|| {
+        let answer = agent.ask(&json!({"type": "sleep-prep", "token": "t"}));
+        (answer["type"] == "ready").then_some(())
+    });
+    // Nothing announces that time has passed and nothing came of it.
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    assert_eq!(job(&agent, number)["state"], "held");
+    agent.ask(&json!({"type": "wake", "token": "t"}));
+    assert_eq!(job(&agent, number)["state"], "running");
+    let ran = agent.exec(&attach(number));
+    assert_eq!(
+        (ran.end(), &ran.last["timed_out"]),
+        ((None, Some("TERM")), &json!(true))
+    );
 }
 
 #[test]

@@ -1,10 +1,7 @@
-//! Bytes on their way: what waits for the host, what waits for the guest, and where the guest's come
-//! from. None of the three holds more than a frame or two.
+//! Bytes on their way: where the guest's come from, and what waits for the guest to take it.
 
 use super::terminal::Terminal;
 use crate::edge::polled::polled;
-use crate::edge::stream::Stream;
-use rustix::buffer::spare_capacity;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -38,8 +35,13 @@ impl Turns {
 
 /// Takes output where it comes from.
 pub(super) trait Sink {
-    /// Reads once, at most [`PIECE`] bytes; 0 at the end.
+    /// Takes once what is there; 0 at the end.
     fn take_from(&mut self, channel: u8, from: &OwnedFd) -> Result<usize, Errno>;
+
+    /// How many bytes of what was taken are still where they came from.
+    fn claimed(&self) -> u64 {
+        0
+    }
 }
 
 /// Takes output of whose reader nothing is left.
@@ -48,80 +50,6 @@ pub(super) struct Nowhere;
 impl Sink for Nowhere {
     fn take_from(&mut self, _: u8, from: &OwnedFd) -> Result<usize, Errno> {
         rustix::io::read(from, &mut [0_u8; 4096])
-    }
-}
-
-/// Frames that the host has not taken yet. Data is added only while there are none, so that a host
-/// that does not read slows the guest down, and holds no memory but one piece.
-#[derive(Default)]
-pub(super) struct Outbox {
-    bytes: Vec<u8>,
-    sent: usize,
-    /// The socket, watched for room, from the first time on that there was none.
-    room: Option<AsyncFd<OwnedFd>>,
-}
-
-impl Outbox {
-    pub(super) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// How many bytes have not been sent.
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len().saturating_sub(self.sent)
-    }
-
-    /// Adds a frame.
-    pub(super) fn push(&mut self, frame: Vec<u8>) {
-        self.bytes.extend(frame);
-    }
-
-    /// Sends what fits. An error means that the host is gone.
-    pub(super) fn send(&mut self, stream: &Stream) -> io::Result<()> {
-        while let Some(rest @ [_, ..]) = self.bytes.get(self.sent..) {
-            match stream.try_write(rest) {
-                Ok(sent) => self.sent += sent,
-                Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) => {
-                    if self.room.is_none() {
-                        self.room = Some(stream.room()?);
-                    }
-                    return Ok(());
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.bytes.clear();
-        self.sent = 0;
-        Ok(())
-    }
-
-    /// Waits until more can be sent; for ever if nothing is to be.
-    pub(super) async fn has_room(&self) {
-        match &self.room {
-            Some(room) if !self.is_empty() => {
-                if let Ok(mut guard) = room.writable().await {
-                    guard.clear_ready();
-                }
-            }
-            _ => std::future::pending().await,
-        }
-    }
-}
-
-impl Sink for Outbox {
-    fn take_from(&mut self, channel: u8, from: &OwnedFd) -> Result<usize, Errno> {
-        let start = self.bytes.len();
-        // A pipe holds no more than a piece unless it is told to, so that what is read fits a frame
-        // whatever room there is.
-        self.bytes.reserve_exact(super::DATA_HEADER + PIECE);
-        self.bytes.extend([0; super::DATA_HEADER]);
-        let read = rustix::io::read(from, spare_capacity(&mut self.bytes));
-        match (&read, self.bytes.get_mut(start..)) {
-            (Ok(read @ 1..), Some(frame)) => super::write_data_header(frame, channel, *read),
-            _ => self.bytes.truncate(start),
-        }
-        read
     }
 }
 

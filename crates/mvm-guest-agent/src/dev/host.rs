@@ -1,7 +1,8 @@
 //! The host's side of a request under way: what it sends, and what is sent to it.
 
 use super::encode;
-use super::flow::{Outbox, PIECE, Turns};
+use super::flow::{PIECE, Turns};
+use super::outbox::Outbox;
 use crate::edge::session::{Ending, Session};
 use mvm_protocol::Frame;
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};

@@ -20,6 +20,7 @@ mod forward;
 mod host;
 mod image;
 mod jobs;
+mod outbox;
 mod relay;
 mod ring;
 mod running;
@@ -28,22 +29,31 @@ mod terminal;
 
 use crate::edge::process::Launcher;
 use crate::edge::session::{Ending, Session};
+use crate::edge::users::{self, Identity};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::{DevAnswer, DevAnswerFrame, DevRequest, ParsedControl, ParsedDevRequest};
 use mvm_protocol::frame::{HEADER, data_header, encode_json};
 use mvm_protocol::{Frame, MAX_BODY};
+use std::path::Path;
 use std::rc::Rc;
 
 /// What all connections share.
 pub(crate) struct Dev {
     launcher: Rc<Launcher>,
     jobs: jobs::Jobs,
+    /// The agent's own user, whose name and home commands are told.
+    user: Option<Identity>,
 }
 
 impl Dev {
     pub(crate) fn new(launcher: Rc<Launcher>) -> Self {
         let jobs = jobs::Jobs::default();
-        Self { launcher, jobs }
+        let uid = rustix::process::geteuid().as_raw().to_string();
+        Self {
+            launcher,
+            jobs,
+            user: users::look_up(Path::new("/etc"), &uid).ok(),
+        }
     }
 
     /// The guest goes to sleep, or has woken.

@@ -2,8 +2,9 @@
 
 use super::audit::Audit;
 use super::failed;
-use super::flow::{Inlet, Nowhere, Outbox, Sink, Turns};
+use super::flow::{Inlet, Nowhere, Sink, Turns};
 use super::host::{Host, Sent};
+use super::outbox::Outbox;
 use super::running::{Happened, Running};
 use super::start::start_helper;
 use crate::core::open::Kind;
@@ -208,6 +209,10 @@ impl Sink for Both<'_> {
         } else {
             self.reports.take_from(channel, from)
         }
+    }
+
+    fn claimed(&self) -> u64 {
+        self.out.claimed()
     }
 }
 

@@ -148,7 +148,7 @@ impl Running {
         match happened {
             Happened::Output(which) => self.read(which, sink),
             Happened::Exited => {
-                let own = self.outputs.iter().map(Source::pending).sum();
+                let own = self.waits(sink);
                 let now = Instant::now();
                 self.deadline = Some(now + PAUSE);
                 self.stage = Stage::Exited {
@@ -179,6 +179,12 @@ impl Running {
         }
     }
 
+    /// How many bytes of output wait to be taken.
+    fn waits(&self, sink: &impl Sink) -> u64 {
+        let pending: u64 = self.outputs.iter().map(Source::pending).sum();
+        pending.saturating_sub(sink.claimed())
+    }
+
     async fn time_up(&mut self, sink: &mut impl Sink) {
         match self.stage {
             Stage::Runs => {
@@ -189,7 +195,7 @@ impl Running {
             Stage::Killed => self.give_up(),
             Stage::Exited { limit, own, others } => {
                 let now = Instant::now();
-                let waits: u64 = self.outputs.iter().map(Source::pending).sum();
+                let waits = self.waits(sink);
                 if now >= limit {
                     // What waits is read all the same; what is not its own would have gone on.
                     self.end(others || waits > own, sink).await;

@@ -15,12 +15,15 @@ use mvm_protocol::drop_in::Secs;
 use mvm_protocol::object::printable;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
+
+/// How much of a command's output waits in its pipe, in bytes.
+const PIPE: usize = 256 * 1024;
 
 /// What failed if it was neither pipes nor cgroups.
 const START: &str = "start";
@@ -50,7 +53,7 @@ pub(super) fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, Error
         None => on_pipes(&mut command, exec.stdin),
     };
     let joined = joined.map_err(|failure| explain(exec, &failure))?;
-    let user = identity.clone().or_else(own_identity);
+    let user = identity.clone().or_else(|| dev.user.clone());
     let place = dev.launcher.place(run, &mut command, identity);
     let place = place.map_err(|failure| explain(exec, &failure))?;
     let env = environment(exec, user.as_ref(), &place.mark);
@@ -103,6 +106,8 @@ fn on_pipes(command: &mut Command, stdin: bool) -> Result<Joined, NotStarted> {
     }
     let output = || {
         let (read, write) = pipe().map_err(failed)?;
+        // More at a time is fewer turns; who may not have it makes do with less.
+        let _ = fcntl_setpipe_size(&read, PIPE);
         let source = nonblocking(read).and_then(Source::new).map_err(failed)?;
         Ok((source, Stdio::from(write)))
     };
@@ -155,12 +160,6 @@ fn nonblocking(fd: OwnedFd) -> io::Result<OwnedFd> {
 fn look_up(user: &str) -> Result<Identity, ErrorAnswer> {
     users::look_up(Path::new("/etc"), &printable(user))
         .map_err(|reason| ErrorAnswer::new(ErrorCode::NotFound, reason))
-}
-
-/// The agent's own user, whose name and home the command is told.
-fn own_identity() -> Option<Identity> {
-    let uid = rustix::process::geteuid().as_raw().to_string();
-    users::look_up(Path::new("/etc"), &uid).ok()
 }
 
 /// The agent's own variables, the user's, and what was asked for, the later before the earlier.

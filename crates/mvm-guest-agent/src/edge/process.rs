@@ -75,8 +75,7 @@ pub(crate) struct Exit {
 }
 
 impl NotStarted {
-    pub(crate) fn new(what: &'static str, error: impl Into<io::Error>) -> Self {
-        let error = error.into();
+    pub(crate) fn new(what: &'static str, error: io::Error) -> Self {
         Self { what, error }
     }
 

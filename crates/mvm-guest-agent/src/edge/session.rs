@@ -282,7 +282,7 @@ impl Session {
 }
 
 fn stray_data() -> Answer {
-    let message = "a data frame outside of a request that takes one";
+    let message = "a data frame that belongs to no request";
     Answer::Error(ErrorAnswer::new(ErrorCode::BadRequest, message))
 }
 

@@ -82,6 +82,14 @@ impl Stream {
         send(self.fd.get_ref(), bytes, SendFlags::NOSIGNAL)
     }
 
+    /// Moves bytes from a pipe, as many as fit at once and at most so many, without waiting.
+    #[cfg(feature = "dev")]
+    pub(crate) fn try_splice(&self, pipe: &OwnedFd, bytes: usize) -> Result<usize, Errno> {
+        use rustix::pipe::{SpliceFlags, splice};
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        splice(pipe, None, self.fd.get_ref(), None, bytes, flags)
+    }
+
     /// The socket once more, to be watched for room at all times: for a stream of bytes that is
     /// worth being woken for.
     #[cfg(feature = "dev")]
