@@ -19,10 +19,10 @@ const BYTES: usize = 1 << 29;
 /// Megabytes a second, of the best round each: the rest is what else the machine did.
 pub(crate) struct Figures {
     /// Into the agent's machine.
-    pub(crate) into_mb: f64,
+    pub(crate) into: f64,
     /// Out of it.
-    pub(crate) out_mb: f64,
-    pub(crate) socat_mb: f64,
+    pub(crate) out: f64,
+    pub(crate) socat: f64,
 }
 
 pub(crate) fn measure(program: &Path, mvmctl: &Path) -> Result<Figures> {
@@ -42,17 +42,17 @@ pub(crate) fn measure(program: &Path, mvmctl: &Path) -> Result<Figures> {
     let copied = dir.path().join("copied");
     let source_text = source.display().to_string();
     let mut figures = Figures {
-        into_mb: 0.0,
-        out_mb: 0.0,
-        socat_mb: 0.0,
+        into: 0.0,
+        out: 0.0,
+        socat: 0.0,
     };
     for _ in 0..ROUNDS {
         let into = copy(mvmctl, &source_text, &there(&copied))?;
-        figures.into_mb = figures.into_mb.max(speed(&copied, into)?);
+        figures.into = figures.into.max(speed(&copied, into)?);
         let out = copy(mvmctl, &there(&source), &copied.display().to_string())?;
-        figures.out_mb = figures.out_mb.max(speed(&copied, out)?);
-        let bare = socat(&source, &copied, &dir.path().join("socket"))?;
-        figures.socat_mb = figures.socat_mb.max(speed(&copied, bare)?);
+        figures.out = figures.out.max(speed(&copied, out)?);
+        let bare = bare(&source, &copied, &dir.path().join("socket"))?;
+        figures.socat = figures.socat.max(speed(&copied, bare)?);
     }
     Ok(figures)
 }
@@ -70,7 +70,7 @@ fn copy(mvmctl: &Path, from: &str, to: &str) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-fn socat(from: &Path, to: &Path, socket: &Path) -> Result<Duration> {
+fn bare(from: &Path, to: &Path, socket: &Path) -> Result<Duration> {
     let run = |addresses: [String; 2]| {
         let command = Command::new("socat").arg("-u").args(addresses).spawn();
         command.map_err(|error| format!("cannot run socat (apt-get install socat): {error}"))

@@ -152,12 +152,12 @@ fn measure_dev(dev: &Path, mvmctl: &Path) -> Result<()> {
     }
 
     let figures = copy::measure(dev, mvmctl)?;
-    for (which, mb) in [("into", figures.into_mb), ("out of", figures.out_mb)] {
+    for (which, mb) in [("into", figures.into), ("out of", figures.out)] {
         row(
             &format!("`mvmctl vm cp` of 512 MiB {which} a dev build, to socat"),
             &format!("{mb:.0} MB/s"),
-            &format!("{:.0} MB/s", figures.socat_mb),
-            &format!("{:.2}", mb / figures.socat_mb),
+            &format!("{:.0} MB/s", figures.socat),
+            &format!("{:.2}", mb / figures.socat),
             "at least 0.8",
         );
     }
