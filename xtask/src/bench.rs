@@ -1,10 +1,12 @@
 //! `cargo xtask bench`: measures the agent as it goes into a guest.
 
 use crate::build;
+use crate::need;
 use crate::sh::{Cmd, Result};
 
 pub(crate) fn run() -> Result<()> {
+    let parts = need::guest_parts()?;
     let agent = build::static_agent()?;
     let bench = build::host_program("mvm-benches")?;
-    Cmd::new(bench).arg(agent).run()
+    parts.told(Cmd::new(bench), &agent).arg(&agent).run()
 }

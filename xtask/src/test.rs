@@ -129,14 +129,7 @@ fn tests(rungs: &[Rung], guest: Option<&GuestParts>) -> Result<()> {
         .args(["nextest", "run", "--workspace"])
         .args(["--profile", if is_ci() { "ci" } else { "default" }]);
     if let Some(parts) = guest {
-        nextest = nextest
-            .env("MVM_TEST_AGENT", build::static_agent()?)
-            .env("MVM_TEST_KERNEL", &parts.kernel)
-            .env("MVM_TEST_MODULES", &parts.modules)
-            .env("MVM_TEST_BUSYBOX", &parts.busybox)
-            .env("MVM_TEST_VSOCK_BACKEND", &parts.vsock_backend)
-            // A test that finds no VMM would otherwise skip itself.
-            .env("MVM_REQUIRE_VM", "1");
+        nextest = parts.told(nextest, &build::static_agent()?);
     }
     // Nix's store for this run, which all its tests share.
     let store = rungs

@@ -6,6 +6,8 @@ mod core;
 mod edge;
 mod requests;
 mod run;
+#[cfg(test)]
+mod simulation;
 
 use config::Invocation;
 use edge::console::say;

@@ -10,6 +10,7 @@ mod common;
 
 use common::{Agent, As, NOBODY, Settings, children, descriptors, folder, processes, within};
 use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 /// No processes.
@@ -145,6 +146,40 @@ fn a_helper_of_a_running_check_survives_the_end_of_others() {
             .cloned()
     });
     assert_eq!(entry["last_check"]["output"], "helped", "{entry}");
+}
+
+#[test]
+fn a_helper_survives_while_it_becomes_other_programs() {
+    // In the middle of execve a process has no environment, and so nothing that tells whose it is.
+    let dir = folder(&[], &[]);
+    let done = dir.path().join("run").join("done").display().to_string();
+    let helper = dir.path().join("helper").display().to_string();
+    let script = format!(
+        "#!/bin/sh\nif test $1 = 0; then echo helped > {done}; else exec {helper} $(($1 - 1)); fi\n"
+    );
+    std::fs::write(&helper, script).unwrap();
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let patient = integration(
+        "patient",
+        &format!("(setsid {helper} 500 &); until test -e {done}; do sleep 0.02; done; cat {done}"),
+    );
+    let quick = (0..10).map(|number| {
+        json!({"name": format!("quick-{number}"), "health_cmd": "true", "health_interval_secs": 0.02})
+    });
+    for entry in quick.chain([patient]) {
+        let file = format!("integrations.d/{}.json", entry["name"].as_str().unwrap());
+        std::fs::write(dir.path().join(file), entry.to_string()).unwrap();
+    }
+    let agent = Agent::launch(dir, Settings::user(As::Nobody));
+    let patient = within(|| {
+        let status = agent.status();
+        let entries = status["integrations"].as_array()?;
+        let mut entries = entries.iter();
+        entries
+            .find(|it| it["name"] == "patient" && it["checks"] == 1)
+            .cloned()
+    });
+    assert_eq!(patient["last_check"]["output"], "helped", "{patient}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::status::{
     DropInError, DropIns, Inspect, IntegrationStatus, Lifecycle, ProbeStatus, Status, Worker,
 };
 use crate::timestamp::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// What the agent answers.
@@ -36,14 +37,17 @@ pub enum Answer {
 
 /// An answer's body: the answer, and the number that its request carried.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AnswerFrame {
+pub struct AnswerOf<A> {
     /// The answer.
     #[serde(flatten)]
-    pub answer: Answer,
+    pub answer: A,
     /// The request's `id`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub id: Option<u64>,
 }
+
+/// The body of an answer to a request that every build serves.
+pub type AnswerFrame = AnswerOf<Answer>;
 
 /// Who serves the connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +74,7 @@ pub struct Hello {
 pub enum Profile {
     /// Has no code for remote commands.
     Prod,
-    /// Serves `exec`, `put` and `get`.
+    /// Serves remote commands, files, jobs and ports as well.
     Dev,
 }
 
@@ -230,7 +234,7 @@ impl ErrorCode {
     }
 }
 
-impl AnswerFrame {
+impl<A: DeserializeOwned> AnswerOf<A> {
     /// Reads a body leniently: unknown fields are ignored, unknown event kinds and error codes
     /// are kept as unknown.
     pub fn read(body: &[u8]) -> Result<Self, serde_json::Error> {

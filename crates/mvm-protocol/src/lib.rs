@@ -10,17 +10,20 @@
 //! request     body  ->  Request | Refusal          strict: a misspelt field is an error
 //! answer      Answer  ->  body                     lenient to read: unknown fields are ignored
 //! lifecycle   sleep-prep and wake, and the steps that they report
+//! dev         exec, files, jobs and ports, which dev builds alone serve
 //! status      what status, inspect, check and watch report
 //! drop_in     /etc/mvm/integrations.d, probes.d    fields, defaults, errors with line and field
 //! ```
 
 pub mod answer;
+pub mod dev;
 pub mod drop_in;
 pub mod frame;
 pub mod handshake;
 pub mod lifecycle;
 pub mod object;
 pub mod request;
+pub mod signal;
 pub mod status;
 pub mod timestamp;
 

@@ -111,6 +111,11 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Reads an object that has no further field.
+    pub fn into_empty(self) -> Result<(), Problem> {
+        self.into_shape().map(|Empty {}| ())
+    }
+
     fn wrong_value(&self, name: &str, value: &RawValue, reason: &str) -> Problem {
         let name = printable(name);
         Problem {
@@ -120,6 +125,10 @@ impl<'a> Object<'a> {
         }
     }
 }
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Empty {}
 
 /// A field's name from outside, made fit for a message: short, and without control characters.
 pub fn printable(text: &str) -> String {

@@ -63,7 +63,15 @@ pub const REQUEST_TYPES: [&str; 9] = [
 ];
 
 /// Request types that belong to dev builds of the agent alone: a prod build answers `not-allowed`.
-pub const DEV_REQUEST_TYPES: [&str; 3] = ["exec", "put", "get"];
+pub const DEV_REQUEST_TYPES: [&str; 7] = [
+    "exec",
+    "put",
+    "get",
+    "jobs",
+    "attach",
+    "job-signal",
+    "forward",
+];
 
 /// Fields of `check`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,73 +136,89 @@ fn heartbeat<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error
     }
 }
 
-/// A request that has no fields of its own.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Empty {}
-
 /// A request's body: the request, and the number by which its client will know the answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RequestFrame {
+pub struct RequestOf<R> {
     /// The request.
     #[serde(flatten)]
-    pub request: Request,
+    pub request: R,
     /// Carried back by every frame of the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<u64>,
 }
 
+/// The body of a request that every build serves.
+pub type RequestFrame = RequestOf<Request>;
+
 /// A body that was read: its `id` even if the rest of it is refused, so that a client that
 /// pipelines can tell which of its requests was wrong.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ParsedRequest {
+pub struct Parsed<R> {
     /// The request's `id`, if it had a good one.
     pub id: Option<u64>,
     /// The request's `type` as the client wrote it, if it had one.
     pub kind: Option<String>,
     /// The request, or the error to answer with.
-    pub request: Result<Request, ErrorAnswer>,
+    pub request: Result<R, ErrorAnswer>,
 }
 
-impl ParsedRequest {
+/// A body read as a request that every build serves.
+pub type ParsedRequest = Parsed<Request>;
+
+/// What a body can be read as.
+pub trait FromObject: Sized {
+    /// Reads the fields of an object with this `type`; nothing if it is none of these.
+    fn from_object(kind: &str, object: Object) -> Option<Result<Self, Problem>>;
+}
+
+impl<R: FromObject> Parsed<R> {
     /// Reads a body strictly. Never fails: what cannot be read becomes an error answer.
     pub fn read(body: &[u8]) -> Self {
-        let mut parsed = Self {
-            id: None,
-            kind: None,
-            request: Ok(Request::Ping),
-        };
-        parsed.request = parsed.read_fields(body).map_err(|refusal| match refusal {
+        let (mut id, mut kind) = (None, None);
+        let request = read_fields(body, &mut id, &mut kind).map_err(|refusal| match refusal {
             Refusal::Body(problem) => ErrorAnswer::new(ErrorCode::BadRequest, problem.message),
             Refusal::Type(name) => ErrorAnswer::new(
                 ErrorCode::UnknownRequest,
                 format!("no request has the type `{}`", printable(&name)),
             ),
         });
-        parsed
+        Self { id, kind, request }
     }
+}
 
-    fn read_fields(&mut self, body: &[u8]) -> Result<Request, Refusal> {
-        let mut object = Object::parse(body)?;
-        self.id = object.take("id")?;
-        let kind: String = object.take("type")?.ok_or_else(|| Problem {
-            line: 1,
-            field: Some("type".into()),
-            message: "missing field `type`".into(),
-        })?;
-        self.kind = Some(kind.clone());
-        let plain = |object: Object, request| object.into_shape().map(|Empty {}| request);
-        Ok(match kind.as_str() {
-            "ping" => plain(object, Request::Ping)?,
-            "hello" => plain(object, Request::Hello)?,
-            "status" => plain(object, Request::Status)?,
-            "inspect" => plain(object, Request::Inspect)?,
-            "check" => Request::Check(object.into_shape()?),
-            "reload" => plain(object, Request::Reload)?,
-            "watch" => Request::Watch(object.into_shape()?),
-            "sleep-prep" => Request::SleepPrep(object.into_shape()?),
-            "wake" => Request::Wake(Box::new(object.into_shape()?)),
-            _ => return Err(Refusal::Type(kind)),
+fn read_fields<R: FromObject>(
+    body: &[u8],
+    id: &mut Option<u64>,
+    kept_kind: &mut Option<String>,
+) -> Result<R, Refusal> {
+    let mut object = Object::parse(body)?;
+    *id = object.take("id")?;
+    let kind: String = object.take("type")?.ok_or_else(|| Problem {
+        line: 1,
+        field: Some("type".into()),
+        message: "missing field `type`".into(),
+    })?;
+    *kept_kind = Some(kind.clone());
+    match R::from_object(&kind, object) {
+        Some(request) => Ok(request?),
+        None => Err(Refusal::Type(kind)),
+    }
+}
+
+impl FromObject for Request {
+    fn from_object(kind: &str, object: Object) -> Option<Result<Self, Problem>> {
+        let plain = |object: Object, request| object.into_empty().map(|()| request);
+        Some(match kind {
+            "ping" => plain(object, Self::Ping),
+            "hello" => plain(object, Self::Hello),
+            "status" => plain(object, Self::Status),
+            "inspect" => plain(object, Self::Inspect),
+            "check" => object.into_shape().map(Self::Check),
+            "reload" => plain(object, Self::Reload),
+            "watch" => object.into_shape().map(Self::Watch),
+            "sleep-prep" => object.into_shape().map(Self::SleepPrep),
+            "wake" => object.into_shape().map(|wake| Self::Wake(Box::new(wake))),
+            _ => return None,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! JSON Schema for every request, answer and drop-in, from the types that read and write them.
 
 use mvm_protocol::answer::Answer;
+use mvm_protocol::dev::{Control, DevAnswer, DevRequest};
 use mvm_protocol::drop_in::{Integration, Probe};
 use mvm_protocol::request::Request;
 use schemars::generate::SchemaSettings;
@@ -14,16 +15,19 @@ use serde_json::{Map, Value, json};
 /// A shape of the protocol crate that this generator does not know how to finish.
 pub fn files() -> Result<Vec<(&'static str, String)>, String> {
     Ok(vec![
-        ("request.json", pretty(&request()?)?),
-        ("answer.json", pretty(&answer()?)?),
+        ("request.json", pretty(&request::<Request>()?)?),
+        ("answer.json", pretty(&answer::<Answer>()?)?),
+        ("dev-request.json", pretty(&request::<DevRequest>()?)?),
+        ("dev-control.json", pretty(&request::<Control>()?)?),
+        ("dev-answer.json", pretty(&answer::<DevAnswer>()?)?),
         ("integration.json", pretty(&drop_in::<Integration>())?),
         ("probe.json", pretty(&probe()?)?),
     ])
 }
 
 /// What the agent takes: strict, so that a misspelt field is found before it is sent.
-fn request() -> Result<Schema, String> {
-    let mut schema = generate::<Request>(SchemaSettings::draft2020_12().for_deserialize());
+fn request<T: JsonSchema>() -> Result<Schema, String> {
+    let mut schema = generate::<T>(SchemaSettings::draft2020_12().for_deserialize());
     for variant in variants(&mut schema)? {
         variant.insert("additionalProperties".into(), Value::Bool(false));
         add_id(variant, "Carried back by every frame of the answer.")?;
@@ -32,8 +36,8 @@ fn request() -> Result<Schema, String> {
 }
 
 /// What the agent gives: with room for what newer agents add.
-fn answer() -> Result<Schema, String> {
-    let mut schema = generate::<Answer>(SchemaSettings::draft2020_12().for_serialize());
+fn answer<T: JsonSchema>() -> Result<Schema, String> {
+    let mut schema = generate::<T>(SchemaSettings::draft2020_12().for_serialize());
     for variant in variants(&mut schema)? {
         add_id(variant, "The request's `id`, if it had one.")?;
     }

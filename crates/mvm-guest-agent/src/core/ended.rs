@@ -1,5 +1,6 @@
 //! How a command ended, and how that is told.
 
+use mvm_protocol::signal;
 use mvm_protocol::status::LastCheck;
 use mvm_protocol::{MAX_OUTPUT, Timestamp};
 use std::time::Duration;
@@ -68,7 +69,7 @@ impl Ended {
             at: self.at,
             duration_ms: u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
             exit_code,
-            signal: signal.map(signal_name),
+            signal: signal.map(signal::name),
             timed_out,
             output: output.trim_end().to_owned(),
             truncated: printed.truncated,
@@ -114,19 +115,6 @@ impl Tail {
         };
         String::from_utf8_lossy(self.bytes.get(cut..).unwrap_or_default()).into_owned()
     }
-}
-
-/// A signal's name without `SIG` (signal(7)); its number if it has none.
-pub(crate) fn signal_name(signal: i32) -> String {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
-        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-    ];
-    usize::try_from(signal)
-        .ok()
-        .and_then(|signal| NAMES.get(signal.checked_sub(1)?))
-        .map_or_else(|| signal.to_string(), |name| (*name).to_owned())
 }
 
 #[cfg(test)]
@@ -200,16 +188,6 @@ mod tests {
         assert_eq!(
             none,
             (None, None, false, "not started: no such user".into())
-        );
-    }
-
-    #[test]
-    fn signals_have_their_names() {
-        assert_eq!(signal_name(15), "TERM");
-        assert_eq!(signal_name(31), "SYS");
-        assert_eq!(
-            (signal_name(0), signal_name(34), signal_name(-1)),
-            ("0".into(), "34".into(), "-1".into())
         );
     }
 }

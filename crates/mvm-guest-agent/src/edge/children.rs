@@ -72,7 +72,7 @@ impl Children {
         }
     }
 
-    /// How many orphans have been killed and are not dead yet.
+    /// How many orphans have been killed and are not dead yet, or cannot be told apart yet.
     pub(crate) fn sweep_once(&self) -> usize {
         let started = self.started.borrow();
         let mut orphans = children_of_agent();
@@ -81,11 +81,15 @@ impl Children {
         for orphan in orphans {
             match waitpid(Some(orphan), WaitOptions::NOHANG) {
                 Ok(None) if self.cgroups => {}
-                Ok(None) if belongs_to_a_run(orphan, &started) => {}
-                Ok(None) => {
-                    let _ = kill_process(orphan, Signal::KILL);
-                    dying += 1;
-                }
+                Ok(None) => match owner(orphan, &started) {
+                    Owner::Run => {}
+                    // Whose it is shows at the next look. Nobody's run can be harmed if there is none.
+                    Owner::Unknown if !started.is_empty() => dying += 1,
+                    Owner::Unknown | Owner::Nobody => {
+                        let _ = kill_process(orphan, Signal::KILL);
+                        dying += 1;
+                    }
+                },
                 _ => {}
             }
         }
@@ -109,12 +113,37 @@ impl Children {
     }
 }
 
-fn belongs_to_a_run(pid: Pid, started: &HashMap<i32, String>) -> bool {
-    environment_has(pid, |var| {
+/// Whose an orphan is.
+enum Owner {
+    /// A run's that is under way.
+    Run,
+    /// No run's that is under way.
+    Nobody,
+    /// It is becoming another program, or may not be looked at.
+    Unknown,
+}
+
+/// In the middle of execve(2) a process has no environment yet, and reads like one that was started
+/// with none. So an environment counts only if its place, which each execve draws anew, is known
+/// and the same before and after.
+fn owner(pid: Pid, started: &HashMap<i32, String>) -> Owner {
+    let place = environment_end(pid);
+    let of_a_run = environment_has(pid, |var| {
         var.strip_prefix(MARK)
             .and_then(|rest| rest.strip_prefix('='))
             .is_some_and(|mark| started.values().any(|run| run == mark))
-    })
+    });
+    match place {
+        _ if of_a_run => Owner::Run,
+        Some(_) if place == environment_end(pid) => Owner::Nobody,
+        _ => Owner::Unknown,
+    }
+}
+
+/// Where a process's environment ends (proc_pid_stat(5), field 51), the last thing that execve sets;
+/// nothing if it has none yet, is dead, or may not be looked at.
+fn environment_end(pid: Pid) -> Option<u64> {
+    stat_field(pid, 51)?.parse().ok().filter(|end| *end > 0)
 }
 
 fn environment_has(pid: Pid, test: impl Fn(&str) -> bool) -> bool {
@@ -147,11 +176,14 @@ fn parse_pid(text: &str) -> Option<Pid> {
 }
 
 fn parent(pid: Pid) -> Option<u32> {
+    stat_field(pid, 4)?.parse().ok()
+}
+
+/// A field of `/proc/PID/stat` by its number in proc_pid_stat(5), from 3 up: what stands behind the
+/// program's name, which may hold anything.
+fn stat_field(pid: Pid, number: usize) -> Option<String> {
     let stat = read(format!("/proc/{}/stat", pid.as_raw_pid()), 4096).ok()?;
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()
+    let behind = stat.rsplit_once(')')?.1;
+    let field = behind.split_whitespace().nth(number.checked_sub(3)?)?;
+    Some(field.to_owned())
 }
