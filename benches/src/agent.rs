@@ -105,6 +105,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Connects to a guest.
+    pub(crate) fn dial(socket: &Path) -> Result<Self> {
+        Self::open(UnixStream::connect(socket)?)
+    }
+
     fn open(mut stream: UnixStream) -> Result<Self> {
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         stream.write_all(connect_line(PORT).as_bytes())?;

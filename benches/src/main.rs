@@ -8,6 +8,7 @@ mod agent;
 mod bare;
 mod checks;
 mod exec;
+mod guest;
 mod idle;
 mod output;
 mod ping;
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
 
 fn measure(agent: &Path, dev: &Path) -> Result<()> {
     let size = std::fs::metadata(agent)?.len();
-    eprintln!("Measuring {}, which takes two minutes.", agent.display());
+    eprintln!("Measuring {}, which takes three minutes.", agent.display());
     println!("| what | agent | bare | figure | goal |");
     println!("| --- | --- | --- | --- | --- |");
 
@@ -78,6 +79,31 @@ fn measure(agent: &Path, dev: &Path) -> Result<()> {
     );
 
     measure_dev(dev)?;
+
+    let guest::Figures {
+        bare_ms,
+        sleep_ms,
+        accepted_ms,
+        status_ms,
+    } = guest::measure()?;
+    row(
+        "`sleep-prep` in a guest, p50, to bare syncfs and drop",
+        &format!("{sleep_ms:.1} ms"),
+        &format!("{bare_ms:.1} ms"),
+        &format!(
+            "{:.2}, {:.1} ms more",
+            sleep_ms / bare_ms,
+            sleep_ms - bare_ms
+        ),
+        "at most 10 ms more",
+    );
+    row(
+        "restore to first status, p50, to first connection",
+        &format!("{status_ms:.0} ms"),
+        &format!("{accepted_ms:.0} ms"),
+        &format!("{:.3}", status_ms / accepted_ms),
+        "at most 1.2",
+    );
 
     let idle = idle::measure(agent)?;
     let kb = |bytes: u64| format!("{} KB", bytes / 1000);

@@ -38,7 +38,7 @@ pub(crate) fn measure(program: &Path) -> Result<Figures> {
     })
 }
 
-fn median(mut times: Vec<f64>) -> Result<f64> {
+pub(crate) fn median(mut times: Vec<f64>) -> Result<f64> {
     times.sort_by(f64::total_cmp);
     let middle = times.get(times.len() / 2).copied();
     Ok(middle.ok_or("nothing was measured")?)

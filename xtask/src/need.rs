@@ -131,6 +131,20 @@ pub(crate) struct GuestParts {
     pub(crate) vsock_backend: PathBuf,
 }
 
+impl GuestParts {
+    /// A program that makes guests of these parts and of that agent is told where they are.
+    pub(crate) fn told(&self, program: Cmd, agent: &Path) -> Cmd {
+        program
+            .env("MVM_TEST_AGENT", agent)
+            .env("MVM_TEST_KERNEL", &self.kernel)
+            .env("MVM_TEST_MODULES", &self.modules)
+            .env("MVM_TEST_BUSYBOX", &self.busybox)
+            .env("MVM_TEST_VSOCK_BACKEND", &self.vsock_backend)
+            // A test that finds no VMM would otherwise skip itself.
+            .env("MVM_REQUIRE_VM", "1")
+    }
+}
+
 /// What a microVM takes, installed where it is missing.
 pub(crate) fn guest_parts() -> Result<GuestParts> {
     if std::env::consts::ARCH != "x86_64" {

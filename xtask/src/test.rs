@@ -140,15 +140,10 @@ fn failed(_: Failure) -> Failure {
 fn tests(rungs: &[Rung], guest: Option<&GuestParts>) -> Result<()> {
     let mut nextest = nextest()?.arg("--workspace");
     if let Some(parts) = guest {
-        nextest = nextest
-            .env("MVM_TEST_DEV_AGENT", build::static_dev_agent()?)
-            .env("MVM_TEST_AGENT", build::static_agent()?)
-            .env("MVM_TEST_KERNEL", &parts.kernel)
-            .env("MVM_TEST_MODULES", &parts.modules)
-            .env("MVM_TEST_BUSYBOX", &parts.busybox)
-            .env("MVM_TEST_VSOCK_BACKEND", &parts.vsock_backend)
-            // A test that finds no VMM would otherwise skip itself.
-            .env("MVM_REQUIRE_VM", "1");
+        let dev = build::static_dev_agent()?;
+        nextest = parts
+            .told(nextest, &build::static_agent()?)
+            .env("MVM_TEST_DEV_AGENT", dev);
     }
     let filter = filter(rungs);
     if let Some(filter) = filter {

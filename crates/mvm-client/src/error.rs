@@ -249,7 +249,8 @@ impl Error {
             }
             Self::NotRunning { state } if state == "asleep" => format!(
                 "it is frozen, or suspended in a snapshot: `mvmctl vm restore DIR --name {vm}` lets it \
-                 run on, `mvmctl vm stop {vm}` gives it up"
+                 run on, `mvmctl vm wake {vm}` if its snapshot was broken off, `mvmctl vm stop {vm}` \
+                 gives it up"
             ),
             Self::NotRunning { .. } => "a VM that is not running is never dialled; run it first".into(),
             Self::BadRecord { path, .. } => format!(

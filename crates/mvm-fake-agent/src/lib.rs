@@ -13,7 +13,7 @@
 
 mod well;
 
-pub use well::{inspect, status, well};
+pub use well::{answer_to, inspect, status, well};
 
 use mvm_protocol::frame::encode_json;
 use mvm_protocol::{Decoder, Frame};
@@ -159,6 +159,14 @@ impl Peer {
         let mut buffer = [0; 64];
         let count = self.stream.read(&mut buffer).unwrap();
         assert_eq!(&buffer[..count], b"CONNECT 52\n", "not a CONNECT alone");
+    }
+
+    /// Takes CONNECT and answers OK, unless the client has closed before.
+    pub fn shake_hands_if_asked(&mut self) -> bool {
+        let mut buffer = [0; 64];
+        let connects = matches!(self.stream.read(&mut buffer),
+            Ok(count) if buffer[..count] == *b"CONNECT 52\n");
+        connects && self.send(b"OK 1073741824\n")
     }
 
     /// Takes CONNECT and answers OK with the port of the VMM.

@@ -1,7 +1,7 @@
 //! An agent that behaves well, and the answers that it gives.
 
 use crate::Peer;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// Serves a connection as an agent does whose guest is healthy: handshake, then `ping`, `hello`,
 /// `status`, `inspect`, `check`, `reload` and `watch`.
@@ -10,16 +10,17 @@ pub fn well(peer: &mut Peer) {
     while let Some(request) = peer.request() {
         let id = request["id"].clone();
         let mut answer = answer_to(&request);
-        answer.insert("id".into(), id.clone());
-        peer.answer(&Value::Object(answer));
+        answer["id"] = id;
+        peer.answer(&answer);
         if request["type"] == "watch" {
             peer.until_closed();
         }
     }
 }
 
-fn answer_to(request: &Value) -> Map<String, Value> {
-    let answer = match request["type"].as_str().unwrap() {
+/// What such an agent answers to a request, but for its `id`.
+pub fn answer_to(request: &Value) -> Value {
+    match request["type"].as_str().unwrap() {
         "ping" => json!({"type": "pong"}),
         "hello" => json!({
             "type": "hello", "protocol": 1, "agent_version": "0.1.0", "profile": "prod",
@@ -34,11 +35,7 @@ fn answer_to(request: &Value) -> Map<String, Value> {
             "type": "error", "code": "unknown-request", "retryable": false,
             "message": format!("no request has the type `{other}`"),
         }),
-    };
-    let Value::Object(answer) = answer else {
-        panic!("an answer is an object")
-    };
-    answer
+    }
 }
 
 fn check(request: &Value) -> Value {

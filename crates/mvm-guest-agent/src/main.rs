@@ -8,6 +8,8 @@ mod dev;
 mod edge;
 mod requests;
 mod run;
+#[cfg(test)]
+mod simulation;
 
 use config::Invocation;
 use edge::console::say;

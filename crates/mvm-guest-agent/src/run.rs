@@ -3,9 +3,9 @@
 use crate::config::Config;
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
-use crate::edge::clock;
+use crate::edge::clock::{self, Timer};
 use crate::edge::console::say;
-use crate::edge::driver::{Driver, Edge, Handle};
+use crate::edge::driver::{Driver, Handle};
 use crate::edge::drop_in_watch::{Watch, dirs};
 use crate::edge::inhibit::Inhibitors;
 use crate::edge::journal::Files;
@@ -14,8 +14,9 @@ use crate::edge::process::Launcher;
 use crate::edge::run_dir::RunDir;
 use crate::edge::samples::Sampler;
 use crate::edge::system::{Facts, PROFILE, VERSION};
+use crate::edge::world::Machine;
 use mvm_protocol::answer::Profile;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
 use std::rc::Rc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -52,18 +53,19 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     };
     let files = Files::new(run_dir.path());
     let core = Core::new(settings, files.read()?, now);
-    let edge = Edge {
-        launcher,
-        sampler: Sampler::new(
-            config.busy_signals.clone(),
-            Inhibitors::new(run_dir.busy_d()),
-        ),
+    let sampler = Sampler::new(
+        config.busy_signals.clone(),
+        Inhibitors::new(run_dir.busy_d()),
+    );
+    let machine = Machine {
+        timer: Timer::new().map_err(failed)?,
+        launcher: Rc::new(launcher),
+        sampler: RefCell::new(sampler),
         files,
         folders: (config.integrations_dir.clone(), config.probes_dir.clone()),
         effects: config.system_effects,
-        notify_port: config.notify_port,
     };
-    let driver = Driver::new(core, facts, edge).map_err(failed)?;
+    let driver = Driver::new(core, facts, machine, config.notify_port);
     let handle = driver.handle();
     follow_signals(&handle).map_err(failed)?;
     follow_drop_ins(&config, &handle);

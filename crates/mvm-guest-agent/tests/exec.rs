@@ -124,7 +124,7 @@ fn what_holds_the_pipes_does_not_hold_up_the_end_and_is_killed() {
         assert_eq!((ran.text().as_str(), ran.end()), ("hi\n", (Some(4), None)));
         assert_eq!(processes("sleep 1002.5"), [0; 0]);
         // Who goes on printing is cut off after a second, and that is told.
-        let ran = agent.exec(&shell("(while :; do echo more; sleep 0.02; done) & exit 0"));
+        let ran = agent.exec(&shell("(while :; do echo more; done) & exit 0"));
         assert_eq!(ran.last["truncated"], true);
         assert!(ran.text().contains("more"));
         assert_eq!(children(agent.pid()), [0; 0]);

@@ -4,6 +4,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "a test fails by panicking"
 )]
 
@@ -201,7 +202,7 @@ fn what_is_broken_off_leaves_the_old_file_and_nothing_beside_it() {
     for request in [put(&path), archive(put(&files.join("new")))] {
         let mut host = agent.connection();
         assert_eq!(host.begin(&request)["type"], "put-ready");
-        host.data(3, &[b'x'; 100_000]);
+        host.data(3, &vec![b'x'; 100_000]);
         drop(host);
         within(|| children(agent.pid()).is_empty().then_some(()));
         assert_eq!(names(&files), ["a"]);
@@ -254,7 +255,7 @@ fn a_gigabyte_of_zeroes_takes_no_room_and_pings_are_answered_meanwhile() {
         let piece = &zeroes[..left.min(zeroes.len())];
         host.data(3, piece);
         left -= piece.len();
-        if left % 64 == 0 {
+        if left.is_multiple_of(64) {
             assert_eq!(pings.ask(&json!({"type": "ping"})), json!({"type": "pong"}));
         }
     }

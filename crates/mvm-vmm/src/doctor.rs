@@ -10,6 +10,8 @@ use crate::launch::Patience;
 use crate::locate::{BUSYBOX, CLOUD_HYPERVISOR, FIRECRACKER, Program, QEMU, VHOST_DEVICE_VSOCK};
 use crate::qemu::kvm::{self, Verdict};
 use crate::record::{Home, Record, State, VmName};
+use crate::suspend::may_be_broken_off;
+
 use serde::Serialize;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -124,7 +126,7 @@ fn kvm(home: &Home, patience: Patience<'_>) -> Finding {
 fn needed(subject: &str, program: &Program) -> Finding {
     match program.find() {
         Ok(path) => Finding::ok(subject, describe(&path)),
-        Err(error) if driver::auto().is_ok() => missing(Level::Warning, subject, &error),
+        Err(error) if driver::any_is_there() => missing(Level::Warning, subject, &error),
         Err(error) => missing(Level::Problem, subject, &error),
     }
 }
@@ -301,6 +303,10 @@ fn vm(name: &VmName, record: &Result<Record, Error>, socket: &Path) -> Option<Fi
                         again,
                     )
                 }
+                _ if may_be_broken_off(&record).unwrap_or_default() => warn(
+                    "a snapshot of it is being taken, or was broken off".into(),
+                    format!("if nobody is taking one: mvmctl vm wake {name}"),
+                ),
                 // Which of the two, only the lock would tell, and taking it would be in the way.
                 State::Stopped if runs => warn(
                     "it is being started, or its start was broken off".into(),

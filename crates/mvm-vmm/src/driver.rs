@@ -14,8 +14,10 @@ use crate::firecracker::Firecracker;
 use crate::image::Image;
 use crate::launch::{Crew, Patience};
 use crate::local::Local;
+use crate::locate::QEMU;
 use crate::process::Alive;
 use crate::qemu::Qemu;
+use crate::qemu::kvm::{self, Verdict};
 use crate::record::{Home, VmFolder};
 use crate::snapshot::{Snapshot, Vmm};
 use std::fmt;
@@ -66,6 +68,11 @@ pub trait Driver: Sync + fmt::Debug {
     /// must have been asked for.
     fn runs_a_guest(&self) -> bool;
 
+    /// Whether it runs guests by KVM alone.
+    fn needs_kvm(&self) -> bool {
+        false
+    }
+
     /// Whether it can start a VM here; an error says what is missing.
     fn check(&self) -> Result<(), Error>;
 
@@ -83,6 +90,12 @@ pub trait Driver: Sync + fmt::Debug {
     /// answer is no, none of the three below is called.
     fn check_snapshots(&self) -> Result<(), Error> {
         Err(no_snapshots(self.name()))
+    }
+
+    /// Whether the very VM that runs can be kept: the program that runs it may be another version than
+    /// the one that is installed. Asked before its guest is told to sleep, too.
+    fn check_running(&self, _: &Crew) -> Result<(), Error> {
+        Ok(())
     }
 
     /// Freezes a running VM and writes its state into a folder, which is there and empty. The guest
@@ -119,26 +132,65 @@ pub fn by_name(name: &str) -> Result<&'static dyn Driver, Error> {
         .iter()
         .copied()
         .find(|driver| driver.name() == name)
-        .ok_or_else(|| Error::NoSuchBackend {
-            name: name.to_owned(),
-            known: names().join(", "),
-        })
+        .ok_or_else(|| no_backend(name))
 }
 
 /// The first backend that runs a guest here; if there is none, what the last of them lacks, which is
 /// the one that asks least of the machine.
-pub fn auto() -> Result<&'static dyn Driver, Error> {
-    let mut lacking = None;
+///
+/// That KVM can be opened does not say that it boots a guest. Where QEMU is there, which could do
+/// without, the kernel that is to run is tried in it first.
+pub fn auto(
+    home: &Home,
+    kernel: Option<&Path>,
+    patience: Patience<'_>,
+) -> Result<&'static dyn Driver, Error> {
+    let mut lacking = no_backend("auto");
     for driver in DRIVERS.iter().filter(|driver| driver.runs_a_guest()) {
         match driver.check() {
+            Ok(()) if driver.needs_kvm() => match kvm_fails(home, kernel, patience)? {
+                None => return Ok(*driver),
+                Some(reason) => {
+                    lacking = Error::Unsupported {
+                        backend: driver.name(),
+                        reason: format!("KVM boots no guest here: {reason}"),
+                        hint: "`mvmctl doctor` says more; --backend qemu can do without".into(),
+                    };
+                }
+            },
             Ok(()) => return Ok(*driver),
-            Err(error) => lacking = Some(error),
+            Err(error) => lacking = error,
         }
     }
-    Err(lacking.unwrap_or_else(|| Error::NoSuchBackend {
-        name: "auto".into(),
+    Err(lacking)
+}
+
+/// Why KVM does not boot that kernel, as far as it can be tried.
+fn kvm_fails(
+    home: &Home,
+    kernel: Option<&Path>,
+    patience: Patience<'_>,
+) -> Result<Option<String>, Error> {
+    let (Some(kernel), Ok(()), Ok(qemu)) = (kernel, Qemu.check(), QEMU.find()) else {
+        return Ok(None);
+    };
+    match kvm::verdict(home, &qemu, kernel, patience)? {
+        Verdict::Usable => Ok(None),
+        Verdict::Unusable(reason) => Ok(Some(reason)),
+    }
+}
+
+/// Whether any backend that runs a guest has what it needs, as far as can be told without trying.
+pub(crate) fn any_is_there() -> bool {
+    let mut drivers = DRIVERS.iter().filter(|driver| driver.runs_a_guest());
+    drivers.any(|driver| driver.check().is_ok())
+}
+
+fn no_backend(name: &str) -> Error {
+    Error::NoSuchBackend {
+        name: name.to_owned(),
         known: names().join(", "),
-    }))
+    }
 }
 
 /// The names of all backends.

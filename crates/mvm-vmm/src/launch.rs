@@ -6,6 +6,7 @@ use crate::error::{Error, Logs};
 use crate::process::{Alive, boot_id, spawn_detached};
 use crate::record::{Record, State, VmFolder};
 use std::fs::File;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -125,6 +126,12 @@ impl Crew {
     /// Notes in `vm.json` how the VM is left.
     pub(crate) fn set_state(&mut self, state: State) -> Result<(), Error> {
         self.record.state = state;
+        self.folder.save(&self.record)
+    }
+
+    /// Notes where a snapshot is being written.
+    pub(crate) fn set_draft(&mut self, draft: Option<&Path>) -> Result<(), Error> {
+        self.record.draft = draft.map(Path::to_owned);
         self.folder.save(&self.record)
     }
 

@@ -19,6 +19,7 @@ use crate::image::Image;
 use crate::launch::{Crew, Patience};
 use crate::process::Alive;
 use crate::record::{Home, Lock, Record, State, VERSION, VmFolder, VmName};
+use crate::snapshot;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt as _;
@@ -92,7 +93,12 @@ pub fn start(
         .as_deref()
         .or(last.as_ref().map(|record| record.backend.as_str()))
     {
-        None | Some("auto") => driver::auto()?,
+        None | Some("auto") => {
+            let last = last.as_ref().and_then(|record| record.image.as_deref());
+            let image = spec.image.as_deref().or(last).map(Image::open);
+            let kernel = image.transpose()?.map(|image| image.kernel());
+            driver::auto(home, kernel.as_deref(), patience)?
+        }
         Some(backend) => driver::by_name(backend)?,
     };
     let record = plan(name, spec, last.as_ref(), driver)?;
@@ -195,6 +201,9 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     };
     end_all(name, &alive)?;
     remove_sockets(&folder)?;
+    if let Some(draft) = record.draft.take() {
+        snapshot::discard(&draft)?;
+    }
     if !(record.state == State::Asleep && stopped == Stopped::Already) {
         record.state = State::Stopped;
     }
@@ -241,6 +250,7 @@ fn plan(
         etc: pick(&spec.etc, last.and_then(|r| r.etc.clone()))?,
         accelerator: None,
         boot_id: String::new(),
+        draft: None,
         processes: Vec::new(),
     })
 }
@@ -260,6 +270,9 @@ pub(crate) fn make_way(name: &VmName, record: &Record, folder: &VmFolder) -> Res
         });
     }
     end_all(name, &alive)?;
+    if let Some(draft) = &record.draft {
+        snapshot::discard(draft)?;
+    }
     if folder.path().exists() {
         remove_sockets(folder)?;
     }

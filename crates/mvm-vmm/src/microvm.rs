@@ -31,7 +31,7 @@ pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 const LAST_GASP: Duration = Duration::from_millis(500);
 
 /// The device by which guests are run.
-fn kvm_device() -> PathBuf {
+pub(crate) fn kvm_device() -> PathBuf {
     std::env::var_os("MVM_KVM")
         .filter(|path| !path.is_empty())
         .map_or_else(|| PathBuf::from("/dev/kvm"), PathBuf::from)

@@ -245,10 +245,15 @@ fn sha256(mut file: File) -> io::Result<String> {
     Ok(text)
 }
 
-/// A snapshot folder that is being written. It is gone when this is dropped.
+/// What the name of a folder that is being written begins with.
+const PARTIAL: &str = ".partial-";
+
+/// A snapshot folder that is being written. It is gone when this is dropped, and locked until then:
+/// what a program has left that was killed can be told from what another is just writing.
 #[derive(Debug)]
 pub struct Draft {
     partial: TempDir,
+    _lock: File,
     target: PathBuf,
 }
 
@@ -262,11 +267,18 @@ impl Draft {
         let parent = target.parent().unwrap_or(Path::new("/"));
         make_private(parent)?;
         let partial = tempfile::Builder::new()
-            .prefix(".partial-")
+            .prefix(PARTIAL)
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(parent)
             .map_err(Error::io("make a folder in", parent))?;
-        Ok(Self { partial, target })
+        let lock = File::open(partial.path())
+            .and_then(|folder| folder.lock().map(|()| folder))
+            .map_err(Error::io("lock", partial.path()))?;
+        Ok(Self {
+            partial,
+            _lock: lock,
+            target,
+        })
     }
 
     /// Where the VMM is to write.
@@ -316,6 +328,21 @@ impl Draft {
             manifest,
         })
     }
+}
+
+/// Whether there is a draft that nobody writes any more.
+pub(crate) fn is_left(draft: &Path) -> bool {
+    let name = draft.file_name().unwrap_or_default().to_string_lossy();
+    let free = || File::open(draft).is_ok_and(|folder| folder.try_lock().is_ok());
+    name.starts_with(PARTIAL) && draft.is_dir() && free()
+}
+
+/// Removes a draft that nobody writes any more, if there is one.
+pub(crate) fn discard(draft: &Path) -> Result<(), Error> {
+    if is_left(draft) {
+        std::fs::remove_dir_all(draft).map_err(Error::io("remove", draft))?;
+    }
+    Ok(())
 }
 
 fn sync_folder(folder: &Path) -> Result<(), Error> {

@@ -12,6 +12,9 @@
 //! dials it meanwhile, whatever becomes of this program. The VM's lock is held throughout, by
 //! [`Taking`] and [`Restored`].
 //!
+//! A program that is killed in between leaves all that as it is, but for the lock; [`mend`] then has
+//! the VM run on.
+//!
 //! What the guest is told, and when, is the caller's part: this crate does not speak with agents.
 
 use crate::driver::{self, Driver, Restore};
@@ -68,17 +71,62 @@ pub fn take(home: &Home, name: &VmName, to: Option<&Path>) -> Result<(Taking, Dr
             hint: "start it with --image DIR".into(),
         });
     };
+    let mut crew = Crew::attach(folder, record);
+    driver.check_running(&crew)?;
     let draft = match to {
         Some(to) => Draft::begin(to)?,
-        None => Draft::begin(&folder.file("snapshots").join(stamp(now())))?,
+        None => Draft::begin(&crew.folder().file("snapshots").join(stamp(now())))?,
     };
+    crew.set_draft(Some(draft.folder()))?;
     let taking = Taking {
         driver,
-        crew: Crew::attach(folder, record),
+        crew,
         image,
         _lock: lock,
     };
     Ok((taking, draft))
+}
+
+/// Whether a snapshot of the VM was broken off, going by its record alone: its program was killed,
+/// or is at it just now, which only the VM's lock tells. The VM may be frozen, or its guest asleep.
+pub fn may_be_broken_off(record: &Record) -> Result<bool, Error> {
+    let main = driver::by_name(&record.backend)?.main_role();
+    let runs = record.alive()?.iter().any(|process| process.role == main);
+    let frozen = record.state == State::Asleep;
+    let left = record.draft.as_deref().is_some_and(snapshot::is_left);
+    Ok(runs && (frozen || left))
+}
+
+/// Mends what a snapshot that was broken off has left: lets the VM run on, and removes what had been
+/// written. `None` if there is nothing to mend. The guest is to be woken then, as long as what is
+/// returned holds the VM.
+pub fn mend(home: &Home, name: &VmName, patience: Patience<'_>) -> Result<Option<Taking>, Error> {
+    let folder = home.vm(name);
+    if !may_be_broken_off(&folder.record()?)? {
+        return Ok(None);
+    }
+    let lock = home.lock(name)?;
+    let record = folder.record()?;
+    if !may_be_broken_off(&record)? {
+        return Ok(None);
+    }
+    let frozen = record.state == State::Asleep;
+    let draft = record.draft.clone();
+    let mut taking = Taking {
+        driver: driver::by_name(&record.backend)?,
+        image: record.image.clone().unwrap_or_default(),
+        crew: Crew::attach(folder, record),
+        _lock: lock,
+    };
+    if frozen {
+        taking.run_on(patience)?;
+    }
+    // Only now: until the VM runs on the VMM may be writing there.
+    if let Some(draft) = draft {
+        snapshot::discard(&draft)?;
+        taking.crew.set_draft(None)?;
+    }
+    Ok(Some(taking))
 }
 
 impl Taking {
@@ -213,6 +261,7 @@ pub fn restore(
         agent: None,
         etc: None,
         accelerator: manifest.vmm.accelerator.clone(),
+        draft: None,
         boot_id: String::new(),
         processes: Vec::new(),
     };

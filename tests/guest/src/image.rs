@@ -1,10 +1,12 @@
 //! The guest of the stories.
 //!
-//! Nothing can be executed in it from outside, so what a story does to it are probes that are run
-//! on demand. The agent runs each probe once when it starts, too: those that change something go
-//! through `on-demand`, which lets that first run pass.
+//! What a story does to it are probes that are run on demand, as a host would. The agent runs each
+//! probe once when it starts, too: those that change something go through `on-demand`, which lets
+//! that first run pass. What no host can do to a guest, least of all to one that sleeps, goes by the
+//! service `remote`, which runs scripts that it is sent.
 
 use crate::parts::Parts;
+use crate::remote::REMOTE_PORT;
 use mvm_vmm::build::{Build, Built, Service, build};
 use serde_json::{Value, json};
 use std::fs;
@@ -80,8 +82,18 @@ pub(crate) struct Guest {
     pub(crate) integrations: Vec<Value>,
     pub(crate) probes: Vec<Value>,
     pub(crate) services: Vec<Service>,
+    /// Kernel modules beyond those of each guest.
+    pub(crate) modules: Vec<String>,
     /// Text files, and their paths in the guest.
     pub(crate) files: Vec<(&'static str, &'static str)>,
+}
+
+/// The service that runs scripts: [`crate::remote`].
+pub(crate) fn remote() -> Service {
+    Service {
+        name: "remote".into(),
+        command: format!("exec guest-probe serve {REMOTE_PORT}"),
+    }
 }
 
 /// Builds the image of the stories' guest in a folder, which has to be there.
@@ -90,10 +102,14 @@ pub fn build_image(parts: &Parts, folder: &Path) -> Built {
         agent: agent(),
         integrations: integrations(),
         probes: probes(),
-        services: vec![Service {
-            name: "web".into(),
-            command: WEB.into(),
-        }],
+        services: vec![
+            Service {
+                name: "web".into(),
+                command: WEB.into(),
+            },
+            remote(),
+        ],
+        modules: vec!["vsock_loopback".into()],
         files: vec![("It works\n", "/www/index.html")],
     };
     build_guest(parts, folder, guest)
@@ -128,7 +144,7 @@ pub(crate) fn build_guest(parts: &Parts, folder: &Path, guest: Guest) -> Built {
         agent: Some(parts.agent.clone()),
         kernel: Some(parts.kernel.clone()),
         modules: Some(parts.modules.clone()),
-        more_modules: vec!["vsock_loopback".into()],
+        more_modules: guest.modules,
         busybox: Some(parts.busybox.clone()),
         etc: Some(etc),
         services: guest.services,

@@ -4,6 +4,8 @@
 //! parts      what a guest is made of, as `cargo xtask test` names it; when to skip
 //! image      the guest of the stories: its services, checks and probes
 //! sleeper    the guest of the snapshots' stories
+//! bare       the guest of the benchmarks
+//! remote     scripts that are run in a guest from outside
 //! machine    one QEMU and its vsock device, driven step by step
 //! base       boots that guest once a run, and keeps it as a snapshot
 //! vm         TestVm: each test's own clone of it, and what a story does with it
@@ -23,14 +25,17 @@
     reason = "a test fails by panicking"
 )]
 
+mod bare;
 mod base;
 mod image;
 mod machine;
 mod mvmctl;
 mod parts;
+pub mod remote;
 mod sleeper;
 mod vm;
 
+pub use bare::{AGENT_SOCKET, MOUNT_A_DISK, build_bare};
 pub use image::build_image;
 pub use mvmctl::Mvmctl;
 pub use parts::Parts;

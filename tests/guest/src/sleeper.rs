@@ -13,18 +13,17 @@ pub const MACHINE_ID: &str = "0123456789abcdef0123456789abcdef";
 /// A day: these run at the agent's start and on demand.
 const NEVER: u32 = 86_400;
 
-/// `a`, `b`, `c`, loaded in this order. With a `/run/fail` the checkpoint of `b` fails.
+/// `a`, `b`, `c`, loaded in this order. With a `/run/fail-b` the checkpoint of `b` fails.
 fn integrations() -> Vec<Value> {
-    let fail = "if [ -e /run/fail ]; then echo the disk is on fire; exit 3; fi";
     ["a", "b", "c"]
         .iter()
         .map(|name| {
-            let and_fail = if *name == "b" { fail } else { ":" };
+            let fail = format!("[ -e /run/fail-{name} ] && echo the disk is on fire && exit 3");
             json!({
                 "name": name,
                 "health_cmd": "true",
                 "health_interval_secs": 1,
-                "checkpoint_cmd": format!("echo checkpoint {name} >>/run/log; {and_fail}"),
+                "checkpoint_cmd": format!("echo checkpoint {name} >>/run/log; {fail}; true"),
                 "restore_cmd": format!("echo restore {name} >>/run/log"),
             })
         })
@@ -48,8 +47,10 @@ fn probes() -> Vec<Value> {
         ),
         ("processes", "ls -d /proc/[0-9]* | wc -l"),
         ("log-lines", "wc -l </run/log"),
-        ("fail", "exec on-demand fail ': >/run/fail'"),
-        ("mend", "rm -f /run/fail /run/log"),
+        ("fail-a", "exec on-demand fail-a ': >/run/fail-a'"),
+        ("fail-b", "exec on-demand fail-b ': >/run/fail-b'"),
+        ("fail-c", "exec on-demand fail-c ': >/run/fail-c'"),
+        ("mend", "rm -f /run/fail-* /run/log"),
     ]
     .iter()
     .map(|(name, command)| json!({"name": name, "command": command, "interval_secs": NEVER}))
@@ -63,6 +64,7 @@ pub fn build_sleeper(parts: &Parts, folder: &Path) -> Built {
         integrations: integrations(),
         probes: probes(),
         services: Vec::new(),
+        modules: Vec::new(),
         files: vec![("0123456789abcdef0123456789abcdef\n", "/etc/machine-id")],
     };
     build_guest(parts, folder, guest)

@@ -4,6 +4,7 @@ use crate::base::Base;
 use crate::image::NOTIFY_PORT;
 use crate::machine::{MEMORY_FILE, Machine, logs};
 use crate::parts::Parts;
+use crate::{SOON, remote};
 use mvm_client::{Deadlines, Endpoint, Session};
 use mvm_protocol::request::{Check, CheckKind};
 use mvm_protocol::status::{IntegrationStatus, ProbeStatus};
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
+use tokio::time::timeout;
 
 /// A clone of the run's guest, up and running. It ends with its owner.
 #[derive(Debug)]
@@ -77,6 +79,13 @@ impl TestVm {
             serde_json::Value::String(text) => text,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Runs a script in the guest, whatever its agent is doing, and gives what it printed.
+    pub async fn sh(&self, script: &str) -> String {
+        let socket = self.socket();
+        let run = remote::run(&socket, script);
+        timeout(SOON, run).await.expect("an end of the script")
     }
 
     /// Runs a health check now.

@@ -8,9 +8,10 @@
     reason = "a test fails by panicking"
 )]
 
-use mvm_client::{Deadlines, Endpoint, Session};
+use mvm_client::{Deadlines, Endpoint, Error as ClientError, Session};
 use mvm_guest_tests::{MACHINE_ID, Mvmctl, Parts, build_sleeper, eventually};
-use mvm_protocol::lifecycle::{Entropy, Outcome, SleepPrep, Step, Token, Wake};
+use mvm_protocol::answer::ErrorCode;
+use mvm_protocol::lifecycle::{Entropy, Outcome, Ready, SleepPrep, Step, Token, Wake};
 use mvm_protocol::request::{Check, CheckKind};
 use mvm_vmm::{Error, Home, Patience, Snapshot, VmName, suspend};
 use serde_json::Value;
@@ -28,6 +29,9 @@ const CLOCK: i64 = 500;
 
 /// How long a guest stays in its snapshot, for its clock to be off by more than that: six times.
 const PAUSE: Duration = Duration::from_secs(3);
+
+/// What is promised of the clock holds after a pause of this length.
+const LONG_PAUSE: Duration = Duration::from_secs(20);
 
 /// A running VM `golden`, all of whose checks have run.
 struct Story {
@@ -102,6 +106,13 @@ impl Story {
         (before - guest).max(guest - now()).max(0)
     }
 
+    /// Asks `golden` to get ready.
+    async fn sleep_prep(&self) -> Result<Ready, ClientError> {
+        let endpoint = Endpoint::unix(self.mvmctl.file("golden", "v.sock"));
+        let session = Session::connect(&endpoint, &Deadlines::default()).await;
+        session.unwrap().sleep_prep(SleepPrep::default()).await
+    }
+
     fn random(&self, vm: &str) -> BTreeSet<String> {
         numbers(&self.value(vm, "random"))
     }
@@ -141,6 +152,10 @@ fn name(text: &str) -> VmName {
     VmName::new(text).unwrap()
 }
 
+fn lines_of(lines: &[&str]) -> Vec<String> {
+    lines.iter().map(|&line| line.to_owned()).collect()
+}
+
 /// The lines of the guest's log for each of the three integrations.
 fn lines(what: &str, order: [&str; 3]) -> Vec<String> {
     order.map(|name| format!("{what} {name}")).into()
@@ -163,7 +178,7 @@ async fn two_clones_of_a_golden_guest() {
     let bytes = taken["bytes"].as_u64().unwrap();
     assert!(bytes < 80 << 20, "pages of zeros take no room: {bytes}");
 
-    sleep(PAUSE);
+    sleep(LONG_PAUSE);
     let mut drawn = Vec::new();
     for clone in ["one", "two"] {
         story
@@ -271,28 +286,57 @@ async fn a_snapshot_that_fails_leaves_no_folder_and_the_vm_runs_on() {
     };
     let place = story.place("snapshot");
 
-    // A checkpoint fails: what was begun is rolled back.
-    story.value("golden", "fail");
-    let failed = story
-        .mvmctl
-        .run(&["vm", "snapshot", "golden", "--to", &place]);
-    assert_eq!(failed.code, Some(1), "{failed:?}");
-    for word in [
-        "checkpoint of `b` failed",
-        "the disk is on fire",
-        "no snapshot was taken",
+    // A checkpoint fails, the first, the second or the last: what was begun is rolled back.
+    for (failing, log) in [
+        ("c", lines_of(&["checkpoint c", "restore c"])),
+        (
+            "b",
+            lines_of(&["checkpoint c", "checkpoint b", "restore b", "restore c"]),
+        ),
+        (
+            "a",
+            [
+                lines("checkpoint", ["c", "b", "a"]),
+                lines("restore", ["a", "b", "c"]),
+            ]
+            .concat(),
+        ),
     ] {
-        assert!(failed.stderr.contains(word), "{word}: {failed:?}");
+        story.value("golden", &format!("fail-{failing}"));
+        let refused = story.sleep_prep().await.unwrap_err();
+        let ClientError::Refused(answer) = &refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(answer.code, ErrorCode::SleepPrepFailed);
+        let steps = answer.steps.as_deref().unwrap();
+        let failed = |step: &&Step| step.outcome == Outcome::Failed;
+        let culprits: Vec<_> = steps.iter().filter(failed).collect();
+        let [culprit] = culprits[..] else {
+            panic!("{steps:?}");
+        };
+        assert_eq!(culprit.integration.as_deref(), Some(failing));
+        let detail = culprit.detail.as_deref();
+        assert_eq!(detail, Some("exit code 3: the disk is on fire"));
+        assert_eq!(story.log("golden"), log, "{failing}");
+
+        let failed = story
+            .mvmctl
+            .run(&["vm", "snapshot", "golden", "--to", &place]);
+        assert_eq!(failed.code, Some(1), "{failed:?}");
+        for word in [
+            &format!("checkpoint of `{failing}` failed"),
+            "the disk is on fire",
+            "no snapshot was taken",
+        ] {
+            assert!(failed.stderr.contains(word), "{word}: {failed:?}");
+        }
+        // It can only be asked for because the VM runs on.
+        assert_eq!(story.log("golden"), [&log[..], &log].concat(), "{failing}");
+        assert_eq!(left_at(&place), [""; 0]);
+        story.value("golden", "mend");
     }
-    let log = story.log("golden");
-    assert_eq!(
-        log,
-        ["checkpoint c", "checkpoint b", "restore b", "restore c"]
-    );
-    assert_eq!(left_at(&place), [""; 0]);
 
     // The disk is full. Only mvmctl sees this one; the VMM is handed an open file.
-    story.value("golden", "mend");
     let full = Command::new("unshare")
         .args(["--mount", "--map-root-user", "sh", "-c"])
         .arg("mount -t tmpfs -o size=4m none /mnt && exec \"$0\" vm snapshot golden --to /mnt/s")

@@ -81,7 +81,9 @@ impl Core {
         // for steps that have been taken.
         let first = match &self.wake {
             None => true,
-            Some((wake, _)) => wake.cause == WakeCause::Aborted,
+            Some((wake, _)) => {
+                wake.cause == WakeCause::Aborted && asked.wake.cause == WakeCause::Restored
+            }
         };
         if accepted && first {
             self.wake = Some((asked.wake.clone(), now.mono));

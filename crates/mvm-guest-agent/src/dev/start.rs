@@ -20,7 +20,6 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::rc::Rc;
 
 /// How much of a command's output waits in its pipe, in bytes.
 const PIPE: usize = 256 * 1024;
@@ -54,16 +53,17 @@ pub(super) fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, Error
     };
     let joined = joined.map_err(|failure| explain(exec, &failure))?;
     let user = identity.clone().or_else(|| dev.user.clone());
-    let place = dev.launcher.place(run, &mut command, identity);
+    let launcher = dev.launcher()?;
+    let place = launcher.place(run, &mut command, identity);
     let place = place.map_err(|failure| explain(exec, &failure))?;
     let env = environment(exec, user.as_ref(), &place.mark);
     let image = Image::new(exec, &env).ok_or_else(|| failed("a word has a NUL in it"))?;
     image.set(&mut command, exec.tty.is_some());
-    let process = dev.launcher.spawn(command, place, START);
+    let process = launcher.spawn(command, place, START);
     let process = process.map_err(|failure| explain(exec, &failure))?;
     let timeout = exec.timeout_secs.map(Secs::duration);
     Ok(Started {
-        running: Running::new(Rc::clone(&dev.launcher), process, joined.outputs, timeout),
+        running: Running::new(launcher, process, joined.outputs, timeout),
         stdin: joined.stdin,
         terminal: joined.terminal,
     })
@@ -82,13 +82,13 @@ pub(super) fn start_helper(
     let mut command = Command::new("/proc/self/exe");
     command.args(["--serve-file", body]);
     let joined = on_pipes(&mut command, stdin).map_err(told)?;
-    let place = dev.launcher.place(run, &mut command, None).map_err(told)?;
-    let process = dev
-        .launcher
+    let launcher = dev.launcher()?;
+    let place = launcher.place(run, &mut command, None).map_err(told)?;
+    let process = launcher
         .spawn(command, place, "the agent once more")
         .map_err(told)?;
     Ok(Started {
-        running: Running::new(Rc::clone(&dev.launcher), process, joined.outputs, None),
+        running: Running::new(launcher, process, joined.outputs, None),
         stdin: joined.stdin,
         terminal: None,
     })

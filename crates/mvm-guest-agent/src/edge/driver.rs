@@ -1,15 +1,10 @@
 //! The loop around the core: carries events in, and actions out.
 
-use super::clock::{self, Timer};
 use super::console::say;
-use super::drop_in_dir::{self, Trust};
-use super::journal::Files;
 use super::notify;
-use super::process::Launcher;
-use super::samples::Sampler;
-use super::steps::{self, StepEdge};
 use super::system::Facts;
 use super::watchers::{Queue, Watchers};
+use super::world::World;
 use crate::core::ended::Ended;
 use crate::core::lifecycle::Done;
 #[cfg(feature = "dev")]
@@ -25,7 +20,6 @@ use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::request::Request;
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -142,17 +136,12 @@ fn stopping() -> ErrorAnswer {
 }
 
 /// The owner of the core.
-pub(crate) struct Driver {
+pub(crate) struct Driver<W> {
     core: Core,
     handle: Handle,
     messages: mpsc::UnboundedReceiver<Message>,
-    launcher: Rc<Launcher>,
-    sampler: Sampler,
-    files: Files,
-    folders: (PathBuf, PathBuf),
-    effects: bool,
+    world: Rc<W>,
     notify_port: Option<u32>,
-    timer: Timer,
     watchers: Watchers,
     waiting: HashMap<WaiterId, oneshot::Sender<Answer>>,
     running: HashMap<RunId, oneshot::Sender<()>>,
@@ -164,38 +153,21 @@ pub(crate) struct Driver {
     open: HashMap<RunId, oneshot::Sender<()>>,
 }
 
-/// What a driver works with.
-pub(crate) struct Edge {
-    pub(crate) launcher: Launcher,
-    pub(crate) sampler: Sampler,
-    pub(crate) files: Files,
-    /// The folders of integrations and probes.
-    pub(crate) folders: (PathBuf, PathBuf),
-    /// Whether the guest may be changed: synced, its clock set, its identity renewed.
-    pub(crate) effects: bool,
-    pub(crate) notify_port: Option<u32>,
-}
-
-impl Driver {
-    pub(crate) fn new(core: Core, facts: Facts, edge: Edge) -> io::Result<Self> {
+impl<W: World> Driver<W> {
+    pub(crate) fn new(core: Core, facts: Facts, world: W, notify_port: Option<u32>) -> Self {
         let (sender, messages) = mpsc::unbounded_channel();
-        let launcher = Rc::new(edge.launcher);
-        Ok(Self {
+        let world = Rc::new(world);
+        Self {
             core,
             handle: Handle {
                 messages: sender,
                 facts: Rc::new(facts),
                 #[cfg(feature = "dev")]
-                dev: Rc::new(Dev::new(Rc::clone(&launcher))),
+                dev: Rc::new(Dev::new(world.launcher())),
             },
             messages,
-            launcher,
-            sampler: edge.sampler,
-            files: edge.files,
-            folders: edge.folders,
-            effects: edge.effects,
-            notify_port: edge.notify_port,
-            timer: Timer::new()?,
+            world,
+            notify_port,
             watchers: Watchers::default(),
             waiting: HashMap::new(),
             running: HashMap::new(),
@@ -205,7 +177,7 @@ impl Driver {
             opening: HashMap::new(),
             #[cfg(feature = "dev")]
             open: HashMap::new(),
-        })
+        }
     }
 
     /// By which others reach this driver.
@@ -218,9 +190,9 @@ impl Driver {
         self.notify();
         self.handle_event(Event::Tick);
         loop {
-            self.timer.set(self.core.deadline())?;
+            self.world.set_deadline(self.core.deadline())?;
             tokio::select! {
-                passed = self.timer.passed() => {
+                passed = self.world.deadline_passed() => {
                     passed?;
                     self.handle_event(Event::Tick);
                 }
@@ -301,7 +273,7 @@ impl Driver {
     }
 
     fn handle_event(&mut self, event: Event) {
-        let actions = self.core.handle(event, clock::now());
+        let actions = self.core.handle(event, self.world.now());
         for action in actions {
             self.act(action);
         }
@@ -312,10 +284,10 @@ impl Driver {
             Action::Run(run, command) => {
                 let (cancel, cancelled) = oneshot::channel();
                 self.running.insert(run, cancel);
-                let launcher = Rc::clone(&self.launcher);
+                let world = Rc::clone(&self.world);
                 let messages = self.handle.messages.clone();
                 tokio::task::spawn_local(async move {
-                    let ended = launcher.run(run, command, cancelled).await;
+                    let ended = world.run(run, command, cancelled).await;
                     let _ = messages.send(Message::RunEnded(run, ended));
                 });
             }
@@ -325,15 +297,14 @@ impl Driver {
                 }
             }
             Action::Sample => {
-                let sample = self.sampler.sample(self.launcher.cpu(), clock::now().mono);
+                let sample = self.world.sample();
                 self.handle_event(Event::Sampled(sample));
             }
             Action::LoadDropIns => {
-                let (integrations, probes) = self.folders.clone();
+                let world = Rc::clone(&self.world);
                 let messages = self.handle.messages.clone();
                 tokio::task::spawn_local(async move {
-                    let loaded = drop_in_dir::load(integrations, probes, Trust::Owner).await;
-                    let _ = messages.send(Message::Loaded(loaded));
+                    let _ = messages.send(Message::Loaded(world.load_drop_ins().await));
                 });
             }
             Action::Step(step) => self.begin_step(*step),
@@ -343,7 +314,7 @@ impl Driver {
                 }
             }
             Action::Keep(journal) => {
-                if let Err(error) = self.files.keep(&journal) {
+                if let Err(error) = self.world.keep(&journal) {
                     say!("the journal cannot be kept: {error}");
                 }
             }
@@ -353,7 +324,7 @@ impl Driver {
                     say!("lifecycle: {}", lifecycle.as_str());
                 }
                 self.watchers.publish(answer::Event {
-                    at: clock::now().wall,
+                    at: self.world.now().wall,
                     change,
                 });
             }
@@ -411,7 +382,7 @@ impl Driver {
     /// The journal comes first: a step that could not be remembered is not taken.
     fn begin_step(&mut self, step: StepWork) {
         let messages = self.handle.messages.clone();
-        if let Err(error) = self.files.keep(&step.journal) {
+        if let Err(error) = self.world.keep(&step.journal) {
             let detail = Some(format!("not begun: the journal cannot be kept: {error}"));
             let done = Done {
                 outcome: Outcome::Failed,
@@ -423,19 +394,15 @@ impl Driver {
         }
         let (cancel, mut cancelled) = oneshot::channel();
         self.step = Some(cancel);
-        let edge = StepEdge {
-            launcher: Rc::clone(&self.launcher),
-            files: self.files.clone(),
-            effects: self.effects,
-        };
+        let world = Rc::clone(&self.world);
         tokio::task::spawn_local(async move {
             let done = match step.work {
                 Work::Command(run, command) => {
-                    command_done(&edge.launcher.run(run, command, cancelled).await)
+                    command_done(&world.run(run, command, cancelled).await)
                 }
                 work => {
                     tokio::select! {
-                        done = steps::take(work, step.limit, &edge) => done,
+                        done = world.take(work, step.limit) => done,
                         Ok(()) = &mut cancelled => Done {
                             outcome: Outcome::TimedOut,
                             duration_ms: 0,

@@ -28,3 +28,4 @@ pub(crate) mod stream;
 pub(crate) mod system;
 pub(crate) mod users;
 pub(crate) mod watchers;
+pub(crate) mod world;

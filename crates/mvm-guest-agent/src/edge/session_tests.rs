@@ -4,15 +4,17 @@ use super::*;
 use crate::core::lifecycle::Journal;
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
-use crate::edge::driver::{Driver, Edge};
+use crate::edge::driver::Driver;
 use crate::edge::inhibit::Inhibitors;
 use crate::edge::journal::Files;
 use crate::edge::process::Launcher;
 use crate::edge::samples::Sampler;
 use crate::edge::stream::pair;
+use crate::edge::world::Machine;
 use crate::edge::{clock, system::Facts};
 use mvm_protocol::AnswerFrame;
 use mvm_protocol::frame::encode_json;
+use std::cell::RefCell;
 use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -97,16 +99,17 @@ fn agent() -> Handle {
         seed: 0,
     };
     let core = Core::new(settings, Journal::default(), clock::now());
-    let edge = Edge {
-        launcher: Launcher::new(&dir, false),
-        sampler: Sampler::new(Vec::new(), Inhibitors::new(dir.clone())),
+    let sampler = Sampler::new(Vec::new(), Inhibitors::new(dir.clone()));
+    let machine = Machine {
+        timer: clock::Timer::new().unwrap(),
+        launcher: Rc::new(Launcher::new(&dir, false)),
+        sampler: RefCell::new(sampler),
         files: Files::new(&dir),
         folders: (dir.clone(), dir),
         effects: false,
-        notify_port: None,
     };
     let facts = Facts::new(mvm_protocol::Timestamp(0), true);
-    let driver = Driver::new(core, facts, edge).unwrap();
+    let driver = Driver::new(core, facts, machine, None);
     let handle = driver.handle();
     spawn_local(driver.run());
     handle

@@ -19,7 +19,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -27,10 +26,10 @@ use tokio::sync::oneshot;
 const CLOCK_TOLERANCE_MS: i64 = 500;
 
 /// What steps are taken with.
-#[derive(Clone)]
-pub(crate) struct StepEdge {
-    pub(crate) launcher: Rc<Launcher>,
-    pub(crate) files: Files,
+#[derive(Clone, Copy)]
+pub(crate) struct StepEdge<'a> {
+    pub(crate) launcher: &'a Launcher,
+    pub(crate) files: &'a Files,
     /// Whether the guest may be changed.
     pub(crate) effects: bool,
 }
@@ -61,7 +60,7 @@ impl NotDone {
 }
 
 /// Takes a step, unless the agent is to leave the machine as it is.
-pub(crate) async fn take(work: Work, limit: Duration, edge: &StepEdge) -> Done {
+pub(crate) async fn take(work: Work, limit: Duration, edge: StepEdge<'_>) -> Done {
     let began = Instant::now();
     let outcome = match work {
         Work::Identity { generation, clone } => identity(generation, clone, edge),
@@ -89,7 +88,7 @@ pub(crate) async fn take(work: Work, limit: Duration, edge: &StepEdge) -> Done {
 /// Writes the dirty pages of each filesystem: syncfs(2). A disk that hangs holds the call in the
 /// kernel, where nothing reaches it, so each is made by a process of its own, which can be killed
 /// or left behind. That process is this program once more, see [`sync_filesystem`].
-async fn sync(run: RunId, mounts: Vec<Mount>, limit: Duration, edge: &StepEdge) -> StepResult {
+async fn sync(run: RunId, mounts: Vec<Mount>, limit: Duration, edge: StepEdge<'_>) -> StepResult {
     let deadline = Instant::now() + limit;
     let mut synced = Vec::new();
     for mount in mounts {
@@ -255,7 +254,7 @@ fn ptp() -> Option<i64> {
 }
 
 /// The generation is the agent's own file, and is written whatever else may be.
-fn identity(generation: u64, clone: bool, edge: &StepEdge) -> StepResult {
+fn identity(generation: u64, clone: bool, edge: StepEdge<'_>) -> StepResult {
     let path = edge.files.path("generation");
     edge.files
         .write_generation(generation)
@@ -266,5 +265,5 @@ fn identity(generation: u64, clone: bool, edge: &StepEdge) -> StepResult {
     if !edge.effects {
         return Err(NotDone::Skipped("--no-system-effects".to_owned()));
     }
-    identity::renew(&edge.files)
+    identity::renew(edge.files)
 }

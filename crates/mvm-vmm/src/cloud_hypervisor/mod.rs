@@ -59,6 +59,10 @@ impl Driver for CloudHypervisor {
         true
     }
 
+    fn needs_kvm(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), Error> {
         CLOUD_HYPERVISOR.find()?;
         microvm::check_kvm(BACKEND)

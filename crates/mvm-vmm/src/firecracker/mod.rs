@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! launch    /machine-config, /boot-source, /drives/…, /vsock, /entropy ─► InstanceStart
-//! freeze    /version ─► /vm Paused ─► /snapshot/create
+//! freeze    /version, and again ─► /vm Paused ─► /snapshot/create
 //! run_on    / ─► /vm Resumed, if it is paused
 //! restore   in a fresh process: /version ─► /snapshot/load, resumed, vsock at its new path
 //! ```
@@ -62,6 +62,10 @@ impl Driver for Firecracker {
         true
     }
 
+    fn needs_kvm(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), Error> {
         FIRECRACKER.find()?;
         microvm::check_kvm(BACKEND)
@@ -118,13 +122,17 @@ impl Driver for Firecracker {
         ROLE
     }
 
-    /// By the program that is installed. The one that runs a VM may be another: it is asked for its
-    /// own version before it is paused.
+    /// By the program that is installed.
     fn check_snapshots(&self) -> Result<(), Error> {
         let output = Command::new(FIRECRACKER.find()?).arg("--version").output();
         let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-        // One that cannot tell its version is found out by the snapshot itself.
+        // One that cannot tell its version is found out by the one that runs.
         check_version(version_in(&said.unwrap_or_default()))
+    }
+
+    fn check_running(&self, crew: &Crew) -> Result<(), Error> {
+        let patience = Patience::new(ANSWER, None);
+        check_version(&Told::of(crew.folder(), None, patience).version()?)
     }
 
     fn freeze(
@@ -135,7 +143,6 @@ impl Driver for Firecracker {
     ) -> Result<snapshot::Vmm, Error> {
         let told = Told::of(crew.folder(), None, patience);
         let version = told.version()?;
-        check_version(&version)?;
         told.set(VmState::Paused, "pause the VM")?;
         let create = SnapshotCreate {
             snapshot_type: SnapshotType::Full,

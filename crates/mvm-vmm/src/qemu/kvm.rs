@@ -8,6 +8,7 @@
 use super::arguments::Accelerator;
 use crate::error::Error;
 use crate::launch::Patience;
+use crate::microvm::kvm_device;
 use crate::record::{Home, write_whole};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -50,8 +51,10 @@ pub fn verdict(
     kernel: &Path,
     patience: Patience<'_>,
 ) -> Result<Verdict, Error> {
-    if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
-        return Ok(Verdict::Unusable(format!("cannot open /dev/kvm: {error}")));
+    let device = kvm_device();
+    if let Err(error) = File::options().read(true).write(true).open(&device) {
+        let reason = format!("cannot open {}: {error}", device.display());
+        return Ok(Verdict::Unusable(reason));
     }
     let file = home.root().join("kvm.json");
     let about = about(qemu, kernel)?;

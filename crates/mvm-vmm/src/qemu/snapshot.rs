@@ -86,6 +86,10 @@ pub(super) fn run_on(crew: &mut Crew, patience: Patience<'_>) -> Result<(), Erro
     }
     qmp.execute("cont", &json!({}))?;
     if !is_plugged(&mut qmp)? {
+        // Whoever froze it may have been killed before it had taken away all of the old one, or
+        // while it was putting a new one in. What is gone already is no matter.
+        let _ = qmp.execute("chardev-remove", &json!({"id": VSOCK_CHARDEV}));
+        clear_vsock(crew)?;
         plug(crew, &mut qmp, GUEST_CID, patience)?;
     }
     settle(crew, &mut qmp, patience)
@@ -152,6 +156,11 @@ fn unplug(crew: &mut Crew, qmp: &mut Qmp, patience: Patience<'_>) -> Result<(), 
         event.pointer("/data/device").and_then(Value::as_str) == Some(VSOCK_DEVICE)
     })?;
     qmp.execute("chardev-remove", &json!({"id": VSOCK_CHARDEV}))?;
+    clear_vsock(crew)
+}
+
+/// Ends vhost-device-vsock, and removes its sockets.
+fn clear_vsock(crew: &mut Crew) -> Result<(), Error> {
     crew.dismiss(VSOCK_ROLE)?;
     for socket in [VSOCK_SOCKET, "v.sock"] {
         let path = crew.folder().file(socket);

@@ -1,8 +1,7 @@
 //! The drivers of Firecracker and Cloud Hypervisor against stand-ins for them.
 //!
-//! This executable is both: called by a VMM's name it is that VMM's stand-in, else it runs the
-//! tests, in which the drivers start it as the VMM. So processes, sockets and files are real, and
-//! only the VMM is not.
+//! This executable is both, see `mvm-fake-vmm`: the drivers start it as the VMM. So processes, sockets
+//! and files are real, and only the VMM is not.
 
 #![allow(
     clippy::expect_used,
@@ -15,12 +14,9 @@
 mod cloud_hypervisor;
 mod firecracker;
 mod manners;
-mod stand_in;
 mod world;
 
 use libtest_mimic::{Arguments, Trial};
-use std::env;
-use std::path::Path;
 
 /// Tests by their functions' names, below their module's.
 macro_rules! trials {
@@ -36,15 +32,10 @@ macro_rules! trials {
 }
 
 fn main() {
-    let arguments: Vec<String> = env::args().collect();
-    let (called, rest) = arguments.split_first().expect("a program has a name");
-    let called = Path::new(called).file_name().and_then(|name| name.to_str());
-    if let Some(vmm @ ("firecracker" | "cloud-hypervisor")) = called {
-        stand_in::run(vmm, rest);
-    }
+    mvm_fake_vmm::run_if_called();
     let programs = world::install();
     let trials = trials! {
-        firecracker: starts_and_stops, has_its_root_file_system, starts_again_after_a_crash,
+        firecracker: starts_and_stops, is_chosen_if_kvm_boots_the_kernel, has_its_root_file_system, starts_again_after_a_crash,
             a_start_that_fails_leaves_no_process, an_answer_with_more_in_it_is_not_taken,
             snapshots_and_runs_on, suspends_and_resumes, a_clone_has_sockets_of_its_own,
             a_snapshot_that_fails_leaves_the_vm_running, a_vmm_that_dies_while_snapshotting_is_told,

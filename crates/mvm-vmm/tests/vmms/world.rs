@@ -7,7 +7,6 @@ use mvm_vmm::suspend::{self, Restored, Taking};
 use mvm_vmm::{Home, Patience, Record, Snapshot, State, VmFolder, VmName};
 use std::env;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -18,19 +17,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(20);
 /// Has the drivers find this executable under the VMMs' names. To be called before there are
 /// threads; the folder that it gives is to be kept.
 pub(crate) fn install() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let own = env::current_exe().unwrap();
-    let kvm = folder.path().join("kvm");
-    fs::write(&kvm, "").unwrap();
-    let mut variables = vec![("MVM_KVM", kvm)];
-    for (variable, name) in [
-        ("MVM_FIRECRACKER", "firecracker"),
-        ("MVM_CLOUD_HYPERVISOR", "cloud-hypervisor"),
-    ] {
-        let program = folder.path().join(name);
-        symlink(&own, &program).unwrap();
-        variables.push((variable, program));
-    }
+    let (folder, variables) = mvm_fake_vmm::install();
     for (variable, value) in variables {
         #[expect(unsafe_code, reason = "the drivers look there for their programs")]
         // SAFETY: called first in `main`, before there is another thread.
@@ -101,9 +88,13 @@ pub(crate) struct Vm<'a> {
 
 impl Vm<'_> {
     pub(crate) fn try_start(&self, at_most: Duration) -> Result<Record, Error> {
+        self.try_start_with(self.world.backend, at_most)
+    }
+
+    pub(crate) fn try_start_with(&self, backend: &str, at_most: Duration) -> Result<Record, Error> {
         let spec = Spec {
             image: Some(self.world.image()),
-            backend: Some(self.world.backend.into()),
+            backend: Some(backend.into()),
             ..Spec::default()
         };
         let patience = Patience::new(at_most, None);
@@ -152,6 +143,11 @@ impl Vm<'_> {
 
     pub(crate) fn forget_calls(&self) {
         let _ = fs::remove_file(self.folder.file("calls.log"));
+    }
+
+    /// What is asked before the guest is told to sleep.
+    pub(crate) fn try_take(&self, to: &Path) -> Result<(), Error> {
+        suspend::take(&self.world.home, &self.name, Some(to)).map(drop)
     }
 
     /// Up to the frozen VM: what is to follow is the test's.

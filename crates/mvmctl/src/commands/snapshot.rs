@@ -9,6 +9,7 @@
 
 use super::Context;
 use super::machine::{blocking, failure, home, name};
+use super::mend::mend_if_broken_off;
 use super::restore::rouse;
 use super::sleep::secs;
 use super::start::{cancelled_by_signals, until_raised};
@@ -81,6 +82,7 @@ impl Args {
         let vm = name(&self.name)?;
         let home = home(context)?;
         let to = self.to.clone();
+        mend_if_broken_off(context, &self.name).await?;
         let progress = context.ui.progress(&format!("snapshotting {vm}"));
         let cancelled = cancelled_by_signals()?;
         let begun = blocking(move || take(&home, &vm, to.as_deref()));

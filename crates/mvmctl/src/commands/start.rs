@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::machine::{blocking, failure, home, name, tell_logs};
+use super::mend::mend_if_broken_off;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
@@ -68,6 +69,9 @@ impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let vm = name(&self.name)?;
         let home = home(context)?;
+        if mend_if_broken_off(context, &self.name).await?.is_some() {
+            return Ok(Outcome::Done);
+        }
         let at_most = context.timeout.unwrap_or(PATIENCE);
         let failed = |error: &Error| failure(context, &self.name, error);
         let progress = context.ui.progress(&format!("starting {vm}"));

@@ -1,6 +1,7 @@
 //! `mvmctl vm wake`
 
 use super::Context;
+use super::mend::mend_if_broken_off;
 use super::sleep::token;
 use crate::fleet;
 use crate::render::{data, steps};
@@ -41,6 +42,14 @@ impl Args {
         } else {
             WakeCause::Restored
         };
+        if let Some(awake) = mend_if_broken_off(context, &self.vm.name).await? {
+            data::one(context, &self.vm.name, &awake, || table(context, &awake))?;
+            return Ok(if is_well(&awake) {
+                Outcome::Done
+            } else {
+                Outcome::Bad
+            });
+        }
         let asked = wake(self.token, cause, self.clone)?;
         let names = [self.vm.name];
         let answered = fleet::ask(context, &names, async |mut session| {

@@ -5,18 +5,22 @@
 //! ping and prints one line about what came of it. `guest-probe random COUNT` draws so many numbers
 //! from the kernel's generator, a call each, and prints 12 hexadecimal digits of each. `guest-probe
 //! reseed` has that generator take a new seed. `guest-probe clock` prints the milliseconds since
-//! 1970.
+//! 1970. `guest-probe serve PORT` runs what a test sends it from the host. `guest-probe sleep-cost
+//! SOCKET MOUNT ROUNDS` measures the agent's `sleep-prep` and the bare system calls in turn.
 
 #![allow(unsafe_code, reason = "the standard library knows no AF_VSOCK")]
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const AF_VSOCK: i32 = 40;
 const SOCK_STREAM: i32 = 1;
+const CLOEXEC: i32 = 0o2_000_000;
 /// `_IO(7, 0xb9)`: tells the guest's own CID.
 const GET_LOCAL_CID: u64 = 0x7b9;
 /// `_IO('R', 0x07)`
@@ -35,8 +39,12 @@ struct Address {
 unsafe extern "C" {
     fn socket(domain: i32, kind: i32, protocol: i32) -> i32;
     fn connect(socket: i32, address: *const Address, length: u32) -> i32;
+    fn bind(socket: i32, address: *const Address, length: u32) -> i32;
+    fn listen(socket: i32, backlog: i32) -> i32;
+    fn accept(socket: i32, address: *mut Address, length: *mut u32) -> i32;
     fn getrandom(buffer: *mut u8, length: usize, flags: u32) -> isize;
     fn ioctl(file: i32, request: u64, ...) -> i32;
+    fn syncfs(file: i32) -> i32;
 }
 
 fn main() -> io::Result<()> {
@@ -48,9 +56,12 @@ fn main() -> io::Result<()> {
         ["random", count] => random(number(count)?)?,
         ["reseed"] => reseed()?,
         ["clock"] => clock()?,
+        ["serve", port] => serve(number(port)?)?,
+        ["sleep-cost", socket, mount, rounds] => sleep_cost(socket, mount, number(rounds)?)?,
         _ => {
             return Err(io::Error::other(
-                "usage: guest-probe dial CID|self PORT | random COUNT | reseed | clock",
+                "usage: guest-probe dial CID|self PORT | random COUNT | reseed | clock \
+                 | serve PORT | sleep-cost SOCKET MOUNT ROUNDS",
             ));
         }
     };
@@ -85,26 +96,77 @@ fn dial(cid: u32, port: u32) -> String {
 }
 
 fn open(cid: u32, port: u32) -> io::Result<File> {
-    // SAFETY: takes three numbers and gives a new descriptor, or a negative number.
-    let descriptor = unsafe { socket(AF_VSOCK, SOCK_STREAM, 0) };
-    if descriptor < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new, and nobody else owns it.
-    let stream = unsafe { File::from_raw_fd(descriptor) };
-    let address = Address {
-        family: 40,
-        reserved: 0,
-        port,
-        cid,
-        zero: [0; 4],
-    };
+    let stream = new_socket()?;
+    let address = address(cid, port);
     // SAFETY: the pointer is to an address that lives until the call returns, and 16 is its size.
     let result = unsafe { connect(stream.as_raw_fd(), &raw const address, 16) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(stream)
+}
+
+fn new_socket() -> io::Result<File> {
+    // SAFETY: takes three numbers and gives a new descriptor, or a negative number.
+    let descriptor = unsafe { socket(AF_VSOCK, SOCK_STREAM | CLOEXEC, 0) };
+    owned(descriptor)
+}
+
+fn owned(descriptor: i32) -> io::Result<File> {
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, and nobody else owns it.
+    Ok(unsafe { File::from_raw_fd(descriptor) })
+}
+
+fn address(cid: u32, port: u32) -> Address {
+    Address {
+        family: 40,
+        reserved: 0,
+        port,
+        cid,
+        zero: [0; 4],
+    }
+}
+
+/// Runs scripts, one connection after the other. A script comes as its length in decimal, a newline
+/// and itself; its exit code, the length of what it printed, a newline and that go back.
+fn serve(port: u32) -> io::Result<String> {
+    let listener = new_socket()?;
+    let anywhere = address(u32::MAX, port);
+    // SAFETY: the pointer is to an address that lives until the call returns, and 16 is its size.
+    let bound = unsafe { bind(listener.as_raw_fd(), &raw const anywhere, 16) };
+    // SAFETY: takes two numbers.
+    if bound < 0 || unsafe { listen(listener.as_raw_fd(), 8) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    loop {
+        let nobody = std::ptr::null_mut();
+        // SAFETY: a null address asks for none, and the length is not looked at then.
+        let descriptor = unsafe { accept(listener.as_raw_fd(), nobody, std::ptr::null_mut()) };
+        // A host that goes away in the middle of a script is the test's affair.
+        if let Err(error) = owned(descriptor).and_then(run) {
+            eprintln!("guest-probe: {error}");
+        }
+    }
+}
+
+fn run(mut stream: File) -> io::Result<()> {
+    let mut reader = BufReader::new(&stream);
+    let mut length = String::new();
+    reader.read_line(&mut length)?;
+    let mut script = vec![0; number(length.trim())? as usize];
+    reader.read_exact(&mut script)?;
+    let script = String::from_utf8(script).map_err(io::Error::other)?;
+    let output = Command::new("/bin/sh").arg("-c").arg(script).output()?;
+    let printed = [output.stdout, output.stderr].concat();
+    let code = output.status.code().unwrap_or(-1);
+    let mut answer = format!("{code} {}\n", printed.len()).into_bytes();
+    answer.extend(printed);
+    stream.write_all(&answer)?;
+    // The host closes first.
+    stream.read_exact(&mut [0]).or(Ok(()))
 }
 
 fn random(count: u32) -> io::Result<String> {
@@ -136,6 +198,53 @@ fn clock() -> io::Result<String> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let since = since.map_err(io::Error::other)?;
     Ok(since.as_millis().to_string())
+}
+
+/// A line a round: the microseconds of the bare calls, and of the agent's answer to `sleep-prep`.
+fn sleep_cost(socket: &str, mount: &str, rounds: u32) -> io::Result<String> {
+    let mut agent = UnixStream::connect(socket)?;
+    agent.set_read_timeout(Some(Duration::from_secs(60)))?;
+    agent.write_all(b"CONNECT 52\n")?;
+    agent.read_exact(&mut [0; 6])?;
+    let mut lines = Vec::new();
+    for _ in 0..rounds {
+        let begun = Instant::now();
+        sync(mount)?;
+        std::fs::write("/proc/sys/vm/drop_caches", "3")?;
+        sync(mount)?;
+        let bare = begun.elapsed();
+        let begun = Instant::now();
+        ask(&mut agent, r#"{"type":"sleep-prep"}"#, r#""type":"ready""#)?;
+        let agents = begun.elapsed();
+        let wake = r#"{"type":"wake","cause":"aborted"}"#;
+        ask(&mut agent, wake, r#""type":"awake""#)?;
+        lines.push(format!("{} {}", bare.as_micros(), agents.as_micros()));
+    }
+    Ok(lines.join("\n"))
+}
+
+fn sync(mount: &str) -> io::Result<()> {
+    let folder = File::open(mount)?;
+    // SAFETY: takes a descriptor, which is open until the call has returned.
+    if unsafe { syncfs(folder.as_raw_fd()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn ask(agent: &mut UnixStream, request: &str, wanted: &str) -> io::Result<()> {
+    let length = u32::try_from(request.len()).map_err(io::Error::other)?;
+    agent.write_all(&[&length.to_be_bytes(), request.as_bytes()].concat())?;
+    let mut header = [0; 4];
+    agent.read_exact(&mut header)?;
+    let mut answer = vec![0; u32::from_be_bytes(header) as usize];
+    agent.read_exact(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    if answer.contains(wanted) {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{request}: {answer}")))
+    }
 }
 
 fn own_cid() -> io::Result<u32> {

@@ -249,13 +249,21 @@ impl Lifecycle {
             State::Preparing(preparing) => {
                 preparing.deadline.spend(elapsed);
                 preparing.lease.spend(elapsed);
-                let reason = match preparing {
-                    Preparing { undo: Some(_), .. } => return Vec::new(),
-                    Preparing { lease, .. } if lease.is_spent() => "the lease ran out",
-                    Preparing { deadline, .. } if deadline.is_spent() => "the deadline passed",
-                    _ => return Vec::new(),
-                };
-                self.undo(Waking::because(reason))
+                match preparing {
+                    Preparing { undo: Some(_), .. } => Vec::new(),
+                    Preparing { lease, .. } if lease.is_spent() => {
+                        self.journal.lease_expired = true;
+                        // What is under way may take its time to end, and the agent may not live
+                        // to see it.
+                        let mut acts = vec![Act::Keep(self.journal.clone())];
+                        acts.extend(self.undo(Waking::because("the lease ran out")));
+                        acts
+                    }
+                    Preparing { deadline, .. } if deadline.is_spent() => {
+                        self.undo(Waking::because("the deadline passed"))
+                    }
+                    Preparing { .. } => Vec::new(),
+                }
             }
             State::Ready { lease, .. } => {
                 lease.spend(elapsed);
@@ -285,7 +293,14 @@ impl Lifecycle {
                         let reason = task.failure(done);
                         self.roll_back(Waking::because(reason), &mut acts);
                     }
-                    None => self.proceed(&mut acts),
+                    None => {
+                        // Before the journal is kept for the last time: an agent that is killed
+                        // while the guest is ready would forget it.
+                        if preparing.plan.is_empty() {
+                            self.journal.last_sleep_ms = Some(at.0);
+                        }
+                        self.proceed(&mut acts);
+                    }
                 }
             }
             State::Waking(waking) => {
@@ -302,9 +317,6 @@ impl Lifecycle {
                 self.proceed(&mut acts);
             }
             State::Running | State::Ready { .. } => {}
-        }
-        if let State::Ready { .. } = self.state {
-            self.journal.last_sleep_ms = Some(at.0);
         }
         acts
     }
@@ -334,9 +346,6 @@ impl Lifecycle {
             .plan
             .extend(restores(&self.journal.owed, &preparing.participants));
         waking.plan.push_back(Task::Resume);
-        if waking.reason == "the lease ran out" {
-            self.journal.lease_expired = true;
-        }
         self.state = State::Waking(waking);
         acts.push(Act::Enter(Phase::Waking));
         self.proceed(acts);

@@ -19,6 +19,10 @@ struct World {
     debts: Vec<String>,
     /// Whether a required step of the present preparation has failed.
     spoilt: bool,
+    /// Whether a wake was taken since the guest was last running.
+    woken: bool,
+    /// What such a wake was promised, and has not begun yet.
+    due: Vec<Task>,
     unanswered: Vec<u64>,
     now: Duration,
 }
@@ -27,12 +31,14 @@ struct World {
 enum Move {
     Sleep(Option<&'static str>),
     Wake(Option<&'static str>, WakeCause),
+    /// An aborted wake of a host that tells the time.
+    WakeAndTell(&'static str),
     End(Outcome),
     Tick,
     Crash,
 }
 
-const MOVES: [Move; 13] = [
+const MOVES: [Move; 15] = [
     Move::Sleep(Some("A")),
     Move::Sleep(Some("B")),
     Move::Sleep(None),
@@ -41,6 +47,8 @@ const MOVES: [Move; 13] = [
     Move::Wake(Some("A"), WakeCause::Restored),
     Move::Wake(Some("A"), WakeCause::Aborted),
     Move::Wake(Some("B"), WakeCause::Restored),
+    Move::WakeAndTell("A"),
+    Move::WakeAndTell("B"),
     Move::End(Outcome::Ok),
     Move::End(Outcome::Failed),
     Move::End(Outcome::TimedOut),
@@ -57,6 +65,8 @@ impl World {
             doing: None,
             debts: Vec::new(),
             spoilt: false,
+            woken: false,
+            due: Vec::new(),
             unanswered: Vec::new(),
             now,
         };
@@ -79,7 +89,14 @@ impl World {
             }
             Move::Wake(name, cause) => {
                 let waiter = world.ask()?;
-                world.it.wake(waiter, &waking(name, cause))
+                world.wake(waiter, &waking(name, cause))
+            }
+            Move::WakeAndTell(name) => {
+                let waiter = world.ask()?;
+                let mut asked = waking(Some(name), WakeCause::Aborted);
+                asked.wake.wall_clock = Some(AT);
+                asked.fingerprint += 4;
+                world.wake(waiter, &asked)
             }
             Move::End(outcome) => {
                 let task = world.doing.take()?;
@@ -109,6 +126,7 @@ impl World {
                 // starts another agent.
                 world.doing = None;
                 world.unanswered.clear();
+                (world.woken, world.due) = (false, Vec::new());
                 world.it = Lifecycle::new(world.disk.clone(), Duration::ZERO);
                 world.it.start(&participants())
             }
@@ -116,9 +134,32 @@ impl World {
         world.now = Duration::ZERO;
         world.it.last_tick = Duration::ZERO;
         world.take(acts);
+        world.woken &= world.it.phase() != Phase::Running;
         world.check(what);
         world.forget();
         Some(world)
+    }
+
+    /// A guest from a snapshot gets a seed, a clock and a generation, once however often it is woken;
+    /// one that runs on gets a clock if its first host tells the time.
+    fn wake(&mut self, waiter: WaiterId, asked: &WakeAsked) -> Vec<Act> {
+        let restoring = matches!(&self.it.state, State::Waking(waking) if waking.restored)
+            || matches!(&self.it.state, State::Preparing(Preparing { undo: Some(undo), .. }) if undo.restored);
+        let acts = self.it.wake(waiter, asked);
+        let at_once = |act: &Act| matches!(act, Act::WrongToken(_) | Act::Awake(..));
+        if acts.iter().any(at_once) {
+            return acts;
+        }
+        match asked.wake.cause {
+            _ if restoring => {}
+            WakeCause::Restored => self.due = vec![Task::Reseed, Task::Clock, Task::Identity],
+            WakeCause::Aborted if !self.woken && asked.wake.wall_clock.is_some() => {
+                self.due = vec![Task::Clock];
+            }
+            WakeCause::Aborted => {}
+        }
+        self.woken = true;
+        acts
     }
 
     /// Drops what grows without end and decides nothing: reports and counters.
@@ -168,6 +209,10 @@ impl World {
                         self.spoilt = false;
                     }
                     self.disk = journal;
+                    self.due.retain(|due| *due != task);
+                    if let Task::Restore(name) = &task {
+                        assert_eq!(self.due, [], "`{name}` is restored before its time");
+                    }
                     if let Task::Checkpoint(name) = &task {
                         self.debts.push(name.clone());
                         assert!(
@@ -213,11 +258,12 @@ impl World {
                     "a host was forgotten after {what:?}"
                 );
                 assert_eq!(self.doing, None);
+                assert_eq!(self.due, [], "a wake was not kept after {what:?}");
                 assert!(!self.disk.asleep && self.disk.owed.is_empty());
             }
             Phase::Ready => {
                 assert_eq!(self.doing, None, "work while ready after {what:?}");
-                assert_eq!(self.disk.owed, self.it.journal().owed);
+                assert_eq!(self.disk, *self.it.journal(), "a crash would forget");
                 assert!(self.disk.asleep);
             }
             Phase::Preparing | Phase::Waking => {

@@ -1,36 +1,85 @@
-//! Stand-ins for the VMMs: processes that keep the order of calls and states, and the manners, that
-//! the real ones are known to have. They run no guest.
+//! For tests alone: stand-ins for the VMMs. They are processes that keep the order of calls and
+//! states, and the manners, that the real ones are known to have. They run no guest; see `guest` for
+//! what is there instead.
 //!
 //! They take what the real ones take on the command line and over the API socket, and write down
 //! each request with its answer in `calls.log`. A file named `fault` in the VM's folder, such as
 //! `PUT /vsock 500`, makes them misbehave once.
+//!
+//! The executable that has the tests is the stand-in as well: called by a VMM's name it is that VMM.
+//! So its `main` begins with [`run_if_called`], and then [`install`]s itself for what is to start it.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "for tests alone"
+)]
 
 mod cloud_hypervisor;
 mod firecracker;
+mod guest;
 mod http;
+mod qemu;
 
 use http::{Answer, Request};
 use serde::de::DeserializeOwned;
+use std::env;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::exit;
 use std::thread;
+use std::time::Duration;
+use tempfile::TempDir;
 
 /// What a VMM makes of a request.
 trait Vmm: Send + 'static {
     fn answer(&mut self, request: &Request) -> Answer;
 }
 
-/// Runs as the program that was called.
-pub(crate) fn run(program: &str, arguments: &[String]) -> ! {
+/// The programs, and the variables that have them found.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("MVM_FIRECRACKER", "firecracker"),
+    ("MVM_CLOUD_HYPERVISOR", "cloud-hypervisor"),
+    ("MVM_QEMU", "qemu-system-x86_64"),
+    ("MVM_VHOST_DEVICE_VSOCK", "vhost-device-vsock"),
+];
+
+/// Runs as the program that was called, if it is one of the VMMs.
+pub fn run_if_called() {
+    let arguments: Vec<String> = env::args().collect();
+    let (called, arguments) = arguments.split_first().expect("a program has a name");
+    let called = Path::new(called).file_name().and_then(|name| name.to_str());
     let version = fs::read_to_string("version");
     let version = version.as_deref().map(str::trim);
-    match program {
-        "firecracker" => firecracker::run(arguments, version.unwrap_or("1.16.1")),
-        "cloud-hypervisor" => cloud_hypervisor::run(arguments, version.unwrap_or("48.0.0")),
-        other => quit(&format!("no stand-in for {other}")),
+    match called {
+        Some("firecracker") => firecracker::run(arguments, version.unwrap_or("1.16.1")),
+        Some("cloud-hypervisor") => cloud_hypervisor::run(arguments, version.unwrap_or("48.0.0")),
+        Some("qemu-system-x86_64") => qemu::run(arguments),
+        Some("vhost-device-vsock") => quit("there is no QEMU to serve"),
+        _ => {}
     }
+}
+
+/// Makes this executable a program of each VMM's name in a folder of its own, which is to be kept,
+/// and gives the variables by which they are found; with them a device that stands for KVM's.
+pub fn install() -> (TempDir, Vec<(&'static str, PathBuf)>) {
+    let folder = tempfile::tempdir().unwrap();
+    let own = env::current_exe().unwrap();
+    let kvm = folder.path().join("kvm");
+    fs::write(&kvm, "").unwrap();
+    let mut variables = vec![("MVM_KVM", kvm)];
+    for (variable, name) in PROGRAMS {
+        let program = folder.path().join(name);
+        symlink(&own, &program).unwrap();
+        variables.push((variable, program));
+    }
+    (folder, variables)
 }
 
 /// As the real ones end when they cannot go on.
@@ -42,13 +91,6 @@ fn quit(why: &str) -> ! {
 /// Listens on a socket whose path must be free.
 fn listen(path: &str) -> UnixListener {
     UnixListener::bind(path).unwrap_or_else(|error| quit(&format!("cannot bind {path}: {error}")))
-}
-
-/// The hybrid vsock socket is there from now on; nobody is behind it.
-fn open_vsock(path: &str) -> Result<(), String> {
-    let listener = UnixListener::bind(path).map_err(|error| format!("{path}: {error}"))?;
-    thread::spawn(move || listener.incoming().for_each(drop));
-    Ok(())
 }
 
 fn serve(socket: &str, mut vmm: impl Vmm) -> ! {
@@ -78,6 +120,23 @@ fn handle(mut stream: &UnixStream, request: &Request, vmm: &mut impl Vmm) {
         Some("500") => {
             note(&format!("{call} fault 500"));
             let answer = Answer::refusal(500, "{\"fault_message\":\"injected\"}");
+            let _ = stream.write_all(&answer.bytes());
+        }
+        // Done once nobody waits for it any more.
+        Some("late") => {
+            note(&format!("{call} fault late"));
+            while matches!(stream.read(&mut [0; 64]), Ok(1..)) {}
+            let answer = vmm.answer(request);
+            note(&format!("{call} {}", answer.status));
+        }
+        // Done when the test says so, by a file `go`.
+        Some("wait") => {
+            note(&format!("{call} fault wait"));
+            while fs::remove_file("go").is_err() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            let answer = vmm.answer(request);
+            note(&format!("{call} {}", answer.status));
             let _ = stream.write_all(&answer.bytes());
         }
         // Done, and the answer is lost.

@@ -6,8 +6,9 @@
 //!   └─ vm.restore ───────────────────────────────────────────────►  ▲
 //! ```
 
+use super::guest::Guest;
 use super::http::{Answer, Request};
-use super::{Vmm, body, open_vsock, quit};
+use super::{Vmm, body, quit};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs;
@@ -35,6 +36,7 @@ pub(super) fn run(arguments: &[String], version: &str) -> ! {
             version: version.to_owned(),
             state: State::Empty,
             config: None,
+            guest: Guest::default(),
         },
     )
 }
@@ -44,6 +46,7 @@ struct CloudHypervisor {
     state: State,
     /// As `vm.create` or `config.json` had it.
     config: Option<Value>,
+    guest: Guest,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,6 +201,11 @@ impl CloudHypervisor {
             return Err(format!("cannot {doing} a VM that is {:?}", self.state));
         }
         self.state = to;
+        if to == State::Running {
+            self.guest.run();
+        } else {
+            self.guest.pause();
+        }
         Ok(())
     }
 
@@ -237,7 +245,8 @@ impl CloudHypervisor {
         fs::write("boot_args", &config.payload.cmdline).map_err(|e| e.to_string())?;
         let agent = "mvm-guest-agent: listening on vsock port 52\n";
         fs::write(config.serial.file, agent).map_err(|e| e.to_string())?;
-        open_vsock(&config.vsock.socket)?;
+        self.guest.open_vsock(&config.vsock.socket)?;
+        self.guest.run();
         self.state = State::Running;
         Ok(())
     }
@@ -258,7 +267,7 @@ impl CloudHypervisor {
         config["balloon"] = Value::Null;
         for (file, content) in [
             ("config.json", config.to_string()),
-            ("memory-ranges", MEMORY.to_owned()),
+            ("memory-ranges", format!("{MEMORY}{}", self.guest.memory())),
             ("state.json", "{}".to_owned()),
         ] {
             fs::write(folder.join(file), content).map_err(|e| e.to_string())?;
@@ -276,17 +285,19 @@ impl CloudHypervisor {
         let config: Value =
             serde_json::from_str(&read("config.json")?).map_err(|e| e.to_string())?;
         read("state.json")?;
-        if read("memory-ranges")? != MEMORY {
-            return Err("memory-ranges: wrong size".into());
-        }
+        let memory = read("memory-ranges")?;
+        let memory = memory.strip_prefix(MEMORY);
+        self.guest
+            .remember(memory.ok_or("memory-ranges: wrong size")?)?;
         let text = |pointer| {
             let text = config.pointer(pointer).and_then(Value::as_str);
             text.ok_or_else(|| format!("{pointer} is missing"))
         };
         fs::write(text("/serial/file")?, "").map_err(|e| e.to_string())?;
-        open_vsock(text("/vsock/socket")?)?;
+        self.guest.open_vsock(text("/vsock/socket")?)?;
         self.config = Some(config);
         self.state = if restore.resume {
+            self.guest.run();
             State::Running
         } else {
             State::Paused

@@ -6,8 +6,9 @@
 //!      └─ /snapshot/load ───────────► (either)
 //! ```
 
+use super::guest::Guest;
 use super::http::{Answer, Request};
-use super::{Vmm, body, open_vsock, quit};
+use super::{Vmm, body, quit};
 use serde::Deserialize;
 use serde_json::json;
 use std::fs;
@@ -35,6 +36,7 @@ pub(super) fn run(arguments: &[String], version: &str) -> ! {
             id: id.to_owned(),
             version: version.to_owned(),
             state: State::Configuring(Config::default()),
+            guest: Guest::default(),
         },
     )
 }
@@ -43,6 +45,7 @@ struct Firecracker {
     id: String,
     version: String,
     state: State,
+    guest: Guest,
 }
 
 enum State {
@@ -243,7 +246,7 @@ impl Firecracker {
             }
             "/vsock" => {
                 let vsock: Vsock = body(request)?;
-                open_vsock(&vsock.uds_path)?;
+                self.guest.open_vsock(&vsock.uds_path)?;
                 config.vsock = true;
             }
             "/entropy" => {
@@ -280,6 +283,7 @@ impl Firecracker {
                 }
                 println!("mvm-guest-agent: listening on vsock port 52");
                 self.state = State::Running;
+                self.guest.run();
                 Answer::done()
             }
             (ActionType::InstanceStart, _) => fault("The microVM is already running."),
@@ -301,8 +305,14 @@ impl Firecracker {
         }
         // Pausing what is paused is fine.
         self.state = match wanted.state {
-            VmState::Paused => State::Paused,
-            VmState::Resumed => State::Running,
+            VmState::Paused => {
+                self.guest.pause();
+                State::Paused
+            }
+            VmState::Resumed => {
+                self.guest.run();
+                State::Running
+            }
         };
         Answer::done()
     }
@@ -319,7 +329,8 @@ impl Firecracker {
             State::Running => return Err("Cannot save the microVM: it is running.".into()),
         }
         fs::write(create.snapshot_path, &self.id).map_err(|e| e.to_string())?;
-        fs::write(create.mem_file_path, MEMORY).map_err(|e| e.to_string())
+        let memory = format!("{MEMORY}{}", self.guest.memory());
+        fs::write(create.mem_file_path, memory).map_err(|e| e.to_string())
     }
 
     fn load(&mut self, request: &Request) -> Answer {
@@ -337,14 +348,15 @@ impl Firecracker {
             }
         }
         // From here on a failure is its end.
-        let restored = || -> Result<(), String> {
+        let mut restored = || -> Result<(), String> {
             fs::read_to_string(&load.snapshot_path).map_err(|e| e.to_string())?;
             let memory = fs::read_to_string(&load.mem_backend.backend_path);
-            if memory.map_err(|e| e.to_string())? != MEMORY {
-                return Err("Cannot deserialize the microVM state".into());
-            }
+            let memory = memory.map_err(|e| e.to_string())?;
+            let memory = memory.strip_prefix(MEMORY);
+            self.guest
+                .remember(memory.ok_or("Cannot deserialize the microVM state")?)?;
             let path = load.vsock_override.as_ref().map(|vsock| &*vsock.uds_path);
-            open_vsock(path.unwrap_or("v.sock"))
+            self.guest.open_vsock(path.unwrap_or("v.sock"))
         };
         if let Err(error) = restored() {
             return Answer {
@@ -353,6 +365,7 @@ impl Firecracker {
             };
         }
         self.state = if load.resume_vm {
+            self.guest.run();
             State::Running
         } else {
             State::Paused

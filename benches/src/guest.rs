@@ -1,0 +1,137 @@
+//! What only a guest can show: the cost of going to sleep, and of the first answer after a restore.
+
+use crate::Result;
+use crate::agent::Connection;
+use crate::start::median;
+use mvm_guest_tests::{AGENT_SOCKET, MOUNT_A_DISK, Parts, build_bare, remote};
+use mvm_protocol::frame::encode_json;
+use mvm_protocol::lifecycle::Token;
+use mvm_vmm::machine::{self, Spec, Stop};
+use mvm_vmm::{Home, Patience, Snapshot, VmName, suspend};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const SLEEPS: usize = 30;
+const RESTORES: usize = 10;
+
+/// Longer than anything takes.
+const LONG: Duration = Duration::from_mins(2);
+
+/// Medians in milliseconds.
+pub(crate) struct Figures {
+    /// `syncfs` of the one disk, dropping the page cache, `syncfs` again: within the guest.
+    pub(crate) bare_ms: f64,
+    /// From `sleep-prep` to `ready`, asked from within the guest.
+    pub(crate) sleep_ms: f64,
+    /// From the command to restore to the first `OK`.
+    pub(crate) accepted_ms: f64,
+    /// From the same moment to the first `status`.
+    pub(crate) status_ms: f64,
+}
+
+pub(crate) fn measure() -> Result<Figures> {
+    let parts = Parts::find().ok_or("no guest can be had")?;
+    let folder = TempDir::new()?;
+    build_bare(&parts, folder.path());
+    let guests = Guests {
+        home: Home::at(folder.path().join("home")),
+    };
+    let vm = VmName::new("golden")?;
+    let spec = Spec {
+        image: Some(folder.path().join("image")),
+        backend: Some("qemu".into()),
+        memory_mib: Some(128),
+        ..Spec::default()
+    };
+    let starting = machine::start(&guests.home, &vm, &spec, patience())?;
+    starting.wait_for_agent(patience())?;
+    let socket = starting.socket();
+    starting.confirm()?;
+
+    let (bare_ms, sleep_ms) = sleeps(&socket)?;
+    let snapshot = guests.snapshot(&vm, &socket, &folder.path().join("snapshot"))?;
+    let (mut accepted, mut answered) = (Vec::new(), Vec::new());
+    for number in 0..RESTORES {
+        let (first, second) = guests.restore(&snapshot, number)?;
+        accepted.push(first);
+        answered.push(second);
+    }
+    Ok(Figures {
+        bare_ms,
+        sleep_ms,
+        accepted_ms: median(accepted)?,
+        status_ms: median(answered)?,
+    })
+}
+
+fn patience() -> Patience<'static> {
+    Patience::new(LONG, None)
+}
+
+fn sleeps(socket: &Path) -> Result<(f64, f64)> {
+    let script =
+        format!("{MOUNT_A_DISK} && exec guest-probe sleep-cost {AGENT_SOCKET} /mnt {SLEEPS}");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let printed = runtime.block_on(remote::run(socket, &script));
+    let (mut bare, mut agents) = (Vec::new(), Vec::new());
+    for line in printed.lines() {
+        let (first, second) = line.split_once(' ').ok_or("not two numbers")?;
+        bare.push(first.parse::<f64>()? / 1e3);
+        agents.push(second.parse::<f64>()? / 1e3);
+    }
+    Ok((median(bare)?, median(agents)?))
+}
+
+/// VMs that end with it.
+struct Guests {
+    home: Home,
+}
+
+impl Guests {
+    /// The guest, asleep, and its VM ended.
+    fn snapshot(&self, vm: &VmName, socket: &Path, to: &Path) -> Result<Snapshot> {
+        let request = encode_json(br#"{"type":"sleep-prep","token":"bench"}"#)?;
+        let ready = Connection::dial(socket)?.ask(&request)?;
+        if !String::from_utf8_lossy(&ready).contains(r#""type":"ready""#) {
+            return Err(format!("not ready: {}", String::from_utf8_lossy(&ready)).into());
+        }
+        let (mut taking, draft) = suspend::take(&self.home, vm, Some(to))?;
+        let unnamed = taking.freeze(draft, patience())?;
+        taking.stop()?;
+        let token = Token::new("bench").ok_or("a token")?;
+        Ok(unnamed.publish(token, "bench".into())?)
+    }
+
+    /// Milliseconds from the command to the first connection, and to the first answer on it.
+    fn restore(&self, snapshot: &Snapshot, number: usize) -> Result<(f64, f64)> {
+        let vm = VmName::new(&format!("clone-{number}"))?;
+        let status = encode_json(br#"{"type":"status"}"#)?;
+        let begun = Instant::now();
+        let restored = suspend::restore(&self.home, &vm, snapshot, true, patience())?;
+        let mut connection = Connection::dial(&restored.socket())?;
+        let accepted = begun.elapsed();
+        connection.ask(&status)?;
+        let answered = begun.elapsed();
+        drop((connection, restored));
+        machine::stop(&self.home, &vm, Stop::Force)?;
+        Ok((accepted.as_secs_f64() * 1e3, answered.as_secs_f64() * 1e3))
+    }
+}
+
+impl Drop for Guests {
+    fn drop(&mut self) {
+        for vm in std::fs::read_dir(self.home.vms())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = VmName::new(&vm.file_name().to_string_lossy());
+            if let Err(error) = name.and_then(|vm| machine::stop(&self.home, &vm, Stop::Force)) {
+                eprintln!("mvm-benches: a guest is left: {error}");
+            }
+        }
+    }
+}

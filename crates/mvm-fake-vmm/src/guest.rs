@@ -1,0 +1,227 @@
+//! The guest behind a stand-in, as a host can tell it from a real one: its agent answers on the
+//! hybrid vsock socket, and is silent while the VM is paused or has not booted.
+//!
+//! What it is asked is written down in `calls.log` between the VMM's own calls, and `fault` can name
+//! such a call too, as `guest sleep-prep refuse`. How many connections were open when the VM was
+//! paused is written down as well: a host has to have closed its own by then.
+
+use crate::{fault, note};
+use mvm_fake_agent::{FakeAgent, Peer, answer_to};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a connection that the host has closed may be counted still.
+const NOTICED_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a snapshot has of the guest.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Memory {
+    /// Whose token holds it, while it is ready.
+    token: Option<String>,
+    generation: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    runs: bool,
+    connections: usize,
+    memory: Memory,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// The guest of one stand-in.
+#[derive(Debug, Default)]
+pub(crate) struct Guest {
+    shared: Arc<Shared>,
+    agent: Option<FakeAgent>,
+}
+
+impl Guest {
+    /// The hybrid vsock socket is there from now on.
+    pub(crate) fn open_vsock(&mut self, path: &str) -> Result<(), String> {
+        if Path::new(path).symlink_metadata().is_ok() {
+            return Err(format!("{path}: Address in use (os error 98)"));
+        }
+        if !Path::new(path)
+            .parent()
+            .is_some_and(|parent| parent == Path::new("") || parent.is_dir())
+        {
+            return Err(format!("{path}: No such file or directory (os error 2)"));
+        }
+        let shared = Arc::clone(&self.shared);
+        self.agent = Some(FakeAgent::at(Path::new(path), move |peer| {
+            shared.lock().connections += 1;
+            serve(&shared, peer);
+            shared.lock().connections -= 1;
+            shared.changed.notify_all();
+        }));
+        Ok(())
+    }
+
+    /// Its CPUs run from now on.
+    pub(crate) fn run(&self) {
+        self.shared.lock().runs = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// Its CPUs stand still from now on.
+    pub(crate) fn pause(&self) {
+        let until = Instant::now() + NOTICED_WITHIN;
+        let mut state = self.shared.lock();
+        while state.connections > 0 && Instant::now() < until {
+            let wait = self.shared.changed.wait_timeout(state, NOTICED_WITHIN / 10);
+            state = wait.expect("no thread panics").0;
+        }
+        if state.connections > 0 {
+            note(&format!(
+                "guest frozen with {} open connections",
+                state.connections
+            ));
+        }
+        state.runs = false;
+    }
+
+    /// What it remembers, for a snapshot.
+    pub(crate) fn memory(&self) -> String {
+        serde_json::to_string(&self.shared.lock().memory).expect("plain data")
+    }
+
+    /// Continues from what a snapshot has of it.
+    pub(crate) fn remember(&self, memory: &str) -> Result<(), String> {
+        let memory = serde_json::from_str(memory).map_err(|error| error.to_string())?;
+        self.shared.lock().memory = memory;
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no thread panics")
+    }
+
+    /// Waits until the guest runs.
+    fn running(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        while !state.runs {
+            state = self.changed.wait(state).expect("no thread panics");
+        }
+        state
+    }
+}
+
+fn serve(shared: &Shared, peer: &mut Peer) {
+    drop(shared.running());
+    if !peer.shake_hands_if_asked() {
+        return;
+    }
+    while let Some(request) = peer.request() {
+        let mut state = shared.running();
+        let (call, mut answer) = match request["type"].as_str() {
+            Some("sleep-prep") => ("guest sleep-prep".to_owned(), sleep(&mut state, &request)),
+            Some("wake") => (name_of_wake(&request), wake(&mut state, &request)),
+            Some("status") => {
+                let mut status = answer_to(&request);
+                if state.memory.token.is_some() {
+                    status["lifecycle"] = "ready".into();
+                }
+                (String::new(), status)
+            }
+            _ => (String::new(), answer_to(&request)),
+        };
+        drop(state);
+        if !call.is_empty() {
+            match fault(&call).as_deref() {
+                None => note(&call),
+                // Done, and the answer is lost.
+                Some("cut") => {
+                    note(&format!("{call} fault cut"));
+                    return;
+                }
+                Some("hang") => {
+                    note(&format!("{call} fault hang"));
+                    loop {
+                        thread::park();
+                    }
+                }
+                Some("refuse") => {
+                    note(&format!("{call} fault refuse"));
+                    shared.lock().memory.token = None;
+                    answer = refusal();
+                }
+                Some(other) => crate::quit(&format!("no such fault: {other}")),
+            }
+        }
+        answer["id"] = request["id"].clone();
+        peer.answer(&answer);
+    }
+}
+
+fn sleep(state: &mut State, request: &Value) -> Value {
+    let token = request["token"].as_str().unwrap_or("made up").to_owned();
+    match &state.memory.token {
+        Some(held) if *held != token => error("busy", "another host's sleep holds the guest"),
+        _ => {
+            state.memory.token = Some(token.clone());
+            let steps = json!([{"step": "drain", "integration": null, "outcome": "ok",
+                "duration_ms": 1, "detail": null}]);
+            json!({"type": "ready", "token": token, "steps": steps})
+        }
+    }
+}
+
+fn wake(state: &mut State, request: &Value) -> Value {
+    let held = state.memory.token.take();
+    if let (Some(held), Some(given)) = (&held, request["token"].as_str())
+        && held != given
+    {
+        state.memory.token = Some(held.clone());
+        return error("wrong-token", "another token holds the guest");
+    }
+    state.memory.generation += u64::from(request["cause"] != "aborted");
+    let steps = json!([{"step": "resume", "integration": null, "outcome": "ok",
+        "duration_ms": 1, "detail": null}]);
+    json!({"type": "awake", "was_ready": held.is_some(), "lease_expired": false,
+        "generation": state.memory.generation, "steps": steps})
+}
+
+/// With what the host is to hand in: `guest wake restored, clone, time, entropy`.
+fn name_of_wake(request: &Value) -> String {
+    let mut name = format!(
+        "guest wake {}",
+        request["cause"].as_str().unwrap_or("restored")
+    );
+    for (there, word) in [
+        (request["clone"] == true, "clone"),
+        (request["wall_clock"].is_string(), "time"),
+        (request["entropy"].is_string(), "entropy"),
+    ] {
+        if there {
+            name += ", ";
+            name += word;
+        }
+    }
+    name
+}
+
+fn error(code: &str, message: &str) -> Value {
+    let retryable = code == "busy";
+    json!({"type": "error", "code": code, "message": message, "retryable": retryable})
+}
+
+fn refusal() -> Value {
+    let message = "the checkpoint of `db` failed: exit code 3: the disk is on fire; the guest was \
+                   rolled back and runs";
+    let mut refusal = error("sleep-prep-failed", message);
+    refusal["steps"] = json!([{"step": "checkpoint", "integration": "db", "outcome": "failed",
+        "duration_ms": 3, "detail": "exit code 3: the disk is on fire"}]);
+    refusal
+}

@@ -1,0 +1,209 @@
+//! What each test has: the stand-ins as programs, an image, a home with a VM `web` that runs.
+
+use serde_json::Value;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A deadline that is not meant to be met.
+const LONG: Duration = Duration::from_secs(20);
+
+/// What the two call their requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Backend {
+    pub(crate) name: &'static str,
+    /// A request by which a VM is paused, its state is written, and it runs on.
+    pub(crate) pause: &'static str,
+    pub(crate) write: &'static str,
+    pub(crate) resume: &'static str,
+}
+
+impl Backend {
+    pub(crate) const FIRECRACKER: Self = Self {
+        name: "firecracker",
+        pause: "PATCH /vm",
+        write: "PUT /snapshot/create",
+        resume: "PATCH /vm",
+    };
+    pub(crate) const CLOUD_HYPERVISOR: Self = Self {
+        name: "cloud-hypervisor",
+        pause: "PUT /api/v1/vm.pause",
+        write: "PUT /api/v1/vm.snapshot",
+        resume: "PUT /api/v1/vm.resume",
+    };
+}
+
+/// Has `mvmctl` find this executable under the VMMs' names. To be called before there are threads;
+/// the folder that it gives is to be kept.
+pub(crate) fn install() -> TempDir {
+    let (folder, variables) = mvm_fake_vmm::install();
+    for (variable, value) in variables {
+        #[expect(unsafe_code, reason = "mvmctl looks there for its programs")]
+        // SAFETY: called first in `main`, before there is another thread.
+        unsafe {
+            env::set_var(variable, value);
+        }
+    }
+    folder
+}
+
+pub(crate) struct World {
+    root: TempDir,
+}
+
+/// How a run of it ended.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl World {
+    /// One with a VM `web` that runs.
+    pub(crate) fn with_web(backend: &Backend) -> Self {
+        Self::with_version(backend, None)
+    }
+
+    pub(crate) fn with_version(backend: &Backend, version: Option<&str>) -> Self {
+        let world = Self {
+            root: tempfile::tempdir().unwrap(),
+        };
+        let image = world.path("image");
+        fs::create_dir(&image).unwrap();
+        let manifest = r#"{"version":1,"kernel":"vmlinux","initrd":null,"rootfs":null,"cmdline":"",
+            "agent":{"version":"0.1.0","profile":"prod","port":52}}"#;
+        for (file, content) in [("vmlinux", "\x7fELF"), ("manifest.json", manifest)] {
+            fs::write(image.join(file), content).unwrap();
+        }
+        fs::create_dir_all(world.file("web", "")).unwrap();
+        if let Some(version) = version {
+            fs::write(world.file("web", "version"), version).unwrap();
+        }
+        let image = image.display();
+        world.ok(&format!(
+            "vm start web --image {image} --backend {}",
+            backend.name
+        ));
+        world.forget_calls();
+        world
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// A file of a VM.
+    pub(crate) fn file(&self, vm: &str, name: &str) -> PathBuf {
+        self.path("home/vms").join(vm).join(name)
+    }
+
+    /// The names in the folder in which snapshots are made.
+    pub(crate) fn left(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.root.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names
+            .filter(|name| !["home", "image"].contains(&name.as_str()))
+            .collect()
+    }
+
+    pub(crate) fn begin(&self, line: &str) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_mvmctl"))
+            .args(line.split_whitespace())
+            .env("MVM_HOME", self.path("home"))
+            .env("NO_COLOR", "1")
+            .current_dir(self.root.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    pub(crate) fn run(&self, line: &str) -> Run {
+        let output = self.begin(line).wait_with_output().unwrap();
+        Run {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    pub(crate) fn ok(&self, line: &str) -> Run {
+        let run = self.run(line);
+        assert_eq!(run.code, Some(0), "{line}: {}", run.stderr);
+        run
+    }
+
+    /// A run that fails with exit code 1, and says all of that.
+    pub(crate) fn fails(&self, line: &str, words: &[&str]) {
+        let run = self.run(line);
+        assert_eq!(run.code, Some(1), "{line}: {}", run.stderr);
+        for word in words {
+            assert!(run.stderr.contains(word), "{word}: {}", run.stderr);
+        }
+    }
+
+    pub(crate) fn json(&self, line: &str) -> Value {
+        serde_json::from_str(&self.ok(&format!("{line} --json")).stdout).unwrap()
+    }
+
+    /// As `web`'s record has it.
+    pub(crate) fn state(&self) -> String {
+        let record = fs::read(self.file("web", "vm.json")).unwrap();
+        let record: Value = serde_json::from_slice(&record).unwrap();
+        record["state"].as_str().unwrap().to_owned()
+    }
+
+    /// What `web`'s guest says of itself.
+    pub(crate) fn lifecycle(&self, vm: &str) -> String {
+        let status = self.json(&format!("vm status {vm}"));
+        status["lifecycle"].as_str().unwrap().to_owned()
+    }
+
+    /// The next such call to `web` goes wrong in that way.
+    pub(crate) fn inject(&self, fault: &str) {
+        fs::write(self.file("web", "fault"), fault).unwrap();
+    }
+
+    /// What a VMM and its guest were asked, without the questions that change nothing.
+    pub(crate) fn calls(&self, vm: &str) -> Vec<String> {
+        let calls = fs::read_to_string(self.file(vm, "calls.log")).unwrap_or_default();
+        let told = calls.lines().filter(|call| !call.starts_with("GET "));
+        told.map(str::to_owned).collect()
+    }
+
+    pub(crate) fn forget_calls(&self) {
+        fs::remove_file(self.file("web", "calls.log")).unwrap();
+    }
+
+    /// Waits until `web` was asked that.
+    pub(crate) fn await_call(&self, call: &str) {
+        let until = Instant::now() + LONG;
+        while !self.calls("web").iter().any(|made| made == call) {
+            assert!(Instant::now() < until, "{call}: {:?}", self.calls("web"));
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub(crate) fn touch(&self, vm: &str, name: &str) {
+        fs::write(self.file(vm, name), "").unwrap();
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let vms = fs::read_dir(self.path("home/vms"));
+        for vm in vms.into_iter().flatten().flatten() {
+            let name = vm.file_name().into_string().unwrap();
+            let record = Path::new(&vm.path()).join("vm.json");
+            if record.exists() {
+                self.run(&format!("vm rm --force {name}"));
+            }
+        }
+    }
+}
