@@ -171,6 +171,34 @@ fn the_connection_serves_on_and_late_frames_are_dropped() {
 }
 
 #[test]
+fn without_descriptors_it_is_busy_and_nothing_leaks() {
+    let settings = Settings {
+        ulimit: Some("-n 24"),
+        ..Settings::default()
+    };
+    let agent = Agent::launch(folder(&[], &[]), settings);
+    let mut host = agent.connection();
+    let mut held = Vec::new();
+    let refused = loop {
+        let mut other = agent.connection();
+        other.send(&json!({"type": "ping"}));
+        assert_eq!(other.json()["type"], "pong");
+        held.push(other);
+        let ran = host.exec(&exec(&["true"]));
+        if ran.last["type"] == "error" {
+            break ran.last;
+        }
+    };
+    assert_eq!(refused["code"], "busy", "{refused}");
+    assert_eq!(refused["retryable"], true);
+    for _ in 0..50 {
+        assert_eq!(host.exec(&exec(&["true"])).last["code"], "busy");
+    }
+    held.clear();
+    within(|| (host.exec(&exec(&["true"])).end() == (Some(0), None)).then_some(()));
+}
+
+#[test]
 fn it_can_be_switched_off() {
     let agent = Agent::launch(folder(&[], &[]), Settings::flags(&["--exec", "false"]));
     for kind in [

@@ -77,7 +77,7 @@ pub(super) fn start_helper(
     body: &str,
     stdin: bool,
 ) -> Result<Started, ErrorAnswer> {
-    let told = |failure: NotStarted| failed(format!("{}: {}", failure.what, failure.error));
+    let told = |failure: NotStarted| explain_own(&failure);
     // Whatever has become of the file that the agent was started from.
     let mut command = Command::new("/proc/self/exe");
     command.args(["--serve-file", body]);
@@ -193,9 +193,7 @@ fn explain(exec: &Exec, failure: &NotStarted) -> ErrorAnswer {
     let program = printable(exec.argv.program());
     let cwd = exec.cwd.as_ref().map_or("/", |cwd| cwd.as_str());
     let (what, errno) = match Failed::from_error(&failure.error) {
-        _ if failure.what != START => {
-            return failed(format!("{}: {}", failure.what, failure.error));
-        }
+        _ if failure.what != START => return explain_own(failure),
         Failed::Cwd(errno) => (format!("folder `{}`", printable(cwd)), errno),
         Failed::Program(errno) => (format!("`{program}`"), errno),
         Failed::Before(errno) => (format!("`{program}` as user `{}`", user_name(exec)), errno),
@@ -212,8 +210,21 @@ fn explain(exec: &Exec, failure: &NotStarted) -> ErrorAnswer {
         Errno::TOOBIG => failed(format!(
             "{what}: its arguments and environment are more than the kernel takes: {error}"
         )),
+        Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => {
+            ErrorAnswer::new(ErrorCode::Busy, format!("{what}: {error}"))
+        }
         _ => failed(format!("{what}: {error}")),
     }
+}
+
+/// Why it did not come to a new process. For want of descriptors it may later.
+fn explain_own(failure: &NotStarted) -> ErrorAnswer {
+    let code = if failure.is_for_want() {
+        ErrorCode::Busy
+    } else {
+        ErrorCode::Failed
+    };
+    ErrorAnswer::new(code, format!("{}: {}", failure.what, failure.error))
 }
 
 fn user_name(exec: &Exec) -> String {
