@@ -224,16 +224,20 @@ fn a_sleep_breaks_off_what_is_on_its_way() {
     let mut host = agent.connection();
     host.begin(&put(&files.join("a")));
     host.data(3, b"x");
+    // Of a folder something would stay unless it were cleaned up.
+    let mut folder = agent.connection();
+    folder.begin(&archive(put(&files.join("b"))));
     let ready = within(|| {
         let answer = agent.ask(&json!({"type": "sleep-prep", "token": "t"}));
         (answer["type"] == "ready").then_some(answer)
     });
     assert_eq!(
         ready["steps"][0]["detail"],
-        "ended 1 commands, files or ports"
+        "ended 2 commands, files or ports"
     );
     let answer = host.json();
     assert_eq!(answer["code"], "busy", "{answer}");
+    assert_eq!(folder.json()["code"], "busy");
     assert_eq!(names(&files), [""; 0]);
     host.data(3, b"late");
     host.send(&json!({"type": "put-end"}));
