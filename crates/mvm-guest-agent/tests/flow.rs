@@ -5,6 +5,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "a test fails by panicking"
 )]
 
@@ -83,12 +84,14 @@ fn what_a_command_wrote_before_its_end_is_read_however_slowly() {
     let agent = Agent::start(&[], &[]);
     let mut host = agent.connection();
     // More than the socket holds, less than socket and pipe together: it ends at once.
-    host.begin(&shell("head -c 300000 /dev/zero; exit 6"));
-    within(|| processes("head -c 300000").is_empty().then_some(()));
+    host.begin(&shell(
+        "head -c 300007 /dev/zero; head -c 60000 /dev/zero >&2; exit 6",
+    ));
+    within(|| processes("300007").is_empty().then_some(()));
     // Longer than the second after which what others print is cut off.
     std::thread::sleep(Duration::from_millis(1500));
     let ran = host.rest();
-    assert_eq!(ran.stdout.len(), 300_000);
+    assert_eq!((ran.stdout.len(), ran.stderr.len()), (300_007, 60_000));
     assert_eq!(
         (ran.end(), &ran.last["truncated"]),
         ((Some(6), None), &json!(false))
@@ -197,7 +200,7 @@ fn input_that_nobody_reads_waits_and_the_end_of_its_host_is_noticed() {
     let mut host = agent.connection();
     host.begin(&with(exec(&["sleep", "1030.5"]), json!({"stdin": true})));
     host.stream.set_nonblocking(true).unwrap();
-    let frame = mvm_protocol::frame::encode_data(0, &[b'x'; 100_000]).unwrap();
+    let frame = mvm_protocol::frame::encode_data(0, &vec![b'x'; 100_000]).unwrap();
     let mut sent = 0;
     within(|| match host.stream.write(&frame[sent % frame.len()..]) {
         Ok(count) => {
@@ -232,7 +235,7 @@ fn a_command_that_takes_no_input_is_not_held_up_by_it() {
     host.begin(&request);
     host.until("closed");
     for _ in 0..50 {
-        host.data(0, &[b'x'; 100_000]);
+        host.data(0, &vec![b'x'; 100_000]);
     }
     assert_eq!(host.rest().end(), (Some(2), None));
     assert_eq!(host.ask(&json!({"type": "ping"})), json!({"type": "pong"}));

@@ -237,3 +237,31 @@ impl Source {
             .unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Turns;
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use tokio::task::{LocalSet, spawn_local};
+
+    #[tokio::test]
+    async fn who_never_waits_lets_others_have_their_turn() {
+        let story = async {
+            let had_turns = Rc::new(Cell::new(0));
+            let counter = Rc::clone(&had_turns);
+            spawn_local(async move {
+                loop {
+                    counter.set(counter.get() + 1);
+                    tokio::task::yield_now().await;
+                }
+            });
+            let mut turns = Turns::default();
+            for _ in 0..10 * u32::from(Turns::IN_A_ROW) {
+                turns.take().await;
+            }
+            assert!(had_turns.get() >= 9, "{}", had_turns.get());
+        };
+        LocalSet::new().run_until(story).await;
+    }
+}

@@ -39,14 +39,15 @@ use std::rc::Rc;
 
 /// What all connections share.
 pub(crate) struct Dev {
-    launcher: Rc<Launcher>,
+    /// None where there can be no commands: in a simulation.
+    launcher: Option<Rc<Launcher>>,
     jobs: jobs::Jobs,
     /// The agent's own user, whose name and home commands are told.
     user: Option<Identity>,
 }
 
 impl Dev {
-    pub(crate) fn new(launcher: Rc<Launcher>) -> Self {
+    pub(crate) fn new(launcher: Option<Rc<Launcher>>) -> Self {
         let jobs = jobs::Jobs::default();
         let uid = rustix::process::geteuid().as_raw().to_string();
         Self {
@@ -54,6 +55,11 @@ impl Dev {
             jobs,
             user: users::look_up(Path::new("/etc"), &uid).ok(),
         }
+    }
+
+    fn launcher(&self) -> Result<Rc<Launcher>, ErrorAnswer> {
+        let launcher = self.launcher.clone();
+        launcher.ok_or_else(|| failed("commands cannot be started here"))
     }
 
     /// The guest goes to sleep, or has woken.

@@ -20,7 +20,6 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::rc::Rc;
 
 /// How much of a command's output waits in its pipe, in bytes.
 const PIPE: usize = 256 * 1024;
@@ -54,16 +53,17 @@ pub(super) fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, Error
     };
     let joined = joined.map_err(|failure| explain(exec, &failure))?;
     let user = identity.clone().or_else(|| dev.user.clone());
-    let place = dev.launcher.place(run, &mut command, identity);
+    let launcher = dev.launcher()?;
+    let place = launcher.place(run, &mut command, identity);
     let place = place.map_err(|failure| explain(exec, &failure))?;
     let env = environment(exec, user.as_ref(), &place.mark);
     let image = Image::new(exec, &env).ok_or_else(|| failed("a word has a NUL in it"))?;
     image.set(&mut command, exec.tty.is_some());
-    let process = dev.launcher.spawn(command, place, START);
+    let process = launcher.spawn(command, place, START);
     let process = process.map_err(|failure| explain(exec, &failure))?;
     let timeout = exec.timeout_secs.map(Secs::duration);
     Ok(Started {
-        running: Running::new(Rc::clone(&dev.launcher), process, joined.outputs, timeout),
+        running: Running::new(launcher, process, joined.outputs, timeout),
         stdin: joined.stdin,
         terminal: joined.terminal,
     })
@@ -77,18 +77,18 @@ pub(super) fn start_helper(
     body: &str,
     stdin: bool,
 ) -> Result<Started, ErrorAnswer> {
-    let told = |failure: NotStarted| failed(format!("{}: {}", failure.what, failure.error));
+    let told = |failure: NotStarted| explain_own(&failure);
     // Whatever has become of the file that the agent was started from.
     let mut command = Command::new("/proc/self/exe");
     command.args(["--serve-file", body]);
     let joined = on_pipes(&mut command, stdin).map_err(told)?;
-    let place = dev.launcher.place(run, &mut command, None).map_err(told)?;
-    let process = dev
-        .launcher
+    let launcher = dev.launcher()?;
+    let place = launcher.place(run, &mut command, None).map_err(told)?;
+    let process = launcher
         .spawn(command, place, "the agent once more")
         .map_err(told)?;
     Ok(Started {
-        running: Running::new(Rc::clone(&dev.launcher), process, joined.outputs, None),
+        running: Running::new(launcher, process, joined.outputs, None),
         stdin: joined.stdin,
         terminal: None,
     })
@@ -193,9 +193,7 @@ fn explain(exec: &Exec, failure: &NotStarted) -> ErrorAnswer {
     let program = printable(exec.argv.program());
     let cwd = exec.cwd.as_ref().map_or("/", |cwd| cwd.as_str());
     let (what, errno) = match Failed::from_error(&failure.error) {
-        _ if failure.what != START => {
-            return failed(format!("{}: {}", failure.what, failure.error));
-        }
+        _ if failure.what != START => return explain_own(failure),
         Failed::Cwd(errno) => (format!("folder `{}`", printable(cwd)), errno),
         Failed::Program(errno) => (format!("`{program}`"), errno),
         Failed::Before(errno) => (format!("`{program}` as user `{}`", user_name(exec)), errno),
@@ -212,8 +210,21 @@ fn explain(exec: &Exec, failure: &NotStarted) -> ErrorAnswer {
         Errno::TOOBIG => failed(format!(
             "{what}: its arguments and environment are more than the kernel takes: {error}"
         )),
+        Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => {
+            ErrorAnswer::new(ErrorCode::Busy, format!("{what}: {error}"))
+        }
         _ => failed(format!("{what}: {error}")),
     }
+}
+
+/// Why it did not come to a new process. For want of descriptors it may later.
+fn explain_own(failure: &NotStarted) -> ErrorAnswer {
+    let code = if failure.is_for_want() {
+        ErrorCode::Busy
+    } else {
+        ErrorCode::Failed
+    };
+    ErrorAnswer::new(code, format!("{}: {}", failure.what, failure.error))
 }
 
 fn user_name(exec: &Exec) -> String {

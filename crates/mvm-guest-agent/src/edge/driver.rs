@@ -158,6 +158,7 @@ pub(crate) struct Driver<W> {
 impl<W: World> Driver<W> {
     pub(crate) fn new(core: Core, facts: Facts, world: W, notify_port: Option<u32>) -> Self {
         let (sender, messages) = mpsc::unbounded_channel();
+        let world = Rc::new(world);
         Self {
             core,
             handle: Handle {
@@ -167,7 +168,7 @@ impl<W: World> Driver<W> {
                 dev: Rc::new(Dev::new(world.launcher())),
             },
             messages,
-            world: Rc::new(world),
+            world,
             kept: None,
             notify_port,
             watchers: Watchers::default(),

@@ -48,9 +48,9 @@ pub(crate) trait World: 'static {
     /// Keeps what has to survive the agent.
     fn keep(&self, journal: &Journal) -> io::Result<()>;
 
-    /// By which hosts' commands are started.
+    /// What starts the commands of hosts, if there can be any.
     #[cfg(feature = "dev")]
-    fn launcher(&self) -> Rc<Launcher>;
+    fn launcher(&self) -> Option<Rc<Launcher>>;
 }
 
 /// The machine that the agent runs on.
@@ -107,7 +107,7 @@ impl World for Machine {
     }
 
     #[cfg(feature = "dev")]
-    fn launcher(&self) -> Rc<Launcher> {
-        Rc::clone(&self.launcher)
+    fn launcher(&self) -> Option<Rc<Launcher>> {
+        Some(Rc::clone(&self.launcher))
     }
 }
