@@ -28,19 +28,17 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
 
 /// The agent as it goes into a guest: static, small, prod.
 pub(crate) fn static_agent() -> Result<PathBuf> {
-    build_agent(&[])
+    build_agent("mvm-guest-agent", &[])
 }
 
 /// The same for development guests, which serves commands, files, jobs and ports as well.
 pub(crate) fn static_dev_agent() -> Result<PathBuf> {
-    let built = build_agent(&["--features", "dev"])?;
-    // Cargo gives both builds one name, and the next one replaces this.
-    let dev = built.with_file_name("mvm-guest-agent-dev");
-    place(&built, &dev)?;
-    Ok(dev)
+    build_agent("mvm-guest-agent-dev", &["--features", "dev"])
 }
 
-fn build_agent(features: &[&str]) -> Result<PathBuf> {
+/// Cargo gives both builds one name, and the next one replaces the last: each is put aside under a
+/// name of its own.
+fn build_agent(name: &str, features: &[&str]) -> Result<PathBuf> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let given = std::env::var("RUSTFLAGS").unwrap_or_default();
     let flags = [&given, "-C target-feature=+crt-static", smaller()].join(" ");
@@ -51,7 +49,12 @@ fn build_agent(features: &[&str]) -> Result<PathBuf> {
         .args(["--target", &triple])
         .env("RUSTFLAGS", flags.trim())
         .run()?;
-    built(&format!("{triple}/release/mvm-guest-agent"))
+    let built = built(&format!("{triple}/release/mvm-guest-agent"))?;
+    let aside = target_dir()?.join("agents");
+    fs::create_dir_all(&aside).tried(format!("create {}", aside.display()))?;
+    let aside = aside.join(name);
+    place(&built, &aside)?;
+    Ok(aside)
 }
 
 /// Flags for LLD, which rustc links with on x86-64, that make the agent 15 % smaller: relocations

@@ -151,9 +151,8 @@ fn failed(_: Failure) -> Failure {
 fn tests(rungs: &[Rung], guest: Option<&GuestParts>) -> Result<()> {
     let mut nextest = nextest()?.arg("--workspace");
     if let Some(parts) = guest {
-        // The prod build last: it keeps the name that cargo gives both.
-        let dev = build::static_dev_agent()?;
         let agent = build::static_agent()?;
+        let dev = build::static_dev_agent()?;
         nextest = parts.told(nextest, &agent, &dev);
     }
     // Nix's store for this run, which all its tests share.

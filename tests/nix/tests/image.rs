@@ -140,7 +140,10 @@ fn the_images_have_the_same_files_with_the_same_bytes() {
         .collect::<std::collections::BTreeSet<_>>()
         .into_iter()
         .collect();
-    assert_eq!(store, ["bash", "busybox", "greet", "logger", "restore", "tool"]);
+    assert_eq!(
+        store,
+        ["bash", "busybox", "greet", "logger", "restore", "tool"]
+    );
     // A program of a package takes the place of busybox's.
     assert!(
         initrd

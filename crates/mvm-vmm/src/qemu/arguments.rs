@@ -236,7 +236,10 @@ mod tests {
         let disk = "-blockdev driver=file,node-name=rootfs,read-only=on,filename=/a,,b/rootfs.erofs \
                     -device virtio-blk-pci,drive=rootfs ";
         assert!(line.contains(disk), "{line}");
-        assert!(line.contains(" quiet root=/dev/vda ro init_on_free=1 "), "{line}");
+        assert!(
+            line.contains(" quiet root=/dev/vda ro init_on_free=1 "),
+            "{line}"
+        );
     }
 
     #[test]
