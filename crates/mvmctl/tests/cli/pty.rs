@@ -4,6 +4,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -68,6 +69,21 @@ impl Terminal {
             .stdout(self.other.try_clone().unwrap())
             .stderr(self.other.try_clone().unwrap());
         session.spawn().unwrap()
+    }
+
+    /// Runs a program that writes to it, and gives all that it wrote.
+    pub(crate) fn output_of(self, mut command: Command) -> String {
+        command
+            .stdout(self.other.try_clone().unwrap())
+            .stderr(self.other);
+        let mut child = command.spawn().unwrap();
+        // Holds the other end open itself: without this the read below would not end.
+        drop(command);
+        let mut written = Vec::new();
+        // Ends with an error once the last process has closed the other end.
+        let _ = File::from(self.ours).read_to_end(&mut written);
+        child.wait().unwrap();
+        String::from_utf8(written).unwrap().replace("\r\n", "\n")
     }
 
     /// Presses keys.

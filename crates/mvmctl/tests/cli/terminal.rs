@@ -1,42 +1,13 @@
 //! On a terminal: colour, and tables that fit.
 
 use crate::host::{Host, answering};
+use crate::pty::Terminal;
 use mvm_fake_agent::inspect;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
-use std::fs::File;
-use std::io::Read as _;
 use std::process::Command;
 
 /// Runs it with a terminal of that many columns as stdout and stderr, and gives what it wrote.
-fn on_terminal(mut command: Command, columns: u16) -> String {
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-    grantpt(&terminal).unwrap();
-    unlockpt(&terminal).unwrap();
-    let size = Winsize {
-        ws_row: 50,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    tcsetwinsize(&terminal, size).unwrap();
-    let name = ptsname(&terminal, Vec::new()).unwrap();
-    let other_end = File::options()
-        .read(true)
-        .write(true)
-        .open(name.to_str().unwrap())
-        .unwrap();
-    command
-        .stdout(other_end.try_clone().unwrap())
-        .stderr(other_end);
-    let mut child = command.spawn().unwrap();
-    // Holds the other end open itself: without this the read below would not end.
-    drop(command);
-    let mut written = Vec::new();
-    // Ends with an error once the last process has closed the other end.
-    let _ = File::from(terminal).read_to_end(&mut written);
-    child.wait().unwrap();
-    String::from_utf8(written).unwrap().replace("\r\n", "\n")
+fn on_terminal(command: Command, columns: u16) -> String {
+    Terminal::new(columns, 50).output_of(command)
 }
 
 /// How many columns a line takes up, escape sequences left out.
