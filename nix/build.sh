@@ -3,7 +3,7 @@
 # The same input gives the same bytes: names are sorted, times, owners and inode numbers come from
 # nothing outside. Tools are called by path, and busybox's by name, so that it does not matter what
 # the builder's PATH has.
-set -e -o pipefail
+set -e +u -o pipefail
 export LC_ALL=C TZ=UTC
 umask 022
 

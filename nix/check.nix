@@ -98,15 +98,11 @@ let
   sound = value: if types.set.ok value then value else { };
 in
 {
-  inherit filled;
-
   # The drop-ins alone, as the NixOS module has them: their options have checked all but the names.
   dropIns =
     { healthChecks, probes }:
     ofEntries "healthChecks" fields.healthCheck types.entryName healthChecks
     ++ ofEntries "probes" fields.probe types.entryName probes;
-
-  settings = path: ofFields path fields.agent;
 
   # { problems, value }; the value is good if there is no problem. `known` says what this mkGuest was
   # given.

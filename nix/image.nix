@@ -7,10 +7,7 @@ pkgs:
 let
   inherit (builtins)
     attrNames
-    concatMap
     concatStringsSep
-    head
-    mapAttrs
     ;
   render = import ./render.nix;
   text = import ./text.nix;
@@ -98,6 +95,9 @@ let
     ${bb} cp -r ${etcMvm} $out/etc/mvm
   '';
 
+  # Paths are copied to the store by this.
+  packages = map (package: "${package}") guest.packages;
+
   kernel = guest.kernel;
   # Uncompressed where there is one: Firecracker takes no other on x86.
   kernelFiles =
@@ -117,16 +117,17 @@ pkgs.runCommand "${guest.name}-guest"
   (
     lines (
       each {
-        inherit bb agent written;
+        inherit bb written;
+        agent = "${agent}";
         busybox = pkgs.pkgsStatic.busybox;
         scripts = builtins.path {
           path = scripts;
           name = "mvm-guest-scripts";
         };
-        closure = pkgs.closureInfo { rootPaths = [ written ] ++ guest.packages; };
+        closure = pkgs.closureInfo { rootPaths = [ written ] ++ packages; };
         # Of the agent what it refers to, which is nothing if it is static; it itself is copied.
-        agentClosure = pkgs.closureInfo { rootPaths = [ agent ]; };
-        packages = concatStringsSep " " (map (package: "${package}") guest.packages);
+        agentClosure = pkgs.closureInfo { rootPaths = [ "${agent}" ]; };
+        packages = concatStringsSep " " packages;
         kernelFiles = concatStringsSep " " kernelFiles;
         # Newer nixpkgs have the modules in an output of their own.
         kernelModules = "${kernel.modules or kernel}";

@@ -3,7 +3,6 @@
 let
   inherit (builtins)
     all
-    attrNames
     elem
     isAttrs
     isBool

@@ -44,7 +44,7 @@ impl Nix {
         Some(nix)
     }
 
-    /// The stand-in for nixpkgs' flake, made by whichever test comes first.
+    /// The stand-in for nixpkgs' flake, and the stores, made by whichever test comes first.
     fn fill(&self) {
         fs::create_dir_all(&self.root).expect("make a folder");
         let lock = File::create(self.root.join("lock")).expect("make a lock");
@@ -63,6 +63,12 @@ impl Nix {
             fs::copy(stand_in.join(file), draft.join(file)).expect("copy the stand-in");
         }
         parts::fill(&draft.join("parts"), &self.parts);
+        // Two that make a store at once trip over each other's links.
+        let (mut store, mut flakes) = (self.command("nix-store"), self.flakes());
+        for command in [store.arg("--gc"), flakes.args(["store", "gc"])] {
+            let made = run(command);
+            assert!(made.status.success(), "{made:?}");
+        }
         fs::rename(&draft, &ready).expect("put the stand-in in its place");
     }
 

@@ -205,3 +205,24 @@ async fn a_root_file_system_of_ext4() {
     assert_eq!(guest.probe("root"), "overlay");
     guest.powers_off();
 }
+
+/// What stands in the way of a boot is shown to who starts the VM.
+#[test]
+fn a_root_file_system_of_another_type_is_told() {
+    let Some(nix) = Nix::find() else { return };
+    let image = nix.build("mkGuest story");
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["vmlinuz", "initrd-erofs", "rootfs.ext4"] {
+        std::os::unix::fs::symlink(image.join(file), folder.path().join(file)).unwrap();
+    }
+    let manifest = r#"{"version": 1, "kernel": "vmlinuz", "initrd": "initrd-erofs",
+        "rootfs": {"file": "rootfs.ext4", "type": "ext4"}, "cmdline": "init_on_free=1",
+        "agent": {"version": "0.1.0", "profile": "prod", "port": 52}}"#;
+    std::fs::write(folder.path().join("manifest.json"), manifest).unwrap();
+    let mvmctl = Mvmctl::new();
+    let image = folder.path().to_str().unwrap();
+    let failed = mvmctl.run(&["vm", "start", "bad", "--image", image, "--backend", "qemu"]);
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    let said = "mvm-init: cannot mount /dev/vda as erofs";
+    assert!(failed.stderr.contains(said), "{failed:?}");
+}

@@ -185,11 +185,33 @@ fn the_manifest_names_the_first_format() {
     assert_eq!((&*image.agent.profile, image.agent.port), ("prod", 52));
     let folder = nix.build(
         r#"mkGuestOf { inherit agentDev; }
-          { name = "other"; formats = [ "erofs" ]; dev = true; agent.port = 5252; }"#,
+          {
+            name = "other";
+            formats = [ "erofs" ];
+            dev = true;
+            agent.port = 5252;
+            kernelModules = [ "virtio-net" ];
+            # As nixpkgs' kernels are: the uncompressed one in an output of its own.
+            kernel = pkgs.linux // {
+              dev = pkgs.runCommand "dev" { } ''
+                ${pkgs.pkgsStatic.busybox}/bin/busybox mkdir $out
+                printf '\177ELF and so on' >$out/vmlinux
+              '';
+            };
+          }"#,
     );
     let other = Image::open(&folder).unwrap();
     let manifest = &other.manifest;
     assert_eq!(manifest.initrd.as_deref(), Some("initrd-erofs"));
+    assert_eq!(manifest.kernel, "vmlinux");
+    let stage1 = Files::of_initrd(&folder.join("initrd-erofs"));
+    let modules = stage1.text("etc/mvm-init/modules");
+    for module in ["vsock", "virtio_blk", "erofs", "overlay", "virtio_net"] {
+        assert!(modules.lines().any(|line| line == module), "{modules}");
+        let file = &stage1.0[&format!("lib/modules/{module}.ko")];
+        // Packed or not in the kernel's package.
+        assert!(file.content.starts_with(b"\x7fELF"), "{module}");
+    }
     assert_eq!(other.rootfs(), Some(folder.join("rootfs.erofs")));
     assert_eq!(manifest.cmdline, "init_on_free=1");
     // The dev build's stand-in says so; and it is what is in the image.
