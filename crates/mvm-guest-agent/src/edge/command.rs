@@ -56,6 +56,19 @@ pub(crate) struct Launcher {
     cpu: Cell<Duration>,
 }
 
+/// A child that nobody waits for any more: it is killed, and reaped as an orphan once it is dead.
+struct Left<'a> {
+    children: &'a Children,
+    pid: Pid,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        self.children.remove(self.pid);
+    }
+}
+
 struct Running {
     pid: Pid,
     exited: AsyncFd<OwnedFd>,
@@ -118,9 +131,15 @@ impl Launcher {
                 let mark = self.children.mark(run.0);
                 self.follow(pid, mark, Output::default(), Output::default(), None)
             });
-        // Nobody cancels it: whoever waits for it stops waiting, and the limit ends it.
+        let left = running.as_ref().ok().map(|running| Left {
+            children: &self.children,
+            pid: running.pid,
+        });
+        // Nobody cancels it: whoever waits for it stops waiting, and then it is left.
         let (_keep, never) = oneshot::channel();
-        self.to_the_end(running, started, limit, never).await
+        let ended = self.to_the_end(running, started, limit, never).await;
+        std::mem::forget(left);
+        ended
     }
 
     async fn to_the_end(
