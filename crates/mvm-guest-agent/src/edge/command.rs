@@ -20,7 +20,7 @@ use crate::core::{Now, RunId};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -33,6 +33,18 @@ use tokio::time::{Instant, sleep_until};
 
 /// How much is still read from a pipe once the command has ended. More than a pipe holds.
 const DRAIN: usize = 1024 * 1024;
+
+/// A child that nobody waits for any more: it is killed, and reaped as an orphan once it is dead.
+struct Left<'a> {
+    launcher: &'a Launcher,
+    pid: Pid,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.launcher.leave(self.pid);
+    }
+}
 
 struct Running {
     process: Process,
@@ -64,14 +76,20 @@ impl Launcher {
     ) -> Ended {
         let started = clock::now();
         let copied = self.copy(run, work).map_err(|why| not_started(&why));
+        let left = copied.as_ref().ok().map(|process| Left {
+            launcher: self,
+            pid: process.pid,
+        });
         let running = copied.map(|process| Running {
             process,
             stdout: Output::default(),
             stderr: Output::default(),
         });
-        // Nobody cancels it: whoever waits for it stops waiting, and the limit ends it.
+        // Nobody cancels it: whoever waits for it stops waiting, and then it is left.
         let (_keep, never) = oneshot::channel();
-        self.to_the_end(running, started, limit, never).await
+        let ended = self.to_the_end(running, started, limit, never).await;
+        std::mem::forget(left);
+        ended
     }
 
     async fn to_the_end(

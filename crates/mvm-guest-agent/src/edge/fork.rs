@@ -42,6 +42,7 @@ mod tests {
     use crate::core::RunId;
     use crate::core::ended::End;
     use crate::edge::process::Launcher;
+    use rustix::process::{Pid, Signal, WaitOptions, waitpid};
     use std::fs::File;
     use std::os::fd::{AsRawFd, BorrowedFd};
     use std::time::Duration;
@@ -75,14 +76,31 @@ mod tests {
         assert!(look().is_ok());
     }
 
+    fn hang() -> u8 {
+        loop {
+            std::thread::park();
+        }
+    }
+
     #[tokio::test]
     async fn a_copy_that_hangs_is_ended() {
-        let hang = || {
-            loop {
-                std::thread::park();
-            }
-        };
         let end = end_of(Duration::from_millis(50), hang).await;
         assert!(matches!(end, End::TimedOut { .. }), "{end:?}");
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_nobody_waits_for_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let launcher = Launcher::new(dir.path(), false);
+        let hanging = launcher.run_copy(RunId(1), LONG, hang);
+        let given_up = tokio::time::timeout(Duration::from_millis(20), hanging).await;
+        assert!(given_up.is_err());
+        // Of this thread alone: other tests have theirs.
+        let copy = std::fs::read_to_string("/proc/thread-self/children").unwrap();
+        let copy = Pid::from_raw(copy.trim().parse().unwrap());
+        let ended = tokio::task::spawn_blocking(move || waitpid(copy, WaitOptions::empty()));
+        let ended = tokio::time::timeout(LONG, ended).await.unwrap().unwrap();
+        let (_, status) = ended.unwrap().unwrap();
+        assert_eq!(status.terminating_signal(), Some(Signal::KILL.as_raw()));
     }
 }

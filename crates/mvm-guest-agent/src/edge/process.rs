@@ -206,6 +206,12 @@ impl Launcher {
         exit
     }
 
+    /// Kills a process that nobody waits for any more. It is reaped as an orphan.
+    pub(super) fn leave(&self, pid: Pid) {
+        let _ = kill_process_group(pid, Signal::KILL);
+        self.children.remove(pid);
+    }
+
     /// Gives up a process that even KILL does not end.
     pub(crate) fn abandon(&self, process: &Process) {
         self.children.remove(process.pid);
