@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_header_alone_is_that_of_the_whole_frame() {
-        for bytes in [&b""[..], b"x", &[7; 70_000]] {
+        for bytes in [&b""[..], b"x", &vec![7; 70_000]] {
             let whole = encode_data(1, bytes).unwrap();
             assert_eq!(whole[..=HEADER], data_header(1, bytes.len()));
         }
