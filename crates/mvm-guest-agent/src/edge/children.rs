@@ -65,40 +65,51 @@ impl Children {
     pub(crate) async fn sweep(&self) {
         let mut pause = Duration::from_millis(1);
         let mut waited = Duration::ZERO;
-        while self.look() > 0 && waited < END_WITHIN {
-            tokio::time::sleep(pause).await;
-            waited += pause;
-            pause = (pause * 2).min(Duration::from_millis(50));
+        while waited < END_WITHIN {
+            match self.look() {
+                Seen {
+                    reaped: 0,
+                    dying: 0,
+                } => return,
+                Seen { reaped: 0, .. } => {
+                    tokio::time::sleep(pause).await;
+                    waited += pause;
+                    pause = (pause * 2).min(Duration::from_millis(50));
+                }
+                // The children of those have come to the agent by now.
+                _ => {}
+            }
         }
     }
 
-    /// Reaps orphans that are dead, where cgroups do the killing.
+    /// Reaps orphans that are dead by now, and waits for none.
     pub(crate) fn reap(&self) {
         self.look();
     }
 
-    /// How many orphans have been killed and are not dead yet, or cannot be told apart yet.
-    fn look(&self) -> usize {
+    fn look(&self) -> Seen {
         let started = self.started.borrow();
         let mut orphans = children_of_agent();
         orphans.retain(|pid| !started.contains_key(&pid.as_raw_pid()));
-        let mut dying = 0;
+        let mut seen = Seen::default();
         for orphan in orphans {
             match waitpid(Some(orphan), WaitOptions::NOHANG) {
-                Ok(None) if self.cgroups => {}
+                // Who is about to die has left its cgroup already.
+                Ok(None) if self.cgroups => seen.dying += usize::from(is_exiting(orphan)),
                 Ok(None) => match owner(orphan, &started) {
                     Owner::Run => {}
                     // Whose it is shows at the next look. Nobody's run can be harmed if there is none.
-                    Owner::Unknown if !started.is_empty() => dying += 1,
+                    Owner::Unknown if !started.is_empty() => seen.dying += 1,
                     Owner::Unknown | Owner::Nobody => {
                         let _ = kill_process(orphan, Signal::KILL);
-                        dying += 1;
+                        seen.dying += 1;
                     }
                 },
-                _ => {}
+                Ok(Some(_)) => seen.reaped += 1,
+                Err(_) => {}
             }
         }
-        dying
+        seen
     }
 
     fn end_leftovers(&self) {
@@ -119,6 +130,15 @@ impl Children {
             }
         }
     }
+}
+
+/// What there was of orphans.
+#[derive(Default)]
+struct Seen {
+    /// How many were dead.
+    reaped: usize,
+    /// How many will be, or cannot be told apart yet.
+    dying: usize,
 }
 
 /// Whose an orphan is.
@@ -147,6 +167,14 @@ fn owner(pid: Pid, started: &HashMap<i32, String>) -> Owner {
         Some(_) if place == environment_end(pid) => Owner::Nobody,
         _ => Owner::Unknown,
     }
+}
+
+/// Whether a process is on its way out: `PF_EXITING` of its flags (proc_pid_stat(5), field 9;
+/// include/linux/sched.h).
+fn is_exiting(pid: Pid) -> bool {
+    const PF_EXITING: u32 = 0x4;
+    let flags = stat_field(pid, 9).and_then(|flags| flags.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
 }
 
 /// Where a process's environment ends (proc_pid_stat(5), field 51), the last thing that execve sets;

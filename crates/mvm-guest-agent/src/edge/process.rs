@@ -238,24 +238,21 @@ impl Launcher {
 
     /// Ends what the command left running. Mostly there is nothing, and this costs one call.
     async fn end_rest(&self, cgroup: Option<Cgroup>) {
-        match cgroup {
-            Some(cgroup) if cgroup.remove() => {
+        if let Some(cgroup) = cgroup
+            && !cgroup.remove()
+        {
+            cgroup.kill();
+            let mut pause = Duration::from_millis(1);
+            for _ in 0..12 {
                 self.children.reap();
-            }
-            Some(cgroup) => {
-                cgroup.kill();
-                let mut pause = Duration::from_millis(1);
-                for _ in 0..12 {
-                    self.children.reap();
-                    if cgroup.remove() {
-                        break;
-                    }
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
+                if cgroup.remove() {
+                    break;
                 }
+                tokio::time::sleep(pause).await;
+                pause *= 2;
             }
-            None => self.children.sweep().await,
         }
+        self.children.sweep().await;
     }
 }
 
