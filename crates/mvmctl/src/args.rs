@@ -60,7 +60,7 @@ pub(crate) struct Global {
     pub(crate) verbose: bool,
 
     /// How long to wait, for example 500ms, 2s, 1m: for a connection (else 2s) and for an answer
-    /// (else 10s); with `wait`, how long altogether
+    /// (else 10s); with `wait`, how long altogether; with `exec`, how long the command may run
     #[arg(long, value_name = "DURATION", value_parser = duration, global = true)]
     pub(crate) timeout: Option<Duration>,
 
