@@ -27,7 +27,10 @@ use crate::snapshot::{self, Draft, Manifest, Snapshot, Vmm};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+/// How long a VMM that is dying may take to be gone.
+const DYING: Duration = Duration::from_secs(1);
 
 /// A VM of which a snapshot is being taken.
 #[derive(Debug)]
@@ -160,15 +163,23 @@ impl Taking {
     /// Lets the VM run on. When it returns the guest may be dialled.
     pub fn run_on(&mut self, patience: Patience<'_>) -> Result<(), Error> {
         let ran = self.driver.run_on(&mut self.crew, patience);
-        let alive = self.crew.record().alive()?;
-        let runs = alive.iter().any(|p| p.role == self.driver.main_role());
-        match (&ran, runs) {
-            (Ok(()), _) => self.crew.set_state(State::Running)?,
-            // It is frozen still, and can be let go of or ended by hand.
-            (Err(_), true) => {}
-            (Err(_), false) => self.end(State::Stopped)?,
+        if ran.is_ok() {
+            self.crew.set_state(State::Running)?;
+        } else if self.has_died()? {
+            self.end(State::Stopped)?;
         }
+        // Otherwise it is frozen still, and can be let go of or ended by hand.
         ran
+    }
+
+    /// Whether the VMM is gone, or will be in a moment: its connections break before it ends.
+    fn has_died(&self) -> Result<bool, Error> {
+        let alive = self.crew.record().alive()?;
+        let main = alive.iter().find(|p| p.role == self.driver.main_role());
+        main.map_or(Ok(true), |main| {
+            let ended = main.wait(DYING);
+            ended.map_err(Error::io("wait for", self.crew.folder().path()))
+        })
     }
 
     /// Ends the frozen VM, which lives on in its snapshot alone.
