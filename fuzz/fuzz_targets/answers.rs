@@ -5,12 +5,21 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mvm_protocol::AnswerFrame;
+use mvm_protocol::answer::{Answer, AnswerOf};
+use mvm_protocol::dev::DevAnswer;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 fuzz_target!(|body: &[u8]| {
-    if let Ok(frame) = AnswerFrame::read(body) {
+    check::<Answer>(body);
+    check::<DevAnswer>(body);
+});
+
+/// A body as one kind of answer.
+fn check<A: DeserializeOwned + Serialize>(body: &[u8]) {
+    if let Ok(frame) = AnswerOf::<A>::read(body) {
         let written = serde_json::to_vec(&frame).unwrap();
-        let again = AnswerFrame::read(&written).unwrap();
+        let again = AnswerOf::<A>::read(&written).unwrap();
         assert_eq!(serde_json::to_vec(&again).unwrap(), written);
     }
-});
+}

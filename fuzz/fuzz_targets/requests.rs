@@ -7,8 +7,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use mvm_protocol::dev::{Control, DevRequest};
 use mvm_protocol::frame::{Decoder, Frame};
-use mvm_protocol::request::{ParsedRequest, RequestFrame};
+use mvm_protocol::request::{FromObject, Parsed, Request, RequestOf};
+use serde::Serialize;
 
 /// All frames of a stream, and whether it was cut for a frame too large.
 fn frames<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Frame>, bool) {
@@ -35,21 +37,28 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(frames(stream.chunks(usize::from(*size).max(1))), whole);
     for frame in whole.0 {
         let Frame::Json(body) = frame else { continue };
-        let parsed = ParsedRequest::read(&body);
-        match parsed.request {
-            Ok(request) => {
-                let again = RequestFrame {
-                    request,
-                    id: parsed.id,
-                };
-                let again = ParsedRequest::read(&serde_json::to_vec(&again).unwrap());
-                assert_eq!((again.id, again.kind), (parsed.id, parsed.kind));
-                assert!(again.request.is_ok());
-            }
-            Err(error) => {
-                assert!(!error.message.is_empty() && error.message.len() < 2048);
-                assert!(!error.message.contains(char::is_control));
-            }
-        }
+        check::<Request>(&body);
+        check::<DevRequest>(&body);
+        check::<Control>(&body);
     }
 });
+
+/// A body as one kind of request.
+fn check<R: FromObject + Serialize>(body: &[u8]) {
+    let parsed = Parsed::<R>::read(body);
+    match parsed.request {
+        Ok(request) => {
+            let again = RequestOf {
+                request,
+                id: parsed.id,
+            };
+            let again = Parsed::<R>::read(&serde_json::to_vec(&again).unwrap());
+            assert_eq!((again.id, again.kind), (parsed.id, parsed.kind));
+            assert!(again.request.is_ok());
+        }
+        Err(error) => {
+            assert!(!error.message.is_empty() && error.message.len() < 2048);
+            assert!(!error.message.contains(char::is_control));
+        }
+    }
+}
