@@ -195,15 +195,19 @@ fn explain(exec: &Exec, failure: &NotStarted) -> ErrorAnswer {
     let (what, errno) = match Failed::from_error(&failure.error) {
         _ if failure.what != START => return explain_own(failure),
         Failed::Cwd(errno) => (format!("folder `{}`", printable(cwd)), errno),
+        // A script that is there says the same if its interpreter is not.
+        Failed::Program(Errno::NOENT) => (
+            format!("`{program}`, or the interpreter that it names"),
+            Errno::NOENT,
+        ),
         Failed::Program(errno) => (format!("`{program}`"), errno),
         Failed::Before(errno) => (format!("`{program}` as user `{}`", user_name(exec)), errno),
     };
     let error = io::Error::from(errno);
     match errno {
-        Errno::NOENT | Errno::NOTDIR => ErrorAnswer::new(
-            ErrorCode::NotFound,
-            format!("{what}: not found (or its interpreter is not): {error}"),
-        ),
+        Errno::NOENT | Errno::NOTDIR => {
+            ErrorAnswer::new(ErrorCode::NotFound, format!("{what}: {error}"))
+        }
         Errno::ACCESS | Errno::PERM | Errno::NOEXEC => {
             ErrorAnswer::new(ErrorCode::NotAllowed, format!("{what}: {error}"))
         }

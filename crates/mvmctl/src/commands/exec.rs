@@ -235,8 +235,8 @@ fn refused(vm: &str, error: &Error) -> Failure {
         Error::Refused(refusal) => match refusal.code {
             ErrorCode::NotFound => (
                 Kind::NoProgram,
-                "the guest may have it elsewhere: give its path there. A shell's own words need a \
-                 shell: -- sh -c '…'",
+                "program, folder (-w) and user (-u) have to be there in the guest. A shell's own words \
+                 need a shell: -- sh -c '…'",
             ),
             ErrorCode::NotAllowed => (
                 Kind::CannotRun,
