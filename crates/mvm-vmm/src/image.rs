@@ -4,7 +4,8 @@
 //! this `mvmctl`; a key that would be ignored, or a file that is missing, has to be told before a
 //! VMM is started, not by a guest that does not come up.
 
-use mvm_protocol::object::{Object, Problem};
+use crate::manifest::{self, Wrong};
+use mvm_protocol::object::Problem;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -199,23 +200,13 @@ pub(crate) fn is_plain(file: &str) -> bool {
 }
 
 fn read_manifest(path: &Path, content: &[u8]) -> Result<Manifest, ImageError> {
-    let wrong = |problem| ImageError::Manifest {
-        path: path.to_owned(),
-        problem,
-    };
-    // The version is looked at before all else: in another version other keys may be known.
-    let version = Object::parse(content)
-        .and_then(|mut object| object.take::<u32>("version"))
-        .map_err(wrong)?;
-    if let Some(found) = version.filter(|version| *version != VERSION) {
-        return Err(ImageError::Version {
-            path: path.to_owned(),
-            found,
-        });
-    }
-    Object::parse(content)
-        .and_then(Object::into_shape)
-        .map_err(wrong)
+    manifest::read(content, VERSION).map_err(|wrong| {
+        let path = path.to_owned();
+        match wrong {
+            Wrong::Shape(problem) => ImageError::Manifest { path, problem },
+            Wrong::Version(found) => ImageError::Version { path, found },
+        }
+    })
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ pub mod launch;
 pub mod local;
 pub mod locate;
 pub mod machine;
+mod manifest;
 mod microvm;
 pub mod process;
 pub mod qemu;

@@ -13,10 +13,11 @@
 
 use crate::error::Error;
 use crate::image;
+use crate::manifest::{self, Wrong};
 use crate::record::{make_private, write_whole};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
-use mvm_protocol::object::{Object, Problem};
+use mvm_protocol::object::Problem;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -179,23 +180,13 @@ impl Snapshot {
 }
 
 fn read_manifest(path: &Path, content: &[u8]) -> Result<Manifest, SnapshotError> {
-    let wrong = |problem| SnapshotError::Manifest {
-        path: path.to_owned(),
-        problem,
-    };
-    // The version is looked at before all else: in another version other keys may be known.
-    let version = Object::parse(content)
-        .and_then(|mut object| object.take::<u32>("version"))
-        .map_err(wrong)?;
-    if let Some(found) = version.filter(|version| *version != VERSION) {
-        return Err(SnapshotError::Version {
-            path: path.to_owned(),
-            found,
-        });
-    }
-    Object::parse(content)
-        .and_then(Object::into_shape)
-        .map_err(wrong)
+    manifest::read(content, VERSION).map_err(|wrong| {
+        let path = path.to_owned();
+        match wrong {
+            Wrong::Shape(problem) => SnapshotError::Manifest { path, problem },
+            Wrong::Version(found) => SnapshotError::Version { path, found },
+        }
+    })
 }
 
 fn check_file(folder: &Path, expected: &StateFile) -> Result<(), SnapshotError> {
