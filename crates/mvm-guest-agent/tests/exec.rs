@@ -201,15 +201,7 @@ fn without_descriptors_it_is_busy_and_nothing_leaks() {
 #[test]
 fn it_can_be_switched_off() {
     let agent = Agent::launch(folder(&[], &[]), Settings::flags(&["--exec", "false"]));
-    for kind in [
-        "exec",
-        "put",
-        "get",
-        "jobs",
-        "attach",
-        "job-signal",
-        "forward",
-    ] {
+    for kind in common::DEV_REQUESTS {
         let answer = agent.ask(&json!({"type": kind}));
         assert_eq!(answer["code"], "not-allowed", "{answer}");
         let message = answer["message"].as_str().unwrap();

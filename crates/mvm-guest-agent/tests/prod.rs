@@ -50,15 +50,7 @@ fn the_code_is_in_dev_builds_alone() {
 fn a_prod_build_serves_none_of_it_and_says_why() {
     use serde_json::json;
     let agent = common::Agent::start(&[], &[]);
-    for kind in [
-        "exec",
-        "put",
-        "get",
-        "jobs",
-        "attach",
-        "job-signal",
-        "forward",
-    ] {
+    for kind in common::DEV_REQUESTS {
         let answer = agent.ask(&json!({"type": kind, "id": 3}));
         assert_eq!(
             (&answer["code"], &answer["id"]),

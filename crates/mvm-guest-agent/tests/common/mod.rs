@@ -29,6 +29,17 @@ use tempfile::TempDir;
 /// Far more than anything here takes.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What dev builds alone serve: by name, and not by the list that the agent itself goes by.
+pub const DEV_REQUESTS: [&str; 7] = [
+    "exec",
+    "put",
+    "get",
+    "jobs",
+    "attach",
+    "job-signal",
+    "forward",
+];
+
 /// Who the agent runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum As {
