@@ -8,6 +8,8 @@ use crate::{SOON, remote};
 use mvm_client::{Deadlines, Endpoint, Session};
 use mvm_protocol::request::{Check, CheckKind};
 use mvm_protocol::status::{IntegrationStatus, ProbeStatus};
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use tempfile::TempDir;
@@ -72,6 +74,18 @@ impl TestVm {
             Ok(session) => session,
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// A connection to its agent past the handshake, byte by byte as the protocol has it and without
+    /// our own client.
+    pub fn raw_connection(&self) -> UnixStream {
+        let mut stream = UnixStream::connect(self.socket()).expect("connect");
+        stream.set_read_timeout(Some(SOON)).expect("set a timeout");
+        stream.write_all(b"CONNECT 52\n").expect("dial");
+        let mut line = [0; 6];
+        stream.read_exact(&mut line).expect("an answer");
+        assert_eq!(&line, b"OK 52\n");
+        stream
     }
 
     /// Runs a probe now.

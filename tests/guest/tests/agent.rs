@@ -14,7 +14,6 @@ use mvm_protocol::answer::{Answer, AnswerFrame, Change};
 use mvm_protocol::status::Health;
 use mvm_protocol::{Decoder, Frame};
 use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
@@ -23,12 +22,7 @@ use tokio::time::timeout;
 #[test]
 fn status_comes_over_connect_52() {
     let Some(vm) = TestVm::new() else { return };
-    let mut stream = UnixStream::connect(vm.socket()).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    stream.write_all(b"CONNECT 52\n").unwrap();
-    let mut line = [0; 6];
-    stream.read_exact(&mut line).unwrap();
-    assert_eq!(&line, b"OK 52\n");
+    let mut stream = vm.raw_connection();
     let body = br#"{"type":"status","id":7}"#;
     let length = u32::try_from(body.len()).unwrap();
     stream.write_all(&length.to_be_bytes()).unwrap();

@@ -9,12 +9,11 @@
 )]
 
 use mvm_client::dev::{CommandOutput, Output};
-use mvm_guest_tests::{Mvmctl, SOON, TestVm, eventually};
+use mvm_guest_tests::{Mvmctl, TestVm, eventually};
 use mvm_protocol::dev::exec::{Argv, Exec};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
@@ -22,12 +21,7 @@ use tempfile::TempDir;
 #[test]
 fn a_command_runs_over_connect_52() {
     let Some(vm) = TestVm::dev() else { return };
-    let mut stream = UnixStream::connect(vm.socket()).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    stream.write_all(b"CONNECT 52\n").unwrap();
-    let mut line = [0; 6];
-    stream.read_exact(&mut line).unwrap();
-    assert_eq!(&line, b"OK 52\n");
+    let mut stream = vm.raw_connection();
     let body =
         br#"{"type":"exec","argv":["sh","-c","cat; echo done >&2; exit 3"],"stdin":true,"id":7}"#;
     let mut sent = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
