@@ -10,6 +10,7 @@
 mod answers;
 mod checks;
 mod cp;
+mod cp_archives;
 mod exec;
 mod exec_terminal;
 mod failures;
