@@ -5,6 +5,7 @@
 //! image      the guest of the stories: its services, checks and probes
 //! sleeper    the guest of the snapshots' stories
 //! bare       the guest of the benchmarks
+//! short_path sockets in folders of any depth
 //! remote     scripts that are run in a guest from outside
 //! machine    one QEMU and its vsock device, driven step by step
 //! base       boots that guest once a run, and keeps it as a snapshot
@@ -32,6 +33,7 @@ mod machine;
 mod mvmctl;
 mod parts;
 pub mod remote;
+mod short_path;
 mod sleeper;
 mod vm;
 

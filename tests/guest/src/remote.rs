@@ -1,6 +1,7 @@
 //! Scripts that are run in a guest from outside, whatever its agent is doing: a service of the tests'
 //! own guests, on a vsock port of its own.
 
+use crate::short_path::ShortPath;
 use std::path::Path;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
@@ -10,7 +11,9 @@ pub(crate) const REMOTE_PORT: u32 = 60;
 
 /// Runs a script in the guest behind a socket, and gives what it printed. It has to succeed.
 pub async fn run(socket: &Path, script: &str) -> String {
-    let stream = UnixStream::connect(socket).await.expect("connect");
+    let stream = UnixStream::connect(ShortPath::of(socket).path())
+        .await
+        .expect("connect");
     let mut stream = BufReader::new(stream);
     let connect = format!("CONNECT {REMOTE_PORT}\n");
     stream.write_all(connect.as_bytes()).await.expect("dial");

@@ -4,6 +4,7 @@ use crate::base::{Base, Profile};
 use crate::image::NOTIFY_PORT;
 use crate::machine::{MEMORY_FILE, Machine, logs};
 use crate::parts::Parts;
+use crate::short_path::ShortPath;
 use crate::{SOON, remote};
 use mvm_client::{Deadlines, Endpoint, Session};
 use mvm_protocol::request::{Check, CheckKind};
@@ -15,6 +16,11 @@ use std::process::Command;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::time::timeout;
+
+/// Names each clone's folder so that no path of a socket in it fits into an address, wherever the
+/// target folder is: what works only in a short one fails for everybody.
+const DEEP: &str =
+    "clone-in-a-folder-that-is-named-at-such-length-that-sockets-in-it-have-paths-over-107-bytes-";
 
 /// A clone of the run's guest, up and running. It ends with its owner.
 #[derive(Debug)]
@@ -39,7 +45,7 @@ impl TestVm {
         let parts = Parts::find()?;
         let base = Base::of_this_run(&parts, profile);
         let folder = tempfile::Builder::new()
-            .prefix("clone-")
+            .prefix(DEEP)
             .tempdir_in(&base.folder)
             .expect("make a folder");
         let copied = Command::new("cp")
@@ -79,7 +85,8 @@ impl TestVm {
     /// A connection to its agent past the handshake, byte by byte as the protocol has it and without
     /// our own client.
     pub fn raw_connection(&self) -> UnixStream {
-        let mut stream = UnixStream::connect(self.socket()).expect("connect");
+        let mut stream =
+            UnixStream::connect(ShortPath::of(&self.socket()).path()).expect("connect");
         stream.set_read_timeout(Some(SOON)).expect("set a timeout");
         stream.write_all(b"CONNECT 52\n").expect("dial");
         let mut line = [0; 6];
@@ -157,7 +164,7 @@ impl TestVm {
     /// Listens on the host where the agent reports that it is up.
     pub fn listen_for_notice(&self) -> UnixListener {
         let path = self.folder.path().join(format!("v.sock_{NOTIFY_PORT}"));
-        UnixListener::bind(path).expect("listen")
+        UnixListener::bind(ShortPath::of(&path).path()).expect("listen")
     }
 }
 
