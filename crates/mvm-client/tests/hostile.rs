@@ -8,7 +8,7 @@
 )]
 
 use mvm_client::{Deadlines, Endpoint, Error, Session, Stage};
-use mvm_fake_agent::{FakeAgent, Peer, well};
+use mvm_fake_agent::{FakeAgent, Peer, old, well};
 use mvm_protocol::request::{Check, CheckKind};
 use mvm_protocol::{Answer, ErrorCode, Request};
 use serde_json::json;
@@ -392,21 +392,7 @@ async fn a_session_out_of_step_is_not_used_again() {
 
 #[tokio::test]
 async fn an_older_agent_is_told_by_its_hello() {
-    let agent = FakeAgent::start(|peer| {
-        peer.shake_hands();
-        while let Some(request) = peer.request() {
-            peer.answer(&match request["type"].as_str() {
-                Some("hello") => json!({
-                    "type": "hello", "protocol": 1, "agent_version": "0.0.9", "profile": "prod",
-                    "capabilities": ["ping"], "boot_id": "", "generation": 0, "id": request["id"],
-                }),
-                _ => json!({
-                    "type": "error", "code": "unknown-request", "message": "what?",
-                    "retryable": false, "id": request["id"],
-                }),
-            });
-        }
-    });
+    let agent = FakeAgent::start(old);
     let mut session = Session::connect(&unix(&agent), &Deadlines::all(LONG))
         .await
         .unwrap();

@@ -15,7 +15,7 @@ mod dev;
 mod well;
 
 pub use dev::dev;
-pub use well::{answer_to, inspect, status, well};
+pub use well::{answer_to, inspect, old, status, well};
 
 use mvm_protocol::frame::{encode_data, encode_json};
 use mvm_protocol::{Decoder, Frame};

@@ -1,7 +1,7 @@
 //! What can be amiss between a name and an answer: the words, the hint, the data and the code.
 
 use crate::host::{Host, answering, nobody, silent};
-use mvm_fake_agent::{FakeAgent, Peer, well};
+use mvm_fake_agent::{FakeAgent, Peer, old, well};
 use serde_json::json;
 use std::os::unix::net::UnixListener;
 
@@ -203,26 +203,17 @@ fn what_an_agent_refuses_is_an_answer() {
 
 #[test]
 fn an_agent_older_than_the_request() {
-    let host = Host::with("old", |peer| {
-        peer.shake_hands();
-        while let Some(request) = peer.request() {
-            peer.answer(&if request["type"] == "hello" {
-                json!({
-                    "type": "hello", "protocol": 1, "agent_version": "0.0.9", "profile": "prod",
-                    "capabilities": ["ping"], "boot_id": "", "generation": 0, "id": request["id"],
-                })
-            } else {
-                json!({
-                    "type": "error", "code": "unknown-request", "message": "?",
-                    "retryable": false, "id": request["id"],
-                })
-            });
-        }
-    });
+    let host = Host::with("old", old);
     host.mvmctl("vm inspect old")
         .exits(1)
         .says("version 0.0.9, does not know `inspect`")
         .says("update the agent");
+    for command in ["vm events old", "vm wait old --for healthy"] {
+        host.mvmctl(command)
+            .exits(1)
+            .says("version 0.0.9, does not know `watch`")
+            .says("update the agent");
+    }
 }
 
 #[test]

@@ -147,10 +147,17 @@ fn it_ends_when_nobody_reads_any_more() {
 
 #[test]
 fn all_are_watched_at_once() {
-    // With one place for dialling, two are watched: the place is given back.
     let host = Host::with("a", well).and("b", well);
+    // With one place for dialling, two are watched: the place is given back. And a number beyond
+    // what can be counted is as good as any.
+    for parallel in ["1", "18446744073709551615"] {
+        watched_at_once(&host, parallel);
+    }
+}
+
+fn watched_at_once(host: &Host, parallel: &str) {
     let mut child = host
-        .command("vm events --json --parallel 1")
+        .command(&format!("vm events --json --parallel {parallel}"))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -158,7 +165,7 @@ fn all_are_watched_at_once() {
     let mut names = Vec::new();
     for _ in 0..2 {
         let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
+        assert!(stdout.read_line(&mut line).unwrap() > 0, "it has ended");
         let line: Value = serde_json::from_str(&line).unwrap();
         names.push(line["vm"].clone());
     }
