@@ -5,7 +5,7 @@
 use crate::Endpoint;
 use crate::endpoint::Address;
 use mvm_protocol::answer::Profile;
-use mvm_protocol::{ErrorAnswer, PORT};
+use mvm_protocol::{ErrorAnswer, Lenient, PORT};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -156,16 +156,22 @@ pub enum Error {
         /// The request's type.
         request: &'static str,
         /// Which build it is, as its `hello` shows.
-        profile: Profile,
+        profile: Lenient<Profile>,
     },
 }
 
-fn not_served(request: &str, profile: Profile) -> String {
+fn not_served(request: &str, profile: Lenient<Profile>) -> String {
     match profile {
-        Profile::Prod => format!(
+        Lenient::Known(Profile::Prod) => format!(
             "the guest has the prod build of the agent, and `{request}` is served by dev builds alone"
         ),
-        Profile::Dev => format!("the guest's agent.json has `{request}` switched off"),
+        Lenient::Known(Profile::Dev) => {
+            format!("the guest's agent.json has `{request}` switched off")
+        }
+        Lenient::Other(profile) => format!(
+            "the guest has a build of the agent that serves no `{request}`: `{}`",
+            profile.as_str()
+        ),
     }
 }
 
@@ -205,7 +211,7 @@ impl fmt::Display for Stage {
 impl Error {
     /// What it is, for programs: kebab-case. What an agent answered keeps the code that it has in
     /// the protocol.
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> &str {
         match self {
             Self::BadName { .. } => "bad-name",
             Self::NoSuchVm { .. } => "no-such-vm",
@@ -351,14 +357,14 @@ impl Error {
             ),
             Self::TooOld { .. } => "update the agent in the guest's image".into(),
             Self::NotServed {
-                profile: Profile::Prod,
+                profile: Lenient::Known(Profile::Dev),
                 ..
-            } => "build the guest's image with `mvmctl image build --dev` (mkGuest: dev = true) and \
-                 start it anew"
-                .into(),
-            Self::NotServed { .. } => {
+            } => {
                 "set \"exec\": true in the guest's /etc/mvm/agent.json and restart the agent".into()
             }
+            Self::NotServed { .. } => "build the guest's image with `mvmctl image build --dev` \
+                (mkGuest: dev = true) and start it anew"
+                .into(),
         }
     }
 }

@@ -267,12 +267,12 @@ impl Session {
             return Error::Refused(refusal);
         };
         let served = hello.capabilities.iter().any(|served| served == request);
-        match refusal.code {
-            ErrorCode::UnknownRequest => Error::TooOld {
+        match refusal.code.known() {
+            Some(ErrorCode::UnknownRequest) => Error::TooOld {
                 request,
                 agent_version: hello.agent_version,
             },
-            ErrorCode::NotAllowed if !served => Error::NotServed {
+            Some(ErrorCode::NotAllowed) if !served => Error::NotServed {
                 request,
                 profile: hello.profile,
             },

@@ -5,8 +5,8 @@ use crate::transport::Stream;
 use crate::{Error, Session, Stage};
 use mvm_protocol::answer::{Change, Event};
 use mvm_protocol::request::Watch;
-use mvm_protocol::status::{Health, Lifecycle, Status};
-use mvm_protocol::{Answer, Request};
+use mvm_protocol::status::{Health, IntegrationStatus, Lifecycle, Status};
+use mvm_protocol::{Answer, Lenient, Request};
 use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -101,12 +101,7 @@ impl Watcher {
 }
 
 fn is_ready(event: &Event) -> bool {
-    matches!(
-        event.change,
-        Change::Lifecycle {
-            lifecycle: Lifecycle::Ready
-        }
-    )
+    matches!(event.change, Change::Lifecycle { lifecycle } if lifecycle == Lifecycle::Ready)
 }
 
 /// What an event does to a status that is kept up to date.
@@ -138,10 +133,24 @@ pub fn apply(status: &mut Status, change: &Change) -> Applied {
                 }
                 None => status.integrations.push((**integration).clone()),
             }
-            status.health = Health::of_guest(status.integrations.iter().map(|one| one.health));
+            status.health = of_guest(&status.integrations);
         }
         Change::DropIns { .. } => return Applied::Stale,
         Change::Heartbeat { .. } | Change::Unknown {} => {}
     }
     Applied::Shown
+}
+
+/// The verdict on the guest, as the agent gives it; where an integration has one that we do not know,
+/// and none is unhealthy, that one: it must not be taken for a better one than it is.
+fn of_guest(integrations: &[IntegrationStatus]) -> Lenient<Health> {
+    let known = integrations.iter().filter_map(|one| one.health.known());
+    match Health::of_guest(known) {
+        Health::Unhealthy => Health::Unhealthy.into(),
+        verdict => integrations
+            .iter()
+            .map(|one| one.health)
+            .find(|health| health.known().is_none())
+            .unwrap_or(verdict.into()),
+    }
 }

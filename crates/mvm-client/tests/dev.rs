@@ -358,7 +358,7 @@ async fn a_put_that_fails_in_the_middle_is_told_at_once() {
     };
     assert_eq!(
         (refusal.code, refusal.message.as_str()),
-        (ErrorCode::Failed, "no space")
+        (ErrorCode::Failed.into(), "no space")
     );
     session.ping().await.unwrap();
     // The same while there is nothing to send.

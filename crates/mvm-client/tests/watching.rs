@@ -91,6 +91,28 @@ async fn changes_bring_the_status_up_to_date() {
 }
 
 #[tokio::test]
+async fn a_verdict_that_is_not_known_is_not_taken_for_a_better_one() {
+    let with = |name: &str, health: &str| {
+        let mut one = status("healthy")["integrations"][0].clone();
+        one["name"] = name.into();
+        one["health"] = health.into();
+        json!({"integration": one})
+    };
+    let agent = telling(vec![
+        with("odd", "flapping"),
+        with("sick", "unhealthy"),
+        with("sick", "healthy"),
+        with("odd", "starting"),
+    ]);
+    let (mut status, mut watcher) = watch(&agent, LONG).await;
+    for expected in ["flapping", "unhealthy", "flapping", "starting"] {
+        let event = watcher.next().await.unwrap().unwrap();
+        apply(&mut status, &event.change);
+        assert_eq!(serde_json::to_value(status.health).unwrap(), expected);
+    }
+}
+
+#[tokio::test]
 async fn a_guest_that_falls_silent_is_lost() {
     let agent = telling(vec![json!({"heartbeat": true})]);
     let (_, mut watcher) = watch(&agent, HEARTBEAT).await;
@@ -125,12 +147,8 @@ async fn a_guest_about_to_be_frozen_is_let_go() {
     });
     let (_, mut watcher) = watch(&agent, LONG).await;
     let event = watcher.next().await.unwrap().unwrap();
-    assert!(matches!(
-        event.change,
-        Change::Lifecycle {
-            lifecycle: Lifecycle::Ready
-        }
-    ));
+    let lifecycle = Lifecycle::Ready.into();
+    assert_eq!(event.change, Change::Lifecycle { lifecycle });
     // The watcher is still alive, and yet the connection is closed: the host has to close first.
     was_closed.recv_timeout(LONG).unwrap();
     assert!(watcher.next().await.unwrap().is_none());

@@ -122,7 +122,7 @@ impl Failure {
         Self {
             vm: Some(vm.to_owned()),
             kind: kind_of(error),
-            code: error.code().into(),
+            code: error.code().to_owned().into(),
             message: error.to_string(),
             hint: Some(error.hint(vm)),
             retryable: error.is_retryable(),

@@ -120,7 +120,7 @@ async fn lose_the_answer(vm: &TestVm, request: &Request, begins: Lifecycle) {
 
 fn code(error: &Error) -> ErrorCode {
     match error {
-        Error::Refused(answer) => answer.code,
+        Error::Refused(answer) => answer.code.known().unwrap(),
         other => panic!("{other:?}"),
     }
 }

@@ -329,8 +329,8 @@ impl Core {
     /// What `status` answers, all but what the edge alone knows.
     pub(crate) fn status(&self, uptime: Duration) -> Status {
         Status {
-            lifecycle: self.lifecycle.phase(),
-            health: Health::of_guest(self.checks.iter().filter_map(Check::health)),
+            lifecycle: self.lifecycle.phase().into(),
+            health: Health::of_guest(self.checks.iter().filter_map(Check::health)).into(),
             // Milliseconds are all that a reader wants of it.
             uptime_secs: uptime.as_millis() as f64 / 1000.0,
             worker: self.worker.clone(),

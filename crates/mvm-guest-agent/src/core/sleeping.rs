@@ -119,7 +119,9 @@ impl Core {
                     actions.push(Action::Woke);
                 }
                 Act::Enter(lifecycle) => {
-                    actions.push(Action::Publish(Change::Lifecycle { lifecycle }));
+                    actions.push(Action::Publish(Change::Lifecycle {
+                        lifecycle: lifecycle.into(),
+                    }));
                 }
                 Act::Ready(waiter, ready) => actions.push(answer(waiter, Answer::Ready(ready))),
                 Act::Awake(waiter, awake) => actions.push(answer(waiter, Answer::Awake(awake))),

@@ -238,7 +238,8 @@ impl Job {
                 Some(_) => JobState::Ended,
                 None if held => JobState::Held,
                 None => JobState::Running,
-            },
+            }
+            .into(),
             started_at: self.started_at,
             ended_at: ended.map(|(_, at)| at),
             exit_code: outcome.and_then(|outcome| outcome.exit.code),

@@ -15,6 +15,7 @@ use crate::core::{Action, Core, Event, RunId, WaiterId};
 #[cfg(feature = "dev")]
 use crate::dev::Dev;
 use crate::requests::{self, Reply};
+use mvm_protocol::Lenient;
 use mvm_protocol::answer::{self, Answer, Change, ErrorAnswer, ErrorCode};
 use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::request::Request;
@@ -323,7 +324,10 @@ impl<W: World> Driver<W> {
             }
             Action::Woke => self.notify(),
             Action::Publish(change) => {
-                if let Change::Lifecycle { lifecycle } = &change {
+                if let Change::Lifecycle {
+                    lifecycle: Lenient::Known(lifecycle),
+                } = &change
+                {
                     say!("lifecycle: {}", lifecycle.as_str());
                 }
                 self.watchers.publish(answer::Event {

@@ -305,7 +305,7 @@ impl Host<'_> {
 
 /// A step that went wrong, in words; `None` for others.
 fn culprit(step: &Step) -> Option<String> {
-    if !matches!(step.outcome, StepOutcome::Failed | StepOutcome::TimedOut) {
+    if step.outcome != StepOutcome::Failed && step.outcome != StepOutcome::TimedOut {
         return None;
     }
     let of = step

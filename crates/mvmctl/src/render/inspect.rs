@@ -7,7 +7,7 @@ use super::text::clean_lines;
 use super::words;
 use crate::commands::Context;
 use mvm_protocol::Timestamp;
-use mvm_protocol::answer::{Checked, Profile};
+use mvm_protocol::answer::Checked;
 use mvm_protocol::status::{DropInError, Inspect, LastCheck, ProbeStatus};
 
 /// All that an agent tells.
@@ -21,10 +21,7 @@ pub(crate) fn inspect(context: &Context, named: &Named<&Inspect>) -> String {
     }
     let system = &inspect.system;
     let agent = &inspect.agent;
-    let profile = match agent.profile {
-        Profile::Prod => "prod",
-        Profile::Dev => "dev",
-    };
+    let profile = words::wire(&agent.profile);
     let time = |time: Option<Timestamp>| time.map_or("never".into(), |time| time.to_string());
     text.push('\n');
     text.push_str(&pairs(

@@ -2,6 +2,7 @@
 
 use super::table::Tone;
 use mvm_protocol::Timestamp;
+use mvm_protocol::lenient::{Lenient, Word};
 use mvm_protocol::status::{Health, IntegrationStatus, LastCheck, Lifecycle, Worker, WorkerState};
 use serde::Serialize;
 use std::time::{Duration, SystemTime};
@@ -14,20 +15,27 @@ pub(crate) fn wire(value: &impl Serialize) -> String {
     }
 }
 
-pub(crate) fn lifecycle(lifecycle: Lifecycle) -> (Tone, String) {
+/// A word that we do not know, as it came.
+pub(crate) fn other(word: &Word) -> (Tone, String) {
+    (Tone::Warn, word.as_str().to_owned())
+}
+
+pub(crate) fn lifecycle(lifecycle: Lenient<Lifecycle>) -> (Tone, String) {
     let tone = match lifecycle {
-        Lifecycle::Running => Tone::Plain,
-        Lifecycle::Preparing | Lifecycle::Ready | Lifecycle::Waking => Tone::Warn,
+        Lenient::Known(Lifecycle::Running) => Tone::Plain,
+        Lenient::Known(Lifecycle::Preparing | Lifecycle::Ready | Lifecycle::Waking) => Tone::Warn,
+        Lenient::Other(word) => return other(&word),
     };
     (tone, wire(&lifecycle))
 }
 
-pub(crate) fn health(health: Health) -> (Tone, String) {
+pub(crate) fn health(health: Lenient<Health>) -> (Tone, String) {
     let tone = match health {
-        Health::Healthy => Tone::Good,
-        Health::Starting => Tone::Warn,
-        Health::Unhealthy => Tone::Bad,
-        Health::Unchecked => Tone::Dim,
+        Lenient::Known(Health::Healthy) => Tone::Good,
+        Lenient::Known(Health::Starting) => Tone::Warn,
+        Lenient::Known(Health::Unhealthy) => Tone::Bad,
+        Lenient::Known(Health::Unchecked) => Tone::Dim,
+        Lenient::Other(word) => return other(&word),
     };
     (tone, wire(&health))
 }
@@ -39,7 +47,7 @@ pub(crate) fn worker(worker: &Worker) -> String {
         return state;
     }
     let because: Vec<_> = worker.because.iter().map(wire).collect();
-    format!("{state} ({})", because.join(", "))
+    format!("{state} ({})", cut(&because.join(", "), 60))
 }
 
 /// What stands for what is not known: never a value that it could have.
@@ -88,12 +96,17 @@ pub(crate) fn integrations(all: &[IntegrationStatus], omitted: usize) -> (Tone, 
     }
     let mut parts = Vec::new();
     let mut tone = Tone::Plain;
-    for health in [
-        Health::Unhealthy,
-        Health::Starting,
-        Health::Healthy,
-        Health::Unchecked,
-    ] {
+    // How bad a verdict is that we do not know cannot be told: it stands before those that need no
+    // looking after.
+    let mut verdicts = vec![Health::Unhealthy.into()];
+    for one in all.iter().filter(|one| one.health.known().is_none()) {
+        if !verdicts.contains(&one.health) {
+            verdicts.push(one.health);
+            tone = Tone::Warn;
+        }
+    }
+    verdicts.extend([Health::Starting, Health::Healthy, Health::Unchecked].map(Lenient::Known));
+    for health in verdicts {
         let names: Vec<_> = all
             .iter()
             .filter(|one| one.health == health)

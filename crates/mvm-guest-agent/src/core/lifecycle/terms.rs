@@ -64,9 +64,9 @@ impl Task {
     /// Its report.
     pub(super) fn step(&self, done: &Done) -> Step {
         Step {
-            step: self.kind(),
+            step: self.kind().into(),
             integration: self.integration().map(str::to_owned),
-            outcome: done.outcome,
+            outcome: done.outcome.into(),
             duration_ms: done.duration_ms,
             detail: done.detail.clone(),
         }
