@@ -1,7 +1,7 @@
 //! The way out: data on stdout, talk on stderr. Nothing else writes to either.
 
 use crate::args::Color;
-use crate::render::text::{clean, wrapped};
+use crate::render::text::{clean, cut, wrapped};
 use crate::report::Failure;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,6 +11,9 @@ use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// How much is said at once, in characters: a path can have 4096, and what a guest sends 256 KiB.
+const MOST: usize = 4500;
 
 /// Stdout and stderr of this run.
 #[derive(Debug)]
@@ -116,6 +119,7 @@ impl Ui {
             label.to_owned()
         };
         let text = clean(text);
+        let text = cut(&text, MOST);
         let shown = match width_of(std::io::stderr()) {
             Some(width) => wrapped(&text, width.into(), indent),
             None => text.into_owned(),

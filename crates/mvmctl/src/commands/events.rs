@@ -5,7 +5,8 @@ use crate::args::Format;
 use crate::backoff::Backoff;
 use crate::fleet::{self, Scope, Target};
 use crate::render::data::{self, Named};
-use crate::render::{event, text::clean};
+use crate::render::event;
+use crate::render::text::{clean, cut};
 use crate::report::{self, Failure, InData, Outcome};
 use crate::vm_name;
 use futures_util::future::join_all;
@@ -32,6 +33,9 @@ pub(crate) struct Args {
 
 /// How often a quiet guest says that it is there: three missing ones make it lost.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// How long a line may be in characters.
+const MOST: usize = 500;
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
@@ -167,7 +171,8 @@ impl Follower<'_> {
     fn print(&self, line: &str) -> Result<(), Failure> {
         self.context.ui.print(&match self.context.format {
             Format::Name => format!("{}\n", clean(&self.name)),
-            _ => format!("{}  {line}\n", clean(&self.name)),
+            // However many words of a newer agent are in it.
+            _ => format!("{}  {}\n", clean(&self.name), cut(line, MOST)),
         })
     }
 

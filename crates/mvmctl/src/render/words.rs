@@ -1,6 +1,7 @@
 //! Values as people read them.
 
 use super::table::Tone;
+use super::text::cut;
 use mvm_protocol::Timestamp;
 use mvm_protocol::lenient::{Lenient, Word};
 use mvm_protocol::status::{Health, IntegrationStatus, LastCheck, Lifecycle, Worker, WorkerState};
@@ -85,7 +86,7 @@ pub(crate) fn succeeded(check: &LastCheck) -> bool {
 pub(crate) fn last_line(check: Option<&LastCheck>) -> String {
     let output = check.map_or("", |check| check.output.as_str());
     let line = output.lines().rev().find(|line| !line.trim().is_empty());
-    cut(line.unwrap_or_default().trim(), 60)
+    cut(line.unwrap_or_default().trim(), 60).into_owned()
 }
 
 /// How many integrations there are of each health, the worst first, and the names of the unhealthy:
@@ -126,14 +127,6 @@ pub(crate) fn integrations(all: &[IntegrationStatus], omitted: usize) -> (Tone, 
         parts.push(format!("{omitted} not shown"));
     }
     (tone, parts.join(", "))
-}
-
-/// The text if it has at most `most` characters, else its start with an ellipsis.
-pub(crate) fn cut(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        None => text.to_owned(),
-        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
-    }
 }
 
 /// How long ago a time of the guest's was by this host's clock; `-` if the two clocks disagree so
