@@ -4,6 +4,7 @@
 
 use crate::Endpoint;
 use crate::endpoint::Address;
+use crate::inventory::Unseen;
 use mvm_protocol::answer::Profile;
 use mvm_protocol::{ErrorAnswer, Lenient, PORT};
 use std::fmt;
@@ -24,7 +25,7 @@ pub enum Error {
         name: String,
     },
     /// No VM has that name.
-    #[error("no VM has that name in {}", .home.join("vms").display())]
+    #[error("no VM has that name in {}{}", .home.join("vms").display(), besides(.unseen))]
     NoSuchVm {
         /// What was asked for.
         name: String,
@@ -32,6 +33,8 @@ pub enum Error {
         home: PathBuf,
         /// The name of a VM that it may have been meant for.
         nearest: Option<String>,
+        /// Where it may be after all.
+        unseen: Vec<Unseen>,
     },
     /// The VM's record says that it is not running. Such a VM is never dialled: a CONNECT to a
     /// paused VM can wedge its vsock backend for good.
@@ -160,6 +163,12 @@ pub enum Error {
     },
 }
 
+/// What is to be known about a name that was not found.
+fn besides(unseen: &[Unseen]) -> String {
+    let told = unseen.iter().map(|one| format!("; {one}"));
+    told.collect()
+}
+
 fn not_served(request: &str, profile: Lenient<Profile>) -> String {
     match profile {
         Lenient::Known(Profile::Prod) => format!(
@@ -272,12 +281,19 @@ impl Error {
                     .into()
             }
             Self::NoSuchVm {
-                nearest: Some(nearest),
-                ..
-            } => format!("did you mean `{nearest}`?"),
-            Self::NoSuchVm { nearest: None, .. } => {
-                "`mvmctl vm ls` shows those that there are; $MVM_HOME says where they are looked for"
-                    .into()
+                nearest, unseen, ..
+            } => {
+                let meant = nearest
+                    .as_ref()
+                    .map(|nearest| format!("did you mean `{nearest}`?"));
+                let there = unseen.first().map(|one| one.hint().to_owned());
+                match (meant, there) {
+                    (Some(meant), Some(there)) => format!("{meant} Otherwise {there}"),
+                    (Some(hint), None) | (None, Some(hint)) => hint,
+                    (None, None) => "`mvmctl vm ls` shows those that there are; $MVM_HOME says where \
+                         they are looked for"
+                        .into(),
+                }
             }
             Self::NotRunning { state } if state == "stopped" => {
                 format!("start it: mvmctl vm start {vm}")

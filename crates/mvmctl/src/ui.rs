@@ -106,6 +106,11 @@ impl Ui {
         self.talk("error: ", "1;31", text);
     }
 
+    /// What is amiss and ends nothing, on stderr.
+    pub(crate) fn warning(&self, text: &str) {
+        self.talk("warning: ", "1;33", text);
+    }
+
     /// What to do next, on stderr.
     pub(crate) fn hint(&self, text: &str) {
         self.talk("  hint: ", "1;36", text);

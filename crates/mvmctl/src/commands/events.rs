@@ -40,7 +40,7 @@ const MOST: usize = 500;
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let inventory = context.inventory()?;
-        let (scope, targets) = fleet::targets(&inventory, &self.vms.names)?;
+        let (scope, targets) = fleet::targets(context, &inventory, &self.vms.names)?;
         if targets.is_empty() {
             context.ui.note(&format!(
                 "no VMs in {}",

@@ -240,6 +240,33 @@ fn settings_add_vms_that_others_started() {
 }
 
 #[test]
+fn what_cannot_be_looked_at_is_told_and_the_rest_shown() {
+    let host = Host::with("web-1", well);
+    let closed = host.path().join("closed");
+    std::os::unix::fs::symlink(&closed, &closed).unwrap();
+    let discover = format!("discover = [\"{}/*/v.sock\"]", closed.display());
+    std::fs::write(host.path().join("mvmctl.toml"), discover).unwrap();
+    let folder = format!("cannot look for VMs in {}", closed.display());
+    for command in ["vm ls", "vm status", "vm ping -o name", "vm ls -o yaml"] {
+        let ran = host
+            .mvmctl(command)
+            .exits(0)
+            .says(&format!("warning: {folder}: "))
+            .says("hint: become a user who may read the folder");
+        assert!(ran.stdout.contains("web-1"), "{ran:?}");
+    }
+    let listed = host.mvmctl("vm ls --json").exits(0).json();
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    // One that is named is found, or not, without a warning about others.
+    host.mvmctl("vm status web-1").exits(0).silently();
+    host.mvmctl("vm status wbe-1")
+        .exits(3)
+        .says("no VM has that name")
+        .says(&folder)
+        .says("did you mean `web-1`?");
+}
+
+#[test]
 fn a_full_disk_is_told() {
     let host = Host::with("web", well);
     let full = std::fs::File::create("/dev/full").unwrap();
