@@ -83,6 +83,11 @@ pub enum State {
     Stopped,
     /// Something that this version does not know.
     Other(String),
+    /// This user may not read its record.
+    Closed {
+        /// The record's path.
+        path: PathBuf,
+    },
     /// Its record cannot be read.
     Unreadable {
         /// The record's path.
@@ -99,7 +104,7 @@ impl fmt::Display for State {
             Self::Asleep => "asleep",
             Self::Stopped => "stopped",
             Self::Other(state) => state,
-            Self::Unreadable { .. } => "unknown",
+            Self::Closed { .. } | Self::Unreadable { .. } => "unknown",
         })
     }
 }
@@ -109,11 +114,12 @@ impl Vm {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`] or [`Error::BadRecord`] if it must not be dialled: a CONNECT to a
-    /// paused VM can wedge its vsock backend for good.
+    /// [`Error::NotRunning`], or [`Error::BadRecord`] or [`Error::PermissionDenied`] if its record does
+    /// not tell whether it is: a CONNECT to a paused VM can wedge its vsock backend for good.
     pub fn endpoint(&self) -> Result<&Endpoint, Error> {
         match &self.state {
             State::Running => Ok(&self.endpoint),
+            State::Closed { path } => Err(Error::PermissionDenied { path: path.clone() }),
             State::Unreadable { path, problem } => Err(Error::BadRecord {
                 path: path.clone(),
                 problem: problem.clone(),
@@ -289,13 +295,13 @@ impl Inventory {
         let folder = self.folder(name);
         let socket = folder.join("v.sock");
         let path = folder.join("vm.json");
-        let (record, unreadable) = match read_record(&path) {
+        let (record, unread) = match read_record(&path) {
             Ok(Some(record)) => (record, None),
             Ok(None) if socket.symlink_metadata().is_ok() => (Record::default(), None),
             Ok(None) => return Ok(None),
-            Err(problem) => {
+            Err(error) => {
                 folder.symlink_metadata()?;
-                (Record::default(), Some(problem))
+                (Record::default(), Some(unreadable(&path, &error)))
             }
         };
         let address = record.address.as_deref();
@@ -303,9 +309,10 @@ impl Inventory {
             (_, Some(Some(endpoint))) => (endpoint, None),
             (Some(text), _) => (
                 Endpoint::unix(socket),
-                Some(format!(
-                    "`address` is neither unix:PATH nor vsock:CID: `{text}`"
-                )),
+                Some(State::Unreadable {
+                    path,
+                    problem: format!("`address` is neither unix:PATH nor vsock:CID: `{text}`"),
+                }),
             ),
             (None, _) => (Endpoint::unix(socket), None),
         };
@@ -313,8 +320,8 @@ impl Inventory {
             Some(port) => endpoint.with_port(port),
             None => endpoint,
         };
-        let state = match (unreadable.or(bad_address), record.state.as_deref()) {
-            (Some(problem), _) => State::Unreadable { path, problem },
+        let state = match (unread.or(bad_address), record.state.as_deref()) {
+            (Some(unread), _) => unread,
             (None, None | Some("running")) => State::Running,
             (None, Some("asleep")) => State::Asleep,
             (None, Some("stopped")) => State::Stopped,
@@ -337,8 +344,20 @@ fn discovered_unseen(pattern: &Pattern, source: io::Error) -> Unseen {
     }
 }
 
+/// The state of a VM whose record cannot be read.
+fn unreadable(path: &Path, error: &io::Error) -> State {
+    let path = path.to_owned();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => State::Closed { path },
+        _ => State::Unreadable {
+            path,
+            problem: error.to_string(),
+        },
+    }
+}
+
 /// Reads a record leniently: fields that are not ours are passed over. `None` if there is no file.
-fn read_record(path: &Path) -> Result<Option<Record>, String> {
+fn read_record(path: &Path) -> io::Result<Option<Record>> {
     let file = match std::fs::File::open(path) {
         Err(error)
             if matches!(
@@ -348,15 +367,11 @@ fn read_record(path: &Path) -> Result<Option<Record>, String> {
         {
             return Ok(None);
         }
-        file => file.map_err(|error| error.to_string())?,
+        file => file?,
     };
     let mut bytes = Vec::new();
-    file.take(MAX_RECORD)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| error.to_string())
+    file.take(MAX_RECORD).read_to_end(&mut bytes)?;
+    Ok(Some(serde_json::from_slice(&bytes)?))
 }
 
 /// Whether it is a name that a VM can have: `[A-Za-z0-9._-]{1,64}`, and no folder's way to itself

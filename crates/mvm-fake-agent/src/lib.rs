@@ -12,9 +12,11 @@
 )]
 
 mod dev;
+mod unprivileged;
 mod well;
 
 pub use dev::dev;
+pub use unprivileged::unprivileged;
 pub use well::{answer_to, inspect, old, status, well};
 
 use mvm_protocol::frame::{encode_data, encode_json};

@@ -1,6 +1,8 @@
 //! Folders in which VMs are found, and some in which they are not.
 
 use super::*;
+use mvm_fake_agent::unprivileged;
+use std::os::unix::fs::PermissionsExt as _;
 
 /// A home with folders of the given names; in each a `v.sock` if there is no record, else the
 /// record.
@@ -284,4 +286,40 @@ fn a_vm_that_is_there_and_closed_to_us_is_dialled_to_say_so() {
         inventory.find("web").unwrap().endpoint().unwrap(),
         &Endpoint::unix(socket)
     );
+}
+
+#[test]
+fn what_this_user_may_not_see_is_told_as_such() {
+    let (home, mut inventory) = home_with(&[("theirs", Some("{}")), ("mine", None)]);
+    let jailer = home.path().join("jailer");
+    std::fs::create_dir_all(jailer.join("db")).unwrap();
+    discovering(&mut inventory, &[&jailer]);
+    let close = |path: &Path| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o000)).unwrap();
+    };
+    close(&inventory.folder("theirs"));
+    close(&jailer);
+    unprivileged(|| {
+        let found = inventory.list().unwrap();
+        assert_eq!((found.vms.len(), found.unseen.len()), (2, 1));
+        let error = inventory.find("theirs").unwrap().endpoint().unwrap_err();
+        assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
+        let error = inventory.find("mien").unwrap_err();
+        assert!(error.to_string().contains("Permission denied"), "{error}");
+        assert!(error.hint("mien").contains("did you mean `mine`?"));
+    });
+    let vms = home.path().join("vms");
+    close(&vms);
+    unprivileged(|| {
+        for error in [
+            inventory.list().unwrap_err(),
+            inventory.find("mine").unwrap_err(),
+        ] {
+            assert!(matches!(error, Error::NoInventory { .. }), "{error:?}");
+        }
+    });
+    // For the folder to be removed by those who are not root.
+    for folder in [&vms, &jailer, &inventory.folder("theirs")] {
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).unwrap();
+    }
 }
