@@ -39,9 +39,16 @@ fn names_that_cannot_be() {
         .exits(2)
         .says("unix:/run/v.sock");
     host.mvmctl("vm status ../web").exits(2).says("unix:../web");
-    host.mvmctl("vm status web we!rd")
-        .exits(2)
-        .says("64 letters");
+    for command in ["status", "ping", "events"] {
+        // Wherever it stands among the others, and whatever is amiss with those.
+        for names in ["web we!rd", "we!rd web", "nope web we!rd", "web vsock:2"] {
+            let ran = host
+                .mvmctl(&format!("vm {command} {names} --json"))
+                .exits(2)
+                .says("64 letters");
+            assert_eq!(ran.json()["error"]["code"], "bad-name");
+        }
+    }
     host.mvmctl("vm ping vsock:2").exits(2).says("3 or more");
     assert_eq!(
         host.accepted("web"),
