@@ -22,15 +22,18 @@ pub(crate) struct Ui {
     color: bool,
     color_on_stderr: bool,
     verbose: bool,
+    dumb: bool,
     closed: Cell<bool>,
+    given_away: Cell<bool>,
 }
 
 impl Ui {
-    /// Looks at the terminal and at `NO_COLOR`.
+    /// Looks at the terminal, at `NO_COLOR` and at `TERM`: a dumb one obeys no escape sequence.
     pub(crate) fn new(color: Color, verbose: bool) -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|kind| kind == "dumb");
         let wanted = |terminal: bool| match color {
-            Color::Auto => terminal && !no_color,
+            Color::Auto => terminal && !no_color && !dumb,
             Color::Always => true,
             Color::Never => false,
         };
@@ -42,7 +45,9 @@ impl Ui {
             color,
             color_on_stderr: wanted(std::io::stderr().is_terminal()),
             verbose,
+            dumb,
             closed: Cell::new(false),
+            given_away: Cell::new(false),
         }
     }
 
@@ -79,6 +84,17 @@ impl Ui {
                     .hint("look at where the output goes: a full disk, for example"),
             ),
         }
+    }
+
+    /// Says that stdout carries somebody else's bytes, a file's or a port's: nothing of ours may get
+    /// among them.
+    pub(crate) fn give_stdout_away(&self) {
+        self.given_away.set(true);
+    }
+
+    /// Whether data of ours may be written to stdout.
+    pub(crate) fn has_stdout(&self) -> bool {
+        !self.given_away.get()
     }
 
     /// Whether the reader of stdout has gone, even if nothing was written to it since.
@@ -136,7 +152,7 @@ impl Ui {
     /// Whether stderr is a terminal for things that move. The conversation that `-v` shows would
     /// tear them.
     pub(crate) fn is_live(&self) -> bool {
-        std::io::stderr().is_terminal() && !self.verbose
+        std::io::stderr().is_terminal() && !self.verbose && !self.dumb
     }
 
     /// Says what is being waited for, once it has taken a second, until the guard is dropped: a

@@ -38,6 +38,12 @@ async fn ok_in_pieces_and_ok_with_a_frame() {
 }
 
 #[tokio::test]
+async fn a_deadline_beyond_all_clocks_is_none() {
+    let agent = FakeAgent::start(well);
+    ping_within(Duration::MAX, &agent).await.unwrap();
+}
+
+#[tokio::test]
 async fn strangers_are_told_by_what_they_say() {
     for (sent, shown) in [
         (

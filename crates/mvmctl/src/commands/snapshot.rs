@@ -78,7 +78,17 @@ struct Report {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let failed = |error: &Error| failure(context, &self.name, error);
+        let failed = |error: &Error| {
+            let failure = failure(context, &self.name, error);
+            match error {
+                Error::NotOurs { .. } => failure.hint(format!(
+                    "have whatever started it snapshot it, between `mvmctl vm sleep {0}` and `mvmctl \
+                     vm wake {0}`",
+                    self.name
+                )),
+                _ => failure,
+            }
+        };
         let vm = name(&self.name)?;
         let home = home(context)?;
         let to = self.to.clone();

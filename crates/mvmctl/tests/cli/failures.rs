@@ -14,6 +14,7 @@ fn usage() {
         "vm status --no-such-flag",
         "vm status web --timeout 5",
         "vm status web --timeout 0s",
+        "vm status web --timeout 2562047788015215h",
         "vm status web -o xml",
         "vm status web --json -o yaml",
         "vm status web --parallel 0",
@@ -271,6 +272,29 @@ fn what_cannot_be_looked_at_is_told_and_the_rest_shown() {
         .says("no VM has that name")
         .says(&folder)
         .says("did you mean `web-1`?");
+}
+
+#[test]
+fn what_is_wrong_does_not_get_among_the_bytes_of_others() {
+    let host = Host::with("web", well);
+    for command in [
+        "vm cp nope:/x - --json",
+        "vm cp web:/x - -o yaml",
+        "vm connect --stdio nope 22 --json",
+    ] {
+        let ran = host.mvmctl(command);
+        assert!(ran.code != 0 && ran.stdout.is_empty(), "{ran:?}");
+        assert!(ran.stderr.contains("error: "), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_vm_that_others_started_has_its_console_there() {
+    let host = Host::with("web", well);
+    host.mvmctl("vm logs web")
+        .exits(1)
+        .says("mvmctl did not start it")
+        .says("its VMM has the console");
 }
 
 #[test]
