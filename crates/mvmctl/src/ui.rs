@@ -11,6 +11,8 @@ use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
 
 /// How much is said at once, in characters: a path can have 4096, and what a guest sends 256 KiB.
 const MOST: usize = 4500;
@@ -110,6 +112,20 @@ impl Ui {
             self.closed.set(true);
         }
         self.closed.get()
+    }
+
+    /// Waits until the reader of stdout has gone: for streams that may have nothing to write for long.
+    /// It never comes where that cannot be told, as of a file.
+    pub(crate) async fn closed(&self) {
+        // Only looked at, and so left as it is: not to wait is a setting that others would share.
+        let stdout = std::io::stdout().as_fd().try_clone_to_owned();
+        if let Ok(pipe) = stdout.and_then(pipe::Sender::from_owned_fd_unchecked)
+            && pipe.ready(Interest::ERROR).await.is_ok()
+            && self.is_closed()
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
     }
 
     /// Talk on stderr, one line.

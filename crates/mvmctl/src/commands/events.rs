@@ -63,7 +63,10 @@ impl Args {
             };
             follower.follow(target).instrument(span)
         });
-        let ends = join_all(watches).await;
+        let ends = tokio::select! {
+            ends = join_all(watches) => ends,
+            () = context.ui.closed() => return Ok(Outcome::Done),
+        };
         let failures = ends.into_iter().filter_map(Result::err);
         match (scope, failures.collect::<Vec<_>>()) {
             (_, failures) if failures.is_empty() => Ok(Outcome::Done),
