@@ -12,6 +12,7 @@
 //! image       manifest.json and the files that it names
 //! build/      making an image: modules, init scripts, cpio
 //! doctor      what is in the way of starting VMs here
+//! socket      Unix sockets at paths of any length
 //! locate      where programs are
 //! ```
 //!
@@ -37,6 +38,7 @@ pub mod process;
 pub mod qemu;
 pub mod record;
 pub mod snapshot;
+mod socket;
 pub mod suspend;
 mod vmlinux;
 

@@ -2,13 +2,13 @@
 //! between.
 
 use crate::error::Error;
+use crate::socket;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, IoSlice, Read as _, Write as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// How long QEMU may take over an answer. Its commands answer at once; what takes long is told by
 /// events.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// How often a full queue is tried again: there is no event to wait for.
+const TICK: Duration = Duration::from_millis(20);
 
 /// The longest line in bytes; QEMU's longest answers (schemas) are below it.
 const MAX_LINE: u64 = 4 * 1024 * 1024;
@@ -178,14 +181,26 @@ impl Qmp {
     }
 }
 
-/// Opens a socket by way of its folder's descriptor: a socket's path may have 107 bytes, a folder's
-/// any number.
+/// One that listens and does not take connections has as long as for an answer.
 fn dial(folder: &Path, socket: &str) -> io::Result<UnixStream> {
-    let folder = File::options()
-        .read(true)
-        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-        .open(folder)?;
-    UnixStream::connect(format!("/proc/self/fd/{}/{socket}", folder.as_raw_fd()))
+    let until = Instant::now() + ANSWER;
+    loop {
+        match socket::connect(folder, socket) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) && Instant::now() < until =>
+            {
+                std::thread::sleep(TICK);
+            }
+            connected => {
+                let stream = UnixStream::from(connected?);
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+        }
+    }
 }
 
 fn failed(doing: &str, reason: &str) -> Error {
