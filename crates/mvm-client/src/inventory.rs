@@ -303,7 +303,11 @@ pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
 
 fn home(env: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf, Error> {
     if let Some(home) = env("MVM_HOME").filter(|home| !home.is_empty()) {
-        return Ok(home.into());
+        // Programs are started with it in folders of their own.
+        return std::path::absolute(&home).map_err(|source| Error::NoInventory {
+            path: home.into(),
+            source,
+        });
     }
     if is_root {
         return Ok("/var/lib/mvm".into());
@@ -480,6 +484,12 @@ mod tests {
         };
         let user = [("HOME", "/home/u")];
         assert_eq!(at(&[("MVM_HOME", "/m")], true).as_deref(), Some("/m"));
+        let here = std::env::current_dir().unwrap().join("m");
+        assert_eq!(
+            at(&[("MVM_HOME", "m")], true).as_deref(),
+            here.to_str(),
+            "absolute once it is read"
+        );
         assert_eq!(at(&user, true).as_deref(), Some("/var/lib/mvm"));
         assert_eq!(
             at(&user, false).as_deref(),

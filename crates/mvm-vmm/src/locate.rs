@@ -79,7 +79,7 @@ impl Program {
                 Err(self.missing(format!("${} ({})", self.variable, path.display())))
             };
         }
-        let folders = folders();
+        let folders = folders(|name| env::var_os(name));
         let found = folders
             .iter()
             .map(|(folder, _)| folder.join(self.name))
@@ -101,26 +101,22 @@ impl Program {
     }
 }
 
-/// The folders that are looked in, each with the name by which an error speaks of it.
-fn folders() -> Vec<(PathBuf, String)> {
+/// The folders that are looked in, each with the name by which an error speaks of it. All are
+/// absolute: what is in the current folder is never run.
+fn folders(env: impl Fn(&str) -> Option<OsString>) -> Vec<(PathBuf, String)> {
     let mut folders = Vec::new();
     if let Ok(own) = env::current_exe()
         && let Some(folder) = own.parent()
     {
         folders.push((folder.to_owned(), folder.display().to_string()));
     }
-    let path = env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
+    let path = env("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
     for folder in env::split_paths(&path).filter(|folder| folder.is_absolute()) {
         folders.push((folder, "$PATH".to_owned()));
     }
-    let cargo = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| under_home(".cargo"));
-    let others = [
-        cargo.map(|folder| folder.join("bin")),
-        cache().map(|folder| folder.join("bin")),
-    ];
-    for folder in others.into_iter().flatten() {
+    let cargo = folder_of(&env, "CARGO_HOME", ".cargo");
+    for folder in cargo.into_iter().chain(cache_of(&env)) {
+        let folder = folder.join("bin");
         let name = folder.display().to_string();
         folders.push((folder, name));
     }
@@ -129,14 +125,22 @@ fn folders() -> Vec<(PathBuf, String)> {
 
 /// Where `cargo xtask` keeps what it installs.
 pub(crate) fn cache() -> Option<PathBuf> {
-    env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| under_home(".cache"))
-        .map(|cache| cache.join("mvm-xtask"))
+    cache_of(|name| env::var_os(name))
 }
 
-fn under_home(rest: &str) -> Option<PathBuf> {
-    env::var_os("HOME").map(|home| Path::new(&home).join(rest))
+fn cache_of(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    folder_of(env, "XDG_CACHE_HOME", ".cache").map(|cache| cache.join("mvm-xtask"))
+}
+
+/// The folder that a variable names, or its default below `$HOME`. A relative path does not count,
+/// as the XDG base directory specification says.
+fn folder_of(
+    env: impl Fn(&str) -> Option<OsString>,
+    variable: &str,
+    default: &str,
+) -> Option<PathBuf> {
+    let absolute = |name| env(name).map(PathBuf::from).filter(|it| it.is_absolute());
+    absolute(variable).or_else(|| Some(absolute("HOME")?.join(default)))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Error> {
@@ -145,4 +149,52 @@ fn absolute(path: &Path) -> Result<PathBuf, Error> {
 
 fn is_executable(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(variables: &[(&str, &str)]) -> Vec<PathBuf> {
+        let folders = folders(|name| {
+            let value = variables.iter().find(|(variable, _)| *variable == name);
+            value.map(|(_, value)| value.into())
+        });
+        // The first is where this test is.
+        folders
+            .into_iter()
+            .skip(1)
+            .map(|(folder, _)| folder)
+            .collect()
+    }
+
+    #[test]
+    fn programs_are_where_the_variables_say() {
+        let named = [
+            ("PATH", "/p:/q"),
+            ("CARGO_HOME", "/c"),
+            ("XDG_CACHE_HOME", "/x"),
+            ("HOME", "/h"),
+        ];
+        let expected = ["/p", "/q", "/c/bin", "/x/mvm-xtask/bin"];
+        assert_eq!(found(&named), expected.map(PathBuf::from));
+        let by_default = ["/p", "/h/.cargo/bin", "/h/.cache/mvm-xtask/bin"];
+        assert_eq!(
+            found(&[("PATH", "/p"), ("HOME", "/h")]),
+            by_default.map(PathBuf::from)
+        );
+    }
+
+    #[test]
+    fn the_current_folder_is_never_looked_in() {
+        for relative in ["", ".", "bin"] {
+            let variables = [
+                ("PATH", &*format!("{relative}:/p:{relative}")),
+                ("CARGO_HOME", relative),
+                ("XDG_CACHE_HOME", relative),
+                ("HOME", relative),
+            ];
+            assert_eq!(found(&variables), [PathBuf::from("/p")], "{relative:?}");
+        }
+    }
 }

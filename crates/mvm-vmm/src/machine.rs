@@ -118,7 +118,9 @@ pub fn start(
         etc: record.etc.clone(),
         patience,
     };
-    let port = image.as_ref().map(|image| image.manifest.agent.port);
+    // An image's port is its guest's. An agent on this machine, on a Unix socket, knows one alone.
+    let guest = image.as_ref().filter(|_| driver.runs_a_guest());
+    let port = guest.map(|image| image.manifest.agent.port);
     let mut crew = Crew::new(
         folder,
         Record {

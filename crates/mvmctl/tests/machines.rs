@@ -362,6 +362,44 @@ fn a_long_path_is_no_obstacle() {
     home.ok("vm stop web");
 }
 
+/// The agent is started in a folder of its own, where a path that is relative to ours leads nowhere.
+#[test]
+fn a_home_may_be_named_relative_to_where_we_are() {
+    let home = Home::new();
+    let run = |line: &str| {
+        let run = Command::new(env!("CARGO_BIN_EXE_mvmctl"))
+            .args(line.split_whitespace())
+            .current_dir(home.0.path().parent().unwrap())
+            .env("MVM_HOME", home.0.path().file_name().unwrap())
+            .env_remove("MVM_AGENT")
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&run.stderr);
+        assert_eq!(run.status.code(), Some(0), "{line}: {stderr}");
+    };
+    run(START);
+    run("vm ping web");
+    run("vm stop web");
+}
+
+/// An agent on this machine has no part in the image, nor in its port.
+#[test]
+fn an_image_with_a_port_of_its_own_does_not_move_the_agent() {
+    let home = Home::new();
+    let image = home.0.path().join("image");
+    fs::create_dir(&image).unwrap();
+    let manifest = r#"{"version":1,"kernel":"vmlinux","initrd":null,"rootfs":null,"cmdline":"",
+        "agent":{"version":"0.1.0","profile":"prod","port":1052}}"#;
+    fs::write(image.join("manifest.json"), manifest).unwrap();
+    fs::write(image.join("vmlinux"), "").unwrap();
+    home.ok(&format!(
+        "{START} --image {} --timeout 10s",
+        image.display()
+    ));
+    home.ok("vm ping web");
+    assert_eq!(home.record("web")["port"], 52);
+}
+
 #[test]
 fn refusals_say_what_is_wrong() {
     let home = Home::new();
