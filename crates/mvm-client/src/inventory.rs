@@ -120,6 +120,12 @@ impl Inventory {
         })
     }
 
+    /// The same without `mvmctl.toml`, for when that cannot be read: the VMs in `$MVM_HOME` alone.
+    pub fn without_settings() -> Result<Self, Error> {
+        let env = |name: &str| std::env::var_os(name);
+        home(env, rustix::process::geteuid().is_root()).map(Self::at)
+    }
+
     /// The VMs in `home` alone.
     pub fn at(home: impl Into<PathBuf>) -> Self {
         Self {

@@ -191,12 +191,6 @@ fn kvm_fails(
     }
 }
 
-/// Whether any backend that runs a guest has what it needs, as far as can be told without trying.
-pub(crate) fn any_is_there() -> bool {
-    let mut drivers = DRIVERS.iter().filter(|driver| driver.runs_a_guest());
-    drivers.any(|driver| driver.check().is_ok())
-}
-
 fn no_backend(name: &str) -> Error {
     Error::NoSuchBackend {
         name: name.to_owned(),

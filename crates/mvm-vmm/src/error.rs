@@ -93,6 +93,18 @@ pub enum Error {
         /// How to get it.
         hint: String,
     },
+    /// A program is there and does not do.
+    #[error("cannot use {program} ({}): {reason}", path.display())]
+    BadProgram {
+        /// Its name.
+        program: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// How to get another.
+        hint: String,
+    },
     /// A process that was started ended before the VM was up.
     #[error("{program} ended before the VM was up: {how}")]
     EndedEarly {
@@ -199,9 +211,9 @@ impl Error {
             Self::Image(error) => Some(error.hint()),
             Self::Snapshot(error) => Some(error.hint()),
             Self::NotRunning { name } => Some(format!("`mvmctl vm start {name}` first")),
-            Self::Unsupported { hint, .. } | Self::MissingProgram { hint, .. } => {
-                Some(hint.clone())
-            }
+            Self::Unsupported { hint, .. }
+            | Self::MissingProgram { hint, .. }
+            | Self::BadProgram { hint, .. } => Some(hint.clone()),
             Self::Api {
                 source: HttpError::NotListening,
                 ..

@@ -1,10 +1,12 @@
 //! Where the programs are that a VM needs.
 
+use crate::brief::{self, BRIEFLY};
 use crate::error::Error;
 use std::env;
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A program that is run by its path.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +17,10 @@ pub struct Program {
     pub variable: &'static str,
     /// How to get it.
     pub hint: &'static str,
+    /// What has it tell its version.
+    pub ask: &'static str,
+    /// What its answer begins with, by which it is told from another program. Letters of either case.
+    pub tells: &'static str,
 }
 
 /// QEMU for this machine's kind of CPU.
@@ -22,6 +28,8 @@ pub const QEMU: Program = Program {
     name: "qemu-system-x86_64",
     variable: "MVM_QEMU",
     hint: "apt-get install qemu-system-x86, or name it in MVM_QEMU",
+    ask: "--version",
+    tells: "QEMU",
 };
 
 /// The vsock device that QEMU uses over vhost-user.
@@ -29,6 +37,8 @@ pub const VHOST_DEVICE_VSOCK: Program = Program {
     name: "vhost-device-vsock",
     variable: "MVM_VHOST_DEVICE_VSOCK",
     hint: "cargo install --locked vhost-device-vsock, or name it in MVM_VHOST_DEVICE_VSOCK",
+    ask: "--version",
+    tells: "vhost-device-vsock",
 };
 
 /// Firecracker.
@@ -36,6 +46,8 @@ pub const FIRECRACKER: Program = Program {
     name: "firecracker",
     variable: "MVM_FIRECRACKER",
     hint: "install a release of Firecracker from 1.16.1 on, or name it in MVM_FIRECRACKER",
+    ask: "--version",
+    tells: "Firecracker",
 };
 
 /// Cloud Hypervisor.
@@ -43,6 +55,8 @@ pub const CLOUD_HYPERVISOR: Program = Program {
     name: "cloud-hypervisor",
     variable: "MVM_CLOUD_HYPERVISOR",
     hint: "install a release of Cloud Hypervisor, or name it in MVM_CLOUD_HYPERVISOR",
+    ask: "--version",
+    tells: "cloud-hypervisor",
 };
 
 /// The agent for the host's own kind of CPU.
@@ -50,6 +64,8 @@ pub const AGENT: Program = Program {
     name: "mvm-guest-agent",
     variable: "MVM_AGENT",
     hint: "give --agent PATH, or put it beside mvmctl",
+    ask: "--version",
+    tells: "mvm-guest-agent",
 };
 
 /// The same, built to serve commands and files as well.
@@ -58,6 +74,8 @@ pub const AGENT_DEV: Program = Program {
     variable: "MVM_AGENT_DEV",
     hint: "`cargo xtask build` makes one beside mvmctl; or give --agent PATH of one that was built \
            with --features dev",
+    ask: "--version",
+    tells: "mvm-guest-agent",
 };
 
 /// What a guest has for its programs.
@@ -65,6 +83,8 @@ pub const BUSYBOX: Program = Program {
     name: "busybox",
     variable: "MVM_BUSYBOX",
     hint: "apt-get install busybox-static, or give --busybox PATH",
+    ask: "--help",
+    tells: "BusyBox",
 };
 
 impl Program {
@@ -90,6 +110,36 @@ impl Program {
             return Err(self.missing(looked_in.join(", ")));
         };
         absolute(&path)
+    }
+
+    /// What the program at that path says of its version, on one line.
+    pub(crate) fn version(&self, path: &Path) -> Result<String, Error> {
+        let wrong = |reason: String| Error::BadProgram {
+            program: self.name,
+            path: path.to_owned(),
+            reason,
+            hint: format!("name another in {}, or: {}", self.variable, self.hint),
+        };
+        let asked = self.ask;
+        let output = brief::run(Command::new(path).arg(asked), BRIEFLY)
+            .map_err(|error| wrong(format!("asked with {asked}, {error}")))?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let first = said.lines().next().unwrap_or_default().trim().to_owned();
+        if !output.status.success() {
+            return Err(wrong(format!("{asked} fails ({})", output.status)));
+        }
+        let begins = first.to_ascii_lowercase();
+        if !begins.starts_with(&self.tells.to_ascii_lowercase()) {
+            return Err(wrong(format!(
+                "it is another program: {asked} gives {first:?}"
+            )));
+        }
+        if !first.contains(|c: char| c.is_ascii_digit()) {
+            return Err(wrong(format!(
+                "it does not tell its version: {asked} gives {first:?}"
+            )));
+        }
+        Ok(first)
     }
 
     fn missing(&self, looked_in: String) -> Error {

@@ -8,6 +8,7 @@ use crate::record::VmFolder;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -38,19 +39,21 @@ pub(crate) fn kvm_device() -> PathBuf {
 }
 
 /// Whether the device can be opened. Whether it then boots a kernel, only a trial would tell.
+pub(crate) fn open_kvm() -> io::Result<()> {
+    let mut options = File::options();
+    options.read(true).write(true).open(kvm_device()).map(drop)
+}
+
+/// The same for a backend that can do nothing without.
 pub(crate) fn check_kvm(backend: &'static str) -> Result<(), Error> {
-    let device = kvm_device();
-    match File::options().read(true).write(true).open(&device) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Error::Unsupported {
-            backend,
-            reason: format!(
-                "it runs guests by KVM alone, and {} cannot be opened: {error}",
-                device.display()
-            ),
-            hint: "`mvmctl doctor` says how to get KVM; --backend qemu can do without".into(),
-        }),
-    }
+    open_kvm().map_err(|error| Error::Unsupported {
+        backend,
+        reason: format!(
+            "it runs guests by KVM alone, and {} cannot be opened: {error}",
+            kvm_device().display()
+        ),
+        hint: "`mvmctl doctor` says how to get KVM; --backend qemu can do without".into(),
+    })
 }
 
 /// A VMM that is told what to do over an API.

@@ -249,31 +249,6 @@ fn who_is_interrupted_leaves_nothing() {
 }
 
 #[test]
-fn doctor_says_what_is_missing_and_how_to_get_it() {
-    let home = Home::new();
-    let output = Command::new(env!("CARGO_BIN_EXE_mvmctl"))
-        .args(["doctor", "--json"])
-        .env("MVM_HOME", home.0.path())
-        .env("PATH", "/nonexistent")
-        .env("HOME", "/nonexistent")
-        .env_remove("CARGO_HOME")
-        .env_remove("XDG_CACHE_HOME")
-        .env_remove("MVM_QEMU")
-        .env_remove("MVM_VHOST_DEVICE_VSOCK")
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["can_start_vms"], false);
-    for subject in ["qemu", "vhost-device-vsock"] {
-        let findings = report["findings"].as_array().unwrap();
-        let finding = findings.iter().find(|f| f["subject"] == subject).unwrap();
-        assert_eq!(finding["level"], "problem");
-        assert!(finding["fix"].as_str().unwrap().contains("install"));
-    }
-}
-
-#[test]
 fn one_that_does_not_stop_when_asked_to_is_ended() {
     let home = Home::new();
     // It wakes once a second, so that it leaves nothing behind when it is killed.

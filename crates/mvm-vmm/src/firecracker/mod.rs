@@ -126,10 +126,11 @@ impl Driver for Firecracker {
 
     /// By the program that is installed.
     fn check_snapshots(&self) -> Result<(), Error> {
-        let output = Command::new(FIRECRACKER.find()?).arg("--version").output();
-        let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-        // One that cannot tell its version is found out by the one that runs.
-        check_version(version_in(&said.unwrap_or_default()))
+        match FIRECRACKER.version(&FIRECRACKER.find()?) {
+            Ok(said) => check_version(version_in(&said)),
+            // One that cannot tell its version is found out by the one that runs.
+            Err(_) => Ok(()),
+        }
     }
 
     fn check_running(&self, crew: &Crew) -> Result<(), Error> {

@@ -8,7 +8,7 @@
 use super::arguments::Accelerator;
 use crate::error::Error;
 use crate::launch::Patience;
-use crate::microvm::kvm_device;
+use crate::microvm::{kvm_device, open_kvm};
 use crate::record::{Home, write_whole};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -51,9 +51,8 @@ pub fn verdict(
     kernel: &Path,
     patience: Patience<'_>,
 ) -> Result<Verdict, Error> {
-    let device = kvm_device();
-    if let Err(error) = File::options().read(true).write(true).open(&device) {
-        let reason = format!("cannot open {}: {error}", device.display());
+    if let Err(error) = open_kvm() {
+        let reason = format!("cannot open {}: {error}", kvm_device().display());
         return Ok(Verdict::Unusable(reason));
     }
     let file = home.root().join("kvm.json");
