@@ -20,6 +20,7 @@ use crate::launch::{Crew, Patience};
 use crate::process::Alive;
 use crate::record::{Home, Lock, Record, State, VERSION, VmFolder, VmName};
 use crate::snapshot;
+use serde::Serialize;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt as _;
@@ -67,7 +68,8 @@ pub enum Stop {
 }
 
 /// How it came to stand still.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Stopped {
     /// It was not running.
     Already,
@@ -321,7 +323,12 @@ pub fn console(home: &Home, name: &VmName) -> Result<File, Error> {
     let folder = home.vm(name);
     folder.record()?;
     let path = folder.console();
-    File::open(&path).map_err(Error::io("read", &path))
+    match File::open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::NoConsole {
+            name: name.to_string(),
+        }),
+        opened => opened.map_err(Error::io("read", &path)),
+    }
 }
 
 /// Whether the VM's main process runs.

@@ -37,7 +37,7 @@ impl Looked {
                 subject: subject.to_owned(),
                 level,
                 message: format!("{error}; {what_for}"),
-                fix: error.hint(),
+                fix: Some(error.hint()),
             },
         }
     }

@@ -83,7 +83,7 @@ fn vm(name: &VmName, record: &Result<Record, Error>, socket: &Path) -> Option<Fi
         }
         Err(Error::NotOurs { .. }) => foreign(&subject, socket),
         Err(Error::NoSuchVm { .. }) => None,
-        Err(error) => warn(error.to_string(), error.hint().unwrap_or_default()),
+        Err(error) => warn(error.to_string(), error.hint()),
     }
 }
 
