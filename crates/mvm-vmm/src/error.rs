@@ -26,10 +26,12 @@ pub enum Error {
         vms: PathBuf,
     },
     /// It is there and was not started here, so it cannot be stopped here either.
-    #[error("it has a socket but no vm.json: mvmctl did not start it")]
+    #[error("mvmctl did not start it: it has a socket or a vm.json of another's making")]
     NotOurs {
         /// The VM.
         name: String,
+        /// Whether it may run, and so be dialled: it does unless its vm.json says otherwise.
+        may_run: bool,
     },
     /// It runs already.
     #[error("it is running already (process {pid})")]

@@ -81,8 +81,8 @@ fn vm(name: &VmName, record: &Result<Record, Error>, socket: &Path) -> Option<Fi
                 _ => None,
             }
         }
-        Err(Error::NotOurs { .. }) => foreign(&subject, socket),
-        Err(Error::NoSuchVm { .. }) => None,
+        Err(Error::NotOurs { may_run: true, .. }) => foreign(&subject, socket),
+        Err(Error::NotOurs { may_run: false, .. } | Error::NoSuchVm { .. }) => None,
         Err(error) => warn(error.to_string(), error.hint()),
     }
 }

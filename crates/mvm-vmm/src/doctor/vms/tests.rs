@@ -153,4 +153,9 @@ fn what_does_not_run_is_never_dialled() {
         jailed.findings();
         assert!(listener.accept().is_err(), "{state}: it was dialled");
     }
+    // What others write of theirs is believed as well.
+    let record = jailed.folder.join("vm.json");
+    std::fs::write(&record, r#"{"state":"asleep"}"#).unwrap();
+    assert_eq!(jailed.findings(), []);
+    assert!(listener.accept().is_err(), "another's: it was dialled");
 }
