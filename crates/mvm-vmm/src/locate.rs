@@ -118,7 +118,7 @@ impl Program {
             program: self.name,
             path: path.to_owned(),
             reason,
-            hint: format!("name another in {}, or: {}", self.variable, self.hint),
+            hint: self.hint.to_owned(),
         };
         let asked = self.ask;
         let output = brief::run(Command::new(path).arg(asked), BRIEFLY)

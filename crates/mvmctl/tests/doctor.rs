@@ -142,8 +142,19 @@ fn programs_that_are_not_what_they_should_be() {
         .with("MVM_VHOST_DEVICE_VSOCK", other)
         .with("MVM_CLOUD_HYPERVISOR", mute)
         .with("MVM_FIRECRACKER", NOWHERE);
+    fs::write(machine.path("kvm"), "").unwrap();
+    // A kernel is where `cargo xtask` would have unpacked one.
+    let unpacked = machine.path("mvm-xtask/kernel");
+    for folder in ["boot", "lib/modules/6.1"] {
+        fs::create_dir_all(unpacked.join(folder)).unwrap();
+    }
+    fs::write(unpacked.join("boot/vmlinuz-6.1"), "").unwrap();
+    let cache = machine.path("");
+    let machine = machine.with("XDG_CACHE_HOME", cache);
     let report = machine.doctor();
     assert_eq!(report.code, Some(1));
+    report.has("kernel", "ok", &["vmlinuz-"]);
+    report.has("kvm", "ok", &["not tried"]);
     report.has("qemu", "problem", &["fails (exit status: 1)", "MVM_QEMU"]);
     let another = ["another program", "GNU coreutils", "MVM_VHOST_DEVICE_VSOCK"];
     report.has("vhost-device-vsock", "problem", &another);

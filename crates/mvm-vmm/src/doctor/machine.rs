@@ -14,7 +14,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 /// The device by which the kernel's own vsock reaches guests.
 const VHOST_VSOCK: &str = "/dev/vhost-vsock";
 
-pub(super) fn kvm(home: &Home, patience: Patience<'_>) -> Finding {
+/// It is tried only in a QEMU that does: what another program says is not said of KVM.
+pub(super) fn kvm(home: &Home, qemu_does: bool, patience: Patience<'_>) -> Finding {
     const SUBJECT: &str = "kvm";
     let device = kvm_device();
     let device = device.display();
@@ -36,8 +37,10 @@ pub(super) fn kvm(home: &Home, patience: Patience<'_>) -> Finding {
         };
         return emulated(&format!("cannot open {device}: {error}"), &fix);
     }
-    let (Ok(qemu), Some(kernel)) = (QEMU.find(), installed_kernel()) else {
-        let message = format!("{device} can be opened; not tried for want of QEMU or a kernel");
+    let qemu = QEMU.find().ok().filter(|_| qemu_does);
+    let (Some(qemu), Some(kernel)) = (qemu, installed_kernel()) else {
+        let message =
+            format!("{device} can be opened; not tried for want of a QEMU that works or a kernel");
         return Finding::ok(SUBJECT, message);
     };
     match kvm::verdict(home, &qemu, &kernel, patience) {
@@ -57,7 +60,7 @@ pub(super) fn vhost_vsock() -> Finding {
         Ok(()) => format!("{VHOST_VSOCK} may be opened"),
         Err(error) => {
             let error = std::io::Error::from(error);
-            format!("{VHOST_VSOCK} may not be opened: {error}; {needed}")
+            format!("{VHOST_VSOCK}: {error}; {needed}")
         }
     };
     Finding::ok("vhost-vsock", message)

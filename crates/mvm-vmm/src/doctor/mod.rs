@@ -77,8 +77,10 @@ pub struct Elsewhere {
 /// Looks at everything. The patience is for the trial of KVM; what else may hang has a deadline of its
 /// own.
 pub fn examine(home: &Home, elsewhere: &[Elsewhere], patience: Patience<'_>) -> Vec<Finding> {
-    let mut findings = vec![machine::kvm(home, patience), machine::vhost_vsock()];
-    findings.extend(programs::examine());
+    let programs = programs::examine();
+    let kvm = machine::kvm(home, programs.qemu_does, patience);
+    let mut findings = vec![kvm, machine::vhost_vsock()];
+    findings.extend(programs.findings);
     findings.extend([machine::kernel(), machine::home_folder(home)]);
     findings.extend(vms::own(home));
     findings.extend(elsewhere.iter().filter_map(vms::elsewhere));

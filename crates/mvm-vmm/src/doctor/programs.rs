@@ -9,6 +9,13 @@ use crate::locate::{
 use crate::microvm::open_kvm;
 use std::thread;
 
+/// What was found of them.
+pub(super) struct Programs {
+    pub(super) findings: Vec<Finding>,
+    /// Whether there is a QEMU in which KVM can be tried.
+    pub(super) qemu_does: bool,
+}
+
 /// A program, and what became of looking at it.
 struct Looked {
     program: &'static Program,
@@ -56,7 +63,7 @@ impl Looked {
 
 /// Looks at all of them. Each is run, all at once: one that hangs costs its deadline, and no more than
 /// one such time is waited.
-pub(super) fn examine() -> Vec<Finding> {
+pub(super) fn examine() -> Programs {
     let [
         qemu,
         vsock,
@@ -82,7 +89,8 @@ pub(super) fn examine() -> Vec<Finding> {
     };
     let by_qemu = "--backend qemu needs it";
     let no_agent = "`mvmctl image build` and --backend local need it, or one of --agent";
-    vec![
+    let qemu_does = qemu.does();
+    let findings = vec![
         qemu.needed("qemu", level, by_qemu),
         vsock.needed("vhost-device-vsock", level, by_qemu),
         with_flaws(firecracker.optional("firecracker", "--backend firecracker alone needs it")),
@@ -93,7 +101,11 @@ pub(super) fn examine() -> Vec<Finding> {
         agent.needed("agent", Level::Warning, no_agent),
         agent_dev.optional("agent-dev", "`mvmctl image build --dev` alone needs it"),
         busybox.needed("busybox", Level::Warning, "`mvmctl image build` needs it"),
-    ]
+    ];
+    Programs {
+        findings,
+        qemu_does,
+    }
 }
 
 fn look<const N: usize>(programs: [&'static Program; N]) -> [Looked; N] {

@@ -129,7 +129,7 @@ fn foreign(subject: &str, socket: &Path) -> Option<Finding> {
         Ok(true) => None,
         // A socket on a file system that is shared with another kernel looks the same.
         Ok(false) => warn(
-            format!("nobody listens on {shown}: what made it has ended"),
+            format!("nobody listens on {shown}"),
             format!("see that its VMM does not run, here or elsewhere; then: rm {shown}"),
         ),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
