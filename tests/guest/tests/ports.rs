@@ -8,10 +8,11 @@
     reason = "a test fails by panicking"
 )]
 
-use mvm_guest_tests::{Mvmctl, TestVm};
+use mvm_guest_tests::{Mvmctl, Run, TestVm};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What a web server answers on that address.
@@ -91,4 +92,67 @@ fn a_vsock_port_on_standard_input_and_output() {
         nobody.stderr.contains("nobody listens on port 53"),
         "{nobody:?}"
     );
+}
+
+/// The kernel's own vsock, which a host has with vhost-vsock. This machine's is nobody's to touch:
+/// the guest plays the host, and its own address is the VM.
+#[test]
+fn a_vsock_address_of_the_kernels() {
+    let Some(vm) = TestVm::dev() else { return };
+    let mvmctl = Mvmctl::new();
+    let folder = tempfile::tempdir().unwrap();
+    with_its_libraries(mvmctl.program(), folder.path());
+    let there = format!("{}:/tmp/host", vm.address());
+    mvmctl.ok(&["vm", "cp", folder.path().to_str().unwrap(), &there]);
+    let address = vm.address();
+    let exec = |script: &str| {
+        let script = format!("cd /tmp/host; exec ./ld --library-path . ./mvmctl {script}");
+        mvmctl.command(&["vm", "exec", "-i", &address, "--", "sh", "-c", &script])
+    };
+
+    // The service that runs a test's scripts.
+    let mut connect = exec("vm connect --stdio vsock:4 60")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let script = b"7\necho hi";
+    connect.stdin.as_mut().unwrap().write_all(script).unwrap();
+    let mut answer = [0; 7];
+    let stdout = connect.stdout.as_mut().unwrap();
+    stdout.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"0 3\nhi\n");
+    connect.kill().unwrap();
+    connect.wait().unwrap();
+
+    // The agent takes its host alone, and a port has to have somebody who listens.
+    for (script, said) in [
+        ("vm ping vsock:4", "closed the connection before the answer"),
+        ("vm connect --stdio vsock:4 61", "nobody listens on port 61"),
+    ] {
+        let Run { code, stderr, .. } = exec(script).output().unwrap().into();
+        assert_eq!(code, Some(3), "{stderr}");
+        assert!(stderr.contains(said), "{stderr}");
+    }
+}
+
+/// Copies a program to where it is to be run by the dynamic linker `ld` beside it.
+fn with_its_libraries(program: &Path, folder: &Path) {
+    let run = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{command:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run(Command::new("strip")
+        .arg("-o")
+        .args([&folder.join("mvmctl"), program]));
+    // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, and the linker without an arrow.
+    for line in run(Command::new("ldd").arg(program)).lines() {
+        let path = line.split_whitespace().find(|word| word.starts_with('/'));
+        let Some(path) = path.map(Path::new) else {
+            continue;
+        };
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let name = if name.starts_with("ld-") { "ld" } else { name };
+        std::fs::copy(path, folder.join(name)).unwrap();
+    }
 }

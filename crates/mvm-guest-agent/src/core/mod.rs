@@ -70,6 +70,8 @@ pub(crate) enum Event {
     WakeAsked(WaiterId, Box<WakeAsked>),
     /// A step of sleeping or waking has ended.
     StepDone(Done),
+    /// It was not begun, and why.
+    StepRefused(String),
     /// A host asks for a command, a file or a port.
     #[cfg(feature = "dev")]
     OpenAsked(WaiterId, open::Kind),
@@ -191,6 +193,7 @@ impl Core {
             }
             Event::WakeAsked(waiter, asked) => self.wake_asked(waiter, &asked, now, &mut actions),
             Event::StepDone(done) => self.step_done(&done, now, &mut actions),
+            Event::StepRefused(why) => self.step_refused(why, now, &mut actions),
             Event::Sampled(sample) => {
                 #[cfg(feature = "dev")]
                 let sample = {

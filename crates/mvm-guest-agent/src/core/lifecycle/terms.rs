@@ -54,6 +54,16 @@ impl Task {
         }
     }
 
+    /// Whether it makes the guest ready to be frozen. The others are taken when it runs on.
+    pub(crate) fn is_on_the_way_to_sleep(&self) -> bool {
+        match self {
+            Self::Drain | Self::Checkpoint(_) | Self::Sync | Self::DropCaches | Self::LastSync => {
+                true
+            }
+            Self::Reseed | Self::Clock | Self::Identity | Self::Restore(_) | Self::Resume => false,
+        }
+    }
+
     pub(super) fn integration(&self) -> Option<&str> {
         match self {
             Self::Checkpoint(name) | Self::Restore(name) => Some(name),
