@@ -1,5 +1,4 @@
-//! Unix sockets, dialled at a path of any length: a socket's own may have 107 bytes, a folder's any
-//! number, so it is opened by way of its folder's descriptor.
+//! Unix sockets: dialled at a path of any length, and as the kernel lists them.
 
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_to, socket_with,
@@ -10,7 +9,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Tries once to connect, and does not wait: with [`io::ErrorKind::WouldBlock`] somebody listens whose
+/// Tries once to connect, by way of the folder's descriptor: a socket's path may have 107 bytes, a
+/// folder's any number. It does not wait: with [`io::ErrorKind::WouldBlock`] somebody listens whose
 /// queue is full. What is given does not block either.
 pub(crate) fn connect(folder: &Path, name: &str) -> io::Result<OwnedFd> {
     let folder = File::options()
@@ -22,4 +22,20 @@ pub(crate) fn connect(folder: &Path, name: &str) -> io::Result<OwnedFd> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect_to(&socket, &address)?;
     Ok(socket)
+}
+
+/// The inodes of the sockets that are listened on and were bound under exactly that name, as the
+/// kernel lists them for the network namespace of a process: its number, or `self`.
+pub(crate) fn listed(process: &str, name: &str) -> io::Result<Vec<String>> {
+    // __SO_ACCEPTCON, in proc_pid_net(5)'s /proc/net/unix.
+    const LISTENS: &str = "00010000";
+    let table = std::fs::read(format!("/proc/{process}/net/unix"))?;
+    let table = String::from_utf8_lossy(&table);
+    let inodes = table.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(3);
+        let (flags, inode) = (fields.next()?, fields.nth(2)?);
+        let path = fields.next()?;
+        (flags == LISTENS && path == name).then(|| inode.to_owned())
+    });
+    Ok(inodes.collect())
 }

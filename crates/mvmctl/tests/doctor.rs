@@ -259,20 +259,49 @@ fn a_socket_that_may_not_be_opened_is_told() {
     let _listener = UnixListener::bind(&socket).unwrap();
     assert_eq!(machine.doctor().finding("vm jailed"), None);
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o000)).unwrap();
-    // To root no mode says anything, unless that right is given up.
-    let as_anybody = if rustix::process::geteuid().is_root() {
-        let mut command = Command::new("/usr/bin/setpriv");
-        command
-            .args(["--bounding-set", "-dac_override,-dac_read_search"])
-            .arg(env!("CARGO_BIN_EXE_mvmctl"));
-        command
-    } else {
-        Command::new(env!("CARGO_BIN_EXE_mvmctl"))
-    };
-    let report = machine.doctor_by(as_anybody);
+    let report = machine.doctor_by(without_root_s_rights());
     report.has(
         "vm jailed",
         "warning",
         &["may not open its socket", "VMM's user"],
     );
+
+    // One of our own, whose process is this very one.
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let start_ticks = stat
+        .rsplit_once(") ")
+        .unwrap()
+        .1
+        .split(' ')
+        .nth(19)
+        .unwrap();
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let record = serde_json::json!({
+        "version": 1, "name": "jailed", "backend": "local", "state": "running", "image": null,
+        "cpus": 1, "memory_mib": 256, "port": 52, "accelerator": null, "boot_id": boot_id.trim(),
+        "processes": [{
+            "role": "agent",
+            "pid": std::process::id(),
+            "start_ticks": start_ticks.parse::<u64>().unwrap(),
+        }],
+    });
+    fs::write(socket.with_file_name("vm.json"), record.to_string()).unwrap();
+    let report = machine.doctor_by(without_root_s_rights());
+    report.has("vm jailed", "warning", &["may not open its socket"]);
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).unwrap();
+    let report = machine.doctor_by(without_root_s_rights());
+    assert_eq!(report.finding("vm jailed"), None);
+}
+
+/// To root no mode says anything, unless that right is given up.
+fn without_root_s_rights() -> Command {
+    let mvmctl = env!("CARGO_BIN_EXE_mvmctl");
+    if !rustix::process::geteuid().is_root() {
+        return Command::new(mvmctl);
+    }
+    let mut command = Command::new("/usr/bin/setpriv");
+    command
+        .args(["--bounding-set", "-dac_override,-dac_read_search"])
+        .arg(mvmctl);
+    command
 }

@@ -4,7 +4,7 @@ use super::{Elsewhere, Finding, Level};
 use crate::driver::{self, Driver};
 use crate::error::Error;
 use crate::record::{Home, Record, State, VmName};
-use crate::socket::connect;
+use crate::socket::{connect, listed};
 use crate::suspend::may_be_broken_off;
 use rustix::fs::{Access, access};
 use std::io::{self, ErrorKind};
@@ -173,18 +173,9 @@ fn refuses(socket: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether the kernel lists a socket that was bound under just that name and is listened on.
+/// Whether the kernel lists one that is listened on under just that name.
 fn is_listed(socket: &Path) -> bool {
-    /// `__SO_ACCEPTCON` in the column of flags: it listens.
-    const LISTENS: &str = "00010000";
-    let Ok(list) = std::fs::read("/proc/net/unix") else {
-        return false;
-    };
-    let path = socket.to_string_lossy();
-    String::from_utf8_lossy(&list).lines().any(|line| {
-        let columns: Vec<_> = line.split_whitespace().collect();
-        columns.get(3) == Some(&LISTENS) && columns.get(7) == Some(&path.as_ref())
-    })
+    listed("self", &socket.to_string_lossy()).is_ok_and(|inodes| !inodes.is_empty())
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub struct Qmp {
 impl Qmp {
     /// Connects, and gets past the greeting. `Ok(None)` if QEMU does not listen there (yet).
     pub fn connect(folder: &Path, socket: &str) -> Result<Option<Self>, Error> {
-        let stream = match dial(folder, socket) {
+        let stream = match dial(folder, socket, ANSWER) {
             Ok(stream) => stream,
             Err(error)
                 if matches!(
@@ -181,9 +181,9 @@ impl Qmp {
     }
 }
 
-/// One that listens and does not take connections has as long as for an answer.
-fn dial(folder: &Path, socket: &str) -> io::Result<UnixStream> {
-    let until = Instant::now() + ANSWER;
+/// One that listens and takes no connection is given up after that time.
+fn dial(folder: &Path, socket: &str, at_most: Duration) -> io::Result<UnixStream> {
+    let until = Instant::now() + at_most;
     loop {
         match socket::connect(folder, socket) {
             Err(error)
@@ -282,6 +282,16 @@ mod tests {
         thread.join().unwrap();
         let error = qmp.execute("query-status", &json!({})).unwrap_err();
         assert!(matches!(error, Error::Qmp { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_full_queue_has_a_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("qmp")).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let _fills_it = dial(folder.path(), "qmp", ANSWER).unwrap();
+        let error = dial(folder.path(), "qmp", Duration::from_millis(150)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
