@@ -120,6 +120,12 @@ impl Inventory {
         })
     }
 
+    /// The same without `mvmctl.toml`, for when that cannot be read: the VMs in `$MVM_HOME` alone.
+    pub fn without_settings() -> Result<Self, Error> {
+        let env = |name: &str| std::env::var_os(name);
+        home(env, rustix::process::geteuid().is_root()).map(Self::at)
+    }
+
     /// The VMs in `home` alone.
     pub fn at(home: impl Into<PathBuf>) -> Self {
         Self {
@@ -303,7 +309,11 @@ pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
 
 fn home(env: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf, Error> {
     if let Some(home) = env("MVM_HOME").filter(|home| !home.is_empty()) {
-        return Ok(home.into());
+        // Programs are started with it in folders of their own.
+        return std::path::absolute(&home).map_err(|source| Error::NoInventory {
+            path: home.into(),
+            source,
+        });
     }
     if is_root {
         return Ok("/var/lib/mvm".into());
@@ -480,6 +490,12 @@ mod tests {
         };
         let user = [("HOME", "/home/u")];
         assert_eq!(at(&[("MVM_HOME", "/m")], true).as_deref(), Some("/m"));
+        let here = std::env::current_dir().unwrap().join("m");
+        assert_eq!(
+            at(&[("MVM_HOME", "m")], true).as_deref(),
+            here.to_str(),
+            "absolute once it is read"
+        );
         assert_eq!(at(&user, true).as_deref(), Some("/var/lib/mvm"));
         assert_eq!(
             at(&user, false).as_deref(),
