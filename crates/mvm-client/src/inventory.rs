@@ -164,6 +164,12 @@ impl Inventory {
         })
     }
 
+    /// The same without `mvmctl.toml`, for when that cannot be read: the VMs in `$MVM_HOME` alone.
+    pub fn without_settings() -> Result<Self, Error> {
+        let env = |name: &str| std::env::var_os(name);
+        home(env, rustix::process::geteuid().is_root()).map(Self::at)
+    }
+
     /// The VMs in `home` alone.
     pub fn at(home: impl Into<PathBuf>) -> Self {
         Self {
@@ -397,7 +403,11 @@ pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
 
 fn home(env: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf, Error> {
     if let Some(home) = env("MVM_HOME").filter(|home| !home.is_empty()) {
-        return Ok(home.into());
+        // Programs are started with it in folders of their own.
+        return std::path::absolute(&home).map_err(|source| Error::NoInventory {
+            path: home.into(),
+            source,
+        });
     }
     if is_root {
         return Ok("/var/lib/mvm".into());

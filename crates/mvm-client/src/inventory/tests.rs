@@ -164,6 +164,12 @@ fn home_by_the_book() {
     };
     let user = [("HOME", "/home/u")];
     assert_eq!(at(&[("MVM_HOME", "/m")], true).as_deref(), Some("/m"));
+    let here = std::env::current_dir().unwrap().join("m");
+    assert_eq!(
+        at(&[("MVM_HOME", "m")], true).as_deref(),
+        here.to_str(),
+        "absolute once it is read"
+    );
     assert_eq!(at(&user, true).as_deref(), Some("/var/lib/mvm"));
     assert_eq!(
         at(&user, false).as_deref(),

@@ -17,7 +17,7 @@ const MOST_TRIES: u32 = 100;
 #[derive(Debug)]
 pub(crate) struct CgroupRoot {
     path: PathBuf,
-    /// Those of an earlier agent in which somebody was still dying when they were last looked at.
+    /// Those in which somebody was still dying when they were last looked at.
     left: RefCell<Vec<PathBuf>>,
 }
 
@@ -59,6 +59,11 @@ impl CgroupRoot {
 
     fn remove_left(&self) {
         self.left.borrow_mut().retain(|path| !remove(path));
+    }
+
+    /// Removes a run's when nobody is in it any more.
+    pub(crate) fn remove_later(&self, cgroup: Cgroup) {
+        self.left.borrow_mut().push(cgroup.path);
     }
 
     /// A new cgroup for a run, never one that is there: an earlier agent's may be frozen, and who

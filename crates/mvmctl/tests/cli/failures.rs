@@ -265,6 +265,13 @@ fn what_cannot_be_looked_at_is_told_and_the_rest_shown() {
     }
     let listed = host.mvmctl("vm ls --json").exits(0).json();
     assert_eq!(listed.as_array().unwrap().len(), 1);
+    let examined = host.mvmctl("doctor --json").json();
+    let findings = examined["findings"].as_array().unwrap();
+    let told = |finding: &&serde_json::Value| {
+        let message = finding["message"].as_str().unwrap();
+        message.contains(&folder) && finding["level"] == "warning"
+    };
+    assert_eq!(findings.iter().filter(told).count(), 1, "{findings:#?}");
     // One that is named is found, or not, without a warning about others.
     host.mvmctl("vm status web-1").exits(0).silently();
     host.mvmctl("vm status wbe-1")
