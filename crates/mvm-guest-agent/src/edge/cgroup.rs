@@ -167,6 +167,29 @@ mod tests {
         assert_eq!(mount_point(bound), None);
     }
 
+    /// What is left is not empty yet, as one is in which somebody is still dying.
+    #[test]
+    fn one_that_was_left_is_not_joined_and_is_removed_when_it_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(root) = CgroupRoot::open(dir.path()) else {
+            let required = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+            assert!(!required, "no cgroup v2 can be written");
+            eprintln!("SKIPPED, NOTHING WAS TESTED: no cgroup v2 can be written");
+            return;
+        };
+        let left = root.make(1).unwrap();
+        let below = left.path.join("below");
+        std::fs::create_dir(&below).unwrap();
+        // Killed: it removes nothing.
+        std::mem::forget(root);
+        let root = CgroupRoot::open(dir.path()).unwrap();
+        let new = root.make(1).unwrap();
+        assert_ne!(new.path, left.path);
+        std::fs::remove_dir(&below).unwrap();
+        root.make(2).unwrap();
+        assert!(!left.path.exists());
+    }
+
     #[test]
     fn names_fit_into_a_folder() {
         assert_eq!(name(Path::new("/run/mvm")), "mvm-guest-agent-run-mvm");
