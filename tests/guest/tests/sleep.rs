@@ -78,14 +78,13 @@ fn wake_of(name: &str) -> Wake {
     }
 }
 
-/// Waits until the guest is in that state.
+/// Waits until the guest is in that state. A watch would let go of one that is ready.
 async fn reached(vm: &TestVm, state: Lifecycle) {
-    let (status, watch) = Watcher::start(vm.session().await, Duration::from_secs(2))
-        .await
-        .unwrap();
-    if status.lifecycle != state {
-        turned(watch, state).await;
-    }
+    eventually("the state is reached", async || {
+        let status = vm.session().await.status().await.unwrap();
+        (status.lifecycle == state).then_some(())
+    })
+    .await;
 }
 
 /// Waits for the event that says so.
@@ -313,20 +312,12 @@ async fn asleep_no_check_runs_and_awake_there_is_no_burst() {
 
     vm.session().await.sleep_prep(sleep_of("t")).await.unwrap();
     let before = (runs(&vm).await, counters(&vm).await);
-    // Longer than the interval of each, as the guest itself counts it.
-    let (status, mut watch) = Watcher::start(vm.session().await, Duration::from_secs(1))
-        .await
-        .unwrap();
-    assert_eq!(status.lifecycle, Lifecycle::Ready);
-    let mut beats = 0;
-    while f64::from(beats) <= INTERVAL {
-        let event = timeout(SOON, watch.next()).await.expect("a heartbeat");
-        match event.unwrap().expect("the watch goes on").change {
-            Change::Heartbeat { .. } => beats += 1,
-            other => panic!("{other:?} of a guest that sleeps"),
-        }
-    }
-    drop(watch);
+    let asleep = uptime(&vm).await;
+    eventually("its interval is over", async || {
+        (uptime(&vm).await > asleep + INTERVAL).then_some(())
+    })
+    .await;
+    reached(&vm, Lifecycle::Ready).await;
     assert_eq!((runs(&vm).await, counters(&vm).await), before);
 
     let asked = uptime(&vm).await;
