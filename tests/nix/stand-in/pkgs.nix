@@ -159,7 +159,7 @@ in
       doCheck,
       meta,
       buildInputs ? [ ],
-      RUSTFLAGS ? "",
+      env ? { },
       buildType ? "release",
     }:
     assert builtins.pathExists cargoLock.lockFile;
@@ -168,9 +168,10 @@ in
       inherit
         pname
         version
+        src
         cargoBuildFlags
         buildFeatures
-        RUSTFLAGS
+        env
         buildType
         meta
         ;
