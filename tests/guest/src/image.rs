@@ -56,11 +56,9 @@ fn probes() -> Vec<Value> {
     let probe = |name: &str, command: &str| json!({"name": name, "command": command, "interval_secs": NEVER});
     vec![
         probe("disk", "df -h /tmp | tail -1 | awk '{print $5}'"),
-        // Its connections and listeners; what a check that runs by chance has open is no socket.
-        probe(
-            "agent-sockets",
-            "ls -l /proc/$(pidof mvm-guest-agent)/fd | grep -c socket:",
-        ),
+        // Its connections and listeners; what a check that runs by chance has open is no socket. Not
+        // by the agent's name: what it has forked has that too, until it is another program.
+        probe("agent-sockets", "ls -l /proc/$PPID/fd | grep -c socket:"),
         probe("sleepers", "ps -o args | grep -c '^sleep 1234' || true"),
         probe("dial-loopback", "guest-probe dial 1 52"),
         probe("dial-own-address", "guest-probe dial self 52"),

@@ -41,10 +41,7 @@ fn probes() -> Vec<Value> {
         ("hostname", "hostname"),
         ("boot-id", "cat /proc/sys/kernel/random/boot_id"),
         ("generation", "cat /run/mvm/generation"),
-        (
-            "agent-descriptors",
-            "ls /proc/$(pidof mvm-guest-agent)/fd | wc -l",
-        ),
+        ("agent-descriptors", "ls /proc/$PPID/fd | wc -l"),
         ("processes", "ls -d /proc/[0-9]* | wc -l"),
         ("log-lines", "wc -l </run/log"),
         ("fail-a", "exec on-demand fail-a ': >/run/fail-a'"),
