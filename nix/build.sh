@@ -33,9 +33,11 @@ $bb --list-full | while read -r applet; do
         ;;
     esac
 done
+# Also of a busybox that is told to know no /usr: it stands in the first line of many a script.
+[ -L "$root/usr/bin/env" ] || $bb ln -s /bin/busybox "$root/usr/bin/env"
 # A script that calls what busybox lacks would fail in the guest alone.
 $bb --list >applets
-for applet in init poweroff sh $($bb grep -ho '\$bb [a-z_]*' "$scripts"/* | $bb sed 's/.* //'); do
+for applet in env init poweroff sh $($bb grep -ho '\$bb [a-z_]*' "$scripts"/* | $bb sed 's/.* //'); do
     $bb grep -qx "$applet" applets || fail "this busybox has no $applet"
 done
 $bb cp "$agent/bin/mvm-guest-agent" "$root/usr/bin/mvm-guest-agent"
@@ -45,6 +47,23 @@ $bb chmod -R u+w "$root/etc"
 for script in sysinit service shutdown; do
     $bb cp "$scripts/$script" "$root/etc/mvm-init/$script"
     $bb chmod 755 "$root/etc/mvm-init/$script"
+done
+for script in load-modules processes; do
+    $bb cp "$scripts/$script" "$root/etc/mvm-init/$script"
+    $bb chmod 644 "$root/etc/mvm-init/$script"
+done
+# A service's text is one argument of its shell, which Linux caps at 128 KiB (MAX_ARG_STRLEN): it
+# would fail in the guest, again and again.
+for file in "$root"/etc/mvm-init/services/*/*; do
+    size=0
+    [ ! -e "$file" ] || size=$($bb wc -c <"$file")
+    if [ "$size" -gt 131072 ]; then
+        name=${file%/*}
+        name=${name##*/}
+        case $file in */run) what=command ;; *) what=preStart ;; esac
+        fail "services.$name: its $what and env are $size bytes, and no more than 131072 fit a shell's \
+command line: put the text into a file, such as one of pkgs.writeShellScript"
+    fi
 done
 $bb ln -s /bin/busybox "$root/init"
 $bb ln -s /run "$root/var/run"
@@ -62,12 +81,42 @@ put_store() {
 put_store "$closure" "$written"
 put_store "$agentClosure" "$agent"
 
+# The loader that an ELF program (64-bit, little-endian) asks for, or nothing if it is static.
+loader_of() {
+    local file=$1 at size count
+    field() { echo $(($($bb od -A n -t "u$2" -j "$1" -N "$2" "$file"))); }
+    at=$(field 32 8) size=$(field 54 2) count=$(field 56 2)
+    while [ "$count" -gt 0 ]; do
+        if [ "$(field "$at" 4)" -eq 3 ]; then # PT_INTERP
+            # Without the zero byte at its end.
+            $bb dd if="$file" bs=1 skip="$(field $((at + 8)) 8)" \
+                count=$(($(field $((at + 32)) 8) - 1)) 2>/dev/null
+            return
+        fi
+        at=$((at + size)) count=$((count - 1))
+    done
+}
+is_elf() {
+    local magic
+    read -r -N 4 magic <"$1"
+    [ "$magic" = $'\x7fELF' ]
+}
+if is_elf "$agent/bin/mvm-guest-agent"; then
+    loader=$(loader_of "$agent/bin/mvm-guest-agent")
+    [ -z "$loader" ] || [ -e "$root$loader" ] ||
+        fail "$agent/bin/mvm-guest-agent takes $loader, which the guest does not have: it has to be linked statically"
+fi
+
 # Programs of packages are found before busybox's of the same name; but not before its shell, which
 # init's scripts are written for.
 for package in $packages; do
     for program in "$package"/bin/* "$package"/sbin/*; do
         name=${program##*/}
         [ -e "$program" ] && [ "$name" != sh ] && [ "$name" != busybox ] || continue
+        if [ "$name" = mvm-guest-agent ]; then
+            $bb cmp -s "$program" "$root/usr/bin/$name" && continue
+            fail "packages: $program is another agent than the guest's; without it there is one already"
+        fi
         for folder in bin sbin usr/bin usr/sbin; do
             if [ -L "$root/$folder/$name" ]; then
                 case $($bb readlink "$root/$folder/$name") in
@@ -87,51 +136,104 @@ kernel=
 for file in $kernelFiles; do
     if [ -e "$file" ]; then
         kernel=vmlinuz
-        # An ELF file is an uncompressed kernel.
-        read -r -N 4 magic <"$file"
-        [ "$magic" != $'\x7fELF' ] || kernel=vmlinux
+        # Such is an uncompressed kernel.
+        if is_elf "$file"; then kernel=vmlinux; fi
         $bb cp "$file" "$out/$kernel"
         break
     fi
 done
 [ -n "$kernel" ] || fail "there is no kernel among $kernelFiles"
 
-declare -A module_file module_needs built_in
+declare -A module_file module_needs module_before built_in
+aliases=
+# Into the variable $name: `kernel/lib/libcrc32c.ko.xz` is libcrc32c, and `-` the same as `_`.
 canonical() {
-    local name=${1##*/}
+    name=${1##*/}
     name=${name%%.ko*}
-    echo "${name//-/_}"
+    name=${name//-/_}
 }
 for folder in "$kernelModules"/lib/modules/*; do
-    [ -e "$folder/modules.dep" ] || continue
+    if [ ! -e "$folder/modules.dep" ]; then
+        [ ! -d "$folder/kernel" ] || fail "there is no $folder/modules.dep, which depmod makes: \
+the guest would get none of these modules"
+        continue
+    fi
+    aliases=$folder/modules.alias
     while IFS=': ' read -r file needs; do
-        name=$(canonical "$file")
+        canonical "$file"
         module_file[$name]=$folder/$file
         module_needs[$name]=$needs
     done <"$folder/modules.dep"
     while read -r file; do
-        built_in[$(canonical "$file")]=1
+        canonical "$file"
+        built_in[$name]=1
     done <"$folder/modules.builtin"
+    # `softdep NAME pre: A B post: C`: what has to be there before, though no symbol of it is used.
+    if [ -e "$folder/modules.softdep" ]; then
+        while read -r word file words; do
+            [ "$word" = softdep ] || continue
+            canonical "$file"
+            when=
+            for word in $words; do
+                case $word in
+                *:) when=$word ;;
+                *) [ "$when" != pre: ] || module_before[$name]="${module_before[$name]} $word" ;;
+                esac
+            done
+        done <"$folder/modules.softdep"
+    fi
 done
 
-# Adds a module to $loaded, after what it depends on, unless the kernel has it built in.
+# Adds a module to $loaded, after what it depends on, unless the kernel has it built in. With
+# `optional` as the second argument the guest does without if it cannot be loaded.
+declare -A wanted
 load() {
-    local name file
-    name=$(canonical "$1")
+    local name file optional=$2 again=
+    canonical "$1"
     [ -z "${built_in[$name]}" ] || return 0
-    case " $loaded " in *" $name "*) return 0 ;; esac
+    case ${wanted[$name]} in
+    '') ;;
+    # In its place already, and now wanted for good.
+    optional) if [ -n "$optional" ]; then return 0; else again=1; fi ;;
+    *) return 0 ;;
+    esac
+    [ -n "${module_file[$name]}" ] || [ -z "$optional" ] || return 0
     [ -n "${module_file[$name]}" ] || fail "the kernel has no module $name, neither as a file nor built in"
-    for file in ${module_needs[$name]}; do
-        load "$file"
+    wanted[$name]=${optional:-required}
+    for file in ${module_before[$name]}; do
+        load_optional "$file"
     done
-    loaded="$loaded $name"
+    for file in ${module_needs[$name]}; do
+        load "$file" "$optional"
+    done
+    [ -n "$again" ] || loaded="$loaded $name"
+}
+# A module by its name or an alias, such as `crypto-crc32c`: all that go by it, as modprobe does it;
+# nothing, if there is none.
+load_optional() {
+    local name one
+    canonical "$1"
+    if [ -n "${module_file[$name]}" ]; then
+        load "$name" optional
+        return
+    fi
+    [ -e "$aliases" ] && [ -z "${built_in[$name]}" ] || return 0
+    for one in $($bb awk -v "name=$name" \
+        '$1 == "alias" { gsub("-", "_", $2); if ($2 == name) print $3 }' "$aliases"); do
+        load "$one" optional
+    done
 }
 # Puts modules into a folder, in the order in which they are to be loaded.
 put_modules() {
-    local into=$1 name file
+    local into=$1 name one file optional
     shift
-    loaded=
-    for name in "$@"; do load "$name"; done
+    loaded= wanted=()
+    for one in "$@"; do
+        case $one in
+        optional:*) load_optional "${one#optional:}" ;;
+        *) load "$one" ;;
+        esac
+    done
     $bb mkdir -p "$into/lib/modules" "$into/etc/mvm-init"
     : >"$into/etc/mvm-init/modules"
     for name in $loaded; do
@@ -140,16 +242,21 @@ put_modules() {
         *.ko) $bb cat "$file" ;;
         *.ko.xz) $bb xzcat "$file" ;;
         *.ko.gz) $bb zcat "$file" ;;
-        *) fail "$file is packed in a way that is not known here: xz and gz are" ;;
+        *.ko.zst)
+            [ -n "$zstd" ] || fail "$file takes zstd to unpack, which this package set does not have"
+            "$zstd" -dcq "$file"
+            ;;
+        *) fail "$file is packed in a way that is not known here: xz, gz and zst are" ;;
         esac >"$into/lib/modules/$name.ko"
-        echo "$name" >>"$into/etc/mvm-init/modules"
+        optional=
+        [ "${wanted[$name]}" = required ] || optional=' optional'
+        echo "$name$optional" >>"$into/etc/mvm-init/modules"
     done
 }
 # As in crates/mvm-vmm/src/build/modules.rs. A kernel without modules has all it needs built in.
 if [ ${#module_file[@]} -gt 0 ]; then
-    every="virtio_pci vmw_vsock_virtio_transport"
-    [ -z "${module_file[virtio_mmio]}" ] || every="$every virtio_mmio"
-    every="$every $moreModules"
+    every="virtio_pci vmw_vsock_virtio_transport $moreModules"
+    every="$every optional:virtio_mmio optional:i8042 optional:atkbd"
 else
     [ -z "$moreModules" ] || fail "the kernel has no modules, and these are asked for: $moreModules"
     every=
@@ -195,6 +302,8 @@ stage1() {
     $bb ln -s busybox "$stage/bin/sh"
     $bb cp "$scripts/stage1" "$stage/init"
     $bb chmod 755 "$stage/init"
+    $bb cp "$scripts/load-modules" "$stage/etc/mvm-init/load-modules"
+    $bb chmod 644 "$stage/etc/mvm-init/load-modules"
     echo "$type" >"$stage/etc/mvm-init/rootfs"
     # shellcheck disable=SC2086
     put_modules "$stage" ${every:+$every virtio_blk $type overlay}

@@ -10,7 +10,6 @@ let
     filter
     hasAttr
     isAttrs
-    isString
     length
     mapAttrs
     match
@@ -121,14 +120,21 @@ in
         "nobody"
       ]
       ++ attrNames users;
-      # A number is a user for the agent, whether it has a name or not.
+      # A number is a user for the agent, whether it has a name or not. The last is no user's: it is
+      # the kernel's word for "as it is".
+      isNumber =
+        user:
+        let
+          digits = match "0*([1-9][0-9]{0,9}|0)" user;
+        in
+        digits != null && builtins.fromJSON (builtins.head digits) < 4294967295;
       userIsKnown =
         path: entries: numbers:
         concatMap (
           name:
           let
             user = (sound entries.${name}).user or null;
-            fine = elem user userNames || (numbers && isString user && match "[0-9]+" user != null);
+            fine = elem user userNames || (numbers && isNumber user);
           in
           if types.user.ok user && !fine then
             [

@@ -65,7 +65,8 @@ let
       ]
       ++ each guest.services (name: _: "::respawn:${init}/service ${name}")
       ++ [
-        "::ctrlaltdel:/sbin/poweroff"
+        # A package may have another `poweroff`.
+        "::ctrlaltdel:/bin/busybox poweroff"
         "::shutdown:${init}/shutdown"
       ]
     );
@@ -98,10 +99,13 @@ let
   # Paths are copied to the store by this.
   packages = map (package: "${package}") guest.packages;
 
+  # nixpkgs calls `pkgs.system` an alias; a small package set need not have all of `stdenv`.
+  system = pkgs.stdenv.hostPlatform.system or pkgs.system;
+
   kernel = guest.kernel;
   # Uncompressed where there is one: Firecracker takes no other on x86.
   kernelFiles =
-    (if pkgs.system == "x86_64-linux" && kernel ? dev then [ "${kernel.dev}/vmlinux" ] else [ ])
+    (if system == "x86_64-linux" && kernel ? dev then [ "${kernel.dev}/vmlinux" ] else [ ])
     ++ map (name: "${kernel}/${name}") [
       "vmlinux"
       "bzImage"
@@ -136,6 +140,8 @@ pkgs.runCommand "${guest.name}-guest"
         formats = concatStringsSep " " guest.formats;
         cpio = "${pkgs.cpio}/bin/cpio";
         gzip = "${pkgs.gzip}/bin/gzip";
+        # For a kernel that has its modules packed by it.
+        zstd = if pkgs ? zstd then "${pkgs.zstd.bin or pkgs.zstd}/bin/zstd" else "";
         mke2fs = if builtins.elem "ext4" guest.formats then "${pkgs.e2fsprogs}/bin/mke2fs" else "";
         debugfs = if builtins.elem "ext4" guest.formats then "${pkgs.e2fsprogs}/bin/debugfs" else "";
         mkfsErofs =

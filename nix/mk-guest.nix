@@ -7,7 +7,8 @@
 #     image       the guest's files, and the images made of them            build.sh
 #
 # Of `pkgs` it takes runCommand, writeText, closureInfo, pkgsStatic.busybox, e2fsprogs, erofs-utils,
-# cpio, gzip and system, so that a test can hand in a small one.
+# cpio, gzip, stdenv.hostPlatform.system (or system, without that) and, where there is one, zstd: so a
+# test can hand in a small one.
 {
   pkgs,
   # A derivation or path with bin/mvm-guest-agent; and of the dev build.

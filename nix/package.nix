@@ -4,13 +4,23 @@ pkgs:
 let
   inherit (pkgs) lib;
   workspace = (builtins.fromTOML (builtins.readFile ../Cargo.toml)).workspace.package;
-  skipped = [
-    ".git"
-    "docs"
-    "nix"
-    "result"
-    "target"
+
+  # What cargo reads: the workspace with all its members, and files that crates include. Listed, so
+  # that a change elsewhere builds nothing anew, and no folder that somebody builds in is copied. A
+  # test has cargo read it.
+  parts = [
+    ".cargo"
+    "Cargo.lock"
+    "Cargo.toml"
+    "benches"
+    "crates"
+    "packaging"
+    "tests"
+    "xtask"
   ];
+  # By its place below the root: `tests/nix` is a member, whatever else is called `nix`.
+  root = toString ../.;
+  isPart = path: dirOf path != root || builtins.elem (baseNameOf path) parts;
 
   build =
     {
@@ -27,7 +37,7 @@ let
         src = builtins.path {
           path = ../.;
           name = "mvm-source";
-          filter = path: _: !builtins.elem (baseNameOf path) skipped;
+          filter = path: _: isPart path;
         };
         cargoLock.lockFile = ../Cargo.lock;
         cargoBuildFlags = [
@@ -55,7 +65,7 @@ let
       program = "mvm-guest-agent";
       extra = {
         buildInputs = [ pkgs.glibc.static ];
-        RUSTFLAGS = "-C target-feature=+crt-static";
+        env.RUSTFLAGS = "-C target-feature=+crt-static";
       };
     };
 in

@@ -103,6 +103,12 @@ rec {
         ++ put "integrations.d/" (integrationFiles healthChecks)
         ++ put "probes.d/" (probeFiles probes)
       )}
-      ${agent}/bin/mvm-guest-agent --check-config $out
+      ${agent}/bin/mvm-guest-agent --check-config $out || {
+        code=$?
+        # Found and not executable, or its loader not found.
+        [ $code -lt 126 ] ||
+          echo "${agent}/bin/mvm-guest-agent cannot be run: for a guest it has to be linked statically" >&2
+        exit $code
+      }
     '';
 }

@@ -64,6 +64,9 @@ rec {
       "a path"
     else if type == "lambda" then
       "a function"
+    # 5.0 is no whole number, though JSON has it as one.
+    else if type == "float" && builtins.match "-?[0-9]+" (toJSON value) != null then
+      "${toJSON value}.0"
     else
       toJSON value;
 

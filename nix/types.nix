@@ -31,7 +31,17 @@ let
       option = types: types.nullOr (type.option types);
     };
 
-  userNameForm = "[a-z_][a-z0-9_-]{0,31}";
+  # An option's type that says in its messages what is expected, the range included.
+  checked =
+    type:
+    type
+    // {
+      option = types: types.addCheck types.number type.ok // { description = type.expected; };
+    };
+
+  # Folders that others use as they are, and those of which nothing below is anybody's home either.
+  shared = "home|media|mnt|opt|run|run/mvm|run/mvm-init|srv|tmp|var|var/(cache|empty|lib|local|lock|log|mail|opt|run|spool|tmp)";
+  systems = "bin|boot|dev|etc|init|lib|lib32|lib64|nix|proc|root|sbin|sys|usr";
   knownFormats = [
     "initrd"
     "erofs"
@@ -64,20 +74,17 @@ let
       expected = "shell commands, or \"\" for none: text, a path or a derivation";
       ok = isText;
     };
-    secs = {
+    secs = checked {
       expected = "a number over 0 and at most 86400 (seconds)";
       ok = v: isNumber v && v > 0 && v <= 86400;
-      option = types: types.addCheck types.number secs.ok;
     };
-    grace = {
+    grace = checked {
       expected = "a number, 0 or more (seconds)";
       ok = v: isNumber v && v >= 0;
-      option = types: types.addCheck types.number grace.ok;
     };
-    positive = {
+    positive = checked {
       expected = "a number over 0";
       ok = v: isNumber v && v > 0;
-      option = types: types.addCheck types.number positive.ok;
     };
     count = {
       expected = "a whole number, 1 or more";
@@ -89,10 +96,10 @@ let
       ok = isBool;
       option = types: types.bool;
     };
-    # As the agent has it, which takes a number too.
+    # As the agent has it (crates/mvm-protocol/src/drop_in.rs).
     user = {
-      expected = "a user's name";
-      ok = matches userNameForm;
+      expected = "a user's name or number: 1 to 64 bytes, no ':' or space among them";
+      ok = matches "[^[:space:][:cntrl:]:]{1,64}";
       option = types: types.str;
     };
     userOrNull = orNull user "for root";
@@ -144,9 +151,14 @@ let
       ok = between 1 65533;
     };
     gidOrNull = orNull uid "for the uid";
+    # It is given to the user at boot: the system's own would be lost to all others.
     folderOrNull = orNull {
-      expected = "an absolute path of A-Z, a-z, 0-9, '.', '_', '-' and '/', no part of it dots alone";
-      ok = v: matches "(/[A-Za-z0-9._-]+)+" v && !matches "(.*/)?[.]+(/.*)?" v;
+      expected = "an absolute path of A-Z, a-z, 0-9, '.', '_', '-' and '/', no part of it dots alone, and no folder of the system's";
+      ok =
+        v:
+        matches "(/[A-Za-z0-9._-]+)+" v
+        && !matches "(.*/)?[.]+(/.*)?" v
+        && !matches "/(${shared}|(${systems})(/.*)?)" v;
     } "for /var/lib/NAME";
     hostname = {
       expected = "1 to 64 of A-Z, a-z, 0-9, '.' and '-', a letter or digit first";
@@ -182,8 +194,8 @@ let
       ok = v: matches "[A-Za-z0-9_-][A-Za-z0-9._-]*" v && stringLength v <= 64;
     };
     userName = {
-      expected = "1 to 32 of a-z, 0-9, '_' and '-', a letter or '_' first";
-      ok = matches userNameForm;
+      expected = "1 to 32 of A-Z, a-z, 0-9, '.', '_' and '-', a letter or '_' first";
+      ok = matches "[A-Za-z_][A-Za-z0-9._-]{0,31}";
     };
   };
 in

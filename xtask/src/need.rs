@@ -121,7 +121,7 @@ const TMUX: Package = Package {
 
 /// What the tests of mkGuest take besides a guest's parts: Nix, and what stands for nixpkgs'
 /// packages.
-const NIX: [Package; 7] = [
+const NIX: [Package; 8] = [
     Package {
         name: "nix-bin",
         program: "nix-build",
@@ -155,6 +155,11 @@ const NIX: [Package; 7] = [
     Package {
         name: "xz-utils",
         program: "xz",
+        why: "packs a kernel module, as other distributions do",
+    },
+    Package {
+        name: "zstd",
+        program: "zstd",
         why: "packs a kernel module, as other distributions do",
     },
 ];

@@ -46,6 +46,8 @@ in
       PORT = 8080;
     };
     command = ''
+      echo "to stdout" >/dev/stdout
+      echo "to stderr" >/dev/stderr
       printf %s "$TEXT" >"$HOME/text-of-env"
       printf %s '"it'"'"'s" `id` $HOME \ ünï 🦀' >"$HOME/text-of-command"
       exec httpd -f -p "127.0.0.1:$PORT" -h "$HOME"
@@ -57,8 +59,14 @@ in
     while ${pkgs.pkgsStatic.busybox}/bin/busybox sleep 1; do :; done
   '';
   services.dies.command = "echo 'I cannot live'; exit 3";
+  # Leaves two each time, the second in a session of its own, and says what it finds of them.
+  services.leaves.command = ''
+    echo "I find $(ps -o args | grep -c '^[s]leep 500')"
+    sleep 5000 & setsid sleep 5001 &
+  '';
   # Takes longer to end than init alone would wait.
   services.slow.command = ''
+    setsid sh -c 'trap "echo so is mine; exit 0" TERM; while :; do sleep 0.2; done' &
     trap 'sleep 2; echo "all is written"; exit 0' TERM
     echo "I am up"
     while :; do sleep 0.2; done
@@ -68,6 +76,8 @@ in
     (pkgs.writeShellScriptBin "greet" "echo 'Good day'")
     # In place of busybox's.
     (pkgs.writeShellScriptBin "logger" "echo 'not busybox'")
+    # Init has its own.
+    (pkgs.writeShellScriptBin "poweroff" "exit 1")
   ];
 
   healthChecks.web = {
@@ -92,6 +102,10 @@ in
   probes.as-user = probe "id -un" // {
     user = "other";
   };
+  probes.by-number = probe "id -un" // {
+    user = "1001";
+  };
+  probes.links = probe "for link in fd stdin stdout stderr; do readlink /dev/$link; done";
   probes.web-user = probe "ps -o user,args | grep '[h]ttpd -f'";
   probes.web-pid = probe "pidof httpd";
   probes.page = probe "wget -q -O - http://127.0.0.1:8080/";

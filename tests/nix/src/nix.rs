@@ -155,6 +155,20 @@ impl Nix {
         Ok(self.physical(path.trim()))
     }
 
+    /// Where a file of this machine that an expression takes into the store is there.
+    pub fn taken(&self, expression: &str) -> PathBuf {
+        let mut command = self.command("nix-instantiate");
+        command.args(["--eval", "--read-write-mode", "--json", "--expr"]);
+        let output = run(command.arg(self.scoped(expression)));
+        assert!(
+            output.status.success(),
+            "{expression}\n{}",
+            message(&output)
+        );
+        let path: String = serde_json::from_slice(&output.stdout).expect("a path");
+        self.physical(&path)
+    }
+
     /// Where a store path is on this machine.
     fn physical(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))

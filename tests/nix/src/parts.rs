@@ -4,21 +4,21 @@
 //! busybox, bash               static
 //! tools/NAME/{bin,lib}        programs with their loader and libraries
 //! kernel/                     as a kernel's package is laid out: bzImage, lib/modules/VERSION
-//! agent/bin, agent-dev/bin    the agent; a script that says it is the dev build
+//! agent/bin, agent-dev/bin    the agent, and its dev build
 //! ```
 
 use mvm_guest_tests::Parts;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Debian's packages, and which of their programs are taken.
-const TOOLS: [(&str, &[&str]); 4] = [
+const TOOLS: [(&str, &[&str]); 5] = [
     ("cpio", &["cpio"]),
     ("e2fsprogs", &["mke2fs", "debugfs"]),
     ("erofs-utils", &["mkfs.erofs"]),
     ("gzip", &["gzip"]),
+    ("zstd", &["zstd"]),
 ];
 
 /// Folders of modules that the guests' modules are in, and those that they depend on.
@@ -33,9 +33,14 @@ const MODULES: [&str; 7] = [
 ];
 
 /// Modules that are packed, as other distributions have them all.
-const PACKED: [(&str, &str); 2] = [
-    ("kernel/net/vmw_vsock/vsock.ko", "gzip"),
-    ("kernel/fs/overlayfs/overlay.ko", "xz"),
+const PACKED: [(&str, &[&str], &str); 3] = [
+    ("kernel/net/vmw_vsock/vsock.ko", &["gzip"], "gz"),
+    ("kernel/fs/overlayfs/overlay.ko", &["xz"], "xz"),
+    (
+        "kernel/fs/erofs/erofs.ko",
+        &["zstd", "--quiet", "--rm"],
+        "zst",
+    ),
 ];
 
 /// Fills the folder.
@@ -49,12 +54,10 @@ pub(crate) fn fill(folder: &Path, given: &Parts) {
     }
     kernel(given, &folder.join("kernel"));
     copy(&given.agent, &folder.join("agent/bin/mvm-guest-agent"));
-    // That the right build is taken can be told without it.
-    let dev = folder.join("agent-dev/bin/mvm-guest-agent");
-    fs::create_dir_all(dev.parent().expect("in a folder")).expect("make a folder");
-    let script = "#!/bin/sh\n[ \"$1\" != --version ] || echo 'mvm-guest-agent 9.9.9 (dev)'\n";
-    fs::write(&dev, script).expect("write a script");
-    fs::set_permissions(&dev, fs::Permissions::from_mode(0o755)).expect("set a mode");
+    copy(
+        &given.dev_agent,
+        &folder.join("agent-dev/bin/mvm-guest-agent"),
+    );
 }
 
 /// A program, with its loader and libraries.
@@ -94,9 +97,9 @@ fn kernel(given: &Parts, folder: &Path) {
         .arg(version));
     let list = modules.join("modules.dep");
     let mut text = fs::read_to_string(&list).expect("read modules.dep");
-    for (module, packer) in PACKED {
-        run(Command::new(packer).arg(modules.join(module)));
-        let suffix = if packer == "xz" { "xz" } else { "gz" };
+    for (module, packer, suffix) in PACKED {
+        let (program, flags) = packer.split_first().expect("a program");
+        run(Command::new(program).args(flags).arg(modules.join(module)));
         for end in [":", " ", "\n"] {
             text = text.replace(
                 &format!("{module}{end}"),

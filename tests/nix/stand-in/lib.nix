@@ -17,18 +17,17 @@ let
     isString
     mapAttrs
     ;
-  # `value` gives what the configuration has; it may fill in and look deeper.
-  type =
-    description: check:
-    {
-      inherit description check;
-      value =
-        path: value:
-        if check value then
-          value
-        else
-          throw "A definition for option `${path}' is not of type `${description}'.";
-    };
+  type = description: check: { inherit description check; };
+  # What the configuration has as a value of that type; a type's own `value` may fill in and look
+  # deeper.
+  valueOf =
+    type: path: value:
+    if type ? value then
+      type.value path value
+    else if type.check value then
+      value
+    else
+      throw "A definition for option `${path}' is not of type `${type.description}'.";
   deeper = base: value: base // { inherit value; };
 
   types = rec {
@@ -48,17 +47,16 @@ let
     nullOr =
       inner:
       deeper (type "null or ${inner.description}" (v: v == null || inner.check v)) (
-        path: v: if v == null then null else inner.value path v
+        path: v: if v == null then null else valueOf inner path v
       );
     oneOf = several: type "one of several types" (v: any (one: one.check v) several);
-    addCheck =
-      inner: check: type inner.description (v: inner.check v && check v);
+    addCheck = inner: check: inner // { check = v: inner.check v && check v; };
     nonEmptyListOf =
       inner: type "non-empty list of ${inner.description}" (v: isList v && v != [ ] && all inner.check v);
     attrsOf =
       inner:
       deeper (type "attribute set of ${inner.description}" isAttrs) (
-        path: mapAttrs (name: inner.value "${path}.${name}")
+        path: mapAttrs (name: valueOf inner "${path}.${name}")
       );
     submodule =
       { options }: deeper (type "submodule" isAttrs) (path: evaluated path options);
@@ -75,9 +73,9 @@ let
       mapAttrs (
         name: option:
         if hasAttr name given then
-          option.type.value "${path}.${name}" given.${name}
+          valueOf option.type "${path}.${name}" given.${name}
         else if option ? default then
-          option.type.value "${path}.${name}" option.default
+          valueOf option.type "${path}.${name}" option.default
         else
           throw "The option `${path}.${name}' is used but not defined."
       ) options;

@@ -35,10 +35,11 @@ let
     name: text:
     derivation {
       inherit name system text;
+      passAsFile = [ "text" ];
       builder = bash;
       args = [
         "-c"
-        ''printf %s "$text" >"$out"''
+        ''${bb} cp "$textPath" "$out"''
       ];
     };
 
@@ -91,8 +92,10 @@ let
     '';
 in
 {
+  # As nixpkgs has it since 25.11, where aliases are not allowed.
+  system = throw "pkgs.system is an alias of pkgs.stdenv.hostPlatform.system";
+  stdenv.hostPlatform = { inherit system; };
   inherit
-    system
     runCommand
     writeText
     writeShellScript
@@ -104,6 +107,7 @@ in
   erofs-utils = tools "erofs-utils";
   cpio = tools "cpio";
   gzip = tools "gzip";
+  zstd = tools "zstd";
 
   # For documents and the template, which name programs that a guest could have.
   coreutils = writeShellScriptBin "kill" "exit 1";
@@ -159,7 +163,7 @@ in
       doCheck,
       meta,
       buildInputs ? [ ],
-      RUSTFLAGS ? "",
+      env ? { },
       buildType ? "release",
     }:
     assert builtins.pathExists cargoLock.lockFile;
@@ -168,9 +172,10 @@ in
       inherit
         pname
         version
+        src
         cargoBuildFlags
         buildFeatures
-        RUSTFLAGS
+        env
         buildType
         meta
         ;

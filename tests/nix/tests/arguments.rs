@@ -44,8 +44,9 @@ fn every_problem_is_told_at_once() {
           users.web.uid = 1000;
           users.db = { uid = 1000; };
           users.root.uid = 0;
-          users.Up.uid = 1002;
+          users."1up".uid = 1002;
           users.dots = { uid = 1003; home = "/var/../etc"; };
+          users.etc = { uid = 1004.0; home = "/etc"; };
           packages = "curl";
           hostname = "a b";
           agent = { port = 0; busyTreshold = 0.5; busySignals = [ "load" ]; };
@@ -53,7 +54,7 @@ fn every_problem_is_told_at_once() {
           formats = [ "initrd" "squashfs" ];
         }"#,
     );
-    let expected = r#"mkGuest "web": 31 problems
+    let expected = r#"mkGuest "web": 33 problems
   formats: [ "initrd" "squashfs" ] is not a list of one of "initrd", "erofs", "ext4", each once
   hostname: "a b" is not 1 to 64 of A-Z, a-z, 0-9, '.' and '-', a letter or digit first, or null for the guest's name
   packages: "curl" is not a list of derivations
@@ -77,8 +78,10 @@ fn every_problem_is_told_at_once() {
   probes.disk.output: "yaml" is not one of "text", "json"
   probes.disk.checkpointCmd: unknown; there are command, intervalSecs, output, timeoutSecs, user
   probes.mem.command: missing; a shell command that is not blank: text, a path or a derivation is asked for
-  users.Up: the name is not 1 to 32 of a-z, 0-9, '_' and '-', a letter or '_' first
-  users.dots.home: "/var/../etc" is not an absolute path of A-Z, a-z, 0-9, '.', '_', '-' and '/', no part of it dots alone, or null for /var/lib/NAME
+  users."1up": the name is not 1 to 32 of A-Z, a-z, 0-9, '.', '_' and '-', a letter or '_' first
+  users.dots.home: "/var/../etc" is not an absolute path of A-Z, a-z, 0-9, '.', '_', '-' and '/', no part of it dots alone, and no folder of the system's, or null for /var/lib/NAME
+  users.etc.home: "/etc" is not an absolute path of A-Z, a-z, 0-9, '.', '_', '-' and '/', no part of it dots alone, and no folder of the system's, or null for /var/lib/NAME
+  users.etc.uid: 1004.0 is not a whole number from 1 to 65533
   users.root.uid: 0 is not a whole number from 1 to 65533
   services.web.user: there is no user "wbe" in users; did you mean `web`?
   probes.user.user: there is no user "nobdy" in users; did you mean `nobody`?
@@ -125,6 +128,88 @@ fn a_timeout_may_exceed_its_interval() {
     let check =
         r#"{ name = "x"; healthChecks.a = { healthCmd = "true"; healthIntervalSecs = 5; }; }"#;
     nix.eval(&format!("(mkGuest {check}).drvPath")).unwrap();
+}
+
+/// Whom the agent looks up (crates/mvm-guest-agent/src/edge/users.rs), by name or number.
+#[test]
+fn a_user_is_whomever_the_agent_takes() {
+    let Some(nix) = Nix::find() else { return };
+    for user in ["1000", "0", "4000000000", "john.doe", "Debian-exim", "_x"] {
+        let drop_in = json!({"name": "x", "command": "id", "user": user}).to_string();
+        drop_in::read::<Probe>(drop_in.as_bytes()).unwrap();
+        let guest = format!(
+            r#"{{ name = "x"; users."john.doe".uid = 1; users.Debian-exim.uid = 2; users._x.uid = 3;
+               services.a = {{ command = "id"; user = "john.doe"; }};
+               probes.x = {{ command = "id"; user = "{user}"; }}; }}"#
+        );
+        nix.eval(&format!("(mkGuest {guest}).drvPath")).unwrap();
+    }
+    for (user, expected) in [
+        ("a b", "is not a user's name or number"),
+        ("a:b", "is not a user's name or number"),
+        ("", "is not a user's name or number"),
+        (
+            "john.do",
+            "there is no user \"john.do\" in users; did you mean",
+        ),
+        ("4294967295", "there is no user \"4294967295\" in users"),
+    ] {
+        let guest = format!(
+            r#"{{ name = "x"; users."john.doe".uid = 1;
+               probes.x = {{ command = "id"; user = "{user}"; }}; }}"#
+        );
+        let said = refusal(&nix, &guest);
+        assert!(
+            said.contains("probes.x.user: ") && said.contains(expected),
+            "{said}"
+        );
+    }
+    // Services are run by busybox's su, which takes a name alone.
+    let said = refusal(
+        &nix,
+        r#"{ name = "x"; services.a = { command = "id"; user = "1000"; }; }"#,
+    );
+    assert!(
+        said.contains("services.a.user: there is no user \"1000\""),
+        "{said}"
+    );
+}
+
+/// What init gives to a user is no folder that others have.
+#[test]
+fn homes_are_nobody_elses() {
+    let Some(nix) = Nix::find() else { return };
+    let guest =
+        |home: &str| format!(r#"{{ name = "x"; users.x = {{ uid = 1; home = "{home}"; }}; }}"#);
+    for home in [
+        "/srv/x",
+        "/home/x",
+        "/var/lib/x",
+        "/tmp/x",
+        "/run/x",
+        "/data",
+        "/mnt/etc",
+    ] {
+        nix.eval(&format!("(mkGuest {}).drvPath", guest(home)))
+            .unwrap();
+    }
+    for home in [
+        "/etc",
+        "/etc/x",
+        "/usr/bin",
+        "/var",
+        "/var/lib",
+        "/tmp",
+        "/home",
+        "/root",
+        "/nix/store",
+        "/proc/x",
+        "/run/mvm-init",
+        "/init",
+    ] {
+        let said = refusal(&nix, &guest(home));
+        assert!(said.contains("no folder of the system's"), "{said}");
+    }
 }
 
 /// A part of the table of fields: snake_case names and defaults. What is required has none.

@@ -11,13 +11,14 @@
 use mvm_guest_tests::{Mvmctl, eventually};
 use mvm_nix_tests::Nix;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// What the story's guest carries from Nix through files, shells and JSON into its processes.
 const TEXT: &str =
     "it's \"quoted\" $HOME ${HOME} `id` \\ \\n 100% ünï 🦀 'x'\n second line; # no comment";
 
 struct Guest {
-    mvmctl: Mvmctl,
+    mvmctl: Arc<Mvmctl>,
     name: &'static str,
 }
 
@@ -30,8 +31,12 @@ impl Guest {
             "initrd" => all.to_owned(),
             other => format!(r#"[ "{other}" ]"#),
         };
-        let image = nix.build(&format!("mkGuest (story // {{ formats = {formats}; }})"));
-        let mvmctl = Mvmctl::new();
+        // One of them with the agent's dev build.
+        let dev = format == "erofs";
+        let image = nix.build(&format!(
+            "mkGuestOf {{ inherit agentDev; }} (story // {{ formats = {formats}; dev = {dev}; }})"
+        ));
+        let mvmctl = Arc::new(Mvmctl::new());
         let image = image.to_str().unwrap();
         let start = ["vm", "start", format, "--image", image, "--backend", "qemu"];
         mvmctl.ok(&start);
@@ -103,6 +108,11 @@ impl Guest {
             "web web 700\nother other 700\nroot root 1777"
         );
         assert_eq!(self.probe("as-user"), "other");
+        assert_eq!(self.probe("by-number"), "other");
+        assert_eq!(
+            self.probe("links"),
+            "/proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2"
+        );
         assert_eq!(self.probe("greet"), "Good day\nnot busybox");
 
         for text in ["text-of-env", "text-of-pre-start"] {
@@ -118,11 +128,11 @@ impl Guest {
         );
 
         // A line of output is there as soon as it is whole, though none follows.
+        // And so is what a user writes to the names of its streams.
         let console = self.console();
-        assert!(
-            console.lines().any(|line| line == "slow: I am up"),
-            "{console}"
-        );
+        for said in ["slow: I am up", "web: to stdout", "web: to stderr"] {
+            assert!(console.lines().any(|line| line == said), "{console}");
+        }
 
         // A service that is killed is up again, and so is the agent.
         let before = self.probe("web-pid");
@@ -150,8 +160,9 @@ impl Guest {
         let console = self.console();
         for said in [
             "mvm-init: stopping services",
-            // Two seconds after it was asked.
+            // Two seconds after it was asked; and what it has started in another session.
             "slow: all is written",
+            "slow: so is mine",
             "mvm-init: powering off",
             "reboot: Power down",
         ] {
@@ -185,6 +196,18 @@ async fn an_initrd() {
         })
         .collect();
     assert_eq!(lines.get(..expected.len()), Some(&*expected), "{console}");
+    // What a service has left is gone when it is started again.
+    let found = eventually("the service that leaves some runs again", async || {
+        let console = guest.console();
+        let found = console.lines().filter(|line| line.starts_with("leaves:"));
+        let found: Vec<_> = found.map(str::to_owned).collect();
+        (found.len() >= 3).then_some(found)
+    })
+    .await;
+    assert!(
+        found.iter().all(|line| line == "leaves: I find 0"),
+        "{found:?}"
+    );
     guest.powers_off();
 }
 
@@ -192,6 +215,8 @@ async fn an_initrd() {
 async fn a_root_file_system_of_erofs() {
     let Some(nix) = Nix::find() else { return };
     let guest = Guest::boot(&nix, "erofs").await;
+    let id = ["vm", "exec", "erofs", "--user", "web", "--", "id", "-un"];
+    assert_eq!(guest.mvmctl.ok(&id).stdout, "web\n");
     guest.tells_the_story().await;
     assert_eq!(guest.probe("root"), "overlay");
     guest.powers_off();
@@ -203,7 +228,30 @@ async fn a_root_file_system_of_ext4() {
     let guest = Guest::boot(&nix, "ext4").await;
     guest.tells_the_story().await;
     assert_eq!(guest.probe("root"), "overlay");
-    guest.powers_off();
+
+    // Two that run from one file, one with the memory of the other.
+    let folder = tempfile::tempdir().unwrap();
+    let snapshot = folder.path().join("snapshot");
+    let snapshot = snapshot.to_str().unwrap();
+    guest
+        .mvmctl
+        .ok(&["vm", "snapshot", "ext4", "--to", snapshot]);
+    let restore = ["vm", "restore", snapshot, "--name", "copy", "--clone"];
+    guest.mvmctl.ok(&restore);
+    let copy = Guest {
+        mvmctl: Arc::clone(&guest.mvmctl),
+        name: "copy",
+    };
+    for guest in [&guest, &copy] {
+        guest.wait_until_healthy();
+        assert_eq!(guest.probe("root"), "overlay");
+        // Of the memory, and of the file, which is read again when caches have been dropped.
+        assert_eq!(guest.probe("page"), "It works, says root");
+        assert_eq!(guest.probe("greet"), "Good day\nnot busybox");
+    }
+    for guest in [guest, copy] {
+        guest.powers_off();
+    }
 }
 
 /// What stands in the way of a boot is shown to who starts the VM.

@@ -1,5 +1,6 @@
 //! The flake, its template and who consumes it, with a stand-in for nixpkgs. What Rust would build is
-//! there already: that the packages compile with nixpkgs' Rust is not shown here.
+//! there already: that the packages compile with nixpkgs' Rust is not shown here; that cargo gets all of
+//! their source is.
 
 #![allow(
     clippy::expect_used,
@@ -9,9 +10,11 @@
     reason = "a test fails by panicking"
 )]
 
+use mvm_guest_tests::Mvmctl;
 use mvm_nix_tests::{Nix, repository};
 use mvm_vmm::image::Image;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -52,6 +55,64 @@ fn on_flake(nix: &Nix, verb: &str, flake: &Path, more: &[&str]) -> String {
         ])
         .args(more);
     output(&mut command)
+}
+
+/// The source that nixpkgs' cargo gets: it is a whole workspace, and all that the programs were
+/// compiled of is in it, as rustc has noted it down.
+#[test]
+fn the_packages_have_all_of_their_source() {
+    let Some(nix) = Nix::find() else { return };
+    let source = nix.taken("packages.mvmctl.src");
+    let metadata = output(
+        Command::new("cargo")
+            .args(["metadata", "--locked", "--offline", "--format-version", "1"])
+            // What is for other systems need not have been downloaded.
+            .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
+            .current_dir(&source),
+    );
+    let metadata: Value = serde_json::from_str(&metadata).unwrap();
+    let members = metadata["workspace_members"].as_array().unwrap();
+    assert!(
+        members
+            .iter()
+            .any(|member| member.as_str().unwrap().contains("tests/nix"))
+    );
+
+    // `TARGET: FILE FILE` for each crate. What is not there any more was part of an earlier build.
+    let repository = fs::canonicalize(repository()).unwrap();
+    let mvmctl = Mvmctl::new();
+    let folder = mvmctl.program().with_file_name("deps");
+    let mut included = 0;
+    for krate in ["mvm_protocol", "mvm_client", "mvm_vmm", "mvmctl"] {
+        let mut sources = BTreeSet::new();
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let is_list = path.extension().is_some_and(|extension| extension == "d");
+            if !is_list || !name.starts_with(&format!("{krate}-")) {
+                continue;
+            }
+            let noted = fs::read_to_string(&path).unwrap();
+            let (_, files) = noted.lines().next().unwrap().split_once(": ").unwrap();
+            let files = files.split_whitespace();
+            let there = files.filter_map(|file| fs::canonicalize(repository.join(file)).ok());
+            sources.extend(
+                there.filter_map(|file| Some(file.strip_prefix(&repository).ok()?.to_owned())),
+            );
+        }
+        assert!(sources.len() > 5, "{krate} is made of {sources:?}");
+        // Clippy notes down its settings as well.
+        sources.remove(Path::new("clippy.toml"));
+        for file in sources {
+            assert!(source.join(&file).is_file(), "{krate} is made of {file:?}");
+            included += usize::from(!file.starts_with("crates"));
+        }
+    }
+    assert!(included > 0, "the guest's scripts are part of mvmctl");
+    // Nothing that would make each commit another source.
+    for without in [".git", "docs", "nix", "flake.nix", "target"] {
+        assert!(!source.join(without).exists(), "{without}");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::fs;
 const CHECKS: &str = r#"
   healthChecks.web = { healthCmd = "curl -sf 'http://localhost/'"; healthIntervalSecs = 5; };
   healthChecks.db = { checkpointCmd = pkgs.writeShellScript "save" "true"; critical = false; user = "db"; };
-  probes.disk = { command = "df -h / | awk '{ print $5 }'"; output = "text"; };
+  probes.disk = { command = "df -h / | awk '{ print $5 }'"; output = "text"; user = "1000"; };
 "#;
 
 /// An expression: what the module makes of values for its options.
@@ -61,7 +61,15 @@ fn the_options_have_real_types() {
     for (values, expected) in [
         (
             "healthChecks.web.healthIntervalSecs = 0;",
-            "option `services.mvm-guest-agent.healthChecks.web.healthIntervalSecs' is not of type `integer or floating point number'",
+            "option `services.mvm-guest-agent.healthChecks.web.healthIntervalSecs' is not of type `a number over 0 and at most 86400 (seconds)'",
+        ),
+        (
+            "settings.busyThreshold = -1;",
+            "option `services.mvm-guest-agent.settings.busyThreshold' is not of type `a number",
+        ),
+        (
+            "probes.disk = { command = \"df\"; user = \"a b\"; };",
+            "services.mvm-guest-agent.probes.disk.user: \"a b\" is not a user's name or number",
         ),
         (
             "healthChecks.web.helthCmd = \"true\";",

@@ -6,6 +6,7 @@
 //!
 //! mkGuest (`nix/image.nix`) writes the same layout, from the same scripts; a test compares the two.
 
+use super::modules::Module;
 use super::tree::{Node, Tree};
 use super::{BuildError, Service};
 
@@ -15,11 +16,15 @@ pub(super) const AGENT: &str = "/usr/bin/mvm-guest-agent";
 /// Where init's scripts are.
 const INIT: &str = "/etc/mvm-init";
 
-/// What init runs, each saying in its head when and why.
-const SCRIPTS: [(&str, &str); 3] = [
+/// What init runs, each saying in its head when and why; and what those read in, without `#!`.
+const SCRIPTS: [(&str, &str); 5] = [
     (
-        "sysinit",
-        include_str!("../../../../packaging/guest/sysinit"),
+        "load-modules",
+        include_str!("../../../../packaging/guest/load-modules"),
+    ),
+    (
+        "processes",
+        include_str!("../../../../packaging/guest/processes"),
     ),
     (
         "service",
@@ -29,19 +34,24 @@ const SCRIPTS: [(&str, &str); 3] = [
         "shutdown",
         include_str!("../../../../packaging/guest/shutdown"),
     ),
+    (
+        "sysinit",
+        include_str!("../../../../packaging/guest/sysinit"),
+    ),
 ];
 
-/// The busybox applets that init and its scripts call.
+/// The busybox applets that init and its scripts call; and `env`, which the first line of many a
+/// script calls.
 pub(super) const APPLETS: &[&str] = &[
-    "awk", "cat", "chmod", "chown", "hostname", "init", "insmod", "ip", "mkdir", "mkfifo", "mount",
-    "poweroff", "rm", "setsid", "sh", "sleep", "su", "sync", "usleep",
+    "awk", "cat", "chmod", "chown", "env", "find", "hostname", "init", "insmod", "ip", "ln",
+    "mkdir", "mkfifo", "mount", "poweroff", "rm", "setsid", "sh", "sleep", "su", "sync", "usleep",
 ];
 
 /// Adds everything that is the same in all guests but for its parameters.
 pub(super) fn add(
     tree: &mut Tree,
     hostname: &str,
-    modules: &[String],
+    modules: &[Module],
     services: &[Service],
 ) -> Result<(), BuildError> {
     for (path, mode) in [
@@ -65,6 +75,11 @@ pub(super) fn add(
     for (path, to) in [("/init", "/bin/busybox"), ("/var/run", "/run")] {
         tree.add(path, Node::Link { to: to.into() })?;
     }
+    // Busybox has put it there, unless it was told to know no /usr.
+    if !tree.has("/usr/bin/env") {
+        let to = "/bin/busybox".to_owned();
+        tree.add("/usr/bin/env", Node::Link { to })?;
+    }
     tree.add_file("/etc/hostname", 0o644, format!("{hostname}\n"))?;
     tree.add_file(
         "/etc/hosts",
@@ -83,9 +98,18 @@ pub(super) fn add(
     )?;
     tree.add_file("/etc/inittab", 0o644, inittab(services))?;
     for (name, script) in SCRIPTS {
-        tree.add_file(&format!("{INIT}/{name}"), 0o755, script)?;
+        let mode = if script.starts_with("#!") {
+            0o755
+        } else {
+            0o644
+        };
+        tree.add_file(&format!("{INIT}/{name}"), mode, script)?;
     }
-    let list: Vec<_> = modules.iter().map(|name| format!("{name}\n")).collect();
+    for Module { name, content, .. } in modules {
+        let path = format!("/lib/modules/{name}.ko");
+        tree.add_file(&path, 0o644, content.as_slice())?;
+    }
+    let list: Vec<_> = modules.iter().map(Module::line).collect();
     tree.add_file(&format!("{INIT}/modules"), 0o644, list.concat())?;
     tree.add_file(&format!("{INIT}/folders"), 0o644, "")?;
     for Service { name, command } in services {
@@ -106,7 +130,7 @@ fn inittab(services: &[Service]) -> String {
          ::sysinit:{INIT}/sysinit\n\
          ::respawn:{AGENT}\n\
          {}\
-         ::ctrlaltdel:/sbin/poweroff\n\
+         ::ctrlaltdel:/bin/busybox poweroff\n\
          ::shutdown:{INIT}/shutdown\n",
         services.concat()
     )
@@ -142,7 +166,7 @@ mod tests {
              ::sysinit:/etc/mvm-init/sysinit\n\
              ::respawn:/usr/bin/mvm-guest-agent\n\
              ::respawn:/etc/mvm-init/service web\n\
-             ::ctrlaltdel:/sbin/poweroff\n\
+             ::ctrlaltdel:/bin/busybox poweroff\n\
              ::shutdown:/etc/mvm-init/shutdown\n"
         );
     }

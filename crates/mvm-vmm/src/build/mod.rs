@@ -78,10 +78,10 @@ impl Service {
             .split_once('=')
             .filter(|(_, command)| !command.trim().is_empty())
             .ok_or("NAME=COMMAND is asked for")?;
-        // It becomes a file's name, and stands in a sed expression.
+        // It becomes a file's name, and the guest's scripts pass over hidden ones.
         let name = Name::new(name)
-            .filter(|_| !matches!(name, "." | ".."))
-            .ok_or("a name has 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'")?;
+            .filter(|_| !name.starts_with('.'))
+            .ok_or("a name has 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', no '.' first")?;
         Ok(Self {
             name: name.to_string(),
             command: command.to_owned(),
@@ -141,11 +141,7 @@ pub fn build(build: &Build) -> Result<Built, BuildError> {
     let mut tree = Tree::default();
     add_busybox(&mut tree, &busybox)?;
     tree.add_file(guest::AGENT, 0o755, agent.content)?;
-    let names: Vec<_> = modules.iter().map(|module| module.name.clone()).collect();
-    for Module { name, content } in modules {
-        tree.add_file(&format!("/lib/modules/{name}.ko"), 0o644, content)?;
-    }
-    guest::add(&mut tree, &build.hostname, &names, &build.services)?;
+    guest::add(&mut tree, &build.hostname, &modules, &build.services)?;
     if let Some(etc) = &build.etc {
         add_etc(&mut tree, etc)?;
     }
@@ -173,7 +169,7 @@ pub fn build(build: &Build) -> Result<Built, BuildError> {
         folder: build.out.clone(),
         manifest,
         kernel: kernel.file,
-        modules: names,
+        modules: modules.into_iter().map(|module| module.name).collect(),
         initrd_bytes: initrd.len() as u64,
     })
 }
@@ -239,9 +235,11 @@ fn check_version(file: &Path, image: &[u8], modules: &Path) -> Result<(), BuildE
 
 fn find_modules(folder: &Path, more: &[String]) -> Result<Vec<Module>, BuildError> {
     let folder = ModuleFolder::open(folder)?;
-    let optional = modules::OPTIONAL.iter().filter(|name| folder.has(name));
-    let wanted = modules::REQUIRED.iter().chain(optional).copied();
-    folder.resolve(wanted.chain(more.iter().map(String::as_str)))
+    let required = modules::REQUIRED.iter().copied();
+    folder.resolve(
+        required.chain(more.iter().map(String::as_str)),
+        modules::OPTIONAL.iter().copied(),
+    )
 }
 
 /// What `mvm-guest-agent --version` says: `mvm-guest-agent 0.1.0 (prod)`.
@@ -340,8 +338,36 @@ mod tests {
             (&*service.name, &*service.command),
             ("web", "httpd -f -h /www=x")
         );
-        for bad in ["web", "web=", "web= ", "=x", "a/b=x", "..=x", "we b=x"] {
+        for bad in [
+            "web", "web=", "web= ", "=x", "a/b=x", "..=x", ".x=x", "we b=x",
+        ] {
             assert!(Service::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// The first line of many a script names `/usr/bin/env`, also where busybox knows no `/usr`.
+    #[test]
+    fn env_is_where_scripts_look_for_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        for usr in ["", "usr/"] {
+            let path = folder.path().join("busybox");
+            let list: Vec<_> = guest::APPLETS
+                .iter()
+                .map(|name| format!("echo {usr}bin/{name}\n"))
+                .collect();
+            let content = format!("#!/bin/sh\necho bin/busybox\n{}", list.concat());
+            std::fs::write(&path, &content).unwrap();
+            let executable = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(&path, executable).unwrap();
+            let busybox = Program {
+                path,
+                content: content.into(),
+            };
+            let mut tree = Tree::default();
+            add_busybox(&mut tree, &busybox).unwrap();
+            guest::add(&mut tree, "x", &[], &[]).unwrap();
+            assert!(tree.has("/usr/bin/env") && tree.has("/bin/busybox"));
         }
     }
 }
