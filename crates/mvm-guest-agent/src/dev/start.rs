@@ -41,6 +41,8 @@ struct Joined {
     stdin: Inlet,
     outputs: [Source; 2],
     terminal: Option<Terminal>,
+    /// The command's end of its terminal, once more.
+    slave: Option<OwnedFd>,
 }
 
 /// Starts what was asked for, or says why not.
@@ -63,7 +65,7 @@ pub(super) fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, Error
     let process = process.map_err(|failure| explain(exec, &failure))?;
     let timeout = exec.timeout_secs.map(Secs::duration);
     Ok(Started {
-        running: Running::new(launcher, process, joined.outputs, timeout),
+        running: Running::new(launcher, process, joined.outputs, joined.slave, timeout),
         stdin: joined.stdin,
         terminal: joined.terminal,
     })
@@ -88,7 +90,7 @@ pub(super) fn start_helper(
         .spawn(command, place, "the agent once more")
         .map_err(told)?;
     Ok(Started {
-        running: Running::new(launcher, process, joined.outputs, None),
+        running: Running::new(launcher, process, joined.outputs, None, None),
         stdin: joined.stdin,
         terminal: None,
     })
@@ -139,6 +141,7 @@ fn on_terminal(
     }
     joined.terminal = Some(terminal);
     let same = || slave.try_clone().map(Stdio::from).map_err(failed);
+    joined.slave = Some(slave.try_clone().map_err(failed)?);
     // It leads a session, and so a process group of its own: see `Image::set`.
     command
         .stdin(same()?)

@@ -38,8 +38,7 @@ pub(super) fn serve(asked: &Put) -> Result<DevAnswer, ErrorAnswer> {
     } else {
         let file = Temporary::make(&target)?;
         report(DevAnswer::PutReady(PutReady { path }));
-        let mode = asked.mode.unwrap_or(Bits::DEFAULT);
-        file.fill(content, mode, replaced.as_ref())?
+        file.fill(content, asked.mode, replaced.as_ref())?
     };
     Ok(DevAnswer::PutDone(PutDone { bytes }))
 }
@@ -144,17 +143,15 @@ impl<'a> Temporary<'a> {
     fn fill<R: Read>(
         mut self,
         mut content: Content<R>,
-        mode: Bits,
+        mode: Option<Bits>,
         replaced: Option<&Metadata>,
     ) -> Result<u64, ErrorAnswer> {
         let target = self.target;
         let bytes = sparse::copy(&mut content, &self.file)
             .map_err(|error| target.trouble("write", error))?;
-        if let Some(old) = replaced {
-            // Whose it was, it stays, as far as the agent may say so.
-            let (uid, gid) = (Uid::from_raw(old.uid()), Gid::from_raw(old.gid()));
-            let _ = fchown(&self.file, Some(uid), Some(gid));
-        }
+        let kept = replaced.map(|old| self.keep_owner(old));
+        // What only some could read stays so, unless the host says otherwise.
+        let mode = mode.or(kept).unwrap_or(Bits::DEFAULT);
         fchmod(&self.file, Mode::from_raw_mode(mode.bits()))
             .map_err(|error| target.trouble("set the mode of", error))?;
         self.file
@@ -172,6 +169,16 @@ impl<'a> Temporary<'a> {
         rustix::fs::fsync(&target.folder)
             .map_err(|error| target.trouble("sync the folder of", error))?;
         Ok(bytes)
+    }
+
+    /// Whose it was, it stays, as far as the agent may say so. Gives its mode: to run as its owner is
+    /// a right that no other owner ever gave.
+    fn keep_owner(&self, old: &Metadata) -> Bits {
+        let (uid, gid) = (Uid::from_raw(old.uid()), Gid::from_raw(old.gid()));
+        match fchown(&self.file, Some(uid), Some(gid)) {
+            Ok(()) => Bits::of(old.mode()),
+            Err(_) => Bits::of(old.mode() & 0o777),
+        }
     }
 
     /// A file without a name gets one, since nothing else can take another file's place.
