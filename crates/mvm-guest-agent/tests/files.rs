@@ -15,6 +15,7 @@ use common::{Agent, As, Connection, Settings, children, folder, within};
 use mvm_protocol::Frame;
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use tar::{Builder, EntryType, Header};
@@ -244,6 +245,86 @@ fn a_sleep_breaks_off_what_is_on_its_way() {
     assert_eq!(host.ask(&json!({"type": "ping"})), json!({"type": "pong"}));
     agent.ask(&json!({"type": "wake", "token": "t"}));
     assert_eq!(host.put(&put(&files.join("a")), b"x")["type"], "put-done");
+}
+
+#[test]
+fn a_sleep_breaks_off_what_a_host_reads_slowly_and_the_answer_is_in_step() {
+    let (agent, files) = agent();
+    let path = files.join("a");
+    fs::write(&path, vec![b'x'; 8 << 20]).unwrap();
+    for taken in [0, 1, 70_000, 300_000] {
+        let mut host = agent.connection();
+        host.send(&get(&path));
+        let mut buffer = vec![0; taken];
+        host.stream.read_exact(&mut buffer).unwrap();
+        host.decoder.push(&buffer);
+        // It has begun, and fills what it can.
+        within(|| {
+            let queued = rustix::io::ioctl_fionread(&host.stream).unwrap();
+            (queued > 100_000).then_some(())
+        });
+        let ready = within(|| {
+            let answer = agent.ask(&json!({"type": "sleep-prep", "token": "t"}));
+            (answer["type"] == "ready").then_some(answer)
+        });
+        assert_eq!(ready["steps"][0]["outcome"], "ok");
+        let last = loop {
+            match host.frame().unwrap() {
+                Frame::Data { channel: 3, bytes } => assert!(bytes.iter().all(|it| *it == b'x')),
+                Frame::Json(body) => {
+                    let answer: Value = serde_json::from_slice(&body).unwrap();
+                    if answer["type"] != "get-started" {
+                        break answer;
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(last["code"], "busy", "{last}");
+        assert_eq!(host.ask(&json!({"type": "ping"})), json!({"type": "pong"}));
+        agent.ask(&json!({"type": "wake", "token": "t"}));
+    }
+    // Nor is the agent's own end held up.
+    let mut agent = agent;
+    let mut host = agent.connection();
+    host.send(&get(&path));
+    host.stream.read_exact(&mut [0; 70_000]).unwrap();
+    agent.signal(rustix::process::Signal::TERM);
+    assert!(agent.wait().success());
+}
+
+#[test]
+fn who_could_read_a_file_that_is_replaced_stays_the_same() {
+    let (agent, files) = agent();
+    let mut host = agent.connection();
+    let path = files.join("a");
+    symlink(&path, files.join("link")).unwrap();
+    for kept in [0o600, 0o4751, 0o444] {
+        fs::write(&path, "secret").unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(kept)).unwrap();
+        for to in [&path, &files.join("link")] {
+            assert_eq!(host.put(&put(to), b"new")["type"], "put-done");
+            assert_eq!(mode(&path), kept, "{kept:o}");
+        }
+    }
+    let given = with(put(&path), json!({"mode": 0o640}));
+    assert_eq!(host.put(&given, b"new")["type"], "put-done");
+    assert_eq!(mode(&path), 0o640);
+}
+
+#[test]
+fn a_right_to_run_as_its_owner_does_not_go_over_to_another_one() {
+    let agent = Agent::launch(folder(&[], &[]), Settings::user(As::Nobody));
+    let files = agent.path("files");
+    fs::create_dir(&files).unwrap();
+    chown(&files, Some(common::NOBODY), Some(common::NOBODY)).unwrap();
+    let path = files.join("a");
+    fs::write(&path, "root's").unwrap();
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o6750)).unwrap();
+    let mut host = agent.connection();
+    assert_eq!(host.put(&put(&path), b"new")["type"], "put-done");
+    let found = fs::metadata(&path).unwrap();
+    assert_eq!((found.uid(), mode(&path)), (common::NOBODY, 0o750));
 }
 
 #[test]

@@ -234,3 +234,7 @@ async fn at(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "host_tests.rs"]
+mod tests;

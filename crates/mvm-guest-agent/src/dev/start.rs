@@ -24,6 +24,14 @@ use std::process::{Command, Stdio};
 /// How much of a command's output waits in its pipe, in bytes.
 const PIPE: usize = 256 * 1024;
 
+/// Whatever has become of the file that the agent was started from.
+#[cfg(not(test))]
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// A unit test's own program serves no files: this stands in for one that has no end.
+#[cfg(test)]
+const OWN_PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/file-server.sh");
+
 /// What failed if it was neither pipes nor cgroups.
 const START: &str = "start";
 
@@ -80,9 +88,7 @@ pub(super) fn start_helper(
     stdin: bool,
 ) -> Result<Started, ErrorAnswer> {
     let told = |failure: NotStarted| explain_own(&failure);
-    // Whatever has become of the file that the agent was started from.
-    let mut command = Command::new("/proc/self/exe");
-    command.args(["--serve-file", body]);
+    let mut command = helper(body);
     let joined = on_pipes(&mut command, stdin).map_err(told)?;
     let launcher = dev.launcher()?;
     let place = launcher.place(run, &mut command, None).map_err(told)?;
@@ -94,6 +100,12 @@ pub(super) fn start_helper(
         stdin: joined.stdin,
         terminal: None,
     })
+}
+
+fn helper(body: &str) -> Command {
+    let mut command = Command::new(OWN_PROGRAM);
+    command.args(["--serve-file", body]);
+    command
 }
 
 fn on_pipes(command: &mut Command, stdin: bool) -> Result<Joined, NotStarted> {
