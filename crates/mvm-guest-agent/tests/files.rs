@@ -148,6 +148,23 @@ fn it_goes_where_it_is_meant_to_and_nowhere_else() {
     let new = fs::metadata(&old).unwrap();
     assert_eq!((new.uid(), new.gid()), (1234, 1235), "its owner stays");
     assert_eq!(fs::read(&old).unwrap(), b"new");
+    // A link to what is not there stays one, and its file appears.
+    symlink("../files/there", files.join("dangling")).unwrap();
+    let dangling = put(&files.join("dangling"));
+    assert_eq!(host.put(&dangling, b"new")["type"], "put-done");
+    assert!(
+        fs::symlink_metadata(files.join("dangling"))
+            .unwrap()
+            .is_symlink()
+    );
+    assert_eq!(fs::read(files.join("there")).unwrap(), b"new");
+    fs::remove_file(files.join("there")).unwrap();
+    fs::remove_file(files.join("dangling")).unwrap();
+    symlink("loop", files.join("loop")).unwrap();
+    let too_long = files.join("n".repeat(256));
+    let longest = files.join("n".repeat(255));
+    assert_eq!(host.put(&put(&longest), b"new")["type"], "put-done");
+    fs::remove_file(longest).unwrap();
 
     fs::create_dir(files.join("dir")).unwrap();
     for (request, code, message) in [
@@ -160,6 +177,10 @@ fn it_goes_where_it_is_meant_to_and_nowhere_else() {
             "no file",
         ),
         (put(Path::new("/dev/null")), "failed", "no file"),
+        (put(&files.join("loop")), "failed", "look at"),
+        (put(&too_long), "failed", "look at"),
+        (archive(put(&too_long)), "failed", "look at"),
+        (put(&files.join("old/x")), "not-found", "look at"),
         (put(Path::new("/..")), "failed", "folder"),
         (put(Path::new("/proc/x")), "not-found", ""),
         (
@@ -175,12 +196,13 @@ fn it_goes_where_it_is_meant_to_and_nowhere_else() {
             "neither file nor folder",
         ),
     ] {
-        let answer = host.put(&request, b"y");
+        // Refused before any content is sent.
+        let answer = host.begin(&request);
         assert_eq!(answer["code"], code, "{request}: {answer}");
         let shown = answer["message"].as_str().unwrap();
         assert!(shown.contains(message), "{request}: {answer}");
     }
-    assert_eq!(names(&files), ["dir", "into", "link", "old"]);
+    assert_eq!(names(&files), ["dir", "into", "link", "loop", "old"]);
     assert_eq!(children(agent.pid()), [0; 0]);
 }
 

@@ -67,7 +67,8 @@ fn decide(asked: &Put) -> Result<(PathBuf, Option<Metadata>), ErrorAnswer> {
                 "{} is there already: nothing is merged; remove it first",
                 shown(&path)
             ))),
-            Err(_) => Ok((path, None)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((path, None)),
+            Err(error) => Err(trouble("look at", &path, &error)),
         };
     }
     match fs::metadata(&path) {
@@ -80,8 +81,30 @@ fn decide(asked: &Put) -> Result<(PathBuf, Option<Metadata>), ErrorAnswer> {
             let path = fs::canonicalize(&path).map_err(|it| trouble("find", &path, &it))?;
             Ok((path, Some(old)))
         }
-        Err(_) => Ok((path, None)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let path = follow(&path).map_err(|error| trouble("follow", &path, &error))?;
+            Ok((path, None))
+        }
+        // Before all of the content has come for nothing.
+        Err(error) => Err(trouble("look at", &path, &error)),
     }
+}
+
+/// Where a link leads to whose file is not there: it stays, and the file appears.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    // As many as the kernel follows: path_resolution(7).
+    for _ in 0..40 {
+        match fs::read_link(&path) {
+            Ok(to) => {
+                path.pop();
+                path.push(to);
+            }
+            // It is no link, or nothing.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(Errno::LOOP.into())
 }
 
 impl Target {
