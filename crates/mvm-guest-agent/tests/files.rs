@@ -316,6 +316,28 @@ fn a_sleep_breaks_off_what_a_host_reads_slowly_and_the_answer_is_in_step() {
 }
 
 #[test]
+fn a_sleep_that_has_no_time_left_does_not_wait_for_a_file() {
+    let (agent, files) = agent();
+    within(|| (agent.status()["lifecycle"] == "running").then_some(()));
+    let mut host = agent.connection();
+    host.begin(&put(&files.join("a")));
+    let helper = children(agent.pid())[0];
+    // As a disk that hangs would hold it.
+    let helper = rustix::process::Pid::from_raw(helper.try_into().unwrap()).unwrap();
+    let signal = |signal| rustix::process::kill_process(helper, signal).unwrap();
+    signal(rustix::process::Signal::STOP);
+    let answer = agent.ask(&json!({"type": "sleep-prep", "token": "t", "deadline_secs": 0.2}));
+    assert_eq!(answer["code"], "sleep-prep-failed", "{answer}");
+    let drain = &answer["steps"][0];
+    assert_eq!(drain["outcome"], "timed-out");
+    assert_eq!(drain["detail"], "left 1 that did not end in time");
+    assert_eq!(children(agent.pid()).len(), 1, "it was not waited for");
+    signal(rustix::process::Signal::CONT);
+    assert_eq!(host.json()["code"], "busy");
+    assert_eq!(names(&files), [""; 0]);
+}
+
+#[test]
 fn who_could_read_a_file_that_is_replaced_stays_the_same() {
     let (agent, files) = agent();
     let mut host = agent.connection();

@@ -6,7 +6,7 @@ use crate::edge::session::tests::{PATIENT, SHORT, session, story};
 use crate::edge::session::{Handshake, tests};
 use crate::edge::stream::pair;
 use mvm_protocol::Decoder;
-use mvm_protocol::frame::encode_data;
+use mvm_protocol::frame::{encode_data, encode_json};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -332,6 +332,28 @@ async fn a_command_may_be_silent_for_longer_than_a_host() {
         host.send(&encode_data(0, b"\n").unwrap()).await;
         let exited = host.json().await;
         assert_eq!(exited["exit_code"], 3, "{exited}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_file_may_take_longer_to_be_written_than_a_host_may_be_silent() {
+    story(async {
+        let hasty = Patience {
+            idle: SHORT,
+            ..PATIENT
+        };
+        let mut host = tests::Host::connect(Handshake::ByVmm, hasty);
+        let request = |body: &[u8]| encode_json(body).unwrap();
+        // All at once: what it owes has come before anybody waits for it.
+        let all = [
+            request(br#"{"type":"put","path":"/x"}"#),
+            encode_data(3, b"x").unwrap(),
+            request(br#"{"type":"put-end"}"#),
+        ];
+        host.send(&all.concat()).await;
+        assert_eq!(host.json().await["type"], "put-ready");
+        assert_eq!(host.json().await["type"], "put-done");
     })
     .await;
 }
