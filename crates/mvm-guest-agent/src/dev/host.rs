@@ -84,13 +84,19 @@ impl<'a> Host<'a> {
     /// Sends what there is room for.
     pub(super) async fn send(&mut self) -> Result<(), Ending> {
         self.turns.take().await;
+        self.send_now()?;
+        Ok(())
+    }
+
+    /// Sends what there is room for, and gives how many bytes that was.
+    fn send_now(&mut self) -> Result<usize, Ending> {
         let sent = self.out.send(&self.session.stream)?;
         if self.out.is_empty() {
             self.lateness.unread = None;
         } else if sent > 0 || self.lateness.unread.is_none() {
             self.lateness.unread = Some(Instant::now());
         }
-        Ok(())
+        Ok(sent)
     }
 
     /// Waits until the host has sent something, or can be sent more. `listens` is whether more can
@@ -104,6 +110,8 @@ impl<'a> Host<'a> {
         let listens = listens && self.session.dev.held_back.is_none() && !self.is_full();
         let deadline = self.deadline(listens);
         tokio::select! {
+            // What has come in time counts, however late it is seen.
+            biased;
             read = self.session.stream.read(&mut self.buffer), if listens => match read? {
                 0 => return Err(Ending::Closed),
                 read => {
@@ -114,7 +122,10 @@ impl<'a> Host<'a> {
             },
             () = self.session.stream.closed(), if !listens => return Err(Ending::Closed),
             () = self.out.has_room() => {}
-            () = at(deadline) => return Err(Ending::TooSlow),
+            // A socket tells of room when there is much of it: a slow reader has made some before.
+            () = at(deadline) => if self.send_now()? == 0 {
+                return Err(Ending::TooSlow);
+            },
         }
         Ok(())
     }

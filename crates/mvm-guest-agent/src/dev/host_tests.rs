@@ -115,28 +115,32 @@ async fn who_owes_nothing_may_be_silent() {
 
 #[tokio::test(start_paused = true)]
 async fn who_takes_something_now_and_then_is_waited_for() {
-    story!(host, theirs, {
-        for _ in 0..20 {
-            host.out.push(encode_data(1, &[b'x'; 100_000]).unwrap());
-        }
-        let reads = async {
-            for _ in 0..5 {
-                sleep(9 * MINUTE).await;
-                let mut left = 300_000;
-                while left > 0 {
-                    let read = theirs.read(&mut vec![0; left]).unwrap_or(0);
-                    left -= read;
-                    tokio::task::yield_now().await;
-                }
+    // Much at once, and so little that the socket does not tell of it by itself.
+    for taken in [300_000, 50_000] {
+        story!(host, theirs, {
+            for _ in 0..20 {
+                host.out.push(encode_data(1, &[b'x'; 100_000]).unwrap());
             }
-            std::future::pending().await
-        };
-        let ended = tokio::select! {
-            ended = serve(&mut host, true) => ended,
-            () = reads => return,
-        };
-        assert!(cut_off(&ended, 55 * MINUTE), "{ended:?}");
-    });
+            let reads = async {
+                for _ in 0..5 {
+                    sleep(9 * MINUTE).await;
+                    let mut left = taken;
+                    while left > 0 {
+                        left -= theirs.read(&mut vec![0; left]).unwrap_or(0);
+                        tokio::task::yield_now().await;
+                    }
+                }
+                std::future::pending().await
+            };
+            let (ending, after) = tokio::select! {
+                ended = serve(&mut host, true) => ended,
+                () = reads => return,
+            };
+            assert!(matches!(ending, Ending::TooSlow), "{ending:?}");
+            assert!(after >= 55 * MINUTE, "{after:?}");
+            assert!(after <= 65 * MINUTE, "{after:?}");
+        });
+    }
 }
 
 #[tokio::test(start_paused = true)]
