@@ -10,7 +10,7 @@ use mvm_protocol::{Frame, FrameError};
 use tokio::time::{Instant, sleep_until};
 
 /// While so many bytes of answers wait in memory, nothing is taken that could add to them.
-const FULL: usize = 4 * PIECE;
+const FULL: usize = 2 * PIECE;
 
 /// A connection while one request has it.
 pub(super) struct Host<'a> {
