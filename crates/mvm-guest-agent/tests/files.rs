@@ -310,7 +310,7 @@ fn a_sleep_breaks_off_what_a_host_reads_slowly_and_the_answer_is_in_step() {
     let mut agent = agent;
     let mut host = agent.connection();
     host.send(&get(&path));
-    host.stream.read_exact(&mut [0; 70_000]).unwrap();
+    host.stream.read_exact(&mut vec![0; 70_000]).unwrap();
     agent.signal(rustix::process::Signal::TERM);
     assert!(agent.wait().success());
 }

@@ -7,6 +7,7 @@ use crate::edge::session::{Ending, Session};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::{Control, DevAnswer, ParsedControl};
 use mvm_protocol::{Frame, FrameError};
+use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 /// While so many bytes of answers wait in memory, nothing is taken that could add to them.
@@ -229,14 +230,11 @@ impl<'a> Host<'a> {
 
 /// The end of a limit that counts since a moment: from now on, if it has not counted before. Without
 /// a limit nothing counts.
-fn counted(since: &mut Option<Instant>, limit: Option<std::time::Duration>) -> Option<Instant> {
-    match limit {
-        Some(limit) => Some(*since.get_or_insert_with(Instant::now) + limit),
-        None => {
-            *since = None;
-            None
-        }
+fn counted(since: &mut Option<Instant>, limit: Option<Duration>) -> Option<Instant> {
+    if limit.is_none() {
+        *since = None;
     }
+    limit.map(|limit| *since.get_or_insert_with(Instant::now) + limit)
 }
 
 async fn at(deadline: Option<Instant>) {

@@ -65,7 +65,7 @@ async fn a_frame_that_has_begun_has_to_go_on() {
     // And to come to its end: a byte now and then is not enough.
     story!(host, theirs, {
         let trickle = async {
-            let frame = encode_data(0, &[b'x'; 10_000]).unwrap();
+            let frame = encode_data(0, &vec![b'x'; 10_000]).unwrap();
             for byte in frame {
                 theirs.write_all(&[byte]).unwrap();
                 sleep(Duration::from_secs(9)).await;
@@ -103,7 +103,7 @@ async fn who_owes_nothing_may_be_silent() {
                 sleep(9 * MINUTE).await;
                 theirs.write_all(&encode_data(3, b"x").unwrap()).unwrap();
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let ended = tokio::select! {
             ended = serve(&mut host, true) => ended,
@@ -119,7 +119,7 @@ async fn who_takes_something_now_and_then_is_waited_for() {
     for taken in [300_000, 50_000] {
         story!(host, theirs, {
             for _ in 0..20 {
-                host.out.push(encode_data(1, &[b'x'; 100_000]).unwrap());
+                host.out.push(encode_data(1, &vec![b'x'; 100_000]).unwrap());
             }
             let reads = async {
                 for _ in 0..5 {
@@ -130,7 +130,7 @@ async fn who_takes_something_now_and_then_is_waited_for() {
                         tokio::task::yield_now().await;
                     }
                 }
-                std::future::pending().await
+                std::future::pending::<()>().await;
             };
             let (ending, after) = tokio::select! {
                 ended = serve(&mut host, true) => ended,
@@ -216,7 +216,7 @@ async fn nothing_comes_after_the_last_answer() {
         let mut session = session(ours, PATIENT);
         let mut host = Host::new(&mut session, None, true);
         // More than fits at once, so that the host is heard before all is sent.
-        host.out.push(encode_data(1, &[b'x'; 250_000]).unwrap());
+        host.out.push(encode_data(1, &vec![b'x'; 250_000]).unwrap());
         host.answer(DevAnswer::ForwardEnd);
         host.send().await.unwrap();
         assert!(!host.out.is_empty(), "so that the test can fail");
@@ -243,7 +243,7 @@ async fn what_breaks_the_framing_is_told_behind_what_was_begun() {
         let (ours, mut theirs) = pair();
         let mut session = session(ours, PATIENT);
         let mut host = Host::new(&mut session, None, true);
-        host.out.push(encode_data(1, &[b'x'; 250_000]).unwrap());
+        host.out.push(encode_data(1, &vec![b'x'; 250_000]).unwrap());
         host.send().await.unwrap();
         assert!(!host.out.is_empty(), "so that the test can fail");
         theirs.write_all(&[0, 0xff, 0, 0]).unwrap();

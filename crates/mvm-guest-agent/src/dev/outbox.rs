@@ -349,7 +349,7 @@ mod tests {
         let (ours, mut theirs) = crate::edge::stream::pair();
         let error = loop {
             match outbox.send(&ours) {
-                Ok(_) => theirs.read(&mut [0; 100_000]).unwrap(),
+                Ok(_) => theirs.read(&mut vec![0; 100_000]).unwrap(),
                 Err(error) => break error,
             };
         };
