@@ -2,7 +2,7 @@
 
 use mvm_protocol::PORT;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where an agent is reached: an address and a port of the guest's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -52,6 +52,14 @@ impl Endpoint {
             return (!path.is_empty()).then(|| Self::unix(path));
         }
         Self::vsock(text.strip_prefix("vsock:")?.parse().ok()?)
+    }
+
+    /// The socket's path, if it is a Unix socket.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.address {
+            Address::Unix(path) => Some(path),
+            Address::Vsock(_) => None,
+        }
     }
 
     pub(crate) fn address(&self) -> &Address {

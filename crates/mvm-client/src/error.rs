@@ -4,8 +4,9 @@
 
 use crate::Endpoint;
 use crate::endpoint::Address;
+use crate::inventory::Unseen;
 use mvm_protocol::answer::Profile;
-use mvm_protocol::{ErrorAnswer, PORT};
+use mvm_protocol::{ErrorAnswer, Lenient, PORT};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ pub enum Error {
         name: String,
     },
     /// No VM has that name.
-    #[error("no VM has that name in {}", .home.join("vms").display())]
+    #[error("no VM has that name in {}{}", .home.join("vms").display(), besides(.unseen))]
     NoSuchVm {
         /// What was asked for.
         name: String,
@@ -32,6 +33,8 @@ pub enum Error {
         home: PathBuf,
         /// The name of a VM that it may have been meant for.
         nearest: Option<String>,
+        /// Where it may be after all.
+        unseen: Vec<Unseen>,
     },
     /// The VM's record says that it is not running. Such a VM is never dialled: a CONNECT to a
     /// paused VM can wedge its vsock backend for good.
@@ -156,16 +159,28 @@ pub enum Error {
         /// The request's type.
         request: &'static str,
         /// Which build it is, as its `hello` shows.
-        profile: Profile,
+        profile: Lenient<Profile>,
     },
 }
 
-fn not_served(request: &str, profile: Profile) -> String {
+/// What is to be known about a name that was not found.
+fn besides(unseen: &[Unseen]) -> String {
+    let told = unseen.iter().map(|one| format!("; {one}"));
+    told.collect()
+}
+
+fn not_served(request: &str, profile: Lenient<Profile>) -> String {
     match profile {
-        Profile::Prod => format!(
+        Lenient::Known(Profile::Prod) => format!(
             "the guest has the prod build of the agent, and `{request}` is served by dev builds alone"
         ),
-        Profile::Dev => format!("the guest's agent.json has `{request}` switched off"),
+        Lenient::Known(Profile::Dev) => {
+            format!("the guest's agent.json has `{request}` switched off")
+        }
+        Lenient::Other(profile) => format!(
+            "the guest has a build of the agent that serves no `{request}`: `{}`",
+            profile.as_str()
+        ),
     }
 }
 
@@ -205,7 +220,7 @@ impl fmt::Display for Stage {
 impl Error {
     /// What it is, for programs: kebab-case. What an agent answered keeps the code that it has in
     /// the protocol.
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> &str {
         match self {
             Self::BadName { .. } => "bad-name",
             Self::NoSuchVm { .. } => "no-such-vm",
@@ -266,12 +281,19 @@ impl Error {
                     .into()
             }
             Self::NoSuchVm {
-                nearest: Some(nearest),
-                ..
-            } => format!("did you mean `{nearest}`?"),
-            Self::NoSuchVm { nearest: None, .. } => {
-                "`mvmctl vm ls` shows those that there are; $MVM_HOME says where they are looked for"
-                    .into()
+                nearest, unseen, ..
+            } => {
+                let meant = nearest
+                    .as_ref()
+                    .map(|nearest| format!("did you mean `{nearest}`?"));
+                let there = unseen.first().map(|one| one.hint().to_owned());
+                match (meant, there) {
+                    (Some(meant), Some(there)) => format!("{meant} Otherwise {there}"),
+                    (Some(hint), None) | (None, Some(hint)) => hint,
+                    (None, None) => "`mvmctl vm ls` shows those that there are; $MVM_HOME says where \
+                         they are looked for"
+                        .into(),
+                }
             }
             Self::NotRunning { state } if state == "stopped" => {
                 format!("start it: mvmctl vm start {vm}")
@@ -351,14 +373,14 @@ impl Error {
             ),
             Self::TooOld { .. } => "update the agent in the guest's image".into(),
             Self::NotServed {
-                profile: Profile::Prod,
+                profile: Lenient::Known(Profile::Dev),
                 ..
-            } => "build the guest's image with `mvmctl image build --dev` (mkGuest: dev = true) and \
-                 start it anew"
-                .into(),
-            Self::NotServed { .. } => {
+            } => {
                 "set \"exec\": true in the guest's /etc/mvm/agent.json and restart the agent".into()
             }
+            Self::NotServed { .. } => "build the guest's image with `mvmctl image build --dev` \
+                (mkGuest: dev = true) and start it anew"
+                .into(),
         }
     }
 }

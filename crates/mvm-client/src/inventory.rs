@@ -1,6 +1,6 @@
 //! Which VMs there are on this host, from folders and files alone: nothing is dialled here.
 
-use crate::settings::{Settings, may_exist, xdg};
+use crate::settings::{Pattern, Settings, xdg};
 use crate::{Endpoint, Error};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -34,6 +34,44 @@ pub struct Vm {
     endpoint: Endpoint,
 }
 
+/// What was found where VMs are looked for.
+#[derive(Debug)]
+pub struct Listing {
+    /// The VMs in name order.
+    pub vms: Vec<Vm>,
+    /// Where there may be more.
+    pub unseen: Vec<Unseen>,
+}
+
+/// A folder that could not be looked at.
+#[derive(Debug)]
+pub struct Unseen {
+    /// The folder.
+    pub path: PathBuf,
+    /// Why.
+    pub source: io::Error,
+    /// Whether a pattern of the settings leads there. Otherwise it is `$MVM_HOME/vms`.
+    pub is_discovered: bool,
+}
+
+impl fmt::Display for Unseen {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let path = self.path.display();
+        write!(f, "cannot look for VMs in {path}: {}", self.source)
+    }
+}
+
+impl Unseen {
+    /// What to do next.
+    pub fn hint(&self) -> &'static str {
+        if self.is_discovered {
+            "become a user who may read the folder, or take it out of `discover` in mvmctl.toml"
+        } else {
+            "set MVM_HOME to the folder in which the VMs are kept, or become a user who may read it"
+        }
+    }
+}
+
 /// A VM's state as its record has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
@@ -45,6 +83,11 @@ pub enum State {
     Stopped,
     /// Something that this version does not know.
     Other(String),
+    /// This user may not read its record.
+    Closed {
+        /// The record's path.
+        path: PathBuf,
+    },
     /// Its record cannot be read.
     Unreadable {
         /// The record's path.
@@ -61,7 +104,7 @@ impl fmt::Display for State {
             Self::Asleep => "asleep",
             Self::Stopped => "stopped",
             Self::Other(state) => state,
-            Self::Unreadable { .. } => "unknown",
+            Self::Closed { .. } | Self::Unreadable { .. } => "unknown",
         })
     }
 }
@@ -71,11 +114,12 @@ impl Vm {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`] or [`Error::BadRecord`] if it must not be dialled: a CONNECT to a
-    /// paused VM can wedge its vsock backend for good.
+    /// [`Error::NotRunning`], or [`Error::BadRecord`] or [`Error::PermissionDenied`] if its record does
+    /// not tell whether it is: a CONNECT to a paused VM can wedge its vsock backend for good.
     pub fn endpoint(&self) -> Result<&Endpoint, Error> {
         match &self.state {
             State::Running => Ok(&self.endpoint),
+            State::Closed { path } => Err(Error::PermissionDenied { path: path.clone() }),
             State::Unreadable { path, problem } => Err(Error::BadRecord {
                 path: path.clone(),
                 problem: problem.clone(),
@@ -120,6 +164,12 @@ impl Inventory {
         })
     }
 
+    /// The same without `mvmctl.toml`, for when that cannot be read: the VMs in `$MVM_HOME` alone.
+    pub fn without_settings() -> Result<Self, Error> {
+        let env = |name: &str| std::env::var_os(name);
+        home(env, rustix::process::geteuid().is_root()).map(Self::at)
+    }
+
     /// The VMs in `home` alone.
     pub fn at(home: impl Into<PathBuf>) -> Self {
         Self {
@@ -140,25 +190,51 @@ impl Inventory {
 
     /// All VMs in name order. Of two with one name that in `$MVM_HOME` stands, or the one that the
     /// first pattern of the settings found.
-    pub fn list(&self) -> Result<Vec<Vm>, Error> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoInventory`] if there is no folder that could be looked at.
+    pub fn list(&self) -> Result<Listing, Error> {
         let mut vms = BTreeMap::new();
-        for name in self.own_names()? {
-            if let Some(vm) = self.own(&name) {
+        let mut unseen = Vec::new();
+        let mut names = Vec::new();
+        if let Err(source) = self.own_names(&mut names) {
+            unseen.push(self.own_unseen(source));
+        }
+        for name in names {
+            // One that has gone meanwhile is none.
+            if let Ok(Some(vm)) = self.own(&name) {
                 vms.insert(name, vm);
             }
         }
         for pattern in &self.settings.discover {
-            let names = pattern.names().map_err(|source| Error::NoInventory {
-                path: pattern.path_of("*"),
-                source,
-            })?;
+            let mut names = Vec::new();
+            if let Err(source) = pattern.names(&mut names) {
+                unseen.push(discovered_unseen(pattern, source));
+            }
             for name in names.into_iter().filter(|name| is_name(name)) {
                 let endpoint = Endpoint::unix(pattern.path_of(&name));
                 vms.entry(name.clone())
                     .or_insert_with(|| Vm::running(&name, endpoint));
             }
         }
-        Ok(vms.into_values().collect())
+        let none_seen = vms.is_empty() && unseen.len() > self.settings.discover.len();
+        if none_seen {
+            let Unseen { path, source, .. } = unseen.swap_remove(0);
+            return Err(Error::NoInventory { path, source });
+        }
+        Ok(Listing {
+            vms: vms.into_values().collect(),
+            unseen,
+        })
+    }
+
+    fn own_unseen(&self, source: io::Error) -> Unseen {
+        Unseen {
+            path: self.home.join("vms"),
+            source,
+            is_discovered: false,
+        }
     }
 
     /// The VM of that name, or at that address. An address is not looked at: whether there is a VM
@@ -166,7 +242,8 @@ impl Inventory {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchVm`] with the nearest name that there is.
+    /// [`Error::NoSuchVm`] with the nearest name that there is, and the folders in which it may be
+    /// after all.
     pub fn find(&self, name: &str) -> Result<Vm, Error> {
         if let Some(endpoint) = Endpoint::parse(name) {
             return Ok(Vm::running(name, endpoint));
@@ -176,65 +253,72 @@ impl Inventory {
                 name: name.to_owned(),
             });
         }
-        if let Some(vm) = self.own(name) {
-            return Ok(vm);
+        let mut unseen = Vec::new();
+        match self.own(name) {
+            Ok(Some(vm)) => return Ok(vm),
+            Ok(None) => {}
+            Err(source) => unseen.push(self.own_unseen(source)),
         }
         for pattern in &self.settings.discover {
-            let path = pattern.path_of(name);
-            if may_exist(&path) {
-                return Ok(Vm::running(name, Endpoint::unix(path)));
+            match pattern.has(name) {
+                Ok(true) => {
+                    return Ok(Vm::running(name, Endpoint::unix(pattern.path_of(name))));
+                }
+                Ok(false) => {}
+                Err(source) => unseen.push(discovered_unseen(pattern, source)),
             }
         }
-        let vms = self.list()?;
+        let vms = self.list()?.vms;
+        if let Some(vm) = vms.iter().find(|vm| vm.name == name) {
+            return Ok(vm.clone());
+        }
         Err(Error::NoSuchVm {
             name: name.to_owned(),
             home: self.home.clone(),
             nearest: nearest(name, vms.iter().map(|vm| vm.name.as_str())).map(str::to_owned),
+            unseen,
         })
     }
 
     /// The names of folders in `$MVM_HOME/vms`. Where that is not there, no VM was started yet.
-    fn own_names(&self) -> Result<Vec<String>, Error> {
-        let folder = self.home.join("vms");
-        let read = || -> io::Result<Vec<String>> {
-            let entries = match std::fs::read_dir(&folder) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                entries => entries?,
-            };
-            let mut names = Vec::new();
-            for entry in entries {
-                match entry?.file_name().into_string() {
-                    Ok(name) if is_name(&name) => names.push(name),
-                    _ => {}
-                }
-            }
-            Ok(names)
+    fn own_names(&self, names: &mut Vec<String>) -> io::Result<()> {
+        let entries = match std::fs::read_dir(self.home.join("vms")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
         };
-        read().map_err(|source| Error::NoInventory {
-            path: folder.clone(),
-            source,
-        })
+        for entry in entries {
+            match entry?.file_name().into_string() {
+                Ok(name) if is_name(&name) => names.push(name),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
-    /// The VM in the folder of that name, if it is one: there is a socket or a record in it.
-    fn own(&self, name: &str) -> Option<Vm> {
+    /// The VM in the folder of that name, if it is one: there is a socket or a record in it. An error
+    /// if even that there is such a folder cannot be told.
+    fn own(&self, name: &str) -> io::Result<Option<Vm>> {
         let folder = self.folder(name);
         let socket = folder.join("v.sock");
         let path = folder.join("vm.json");
-        let (record, unreadable) = match read_record(&path) {
+        let (record, unread) = match read_record(&path) {
             Ok(Some(record)) => (record, None),
             Ok(None) if socket.symlink_metadata().is_ok() => (Record::default(), None),
-            Ok(None) => return None,
-            Err(problem) => (Record::default(), Some(problem)),
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                folder.symlink_metadata()?;
+                (Record::default(), Some(unreadable(&path, &error)))
+            }
         };
         let address = record.address.as_deref();
         let (endpoint, bad_address) = match (address, address.map(Endpoint::parse)) {
             (_, Some(Some(endpoint))) => (endpoint, None),
             (Some(text), _) => (
                 Endpoint::unix(socket),
-                Some(format!(
-                    "`address` is neither unix:PATH nor vsock:CID: `{text}`"
-                )),
+                Some(State::Unreadable {
+                    path,
+                    problem: format!("`address` is neither unix:PATH nor vsock:CID: `{text}`"),
+                }),
             ),
             (None, _) => (Endpoint::unix(socket), None),
         };
@@ -242,24 +326,44 @@ impl Inventory {
             Some(port) => endpoint.with_port(port),
             None => endpoint,
         };
-        let state = match (unreadable.or(bad_address), record.state.as_deref()) {
-            (Some(problem), _) => State::Unreadable { path, problem },
+        let state = match (unread.or(bad_address), record.state.as_deref()) {
+            (Some(unread), _) => unread,
             (None, None | Some("running")) => State::Running,
             (None, Some("asleep")) => State::Asleep,
             (None, Some("stopped")) => State::Stopped,
             (None, Some(other)) => State::Other(other.to_owned()),
         };
-        Some(Vm {
+        Ok(Some(Vm {
             name: name.to_owned(),
             backend: record.backend,
             state,
             endpoint,
-        })
+        }))
+    }
+}
+
+fn discovered_unseen(pattern: &Pattern, source: io::Error) -> Unseen {
+    Unseen {
+        path: pattern.folder().to_owned(),
+        source,
+        is_discovered: true,
+    }
+}
+
+/// The state of a VM whose record cannot be read.
+fn unreadable(path: &Path, error: &io::Error) -> State {
+    let path = path.to_owned();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => State::Closed { path },
+        _ => State::Unreadable {
+            path,
+            problem: error.to_string(),
+        },
     }
 }
 
 /// Reads a record leniently: fields that are not ours are passed over. `None` if there is no file.
-fn read_record(path: &Path) -> Result<Option<Record>, String> {
+fn read_record(path: &Path) -> io::Result<Option<Record>> {
     let file = match std::fs::File::open(path) {
         Err(error)
             if matches!(
@@ -269,15 +373,11 @@ fn read_record(path: &Path) -> Result<Option<Record>, String> {
         {
             return Ok(None);
         }
-        file => file.map_err(|error| error.to_string())?,
+        file => file?,
     };
     let mut bytes = Vec::new();
-    file.take(MAX_RECORD)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| error.to_string())
+    file.take(MAX_RECORD).read_to_end(&mut bytes)?;
+    Ok(Some(serde_json::from_slice(&bytes)?))
 }
 
 /// Whether it is a name that a VM can have: `[A-Za-z0-9._-]{1,64}`, and no folder's way to itself
@@ -303,7 +403,11 @@ pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
 
 fn home(env: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf, Error> {
     if let Some(home) = env("MVM_HOME").filter(|home| !home.is_empty()) {
-        return Ok(home.into());
+        // Programs are started with it in folders of their own.
+        return std::path::absolute(&home).map_err(|source| Error::NoInventory {
+            path: home.into(),
+            source,
+        });
     }
     if is_root {
         return Ok("/var/lib/mvm".into());
@@ -317,181 +421,4 @@ fn home(env: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A home with folders of the given names; in each a `v.sock` if there is no record, else the
-    /// record.
-    fn home_with(vms: &[(&str, Option<&str>)]) -> (tempfile::TempDir, Inventory) {
-        let home = tempfile::tempdir().unwrap();
-        for (name, record) in vms {
-            let folder = home.path().join("vms").join(name);
-            std::fs::create_dir_all(&folder).unwrap();
-            match record {
-                Some(record) => std::fs::write(folder.join("vm.json"), record).unwrap(),
-                None => std::fs::write(folder.join("v.sock"), "").unwrap(),
-            }
-        }
-        let inventory = Inventory::at(home.path());
-        (home, inventory)
-    }
-
-    #[test]
-    fn a_vm_is_a_folder_with_a_socket_or_a_record() {
-        let (home, inventory) = home_with(&[
-            ("b", None),
-            ("a", Some(r#"{"backend":"qemu","state":"running","pid":7}"#)),
-            ("not a name", None),
-        ]);
-        std::fs::create_dir(home.path().join("vms/empty")).unwrap();
-        std::fs::write(home.path().join("vms/file"), "").unwrap();
-        let vms = inventory.list().unwrap();
-        let names: Vec<_> = vms.iter().map(|vm| vm.name.as_str()).collect();
-        assert_eq!(names, ["a", "b"]);
-        assert_eq!(vms[0].backend.as_deref(), Some("qemu"));
-        let socket = home.path().join("vms/a/v.sock");
-        assert_eq!(vms[0].endpoint().unwrap(), &Endpoint::unix(socket));
-    }
-
-    #[test]
-    fn no_folder_means_no_vm() {
-        assert!(Inventory::at("/nonexistent").list().unwrap().is_empty());
-    }
-
-    #[test]
-    fn what_does_not_run_is_never_dialled() {
-        let (_home, inventory) = home_with(&[
-            ("asleep", Some(r#"{"state":"asleep"}"#)),
-            ("stopped", Some(r#"{"state":"stopped"}"#)),
-            ("newer", Some(r#"{"state":"hovering"}"#)),
-            ("broken", Some("{")),
-            ("mistyped", Some(r#"{"state":1}"#)),
-            ("elsewhere", Some(r#"{"address":"nowhere"}"#)),
-        ]);
-        let error = |name| inventory.find(name).unwrap().endpoint().unwrap_err();
-        for name in ["asleep", "stopped"] {
-            assert!(
-                matches!(error(name), Error::NotRunning { state, .. } if state == name),
-                "{name}"
-            );
-        }
-        assert!(matches!(error("newer"), Error::NotRunning { state, .. } if state == "hovering"));
-        for name in ["broken", "mistyped", "elsewhere"] {
-            assert!(matches!(error(name), Error::BadRecord { .. }), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_record_can_say_where_the_agent_is() {
-        let (_home, inventory) = home_with(&[("a", Some(r#"{"address":"vsock:7","port":1024}"#))]);
-        let vm = inventory.find("a").unwrap();
-        assert_eq!(
-            vm.endpoint().unwrap(),
-            &Endpoint::vsock(7).unwrap().with_port(1024)
-        );
-    }
-
-    #[test]
-    fn addresses_need_no_folder() {
-        let vm = Inventory::at("/nonexistent")
-            .find("unix:/run/v.sock")
-            .unwrap();
-        assert_eq!(vm.name, "unix:/run/v.sock");
-        assert_eq!(vm.endpoint().unwrap(), &Endpoint::unix("/run/v.sock"));
-    }
-
-    #[test]
-    fn a_typo_gets_the_nearest_name() {
-        let (_home, inventory) = home_with(&[("web-1", None), ("web-2", None), ("db", None)]);
-        let nearest = |typed| match inventory.find(typed) {
-            Err(Error::NoSuchVm { nearest, .. }) => nearest,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(nearest("wbe-1").as_deref(), Some("web-1"));
-        assert_eq!(nearest("web2").as_deref(), Some("web-2"));
-        assert_eq!(nearest("bd").as_deref(), Some("db"));
-        assert_eq!(nearest("mail"), None);
-    }
-
-    #[test]
-    fn names_do_not_lead_out_of_the_folder() {
-        let inventory = Inventory::at("/nonexistent");
-        for name in [
-            ".",
-            "..",
-            "",
-            "a/b",
-            "/run/v.sock",
-            "é",
-            "a b",
-            &"x".repeat(65),
-            "vsock:1",
-        ] {
-            assert!(
-                matches!(inventory.find(name), Err(Error::BadName { .. })),
-                "{name}"
-            );
-        }
-        assert!(is_name(&"x".repeat(64)) && is_name("...") && is_name("-"));
-    }
-
-    #[test]
-    fn settings_add_vms_and_do_not_replace_any() {
-        let (home, mut inventory) = home_with(&[("a", None)]);
-        let jailer = home.path().join("jailer");
-        for name in ["a", "c"] {
-            std::fs::create_dir_all(jailer.join(name)).unwrap();
-            std::fs::write(jailer.join(name).join("v.sock"), "").unwrap();
-        }
-        let config = home.path().join("mvmctl.toml");
-        std::fs::write(
-            &config,
-            format!("discover = [\"{}/*/v.sock\"]", jailer.display()),
-        )
-        .unwrap();
-        inventory.settings = Settings::load(Some(&config), |_| None).unwrap();
-        let vms = inventory.list().unwrap();
-        let ends: Vec<_> = vms
-            .iter()
-            .map(|vm| vm.endpoint().unwrap().clone())
-            .collect();
-        assert_eq!(
-            ends,
-            [
-                Endpoint::unix(home.path().join("vms/a/v.sock")),
-                Endpoint::unix(jailer.join("c/v.sock"))
-            ]
-        );
-        assert_eq!(inventory.find("c").unwrap().endpoint().unwrap(), &ends[1]);
-    }
-
-    #[test]
-    fn home_by_the_book() {
-        let at = |variables: &[(&str, &str)], is_root| {
-            home(
-                |name| {
-                    let value = variables.iter().find(|(variable, _)| *variable == name);
-                    value.map(|(_, value)| (*value).into())
-                },
-                is_root,
-            )
-            .ok()
-            .map(|path| path.display().to_string())
-        };
-        let user = [("HOME", "/home/u")];
-        assert_eq!(at(&[("MVM_HOME", "/m")], true).as_deref(), Some("/m"));
-        assert_eq!(at(&user, true).as_deref(), Some("/var/lib/mvm"));
-        assert_eq!(
-            at(&user, false).as_deref(),
-            Some("/home/u/.local/share/mvm")
-        );
-        let xdg = [("XDG_DATA_HOME", "/d"), ("HOME", "/home/u")];
-        assert_eq!(at(&xdg, false).as_deref(), Some("/d/mvm"));
-        let relative = [("XDG_DATA_HOME", "d"), ("HOME", "/home/u")];
-        assert_eq!(
-            at(&relative, false).as_deref(),
-            Some("/home/u/.local/share/mvm")
-        );
-        assert_eq!(at(&[], false), None);
-    }
-}
+mod tests;

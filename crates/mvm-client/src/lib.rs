@@ -42,7 +42,7 @@ pub mod watch;
 
 pub use endpoint::Endpoint;
 pub use error::{Error, Stage};
-pub use inventory::{Inventory, State, Vm};
+pub use inventory::{Inventory, Listing, State, Unseen, Vm};
 pub use raw::RawStream;
 pub use session::Session;
 pub use transport::Deadlines;

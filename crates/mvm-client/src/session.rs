@@ -136,7 +136,7 @@ impl Session {
     /// each has its own deadline, which starts when the one before it has come. It writes and
     /// reads at once, so that any number of requests can be given.
     ///
-    /// A request of which the agent makes a stream (`watch`) does not belong here.
+    /// A request of which the agent makes a stream (`watch`) can only be the last.
     ///
     /// # Errors
     ///
@@ -267,40 +267,17 @@ impl Session {
             return Error::Refused(refusal);
         };
         let served = hello.capabilities.iter().any(|served| served == request);
-        match refusal.code {
-            ErrorCode::UnknownRequest => Error::TooOld {
+        match refusal.code.known() {
+            Some(ErrorCode::UnknownRequest) => Error::TooOld {
                 request,
                 agent_version: hello.agent_version,
             },
-            ErrorCode::NotAllowed if !served => Error::NotServed {
+            Some(ErrorCode::NotAllowed) if !served => Error::NotServed {
                 request,
                 profile: hello.profile,
             },
             _ => Error::Refused(refusal),
         }
-    }
-
-    /// Sends a request whose answer is a stream of frames, and gives the connection away to it,
-    /// with the request's number.
-    pub(crate) async fn into_stream(
-        mut self,
-        request: &Request,
-    ) -> Result<(Box<dyn Stream>, Incoming, u64), Error> {
-        if !self.in_step {
-            return Err(self.incoming.closed(Stage::Answer));
-        }
-        let id = self.next_id;
-        self.unsent.push(encode(request, id)?);
-        let after = self.deadlines.answer;
-        let written = timeout(after, self.unsent.send(&mut self.stream)).await;
-        match written {
-            Ok(_) => Ok((self.stream, self.incoming, id)),
-            Err(_) => Err(self.incoming.timed_out(Stage::Answer, after)),
-        }
-    }
-
-    pub(crate) fn deadlines(&self) -> &Deadlines {
-        &self.deadlines
     }
 }
 

@@ -57,9 +57,7 @@ impl TryFrom<String> for Pattern {
 impl Pattern {
     /// The socket's path for a VM of that name.
     pub(crate) fn path_of(&self, name: &str) -> PathBuf {
-        let entry = self
-            .folder
-            .join(format!("{}{name}{}", self.prefix, self.suffix));
+        let entry = self.entry_of(name);
         if self.rest.as_os_str().is_empty() {
             entry
         } else {
@@ -67,32 +65,52 @@ impl Pattern {
         }
     }
 
-    /// The names for which there is something at the socket's path. A folder that is not there
-    /// holds none.
-    pub(crate) fn names(&self) -> io::Result<Vec<String>> {
+    /// The path of what stands in the folder for a VM of that name.
+    fn entry_of(&self, name: &str) -> PathBuf {
+        self.folder
+            .join(format!("{}{name}{}", self.prefix, self.suffix))
+    }
+
+    /// The folder whose entries are looked at.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Whether there is something at the socket's path for that name; also if that cannot be told of
+    /// an entry that is there, since dialling it will say why. An error if the entry itself cannot be
+    /// looked for.
+    pub(crate) fn has(&self, name: &str) -> io::Result<bool> {
+        match self.path_of(name).try_exists() {
+            Ok(exists) => Ok(exists),
+            Err(error) => match self.entry_of(name).symlink_metadata() {
+                // A file where a VM's folder would be.
+                Ok(_) => Ok(error.kind() != io::ErrorKind::NotADirectory),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Adds the names for which there is something at the socket's path, as far as that can be told.
+    /// A folder that is not there holds none. After an error there may be more than were added.
+    pub(crate) fn names(&self, names: &mut Vec<String>) -> io::Result<()> {
         let entries = match std::fs::read_dir(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
         };
-        let mut names = Vec::new();
         for entry in entries {
             let entry = entry?.file_name();
             let name = entry
                 .to_str()
                 .and_then(|entry| entry.strip_prefix(&self.prefix)?.strip_suffix(&self.suffix));
             if let Some(name) = name
-                && may_exist(&self.path_of(name))
+                && self.has(name).unwrap_or(true)
             {
                 names.push(name.to_owned());
             }
         }
-        Ok(names)
+        Ok(())
     }
-}
-
-/// Whether there is something at the path, or we may not know: dialling it will say so.
-pub(crate) fn may_exist(path: &Path) -> bool {
-    !matches!(path.try_exists(), Ok(false))
 }
 
 impl Settings {
@@ -160,6 +178,12 @@ mod tests {
         Pattern::try_from(text.to_owned())
     }
 
+    fn names(pattern: &Pattern) -> Vec<String> {
+        let mut names = Vec::new();
+        pattern.names(&mut names).unwrap();
+        names
+    }
+
     #[test]
     fn the_star_is_the_name() {
         let folder = tempfile::tempdir().unwrap();
@@ -171,7 +195,7 @@ mod tests {
             std::fs::write(folder.path().join(entry).join("run/v.sock"), "").unwrap();
         }
         let pattern = pattern(&format!("{root}/vm-*.d/run/v.sock")).unwrap();
-        let mut names = pattern.names().unwrap();
+        let mut names = names(&pattern);
         names.sort();
         assert_eq!(names, ["a", "b"]);
         assert_eq!(
@@ -186,16 +210,13 @@ mod tests {
         std::fs::write(folder.path().join("a.sock"), "").unwrap();
         std::fs::write(folder.path().join("a.log"), "").unwrap();
         let pattern = pattern(&format!("{}/*.sock", folder.path().display())).unwrap();
-        assert_eq!(pattern.names().unwrap(), ["a"]);
+        assert_eq!(names(&pattern), ["a"]);
         assert_eq!(pattern.path_of("a"), folder.path().join("a.sock"));
     }
 
     #[test]
     fn a_folder_that_is_not_there_holds_none() {
-        assert_eq!(
-            pattern("/nonexistent/*/v.sock").unwrap().names().unwrap(),
-            [""; 0]
-        );
+        assert_eq!(names(&pattern("/nonexistent/*/v.sock").unwrap()), [""; 0]);
     }
 
     #[test]

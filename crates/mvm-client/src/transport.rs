@@ -115,7 +115,11 @@ enum Fault {
 
 /// Dials until it works, cannot work, or the deadline has passed.
 pub(crate) async fn open(endpoint: &Endpoint, deadlines: &Deadlines) -> Result<Opened, Error> {
-    let deadline = Instant::now() + deadlines.connect;
+    // One beyond what the clock can tell never comes; 30 years are as good.
+    let now = Instant::now();
+    let deadline = now
+        .checked_add(deadlines.connect)
+        .unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 86_400));
     let mut stage = Stage::Connection;
     let mut pause = FIRST_PAUSE;
     let mut retries = 0;

@@ -5,8 +5,8 @@ use crate::transport::Stream;
 use crate::{Error, Session, Stage};
 use mvm_protocol::answer::{Change, Event};
 use mvm_protocol::request::Watch;
-use mvm_protocol::status::{Health, Lifecycle, Status};
-use mvm_protocol::{Answer, Request};
+use mvm_protocol::status::{Health, IntegrationStatus, Lifecycle, Status};
+use mvm_protocol::{Answer, Lenient, Request};
 use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -37,31 +37,33 @@ impl fmt::Debug for Watcher {
 impl Watcher {
     /// Begins to watch, and gives the status as it is now. `heartbeat` is how often a quiet guest
     /// says that it is there: 50 ms to a day.
-    pub async fn start(session: Session, heartbeat: Duration) -> Result<(Status, Self), Error> {
-        let after = session.deadlines().answer;
+    ///
+    /// A guest that is `ready` already may be frozen at any moment: its connection is closed before
+    /// this returns, and [`Watcher::next`] gives `None`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Session::request`].
+    pub async fn start(mut session: Session, heartbeat: Duration) -> Result<(Status, Self), Error> {
         let request = Request::Watch(Watch {
             heartbeat_secs: heartbeat.as_secs_f64(),
         });
-        let (mut stream, mut incoming, id) = session.into_stream(&request).await?;
-        let answer = timeout(after, incoming.answer(&mut stream, id, Stage::Answer))
-            .await
-            .map_err(|_| incoming.timed_out(Stage::Answer, after))??;
-        match answer {
-            Ok(Answer::Status(status)) => Ok((
-                status,
-                Self {
-                    stream: Some(stream),
-                    incoming,
-                    id,
-                    silence: heartbeat.saturating_mul(MISSED),
-                },
-            )),
-            Ok(other) => Err(incoming.astray(&other, "watch")),
-            Err(error) => Err(Error::Refused(error)),
-        }
+        let id = session.next_id;
+        let status = match session.request(&request).await? {
+            Answer::Status(status) => status,
+            other => return Err(session.incoming.astray(&other, "watch")),
+        };
+        let is_ready = status.lifecycle == Lifecycle::Ready;
+        let watcher = Self {
+            stream: (!is_ready).then_some(session.stream),
+            incoming: session.incoming,
+            id,
+            silence: heartbeat.saturating_mul(MISSED),
+        };
+        Ok((status, watcher))
     }
 
-    /// The next event, heartbeats included; `None` after the guest's lifecycle turned `ready`: the
+    /// The next event, heartbeats included; `None` once the guest's lifecycle is `ready`: the
     /// connection is closed then, since the guest is about to be frozen. Events that this version
     /// does not know are left out. The future may be dropped without losing anything.
     ///
@@ -99,12 +101,7 @@ impl Watcher {
 }
 
 fn is_ready(event: &Event) -> bool {
-    matches!(
-        event.change,
-        Change::Lifecycle {
-            lifecycle: Lifecycle::Ready
-        }
-    )
+    matches!(event.change, Change::Lifecycle { lifecycle } if lifecycle == Lifecycle::Ready)
 }
 
 /// What an event does to a status that is kept up to date.
@@ -136,10 +133,24 @@ pub fn apply(status: &mut Status, change: &Change) -> Applied {
                 }
                 None => status.integrations.push((**integration).clone()),
             }
-            status.health = Health::of_guest(status.integrations.iter().map(|one| one.health));
+            status.health = of_guest(&status.integrations);
         }
         Change::DropIns { .. } => return Applied::Stale,
         Change::Heartbeat { .. } | Change::Unknown {} => {}
     }
     Applied::Shown
+}
+
+/// The verdict on the guest, as the agent gives it; where an integration has one that we do not know,
+/// and none is unhealthy, that one: it must not be taken for a better one than it is.
+fn of_guest(integrations: &[IntegrationStatus]) -> Lenient<Health> {
+    let known = integrations.iter().filter_map(|one| one.health.known());
+    match Health::of_guest(known) {
+        Health::Unhealthy => Health::Unhealthy.into(),
+        verdict => integrations
+            .iter()
+            .map(|one| one.health)
+            .find(|health| health.known().is_none())
+            .unwrap_or(verdict.into()),
+    }
 }

@@ -8,7 +8,7 @@
 
 use mvm_client::watch::{Applied, apply};
 use mvm_client::{Deadlines, Endpoint, Error, Session, Stage, Watcher};
-use mvm_fake_agent::{FakeAgent, Peer, status};
+use mvm_fake_agent::{FakeAgent, Peer, old, status};
 use mvm_protocol::answer::Change;
 use mvm_protocol::status::{Health, Lifecycle, Status, WorkerState};
 use serde_json::{Value, json};
@@ -91,6 +91,28 @@ async fn changes_bring_the_status_up_to_date() {
 }
 
 #[tokio::test]
+async fn a_verdict_that_is_not_known_is_not_taken_for_a_better_one() {
+    let with = |name: &str, health: &str| {
+        let mut one = status("healthy")["integrations"][0].clone();
+        one["name"] = name.into();
+        one["health"] = health.into();
+        json!({"integration": one})
+    };
+    let agent = telling(vec![
+        with("odd", "flapping"),
+        with("sick", "unhealthy"),
+        with("sick", "healthy"),
+        with("odd", "starting"),
+    ]);
+    let (mut status, mut watcher) = watch(&agent, LONG).await;
+    for expected in ["flapping", "unhealthy", "flapping", "starting"] {
+        let event = watcher.next().await.unwrap().unwrap();
+        apply(&mut status, &event.change);
+        assert_eq!(serde_json::to_value(status.health).unwrap(), expected);
+    }
+}
+
+#[tokio::test]
 async fn a_guest_that_falls_silent_is_lost() {
     let agent = telling(vec![json!({"heartbeat": true})]);
     let (_, mut watcher) = watch(&agent, HEARTBEAT).await;
@@ -125,15 +147,46 @@ async fn a_guest_about_to_be_frozen_is_let_go() {
     });
     let (_, mut watcher) = watch(&agent, LONG).await;
     let event = watcher.next().await.unwrap().unwrap();
-    assert!(matches!(
-        event.change,
-        Change::Lifecycle {
-            lifecycle: Lifecycle::Ready
-        }
-    ));
+    let lifecycle = Lifecycle::Ready.into();
+    assert_eq!(event.change, Change::Lifecycle { lifecycle });
     // The watcher is still alive, and yet the connection is closed: the host has to close first.
     was_closed.recv_timeout(LONG).unwrap();
     assert!(watcher.next().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_guest_that_is_ready_already_is_let_go() {
+    let (closed, was_closed) = std::sync::mpsc::channel();
+    let agent = FakeAgent::start(move |peer: &mut Peer| {
+        peer.shake_hands();
+        let mut first = status("healthy");
+        first["id"] = peer.request().unwrap()["id"].clone();
+        first["lifecycle"] = "ready".into();
+        peer.answer(&first);
+        peer.until_closed();
+        closed.send(()).unwrap();
+    });
+    let (status, mut watcher) = watch(&agent, LONG).await;
+    assert_eq!(status.lifecycle, Lifecycle::Ready);
+    // No event of its becoming ready will come any more: it was ready before the watch.
+    was_closed.recv_timeout(LONG).unwrap();
+    assert!(watcher.next().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_agent_without_watch_is_told_by_its_hello() {
+    let agent = FakeAgent::start(old);
+    let endpoint = Endpoint::unix(agent.path());
+    let session = Session::connect(&endpoint, &Deadlines::all(LONG))
+        .await
+        .unwrap();
+    match Watcher::start(session, LONG).await.unwrap_err() {
+        Error::TooOld {
+            request,
+            agent_version,
+        } => assert_eq!((request, agent_version.as_str()), ("watch", "0.0.9")),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

@@ -12,10 +12,12 @@
 )]
 
 mod dev;
+mod unprivileged;
 mod well;
 
 pub use dev::dev;
-pub use well::{answer_to, inspect, status, well};
+pub use unprivileged::unprivileged;
+pub use well::{answer_to, inspect, old, status, well};
 
 use mvm_protocol::frame::{encode_data, encode_json};
 use mvm_protocol::{Decoder, Frame};

@@ -18,7 +18,25 @@ pub fn well(peer: &mut Peer) {
     }
 }
 
-/// What such an agent answers to a request, but for its `id`.
+/// Serves a connection as an agent of version 0.0.9 does, which knows `hello` and nothing else.
+pub fn old(peer: &mut Peer) {
+    peer.shake_hands();
+    while let Some(request) = peer.request() {
+        let mut answer = match request["type"].as_str() {
+            Some("hello") => {
+                let mut hello = answer_to(&request);
+                hello["agent_version"] = "0.0.9".into();
+                hello["capabilities"] = json!(["hello"]);
+                hello
+            }
+            _ => answer_to(&json!({"type": "?"})),
+        };
+        answer["id"] = request["id"].clone();
+        peer.answer(&answer);
+    }
+}
+
+/// What an agent that behaves well answers to a request, but for its `id`.
 pub fn answer_to(request: &Value) -> Value {
     match request["type"].as_str().unwrap() {
         "ping" => json!({"type": "pong"}),

@@ -52,6 +52,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         seed: facts.hasher.hash_one(0),
     };
     let files = Files::new(run_dir.path());
+    files.make_reserve();
     let core = Core::new(settings, files.read()?, now);
     let sampler = Sampler::new(
         config.busy_signals.clone(),

@@ -128,7 +128,7 @@ fn a_helper_of_a_running_check_survives_the_end_of_others() {
         "patient",
         &format!(
             "(setsid sh -c 'sleep 0.5; echo helped > {path}' &); \
-                  until test -e {path}; do sleep 0.02; done; cat {path}"
+                  until test -s {path}; do sleep 0.02; done; cat {path}"
         ),
     );
     let quick = json!({"name": "quick", "health_cmd": "true", "health_interval_secs": 0.02});
@@ -148,6 +148,42 @@ fn a_helper_of_a_running_check_survives_the_end_of_others() {
     assert_eq!(entry["last_check"]["output"], "helped", "{entry}");
 }
 
+/// It tells nobody whose it is, but it is younger than the one and older than the other.
+#[test]
+fn a_helper_without_an_environment_survives_and_does_not_outlive_its_check() {
+    let dir = folder(&[], &[]);
+    let helper = unique("bare");
+    let shown = format!("a-{helper}");
+    let done = dir.path().join("run").join("done").display().to_string();
+    let patient = integration(
+        "patient",
+        &format!(
+            // Its own command line is not to have the helper's mark.
+            "mark={helper}; (env -i setsid /bin/sh -c \"sleep 600; : a-$mark\" &); \
+             until test -e {done}; do sleep 0.02; done"
+        ),
+    );
+    let quick = json!({"name": "quick", "health_cmd": "true", "health_interval_secs": 0.02});
+    for entry in [patient, quick] {
+        let file = format!("integrations.d/{}.json", entry["name"].as_str().unwrap());
+        std::fs::write(dir.path().join(file), entry.to_string()).unwrap();
+    }
+    let agent = Agent::launch(dir, Settings::user(As::Nobody));
+    let checks = |name| {
+        let status = agent.status();
+        let entries = status["integrations"].as_array().unwrap();
+        let entry = entries.iter().find(|it| it["name"] == name);
+        entry.map_or(0, |entry| entry["checks"].as_u64().unwrap())
+    };
+    within(|| (!processes(&shown).is_empty()).then_some(()));
+    let before = checks("quick");
+    within(|| (checks("quick") > before + 5).then_some(()));
+    assert_ne!(processes(&shown), NONE, "ended with another's check");
+    std::fs::write(&done, "").unwrap();
+    within(|| (checks("patient") == 1).then_some(()));
+    within(|| processes(&shown).is_empty().then_some(()));
+}
+
 #[test]
 fn a_helper_survives_while_it_becomes_other_programs() {
     // In the middle of execve a process has no environment, and so nothing that tells whose it is.
@@ -161,7 +197,7 @@ fn a_helper_survives_while_it_becomes_other_programs() {
     std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
     let patient = integration(
         "patient",
-        &format!("(setsid {helper} 500 &); until test -e {done}; do sleep 0.02; done; cat {done}"),
+        &format!("(setsid {helper} 500 &); until test -s {done}; do sleep 0.02; done; cat {done}"),
     );
     let quick = (0..10).map(|number| {
         json!({"name": format!("quick-{number}"), "health_cmd": "true", "health_interval_secs": 0.02})
@@ -251,7 +287,7 @@ fn want_of_processes_is_a_failure_that_does_not_count() {
     assert_eq!(entry["consecutive_failures"], 0);
     assert!(entry["failures"].as_u64().unwrap() >= 1);
     let output = entry["last_check"]["output"].as_str().unwrap();
-    assert!(output.starts_with("not started: /bin/sh: "), "{output}");
+    assert!(output.starts_with("not started: fork: "), "{output}");
 }
 
 #[test]

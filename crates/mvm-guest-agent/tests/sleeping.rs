@@ -384,6 +384,36 @@ fn a_journal_that_cannot_be_kept_starts_no_checkpoint() {
             .contains("the journal cannot be kept"),
         "{answer}"
     );
-    assert!(!log(&agent).contains("save"), "{}", log(&agent));
+    assert_eq!(log(&agent), "", "nothing was begun, and nothing is owed");
     assert_eq!(agent.status()["lifecycle"], "running");
+}
+
+/// A debt is paid whether or not that can be written down, and is written down when it can be.
+#[test]
+fn a_journal_that_cannot_be_kept_any_more_stops_no_wake() {
+    let agent = agent(&[]);
+    sleep(&agent, "t");
+    let journal = agent.path("run/journal.json");
+    std::fs::remove_file(&journal).unwrap();
+    std::fs::create_dir(&journal).unwrap();
+    let awake = wake(&agent, "t");
+    assert_eq!(
+        steps(&awake),
+        [
+            "reseed skipped",
+            "clock skipped",
+            "identity skipped",
+            "restore a ok",
+            "restore b ok",
+            "restore c ok",
+            "resume ok"
+        ]
+    );
+    let all = "save c, save b, save a, load a, load b, load c";
+    assert_eq!(log(&agent), all);
+    std::fs::remove_dir(&journal).unwrap();
+    within(|| std::fs::read(&journal).ok());
+    let agent = agent.crash_and_restart();
+    within(|| (agent.status()["lifecycle"] == "running").then_some(()));
+    assert_eq!(log(&agent), all, "nothing is owed any more");
 }

@@ -1,5 +1,6 @@
 //! Every answer, one line each, and the error codes.
 
+use crate::lenient::Lenient;
 use crate::lifecycle::{Awake, Ready, Step};
 use crate::status::{
     DropInError, DropIns, Inspect, IntegrationStatus, Lifecycle, ProbeStatus, Status, Worker,
@@ -58,7 +59,7 @@ pub struct Hello {
     /// The agent's version.
     pub agent_version: String,
     /// Which build it is.
-    pub profile: Profile,
+    pub profile: Lenient<Profile>,
     /// The request types that this build serves.
     pub capabilities: Vec<String>,
     /// The kernel's random id of this boot (`/proc/sys/kernel/random/boot_id`).
@@ -132,7 +133,7 @@ pub enum Change {
     /// The guest's lifecycle went on.
     Lifecycle {
         /// The lifecycle as it is now.
-        lifecycle: Lifecycle,
+        lifecycle: Lenient<Lifecycle>,
     },
     /// The drop-ins were read anew.
     DropIns {
@@ -154,7 +155,7 @@ pub enum Change {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorAnswer {
     /// For programs: decisions depend on this alone.
-    pub code: ErrorCode,
+    pub code: Lenient<ErrorCode>,
     /// For people: what was wrong, with the field's or thing's name.
     pub message: String,
     /// Whether the same request may succeed later, unchanged.
@@ -168,7 +169,7 @@ impl ErrorAnswer {
     /// An error that is retryable if its code is.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
-            code,
+            code: code.into(),
             message: message.into(),
             retryable: code.is_retryable(),
             steps: None,
@@ -203,10 +204,6 @@ pub enum ErrorCode {
     Failed,
     /// All connections are taken.
     TooManyConnections,
-    /// A code of a newer agent.
-    #[serde(other)]
-    #[cfg_attr(feature = "schema", schemars(skip))]
-    Unknown,
 }
 
 impl ErrorCode {
@@ -229,14 +226,23 @@ impl ErrorCode {
             Self::WrongToken => "wrong-token",
             Self::Failed => "failed",
             Self::TooManyConnections => "too-many-connections",
-            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Lenient<ErrorCode> {
+    /// The code as it stands on the wire.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Known(code) => code.as_str(),
+            Self::Other(word) => word.as_str(),
         }
     }
 }
 
 impl<A: DeserializeOwned> AnswerOf<A> {
-    /// Reads a body leniently: unknown fields are ignored, unknown event kinds and error codes
-    /// are kept as unknown.
+    /// Reads a body leniently: unknown fields are ignored, unknown event kinds are kept as unknown,
+    /// unknown words in fields that describe as they came ([`Lenient`]).
     pub fn read(body: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(body)
     }
@@ -245,6 +251,7 @@ impl<A: DeserializeOwned> AnswerOf<A> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lenient::Word;
     use proptest::prelude::*;
 
     fn read(text: &str) -> Answer {
@@ -281,7 +288,7 @@ mod tests {
         assert_eq!(
             event.change,
             Change::Lifecycle {
-                lifecycle: Lifecycle::Ready
+                lifecycle: Lifecycle::Ready.into()
             }
         );
         let event = r#"{"type":"event","at":"1970-01-01T00:00:00Z","weather":"fine"}"#;
@@ -298,7 +305,7 @@ mod tests {
         ) else {
             panic!()
         };
-        assert_eq!(error.code, ErrorCode::Unknown);
+        assert_eq!(error.code, Lenient::Other(Word::new("on-fire")));
         assert_eq!(read(r#"{"type":"pong","mood":"good"}"#), Answer::Pong);
     }
 

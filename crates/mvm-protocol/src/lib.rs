@@ -9,6 +9,7 @@
 //! frame       [4 byte header][body]                Decoder: push bytes, take frames
 //! request     body  ->  Request | Refusal          strict: a misspelt field is an error
 //! answer      Answer  ->  body                     lenient to read: unknown fields are ignored
+//! lenient     words that a newer agent may have added, kept as they came
 //! lifecycle   sleep-prep and wake, and the steps that they report
 //! dev         exec, files, jobs and ports, which dev builds alone serve
 //! status      what status, inspect, check and watch report
@@ -20,6 +21,7 @@ pub mod dev;
 pub mod drop_in;
 pub mod frame;
 pub mod handshake;
+pub mod lenient;
 pub mod lifecycle;
 pub mod object;
 pub mod request;
@@ -29,6 +31,7 @@ pub mod timestamp;
 
 pub use answer::{Answer, AnswerFrame, ErrorAnswer, ErrorCode};
 pub use frame::{Decoder, Frame, FrameError};
+pub use lenient::Lenient;
 pub use request::{Request, RequestFrame};
 pub use timestamp::Timestamp;
 

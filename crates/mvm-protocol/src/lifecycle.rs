@@ -1,5 +1,6 @@
 //! Sleep and wake: what a host asks for around a snapshot, and what the agent reports of each step.
 
+use crate::lenient::Lenient;
 use crate::timestamp::Timestamp;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -190,10 +191,6 @@ pub enum StepKind {
     Restore,
     /// Let checks run again.
     Resume,
-    /// A step of a newer agent.
-    #[serde(other)]
-    #[cfg_attr(feature = "schema", schemars(skip))]
-    Unknown,
 }
 
 /// How a step ended.
@@ -216,11 +213,11 @@ pub enum Outcome {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Step {
     /// What it was.
-    pub step: StepKind,
+    pub step: Lenient<StepKind>,
     /// The integration whose command it ran, if it ran one.
     pub integration: Option<String>,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: Lenient<Outcome>,
     /// How long it took.
     pub duration_ms: u64,
     /// What a command printed and how it ended, why a step was skipped, or which filesystem.

@@ -1,6 +1,7 @@
 //! What `status`, `inspect`, `check` and `watch` report.
 
 use crate::answer::Profile;
+use crate::lenient::Lenient;
 use crate::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -65,9 +66,9 @@ impl Health {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// Where the guest is between running and frozen.
-    pub lifecycle: Lifecycle,
+    pub lifecycle: Lenient<Lifecycle>,
     /// The verdict on the guest.
-    pub health: Health,
+    pub health: Lenient<Health>,
     /// Seconds since the guest's boot, time asleep included (`CLOCK_BOOTTIME`).
     pub uptime_secs: f64,
     /// Idle or busy.
@@ -84,13 +85,13 @@ pub struct Status {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Worker {
     /// Idle or busy.
-    pub state: WorkerState,
+    pub state: Lenient<WorkerState>,
     /// Since when.
     pub since: Timestamp,
     /// When it was last seen busy; null if never.
     pub last_busy_at: Option<Timestamp>,
     /// The signals that make it busy.
-    pub because: Vec<BusySignal>,
+    pub because: Vec<Lenient<BusySignal>>,
     /// The 1-minute load average.
     pub load1: f64,
     /// Threads that run or could, from `/proc/loadavg`.
@@ -132,7 +133,7 @@ pub struct IntegrationStatus {
     /// Its name.
     pub name: String,
     /// The verdict.
-    pub health: Health,
+    pub health: Lenient<Health>,
     /// Since when.
     pub since: Timestamp,
     /// How many checks have failed in a row.
@@ -225,7 +226,7 @@ pub struct Agent {
     /// Its version.
     pub version: String,
     /// Which build it is.
-    pub profile: Profile,
+    pub profile: Lenient<Profile>,
     /// Its process id in the guest.
     pub pid: u32,
     /// Its resident memory, from `/proc/self/smaps_rollup`.

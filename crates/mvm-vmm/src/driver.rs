@@ -46,6 +46,17 @@ pub struct Launch<'a> {
     pub patience: Patience<'a>,
 }
 
+impl<'a> Launch<'a> {
+    /// The image, without which there is no guest.
+    pub(crate) fn need_image(&self, backend: &'static str) -> Result<&'a Image, Error> {
+        self.image.ok_or_else(|| Error::Unsupported {
+            backend,
+            reason: "no image was given".into(),
+            hint: "give --image DIR; `mvmctl image build --out DIR` makes one".into(),
+        })
+    }
+}
+
 /// What is to be started from a snapshot.
 #[derive(Debug, Clone)]
 pub struct Restore<'a> {
@@ -178,12 +189,6 @@ fn kvm_fails(
         Verdict::Usable => Ok(None),
         Verdict::Unusable(reason) => Ok(Some(reason)),
     }
-}
-
-/// Whether any backend that runs a guest has what it needs, as far as can be told without trying.
-pub(crate) fn any_is_there() -> bool {
-    let mut drivers = DRIVERS.iter().filter(|driver| driver.runs_a_guest());
-    drivers.any(|driver| driver.check().is_ok())
 }
 
 fn no_backend(name: &str) -> Error {

@@ -15,7 +15,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum Error {
     /// The name is not of the allowed form.
-    #[error("{0:?} cannot be a VM's name: 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-' can")]
+    #[error("this cannot be a VM's name: 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-' can")]
     BadName(String),
     /// There is no folder of that name.
     #[error("no VM has that name in {}", vms.display())]
@@ -26,10 +26,12 @@ pub enum Error {
         vms: PathBuf,
     },
     /// It is there and was not started here, so it cannot be stopped here either.
-    #[error("it has a socket but no vm.json: mvmctl did not start it")]
+    #[error("mvmctl did not start it: it has a socket or a vm.json of another's making")]
     NotOurs {
         /// The VM.
         name: String,
+        /// Whether it may run, and so be dialled: it does unless its vm.json says otherwise.
+        may_run: bool,
     },
     /// It runs already.
     #[error("it is running already (process {pid})")]
@@ -65,6 +67,12 @@ pub enum Error {
         /// The VM.
         name: String,
     },
+    /// It has never come so far as to have a console.
+    #[error("it has written no console yet")]
+    NoConsole {
+        /// The VM.
+        name: String,
+    },
     /// No backend of that name is built in.
     #[error("there is no backend {name:?}; there are {known}")]
     NoSuchBackend {
@@ -91,6 +99,18 @@ pub enum Error {
         /// The places that were looked at.
         looked_in: String,
         /// How to get it.
+        hint: String,
+    },
+    /// A program is there and does not do.
+    #[error("cannot use {program} ({}): {reason}", path.display())]
+    BadProgram {
+        /// Its name.
+        program: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// How to get another.
         hint: String,
     },
     /// A process that was started ended before the VM was up.
@@ -160,6 +180,47 @@ pub enum Error {
     },
 }
 
+/// What helps where a deadline has passed.
+const MORE_TIME: &str = "a longer --timeout helps if the guest is merely slow";
+
+/// What to do about an answer of a VMM.
+fn of_api(error: &HttpError) -> &'static str {
+    match error {
+        HttpError::NotListening => "it has ended: `mvmctl vm stop` clears what is left of it",
+        HttpError::TimedOut { .. } => MORE_TIME,
+        HttpError::Interrupted => "give the same command again",
+        HttpError::Refused { .. } => {
+            "its words say why; if they speak of a field or path that it does not know, its version \
+             has another interface: `mvmctl doctor` shows which version it is"
+        }
+        HttpError::Closed => {
+            "it has probably ended: `mvmctl vm logs` has its last words, `mvmctl vm stop` clears what \
+             is left of it"
+        }
+        HttpError::NotHttp(_) | HttpError::Unexpected(_) | HttpError::Request(_) => {
+            "its version may have another interface: `mvmctl doctor` shows which version it is; take \
+             one that docs/vmms.md speaks of"
+        }
+        HttpError::Io(error) => of_system(error),
+    }
+}
+
+/// What to do about a refusal of the system's.
+pub(crate) fn of_system(error: &io::Error) -> &'static str {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::PermissionDenied => {
+            "run it as the owner, or use a folder of your own: MVM_HOME names that of the VMs"
+        }
+        Kind::StorageFull | Kind::QuotaExceeded => {
+            "make room on that file system, or use a folder on another"
+        }
+        Kind::ReadOnlyFilesystem => "use a folder that can be written",
+        Kind::NotFound => "see whether that path is right, and what has removed it",
+        _ => "look at that path, and whether the kernel's log (dmesg) says more",
+    }
+}
+
 /// The ends of the logs that belong to a failure, oldest line first.
 #[derive(Debug, Default, Clone)]
 pub struct Logs {
@@ -183,47 +244,50 @@ fn then(ended: Option<&str>) -> String {
 }
 
 impl Error {
-    /// What to do next, where there is something better than trying again.
-    pub fn hint(&self) -> Option<String> {
+    /// What to do next.
+    pub fn hint(&self) -> String {
         match self {
-            Self::NoSuchVm { .. } => Some("`mvmctl vm ls` shows those that there are".into()),
-            Self::NotOurs { .. } => Some("stop it with whatever started it".into()),
-            Self::Running { name, .. } => Some(format!(
-                "`mvmctl vm stop {name}` first, or choose another name"
-            )),
-            Self::Locked { .. } => Some("try again when that one is done".into()),
-            Self::Record { path, .. } => Some(format!(
+            Self::BadName(name) if name.starts_with("unix:") || name.starts_with("vsock:") => {
+                "an address will not do here, since this is about the VM and not its agent: \
+                 `mvmctl vm ls` shows the names of those that mvmctl has started"
+                    .into()
+            }
+            Self::BadName(_) => "`mvmctl vm ls` shows the names that there are".into(),
+            Self::NoSuchVm { .. } => "`mvmctl vm ls` shows those that there are".into(),
+            Self::NotOurs { .. } => {
+                "whatever started it has its console, and has to stop it".into()
+            }
+            Self::Running { name, .. } => {
+                format!("`mvmctl vm stop {name}` first, or choose another name")
+            }
+            Self::Locked { .. } => "try again when that one is done".into(),
+            Self::Record { path, .. } => format!(
                 "if the VM is not running, remove {}",
                 path.parent().unwrap_or(path).display()
-            )),
-            Self::Image(error) => Some(error.hint()),
-            Self::Snapshot(error) => Some(error.hint()),
-            Self::NotRunning { name } => Some(format!("`mvmctl vm start {name}` first")),
-            Self::Unsupported { hint, .. } | Self::MissingProgram { hint, .. } => {
-                Some(hint.clone())
+            ),
+            Self::Image(error) => error.hint(),
+            Self::Snapshot(error) => error.hint(),
+            Self::NotRunning { name } => format!("`mvmctl vm start {name}` first"),
+            Self::NoConsole { name } => {
+                format!("`mvmctl vm start {name}` boots it; if that failed, it said why")
             }
-            Self::Api {
-                source: HttpError::NotListening,
-                ..
-            } => Some("it has ended: `mvmctl vm stop` clears what is left of it".into()),
-            Self::TimedOut { .. }
-            | Self::Api {
-                source: HttpError::TimedOut { .. },
-                ..
-            } => Some("a longer --timeout helps if the guest is merely slow".into()),
-            Self::Unkillable { .. } => {
-                Some("it is stuck in the kernel; look at its state in /proc/PID/stack".into())
+            Self::NoSuchBackend { .. } => "give one of these with --backend, or none".into(),
+            Self::Unsupported { hint, .. }
+            | Self::MissingProgram { hint, .. }
+            | Self::BadProgram { hint, .. } => hint.clone(),
+            Self::EndedEarly { .. } => "`mvmctl doctor` checks what a VM needs".into(),
+            Self::TimedOut { .. } => MORE_TIME.into(),
+            Self::Interrupted => "give the same command again".into(),
+            Self::Qmp { .. } => {
+                "`mvmctl doctor` tells whether its QEMU still runs; `mvmctl vm stop \
+                 --force` ends one that does not answer"
+                    .into()
             }
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("run it as the owner, or set MVM_HOME to a folder of your own".into())
+            Self::Api { source, .. } => of_api(source).into(),
+            Self::Unkillable { pid, .. } => {
+                format!("it is stuck in the kernel; see where in /proc/{pid}/stack")
             }
-            Self::EndedEarly { .. } => Some("`mvmctl doctor` checks what a VM needs".into()),
-            Self::BadName(_)
-            | Self::NoSuchBackend { .. }
-            | Self::Interrupted
-            | Self::Qmp { .. }
-            | Self::Api { .. }
-            | Self::Io { .. } => None,
+            Self::Io { source, .. } => of_system(source).into(),
         }
     }
 

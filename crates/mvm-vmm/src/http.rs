@@ -9,18 +9,14 @@
 //! are cleaned of control characters before they get into an error.
 
 use crate::launch::Patience;
+use crate::socket;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
-    send, socket_with,
-};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 use thiserror::Error;
@@ -175,28 +171,22 @@ impl Api<'_> {
         }
     }
 
-    /// Opens the socket by way of its folder's descriptor: a socket's path may have 107 bytes, a
-    /// folder's any number.
     fn dial(&self, patience: Patience<'_>) -> Result<OwnedFd, HttpError> {
-        let folder = File::options()
-            .read(true)
-            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-            .open(self.folder)?;
-        let path = format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), self.socket);
-        let address = SocketAddrUnix::new(path).map_err(io::Error::from)?;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-            .map_err(io::Error::from)?;
         loop {
-            match connect(&socket, &address) {
-                Ok(()) => return Ok(socket),
-                Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(HttpError::NotListening),
+            let error = match socket::connect(self.folder, self.socket) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => error,
+            };
+            match error.kind() {
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                    return Err(HttpError::NotListening);
+                }
                 // Its queue is full: it is busy, or hangs. There is no event to wait for.
-                Err(Errno::AGAIN | Errno::INTR) => {
+                ErrorKind::WouldBlock | ErrorKind::Interrupted => {
                     check(patience)?;
                     std::thread::sleep(TICK.min(patience.left()));
                 }
-                Err(errno) => return Err(io::Error::from(errno).into()),
+                _ => return Err(error.into()),
             }
         }
     }

@@ -11,13 +11,16 @@
 //! suspend     taking a snapshot of a VM, and starting one from it
 //! image       manifest.json and the files that it names
 //! build/      making an image: modules, init scripts, cpio
-//! doctor      what is in the way of starting VMs here
+//! brief       programs that are run for what they say
+//! doctor/     what is in the way of starting VMs here
+//! socket      Unix sockets at paths of any length
 //! locate      where programs are
 //! ```
 //!
 //! Nothing here knows what the agent says, beyond the line on the console with which it tells that
 //! it listens. Everything blocks; an async caller runs it on a thread of its own.
 
+mod brief;
 pub mod build;
 pub mod cloud_hypervisor;
 pub mod console;
@@ -37,6 +40,7 @@ pub mod process;
 pub mod qemu;
 pub mod record;
 pub mod snapshot;
+mod socket;
 pub mod suspend;
 mod vmlinux;
 

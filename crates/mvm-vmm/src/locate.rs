@@ -1,10 +1,12 @@
 //! Where the programs are that a VM needs.
 
+use crate::brief::{self, BRIEFLY};
 use crate::error::Error;
 use std::env;
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A program that is run by its path.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +17,10 @@ pub struct Program {
     pub variable: &'static str,
     /// How to get it.
     pub hint: &'static str,
+    /// What has it tell its version.
+    pub ask: &'static str,
+    /// What its answer begins with, by which it is told from another program. Letters of either case.
+    pub tells: &'static str,
 }
 
 /// QEMU for this machine's kind of CPU.
@@ -22,6 +28,8 @@ pub const QEMU: Program = Program {
     name: "qemu-system-x86_64",
     variable: "MVM_QEMU",
     hint: "apt-get install qemu-system-x86, or name it in MVM_QEMU",
+    ask: "--version",
+    tells: "QEMU",
 };
 
 /// The vsock device that QEMU uses over vhost-user.
@@ -29,6 +37,8 @@ pub const VHOST_DEVICE_VSOCK: Program = Program {
     name: "vhost-device-vsock",
     variable: "MVM_VHOST_DEVICE_VSOCK",
     hint: "cargo install --locked vhost-device-vsock, or name it in MVM_VHOST_DEVICE_VSOCK",
+    ask: "--version",
+    tells: "vhost-device-vsock",
 };
 
 /// Firecracker.
@@ -36,6 +46,8 @@ pub const FIRECRACKER: Program = Program {
     name: "firecracker",
     variable: "MVM_FIRECRACKER",
     hint: "install a release of Firecracker from 1.16.1 on, or name it in MVM_FIRECRACKER",
+    ask: "--version",
+    tells: "Firecracker",
 };
 
 /// Cloud Hypervisor.
@@ -43,6 +55,8 @@ pub const CLOUD_HYPERVISOR: Program = Program {
     name: "cloud-hypervisor",
     variable: "MVM_CLOUD_HYPERVISOR",
     hint: "install a release of Cloud Hypervisor, or name it in MVM_CLOUD_HYPERVISOR",
+    ask: "--version",
+    tells: "cloud-hypervisor",
 };
 
 /// The agent for the host's own kind of CPU.
@@ -50,6 +64,8 @@ pub const AGENT: Program = Program {
     name: "mvm-guest-agent",
     variable: "MVM_AGENT",
     hint: "give --agent PATH, or put it beside mvmctl",
+    ask: "--version",
+    tells: "mvm-guest-agent",
 };
 
 /// The same, built to serve commands and files as well.
@@ -58,6 +74,8 @@ pub const AGENT_DEV: Program = Program {
     variable: "MVM_AGENT_DEV",
     hint: "`cargo xtask build` makes one beside mvmctl; or give --agent PATH of one that was built \
            with --features dev",
+    ask: "--version",
+    tells: "mvm-guest-agent",
 };
 
 /// What a guest has for its programs.
@@ -65,6 +83,8 @@ pub const BUSYBOX: Program = Program {
     name: "busybox",
     variable: "MVM_BUSYBOX",
     hint: "apt-get install busybox-static, or give --busybox PATH",
+    ask: "--help",
+    tells: "BusyBox",
 };
 
 impl Program {
@@ -79,7 +99,7 @@ impl Program {
                 Err(self.missing(format!("${} ({})", self.variable, path.display())))
             };
         }
-        let folders = folders();
+        let folders = folders(|name| env::var_os(name));
         let found = folders
             .iter()
             .map(|(folder, _)| folder.join(self.name))
@@ -92,6 +112,36 @@ impl Program {
         absolute(&path)
     }
 
+    /// What the program at that path says of its version, on one line.
+    pub(crate) fn version(&self, path: &Path) -> Result<String, Error> {
+        let wrong = |reason: String| Error::BadProgram {
+            program: self.name,
+            path: path.to_owned(),
+            reason,
+            hint: self.hint.to_owned(),
+        };
+        let asked = self.ask;
+        let output = brief::run(Command::new(path).arg(asked), BRIEFLY)
+            .map_err(|error| wrong(format!("asked with {asked}, {error}")))?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let first = said.lines().next().unwrap_or_default().trim().to_owned();
+        if !output.status.success() {
+            return Err(wrong(format!("{asked} fails ({})", output.status)));
+        }
+        let begins = first.to_ascii_lowercase();
+        if !begins.starts_with(&self.tells.to_ascii_lowercase()) {
+            return Err(wrong(format!(
+                "it is another program: {asked} gives {first:?}"
+            )));
+        }
+        if !first.contains(|c: char| c.is_ascii_digit()) {
+            return Err(wrong(format!(
+                "it does not tell its version: {asked} gives {first:?}"
+            )));
+        }
+        Ok(first)
+    }
+
     fn missing(&self, looked_in: String) -> Error {
         Error::MissingProgram {
             program: self.name,
@@ -101,26 +151,22 @@ impl Program {
     }
 }
 
-/// The folders that are looked in, each with the name by which an error speaks of it.
-fn folders() -> Vec<(PathBuf, String)> {
+/// The folders that are looked in, each with the name by which an error speaks of it. All are
+/// absolute: what is in the current folder is never run.
+fn folders(env: impl Fn(&str) -> Option<OsString>) -> Vec<(PathBuf, String)> {
     let mut folders = Vec::new();
     if let Ok(own) = env::current_exe()
         && let Some(folder) = own.parent()
     {
         folders.push((folder.to_owned(), folder.display().to_string()));
     }
-    let path = env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
+    let path = env("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
     for folder in env::split_paths(&path).filter(|folder| folder.is_absolute()) {
         folders.push((folder, "$PATH".to_owned()));
     }
-    let cargo = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| under_home(".cargo"));
-    let others = [
-        cargo.map(|folder| folder.join("bin")),
-        cache().map(|folder| folder.join("bin")),
-    ];
-    for folder in others.into_iter().flatten() {
+    let cargo = folder_of(&env, "CARGO_HOME", ".cargo");
+    for folder in cargo.into_iter().chain(cache_of(&env)) {
+        let folder = folder.join("bin");
         let name = folder.display().to_string();
         folders.push((folder, name));
     }
@@ -129,14 +175,22 @@ fn folders() -> Vec<(PathBuf, String)> {
 
 /// Where `cargo xtask` keeps what it installs.
 pub(crate) fn cache() -> Option<PathBuf> {
-    env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| under_home(".cache"))
-        .map(|cache| cache.join("mvm-xtask"))
+    cache_of(|name| env::var_os(name))
 }
 
-fn under_home(rest: &str) -> Option<PathBuf> {
-    env::var_os("HOME").map(|home| Path::new(&home).join(rest))
+fn cache_of(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    folder_of(env, "XDG_CACHE_HOME", ".cache").map(|cache| cache.join("mvm-xtask"))
+}
+
+/// The folder that a variable names, or its default below `$HOME`. A relative path does not count,
+/// as the XDG base directory specification says.
+fn folder_of(
+    env: impl Fn(&str) -> Option<OsString>,
+    variable: &str,
+    default: &str,
+) -> Option<PathBuf> {
+    let absolute = |name| env(name).map(PathBuf::from).filter(|it| it.is_absolute());
+    absolute(variable).or_else(|| Some(absolute("HOME")?.join(default)))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Error> {
@@ -145,4 +199,52 @@ fn absolute(path: &Path) -> Result<PathBuf, Error> {
 
 fn is_executable(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(variables: &[(&str, &str)]) -> Vec<PathBuf> {
+        let folders = folders(|name| {
+            let value = variables.iter().find(|(variable, _)| *variable == name);
+            value.map(|(_, value)| value.into())
+        });
+        // The first is where this test is.
+        folders
+            .into_iter()
+            .skip(1)
+            .map(|(folder, _)| folder)
+            .collect()
+    }
+
+    #[test]
+    fn programs_are_where_the_variables_say() {
+        let named = [
+            ("PATH", "/p:/q"),
+            ("CARGO_HOME", "/c"),
+            ("XDG_CACHE_HOME", "/x"),
+            ("HOME", "/h"),
+        ];
+        let expected = ["/p", "/q", "/c/bin", "/x/mvm-xtask/bin"];
+        assert_eq!(found(&named), expected.map(PathBuf::from));
+        let by_default = ["/p", "/h/.cargo/bin", "/h/.cache/mvm-xtask/bin"];
+        assert_eq!(
+            found(&[("PATH", "/p"), ("HOME", "/h")]),
+            by_default.map(PathBuf::from)
+        );
+    }
+
+    #[test]
+    fn the_current_folder_is_never_looked_in() {
+        for relative in ["", ".", "bin"] {
+            let variables = [
+                ("PATH", &*format!("{relative}:/p:{relative}")),
+                ("CARGO_HOME", relative),
+                ("XDG_CACHE_HOME", relative),
+                ("HOME", relative),
+            ];
+            assert_eq!(found(&variables), [PathBuf::from("/p")], "{relative:?}");
+        }
+    }
 }

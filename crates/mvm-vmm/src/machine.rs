@@ -20,6 +20,7 @@ use crate::launch::{Crew, Patience};
 use crate::process::Alive;
 use crate::record::{Home, Lock, Record, State, VERSION, VmFolder, VmName};
 use crate::snapshot;
+use serde::Serialize;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt as _;
@@ -67,7 +68,8 @@ pub enum Stop {
 }
 
 /// How it came to stand still.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Stopped {
     /// It was not running.
     Already,
@@ -118,7 +120,9 @@ pub fn start(
         etc: record.etc.clone(),
         patience,
     };
-    let port = image.as_ref().map(|image| image.manifest.agent.port);
+    // An image's port is its guest's. An agent on this machine, on a Unix socket, knows one alone.
+    let guest = image.as_ref().filter(|_| driver.runs_a_guest());
+    let port = guest.map(|image| image.manifest.agent.port);
     let mut crew = Crew::new(
         folder,
         Record {
@@ -319,7 +323,12 @@ pub fn console(home: &Home, name: &VmName) -> Result<File, Error> {
     let folder = home.vm(name);
     folder.record()?;
     let path = folder.console();
-    File::open(&path).map_err(Error::io("read", &path))
+    match File::open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::NoConsole {
+            name: name.to_string(),
+        }),
+        opened => opened.map_err(Error::io("read", &path)),
+    }
 }
 
 /// Whether the VM's main process runs.

@@ -1,13 +1,14 @@
 //! What Firecracker and Cloud Hypervisor have in common: one process a VM, which owns `v.sock`, is
 //! told what to do over an API socket, and runs guests by KVM alone.
 
-use crate::driver::Launch;
 use crate::error::{Error, Logs};
-use crate::http::{Api, HttpError};
-use crate::image::Image;
+use crate::http::{Api, HttpError, Method};
 use crate::launch::{Crew, Patience};
 use crate::record::VmFolder;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -38,82 +39,181 @@ pub(crate) fn kvm_device() -> PathBuf {
 }
 
 /// Whether the device can be opened. Whether it then boots a kernel, only a trial would tell.
-pub(crate) fn check_kvm(backend: &'static str) -> Result<(), Error> {
-    let device = kvm_device();
-    match File::options().read(true).write(true).open(&device) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Error::Unsupported {
-            backend,
-            reason: format!(
-                "it runs guests by KVM alone, and {} cannot be opened: {error}",
-                device.display()
-            ),
-            hint: "`mvmctl doctor` says how to get KVM; --backend qemu can do without".into(),
-        }),
-    }
+pub(crate) fn open_kvm() -> io::Result<()> {
+    let mut options = File::options();
+    options.read(true).write(true).open(kvm_device()).map(drop)
 }
 
-/// The image, without which there is no guest.
-pub(crate) fn image<'a>(launch: &Launch<'a>, backend: &'static str) -> Result<&'a Image, Error> {
-    launch.image.ok_or_else(|| Error::Unsupported {
+/// The same for a backend that can do nothing without.
+pub(crate) fn check_kvm(backend: &'static str) -> Result<(), Error> {
+    open_kvm().map_err(|error| Error::Unsupported {
         backend,
-        reason: "no image was given".into(),
-        hint: "give --image DIR; `mvmctl image build --out DIR` makes one".into(),
+        reason: format!(
+            "it runs guests by KVM alone, and {} cannot be opened: {error}",
+            kvm_device().display()
+        ),
+        hint: "`mvmctl doctor` says how to get KVM; --backend qemu can do without".into(),
     })
 }
 
-/// A VMM, and how to speak of it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Vmm<'a> {
+/// A VMM that is told what to do over an API.
+#[derive(Debug)]
+pub(crate) struct Vmm {
     /// What people call it.
     pub(crate) name: &'static str,
-    /// Its API.
-    pub(crate) api: Api<'a>,
+    /// What all paths of its API begin with.
+    pub(crate) root: &'static str,
 }
 
-impl<'a> Vmm<'a> {
-    pub(crate) fn of(name: &'static str, folder: &'a VmFolder) -> Self {
-        let api = Api {
-            folder: folder.path(),
-            socket: API_SOCKET,
+impl Vmm {
+    /// The one that runs in a VM's folder.
+    pub(crate) fn in_folder<'a>(
+        &self,
+        folder: &'a VmFolder,
+        crew: Option<&'a Crew>,
+        patience: Patience<'a>,
+    ) -> Told<'a> {
+        Told {
+            name: self.name,
+            root: self.root,
+            api: Api {
+                folder: folder.path(),
+                socket: API_SOCKET,
+            },
+            crew,
+            patience,
+        }
+    }
+}
+
+/// One VMM that is told what to do. Paths are below the root of its API; what is being done stands
+/// in an error behind "cannot".
+#[derive(Debug)]
+pub(crate) struct Told<'a> {
+    name: &'static str,
+    root: &'static str,
+    api: Api<'a>,
+    /// Those that were started, to be looked at when something fails.
+    pub(crate) crew: Option<&'a Crew>,
+    patience: Patience<'a>,
+}
+
+impl Told<'_> {
+    /// What is at `path`, once it answers; there must be something there from its start on.
+    pub(crate) fn wait_until_up<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let doing = "say who it is";
+        let Some(crew) = self.crew else {
+            return self.get(path, doing);
         };
-        Self { name, api }
+        let awaited = format!("{}'s API socket", self.name);
+        crew.wait_for(&awaited, self.patience, || {
+            match self.try_to_get(path, self.patience.step(ANSWER)) {
+                Ok(answer) => Ok(Some(answer)),
+                // It has not made its socket yet; or has ended, which is looked at next.
+                Err(HttpError::NotListening | HttpError::Closed) => Ok(None),
+                Err(error) => Err(self.failed(doing)(error)),
+            }
+        })
     }
 
-    /// Waits until it answers, which it does by what `probe` asks of it.
-    pub(crate) fn wait_until_up<T>(
+    /// Reads something that is told at once.
+    pub(crate) fn get<T: DeserializeOwned>(
         &self,
-        crew: &Crew,
-        patience: Patience<'_>,
-        probe: impl Fn(Patience<'_>) -> Result<T, HttpError>,
+        path: &str,
+        doing: &'static str,
     ) -> Result<T, Error> {
-        let awaited = format!("{}'s API socket", self.name);
-        crew.wait_for(&awaited, patience, || match probe(patience.step(ANSWER)) {
-            Ok(answer) => Ok(Some(answer)),
-            // It has not made its socket yet; or has ended, which is looked at next.
-            Err(HttpError::NotListening | HttpError::Closed) => Ok(None),
-            Err(error) => Err(self.failed(Some(crew), "say who it is", error)),
-        })
+        self.try_to_get(path, self.patience.step(ANSWER))
+            .map_err(self.failed(doing))
+    }
+
+    /// Reads something that may have to wait for what was asked before, with all the time that there
+    /// is.
+    pub(crate) fn try_to_get_at_length<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<T, HttpError> {
+        self.try_to_get(path, self.patience)
+    }
+
+    fn try_to_get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        patience: Patience<'_>,
+    ) -> Result<T, HttpError> {
+        self.api.get(&self.path(path), patience)
+    }
+
+    /// An action that takes nothing.
+    pub(crate) fn act(&self, path: &str, doing: &'static str) -> Result<(), Error> {
+        self.try_to_act(path).map_err(self.failed(doing))
+    }
+
+    pub(crate) fn try_to_act(&self, path: &str) -> Result<(), HttpError> {
+        let patience = self.patience.step(ANSWER);
+        self.api.act(&self.path(path), patience)
+    }
+
+    pub(crate) fn put(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        doing: &'static str,
+    ) -> Result<(), Error> {
+        let patience = self.patience.step(ANSWER);
+        self.ask(Method::Put, path, request, doing, patience)
+    }
+
+    /// What moves the guest's memory may take all the time that there is.
+    pub(crate) fn put_at_length(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        doing: &'static str,
+    ) -> Result<(), Error> {
+        self.ask(Method::Put, path, request, doing, self.patience)
+    }
+
+    pub(crate) fn patch(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        doing: &'static str,
+    ) -> Result<(), Error> {
+        let patience = self.patience.step(ANSWER);
+        self.ask(Method::Patch, path, request, doing, patience)
+    }
+
+    fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        request: &impl Serialize,
+        doing: &'static str,
+        patience: Patience<'_>,
+    ) -> Result<(), Error> {
+        let asked = self.api.ask(method, &self.path(path), request, patience);
+        asked.map_err(self.failed(doing))
+    }
+
+    fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.root)
     }
 
     /// What was asked of it could not be done. With the processes that were started it is told, too,
     /// whether it ended over it.
-    pub(crate) fn failed(
-        &self,
-        crew: Option<&Crew>,
-        doing: &'static str,
-        source: HttpError,
-    ) -> Error {
-        if let HttpError::Interrupted = source {
-            return Error::Interrupted;
-        }
-        let ended = crew.and_then(ended);
-        Error::Api {
-            vmm: self.name,
-            doing,
-            source,
-            ended,
-            logs: crew.map_or_else(Logs::default, Crew::logs),
+    pub(crate) fn failed(&self, doing: &'static str) -> impl FnOnce(HttpError) -> Error {
+        let (vmm, crew) = (self.name, self.crew);
+        move |source| {
+            if let HttpError::Interrupted = source {
+                return Error::Interrupted;
+            }
+            Error::Api {
+                vmm,
+                doing,
+                source,
+                ended: crew.and_then(ended),
+                logs: crew.map_or_else(Logs::default, Crew::logs),
+            }
         }
     }
 }

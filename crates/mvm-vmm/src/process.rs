@@ -5,6 +5,7 @@
 //! compares afterwards; what the pidfd refers to cannot change any more.
 
 use crate::error::Error;
+use crate::socket::listed;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal,
@@ -193,18 +194,10 @@ pub fn boot_id() -> Result<String, Error> {
 /// Whether a process listens on a Unix socket, bound under exactly that name. That the socket's file
 /// is there says less: it appears some instants before it can be connected to.
 pub fn listens(pid: i32, socket: &str) -> io::Result<bool> {
-    // __SO_ACCEPTCON, in proc_pid_net(5)'s /proc/net/unix.
-    const LISTENING: &str = "00010000";
-    let table = std::fs::read(format!("/proc/{pid}/net/unix"))?;
-    let table = String::from_utf8_lossy(&table);
-    let listening: Vec<_> = table
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split_whitespace().skip(3);
-            let (flags, inode) = (fields.next()?, fields.nth(2)?);
-            let path = fields.next()?;
-            (flags == LISTENING && path == socket).then(|| format!("socket:[{inode}]"))
-        })
+    let listening = listed(&pid.to_string(), socket)?;
+    let listening: Vec<_> = listening
+        .iter()
+        .map(|inode| format!("socket:[{inode}]"))
         .collect();
     // Others may have bound the same relative name in folders of their own.
     for descriptor in std::fs::read_dir(format!("/proc/{pid}/fd"))? {

@@ -92,6 +92,15 @@ pub struct Record {
     pub processes: Vec<Process>,
 }
 
+/// A `vm.json` that others write for a VM that they start: to say its state, and where its agent is.
+/// Without what only mvmctl writes.
+#[derive(Debug, Deserialize)]
+struct Others {
+    state: Option<String>,
+    version: Option<serde::de::IgnoredAny>,
+    processes: Option<serde::de::IgnoredAny>,
+}
+
 /// `$MVM_HOME`.
 #[derive(Debug, Clone)]
 pub struct Home {
@@ -189,6 +198,7 @@ impl VmFolder {
                 return Err(if self.file("v.sock").exists() {
                     Error::NotOurs {
                         name: self.name.clone(),
+                        may_run: true,
                     }
                 } else {
                     Error::NoSuchVm {
@@ -203,8 +213,19 @@ impl VmFolder {
             path: path.clone(),
             reason,
         };
-        let record: Record =
-            serde_json::from_slice(&content).map_err(|error| unusable(error.to_string()))?;
+        let record: Record = serde_json::from_slice(&content).map_err(|error| {
+            match serde_json::from_slice(&content) {
+                Ok(Others {
+                    version: None,
+                    processes: None,
+                    state,
+                }) => Error::NotOurs {
+                    name: self.name.clone(),
+                    may_run: state.is_none_or(|state| state == "running"),
+                },
+                _ => unusable(error.to_string()),
+            }
+        })?;
         if record.version == VERSION {
             Ok(record)
         } else {
@@ -346,9 +367,31 @@ mod tests {
         folder.save(&newer).unwrap();
         let error = folder.record().unwrap_err().to_string();
         assert!(error.contains("it has version 2"), "{error}");
-        std::fs::remove_file(folder.file("vm.json")).unwrap();
+    }
+
+    #[test]
+    fn what_others_have_started_is_theirs() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = Home::at(home.path()).vm(&VmName::new("web").unwrap());
+        folder.create().unwrap();
+        let may_run = || match folder.record() {
+            Err(Error::NotOurs { may_run, .. }) => may_run,
+            other => panic!("{other:?}"),
+        };
         std::fs::write(folder.file("v.sock"), "").unwrap();
-        assert!(matches!(folder.record(), Err(Error::NotOurs { .. })));
+        assert!(may_run());
+        for (record, expected) in [
+            ("{}", true),
+            (r#"{"state":"running","address":"vsock:7"}"#, true),
+            (r#"{"state":"asleep"}"#, false),
+            (r#"{"state":"stopped","owner":"nomad"}"#, false),
+        ] {
+            std::fs::write(folder.file("vm.json"), record).unwrap();
+            assert_eq!(may_run(), expected, "{record}");
+        }
+        // Half of one of mvmctl's is not another's.
+        std::fs::write(folder.file("vm.json"), r#"{"version":1,"state":"stopped"}"#).unwrap();
+        assert!(matches!(folder.record(), Err(Error::Record { .. })));
     }
 
     #[test]

@@ -119,6 +119,9 @@ pub(crate) fn command() -> clap::Command {
     Cli::command()
 }
 
+/// The longest duration that can be asked for: a year. Beyond some centuries clocks overflow.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
 /// Reads a duration as it is written on the command line: `500ms`, `2s`, `1m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let unsigned = text
@@ -126,8 +129,10 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .ok()
         .and_then(|signed| Duration::try_from(signed).ok());
     match unsigned {
-        Some(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err("a duration over zero is asked for, such as 500ms, 2s or 1m".into()),
+        Some(duration) if !duration.is_zero() && duration <= LONGEST => Ok(duration),
+        _ => {
+            Err("a duration over zero is asked for, such as 500ms, 2s or 1m; a year at most".into())
+        }
     }
 }
 
@@ -150,6 +155,7 @@ mod tests {
         good("1.5s", 1500);
         good("1m", 60_000);
         good("1h30m", 5_400_000);
+        good("8784h", 31_622_400_000);
         for bad in [
             "",
             "5",
@@ -159,6 +165,8 @@ mod tests {
             "2 fortnights",
             "1y",
             "99999999999999999999s",
+            "2562047788015215h",
+            "8785h",
         ] {
             assert!(duration(bad).is_err(), "{bad}");
         }

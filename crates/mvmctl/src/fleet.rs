@@ -40,13 +40,20 @@ pub(crate) struct Target {
     pub(crate) vm: Result<Vm, Error>,
 }
 
-/// The VMs of those names, or all if there are none, in name order and each once.
+/// The VMs of those names, or all if there are none, in name order and each once. Where some of all
+/// may be that could not be looked at is told on stderr.
 pub(crate) fn targets(
+    context: &Context,
     inventory: &Inventory,
     names: &[String],
 ) -> Result<(Scope, Vec<Target>), Failure> {
     if names.is_empty() {
-        let all = inventory.list()?.into_iter().map(|vm| Target {
+        let found = inventory.list()?;
+        for unseen in &found.unseen {
+            context.ui.warning(&unseen.to_string());
+            context.ui.hint(unseen.hint());
+        }
+        let all = found.vms.into_iter().map(|vm| Target {
             name: vm.name.clone(),
             vm: Ok(vm),
         });
@@ -80,7 +87,7 @@ pub(crate) async fn ask<T>(
     what: impl AsyncFn(Session) -> Result<T, Error>,
 ) -> Result<Fleet<T>, Failure> {
     let inventory = context.inventory()?;
-    let (scope, targets) = targets(&inventory, names)?;
+    let (scope, targets) = targets(context, &inventory, names)?;
     if targets.is_empty() {
         context.ui.note(&format!(
             "no VMs in {}",

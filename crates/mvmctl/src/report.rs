@@ -122,7 +122,7 @@ impl Failure {
         Self {
             vm: Some(vm.to_owned()),
             kind: kind_of(error),
-            code: error.code().into(),
+            code: error.code().to_owned().into(),
             message: error.to_string(),
             hint: Some(error.hint(vm)),
             retryable: error.is_retryable(),
@@ -227,7 +227,10 @@ pub(crate) fn finish(context: &Context, result: Result<Outcome, Failure>) -> Exi
             Ended::TimedOut => 124,
         }),
         Err(failure) => {
-            if failure.vm.is_some() && matches!(context.format, Format::Json | Format::Yaml) {
+            if failure.vm.is_some()
+                && context.ui.has_stdout()
+                && matches!(context.format, Format::Json | Format::Yaml)
+            {
                 // Who reads data gets the failure as data too. If stdout fails, stderr is left.
                 let _ = data::line(context, &InData::from(&failure));
             }

@@ -1,7 +1,7 @@
 //! The way out: data on stdout, talk on stderr. Nothing else writes to either.
 
 use crate::args::Color;
-use crate::render::text::{clean, wrapped};
+use crate::render::text::{clean, cut, wrapped};
 use crate::report::Failure;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,6 +11,11 @@ use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
+
+/// How much is said at once, in characters: a path can have 4096, and what a guest sends 256 KiB.
+const MOST: usize = 4500;
 
 /// Stdout and stderr of this run.
 #[derive(Debug)]
@@ -19,15 +24,18 @@ pub(crate) struct Ui {
     color: bool,
     color_on_stderr: bool,
     verbose: bool,
+    dumb: bool,
     closed: Cell<bool>,
+    given_away: Cell<bool>,
 }
 
 impl Ui {
-    /// Looks at the terminal and at `NO_COLOR`.
+    /// Looks at the terminal, at `NO_COLOR` and at `TERM`: a dumb one obeys no escape sequence.
     pub(crate) fn new(color: Color, verbose: bool) -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|kind| kind == "dumb");
         let wanted = |terminal: bool| match color {
-            Color::Auto => terminal && !no_color,
+            Color::Auto => terminal && !no_color && !dumb,
             Color::Always => true,
             Color::Never => false,
         };
@@ -39,7 +47,9 @@ impl Ui {
             color,
             color_on_stderr: wanted(std::io::stderr().is_terminal()),
             verbose,
+            dumb,
             closed: Cell::new(false),
+            given_away: Cell::new(false),
         }
     }
 
@@ -78,6 +88,17 @@ impl Ui {
         }
     }
 
+    /// Says that stdout carries somebody else's bytes, a file's or a port's: nothing of ours may get
+    /// among them.
+    pub(crate) fn give_stdout_away(&self) {
+        self.given_away.set(true);
+    }
+
+    /// Whether data of ours may be written to stdout.
+    pub(crate) fn has_stdout(&self) -> bool {
+        !self.given_away.get()
+    }
+
     /// Whether the reader of stdout has gone, even if nothing was written to it since.
     pub(crate) fn is_closed(&self) -> bool {
         let stdout = std::io::stdout();
@@ -93,6 +114,20 @@ impl Ui {
         self.closed.get()
     }
 
+    /// Waits until the reader of stdout has gone: for streams that may have nothing to write for long.
+    /// It never comes where that cannot be told, as of a file.
+    pub(crate) async fn closed(&self) {
+        // Only looked at, and so left as it is: not to wait is a setting that others would share.
+        let stdout = std::io::stdout().as_fd().try_clone_to_owned();
+        if let Ok(pipe) = stdout.and_then(pipe::Sender::from_owned_fd_unchecked)
+            && pipe.ready(Interest::ERROR).await.is_ok()
+            && self.is_closed()
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
+    }
+
     /// Talk on stderr, one line.
     pub(crate) fn note(&self, text: &str) {
         self.talk("", "", text);
@@ -101,6 +136,11 @@ impl Ui {
     /// What went wrong, on stderr.
     pub(crate) fn error(&self, text: &str) {
         self.talk("error: ", "1;31", text);
+    }
+
+    /// What is amiss and ends nothing, on stderr.
+    pub(crate) fn warning(&self, text: &str) {
+        self.talk("warning: ", "1;33", text);
     }
 
     /// What to do next, on stderr.
@@ -116,6 +156,7 @@ impl Ui {
             label.to_owned()
         };
         let text = clean(text);
+        let text = cut(&text, MOST);
         let shown = match width_of(std::io::stderr()) {
             Some(width) => wrapped(&text, width.into(), indent),
             None => text.into_owned(),
@@ -127,7 +168,7 @@ impl Ui {
     /// Whether stderr is a terminal for things that move. The conversation that `-v` shows would
     /// tear them.
     pub(crate) fn is_live(&self) -> bool {
-        std::io::stderr().is_terminal() && !self.verbose
+        std::io::stderr().is_terminal() && !self.verbose && !self.dumb
     }
 
     /// Says what is being waited for, once it has taken a second, until the guard is dropped: a

@@ -27,7 +27,8 @@ pub(crate) struct Any {
 pub(crate) fn complete(begun: &OsStr) -> Vec<CompletionCandidate> {
     let begun = begun.to_string_lossy();
     let vms = Inventory::from_env(None).and_then(|inventory| inventory.list());
-    vms.unwrap_or_default()
+    vms.map(|found| found.vms)
+        .unwrap_or_default()
         .into_iter()
         .filter(|vm| vm.name.starts_with(&*begun))
         .map(|vm| {

@@ -249,31 +249,6 @@ fn who_is_interrupted_leaves_nothing() {
 }
 
 #[test]
-fn doctor_says_what_is_missing_and_how_to_get_it() {
-    let home = Home::new();
-    let output = Command::new(env!("CARGO_BIN_EXE_mvmctl"))
-        .args(["doctor", "--json"])
-        .env("MVM_HOME", home.0.path())
-        .env("PATH", "/nonexistent")
-        .env("HOME", "/nonexistent")
-        .env_remove("CARGO_HOME")
-        .env_remove("XDG_CACHE_HOME")
-        .env_remove("MVM_QEMU")
-        .env_remove("MVM_VHOST_DEVICE_VSOCK")
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["can_start_vms"], false);
-    for subject in ["qemu", "vhost-device-vsock"] {
-        let findings = report["findings"].as_array().unwrap();
-        let finding = findings.iter().find(|f| f["subject"] == subject).unwrap();
-        assert_eq!(finding["level"], "problem");
-        assert!(finding["fix"].as_str().unwrap().contains("install"));
-    }
-}
-
-#[test]
 fn one_that_does_not_stop_when_asked_to_is_ended() {
     let home = Home::new();
     // It wakes once a second, so that it leaves nothing behind when it is killed.
@@ -360,6 +335,169 @@ fn a_long_path_is_no_obstacle() {
     home.ok(START);
     home.ok("vm ping web");
     home.ok("vm stop web");
+}
+
+/// The agent is started in a folder of its own, where a path that is relative to ours leads nowhere.
+#[test]
+fn a_home_may_be_named_relative_to_where_we_are() {
+    let home = Home::new();
+    let run = |line: &str| {
+        let run = Command::new(env!("CARGO_BIN_EXE_mvmctl"))
+            .args(line.split_whitespace())
+            .current_dir(home.0.path().parent().unwrap())
+            .env("MVM_HOME", home.0.path().file_name().unwrap())
+            .env_remove("MVM_AGENT")
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&run.stderr);
+        assert_eq!(run.status.code(), Some(0), "{line}: {stderr}");
+    };
+    run(START);
+    run("vm ping web");
+    run("vm stop web");
+}
+
+/// An agent on this machine has no part in the image, nor in its port.
+#[test]
+fn an_image_with_a_port_of_its_own_does_not_move_the_agent() {
+    let home = Home::new();
+    let image = home.0.path().join("image");
+    fs::create_dir(&image).unwrap();
+    let manifest = r#"{"version":1,"kernel":"vmlinux","initrd":null,"rootfs":null,"cmdline":"",
+        "agent":{"version":"0.1.0","profile":"prod","port":1052}}"#;
+    fs::write(image.join("manifest.json"), manifest).unwrap();
+    fs::write(image.join("vmlinux"), "").unwrap();
+    home.ok(&format!(
+        "{START} --image {} --timeout 10s",
+        image.display()
+    ));
+    home.ok("vm ping web");
+    assert_eq!(home.record("web")["port"], 52);
+}
+
+/// Each is ended by the other: only if both are asked at once does either go by itself.
+#[test]
+fn several_are_stopped_at_once_and_told_in_name_order() {
+    let home = Home::new();
+    let agent = home.agent(
+        "vm=$(basename $PWD); other=../$([ $vm = a ] && echo b || echo a)/asked\n\
+         trap 'echo >asked; while [ ! -e $other ]; do sleep 0.1; done; exit' TERM\n\
+         echo ready; while :; do sleep 0.1; done",
+    );
+    for vm in ["b", "a"] {
+        home.ok(&format!(
+            "vm start {vm} --backend local --agent {agent} --no-wait"
+        ));
+        let until = Instant::now() + Duration::from_secs(10);
+        while home.ok(&format!("vm logs {vm}")).stdout != "ready\n" {
+            assert!(Instant::now() < until, "the agent does not start");
+        }
+    }
+    let stopped = home.ok("vm stop b a b --timeout 60s --json");
+    // Before it there may be what is being waited for.
+    let told = &stopped.stderr;
+    assert!(told.ends_with("a has stopped\nb has stopped\n"), "{told}");
+    let report: Value = serde_json::from_str(&stopped.stdout).unwrap();
+    let expected = serde_json::json!([
+        {"vm": "a", "stopped": "clean"},
+        {"vm": "b", "stopped": "clean"},
+    ]);
+    assert_eq!(report, expected);
+}
+
+#[test]
+fn with_a_name_that_is_none_nothing_is_done_to_any() {
+    let home = Home::new();
+    home.ok(START);
+    let spoil = |command: &str| {
+        let mut words: Vec<_> = command.split(' ').collect();
+        words.extend(["web", "b b"]);
+        let output = Command::new(env!("CARGO_BIN_EXE_mvmctl"))
+            .args(words)
+            .env("MVM_HOME", home.0.path())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{command}: {stderr}");
+        assert!(
+            stderr.contains("b b: this cannot be a VM's name"),
+            "{stderr}"
+        );
+        home.ok("vm ping web");
+    };
+    for command in ["vm stop", "vm stop --force", "vm rm --force"] {
+        spoil(command);
+    }
+    let address = home.run("vm stop web unix:/tmp/x");
+    assert_eq!(address.code, Some(2));
+    assert!(
+        address.stderr.contains("an address will not do here"),
+        "{}",
+        address.stderr
+    );
+}
+
+/// What `--json` prints, as JSON, of a run that ends with that code.
+fn json(home: &Home, line: &str, code: i32) -> Value {
+    let run = home.run(&format!("{line} --json"));
+    assert_eq!(run.code, Some(code), "{line}: {}", run.stderr);
+    serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{line}: {error}"))
+}
+
+#[test]
+fn what_came_of_it_as_data() {
+    let home = Home::new();
+    let started = json(&home, START, 0);
+    assert_eq!(started["vm"], "web");
+    assert_eq!(started["state"], "running");
+    assert_eq!(started["answers"], true);
+    assert_eq!(started["backend"], "local");
+    assert!(started["duration_ms"].is_u64(), "{started}");
+    let again = json(&home, START, 1);
+    assert_eq!(
+        (&again["vm"], &again["error"]["code"]),
+        (&"web".into(), &"failed".into())
+    );
+    assert_eq!(
+        json(&home, "vm start db --backend local --no-wait", 0)["answers"],
+        false
+    );
+    assert_eq!(
+        json(&home, "vm stop web", 0),
+        serde_json::json!({"vm": "web", "stopped": "clean"})
+    );
+    let several = json(&home, "vm stop web mail", 4);
+    assert_eq!(several[0]["vm"], "mail");
+    assert_eq!(several[0]["error"]["code"], "no-such-vm");
+    assert_eq!(
+        several[1],
+        serde_json::json!({"vm": "web", "stopped": "already"})
+    );
+    let removed = json(&home, "vm rm --force web db", 0);
+    assert_eq!(
+        removed,
+        serde_json::json!([{"vm": "db", "removed": true}, {"vm": "web", "removed": true}])
+    );
+    assert_eq!(home.ok(&format!("{START} -o name")).stdout, "web\n");
+}
+
+#[test]
+fn one_that_was_never_booted_has_no_console() {
+    let home = Home::new();
+    home.fails(&format!("{START} --agent /nonexistent"), 1, "/nonexistent");
+    fs::remove_file(home.file("web/console.log")).unwrap();
+    let logs = home.run("vm logs web");
+    assert_eq!(logs.code, Some(1));
+    assert!(
+        logs.stderr.contains("has written no console yet"),
+        "{}",
+        logs.stderr
+    );
+    assert!(
+        logs.stderr.contains("mvmctl vm start web"),
+        "{}",
+        logs.stderr
+    );
 }
 
 #[test]

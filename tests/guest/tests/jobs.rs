@@ -90,3 +90,32 @@ async fn a_job_stands_still_while_the_guest_sleeps() {
     let again = jobs.mvmctl.run(&["vm", "attach", &jobs.vm, &failed]);
     assert_eq!((again.code, again.stdout.as_str()), (Some(4), "gone\n"));
 }
+
+/// The held ones are ended, as all that an agent leaves is, and hold up nobody.
+#[tokio::test]
+async fn an_agent_that_is_killed_while_a_job_is_held_comes_back() {
+    let Some(vm) = TestVm::dev() else { return };
+    let jobs = Jobs {
+        mvmctl: Mvmctl::new(),
+        vm: vm.address(),
+    };
+    let many = "i=0; while [ $i -lt 100 ]; do sleep 54321 & i=$((i + 1)); done; wait";
+    jobs.start(many);
+    eventually("all of it runs", async || {
+        let count = vm.sh("ps -o args | grep -c '^sleep 54321' || true").await;
+        (count.trim() == "100").then_some(())
+    })
+    .await;
+    jobs.mvmctl.ok(&["vm", "sleep", &jobs.vm]);
+    vm.sh("kill -9 $(pidof mvm-guest-agent)").await;
+    vm.wait_for_agent(1);
+    let again = jobs
+        .mvmctl
+        .ok(&["vm", "exec", &jobs.vm, "--", "echo", "hi"]);
+    assert_eq!(again.stdout, "hi\n");
+    eventually("nothing of it is left", async || {
+        let left = vm.sh("ps -o args | grep '^sleep 54321'; true").await;
+        left.is_empty().then_some(())
+    })
+    .await;
+}

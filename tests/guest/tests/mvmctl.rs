@@ -232,6 +232,26 @@ fn an_image_is_the_same_bytes_each_time() {
     }
 }
 
+/// The command line that builds an image of these parts.
+fn image_build<'a>(parts: &'a Parts, out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let text = |path: &'a Path| path.to_str().unwrap();
+    let mut line = vec!["image", "build", "--out", text(out)];
+    line.extend([
+        "--agent",
+        text(&parts.agent),
+        "--kernel",
+        text(&parts.kernel),
+    ]);
+    line.extend([
+        "--modules",
+        text(&parts.modules),
+        "--busybox",
+        text(&parts.busybox),
+    ]);
+    line.extend(more);
+    line
+}
+
 /// The drop-ins are read by the agent that will read them in the guest.
 #[test]
 fn a_faulty_drop_in_fails_the_build() {
@@ -241,28 +261,29 @@ fn a_faulty_drop_in_fails_the_build() {
     let probe = "{\"name\": \"disk\",\n \"comand\": \"df\"}";
     fs::write(etc.path().join("probes.d/disk.json"), probe).unwrap();
     let out = etc.path().join("image");
-    let text = |path: &Path| path.to_str().unwrap().to_owned();
     let mvmctl = Mvmctl::new();
-    let failed = mvmctl.run(&[
-        "image",
-        "build",
-        "--out",
-        &text(&out),
-        "--etc",
-        &text(etc.path()),
-        "--agent",
-        &text(&parts.agent),
-        "--kernel",
-        &text(&parts.kernel),
-        "--modules",
-        &text(&parts.modules),
-        "--busybox",
-        &text(&parts.busybox),
-    ]);
+    let etc = ["--etc", etc.path().to_str().unwrap()];
+    let failed = mvmctl.run(&image_build(&parts, &out, &etc));
     assert_eq!(failed.code, Some(1), "{failed:?}");
     assert!(failed.stderr.contains("disk.json:2"), "{failed:?}");
     assert!(failed.stderr.contains("comand"), "{failed:?}");
     assert!(!out.exists());
+}
+
+#[test]
+fn what_was_built_as_data() {
+    let Some(parts) = Parts::find() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("image");
+    let built = Mvmctl::new().run(&image_build(&parts, &out, &["--json"]));
+    assert_eq!(built.code, Some(0), "{built:?}");
+    let report: serde_json::Value = serde_json::from_str(&built.stdout).unwrap();
+    assert_eq!(report["image"], out.to_str().unwrap());
+    let manifest = fs::read(out.join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(report["agent"], manifest["agent"]);
+    let initrd = fs::metadata(out.join("initrd")).unwrap();
+    assert_eq!(report["initrd_bytes"], initrd.len());
 }
 
 /// Whether KVM is usable is found by a trial. Where there is none, emulation shows that the trial

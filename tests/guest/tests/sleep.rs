@@ -13,7 +13,7 @@ use mvm_guest_tests::{SOON, TestVm, eventually};
 use mvm_protocol::Request;
 use mvm_protocol::answer::{Change, ErrorCode};
 use mvm_protocol::drop_in::Secs;
-use mvm_protocol::lifecycle::{SleepPrep, Token, Wake};
+use mvm_protocol::lifecycle::{Outcome, SleepPrep, Token, Wake};
 use mvm_protocol::status::{IntegrationStatus, Lifecycle};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -120,7 +120,7 @@ async fn lose_the_answer(vm: &TestVm, request: &Request, begins: Lifecycle) {
 
 fn code(error: &Error) -> ErrorCode {
     match error {
-        Error::Refused(answer) => answer.code,
+        Error::Refused(answer) => answer.code.known().unwrap(),
         other => panic!("{other:?}"),
     }
 }
@@ -253,6 +253,37 @@ async fn of_two_hosts_one_wins_and_a_lost_answer_is_given_again() {
     assert_eq!(again, once_more);
     assert_eq!((again.was_ready, again.generation), (true, 2));
     assert_eq!(log(&vm).await, "restore a, restore b, restore c");
+}
+
+/// It has what it needs set aside.
+#[tokio::test]
+async fn a_guest_whose_run_is_full_sleeps_and_wakes() {
+    let Some(vm) = guest().await else { return };
+    vm.sh("mount -o remount,size=256k /run").await;
+    // The commands have their log elsewhere, where there is room.
+    vm.sh("sed -i s,/run/log,/tmp/log, /run/life").await;
+    let full = "dd if=/dev/zero of=/run/full bs=512 2>/dev/null; (echo more >/run/more) 2>&1; true";
+    assert!(vm.sh(full).await.contains("No space left"));
+    vm.session().await.sleep_prep(sleep_of("t")).await.unwrap();
+    let awake = vm.session().await.wake(wake_of("t")).await.unwrap();
+    let failed: Vec<_> = awake
+        .steps
+        .iter()
+        .filter(|step| step.outcome == Outcome::Failed)
+        .collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    assert_eq!(vm.sh("cat /run/mvm/generation").await, "1\n");
+    vm.sh("kill -9 $(pidof mvm-guest-agent)").await;
+    back(&vm, &mut 0).await;
+    assert_eq!(
+        vm.sh("cat /tmp/log")
+            .await
+            .lines()
+            .collect::<Vec<_>>()
+            .join(", "),
+        "checkpoint c, checkpoint b, checkpoint a, restore a, restore b, restore c",
+        "each once"
+    );
 }
 
 /// How many checks there are, and how often each runs.

@@ -496,7 +496,7 @@ async fn a_hundred_sleeps_and_twenty_clones_leave_nothing_behind() {
             ..Wake::default()
         };
         let awake = session().await.wake(wake).await.unwrap();
-        let failed = |step: &&Step| !matches!(step.outcome, Outcome::Ok | Outcome::Skipped);
+        let failed = |step: &&Step| step.outcome != Outcome::Ok && step.outcome != Outcome::Skipped;
         assert_eq!(awake.steps.iter().find(failed), None);
         awake.generation
     };

@@ -100,11 +100,11 @@ impl Session {
             Ok(Ok(Ok(answer))) => answer,
             Ok(Ok(Err(refusal))) => {
                 self.in_step = true;
-                return Err(match refusal.code {
-                    ErrorCode::NotAllowed | ErrorCode::UnknownRequest => {
-                        self.explain(name, refusal).await
-                    }
-                    _ => Error::Refused(refusal),
+                let unserved = [ErrorCode::NotAllowed, ErrorCode::UnknownRequest];
+                return Err(if unserved.iter().any(|code| refusal.code == *code) {
+                    self.explain(name, refusal).await
+                } else {
+                    Error::Refused(refusal)
                 });
             }
         };

@@ -70,6 +70,8 @@ pub(crate) enum Event {
     WakeAsked(WaiterId, Box<WakeAsked>),
     /// A step of sleeping or waking has ended.
     StepDone(Done),
+    /// It was not begun, and why.
+    StepRefused(String),
     /// A host asks for a command, a file or a port.
     #[cfg(feature = "dev")]
     OpenAsked(WaiterId, open::Kind),
@@ -191,6 +193,7 @@ impl Core {
             }
             Event::WakeAsked(waiter, asked) => self.wake_asked(waiter, &asked, now, &mut actions),
             Event::StepDone(done) => self.step_done(&done, now, &mut actions),
+            Event::StepRefused(why) => self.step_refused(why, now, &mut actions),
             Event::Sampled(sample) => {
                 #[cfg(feature = "dev")]
                 let sample = {
@@ -329,8 +332,8 @@ impl Core {
     /// What `status` answers, all but what the edge alone knows.
     pub(crate) fn status(&self, uptime: Duration) -> Status {
         Status {
-            lifecycle: self.lifecycle.phase(),
-            health: Health::of_guest(self.checks.iter().filter_map(Check::health)),
+            lifecycle: self.lifecycle.phase().into(),
+            health: Health::of_guest(self.checks.iter().filter_map(Check::health)).into(),
             // Milliseconds are all that a reader wants of it.
             uptime_secs: uptime.as_millis() as f64 / 1000.0,
             worker: self.worker.clone(),

@@ -215,7 +215,7 @@ impl Check {
         };
         Some(IntegrationStatus {
             name: spec.name.as_str().to_owned(),
-            health: verdict.health,
+            health: verdict.health.into(),
             since: verdict.since,
             consecutive_failures: verdict.consecutive_failures,
             checks: verdict.checks,

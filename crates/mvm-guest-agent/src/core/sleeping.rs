@@ -18,6 +18,10 @@ pub(crate) struct StepWork {
     pub(crate) limit: Duration,
     /// What is to be kept before it begins.
     pub(crate) journal: Journal,
+    /// Whether it is not to begin if that cannot be kept. On the way to sleep a debt that nobody
+    /// would remember is not made; on the way back each step is taken whatever became of the one
+    /// before.
+    pub(crate) needs_journal: bool,
 }
 
 /// What the step does.
@@ -100,6 +104,13 @@ impl Core {
         }
     }
 
+    pub(super) fn step_refused(&mut self, why: String, now: Now, actions: &mut Vec<Action>) {
+        let acts = self
+            .lifecycle
+            .refused(&done(Outcome::Failed, Some(why)), now.wall);
+        self.apply(acts, now, actions);
+    }
+
     pub(super) fn step_done(&mut self, done: &Done, now: Now, actions: &mut Vec<Action>) {
         let acts = self.lifecycle.done(done, now.wall);
         self.apply(acts, now, actions);
@@ -123,7 +134,9 @@ impl Core {
                     actions.push(Action::Woke);
                 }
                 Act::Enter(lifecycle) => {
-                    actions.push(Action::Publish(Change::Lifecycle { lifecycle }));
+                    actions.push(Action::Publish(Change::Lifecycle {
+                        lifecycle: lifecycle.into(),
+                    }));
                 }
                 Act::Ready(waiter, ready) => actions.push(answer(waiter, Answer::Ready(ready))),
                 Act::Awake(waiter, awake) => actions.push(answer(waiter, Answer::Awake(awake))),
@@ -162,6 +175,7 @@ impl Core {
         actions: &mut Vec<Action>,
     ) {
         let wake = self.wake.clone();
+        let needs_journal = task.is_on_the_way_to_sleep();
         #[cfg(feature = "dev")]
         self.hold_jobs_for(task, actions);
         let work = match task {
@@ -216,6 +230,7 @@ impl Core {
             work,
             limit,
             journal,
+            needs_journal,
         })));
     }
 

@@ -133,7 +133,7 @@ impl Story {
     }
 
     fn health(&self) -> Health {
-        self.core.status(Duration::ZERO).health
+        self.core.status(Duration::ZERO).health.known().unwrap()
     }
 }
 
@@ -207,7 +207,13 @@ fn who_asks_for_a_check_gets_the_outcome_of_a_run_that_began_later() {
     );
     story.end(End::Exited(0));
     let healthy = |answer: &Answer| match answer {
-        Answer::Checked(checked) => checked.integration.as_ref().unwrap().health,
+        Answer::Checked(checked) => checked
+            .integration
+            .as_ref()
+            .unwrap()
+            .health
+            .known()
+            .unwrap(),
         other => panic!("{other:?}"),
     };
     let answers: Vec<_> = story

@@ -1,5 +1,6 @@
 //! Idle or busy, from the signals of one sample.
 
+use mvm_protocol::Lenient;
 use mvm_protocol::Timestamp;
 use mvm_protocol::status::{BusySignal, Worker, WorkerState};
 
@@ -33,7 +34,7 @@ impl BusyPolicy {
     /// The worker before the first sample.
     pub(crate) fn unsampled(at: Timestamp) -> Worker {
         Worker {
-            state: WorkerState::Idle,
+            state: WorkerState::Idle.into(),
             since: at,
             last_busy_at: None,
             because: Vec::new(),
@@ -70,12 +71,12 @@ impl BusyPolicy {
         if state == WorkerState::Busy {
             worker.last_busy_at = Some(at);
         }
-        let changed = state != worker.state || because != worker.because;
-        if state != worker.state {
-            worker.state = state;
+        let changed = worker.state != state || worker.because != because;
+        if worker.state != state {
+            worker.state = state.into();
             worker.since = at;
         }
-        worker.because = because;
+        worker.because = because.into_iter().map(Lenient::Known).collect();
         changed
     }
 }
@@ -95,7 +96,8 @@ mod tests {
             worker.state == WorkerState::Busy,
             !worker.because.is_empty()
         );
-        worker.because
+        let because = worker.because.into_iter();
+        because.filter_map(Lenient::known).collect()
     }
 
     const ALL: [BusySignal; 5] = [

@@ -24,15 +24,16 @@ pub(super) async fn serve(
 ) -> Result<(), Ending> {
     let kind = if asked.detach { "job" } else { "exec" };
     let audit = Audit::begin(kind, asked.argv.program());
-    let admitted = session.handle.open(Kind::Works).await;
-    let started = admitted.and_then(|admitted| {
-        if asked.detach {
-            session.handle.dev().jobs.make_room()?;
-        }
-        let started = start(session.handle.dev(), admitted.run, &asked)?;
+    let started = async {
+        let admitted = session.handle.open(Kind::Works).await?;
+        let dev = session.handle.dev();
+        let room = asked.detach.then(|| dev.jobs.make_room()).transpose()?;
+        let started = start(dev, admitted.run, &asked).await?;
+        // From here to its beginning nothing is awaited.
+        drop(room);
         Ok((admitted, started))
-    });
-    let (mut admitted, started) = match started {
+    };
+    let (mut admitted, started) = match started.await {
         Ok(started) => started,
         Err(error) => {
             audit.refused(&error);

@@ -27,6 +27,17 @@ pub(super) struct Jobs {
     all: RefCell<BTreeMap<u64, Rc<Job>>>,
     last: Cell<u64>,
     held: Cell<bool>,
+    /// How many are being started.
+    starting: Rc<Cell<usize>>,
+}
+
+/// Room for a job that is being started.
+pub(super) struct Room(Rc<Cell<usize>>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// One job.
@@ -128,10 +139,14 @@ impl Sink for Output<'_> {
 
 impl Jobs {
     /// Makes room for one more, by forgetting the one that ended first.
-    pub(super) fn make_room(&self) -> Result<(), ErrorAnswer> {
+    pub(super) fn make_room(&self) -> Result<Room, ErrorAnswer> {
         let mut all = self.all.borrow_mut();
-        if all.len() < KEPT_JOBS {
-            return Ok(());
+        let room = || {
+            self.starting.set(self.starting.get() + 1);
+            Room(Rc::clone(&self.starting))
+        };
+        if all.len() + self.starting.get() < KEPT_JOBS {
+            return Ok(room());
         }
         let ended = all
             .values()
@@ -141,7 +156,7 @@ impl Jobs {
             return Err(ErrorAnswer::new(ErrorCode::Busy, message));
         };
         all.remove(&first);
-        Ok(())
+        Ok(room())
     }
 
     pub(super) fn find(&self, number: u64) -> Result<Rc<Job>, ErrorAnswer> {
@@ -245,7 +260,8 @@ impl Job {
                 Some(_) => JobState::Ended,
                 None if held => JobState::Held,
                 None => JobState::Running,
-            },
+            }
+            .into(),
             started_at: self.started_at,
             ended_at: ended.map(|(_, at)| at),
             exit_code: outcome.and_then(|outcome| outcome.exit.code),

@@ -33,17 +33,17 @@ pub(super) async fn serve(
 ) -> Result<(), Ending> {
     let audit = Audit::begin(asked.type_name(), "");
     let takes = matches!(asked, DevRequest::Put(_));
-    let admitted = session.handle.open(Kind::Works).await;
-    let started = admitted.and_then(|admitted| {
+    let started = async {
+        let admitted = session.handle.open(Kind::Works).await?;
         let request = DevRequestFrame {
             request: asked,
             id: None,
         };
         let body = serde_json::to_string(&request).map_err(|error| failed(error.to_string()))?;
-        let started = start_helper(session.handle.dev(), admitted.run, &body, takes)?;
+        let started = start_helper(session.handle.dev(), admitted.run, &body, takes).await?;
         Ok((admitted, started))
-    });
-    let (mut admitted, started) = match started {
+    };
+    let (mut admitted, started) = match started.await {
         Ok(started) => started,
         Err(error) => {
             audit.refused(&error);

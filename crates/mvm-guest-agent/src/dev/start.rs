@@ -54,7 +54,7 @@ struct Joined {
 }
 
 /// Starts what was asked for, or says why not.
-pub(super) fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, ErrorAnswer> {
+pub(super) async fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, ErrorAnswer> {
     let identity = exec.user.as_deref().map(look_up).transpose()?;
     let mut command = Command::new(exec.argv.program());
     let joined = match exec.tty {
@@ -69,7 +69,10 @@ pub(super) fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, Error
     let env = environment(exec, user.as_ref(), &place.mark);
     let image = Image::new(exec, &env).ok_or_else(|| failed("a word has a NUL in it"))?;
     image.set(&mut command, exec.tty.is_some());
-    let process = launcher.spawn(command, place, START);
+    let process = match launcher.spawn(command, place) {
+        Ok(process) => launcher.started(process, START).await,
+        Err(failure) => Err(failure),
+    };
     let process = process.map_err(|failure| explain(exec, &failure))?;
     let timeout = exec.timeout_secs.map(Secs::duration);
     Ok(Started {
@@ -81,7 +84,7 @@ pub(super) fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, Error
 
 /// Starts this program once more, to serve the request for a file that is given as its body. Its
 /// standard output is content, its standard error are reports.
-pub(super) fn start_helper(
+pub(super) async fn start_helper(
     dev: &Dev,
     run: RunId,
     body: &str,
@@ -92,9 +95,9 @@ pub(super) fn start_helper(
     let joined = on_pipes(&mut command, stdin).map_err(told)?;
     let launcher = dev.launcher()?;
     let place = launcher.place(run, &mut command, None).map_err(told)?;
-    let process = launcher
-        .spawn(command, place, "the agent once more")
-        .map_err(told)?;
+    let process = launcher.spawn(command, place).map_err(told)?;
+    let process = launcher.started(process, "the agent once more").await;
+    let process = process.map_err(told)?;
     Ok(Started {
         running: Running::new(launcher, process, joined.outputs, None, None),
         stdin: joined.stdin,
@@ -205,10 +208,12 @@ fn environment(exec: &Exec, user: Option<&Identity>, mark: &str) -> Vec<(String,
 
 /// Why a command was not started, in the terms of the protocol.
 fn explain(exec: &Exec, failure: &NotStarted) -> ErrorAnswer {
+    if failure.what != START {
+        return explain_own(failure);
+    }
     let program = printable(exec.argv.program());
     let cwd = exec.cwd.as_ref().map_or("/", |cwd| cwd.as_str());
     let (what, errno) = match Failed::from_error(&failure.error) {
-        _ if failure.what != START => return explain_own(failure),
         Failed::Cwd(errno) => (format!("folder `{}`", printable(cwd)), errno),
         // A script that is there says the same if its interpreter is not.
         Failed::Program(Errno::NOENT) => (

@@ -6,13 +6,19 @@
 use super::proc::read_small;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
+use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// How many cgroups of one run's name may be there: one of each agent before this that was killed.
+const MOST_TRIES: u32 = 100;
 
 /// The cgroup under which each run gets its own.
 #[derive(Debug)]
 pub(crate) struct CgroupRoot {
     path: PathBuf,
+    /// Those in which somebody was still dying when they were last looked at.
+    left: RefCell<Vec<PathBuf>>,
 }
 
 /// One run's cgroup.
@@ -35,29 +41,43 @@ impl CgroupRoot {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
             _ => {}
         }
-        let root = Self { path };
+        let root = Self {
+            path,
+            left: RefCell::default(),
+        };
         root.end_leftovers();
         root.path.join("cgroup.kill").exists().then_some(root)
     }
 
     fn end_leftovers(&self) {
         let _ = std::fs::write(self.path.join("cgroup.kill"), "1");
-        for entry in std::fs::read_dir(&self.path)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let _ = std::fs::remove_dir(entry.path());
-        }
+        let entries = std::fs::read_dir(&self.path).into_iter().flatten();
+        let entries = entries.flatten().map(|entry| entry.path());
+        *self.left.borrow_mut() = entries.filter(|path| path.is_dir()).collect();
+        self.remove_left();
     }
 
-    /// A new cgroup for a run.
+    fn remove_left(&self) {
+        self.left.borrow_mut().retain(|path| !remove(path));
+    }
+
+    /// Removes a run's when nobody is in it any more.
+    pub(crate) fn remove_later(&self, cgroup: Cgroup) {
+        self.left.borrow_mut().push(cgroup.path);
+    }
+
+    /// A new cgroup for a run, never one that is there: an earlier agent's may be frozen, and who
+    /// joins it stands still before it has become a program.
     pub(crate) fn make(&self, run: u64) -> io::Result<Cgroup> {
-        let path = self.path.join(format!("run-{run}"));
-        match std::fs::create_dir(&path) {
-            // Left behind by an earlier agent, and not yet empty when this one started.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other?,
+        self.remove_left();
+        let mut path = self.path.join(format!("run-{run}"));
+        let mut more = 0;
+        while let Err(error) = std::fs::create_dir(&path) {
+            if error.kind() != io::ErrorKind::AlreadyExists || more == MOST_TRIES {
+                return Err(error);
+            }
+            more += 1;
+            path.set_file_name(format!("run-{run}.{more}"));
         }
         Ok(Cgroup { path })
     }
@@ -94,11 +114,15 @@ impl Cgroup {
 
     /// Removes it. False while a process is in it.
     pub(crate) fn remove(&self) -> bool {
-        match rustix::fs::rmdir(&self.path) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => true,
-            Err(_) => false,
-        }
+        remove(&self.path)
     }
+}
+
+fn remove(path: &Path) -> bool {
+    matches!(
+        rustix::fs::rmdir(path),
+        Ok(()) | Err(rustix::io::Errno::NOENT)
+    )
 }
 
 /// Where the cgroup v2 hierarchy is mounted: proc_pid_mountinfo(5). Only a mount of its root will
@@ -141,6 +165,29 @@ mod tests {
         );
         let bound = "31 23 0:27 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         assert_eq!(mount_point(bound), None);
+    }
+
+    /// What is left is not empty yet, as one is in which somebody is still dying.
+    #[test]
+    fn one_that_was_left_is_not_joined_and_is_removed_when_it_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(root) = CgroupRoot::open(dir.path()) else {
+            let required = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+            assert!(!required, "no cgroup v2 can be written");
+            eprintln!("SKIPPED, NOTHING WAS TESTED: no cgroup v2 can be written");
+            return;
+        };
+        let left = root.make(1).unwrap();
+        let below = left.path.join("below");
+        std::fs::create_dir(&below).unwrap();
+        // Killed: it removes nothing.
+        std::mem::forget(root);
+        let root = CgroupRoot::open(dir.path()).unwrap();
+        let new = root.make(1).unwrap();
+        assert_ne!(new.path, left.path);
+        std::fs::remove_dir(&below).unwrap();
+        root.make(2).unwrap();
+        assert!(!left.path.exists());
     }
 
     #[test]

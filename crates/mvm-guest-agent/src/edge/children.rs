@@ -3,7 +3,9 @@
 //! What a run started is in its cgroup, where there are cgroups. Without them there are two traces:
 //! its process group, and, since the agent is a child subreaper (prctl(2)), that every process
 //! whose parent died becomes the agent's own child. `MVM_RUN` in its environment tells whose it
-//! was, so that a helper of a run that is still under way is left alone.
+//! was, so that a helper of a run that is still under way is left alone. One that was started with
+//! another environment (`env -i`, `su -`) may be of any run that began before it, and is left alone
+//! as long as one of those is under way.
 
 use super::proc::read;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
@@ -161,12 +163,29 @@ fn owner(pid: Pid, started: &HashMap<i32, String>) -> Owner {
         var.strip_prefix(MARK)
             .and_then(|rest| rest.strip_prefix('='))
     });
-    let of_a_run = marks.any(|mark| started.values().any(|run| run == mark));
+    let mark = marks.next();
+    let of_a_run = mark.is_some_and(|mark| started.values().any(|run| run == mark));
     match place {
         _ if of_a_run => Owner::Run,
-        Some(_) if place == environment_end(pid) => Owner::Nobody,
-        _ => Owner::Unknown,
+        Some(_) if place != environment_end(pid) => Owner::Unknown,
+        Some(_) if mark.is_none() && is_younger_than_one_of(started, pid) => Owner::Run,
+        Some(_) => Owner::Nobody,
+        None => Owner::Unknown,
     }
+}
+
+/// Whether a process began after one of those, as far as can be told: by the tick.
+fn is_younger_than_one_of(started: &HashMap<i32, String>, pid: Pid) -> bool {
+    let born = began(pid);
+    let leaders = started.keys().filter_map(|leader| Pid::from_raw(*leader));
+    leaders
+        .filter_map(began)
+        .any(|began| born.is_none_or(|born| born >= began))
+}
+
+/// When a process began, in ticks since the boot (proc_pid_stat(5), field 22).
+fn began(pid: Pid) -> Option<u64> {
+    stat_field(pid, 22)?.parse().ok()
 }
 
 /// Whether a process is on its way out: `PF_EXITING` of its flags (proc_pid_stat(5), field 9;

@@ -156,7 +156,7 @@ impl Launcher {
                 .env("HOME", &identity.home);
         }
         let place = self.place(run, &mut shell, identity)?;
-        let process = self.spawn(shell, place, "/bin/sh")?;
+        let process = self.spawn(shell, place)?;
         Ok(Running {
             process,
             stdout,
@@ -189,7 +189,7 @@ impl Launcher {
                         (stage, deadline) = (Stage::Killed, deadline + KILL_GRACE);
                     }
                     Stage::Killed => {
-                        self.abandon(&running.process);
+                        self.abandon(running.process);
                         ended.end = End::Unkillable;
                         return;
                     }
@@ -201,8 +201,13 @@ impl Launcher {
                 }
             }
         }
+        let not_started_for = running.process.not_started();
         let exit = self.finish(running.process).await;
         self.cpu.set(self.cpu.get() + exit.cpu);
+        if let Some(error) = not_started_for {
+            ended.end = not_started(&NotStarted::new("/bin/sh", error));
+            return;
+        }
         ended.end = match (stage, exit.code, exit.signal) {
             (Stage::Running, Some(code), _) => End::Exited(code),
             (Stage::Running, None, Some(signal)) => End::Signaled(signal),

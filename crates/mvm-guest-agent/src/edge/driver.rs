@@ -1,12 +1,13 @@
 //! The loop around the core: carries events in, and actions out.
 
 use super::console::say;
+use super::journal::Keeper;
 use super::notify;
 use super::system::Facts;
 use super::watchers::{Queue, Watchers};
 use super::world::World;
 use crate::core::ended::Ended;
-use crate::core::lifecycle::{Done, Journal};
+use crate::core::lifecycle::Done;
 #[cfg(feature = "dev")]
 use crate::core::open::Kind;
 use crate::core::registry::Loaded;
@@ -15,6 +16,7 @@ use crate::core::{Action, Core, Event, RunId, WaiterId};
 #[cfg(feature = "dev")]
 use crate::dev::Dev;
 use crate::requests::{self, Reply};
+use mvm_protocol::Lenient;
 use mvm_protocol::answer::{self, Answer, Change, ErrorAnswer, ErrorCode};
 use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::request::Request;
@@ -36,6 +38,7 @@ enum Message {
     },
     RunEnded(RunId, Ended),
     StepDone(Done),
+    StepRefused(String),
     Loaded(Loaded),
     DropInsChanged,
     Reload,
@@ -141,8 +144,7 @@ pub(crate) struct Driver<W> {
     handle: Handle,
     messages: mpsc::UnboundedReceiver<Message>,
     world: Rc<W>,
-    /// What was kept last: most steps change nothing of it.
-    kept: Option<Journal>,
+    keeper: Keeper,
     notify_port: Option<u32>,
     watchers: Watchers,
     waiting: HashMap<WaiterId, oneshot::Sender<Answer>>,
@@ -169,7 +171,7 @@ impl<W: World> Driver<W> {
             },
             messages,
             world,
-            kept: None,
+            keeper: Keeper::default(),
             notify_port,
             watchers: Watchers::default(),
             waiting: HashMap::new(),
@@ -224,6 +226,7 @@ impl<W: World> Driver<W> {
                 self.step = None;
                 self.handle_event(Event::StepDone(done));
             }
+            Message::StepRefused(why) => self.handle_event(Event::StepRefused(why)),
             Message::Loaded(loaded) => {
                 say!(
                     "{} integrations and {} probes loaded",
@@ -300,6 +303,7 @@ impl<W: World> Driver<W> {
                 }
             }
             Action::Sample => {
+                self.keeper.catch_up(&*self.world);
                 let sample = self.world.sample();
                 self.handle_event(Event::Sampled(sample));
             }
@@ -317,13 +321,15 @@ impl<W: World> Driver<W> {
                 }
             }
             Action::Keep(journal) => {
-                if let Err(error) = self.keep(journal) {
-                    say!("the journal cannot be kept: {error}");
-                }
+                // Told and tried again by the keeper.
+                let _ = self.keeper.keep(journal, &*self.world);
             }
             Action::Woke => self.notify(),
             Action::Publish(change) => {
-                if let Change::Lifecycle { lifecycle } = &change {
+                if let Change::Lifecycle {
+                    lifecycle: Lenient::Known(lifecycle),
+                } = &change
+                {
                     say!("lifecycle: {}", lifecycle.as_str());
                 }
                 self.watchers.publish(answer::Event {
@@ -375,15 +381,6 @@ impl<W: World> Driver<W> {
         }
     }
 
-    fn keep(&mut self, journal: Journal) -> io::Result<()> {
-        if self.kept.as_ref() != Some(&journal) {
-            self.kept = None;
-            self.world.keep(&journal)?;
-            self.kept = Some(journal);
-        }
-        Ok(())
-    }
-
     /// Tells the host that the guest is there, if it wants to be told.
     fn notify(&self) {
         if let Some(port) = self.notify_port {
@@ -391,17 +388,14 @@ impl<W: World> Driver<W> {
         }
     }
 
-    /// The journal comes first: a step that could not be remembered is not taken.
+    /// The journal comes first.
     fn begin_step(&mut self, step: StepWork) {
         let messages = self.handle.messages.clone();
-        if let Err(error) = self.keep(step.journal) {
-            let detail = Some(format!("not begun: the journal cannot be kept: {error}"));
-            let done = Done {
-                outcome: Outcome::Failed,
-                duration_ms: 0,
-                detail,
-            };
-            let _ = messages.send(Message::StepDone(done));
+        if let Err(error) = self.keeper.keep(step.journal, &*self.world)
+            && step.needs_journal
+        {
+            let why = format!("not begun: the journal cannot be kept: {error}");
+            let _ = messages.send(Message::StepRefused(why));
             return;
         }
         let (cancel, mut cancelled) = oneshot::channel();

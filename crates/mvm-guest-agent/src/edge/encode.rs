@@ -112,12 +112,13 @@ fn keep_end(text: &mut String, limit: usize) -> bool {
 fn omit_entries(answer: &mut Answer, limit: usize) {
     if let Some(steps) = steps(answer) {
         omit(steps, limit, |step: &Step| {
-            matches!(step.outcome, Outcome::Ok | Outcome::Skipped)
+            step.outcome == Outcome::Ok || step.outcome == Outcome::Skipped
         });
     }
     if let Some(status) = status(answer) {
-        let well =
-            |entry: &IntegrationStatus| matches!(entry.health, Health::Healthy | Health::Unchecked);
+        let well = |entry: &IntegrationStatus| {
+            entry.health == Health::Healthy || entry.health == Health::Unchecked
+        };
         status.integrations_omitted += omit(&mut status.integrations, limit, well);
     }
     match answer {
@@ -153,7 +154,7 @@ fn omit<T>(entries: &mut Vec<T>, limit: usize, is_well: impl Fn(&T) -> bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mvm_protocol::{Decoder, Frame, Timestamp};
+    use mvm_protocol::{Decoder, Frame, Lenient, Timestamp};
 
     fn entry(n: usize, health: Health, output: &str) -> IntegrationStatus {
         let last_check = Some(LastCheck {
@@ -169,7 +170,7 @@ mod tests {
         let since = Timestamp(0);
         IntegrationStatus {
             name,
-            health,
+            health: health.into(),
             since,
             consecutive_failures: 0,
             checks: 1,
@@ -180,8 +181,8 @@ mod tests {
 
     fn round_trip(integrations: Vec<IntegrationStatus>) -> Status {
         let status = Status {
-            lifecycle: mvm_protocol::status::Lifecycle::Running,
-            health: Health::Healthy,
+            lifecycle: mvm_protocol::status::Lifecycle::Running.into(),
+            health: Health::Healthy.into(),
             uptime_secs: 1.0,
             worker: crate::core::worker::BusyPolicy::unsampled(Timestamp(0)),
             integrations,
@@ -230,13 +231,14 @@ mod tests {
     #[test]
     fn ten_thousand_steps_fit_and_the_failed_one_stays() {
         let step = |n: usize| Step {
-            step: mvm_protocol::lifecycle::StepKind::Restore,
+            step: mvm_protocol::lifecycle::StepKind::Restore.into(),
             integration: Some(format!("service-{n}")),
             outcome: if n == 9_999 {
                 Outcome::Failed
             } else {
                 Outcome::Ok
-            },
+            }
+            .into(),
             duration_ms: 1,
             detail: Some("x".repeat(100)),
         };
@@ -246,7 +248,7 @@ mod tests {
         let bytes = frame(Answer::Error(error), None);
         let answer = AnswerFrame::read(&bytes[4..]).unwrap().answer;
         let Answer::Error(ErrorAnswer {
-            code: ErrorCode::SleepPrepFailed,
+            code: Lenient::Known(ErrorCode::SleepPrepFailed),
             steps: Some(steps),
             ..
         }) = answer

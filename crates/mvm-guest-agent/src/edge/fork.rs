@@ -1,40 +1,111 @@
-//! A copy of the agent that makes a few system calls and ends: it costs much less than a program that
-//! has to be started first (docs/performance.md).
+//! Copies of the agent: those that make a few system calls and end, which costs much less than a
+//! program that has to be started first (docs/performance.md), and those that become a program.
+//!
+//! Either may hang in the kernel, since the disk does that the program lies on or the filesystem that
+//! is to be synced. So nobody waits for it here, and it has no descriptor but those that it needs:
+//! nothing of the agent's hangs with it, least of all its listening sockets.
 
+use nix::libc;
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
-/// Forks. The copy has a process group of its own and no descriptor but the first three: were it to
-/// hang in the kernel, nothing of the agent's would hang with it, least of all its listening sockets.
-/// It ends with what `work` returns, which may do nothing but make bare system calls on memory that
-/// is there already.
+/// Forks. The copy has a process group of its own, and ends with what `work` returns, which may do
+/// nothing but make bare system calls on memory that is there already.
+pub(super) fn fork(work: impl FnOnce() -> u8) -> io::Result<Pid> {
+    let pid = copy(|| {
+        let _ = rustix::process::setpgid(None, None);
+        close_all_but(None);
+        work()
+    })?;
+    // Here as well: whichever of the two is first. It fails if the copy has ended.
+    let _ = rustix::process::setpgid(Some(pid), Some(pid));
+    Ok(pid)
+}
+
+/// By which a copy of the agent tells why it has not become a program. It is closed when it has.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl Report {
+    pub(super) fn new() -> io::Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&read, true)?;
+        Ok(Self { read, write })
+    }
+
+    /// The descriptor that the copy needs until the end.
+    pub(super) fn needed(&self) -> RawFd {
+        self.write.as_raw_fd()
+    }
+
+    /// Forks, and has the copy become a program. Gives the end at which the report comes.
+    pub(super) fn begin(self, command: &mut Command) -> io::Result<(Pid, OwnedFd)> {
+        let pid = copy(|| {
+            let error = command.exec();
+            let number = error.raw_os_error().unwrap_or(libc::EINVAL);
+            let _ = rustix::io::write(&self.write, &number.to_ne_bytes());
+            127
+        })?;
+        Ok((pid, self.read))
+    }
+}
+
+/// What a copy has reported so far: nothing either if it became a program or if it has not yet.
+pub(super) fn reported(report: &OwnedFd) -> Option<io::Error> {
+    let mut number = [0; 4];
+    match rustix::io::read(report, &mut number) {
+        Ok(4) => Some(io::Error::from_raw_os_error(i32::from_ne_bytes(number))),
+        _ => None,
+    }
+}
+
+/// In a copy: closes what is the agent's, but for one descriptor and the first three. Where the
+/// kernel does not know the call (before 5.9) they stay open until the copy ends.
+pub(super) fn close_all_but(needed: Option<RawFd>) {
+    const FIRST: u32 = 3;
+    let close = |first: u32, last: u32| {
+        if first <= last {
+            #[expect(unsafe_code, reason = "the calls of this process alone are affected")]
+            // SAFETY: in a copy, which leaves by execve or _exit and drops none of what it closes.
+            unsafe {
+                libc::syscall(libc::SYS_close_range, first, last, 0);
+            }
+        }
+    };
+    match needed.and_then(|needed| u32::try_from(needed).ok()) {
+        Some(needed) => {
+            close(FIRST, needed.saturating_sub(1));
+            close(needed.saturating_add(1).max(FIRST), u32::MAX);
+        }
+        None => close(FIRST, u32::MAX),
+    }
+}
+
 #[expect(
     unsafe_code,
     reason = "there is no other way to a copy of this process"
 )]
-pub(super) fn fork(work: impl FnOnce() -> u8) -> io::Result<Pid> {
-    use nix::libc;
+fn copy(child: impl FnOnce() -> u8) -> io::Result<Pid> {
     // SAFETY: the agent has one thread, so the copy is whole, and no lock in it is held by another.
-    // The calls in it are async-signal-safe and take no memory; it leaves by `_exit`, so that nothing
-    // of the agent's is flushed or dropped twice.
+    // It leaves by execve or `_exit`, so that nothing of the agent's is flushed or dropped twice.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
+        let code = child();
         // SAFETY: as above.
-        unsafe {
-            libc::setpgid(0, 0);
-            // Where the kernel does not know it (before 5.9) they stay open until the copy ends.
-            libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
-            libc::_exit(work().into());
-        }
+        unsafe { libc::_exit(code.into()) }
     }
-    match Pid::from_raw(pid) {
-        Some(pid) if pid.as_raw_pid() > 0 => {
-            // Here as well: whichever of the two is first. It fails if the copy has ended.
-            let _ = rustix::process::setpgid(Some(pid), Some(pid));
-            Ok(pid)
-        }
-        _ => Err(io::Error::last_os_error()),
+    let failed = io::Error::last_os_error;
+    if pid < 0 {
+        return Err(failed());
     }
+    Pid::from_raw(pid).ok_or_else(failed)
 }
 
 #[cfg(test)]

@@ -1,8 +1,17 @@
 //! What has to survive the agent, in the run directory: as long as the guest runs, and no longer.
 
+use super::console::say;
+use super::world::World;
 use crate::core::lifecycle::Journal;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+/// What is removed to make room, in the run directory.
+const RESERVE: &str = ".reserve";
+
+/// How much that is, in bytes: four pages. A journal and the generation's number need one each, and
+/// one more while they are replaced.
+const ROOM: usize = 16 * 1024;
 
 /// The journal's file, and the generation's for programs in the guest.
 #[derive(Debug, Clone)]
@@ -15,6 +24,12 @@ impl Files {
         Self {
             dir: run_dir.to_owned(),
         }
+    }
+
+    /// Sets room aside for a journal: a guest whose `/run` is full has to sleep and wake as well.
+    pub(crate) fn make_reserve(&self) {
+        // Zeros, since a file with a hole in it takes no room.
+        let _ = std::fs::write(self.path(RESERVE), [0; ROOM]);
     }
 
     /// What an earlier agent kept; nothing if there was none. A journal that cannot be read is told
@@ -45,13 +60,69 @@ impl Files {
         self.dir.join(name)
     }
 
+    /// As [`Files::exchange`], if need be in the room that was set aside.
+    fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let full = match self.exchange(name, content) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => error,
+            other => return other,
+        };
+        if std::fs::remove_file(self.path(RESERVE)).is_err() {
+            return Err(full);
+        }
+        let exchanged = self.exchange(name, content);
+        // What was replaced has left room as well.
+        self.make_reserve();
+        exchanged
+    }
+
     /// Writes beside and renames, so that a reader, or an agent after a crash, sees the old or the
     /// new and nothing between.
-    fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
+    fn exchange(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let beside = self.dir.join(format!(".{name}.new"));
-        let mut file = std::fs::File::create(&beside)?;
-        file.write_all(content)?;
-        std::fs::rename(beside, self.dir.join(name))
+        let exchanged = std::fs::File::create(&beside)
+            .and_then(|mut file| file.write_all(content))
+            .and_then(|()| std::fs::rename(&beside, self.dir.join(name)));
+        if exchanged.is_err() {
+            let _ = std::fs::remove_file(beside);
+        }
+        exchanged
+    }
+}
+
+/// Keeps the journal when it has changed, which most steps do not do, and tries again what it could
+/// not keep.
+#[derive(Debug, Default)]
+pub(crate) struct Keeper {
+    kept: Option<Journal>,
+    missed: Option<Journal>,
+}
+
+impl Keeper {
+    pub(crate) fn keep<W: World>(&mut self, journal: Journal, world: &W) -> io::Result<()> {
+        if self.kept.as_ref() == Some(&journal) {
+            return Ok(());
+        }
+        self.kept = None;
+        match world.keep(&journal) {
+            Ok(()) => {
+                self.missed = None;
+                self.kept = Some(journal);
+                Ok(())
+            }
+            Err(error) => {
+                if self.missed.replace(journal).is_none() {
+                    say!("the journal cannot be kept, and is tried again: {error}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// While the guest runs: an agent that is started after a crash must not find that it sleeps.
+    pub(crate) fn catch_up<W: World>(&mut self, world: &W) {
+        if let Some(journal) = self.missed.clone() {
+            let _ = self.keep(journal, world);
+        }
     }
 }
 

@@ -5,16 +5,16 @@
 
 use super::cgroup::{Cgroup, CgroupRoot};
 use super::children::{Children, MARK};
-use super::fork::fork;
+use super::fork::{Report, close_all_but, fork, reported};
 use super::polled::polled;
 use super::users::Identity;
 use crate::core::RunId;
 use nix::sys::resource::{UsageWho, getrusage};
-use rustix::fd::OwnedFd;
+use rustix::fd::{OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group, pidfd_open,
-    waitid, waitpid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group,
+    pidfd_open, waitid, waitpid,
 };
 use std::cell::Cell;
 use std::io;
@@ -31,6 +31,10 @@ pub(crate) const TERM_GRACE: Duration = Duration::from_millis(250);
 /// Between KILL and giving up.
 pub(crate) const KILL_GRACE: Duration = Duration::from_secs(2);
 
+/// How long it may take to become a program, where somebody waits for that.
+#[cfg(feature = "dev")]
+const START_WITHIN: Duration = Duration::from_secs(10);
+
 /// Starts processes and ends them.
 #[derive(Debug)]
 pub(crate) struct Launcher {
@@ -46,15 +50,17 @@ pub(crate) struct Launcher {
 pub(crate) struct Place {
     cgroup: Option<Cgroup>,
     pub(crate) mark: String,
+    report: Report,
 }
 
-/// A process that was started, the leader of its process group. Its number is its own until it is
+/// A process that was begun, the leader of its process group. Its number is its own until it is
 /// [finished](Launcher::finish), since nobody else reaps it.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) pid: Pid,
     exited: AsyncFd<OwnedFd>,
     cgroup: Option<Cgroup>,
+    report: Option<OwnedFd>,
 }
 
 /// Why a process was not started.
@@ -126,35 +132,44 @@ impl Launcher {
         let cgroup = cgroup
             .transpose()
             .map_err(|error| NotStarted::new("cgroup", error))?;
-        let place = Place {
-            cgroup,
-            mark: self.children.mark(run.0),
-        };
-        let procs = place.cgroup.as_ref().map(Cgroup::procs).transpose();
-        let procs = procs.map_err(|error| {
-            place.leave();
-            NotStarted::new("cgroup.procs", error)
+        let made = cgroup.as_ref().map(Cgroup::procs).transpose();
+        let made = made.map_err(|error| NotStarted::new("cgroup.procs", error));
+        let made = made.and_then(|procs| match Report::new() {
+            Ok(report) => Ok((procs, report)),
+            Err(error) => Err(NotStarted::new("pipe", error)),
+        });
+        let (procs, report) = made.inspect_err(|_| {
+            if let Some(cgroup) = &cgroup {
+                cgroup.remove();
+            }
         })?;
-        command.env(MARK, &place.mark);
-        prepare(command, procs, self.protected, identity);
-        Ok(place)
+        let mark = self.children.mark(run.0);
+        command.env(MARK, &mark);
+        prepare(command, procs, report.needed(), self.protected, identity);
+        Ok(Place {
+            cgroup,
+            mark,
+            report,
+        })
     }
 
-    /// Starts the command in its place; `what` it is, for the error.
-    pub(crate) fn spawn(
-        &self,
-        mut command: Command,
-        place: Place,
-        what: &'static str,
-    ) -> Result<Process, NotStarted> {
-        let spawned = command.spawn();
-        // Its ends of the pipes are closed with it.
-        drop(command);
-        let child = spawned.map_err(|error| {
-            place.leave();
-            NotStarted::new(what, error)
-        })?;
-        self.follow(Pid::from_child(&child), place)
+    /// Begins the command in its place. Whether it becomes the program shows
+    /// [later](Process::not_started): nobody can tell how long that takes.
+    pub(crate) fn spawn(&self, mut command: Command, place: Place) -> Result<Process, NotStarted> {
+        let Place {
+            cgroup,
+            mark,
+            report,
+        } = place;
+        match report.begin(&mut command) {
+            Ok((pid, report)) => self.follow(pid, mark, cgroup, Some(report)),
+            Err(error) => {
+                if let Some(cgroup) = cgroup {
+                    cgroup.remove();
+                }
+                Err(NotStarted::new("fork", error))
+            }
+        }
     }
 
     /// Makes bare system calls in a copy of the agent, which ends with what `work` returns: calls
@@ -166,32 +181,34 @@ impl Launcher {
         work: impl FnOnce() -> u8,
     ) -> Result<Process, NotStarted> {
         let pid = fork(work).map_err(|error| NotStarted::new("fork", error))?;
-        let place = Place {
-            cgroup: None,
-            mark: self.children.mark(run.0),
-        };
-        self.follow(pid, place)
+        self.follow(pid, self.children.mark(run.0), None, None)
     }
 
     /// Follows a child that was just made, or ends it again.
-    fn follow(&self, pid: Pid, place: Place) -> Result<Process, NotStarted> {
+    fn follow(
+        &self,
+        pid: Pid,
+        mark: String,
+        cgroup: Option<Cgroup>,
+        report: Option<OwnedFd>,
+    ) -> Result<Process, NotStarted> {
         let exited = pidfd_open(pid, PidfdFlags::NONBLOCK)
             .map_err(io::Error::from)
             .and_then(|fd| polled(fd, Interest::READABLE));
         match exited {
             Ok(exited) => {
-                self.children.add(pid, place.mark);
-                let cgroup = place.cgroup;
+                self.children.add(pid, mark);
                 Ok(Process {
                     pid,
                     exited,
                     cgroup,
+                    report,
                 })
             }
             Err(error) => {
-                let _ = kill_process_group(pid, Signal::KILL);
-                let _ = waitpid(Some(pid), WaitOptions::empty());
-                place.leave();
+                // It is reaped as an orphan.
+                let _ = kill_process(pid, Signal::KILL);
+                self.remove_later(cgroup);
                 Err(NotStarted::new("pidfd_open", error))
             }
         }
@@ -212,9 +229,43 @@ impl Launcher {
         self.children.remove(pid);
     }
 
-    /// Gives up a process that even KILL does not end.
-    pub(crate) fn abandon(&self, process: &Process) {
+    /// Gives up a process that even KILL does not end. It is reaped as an orphan, should it end.
+    pub(crate) fn abandon(&self, process: Process) {
         self.children.remove(process.pid);
+        self.remove_later(process.cgroup);
+    }
+
+    fn remove_later(&self, cgroup: Option<Cgroup>) {
+        if let (Some(root), Some(cgroup)) = (&self.cgroups, cgroup) {
+            root.remove_later(cgroup);
+        }
+    }
+
+    /// Waits until the process has become the program, or reaps it. A disk that does not answer
+    /// keeps it in the kernel, where nothing reaches it.
+    #[cfg(feature = "dev")]
+    pub(crate) async fn started(
+        &self,
+        mut process: Process,
+        what: &'static str,
+    ) -> Result<Process, NotStarted> {
+        let started = tokio::time::timeout(START_WITHIN, process.started()).await;
+        let not_started = match started {
+            Ok(Ok(())) => return Ok(process),
+            Ok(Err(error)) => NotStarted::new(what, error),
+            Err(_) => NotStarted::new(
+                "start within 10 s (does its disk answer?)",
+                io::ErrorKind::TimedOut.into(),
+            ),
+        };
+        process.kill();
+        match tokio::time::timeout(KILL_GRACE, process.exited()).await {
+            Ok(()) => {
+                self.finish(process).await;
+            }
+            Err(_) => self.abandon(process),
+        }
+        Err(not_started)
     }
 
     fn reap(&self, pid: Pid) -> Exit {
@@ -256,24 +307,36 @@ impl Launcher {
     }
 }
 
-impl Place {
-    /// Nothing was started in it.
-    fn leave(&self) {
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.remove();
-        }
-    }
-}
-
 impl Process {
     /// Waits for the end of the process itself.
     pub(crate) async fn exited(&self) {
         let _ = self.exited.readable().await;
     }
 
-    /// Sends a signal to its process group.
+    /// Why it has not become a program, if it has ended for that.
+    pub(crate) fn not_started(&self) -> Option<io::Error> {
+        self.report.as_ref().and_then(reported)
+    }
+
+    /// Waits until it has become the program, or has reported why not.
+    #[cfg(feature = "dev")]
+    async fn started(&mut self) -> io::Result<()> {
+        let Some(report) = self.report.take() else {
+            return Ok(());
+        };
+        let report = polled(report, Interest::READABLE)?;
+        let _ = report.readable().await;
+        match reported(report.get_ref()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends a signal to its process group, or to itself if it has not come so far as to have one.
     pub(crate) fn signal(&self, signal: Signal) {
-        let _ = kill_process_group(self.pid, signal);
+        if kill_process_group(self.pid, signal).is_err() {
+            let _ = kill_process(self.pid, signal);
+        }
     }
 
     /// Kills it and all that it started, as far as that can be found while it lives.
@@ -328,13 +391,10 @@ impl Hold {
 fn prepare(
     command: &mut Command,
     procs: Option<OwnedFd>,
+    report: RawFd,
     protected: bool,
     identity: Option<Identity>,
 ) {
-    if procs.is_none() && !protected && identity.is_none() {
-        // Nothing to do, and without this the C library can use the cheaper vfork.
-        return;
-    }
     let child = move || {
         if let Some(procs) = &procs {
             rustix::io::write(procs, b"0")?;
@@ -353,6 +413,7 @@ fn prepare(
             rustix::thread::set_thread_gid(identity.gid)?;
             rustix::thread::set_thread_uid(identity.uid)?;
         }
+        close_all_but(Some(report));
         Ok(())
     };
     // SAFETY: between fork and exec the closure makes bare system calls on memory that was

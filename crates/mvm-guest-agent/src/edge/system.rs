@@ -51,7 +51,7 @@ impl Facts {
         let rollup = read_small("/proc/self/smaps_rollup").unwrap_or_default();
         Agent {
             version: VERSION.to_owned(),
-            profile: PROFILE,
+            profile: PROFILE.into(),
             pid: std::process::id(),
             rss_bytes: field(&rollup, "Rss:")
                 .unwrap_or_default()

@@ -84,7 +84,7 @@ mod tests {
     fn change(name: &str, checks: u64) -> Event {
         let integration = IntegrationStatus {
             name: name.to_owned(),
-            health: Health::Healthy,
+            health: Health::Healthy.into(),
             since: Timestamp(0),
             consecutive_failures: 0,
             checks,

@@ -15,7 +15,7 @@ pub(super) fn answer(core: &Core, facts: &Facts) -> Answer {
     Answer::Hello(Hello {
         protocol: mvm_protocol::VERSION,
         agent_version: VERSION.to_owned(),
-        profile: PROFILE,
+        profile: PROFILE.into(),
         capabilities,
         boot_id: boot_id(),
         generation: core.snapshot().generation,

@@ -193,10 +193,10 @@ impl Agent {
                 lease_expired: awake.lease_expired,
                 generation: awake.generation,
             },
-            Answer::Error(error) => match error.code {
-                ErrorCode::SleepPrepFailed => Expect::Failed,
-                ErrorCode::Busy => Expect::Busy,
-                ErrorCode::WrongToken => Expect::WrongToken,
+            Answer::Error(error) => match error.code.known() {
+                Some(ErrorCode::SleepPrepFailed) => Expect::Failed,
+                Some(ErrorCode::Busy) => Expect::Busy,
+                Some(ErrorCode::WrongToken) => Expect::WrongToken,
                 _ => panic!("{answer:?}"),
             },
             _ => panic!("{answer:?}"),

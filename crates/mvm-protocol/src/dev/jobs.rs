@@ -1,6 +1,7 @@
 //! Jobs: commands that go on when the connection that started them is closed.
 
 use super::exec::Send;
+use crate::lenient::Lenient;
 use crate::signal::Signal;
 use crate::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -82,7 +83,7 @@ pub struct Job {
     /// Its process id in the guest.
     pub pid: u32,
     /// Whether it runs.
-    pub state: JobState,
+    pub state: Lenient<JobState>,
     /// When it was started.
     pub started_at: Timestamp,
     /// When it ended; null while it has not.
@@ -108,10 +109,6 @@ pub enum JobState {
     Held,
     /// It has ended.
     Ended,
-    /// A state of a newer agent.
-    #[serde(other)]
-    #[cfg_attr(feature = "schema", schemars(skip))]
-    Unknown,
 }
 
 /// Answers `job-signal`: it was sent.

@@ -1,7 +1,7 @@
 //! Why an image could not be built: what was tried, why it failed, and in [`BuildError::hint`] what
 //! to do next.
 
-use crate::error::Error;
+use crate::error::{Error, of_system};
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -107,7 +107,7 @@ impl BuildError {
     }
 
     /// What to do next.
-    pub fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> String {
         let hint = match self {
             Self::Program(error) => return error.hint(),
             Self::NoKernel { .. } => {
@@ -121,10 +121,11 @@ impl BuildError {
             Self::NotStatic { hint, .. } | Self::NotDev { hint, .. } => hint,
             Self::DropIns { .. } => "mend these files; the guest would leave them out",
             Self::InTheWay(_) => "remove it, or give another --out",
-            Self::BadFile { .. } | Self::Collision(_) | Self::GuestPath(_) | Self::Io { .. } => {
-                return None;
-            }
+            Self::BadFile { .. } => "give another file, or mend this one",
+            Self::Collision(_) => "leave it out of --add and --etc, or give it another place",
+            Self::GuestPath(_) => "write it as in --add FILE:/srv/FILE",
+            Self::Io { source, .. } => of_system(source),
         };
-        Some(hint.to_owned())
+        hint.to_owned()
     }
 }

@@ -19,6 +19,7 @@ mod tree;
 
 pub use error::BuildError;
 
+use crate::brief::{self, BRIEFLY};
 use crate::image::{self, Agent, Manifest};
 use crate::locate::{self, AGENT, AGENT_DEV, BUSYBOX};
 use files::{add_etc, add_files};
@@ -298,9 +299,7 @@ fn check_etc(agent: &Program, etc: &Path) -> Result<u32, BuildError> {
 }
 
 fn run(program: &Program, arguments: &[&OsStr]) -> Result<Output, BuildError> {
-    Command::new(&program.path)
-        .args(arguments)
-        .output()
+    brief::run(Command::new(&program.path).args(arguments), BRIEFLY)
         .map_err(BuildError::io("run", &program.path))
 }
 

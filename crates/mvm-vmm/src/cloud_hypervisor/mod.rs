@@ -15,10 +15,10 @@ mod requests;
 
 use crate::driver::{Driver, Launch, Restore};
 use crate::error::Error;
-use crate::http::{HttpError, Method};
+use crate::http::HttpError;
 use crate::launch::{Crew, Patience};
 use crate::locate::CLOUD_HYPERVISOR;
-use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, VSOCK_SOCKET, Vmm};
+use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, Told, VSOCK_SOCKET, Vmm};
 use crate::process::Alive;
 use crate::record::VmFolder;
 use crate::snapshot;
@@ -27,7 +27,6 @@ use requests::{
     Console, Cpus, Disk, Info, Memory, Mode, Payload, Ping, Rng, Serial, Snapshot, State, VmConfig,
     Vsock,
 };
-use serde::Serialize;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
@@ -37,7 +36,10 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct CloudHypervisor;
 
-const NAME: &str = "Cloud Hypervisor";
+const VMM: Vmm = Vmm {
+    name: "Cloud Hypervisor",
+    root: "/api/v1/",
+};
 
 const BACKEND: &str = "cloud-hypervisor";
 
@@ -69,13 +71,13 @@ impl Driver for CloudHypervisor {
     }
 
     fn launch(&self, launch: &Launch<'_>, crew: &mut Crew) -> Result<(), Error> {
-        let image = microvm::image(launch, BACKEND)?;
+        let image = launch.need_image(BACKEND)?;
         // It takes other kernels too, depending on its version; this one it always takes.
         let kernel = vmlinux::uncompressed(&image.kernel(), crew.folder().path(), BACKEND)?;
         spawn(crew)?;
         let folder = crew.folder().clone();
-        let told = Told::of(&folder, Some(crew), launch.patience);
-        told.wait_until_up()?;
+        let told = VMM.in_folder(&folder, Some(crew), launch.patience);
+        let _: Ping = told.wait_until_up("vmm.ping")?;
         let rootfs = image.rootfs();
         // Read-only whatever it is: the file is the image's, and other VMs run from it.
         let root = if rootfs.is_some() {
@@ -125,7 +127,8 @@ impl Driver for CloudHypervisor {
 
     fn request_stop(&self, folder: &VmFolder, _: &[Alive]) -> Result<(), Error> {
         let patience = Patience::new(ANSWER, None);
-        Told::of(folder, None, patience).act("vm.power-button", "ask the guest to stop")
+        let told = VMM.in_folder(folder, None, patience);
+        told.act("vm.power-button", "ask the guest to stop")
     }
 
     fn main_role(&self) -> &'static str {
@@ -142,9 +145,9 @@ impl Driver for CloudHypervisor {
         into: &Path,
         patience: Patience<'_>,
     ) -> Result<snapshot::Vmm, Error> {
-        let told = Told::of(crew.folder(), None, patience);
-        let version = told.version()?;
-        if told.state()? != State::Paused {
+        let told = VMM.in_folder(crew.folder(), None, patience);
+        let ping: Ping = told.get("vmm.ping", "tell its version")?;
+        if state(&told)? != State::Paused {
             told.act("vm.pause", "pause the VM")?;
         }
         let snapshot = Snapshot {
@@ -153,15 +156,15 @@ impl Driver for CloudHypervisor {
         told.put_at_length("vm.snapshot", &snapshot, "write the snapshot")?;
         Ok(snapshot::Vmm {
             name: BACKEND.into(),
-            version,
+            version: ping.version,
             accelerator: crew.record().accelerator.clone(),
         })
     }
 
     fn run_on(&self, crew: &mut Crew, patience: Patience<'_>) -> Result<(), Error> {
-        let told = Told::of(crew.folder(), None, patience);
+        let told = VMM.in_folder(crew.folder(), None, patience);
         // It answers in turn: a snapshot that is still being written is waited for here.
-        match told.state()? {
+        match state(&told)? {
             State::Running => Ok(()),
             State::Paused => told.act("vm.resume", "let the VM run on"),
             State::Created | State::Shutdown | State::BreakPoint => Err(Error::NotRunning {
@@ -176,8 +179,8 @@ impl Driver for CloudHypervisor {
         } = *restore;
         spawn(crew)?;
         let folder = crew.folder().clone();
-        let told = Told::of(&folder, Some(crew), patience);
-        told.wait_until_up()?;
+        let told = VMM.in_folder(&folder, Some(crew), patience);
+        let _: Ping = told.wait_until_up("vmm.ping")?;
         let path = std::path::absolute(folder.path());
         let path = path.map_err(Error::io("resolve", folder.path()))?;
         let source = config::elsewhere(snapshot, &path)?;
@@ -187,7 +190,7 @@ impl Driver for CloudHypervisor {
             resume: false,
         };
         told.put_at_length("vm.restore", &from, "load the snapshot")?;
-        told.resume_restored()
+        resume_restored(&told)
     }
 }
 
@@ -207,7 +210,7 @@ fn spawn(crew: &mut Crew) -> Result<(), Error> {
         .arg(format!("path={API_SOCKET}"));
     crew.set_accelerator("kvm");
     crew.add_log(CONSOLE);
-    crew.spawn(ROLE, NAME, "vmm.log", &mut command)
+    crew.spawn(ROLE, VMM.name, "vmm.log", &mut command)
 }
 
 /// A folder as Cloud Hypervisor reads it: what is behind `file://` is the path as it is.
@@ -215,115 +218,35 @@ fn url(folder: &Path) -> String {
     format!("file://{}", folder.display())
 }
 
-/// One Cloud Hypervisor that is told what to do.
-struct Told<'a> {
-    vmm: Vmm<'a>,
-    /// Those that were started, to be looked at when something fails.
-    crew: Option<&'a Crew>,
-    patience: Patience<'a>,
+fn ask_state(told: &Told<'_>) -> Result<State, HttpError> {
+    let info: Info = told.try_to_get_at_length("vm.info")?;
+    Ok(info.state)
 }
 
-impl<'a> Told<'a> {
-    fn of(folder: &'a VmFolder, crew: Option<&'a Crew>, patience: Patience<'a>) -> Self {
-        Self {
-            vmm: Vmm::of(NAME, folder),
-            crew,
-            patience,
-        }
-    }
+fn state(told: &Told<'_>) -> Result<State, Error> {
+    ask_state(told).map_err(told.failed("tell the VM's state"))
+}
 
-    fn wait_until_up(&self) -> Result<(), Error> {
-        let Some(crew) = self.crew else {
-            return Ok(());
+/// A try that failed may have taken effect all the same, and resuming what runs is an error.
+fn resume_restored(told: &Told<'_>) -> Result<(), Error> {
+    let doing = "let the restored VM run";
+    let mut tries = 1;
+    loop {
+        let error = match told.try_to_act("vm.resume") {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
         };
-        self.vmm.wait_until_up(crew, self.patience, |patience| {
-            let _: Ping = self.vmm.api.get(&path("vmm.ping"), patience)?;
-            Ok(())
-        })
-    }
-
-    fn version(&self) -> Result<String, Error> {
-        let patience = self.patience.step(ANSWER);
-        let ping = self.vmm.api.get(&path("vmm.ping"), patience);
-        let ping: Ping = ping.map_err(self.failed("tell its version"))?;
-        Ok(ping.version)
-    }
-
-    fn ask_state(&self) -> Result<State, HttpError> {
-        let info: Info = self.vmm.api.get(&path("vm.info"), self.patience)?;
-        Ok(info.state)
-    }
-
-    fn state(&self) -> Result<State, Error> {
-        self.ask_state().map_err(self.failed("tell the VM's state"))
-    }
-
-    fn try_to_act(&self, action: &str) -> Result<(), HttpError> {
-        self.vmm.api.act(&path(action), self.patience.step(ANSWER))
-    }
-
-    fn act(&self, action: &str, doing: &'static str) -> Result<(), Error> {
-        self.try_to_act(action).map_err(self.failed(doing))
-    }
-
-    fn put(
-        &self,
-        action: &str,
-        request: &impl Serialize,
-        doing: &'static str,
-    ) -> Result<(), Error> {
-        let patience = self.patience.step(ANSWER);
-        let asked = self
-            .vmm
-            .api
-            .ask(Method::Put, &path(action), request, patience);
-        asked.map_err(self.failed(doing))
-    }
-
-    /// What moves the guest's memory may take all the time that there is.
-    fn put_at_length(
-        &self,
-        action: &str,
-        request: &impl Serialize,
-        doing: &'static str,
-    ) -> Result<(), Error> {
-        let asked = self
-            .vmm
-            .api
-            .ask(Method::Put, &path(action), request, self.patience);
-        asked.map_err(self.failed(doing))
-    }
-
-    /// A try that failed may have taken effect all the same, and resuming what runs is an error.
-    fn resume_restored(&self) -> Result<(), Error> {
-        let doing = "let the restored VM run";
-        let mut tries = 1;
-        loop {
-            let error = match self.try_to_act("vm.resume") {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            if matches!(self.ask_state(), Ok(State::Running)) {
-                return Ok(());
-            }
-            let may_pass = matches!(error, HttpError::Refused { .. } | HttpError::Closed);
-            if !may_pass || tries == TRIES {
-                return Err(self.failed(doing)(error));
-            }
-            if let Some(crew) = self.crew {
-                crew.check_alive()?;
-                crew.pause(BETWEEN_TRIES)?;
-            }
-            tries += 1;
+        if matches!(ask_state(told), Ok(State::Running)) {
+            return Ok(());
         }
+        let may_pass = matches!(error, HttpError::Refused { .. } | HttpError::Closed);
+        if !may_pass || tries == TRIES {
+            return Err(told.failed(doing)(error));
+        }
+        if let Some(crew) = told.crew {
+            crew.check_alive()?;
+            crew.pause(BETWEEN_TRIES)?;
+        }
+        tries += 1;
     }
-
-    fn failed(&self, doing: &'static str) -> impl FnOnce(HttpError) -> Error {
-        let (vmm, crew) = (self.vmm, self.crew);
-        move |error| vmm.failed(crew, doing, error)
-    }
-}
-
-fn path(action: &str) -> String {
-    format!("/api/v1/{action}")
 }

@@ -18,10 +18,9 @@ mod requests;
 
 use crate::driver::{Driver, Launch, Restore};
 use crate::error::Error;
-use crate::http::{HttpError, Method};
 use crate::launch::{Crew, Patience};
 use crate::locate::FIRECRACKER;
-use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, VSOCK_SOCKET, Vmm};
+use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, Told, VSOCK_SOCKET, Vmm};
 use crate::process::Alive;
 use crate::record::VmFolder;
 use crate::snapshot;
@@ -31,7 +30,6 @@ use requests::{
     InstanceState, MachineConfig, MemBackend, SnapshotCreate, SnapshotLoad, SnapshotType, Version,
     Vm, VmState, Vsock, VsockOverride,
 };
-use serde::Serialize;
 use std::path::Path;
 use std::process::Command;
 
@@ -39,7 +37,10 @@ use std::process::Command;
 #[derive(Debug)]
 pub struct Firecracker;
 
-const NAME: &str = "Firecracker";
+const VMM: Vmm = Vmm {
+    name: "Firecracker",
+    root: "",
+};
 
 const BACKEND: &str = "firecracker";
 
@@ -72,13 +73,13 @@ impl Driver for Firecracker {
     }
 
     fn launch(&self, launch: &Launch<'_>, crew: &mut Crew) -> Result<(), Error> {
-        let image = microvm::image(launch, BACKEND)?;
+        let image = launch.need_image(BACKEND)?;
         let patience = launch.patience;
         let kernel = vmlinux::uncompressed(&image.kernel(), crew.folder().path(), BACKEND)?;
         spawn(crew)?;
         let folder = crew.folder().clone();
-        let told = Told::of(&folder, Some(crew), patience);
-        told.wait_until_up()?;
+        let told = VMM.in_folder(&folder, Some(crew), patience);
+        let _: Version = told.wait_until_up("/version")?;
         let machine = MachineConfig {
             vcpu_count: launch.cpus,
             mem_size_mib: launch.memory_mib,
@@ -109,13 +110,14 @@ impl Driver for Firecracker {
         };
         told.put("/vsock", &vsock, "add the vsock device")?;
         told.put("/entropy", &Entropy {}, "add the entropy device")?;
-        told.action(ActionType::InstanceStart, "start the guest")
+        action(&told, ActionType::InstanceStart, "start the guest")
     }
 
     /// Ctrl-Alt-Delete is the one way of asking that it has.
     fn request_stop(&self, folder: &VmFolder, _: &[Alive]) -> Result<(), Error> {
         let patience = Patience::new(ANSWER, None);
-        Told::of(folder, None, patience).action(ActionType::SendCtrlAltDel, "ask the guest to stop")
+        let told = VMM.in_folder(folder, None, patience);
+        action(&told, ActionType::SendCtrlAltDel, "ask the guest to stop")
     }
 
     fn main_role(&self) -> &'static str {
@@ -124,15 +126,16 @@ impl Driver for Firecracker {
 
     /// By the program that is installed.
     fn check_snapshots(&self) -> Result<(), Error> {
-        let output = Command::new(FIRECRACKER.find()?).arg("--version").output();
-        let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-        // One that cannot tell its version is found out by the one that runs.
-        check_version(version_in(&said.unwrap_or_default()))
+        match FIRECRACKER.version(&FIRECRACKER.find()?) {
+            Ok(said) => check_version(version_in(&said)),
+            // One that cannot tell its version is found out by the one that runs.
+            Err(_) => Ok(()),
+        }
     }
 
     fn check_running(&self, crew: &Crew) -> Result<(), Error> {
         let patience = Patience::new(ANSWER, None);
-        check_version(&Told::of(crew.folder(), None, patience).version()?)
+        check_version(&version(&VMM.in_folder(crew.folder(), None, patience))?)
     }
 
     fn freeze(
@@ -141,9 +144,9 @@ impl Driver for Firecracker {
         into: &Path,
         patience: Patience<'_>,
     ) -> Result<snapshot::Vmm, Error> {
-        let told = Told::of(crew.folder(), None, patience);
-        let version = told.version()?;
-        told.set(VmState::Paused, "pause the VM")?;
+        let told = VMM.in_folder(crew.folder(), None, patience);
+        let version = version(&told)?;
+        set(&told, VmState::Paused, "pause the VM")?;
         let create = SnapshotCreate {
             snapshot_type: SnapshotType::Full,
             snapshot_path: &into.join(STATE),
@@ -158,12 +161,11 @@ impl Driver for Firecracker {
     }
 
     fn run_on(&self, crew: &mut Crew, patience: Patience<'_>) -> Result<(), Error> {
-        let told = Told::of(crew.folder(), None, patience);
+        let told = VMM.in_folder(crew.folder(), None, patience);
         // It answers in turn: a snapshot that is still being written is waited for here.
-        let state = told.state()?;
-        match state {
+        match state(&told)? {
             InstanceState::Running => Ok(()),
-            InstanceState::Paused => told.set(VmState::Resumed, "let the VM run on"),
+            InstanceState::Paused => set(&told, VmState::Resumed, "let the VM run on"),
             InstanceState::NotStarted => Err(Error::NotRunning {
                 name: crew.record().name.clone(),
             }),
@@ -176,8 +178,9 @@ impl Driver for Firecracker {
         } = *restore;
         spawn(crew)?;
         let folder = crew.folder().clone();
-        let told = Told::of(&folder, Some(crew), patience);
-        check_version(&told.wait_until_up()?)?;
+        let told = VMM.in_folder(&folder, Some(crew), patience);
+        let version: Version = told.wait_until_up("/version")?;
+        check_version(&version.firecracker_version)?;
         let load = SnapshotLoad {
             snapshot_path: &snapshot.file(STATE),
             mem_backend: MemBackend {
@@ -202,7 +205,7 @@ fn spawn(crew: &mut Crew) -> Result<(), Error> {
     let mut command = Command::new(FIRECRACKER.find()?);
     command.args(["--id", &id, "--api-sock", API_SOCKET]);
     crew.set_accelerator("kvm");
-    crew.spawn(ROLE, NAME, "console.log", &mut command)
+    crew.spawn(ROLE, VMM.name, "console.log", &mut command)
 }
 
 /// A VM's name in the letters that Firecracker takes in an id. It is shown by its logs alone, and
@@ -236,80 +239,23 @@ pub(crate) fn loses_vsock(version: &str) -> bool {
     number == "1.16.0" || number.starts_with("1.16.0-")
 }
 
-/// One Firecracker that is told what to do.
-struct Told<'a> {
-    vmm: Vmm<'a>,
-    /// Those that were started, to be looked at when something fails.
-    crew: Option<&'a Crew>,
-    patience: Patience<'a>,
+fn version(told: &Told<'_>) -> Result<String, Error> {
+    let version: Version = told.get("/version", "tell its version")?;
+    Ok(version.firecracker_version)
 }
 
-impl<'a> Told<'a> {
-    fn of(folder: &'a VmFolder, crew: Option<&'a Crew>, patience: Patience<'a>) -> Self {
-        Self {
-            vmm: Vmm::of(NAME, folder),
-            crew,
-            patience,
-        }
-    }
+fn state(told: &Told<'_>) -> Result<InstanceState, Error> {
+    let instance = told.try_to_get_at_length("/");
+    let instance: Instance = instance.map_err(told.failed("tell the VM's state"))?;
+    Ok(instance.state)
+}
 
-    /// Its version, once it answers.
-    fn wait_until_up(&self) -> Result<String, Error> {
-        let Some(crew) = self.crew else {
-            return self.version();
-        };
-        self.vmm.wait_until_up(crew, self.patience, |patience| {
-            let version: Version = self.vmm.api.get("/version", patience)?;
-            Ok(version.firecracker_version)
-        })
-    }
+fn set(told: &Told<'_>, state: VmState, doing: &'static str) -> Result<(), Error> {
+    told.patch("/vm", &Vm { state }, doing)
+}
 
-    fn version(&self) -> Result<String, Error> {
-        let version = self.vmm.api.get("/version", self.patience.step(ANSWER));
-        let version: Version = version.map_err(self.failed("tell its version"))?;
-        Ok(version.firecracker_version)
-    }
-
-    fn state(&self) -> Result<InstanceState, Error> {
-        let instance = self.vmm.api.get("/", self.patience);
-        let instance: Instance = instance.map_err(self.failed("tell the VM's state"))?;
-        Ok(instance.state)
-    }
-
-    fn action(&self, action_type: ActionType, doing: &'static str) -> Result<(), Error> {
-        self.put("/actions", &Action { action_type }, doing)
-    }
-
-    fn set(&self, state: VmState, doing: &'static str) -> Result<(), Error> {
-        let patience = self.patience.step(ANSWER);
-        let asked = self
-            .vmm
-            .api
-            .ask(Method::Patch, "/vm", &Vm { state }, patience);
-        asked.map_err(self.failed(doing))
-    }
-
-    fn put(&self, path: &str, request: &impl Serialize, doing: &'static str) -> Result<(), Error> {
-        let patience = self.patience.step(ANSWER);
-        let asked = self.vmm.api.ask(Method::Put, path, request, patience);
-        asked.map_err(self.failed(doing))
-    }
-
-    /// What moves the guest's memory may take all the time that there is.
-    fn put_at_length(
-        &self,
-        path: &str,
-        request: &impl Serialize,
-        doing: &'static str,
-    ) -> Result<(), Error> {
-        let asked = self.vmm.api.ask(Method::Put, path, request, self.patience);
-        asked.map_err(self.failed(doing))
-    }
-
-    fn failed(&self, doing: &'static str) -> impl FnOnce(HttpError) -> Error {
-        let (vmm, crew) = (self.vmm, self.crew);
-        move |error| vmm.failed(crew, doing, error)
-    }
+fn action(told: &Told<'_>, action_type: ActionType, doing: &'static str) -> Result<(), Error> {
+    told.put("/actions", &Action { action_type }, doing)
 }
 
 #[cfg(test)]

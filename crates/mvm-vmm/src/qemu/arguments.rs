@@ -38,7 +38,8 @@ impl Accelerator {
         }
     }
 
-    fn cpu(self) -> &'static str {
+    /// The CPU that the guest sees: all that this one, or the emulation, has.
+    pub(super) fn cpu(self) -> &'static str {
         match self {
             Self::Kvm => "host",
             Self::Tcg => "max",

@@ -8,7 +8,7 @@
 use super::arguments::Accelerator;
 use crate::error::Error;
 use crate::launch::Patience;
-use crate::microvm::kvm_device;
+use crate::microvm::{kvm_device, open_kvm};
 use crate::record::{Home, write_whole};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -51,9 +51,8 @@ pub fn verdict(
     kernel: &Path,
     patience: Patience<'_>,
 ) -> Result<Verdict, Error> {
-    let device = kvm_device();
-    if let Err(error) = File::options().read(true).write(true).open(&device) {
-        let reason = format!("cannot open {}: {error}", device.display());
+    if let Err(error) = open_kvm() {
+        let reason = format!("cannot open {}: {error}", kvm_device().display());
         return Ok(Verdict::Unusable(reason));
     }
     let file = home.root().join("kvm.json");
@@ -80,8 +79,8 @@ pub fn verdict(
     Ok(verdict)
 }
 
-/// Boots the kernel as far as it gets without a root file system, within that patience. With [`Accelerator::Tcg`] it tells
-/// whether the trial itself is sound.
+/// Boots the kernel as far as it gets without a root file system, within that patience. With
+/// [`Accelerator::Tcg`] it tells whether the trial itself is sound.
 pub fn boots(
     accelerator: Accelerator,
     qemu: &Path,
@@ -91,13 +90,10 @@ pub fn boots(
     let folder = tempfile::tempdir().map_err(Error::io("make a folder in", Path::new("/tmp")))?;
     let said = folder.path().join("qemu.log");
     let log = File::create(&said).map_err(Error::io("create", &said))?;
-    let cpu = match accelerator {
-        Accelerator::Kvm => "host",
-        Accelerator::Tcg => "max",
-    };
     let child = Command::new(qemu)
         .current_dir(folder.path())
-        .args(["-M", "q35", "-m", "256", "-display", "none", "-cpu", cpu])
+        .args(["-M", "q35", "-m", "256", "-display", "none"])
+        .args(["-cpu", accelerator.cpu()])
         .args(["-nodefaults", "-no-user-config", "-no-reboot"])
         .args(["-accel", accelerator.name(), "-serial", "file:console.log"])
         .arg("-kernel")

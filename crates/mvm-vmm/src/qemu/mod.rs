@@ -28,6 +28,8 @@ use std::process::Command;
 #[derive(Debug)]
 pub struct Qemu;
 
+const BACKEND: &str = "qemu";
+
 const ROLE: &str = "vmm";
 
 const VSOCK_ROLE: &str = "vsock";
@@ -38,7 +40,7 @@ const GUEST_CID: u32 = 3;
 
 impl Driver for Qemu {
     fn name(&self) -> &'static str {
-        "qemu"
+        BACKEND
     }
 
     fn runs_a_guest(&self) -> bool {
@@ -52,13 +54,7 @@ impl Driver for Qemu {
     }
 
     fn launch(&self, launch: &Launch<'_>, crew: &mut Crew) -> Result<(), Error> {
-        let Some(image) = launch.image else {
-            return Err(Error::Unsupported {
-                backend: "qemu",
-                reason: "no image was given".into(),
-                hint: "give --image DIR; `mvmctl image build --out DIR` makes one".into(),
-            });
-        };
+        let image = launch.need_image(BACKEND)?;
         let qemu = QEMU.find()?;
         let kernel = image.kernel();
         let accelerator = match kvm::verdict(launch.home, &qemu, &kernel, launch.patience)? {

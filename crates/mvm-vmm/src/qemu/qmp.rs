@@ -2,13 +2,13 @@
 //! between.
 
 use crate::error::Error;
+use crate::socket;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, IoSlice, Read as _, Write as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// How long QEMU may take over an answer. Its commands answer at once; what takes long is told by
 /// events.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// How often a full queue is tried again: there is no event to wait for.
+const TICK: Duration = Duration::from_millis(20);
 
 /// The longest line in bytes; QEMU's longest answers (schemas) are below it.
 const MAX_LINE: u64 = 4 * 1024 * 1024;
@@ -32,7 +35,7 @@ pub struct Qmp {
 impl Qmp {
     /// Connects, and gets past the greeting. `Ok(None)` if QEMU does not listen there (yet).
     pub fn connect(folder: &Path, socket: &str) -> Result<Option<Self>, Error> {
-        let stream = match dial(folder, socket) {
+        let stream = match dial(folder, socket, ANSWER) {
             Ok(stream) => stream,
             Err(error)
                 if matches!(
@@ -178,14 +181,26 @@ impl Qmp {
     }
 }
 
-/// Opens a socket by way of its folder's descriptor: a socket's path may have 107 bytes, a folder's
-/// any number.
-fn dial(folder: &Path, socket: &str) -> io::Result<UnixStream> {
-    let folder = File::options()
-        .read(true)
-        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-        .open(folder)?;
-    UnixStream::connect(format!("/proc/self/fd/{}/{socket}", folder.as_raw_fd()))
+/// One that listens and takes no connection is given up after that time.
+fn dial(folder: &Path, socket: &str, at_most: Duration) -> io::Result<UnixStream> {
+    let until = Instant::now() + at_most;
+    loop {
+        match socket::connect(folder, socket) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) && Instant::now() < until =>
+            {
+                std::thread::sleep(TICK);
+            }
+            connected => {
+                let stream = UnixStream::from(connected?);
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+        }
+    }
 }
 
 fn failed(doing: &str, reason: &str) -> Error {
@@ -267,6 +282,16 @@ mod tests {
         thread.join().unwrap();
         let error = qmp.execute("query-status", &json!({})).unwrap_err();
         assert!(matches!(error, Error::Qmp { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_full_queue_has_a_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("qmp")).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let _fills_it = dial(folder.path(), "qmp", ANSWER).unwrap();
+        let error = dial(folder.path(), "qmp", Duration::from_millis(150)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! `--backend cloud-hypervisor`
 
+use crate::both;
 use crate::world::{LONG, World, names, told};
 use mvm_vmm::{Patience, Snapshot, State, Stop, Stopped};
 use serde_json::Value;
 use std::fs;
 use std::time::Duration;
 
+const BACKEND: &str = "cloud-hypervisor";
+
 fn world() -> World {
-    World::new("cloud-hypervisor")
+    World::new(BACKEND)
 }
 
 fn api(calls: &[&str]) -> Vec<String> {
@@ -55,25 +58,11 @@ pub(crate) fn has_its_root_file_system() {
 }
 
 pub(crate) fn starts_again_after_a_crash() {
-    let world = world();
-    let vm = world.vm("web").started();
-    vm.kill();
-    assert!(vm.folder.file("api.sock").exists(), "it is left behind");
-    vm.try_start(LONG).unwrap();
-    assert!(vm.runs());
+    both::starts_again_after_a_crash(BACKEND);
 }
 
 pub(crate) fn a_start_that_fails_leaves_no_process() {
-    let failing = |fault: &str, at_most| {
-        let world = world();
-        let vm = world.vm("web");
-        vm.inject(fault);
-        let error = vm.try_start(at_most).unwrap_err();
-        assert!(!vm.runs(), "{fault}");
-        assert_eq!(vm.record().state, State::Stopped, "{fault}");
-        vm.try_start(LONG).unwrap();
-        error
-    };
+    let failing = |fault, at_most| both::failing_start(BACKEND, fault, at_most);
     let error = failing("PUT /api/v1/vm.create 500", LONG);
     told(&error, &["take the VM", "500", "injected"]);
     let error = failing("PUT /api/v1/vm.boot cut", LONG);
@@ -130,21 +119,13 @@ pub(crate) fn snapshots_and_runs_on() {
     assert_eq!(vm.record().state, State::Running);
 }
 
-const RESTORED: [&str; 3] = [
-    "GET vmm.ping 200",
-    "PUT vm.restore 204",
-    "PUT vm.resume 204",
-];
-
 pub(crate) fn suspends_and_resumes() {
-    let world = world();
-    let vm = world.vm("web").started();
-    let snapshot = vm.snapshot(&world.path("s"), true);
-    assert!(!vm.runs());
-    vm.forget_calls();
-    vm.restore(&snapshot, false).unwrap();
-    assert_eq!(vm.calls(), api(&RESTORED));
-    assert_eq!(vm.record().state, State::Running);
+    let restored = api(&[
+        "GET vmm.ping 200",
+        "PUT vm.restore 204",
+        "PUT vm.resume 204",
+    ]);
+    both::suspends_and_resumes(BACKEND, &restored);
 }
 
 /// Also one whose sockets are somewhere else altogether.
@@ -222,35 +203,21 @@ pub(crate) fn a_resume_whose_answer_was_lost_is_not_made_again() {
 }
 
 pub(crate) fn a_snapshot_that_fails_leaves_the_vm_running() {
-    for fault in [
-        "PUT /api/v1/vm.pause 500",
-        "PUT /api/v1/vm.pause cut",
-        "PUT /api/v1/vm.snapshot 500",
-        "PUT /api/v1/vm.snapshot cut",
+    for (fault, was_paused) in [
+        ("PUT /api/v1/vm.pause 500", false),
+        ("PUT /api/v1/vm.pause cut", true),
+        ("PUT /api/v1/vm.snapshot 500", true),
+        ("PUT /api/v1/vm.snapshot cut", true),
     ] {
-        let world = world();
-        let vm = world.vm("web").started();
-        vm.inject(fault);
-        let to = world.path("s");
-        let (mut taking, frozen) = vm.freeze(&to, LONG);
-        told(&frozen.unwrap_err(), &["Cloud Hypervisor cannot"]);
-        vm.forget_calls();
-        taking.run_on(Patience::new(LONG, None)).unwrap();
+        let words = ["Cloud Hypervisor cannot"];
         // Resuming what runs would be refused.
-        let resumed = vm.calls().contains(&api(&["PUT vm.resume 204"])[0]);
-        assert_eq!(resumed, fault != "PUT /api/v1/vm.pause 500", "{fault}");
-        assert_eq!(vm.record().state, State::Running);
-        assert_eq!(names(to.parent().unwrap()), ["home", "image"], "{fault}");
+        let resume = "PUT /api/v1/vm.resume 204";
+        both::a_snapshot_that_fails_leaves_the_vm_running(
+            BACKEND, fault, &words, resume, was_paused,
+        );
     }
 }
 
 pub(crate) fn a_vmm_that_dies_while_snapshotting_is_told() {
-    let world = world();
-    let vm = world.vm("web").started();
-    vm.inject("PUT /api/v1/vm.snapshot die");
-    let (mut taking, frozen) = vm.freeze(&world.path("s"), LONG);
-    told(&frozen.unwrap_err(), &["in the middle of the answer"]);
-    // Nobody listens any more, or still but not for long.
-    taking.run_on(Patience::new(LONG, None)).unwrap_err();
-    assert_eq!(vm.record().state, State::Stopped);
+    both::a_vmm_that_dies_while_snapshotting_is_told(BACKEND, "PUT /api/v1/vm.snapshot die");
 }

@@ -1,5 +1,6 @@
 //! `--backend firecracker`
 
+use crate::both;
 use crate::world::{LONG, World, names, told};
 use mvm_vmm::error::Error;
 use mvm_vmm::http::HttpError;
@@ -7,8 +8,10 @@ use mvm_vmm::{Patience, State, Stop, Stopped};
 use std::fs;
 use std::time::{Duration, Instant};
 
+const BACKEND: &str = "firecracker";
+
 fn world() -> World {
-    World::new("firecracker")
+    World::new(BACKEND)
 }
 
 const STARTED: [&str; 6] = [
@@ -67,26 +70,11 @@ pub(crate) fn has_its_root_file_system() {
 }
 
 pub(crate) fn starts_again_after_a_crash() {
-    let world = world();
-    let vm = world.vm("web").started();
-    vm.kill();
-    assert!(vm.folder.file("api.sock").exists(), "it is left behind");
-    vm.try_start(LONG).unwrap();
-    assert!(vm.runs());
+    both::starts_again_after_a_crash(BACKEND);
 }
 
 pub(crate) fn a_start_that_fails_leaves_no_process() {
-    let failing = |fault: &str, at_most| {
-        let world = world();
-        let vm = world.vm("web");
-        vm.inject(fault);
-        let error = vm.try_start(at_most).unwrap_err();
-        assert!(!vm.runs(), "{fault}");
-        assert_eq!(vm.record().state, State::Stopped, "{fault}");
-        // What is left of it is in nobody's way.
-        vm.try_start(LONG).unwrap();
-        error
-    };
+    let failing = |fault, at_most| both::failing_start(BACKEND, fault, at_most);
     let error = failing("PUT /vsock 500", LONG);
     told(&error, &["add the vsock device", "500", "injected"]);
     let error = failing("PUT /boot-source cut", LONG);
@@ -141,15 +129,7 @@ pub(crate) fn snapshots_and_runs_on() {
 }
 
 pub(crate) fn suspends_and_resumes() {
-    let world = world();
-    let vm = world.vm("web").started();
-    let snapshot = vm.snapshot(&world.path("s"), true);
-    assert!(!vm.runs());
-    assert_eq!(vm.record().state, State::Asleep);
-    vm.forget_calls();
-    vm.restore(&snapshot, false).unwrap();
-    assert_eq!(vm.calls(), ["GET /version 200", "PUT /snapshot/load 204"]);
-    assert_eq!(vm.record().state, State::Running);
+    both::suspends_and_resumes(BACKEND, &["GET /version 200", "PUT /snapshot/load 204"]);
 }
 
 pub(crate) fn a_clone_has_sockets_of_its_own() {
@@ -166,41 +146,23 @@ pub(crate) fn a_clone_has_sockets_of_its_own() {
 }
 
 pub(crate) fn a_snapshot_that_fails_leaves_the_vm_running() {
-    for (fault, expected) in [
-        ("PATCH /vm 500", "pause the VM"),
+    for (fault, expected, was_paused) in [
+        ("PATCH /vm 500", "pause the VM", false),
         // It is paused, and nobody knows.
-        ("PATCH /vm cut", "pause the VM"),
-        ("PUT /snapshot/create 500", "write the snapshot"),
-        ("PUT /snapshot/create cut", "write the snapshot"),
+        ("PATCH /vm cut", "pause the VM", true),
+        ("PUT /snapshot/create 500", "write the snapshot", true),
+        ("PUT /snapshot/create cut", "write the snapshot", true),
     ] {
-        let world = world();
-        let vm = world.vm("web").started();
-        vm.inject(fault);
-        let to = world.path("s");
-        let (mut taking, frozen) = vm.freeze(&to, LONG);
-        told(&frozen.unwrap_err(), &["Firecracker cannot", expected]);
-        let before = vm.calls();
-        taking.run_on(Patience::new(LONG, None)).unwrap();
-        let after = vm.calls();
-        // One that was not paused need not be resumed.
-        let resumed = after.iter().any(|call| call.starts_with("PATCH /vm"));
-        assert_eq!(resumed, fault != "PATCH /vm 500", "{before:?} {after:?}");
-        assert_eq!(vm.record().state, State::Running);
-        assert!(!to.exists());
-        assert_eq!(names(to.parent().unwrap()), ["home", "image"], "{fault}");
+        let words = ["Firecracker cannot", expected];
+        let resume = "PATCH /vm";
+        both::a_snapshot_that_fails_leaves_the_vm_running(
+            BACKEND, fault, &words, resume, was_paused,
+        );
     }
 }
 
 pub(crate) fn a_vmm_that_dies_while_snapshotting_is_told() {
-    let world = world();
-    let vm = world.vm("web").started();
-    vm.inject("PUT /snapshot/create die");
-    let (mut taking, frozen) = vm.freeze(&world.path("s"), LONG);
-    told(&frozen.unwrap_err(), &["in the middle of the answer"]);
-    // Nobody listens any more, or still but not for long.
-    taking.run_on(Patience::new(LONG, None)).unwrap_err();
-    assert_eq!(vm.record().state, State::Stopped);
-    assert!(!vm.folder.file("v.sock").exists());
+    both::a_vmm_that_dies_while_snapshotting_is_told(BACKEND, "PUT /snapshot/create die");
 }
 
 pub(crate) fn a_vmm_that_hangs_while_snapshotting_is_given_up() {
@@ -228,7 +190,7 @@ pub(crate) fn the_broken_version_is_refused() {
     // By the one that runs: the one that is installed is another.
     let error = vm.try_take(&world.path("s")).unwrap_err();
     told(&error, &["1.16.0", "loses the guest's vsock"]);
-    assert!(error.hint().unwrap().contains("1.16.1"));
+    assert!(error.hint().contains("1.16.1"));
     assert_eq!(vm.calls(), ["GET /version 200"], "it was not paused");
     assert_eq!(names(&world.path("")), ["home", "image"]);
     // Nor is a sound snapshot restored with it.

@@ -11,6 +11,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod both;
 mod cloud_hypervisor;
 mod firecracker;
 mod manners;

@@ -8,10 +8,10 @@ use crate::report::{Failure, Outcome};
 use crate::vm_name;
 use clap::ValueEnum;
 use mvm_client::{Error, Session, inventory::nearest};
+use mvm_protocol::ErrorCode;
 use mvm_protocol::answer::Checked;
 use mvm_protocol::request::{Check, CheckKind};
 use mvm_protocol::status::{Health, Inspect};
-use mvm_protocol::{ErrorAnswer, ErrorCode};
 
 /// Run a health check or a probe now, and show what it found
 ///
@@ -125,10 +125,7 @@ async fn try_both(mut session: Session, name: &str) -> Result<Found, Error> {
         let name = name.to_owned();
         match session.check(Check { kind, name }).await {
             Ok(checked) => return Ok(Found::checked(checked)),
-            Err(Error::Refused(ErrorAnswer {
-                code: ErrorCode::NotFound,
-                ..
-            })) => {}
+            Err(Error::Refused(refusal)) if refusal.code == ErrorCode::NotFound => {}
             Err(error) => return Err(error),
         }
     }

@@ -45,6 +45,7 @@ impl Args {
     }
 
     async fn connect(&self, context: &Context) -> Result<Outcome, Failure> {
+        context.ui.give_stdout_away();
         let vm = self.vm.name.as_str();
         let inventory = context.inventory()?;
         let connected = async {

@@ -1,34 +1,53 @@
 //! `mvmctl doctor`
 
 use super::Context;
-use super::machine::home;
 use crate::args::Format;
 use crate::render::data::document;
 use crate::render::text::clean;
-use crate::report::{Failure, Outcome};
-use mvm_vmm::Patience;
-use mvm_vmm::doctor::{self, Finding, Level};
+use crate::report::{Failure, Kind, Outcome};
+use mvm_client::{Error, Inventory, Unseen};
+use mvm_vmm::doctor::{self, Elsewhere, Finding, Level};
+use mvm_vmm::{Home, Patience};
 use serde_json::json;
 
 /// Find out what is in the way of starting VMs here, and how to mend it
 ///
-/// Looks at KVM, the VMMs and their versions, what images are made of, and what is left of VMs that
-/// ended by themselves. Exits with 1 if no VM can be started.
+/// Looks at KVM, the VMMs and their versions, the agent, what images are made of, mvmctl.toml, and at
+/// VMs: what is left of those that ended by themselves, and sockets that may not be opened. Exits with
+/// 1 if no VM can be started.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let home = home(context)?;
+        let (inventory, mut amiss) = inventory(context)?;
+        let home = Home::at(inventory.home());
+        let elsewhere =
+            match elsewhere(&inventory) {
+                Ok((elsewhere, unseen)) => {
+                    // Of the VMs in `$MVM_HOME` it tells by itself.
+                    let unseen = unseen.iter().filter(|one| one.is_discovered);
+                    amiss.extend(unseen.map(|one| {
+                        Finding::amiss(Level::Warning, "vms", one.to_string(), one.hint())
+                    }));
+                    elsewhere
+                }
+                Err(error) => {
+                    let (why, fix) = (error.to_string(), error.hint("NAME"));
+                    amiss.push(Finding::amiss(Level::Warning, "vms", why, fix));
+                    Vec::new()
+                }
+            };
         let progress = context.ui.progress("trying KVM");
         let at_most = context.timeout.unwrap_or(doctor::TRIAL);
         let examined = tokio::task::spawn_blocking(move || {
-            doctor::examine(&home, Patience::new(at_most, None))
+            doctor::examine(&home, &elsewhere, Patience::new(at_most, None))
         });
-        let findings = match examined.await {
+        let mut findings = match examined.await {
             Ok(findings) => findings,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
+        findings.append(&mut amiss);
         drop(progress);
         let able = doctor::can_start_vms(&findings);
         match context.format {
@@ -43,6 +62,35 @@ impl Args {
         }
         Ok(if able { Outcome::Done } else { Outcome::Bad })
     }
+}
+
+/// The VMs, and what is wrong with the file that adds some.
+fn inventory(context: &Context) -> Result<(Inventory, Vec<Finding>), Failure> {
+    match context.inventory() {
+        Ok(inventory) => Ok((inventory, Vec::new())),
+        // Without it no command knows where VMs are, so no VM can be started.
+        Err(failure) if failure.kind == Kind::Usage => {
+            let fix = failure.hint.unwrap_or_default();
+            let finding = Finding::amiss(Level::Problem, "mvmctl.toml", failure.message, fix);
+            Ok((Inventory::without_settings()?, vec![finding]))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The sockets of VMs that are not, or are reached elsewhere than, in `$MVM_HOME`. Of one that does
+/// not run there is none to be looked at. And the folders in which there may be more.
+fn elsewhere(inventory: &Inventory) -> Result<(Vec<Elsewhere>, Vec<Unseen>), Error> {
+    let found = inventory.list()?;
+    let sockets = found.vms.into_iter().filter_map(|vm| {
+        let socket = vm.endpoint().ok()?.path()?.to_owned();
+        let own = inventory.folder(&vm.name).join("v.sock");
+        (socket != own).then_some(Elsewhere {
+            name: vm.name,
+            socket,
+        })
+    });
+    Ok((sockets.collect(), found.unseen))
 }
 
 fn list(findings: &[Finding], show: impl Fn(&Finding) -> String) -> String {

@@ -5,7 +5,8 @@ use crate::args::Format;
 use crate::backoff::Backoff;
 use crate::fleet::{self, Scope, Target};
 use crate::render::data::{self, Named};
-use crate::render::{event, text::clean};
+use crate::render::event;
+use crate::render::text::{clean, cut};
 use crate::report::{self, Failure, InData, Outcome};
 use crate::vm_name;
 use futures_util::future::join_all;
@@ -33,10 +34,13 @@ pub(crate) struct Args {
 /// How often a quiet guest says that it is there: three missing ones make it lost.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
+/// How long a line may be in characters.
+const MOST: usize = 500;
+
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let inventory = context.inventory()?;
-        let (scope, targets) = fleet::targets(&inventory, &self.vms.names)?;
+        let (scope, targets) = fleet::targets(context, &inventory, &self.vms.names)?;
         if targets.is_empty() {
             context.ui.note(&format!(
                 "no VMs in {}",
@@ -59,7 +63,10 @@ impl Args {
             };
             follower.follow(target).instrument(span)
         });
-        let ends = join_all(watches).await;
+        let ends = tokio::select! {
+            ends = join_all(watches) => ends,
+            () = context.ui.closed() => return Ok(Outcome::Done),
+        };
         let failures = ends.into_iter().filter_map(Result::err);
         match (scope, failures.collect::<Vec<_>>()) {
             (_, failures) if failures.is_empty() => Ok(Outcome::Done),
@@ -167,7 +174,8 @@ impl Follower<'_> {
     fn print(&self, line: &str) -> Result<(), Failure> {
         self.context.ui.print(&match self.context.format {
             Format::Name => format!("{}\n", clean(&self.name)),
-            _ => format!("{}  {line}\n", clean(&self.name)),
+            // However many words of a newer agent are in it.
+            _ => format!("{}  {}\n", clean(&self.name), cut(line, MOST)),
         })
     }
 

@@ -232,13 +232,13 @@ fn show(
 fn refused(vm: &str, error: &Error) -> Failure {
     let failure = failure(vm, error);
     let (kind, hint) = match error {
-        Error::Refused(refusal) => match refusal.code {
-            ErrorCode::NotFound => (
+        Error::Refused(refusal) => match refusal.code.known() {
+            Some(ErrorCode::NotFound) => (
                 Kind::NoProgram,
                 "program, folder (-w) and user (-u) have to be there in the guest. A shell's own words \
                  need a shell: -- sh -c '…'",
             ),
-            ErrorCode::NotAllowed => (
+            Some(ErrorCode::NotAllowed) => (
                 Kind::CannotRun,
                 "see that it is a program, and that its user may run it (-u) and enter its folder (-w)",
             ),

@@ -1,9 +1,14 @@
 //! `mvmctl image build`
 
 use super::Context;
+use crate::args::Format;
+use crate::render::data::document;
+use crate::render::text::clean;
 use crate::report::{Failure, Outcome};
-use mvm_vmm::build::{Build, BuildError, Service};
-use std::path::PathBuf;
+use mvm_vmm::build::{Build, BuildError, Built, Service};
+use mvm_vmm::image::Agent;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
 
 /// Build a bootable guest from a static agent, busybox and a kernel
 ///
@@ -57,6 +62,28 @@ pub(crate) struct Args {
     hostname: String,
 }
 
+/// What came of it, as data.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    image: &'a Path,
+    kernel: &'a Path,
+    initrd_bytes: u64,
+    agent: &'a Agent,
+    modules: &'a [String],
+}
+
+impl<'a> Report<'a> {
+    fn of(built: &'a Built) -> Self {
+        Self {
+            image: &built.folder,
+            kernel: &built.kernel,
+            initrd_bytes: built.initrd_bytes,
+            agent: &built.manifest.agent,
+            modules: &built.modules,
+        }
+    }
+}
+
 /// Reads `FILE:DEST`. The last colon divides: a file's name may have one.
 fn addition(text: &str) -> Result<(PathBuf, String), String> {
     match text.rsplit_once(':') {
@@ -107,6 +134,14 @@ impl Args {
             agent.profile,
             built.modules.len()
         ));
+        match context.format {
+            Format::Json | Format::Yaml => document(context, &Report::of(&built))?,
+            Format::Name => {
+                let folder = built.folder.display().to_string();
+                context.ui.print(&format!("{}\n", clean(&folder)))?;
+            }
+            Format::Table | Format::Wide => {}
+        }
         Ok(Outcome::Done)
     }
 }
@@ -120,10 +155,7 @@ fn failure(context: &Context, error: &BuildError) -> Failure {
     for line in lines {
         context.ui.note(line);
     }
-    match error.hint() {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
+    failure.hint(error.hint())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::report::{Failure, Outcome};
 use crate::vm_name;
 use mvm_client::Error;
 use mvm_protocol::ErrorCode;
+use mvm_protocol::Lenient;
 use mvm_protocol::dev::jobs::{Job, JobState};
 use serde::Serialize;
 use std::time::Duration;
@@ -73,15 +74,18 @@ fn table(context: &Context, jobs: &[Job]) -> String {
 }
 
 fn state(job: &Job) -> (Tone, String) {
-    match (job.state, job.timed_out, job.exit_code, &job.signal) {
-        (JobState::Running, ..) => (Tone::Good, "running".into()),
-        (JobState::Held, ..) => (Tone::Warn, "held".into()),
-        (JobState::Unknown, ..) => words::unknown(),
-        (JobState::Ended, true, ..) => (Tone::Bad, "timed out".into()),
-        (JobState::Ended, _, Some(0), _) => (Tone::Plain, "ok".into()),
-        (JobState::Ended, _, Some(code), _) => (Tone::Bad, format!("exit {code}")),
-        (JobState::Ended, _, None, Some(signal)) => (Tone::Bad, format!("signal {signal}")),
-        (JobState::Ended, _, None, None) => (Tone::Bad, "ended".into()),
+    match job.state {
+        Lenient::Known(JobState::Running) => return (Tone::Good, "running".into()),
+        Lenient::Known(JobState::Held) => return (Tone::Warn, "held".into()),
+        Lenient::Known(JobState::Ended) => {}
+        Lenient::Other(word) => return words::other(&word),
+    }
+    match (job.timed_out, job.exit_code, &job.signal) {
+        (true, ..) => (Tone::Bad, "timed out".into()),
+        (false, Some(0), _) => (Tone::Plain, "ok".into()),
+        (false, Some(code), _) => (Tone::Bad, format!("exit {code}")),
+        (false, None, Some(signal)) => (Tone::Bad, format!("signal {signal}")),
+        (false, None, None) => (Tone::Bad, "ended".into()),
     }
 }
 

@@ -36,7 +36,15 @@ impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let vm = name(&self.name)?;
         let home = home(context)?;
-        let failed = |error: &mvm_vmm::Error| failure(context, &self.name, error);
+        let failed = |error: &mvm_vmm::Error| {
+            let failure = failure(context, &self.name, error);
+            match error {
+                mvm_vmm::Error::NotOurs { .. } => {
+                    failure.hint("its VMM has the console: see that one's arguments and log")
+                }
+                _ => failure,
+            }
+        };
         let file = mvm_vmm::machine::console(&home, &vm).map_err(|error| failed(&error))?;
         let mut log = Log::new(file);
         loop {

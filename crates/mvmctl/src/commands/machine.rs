@@ -7,7 +7,11 @@ use mvm_vmm::{Error, Home, VmName};
 
 /// Reads a VM's name. An address will not do: it is about the VM itself, not its agent.
 pub(crate) fn name(text: &str) -> Result<VmName, Failure> {
-    VmName::new(text).map_err(|error| Failure::usage(error.to_string()))
+    VmName::new(text).map_err(|error| {
+        Failure::usage(error.to_string())
+            .hint(error.hint())
+            .of(text)
+    })
 }
 
 /// `$MVM_HOME`
@@ -48,7 +52,7 @@ pub(crate) fn failure(context: &Context, vm: &str, error: &Error) -> Failure {
         kind,
         code: code.into(),
         message: error.to_string(),
-        hint: error.hint(),
+        hint: Some(error.hint()),
         retryable: matches!(error, Error::Locked { .. }),
     }
 }

@@ -60,6 +60,7 @@ use crate::ui::Ui;
 use mvm_client::{Deadlines, Inventory};
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Declares a group of commands: the clap enum, and the call of the one that was given.
 macro_rules! group {
@@ -140,7 +141,7 @@ pub(crate) struct Context {
     pub(crate) format: Format,
     /// `--timeout`, if it was given.
     pub(crate) timeout: Option<Duration>,
-    /// How many VMs may be asked at once.
+    /// How many VMs may be asked at once: no more than a semaphore can count.
     pub(crate) parallel: usize,
     config: Option<PathBuf>,
 }
@@ -152,7 +153,7 @@ impl Context {
             ui,
             format: global.format(),
             timeout: global.timeout,
-            parallel: global.parallel.get(),
+            parallel: global.parallel.get().min(Semaphore::MAX_PERMITS),
             config: global.config,
         }
     }

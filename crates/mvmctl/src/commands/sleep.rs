@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::fleet;
-use crate::render::{data, steps};
+use crate::render::{data, steps, text::clean};
 use crate::report::{Failure, Outcome};
 use crate::vm_name;
 use mvm_protocol::drop_in::Secs;
@@ -58,7 +58,7 @@ impl Args {
         data::fleet(context, &fleet, || {
             fleet.only().map_or_else(String::new, |(_, ready)| {
                 let steps = steps::table(context, &ready.steps);
-                format!("{steps}\nready, token {}\n", ready.token.as_str())
+                format!("{steps}\nready, token {}\n", clean(ready.token.as_str()))
             })
         })?;
         fleet.finish(context, |_| false)

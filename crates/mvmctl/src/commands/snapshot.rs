@@ -78,7 +78,17 @@ struct Report {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let failed = |error: &Error| failure(context, &self.name, error);
+        let failed = |error: &Error| {
+            let failure = failure(context, &self.name, error);
+            match error {
+                Error::NotOurs { .. } => failure.hint(format!(
+                    "have whatever started it snapshot it, between `mvmctl vm sleep {0}` and `mvmctl \
+                     vm wake {0}`",
+                    self.name
+                )),
+                _ => failure,
+            }
+        };
         let vm = name(&self.name)?;
         let home = home(context)?;
         let to = self.to.clone();
@@ -305,7 +315,7 @@ impl Host<'_> {
 
 /// A step that went wrong, in words; `None` for others.
 fn culprit(step: &Step) -> Option<String> {
-    if !matches!(step.outcome, StepOutcome::Failed | StepOutcome::TimedOut) {
+    if step.outcome != StepOutcome::Failed && step.outcome != StepOutcome::TimedOut {
         return None;
     }
     let of = step

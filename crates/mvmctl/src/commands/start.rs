@@ -3,11 +3,13 @@
 use super::Context;
 use super::machine::{blocking, failure, home, name, tell_logs};
 use super::mend::mend_if_broken_off;
+use crate::render::data;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
 use mvm_client::{Deadlines, Endpoint, Session};
-use mvm_vmm::{Error, Patience, Spec, Starting};
+use mvm_vmm::{Error, Patience, Record, Spec, Starting, State};
+use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,17 +67,50 @@ fn backends() -> clap::builder::PossibleValuesParser {
     names.collect::<Vec<_>>().into()
 }
 
+/// What came of it, as data.
+#[derive(Debug, Serialize)]
+struct Report {
+    state: State,
+    /// Whether its agent has answered; not asked with `--no-wait`.
+    answers: bool,
+    backend: String,
+    accelerator: Option<String>,
+    image: Option<PathBuf>,
+    cpus: u32,
+    memory_mib: u32,
+    duration_ms: u64,
+}
+
+impl Report {
+    fn of(record: &Record, answers: bool, begun: Instant) -> Self {
+        Self {
+            state: record.state,
+            answers,
+            backend: record.backend.clone(),
+            accelerator: record.accelerator.clone(),
+            image: record.image.clone(),
+            cpus: record.cpus,
+            memory_mib: record.memory_mib,
+            duration_ms: begun.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
+        }
+    }
+}
+
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let vm = name(&self.name)?;
         let home = home(context)?;
+        let begun = Instant::now();
         if mend_if_broken_off(context, &self.name).await?.is_some() {
+            let record = home.vm(&vm).record();
+            let record = record.map_err(|error| failure(context, &self.name, &error))?;
+            let report = Report::of(&record, true, begun);
+            data::one(context, &self.name, &report, String::new)?;
             return Ok(Outcome::Done);
         }
         let at_most = context.timeout.unwrap_or(PATIENCE);
         let failed = |error: &Error| failure(context, &self.name, error);
         let progress = context.ui.progress(&format!("starting {vm}"));
-        let begun = Instant::now();
         let spec = Spec {
             image: self.image,
             backend: self.backend,
@@ -111,8 +146,10 @@ impl Args {
         }
         let record = starting.confirm().map_err(|error| failed(&error))?;
         drop(progress);
+        let report = Report::of(&record, wait, begun);
         let how = record
             .accelerator
+            .as_ref()
             .map_or(String::new(), |name| format!(", {name}"));
         let so_far = if wait { "answers" } else { "runs" };
         context.ui.note(&format!(
@@ -121,6 +158,7 @@ impl Args {
             begun.elapsed().as_secs_f64(),
             record.backend
         ));
+        data::one(context, &self.name, &report, String::new)?;
         Ok(Outcome::Done)
     }
 }

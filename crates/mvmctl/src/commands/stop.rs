@@ -2,10 +2,14 @@
 
 use super::Context;
 use super::machine::{blocking, failure, home, name};
-use crate::report::{Failure, Outcome, tell};
+use crate::fleet::{Answered, Fleet, Scope, allow_descriptors};
+use crate::render::data;
+use crate::report::{Failure, Outcome};
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
-use mvm_vmm::{Home, Stop, Stopped};
+use futures_util::stream::{self, StreamExt as _};
+use mvm_vmm::{Error, Home, Stop, Stopped, VmName};
+use serde::Serialize;
 use std::time::Duration;
 
 /// How long a guest may take to power off that was given no `--timeout`. Emulated it takes 4 s.
@@ -14,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Stop VMs
 ///
 /// The guest is asked to power off; if it has not by then, the VM is ended. --timeout says how long
-/// it may take (else 20s).
+/// it may take (else 20s). Several are stopped at once, as many as --parallel says.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The VMs
@@ -26,6 +30,12 @@ pub(crate) struct Args {
     force: bool,
 }
 
+/// What came of it, as data.
+#[derive(Debug, Serialize)]
+struct Report {
+    stopped: Stopped,
+}
+
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let how = if self.force {
@@ -33,48 +43,80 @@ impl Args {
         } else {
             Stop::Ask(context.timeout.unwrap_or(PATIENCE))
         };
-        for_each(context, &self.names, async |home, vm| {
-            stop(context, home, vm, how).await
-        })
+        let work = move |home: &Home, vm: &VmName| {
+            let stopped = mvm_vmm::machine::stop(home, vm, how)?;
+            Ok(Report { stopped })
+        };
+        for_each(
+            context,
+            &self.names,
+            "stopping",
+            work,
+            |vm, report| match (report.stopped, how) {
+                (Stopped::Already, _) => format!("{vm} was not running"),
+                (Stopped::Clean, _) => format!("{vm} has stopped"),
+                (Stopped::Forced, Stop::Force) => format!("{vm} was ended"),
+                (Stopped::Forced, Stop::Ask(patience)) => {
+                    format!("{vm} did not stop when asked to, within {patience:?}, and was ended")
+                }
+            },
+        )
         .await
     }
 }
 
-async fn stop(context: &Context, home: &Home, vm: &str, how: Stop) -> Result<(), Failure> {
-    let (home, parsed) = (home.clone(), name(vm)?);
-    let progress = context.ui.progress(&format!("stopping {vm}"));
-    let stopped = blocking(move || mvm_vmm::machine::stop(&home, &parsed, how))
-        .await
-        .map_err(|error| failure(context, vm, &error))?;
-    drop(progress);
-    context.ui.note(&match (stopped, how) {
-        (Stopped::Already, _) => format!("{vm} was not running"),
-        (Stopped::Clean, _) => format!("{vm} has stopped"),
-        (Stopped::Forced, Stop::Force) => format!("{vm} was ended"),
-        (Stopped::Forced, Stop::Ask(patience)) => {
-            format!("{vm} did not stop when asked to, within {patience:?}, and was ended")
-        }
-    });
-    Ok(())
-}
-
-/// Does something to each VM in turn. A failure with one is told and keeps it from none of the
-/// others.
-pub(crate) async fn for_each(
+/// Does something to each VM, to many at once, and says in name order what came of it: `told` gives a
+/// line on stderr. A failure with one keeps it from none of the others; but if a name is none, nothing
+/// is done to any.
+pub(crate) async fn for_each<T: Serialize + Send + 'static>(
     context: &Context,
     names: &[String],
-    each: impl AsyncFn(&Home, &str) -> Result<(), Failure>,
+    doing: &str,
+    work: impl Fn(&Home, &VmName) -> Result<T, Error> + Clone + Send + 'static,
+    told: impl Fn(&str, &T) -> String,
 ) -> Result<Outcome, Failure> {
+    let mut names = names.to_vec();
+    names.sort();
+    names.dedup();
+    let vms: Vec<_> = names
+        .into_iter()
+        .map(|vm| Ok((name(&vm)?, vm)))
+        .collect::<Result<_, Failure>>()?;
     let home = home(context)?;
-    if let [only] = names {
-        return each(&home, only).await.map(|()| Outcome::Done);
-    }
-    let mut outcome = Outcome::Done;
-    for vm in names {
-        if let Err(failure) = each(&home, vm).await {
-            tell(context, &failure.of(vm));
-            outcome = Outcome::SomeFailed;
+    let progress = context.ui.progress(&match vms.as_slice() {
+        [(_, only)] => format!("{doing} {only}"),
+        several => format!("{doing} {} VMs", several.len()),
+    });
+    let scope = if vms.len() == 1 {
+        Scope::One
+    } else {
+        Scope::Several
+    };
+    allow_descriptors();
+    let mut answers: Vec<_> = stream::iter(vms)
+        .map(|(parsed, name)| {
+            let (home, work) = (home.clone(), work.clone());
+            async move {
+                let done = blocking(move || work(&home, &parsed)).await;
+                let result = done.map_err(|error| failure(context, &name, &error));
+                Answered {
+                    name,
+                    vm: None,
+                    result,
+                }
+            }
+        })
+        .buffer_unordered(context.parallel)
+        .collect()
+        .await;
+    drop(progress);
+    answers.sort_by(|a, b| a.name.cmp(&b.name));
+    let fleet = Fleet { scope, answers };
+    for Answered { name, result, .. } in &fleet.answers {
+        if let Ok(done) = result {
+            context.ui.note(&told(name, done));
         }
     }
-    Ok(outcome)
+    data::fleet(context, &fleet, String::new)?;
+    fleet.finish(context, |_| false)
 }

@@ -114,10 +114,14 @@ impl Args {
                 Ok(Watched::Met(status)) => return Ok(*status),
                 Ok(Watched::Stale) => {}
                 Ok(Watched::AboutToBeFrozen) => {
+                    let vm = &self.vm.name;
                     return Err(Failure {
-                        vm: Some(self.vm.name.clone()),
+                        vm: Some(vm.clone()),
                         retryable: true,
-                        ..Failure::failed("the guest is being put to sleep").hint("wake it first")
+                        ..Failure::failed("the guest is being put to sleep").hint(format!(
+                            "it is about to be frozen; wait again when it has woken (mvmctl vm wake \
+                             {vm} wakes it)"
+                        ))
                     });
                 }
                 Err(error) if error.is_retryable() => {

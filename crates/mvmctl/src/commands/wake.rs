@@ -84,10 +84,12 @@ pub(crate) fn wake(token: Option<Token>, cause: WakeCause, clone: bool) -> Resul
     Ok(wake)
 }
 
-/// Whether all that was tried succeeded.
+/// Whether all that was tried succeeded. An outcome that we do not know is none that we vouch for.
 pub(crate) fn is_well(awake: &Awake) -> bool {
-    let failed = |outcome| matches!(outcome, StepOutcome::Failed | StepOutcome::TimedOut);
-    !awake.steps.iter().any(|step| failed(step.outcome))
+    awake
+        .steps
+        .iter()
+        .all(|step| step.outcome == StepOutcome::Ok || step.outcome == StepOutcome::Skipped)
 }
 
 /// The steps, and what the guest was before.

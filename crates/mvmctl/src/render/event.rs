@@ -1,6 +1,6 @@
 //! What `vm events` shows: a line for each change.
 
-use super::text::clean;
+use super::text::{clean, cut};
 use super::words;
 use mvm_protocol::answer::Change;
 use mvm_protocol::status::Status;
@@ -18,6 +18,7 @@ pub(crate) fn change(change: &Change) -> Option<String> {
             let line = words::last_line(last);
             let separator = if line.is_empty() { "" } else { ": " };
             let name = clean(&integration.name);
+            let name = cut(&name, 64);
             format!("{name} {health}{how}{separator}{}", clean(&line))
         }
         Change::Lifecycle { lifecycle } => format!("lifecycle {}", words::lifecycle(*lifecycle).1),

@@ -2,13 +2,13 @@
 
 use super::data::Named;
 use super::status::{self, omitted};
-use super::table::{Table, Tone, cell, pairs};
-use super::text::clean_lines;
+use super::table::{Cell, Table, Tone, cell, pairs};
+use super::text::{clean_lines, cut};
 use super::words;
 use crate::commands::Context;
-use mvm_protocol::Timestamp;
-use mvm_protocol::answer::{Checked, Profile};
+use mvm_protocol::answer::Checked;
 use mvm_protocol::status::{DropInError, Inspect, LastCheck, ProbeStatus};
+use mvm_protocol::{MAX_OUTPUT, Timestamp};
 
 /// All that an agent tells.
 pub(crate) fn inspect(context: &Context, named: &Named<&Inspect>) -> String {
@@ -21,10 +21,7 @@ pub(crate) fn inspect(context: &Context, named: &Named<&Inspect>) -> String {
     }
     let system = &inspect.system;
     let agent = &inspect.agent;
-    let profile = match agent.profile {
-        Profile::Prod => "prod",
-        Profile::Dev => "dev",
-    };
+    let profile = words::wire(&agent.profile);
     let time = |time: Option<Timestamp>| time.map_or("never".into(), |time| time.to_string());
     text.push('\n');
     text.push_str(&pairs(
@@ -49,7 +46,7 @@ pub(crate) fn inspect(context: &Context, named: &Named<&Inspect>) -> String {
                 "Agent",
                 format!(
                     "{} ({profile}), process {}, {} resident, started {}",
-                    agent.version,
+                    cut(&agent.version, 64),
                     agent.pid,
                     words::bytes(agent.rss_bytes),
                     agent.started_at
@@ -92,7 +89,7 @@ fn probe_table(context: &Context, probes: &[ProbeStatus]) -> String {
     table.finish()
 }
 
-fn ok(probe: &ProbeStatus) -> comfy_table::Cell {
+fn ok(probe: &ProbeStatus) -> Cell {
     match (probe.ok, &probe.last_check) {
         (true, _) => cell(Tone::Good, "yes"),
         (false, Some(_)) => cell(Tone::Bad, "no"),
@@ -100,7 +97,7 @@ fn ok(probe: &ProbeStatus) -> comfy_table::Cell {
     }
 }
 
-fn words_unknown() -> comfy_table::Cell {
+fn words_unknown() -> Cell {
     let (tone, text) = words::unknown();
     cell(tone, &text)
 }
@@ -109,8 +106,8 @@ fn words_unknown() -> comfy_table::Cell {
 fn value(probe: &ProbeStatus) -> String {
     match &probe.value {
         serde_json::Value::Null => "-".into(),
-        serde_json::Value::String(text) => words::cut(text, 60),
-        value => words::cut(&value.to_string(), 60),
+        serde_json::Value::String(text) => cut(text, 60).into_owned(),
+        value => cut(&value.to_string(), 60).into_owned(),
     }
 }
 
@@ -162,6 +159,16 @@ fn output(check: Option<&LastCheck>) -> String {
     let Some(check) = check.filter(|check| !check.output.trim().is_empty()) else {
         return String::new();
     };
-    let cut = if check.truncated { "…\n" } else { "" };
-    format!("\n{cut}{}\n", clean_lines(check.output.trim_end()))
+    let output = check.output.trim_end();
+    // An agent keeps no more than this.
+    let from = output.len().saturating_sub(MAX_OUTPUT);
+    let shown = output
+        .get(output.ceil_char_boundary(from)..)
+        .unwrap_or_default();
+    let before = if check.truncated || from > 0 {
+        "…\n"
+    } else {
+        ""
+    };
+    format!("\n{before}{}\n", clean_lines(shown))
 }

@@ -1,11 +1,10 @@
 //! What `vm ls` and `vm status` show.
 
-use super::table::{Table, Tone, cell};
+use super::table::{Cell, Table, Tone, cell};
 use super::words;
 use crate::args::Format;
 use crate::commands::Context;
 use crate::fleet::{Answered, Fleet};
-use comfy_table::Cell;
 use mvm_protocol::status::Status;
 use std::time::Duration;
 

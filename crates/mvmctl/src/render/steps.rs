@@ -3,6 +3,7 @@
 use super::table::{Table, Tone, cell};
 use super::words;
 use crate::commands::Context;
+use mvm_protocol::Lenient;
 use mvm_protocol::lifecycle::{Outcome, Step};
 
 /// The steps, in the order in which they were taken.
@@ -11,9 +12,10 @@ pub(crate) fn table(context: &Context, steps: &[Step]) -> String {
     let mut table = Table::new(&context.ui, &headers);
     for step in steps {
         let tone = match step.outcome {
-            Outcome::Ok => Tone::Good,
-            Outcome::Failed | Outcome::TimedOut => Tone::Bad,
-            Outcome::Skipped => Tone::Dim,
+            Lenient::Known(Outcome::Ok) => Tone::Good,
+            Lenient::Known(Outcome::Failed | Outcome::TimedOut) => Tone::Bad,
+            Lenient::Known(Outcome::Skipped) => Tone::Dim,
+            Lenient::Other(_) => Tone::Warn,
         };
         table.row(vec![
             cell(Tone::Plain, &words::wire(&step.step)),

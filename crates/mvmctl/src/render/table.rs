@@ -2,10 +2,10 @@
 //! wrapped to its width, the others never; where that cannot fit, and into a pipe, each row is one
 //! line, so that `grep` and `awk` can be used on it.
 
-use super::text::{clean, wrapped};
+use super::text::{clean, cut, wrapped};
 use crate::commands::Context;
 use crate::ui::Ui;
-use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, presets};
+use comfy_table::{Attribute, Color, ColumnConstraint, ContentArrangement, presets};
 use std::fmt::Write as _;
 
 /// What a cell says about what it shows. How that looks is decided here alone.
@@ -46,15 +46,45 @@ const GAP: u16 = 2;
 /// A column that is wrapped has at least this width, or the table is not wrapped at all.
 const NARROWEST: u16 = 12;
 
-/// A cell; its text is made fit for a terminal.
+/// The columns whose text is this host's own, and is shown whole however long it is.
+const OURS: [&str; 2] = ["ADDRESS", "NAME"];
+
+/// How much of a text from a guest is shown, in characters: of prose and of all else. The names of
+/// integrations and probes have 64 at most.
+const PROSE: usize = 500;
+const TERSE: usize = 64;
+
+/// A cell of a table.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    tone: Tone,
+    text: String,
+}
+
+/// A cell with that text. The table makes it fit for a terminal, and cuts it to what its column may
+/// hold.
 pub(crate) fn cell(tone: Tone, text: &str) -> Cell {
-    let cell = Cell::new(clean(text));
-    match tone {
-        Tone::Plain => cell,
-        Tone::Good => cell.fg(Color::Green),
-        Tone::Warn => cell.fg(Color::Yellow),
-        Tone::Bad => cell.fg(Color::Red),
-        Tone::Dim => cell.add_attribute(Attribute::Dim),
+    let text = text.to_owned();
+    Cell { tone, text }
+}
+
+impl Cell {
+    fn in_column(&self, header: &str) -> comfy_table::Cell {
+        let text = clean(&self.text);
+        let cell = comfy_table::Cell::new(if OURS.contains(&header) {
+            text
+        } else if WRAPPED.contains(&header) {
+            cut(&text, PROSE)
+        } else {
+            cut(&text, TERSE)
+        });
+        match self.tone {
+            Tone::Plain => cell,
+            Tone::Good => cell.fg(Color::Green),
+            Tone::Warn => cell.fg(Color::Yellow),
+            Tone::Bad => cell.fg(Color::Red),
+            Tone::Dim => cell.add_attribute(Attribute::Dim),
+        }
     }
 }
 
@@ -68,7 +98,7 @@ impl Table {
         } else {
             table.force_no_tty();
         }
-        let bold = |header: &&str| Cell::new(header).add_attribute(Attribute::Bold);
+        let bold = |header: &&str| comfy_table::Cell::new(header).add_attribute(Attribute::Bold);
         table.set_header(headers.iter().map(bold).collect::<Vec<_>>());
         for column in table.column_iter_mut() {
             column.set_padding((0, GAP));
@@ -82,7 +112,9 @@ impl Table {
 
     /// Adds a row of as many cells as there are headers.
     pub(crate) fn row(&mut self, cells: Vec<Cell>) {
-        self.cells.add_row(cells);
+        let cells = self.headers.iter().zip(cells);
+        let shown: Vec<_> = cells.map(|(header, cell)| cell.in_column(header)).collect();
+        self.cells.add_row(shown);
     }
 
     /// The table, ending in a newline.
@@ -140,6 +172,7 @@ pub(crate) fn pairs(context: &Context, pairs: &[(&str, String)]) -> String {
     let mut text = String::new();
     for (name, value) in pairs {
         let value = clean(value);
+        let value = cut(&value, PROSE);
         let value = match context.ui.width() {
             Some(width) => wrapped(&value, width.into(), longest + usize::from(GAP)),
             None => value.into_owned(),

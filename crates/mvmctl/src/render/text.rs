@@ -52,6 +52,14 @@ pub(crate) fn clean_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
+/// The text if it has at most `most` characters, else its start with an ellipsis.
+pub(crate) fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        None => Cow::Borrowed(text),
+        Some((at, _)) => Cow::Owned(format!("{}…", text.get(..at).unwrap_or_default())),
+    }
+}
+
 /// The text with newlines between words so that no line is longer than the terminal's, where words
 /// allow it. All lines but the first begin with `indent` spaces; the first stands after as many.
 pub(crate) fn wrapped(text: &str, width: usize, indent: usize) -> String {

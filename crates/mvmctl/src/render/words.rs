@@ -1,7 +1,9 @@
 //! Values as people read them.
 
 use super::table::Tone;
+use super::text::cut;
 use mvm_protocol::Timestamp;
+use mvm_protocol::lenient::{Lenient, Word};
 use mvm_protocol::status::{Health, IntegrationStatus, LastCheck, Lifecycle, Worker, WorkerState};
 use serde::Serialize;
 use std::time::{Duration, SystemTime};
@@ -14,20 +16,27 @@ pub(crate) fn wire(value: &impl Serialize) -> String {
     }
 }
 
-pub(crate) fn lifecycle(lifecycle: Lifecycle) -> (Tone, String) {
+/// A word that we do not know, as it came.
+pub(crate) fn other(word: &Word) -> (Tone, String) {
+    (Tone::Warn, word.as_str().to_owned())
+}
+
+pub(crate) fn lifecycle(lifecycle: Lenient<Lifecycle>) -> (Tone, String) {
     let tone = match lifecycle {
-        Lifecycle::Running => Tone::Plain,
-        Lifecycle::Preparing | Lifecycle::Ready | Lifecycle::Waking => Tone::Warn,
+        Lenient::Known(Lifecycle::Running) => Tone::Plain,
+        Lenient::Known(Lifecycle::Preparing | Lifecycle::Ready | Lifecycle::Waking) => Tone::Warn,
+        Lenient::Other(word) => return other(&word),
     };
     (tone, wire(&lifecycle))
 }
 
-pub(crate) fn health(health: Health) -> (Tone, String) {
+pub(crate) fn health(health: Lenient<Health>) -> (Tone, String) {
     let tone = match health {
-        Health::Healthy => Tone::Good,
-        Health::Starting => Tone::Warn,
-        Health::Unhealthy => Tone::Bad,
-        Health::Unchecked => Tone::Dim,
+        Lenient::Known(Health::Healthy) => Tone::Good,
+        Lenient::Known(Health::Starting) => Tone::Warn,
+        Lenient::Known(Health::Unhealthy) => Tone::Bad,
+        Lenient::Known(Health::Unchecked) => Tone::Dim,
+        Lenient::Other(word) => return other(&word),
     };
     (tone, wire(&health))
 }
@@ -39,7 +48,7 @@ pub(crate) fn worker(worker: &Worker) -> String {
         return state;
     }
     let because: Vec<_> = worker.because.iter().map(wire).collect();
-    format!("{state} ({})", because.join(", "))
+    format!("{state} ({})", cut(&because.join(", "), 60))
 }
 
 /// What stands for what is not known: never a value that it could have.
@@ -77,7 +86,7 @@ pub(crate) fn succeeded(check: &LastCheck) -> bool {
 pub(crate) fn last_line(check: Option<&LastCheck>) -> String {
     let output = check.map_or("", |check| check.output.as_str());
     let line = output.lines().rev().find(|line| !line.trim().is_empty());
-    cut(line.unwrap_or_default().trim(), 60)
+    cut(line.unwrap_or_default().trim(), 60).into_owned()
 }
 
 /// How many integrations there are of each health, the worst first, and the names of the unhealthy:
@@ -88,12 +97,17 @@ pub(crate) fn integrations(all: &[IntegrationStatus], omitted: usize) -> (Tone, 
     }
     let mut parts = Vec::new();
     let mut tone = Tone::Plain;
-    for health in [
-        Health::Unhealthy,
-        Health::Starting,
-        Health::Healthy,
-        Health::Unchecked,
-    ] {
+    // How bad a verdict is that we do not know cannot be told: it stands before those that need no
+    // looking after.
+    let mut verdicts = vec![Health::Unhealthy.into()];
+    for one in all.iter().filter(|one| one.health.known().is_none()) {
+        if !verdicts.contains(&one.health) {
+            verdicts.push(one.health);
+            tone = Tone::Warn;
+        }
+    }
+    verdicts.extend([Health::Starting, Health::Healthy, Health::Unchecked].map(Lenient::Known));
+    for health in verdicts {
         let names: Vec<_> = all
             .iter()
             .filter(|one| one.health == health)
@@ -113,14 +127,6 @@ pub(crate) fn integrations(all: &[IntegrationStatus], omitted: usize) -> (Tone, 
         parts.push(format!("{omitted} not shown"));
     }
     (tone, parts.join(", "))
-}
-
-/// The text if it has at most `most` characters, else its start with an ellipsis.
-pub(crate) fn cut(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        None => text.to_owned(),
-        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
-    }
 }
 
 /// How long ago a time of the guest's was by this host's clock; `-` if the two clocks disagree so

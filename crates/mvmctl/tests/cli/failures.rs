@@ -1,7 +1,7 @@
 //! What can be amiss between a name and an answer: the words, the hint, the data and the code.
 
 use crate::host::{Host, answering, nobody, silent};
-use mvm_fake_agent::{FakeAgent, Peer, well};
+use mvm_fake_agent::{FakeAgent, Peer, old, well};
 use serde_json::json;
 use std::os::unix::net::UnixListener;
 
@@ -14,6 +14,7 @@ fn usage() {
         "vm status --no-such-flag",
         "vm status web --timeout 5",
         "vm status web --timeout 0s",
+        "vm status web --timeout 2562047788015215h",
         "vm status web -o xml",
         "vm status web --json -o yaml",
         "vm status web --parallel 0",
@@ -39,9 +40,16 @@ fn names_that_cannot_be() {
         .exits(2)
         .says("unix:/run/v.sock");
     host.mvmctl("vm status ../web").exits(2).says("unix:../web");
-    host.mvmctl("vm status web we!rd")
-        .exits(2)
-        .says("64 letters");
+    for command in ["status", "ping", "events"] {
+        // Wherever it stands among the others, and whatever is amiss with those.
+        for names in ["web we!rd", "we!rd web", "nope web we!rd", "web vsock:2"] {
+            let ran = host
+                .mvmctl(&format!("vm {command} {names} --json"))
+                .exits(2)
+                .says("64 letters");
+            assert_eq!(ran.json()["error"]["code"], "bad-name");
+        }
+    }
     host.mvmctl("vm ping vsock:2").exits(2).says("3 or more");
     assert_eq!(
         host.accepted("web"),
@@ -203,26 +211,17 @@ fn what_an_agent_refuses_is_an_answer() {
 
 #[test]
 fn an_agent_older_than_the_request() {
-    let host = Host::with("old", |peer| {
-        peer.shake_hands();
-        while let Some(request) = peer.request() {
-            peer.answer(&if request["type"] == "hello" {
-                json!({
-                    "type": "hello", "protocol": 1, "agent_version": "0.0.9", "profile": "prod",
-                    "capabilities": ["ping"], "boot_id": "", "generation": 0, "id": request["id"],
-                })
-            } else {
-                json!({
-                    "type": "error", "code": "unknown-request", "message": "?",
-                    "retryable": false, "id": request["id"],
-                })
-            });
-        }
-    });
+    let host = Host::with("old", old);
     host.mvmctl("vm inspect old")
         .exits(1)
         .says("version 0.0.9, does not know `inspect`")
         .says("update the agent");
+    for command in ["vm events old", "vm wait old --for healthy"] {
+        host.mvmctl(command)
+            .exits(1)
+            .says("version 0.0.9, does not know `watch`")
+            .says("update the agent");
+    }
 }
 
 #[test]
@@ -246,6 +245,63 @@ fn settings_add_vms_that_others_started() {
     host.mvmctl("vm ls --config /nonexistent/x.toml")
         .exits(2)
         .says("/nonexistent/x.toml");
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_told_and_the_rest_shown() {
+    let host = Host::with("web-1", well);
+    let closed = host.path().join("closed");
+    std::os::unix::fs::symlink(&closed, &closed).unwrap();
+    let discover = format!("discover = [\"{}/*/v.sock\"]", closed.display());
+    std::fs::write(host.path().join("mvmctl.toml"), discover).unwrap();
+    let folder = format!("cannot look for VMs in {}", closed.display());
+    for command in ["vm ls", "vm status", "vm ping -o name", "vm ls -o yaml"] {
+        let ran = host
+            .mvmctl(command)
+            .exits(0)
+            .says(&format!("warning: {folder}: "))
+            .says("hint: become a user who may read the folder");
+        assert!(ran.stdout.contains("web-1"), "{ran:?}");
+    }
+    let listed = host.mvmctl("vm ls --json").exits(0).json();
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    let examined = host.mvmctl("doctor --json").json();
+    let findings = examined["findings"].as_array().unwrap();
+    let told = |finding: &&serde_json::Value| {
+        let message = finding["message"].as_str().unwrap();
+        message.contains(&folder) && finding["level"] == "warning"
+    };
+    assert_eq!(findings.iter().filter(told).count(), 1, "{findings:#?}");
+    // One that is named is found, or not, without a warning about others.
+    host.mvmctl("vm status web-1").exits(0).silently();
+    host.mvmctl("vm status wbe-1")
+        .exits(3)
+        .says("no VM has that name")
+        .says(&folder)
+        .says("did you mean `web-1`?");
+}
+
+#[test]
+fn what_is_wrong_does_not_get_among_the_bytes_of_others() {
+    let host = Host::with("web", well);
+    for command in [
+        "vm cp nope:/x - --json",
+        "vm cp web:/x - -o yaml",
+        "vm connect --stdio nope 22 --json",
+    ] {
+        let ran = host.mvmctl(command);
+        assert!(ran.code != 0 && ran.stdout.is_empty(), "{ran:?}");
+        assert!(ran.stderr.contains("error: "), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_vm_that_others_started_has_its_console_there() {
+    let host = Host::with("web", well);
+    host.mvmctl("vm logs web")
+        .exits(1)
+        .says("mvmctl did not start it")
+        .says("its VMM has the console");
 }
 
 #[test]

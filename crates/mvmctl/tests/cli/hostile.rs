@@ -9,6 +9,11 @@ const EVIL: &str = "\x1b[2J\x1b]0;owned\x07\u{9b}6n\u{7f}\r\n\t\u{202e}\u{2066}\
 
 /// The answer with every string in it replaced, other than those that have to be what they are.
 fn poisoned(answer: &Value) -> Value {
+    filled(answer, EVIL)
+}
+
+/// The same with another string.
+fn filled(answer: &Value, with: &str) -> Value {
     match answer {
         Value::Object(fields) => {
             let keep = [
@@ -23,17 +28,21 @@ fn poisoned(answer: &Value) -> Value {
                 "started_at",
                 "last_busy_at",
             ];
-            let poisoned = fields.iter().map(|(name, value)| {
+            let filled = fields.iter().map(|(name, value)| {
                 let keep = keep.contains(&name.as_str()) && !value.is_object();
                 (
                     name.clone(),
-                    if keep { value.clone() } else { poisoned(value) },
+                    if keep {
+                        value.clone()
+                    } else {
+                        filled(value, with)
+                    },
                 )
             });
-            Value::Object(poisoned.collect())
+            Value::Object(filled.collect())
         }
-        Value::Array(items) => items.iter().map(poisoned).collect(),
-        Value::String(_) => EVIL.into(),
+        Value::Array(items) => items.iter().map(|item| filled(item, with)).collect(),
+        Value::String(_) => with.into(),
         other => other.clone(),
     }
 }
@@ -49,17 +58,29 @@ fn is_harmless(ran: &Ran) {
     }
 }
 
-#[test]
-fn answers_command_nothing() {
-    let answers = |request: &Value| match request["type"].as_str() {
-        Some("status" | "watch") => poisoned(&status("unhealthy")),
+/// A guest whose every word, in every answer, is this one.
+fn saying(word: &'static str) -> Host {
+    let answers = move |request: &Value| match request["type"].as_str() {
+        Some("status" | "watch") => filled(&status("unhealthy"), word),
         Some("check") => json!({
-            "type": "checked", "probe": poisoned(&inspect("healthy")["probes"][0]),
-            "integration": poisoned(&inspect("healthy")["integrations"][0]),
+            "type": "checked", "probe": filled(&inspect("healthy")["probes"][0], word),
+            "integration": filled(&inspect("healthy")["integrations"][0], word),
         }),
-        _ => poisoned(&inspect("unhealthy")),
+        Some("sleep-prep") => json!({
+            "type": "ready", "token": word.get(..200).unwrap_or(word), "steps": [step(word)],
+        }),
+        Some("wake") => json!({
+            "type": "awake", "was_ready": true, "lease_expired": false, "generation": 1,
+            "steps": [step(word)],
+        }),
+        Some("jobs") => json!({"type": "jobs", "jobs": [{
+            "job": 1, "argv": [word, word], "pid": 7, "state": word,
+            "started_at": "2026-11-24T06:02:11Z", "ended_at": null, "exit_code": null,
+            "signal": word, "timed_out": false, "output_bytes": 1,
+        }]}),
+        _ => filled(&inspect("unhealthy"), word),
     };
-    let host = Host::with("web", move |peer: &mut Peer| {
+    Host::with("web", move |peer: &mut Peer| {
         peer.shake_hands();
         while let Some(request) = peer.request() {
             let mut answer = answers(&request);
@@ -70,24 +91,41 @@ fn answers_command_nothing() {
                     "type": "event", "at": "2026-11-24T06:02:11Z", "id": request["id"],
                 });
                 let mut last = event.clone();
-                event["integration"] = poisoned(&status("healthy")["integrations"][0]);
+                event["integration"] = filled(&status("healthy")["integrations"][0], word);
                 peer.answer(&event);
                 // Ends the watch.
                 last["lifecycle"] = "ready".into();
                 peer.answer(&last);
             }
         }
-    });
+    })
+}
+
+fn step(word: &str) -> Value {
+    json!({
+        "step": word, "integration": word, "outcome": word, "duration_ms": 1, "detail": word,
+    })
+}
+
+/// Every command that shows what a guest said.
+const SHOWING: [&str; 10] = [
+    "vm ls",
+    "vm status",
+    "vm status web",
+    "vm inspect web",
+    "vm ping web",
+    "vm check web x --kind probe",
+    "vm events web",
+    "vm jobs web",
+    "vm sleep web",
+    "vm wake web",
+];
+
+#[test]
+fn answers_command_nothing() {
+    let host = saying(EVIL);
     for format in ["table", "wide", "json", "yaml", "name"] {
-        for command in [
-            "vm ls",
-            "vm status",
-            "vm status web",
-            "vm inspect web",
-            "vm ping web",
-            "vm check web x --kind probe",
-            "vm events web",
-        ] {
+        for command in SHOWING {
             let ran = host.mvmctl(&format!("{command} -v -o {format}"));
             is_harmless(&ran);
             assert!(
@@ -163,7 +201,7 @@ fn what_is_typed_commands_nothing_either() {
 
 #[test]
 fn a_flood_is_cut() {
-    // An error as long as a frame allows, and names as long.
+    // An error as long as a frame allows.
     let error = json!({
         "type": "error", "code": "failed", "message": "x".repeat(250_000), "retryable": false,
     });
@@ -175,4 +213,37 @@ fn a_flood_is_cut() {
     let host = Host::with("web", answering(probes));
     let shown = host.mvmctl("vm inspect web").exits(0).stdout;
     assert!(shown.len() < 5000, "{} bytes", shown.len());
+}
+
+#[test]
+fn names_fill_no_screens() {
+    // As much as fits into a frame, with a dozen words in an answer.
+    let host = saying(Box::leak("x".repeat(10_000).into_boxed_str()));
+    for format in ["table", "wide"] {
+        for command in SHOWING {
+            let ran = host.mvmctl(&format!("{command} -o {format}"));
+            let longest = ran.stdout.lines().map(str::len).max().unwrap_or(0);
+            // What a check printed is shown as far as an agent keeps it.
+            let most = if command.contains("check") {
+                4100
+            } else {
+                1200
+            };
+            assert!(longest < most, "{command}: a line of {longest} bytes");
+            assert!(
+                ran.stdout.len() < 10_000,
+                "{command}: {} bytes",
+                ran.stdout.len()
+            );
+            assert!(
+                ran.stderr.len() < 5000,
+                "{command}: {} bytes",
+                ran.stderr.len()
+            );
+            assert!(
+                !ran.stdout.is_empty() || command.contains("ping"),
+                "{ran:?}"
+            );
+        }
+    }
 }

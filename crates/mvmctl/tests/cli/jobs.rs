@@ -113,7 +113,7 @@ fn jobs_are_listed() {
             "timed out",
             "ok",
             "held",
-            "unknown"
+            "some-state-of-tomorrow"
         ]
     );
     assert_eq!((lines[1][3], lines[2][3]), ("-", "1m30s"));

@@ -18,6 +18,7 @@ mod fleet;
 mod host;
 mod hostile;
 mod jobs;
+mod newer;
 mod output;
 mod paper;
 mod ports;

@@ -61,3 +61,13 @@ fn what_is_no_snapshot_starts_nothing() {
         .exits(2)
         .says("cannot be a VM's name");
 }
+
+#[test]
+fn a_vm_that_others_started_is_theirs_to_snapshot() {
+    let host = Host::with("web", well);
+    host.mvmctl("vm snapshot web")
+        .exits(1)
+        .says("mvmctl did not start it")
+        .says("between `mvmctl vm sleep web` and `mvmctl vm wake web`");
+    assert_eq!(host.accepted("web"), 0);
+}

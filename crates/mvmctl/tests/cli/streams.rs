@@ -146,11 +146,41 @@ fn it_ends_when_nobody_reads_any_more() {
 }
 
 #[test]
-fn all_are_watched_at_once() {
-    // With one place for dialling, two are watched: the place is given back.
-    let host = Host::with("a", well).and("b", well);
+fn it_ends_when_nobody_reads_any_more_and_there_is_nothing_to_read() {
+    // Lost for good: all that comes of dialling it again is more pauses.
+    let host = Host::with("web", |peer| match peer.number {
+        0 => tell(peer, &[]),
+        _ => peer.expect_connect(),
+    });
     let mut child = host
-        .command("vm events --json --parallel 1")
+        .command("vm events web --json")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("closed the connection") {
+        line.clear();
+        assert!(stdout.read_line(&mut line).unwrap() > 0, "it has ended");
+    }
+    drop(stdout);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn all_are_watched_at_once() {
+    let host = Host::with("a", well).and("b", well);
+    // With one place for dialling, two are watched: the place is given back. And a number beyond
+    // what can be counted is as good as any.
+    for parallel in ["1", "18446744073709551615"] {
+        watched_at_once(&host, parallel);
+    }
+}
+
+fn watched_at_once(host: &Host, parallel: &str) {
+    let mut child = host
+        .command(&format!("vm events --json --parallel {parallel}"))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -158,7 +188,7 @@ fn all_are_watched_at_once() {
     let mut names = Vec::new();
     for _ in 0..2 {
         let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
+        assert!(stdout.read_line(&mut line).unwrap() > 0, "it has ended");
         let line: Value = serde_json::from_str(&line).unwrap();
         names.push(line["vm"].clone());
     }

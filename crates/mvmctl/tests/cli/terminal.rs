@@ -52,6 +52,17 @@ fn tables_fit() {
 }
 
 #[test]
+fn a_dumb_terminal_gets_text_alone() {
+    let host = verbose_guest();
+    for command in ["vm inspect web", "vm inspect nope"] {
+        let mut command = host.command(command);
+        command.env("TERM", "dumb");
+        let shown = on_terminal(command, 80);
+        assert!(!shown.is_empty() && !shown.contains('\x1b'), "{shown:?}");
+    }
+}
+
+#[test]
 fn colour_on_a_terminal_unless_it_is_not_wanted() {
     let host = verbose_guest();
     let coloured = |change: fn(&mut Command)| {

@@ -178,6 +178,23 @@ fn a_guest_about_to_be_frozen_is_let_go() {
 }
 
 #[test]
+fn a_guest_that_is_ready_already_is_let_go() {
+    let mut ready = status("healthy");
+    ready["lifecycle"] = "ready".into();
+    let host = Host::with("web", answering(ready));
+    host.mvmctl("vm wait web --for healthy")
+        .exits(1)
+        .says("put to sleep")
+        .says("mvmctl vm wake web");
+    let ran = host
+        .mvmctl("vm events web")
+        .exits(0)
+        .says("web: is put to sleep, no longer watched");
+    assert!(ran.stdout.starts_with("web  ready, healthy"), "{ran:?}");
+    assert_eq!(host.accepted("web"), 2, "neither has dialled again");
+}
+
+#[test]
 fn progress_is_told_after_a_second() {
     let host = Host::with("web", answering(status("unhealthy")));
     let ran: Ran = host.mvmctl("vm wait web --for healthy --timeout 1500ms");

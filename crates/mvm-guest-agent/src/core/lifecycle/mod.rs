@@ -277,6 +277,17 @@ impl Lifecycle {
         }
     }
 
+    /// The task that was to be under way was not begun. A checkpoint command that was not started
+    /// is owed nothing.
+    pub(crate) fn refused(&mut self, done: &Done, at: Timestamp) -> Vec<Act> {
+        if let State::Preparing(preparing) = &self.state
+            && let Some(Task::Checkpoint(name)) = &preparing.current
+        {
+            self.journal.owed.retain(|owed| owed != name);
+        }
+        self.done(done, at)
+    }
+
     /// The task that is under way has ended.
     pub(crate) fn done(&mut self, done: &Done, at: Timestamp) -> Vec<Act> {
         let mut acts = Vec::new();

@@ -54,6 +54,16 @@ impl Task {
         }
     }
 
+    /// Whether it makes the guest ready to be frozen. The others are taken when it runs on.
+    pub(crate) fn is_on_the_way_to_sleep(&self) -> bool {
+        match self {
+            Self::Drain | Self::Checkpoint(_) | Self::Sync | Self::DropCaches | Self::LastSync => {
+                true
+            }
+            Self::Reseed | Self::Clock | Self::Identity | Self::Restore(_) | Self::Resume => false,
+        }
+    }
+
     pub(super) fn integration(&self) -> Option<&str> {
         match self {
             Self::Checkpoint(name) | Self::Restore(name) => Some(name),
@@ -64,9 +74,9 @@ impl Task {
     /// Its report.
     pub(super) fn step(&self, done: &Done) -> Step {
         Step {
-            step: self.kind(),
+            step: self.kind().into(),
             integration: self.integration().map(str::to_owned),
-            outcome: done.outcome,
+            outcome: done.outcome.into(),
             duration_ms: done.duration_ms,
             detail: done.detail.clone(),
         }

@@ -279,6 +279,20 @@ fn a_failed_checkpoint_rolls_back_unless_it_is_not_critical() {
 }
 
 #[test]
+fn a_checkpoint_that_was_not_begun_is_owed_nothing() {
+    let mut story = Story::new();
+    let sleep = story.sleep(None);
+    story.end(&ok());
+    story.end(&ok());
+    assert_eq!(story.doing.take(), Some(Task::Checkpoint("a".into())));
+    let acts = story.it.refused(&ended(Outcome::Failed), AT);
+    story.take(acts);
+    story.finish();
+    assert_eq!(story.answer(sleep), "the checkpoint of `a` failed");
+    assert_eq!(story.restores(), ["b", "c"]);
+}
+
+#[test]
 fn a_cache_that_stays_is_no_failure_and_a_sync_that_fails_is() {
     for (step, answer) in [
         (Task::DropCaches, "ready"),

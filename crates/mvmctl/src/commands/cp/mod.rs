@@ -63,6 +63,7 @@ impl Args {
                     return Err(Failure::usage("a file's bytes are nothing for a terminal")
                         .hint(format!("mvmctl vm exec {vm} -- cat {}", path.as_str())));
                 }
+                context.ui.give_stdout_away();
                 out(context, &vm, path, Target::Stdout).await
             }
             (Operand::Here(from), Operand::Guest { vm, path }) => {
