@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use tar::{Builder, EntryType, Header};
 
@@ -415,7 +416,8 @@ fn a_full_disk_leaves_the_old_file_and_the_connection() {
         "unshare", "--mount", "sh", "-c", &inner,
     ]));
     assert_eq!(started["type"], "exec-started");
-    within(|| agent.path("run/inner.sock").exists().then_some(()));
+    // It is there before anybody listens on it.
+    within(|| UnixStream::connect(agent.path("run/inner.sock")).ok());
     let mut full = agent.connection_to("run/inner.sock");
     let path = files.join("a");
     for request in [put(&path), archive(put(&files.join("b")))] {
