@@ -15,7 +15,9 @@ use common::{Agent, As, Connection, Settings, children, folder, within};
 use mvm_protocol::Frame;
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use tar::{Builder, EntryType, Header};
 
@@ -147,6 +149,23 @@ fn it_goes_where_it_is_meant_to_and_nowhere_else() {
     let new = fs::metadata(&old).unwrap();
     assert_eq!((new.uid(), new.gid()), (1234, 1235), "its owner stays");
     assert_eq!(fs::read(&old).unwrap(), b"new");
+    // A link to what is not there stays one, and its file appears.
+    symlink("../files/there", files.join("dangling")).unwrap();
+    let dangling = put(&files.join("dangling"));
+    assert_eq!(host.put(&dangling, b"new")["type"], "put-done");
+    assert!(
+        fs::symlink_metadata(files.join("dangling"))
+            .unwrap()
+            .is_symlink()
+    );
+    assert_eq!(fs::read(files.join("there")).unwrap(), b"new");
+    fs::remove_file(files.join("there")).unwrap();
+    fs::remove_file(files.join("dangling")).unwrap();
+    symlink("loop", files.join("loop")).unwrap();
+    let too_long = files.join("n".repeat(256));
+    let longest = files.join("n".repeat(255));
+    assert_eq!(host.put(&put(&longest), b"new")["type"], "put-done");
+    fs::remove_file(longest).unwrap();
 
     fs::create_dir(files.join("dir")).unwrap();
     for (request, code, message) in [
@@ -159,6 +178,10 @@ fn it_goes_where_it_is_meant_to_and_nowhere_else() {
             "no file",
         ),
         (put(Path::new("/dev/null")), "failed", "no file"),
+        (put(&files.join("loop")), "failed", "look at"),
+        (put(&too_long), "failed", "look at"),
+        (archive(put(&too_long)), "failed", "look at"),
+        (put(&files.join("old/x")), "not-found", "look at"),
         (put(Path::new("/..")), "failed", "folder"),
         (put(Path::new("/proc/x")), "not-found", ""),
         (
@@ -174,12 +197,13 @@ fn it_goes_where_it_is_meant_to_and_nowhere_else() {
             "neither file nor folder",
         ),
     ] {
-        let answer = host.put(&request, b"y");
+        // Refused before any content is sent.
+        let answer = host.begin(&request);
         assert_eq!(answer["code"], code, "{request}: {answer}");
         let shown = answer["message"].as_str().unwrap();
         assert!(shown.contains(message), "{request}: {answer}");
     }
-    assert_eq!(names(&files), ["dir", "into", "link", "old"]);
+    assert_eq!(names(&files), ["dir", "into", "link", "loop", "old"]);
     assert_eq!(children(agent.pid()), [0; 0]);
 }
 
@@ -247,6 +271,108 @@ fn a_sleep_breaks_off_what_is_on_its_way() {
 }
 
 #[test]
+fn a_sleep_breaks_off_what_a_host_reads_slowly_and_the_answer_is_in_step() {
+    let (agent, files) = agent();
+    let path = files.join("a");
+    fs::write(&path, vec![b'x'; 8 << 20]).unwrap();
+    for taken in [0, 1, 70_000, 300_000] {
+        let mut host = agent.connection();
+        host.send(&get(&path));
+        let mut buffer = vec![0; taken];
+        host.stream.read_exact(&mut buffer).unwrap();
+        host.decoder.push(&buffer);
+        // It has begun, and fills what it can.
+        within(|| {
+            let queued = rustix::io::ioctl_fionread(&host.stream).unwrap();
+            (queued > 100_000).then_some(())
+        });
+        let ready = within(|| {
+            let answer = agent.ask(&json!({"type": "sleep-prep", "token": "t"}));
+            (answer["type"] == "ready").then_some(answer)
+        });
+        assert_eq!(ready["steps"][0]["outcome"], "ok");
+        let last = loop {
+            match host.frame().unwrap() {
+                Frame::Data { channel: 3, bytes } => assert!(bytes.iter().all(|it| *it == b'x')),
+                Frame::Json(body) => {
+                    let answer: Value = serde_json::from_slice(&body).unwrap();
+                    if answer["type"] != "get-started" {
+                        break answer;
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(last["code"], "busy", "{last}");
+        assert_eq!(host.ask(&json!({"type": "ping"})), json!({"type": "pong"}));
+        agent.ask(&json!({"type": "wake", "token": "t"}));
+    }
+    // Nor is the agent's own end held up.
+    let mut agent = agent;
+    let mut host = agent.connection();
+    host.send(&get(&path));
+    host.stream.read_exact(&mut vec![0; 70_000]).unwrap();
+    agent.signal(rustix::process::Signal::TERM);
+    assert!(agent.wait().success());
+}
+
+#[test]
+fn a_sleep_that_has_no_time_left_does_not_wait_for_a_file() {
+    let (agent, files) = agent();
+    within(|| (agent.status()["lifecycle"] == "running").then_some(()));
+    let mut host = agent.connection();
+    host.begin(&put(&files.join("a")));
+    let helper = children(agent.pid())[0];
+    // As a disk that hangs would hold it.
+    let helper = rustix::process::Pid::from_raw(helper.try_into().unwrap()).unwrap();
+    let signal = |signal| rustix::process::kill_process(helper, signal).unwrap();
+    signal(rustix::process::Signal::STOP);
+    let answer = agent.ask(&json!({"type": "sleep-prep", "token": "t", "deadline_secs": 0.2}));
+    assert_eq!(answer["code"], "sleep-prep-failed", "{answer}");
+    let drain = &answer["steps"][0];
+    assert_eq!(drain["outcome"], "timed-out");
+    assert_eq!(drain["detail"], "left 1 that did not end in time");
+    assert_eq!(children(agent.pid()).len(), 1, "it was not waited for");
+    signal(rustix::process::Signal::CONT);
+    assert_eq!(host.json()["code"], "busy");
+    assert_eq!(names(&files), [""; 0]);
+}
+
+#[test]
+fn who_could_read_a_file_that_is_replaced_stays_the_same() {
+    let (agent, files) = agent();
+    let mut host = agent.connection();
+    let path = files.join("a");
+    symlink(&path, files.join("link")).unwrap();
+    for kept in [0o600, 0o4751, 0o444] {
+        fs::write(&path, "secret").unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(kept)).unwrap();
+        for to in [&path, &files.join("link")] {
+            assert_eq!(host.put(&put(to), b"new")["type"], "put-done");
+            assert_eq!(mode(&path), kept, "{kept:o}");
+        }
+    }
+    let given = with(put(&path), json!({"mode": 0o640}));
+    assert_eq!(host.put(&given, b"new")["type"], "put-done");
+    assert_eq!(mode(&path), 0o640);
+}
+
+#[test]
+fn a_right_to_run_as_its_owner_does_not_go_over_to_another_one() {
+    let agent = Agent::launch(folder(&[], &[]), Settings::user(As::Nobody));
+    let files = agent.path("files");
+    fs::create_dir(&files).unwrap();
+    chown(&files, Some(common::NOBODY), Some(common::NOBODY)).unwrap();
+    let path = files.join("a");
+    fs::write(&path, "root's").unwrap();
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o6750)).unwrap();
+    let mut host = agent.connection();
+    assert_eq!(host.put(&put(&path), b"new")["type"], "put-done");
+    let found = fs::metadata(&path).unwrap();
+    assert_eq!((found.uid(), mode(&path)), (common::NOBODY, 0o750));
+}
+
+#[test]
 fn a_gigabyte_of_zeroes_takes_no_room_and_pings_are_answered_meanwhile() {
     let (agent, files) = agent();
     let path = files.join("sparse");
@@ -290,7 +416,8 @@ fn a_full_disk_leaves_the_old_file_and_the_connection() {
         "unshare", "--mount", "sh", "-c", &inner,
     ]));
     assert_eq!(started["type"], "exec-started");
-    within(|| agent.path("run/inner.sock").exists().then_some(()));
+    // It is there before anybody listens on it.
+    within(|| UnixStream::connect(agent.path("run/inner.sock")).ok());
     let mut full = agent.connection_to("run/inner.sock");
     let path = files.join("a");
     for request in [put(&path), archive(put(&files.join("b")))] {

@@ -88,6 +88,27 @@ fn what_a_command_wrote_before_its_end_is_read_however_slowly() {
 }
 
 #[test]
+fn a_command_that_reads_its_own_output_takes_nothing_that_was_announced() {
+    let agent = Agent::start(&[], &[]);
+    // It fills pipe and socket, of which the host takes nothing, and then reads what it can.
+    let text = "i=0; while [ $i -lt 5 ]; do dd if=/dev/zero bs=65536 count=100 oflag=nonblock; \
+                sleep 0.05; i=$((i+1)); done 2>/dev/null; \
+                dd if=/proc/self/fd/1 of=/dev/null bs=1M iflag=nonblock 2>/dev/null; exit 4";
+    // Where in a frame that falls is a matter of chance.
+    for _ in 0..6 {
+        let mut host = agent.connection();
+        host.begin(&shell(text));
+        within(|| processes("dd if=/proc/self/fd/1").is_empty().then_some(()));
+        ping(&agent);
+        let ran = host.rest();
+        assert!(ran.stdout.len() > 32 * 1024, "{}", ran.stdout.len());
+        assert!(ran.stdout.iter().all(|byte| *byte == 0));
+        assert_eq!(ran.end(), (Some(4), None));
+        assert_eq!(host.ask(&json!({"type": "ping"})), json!({"type": "pong"}));
+    }
+}
+
+#[test]
 fn a_hundred_megabytes_of_input_come_out_as_they_went_in() {
     let agent = Agent::start(&[], &[]);
     let mut host = agent.connection();

@@ -48,6 +48,28 @@ fn it_is_the_controlling_terminal_of_a_session_of_its_own_and_has_its_size() {
 }
 
 #[test]
+fn what_closes_its_terminal_can_open_it_again() {
+    let agent = Agent::start(&[], &[]);
+    // Nobody has it open for a while, twice; more than it holds is read all the same.
+    let text = "for n in 1 2; do exec 0<&- 1>&- 2>&-; sleep 0.2; exec >/dev/tty; echo again $n; \
+                head -c 100000 /dev/zero | tr '\\0' x; echo; done; exit 5";
+    let ran = begin(&agent, shell(text)).rest();
+    let lines: Vec<String> = ran.text().lines().map(str::to_owned).collect();
+    let all = "x".repeat(100_000);
+    assert!(
+        lines == ["again 1", &all, "again 2", &all],
+        "{} bytes",
+        ran.text().len()
+    );
+    assert_eq!(ran.end(), (Some(5), None));
+    // What is left running on it is hung up, as ever, and does not keep it open.
+    let text = "trap '' HUP; sleep 1013.5 & exec 0<&- 1>&- 2>&-; exit 6";
+    let ran = begin(&agent, shell(text)).rest();
+    assert_eq!(ran.end(), (Some(6), None));
+    assert_eq!(common::processes("sleep 1013.5"), [0; 0]);
+}
+
+#[test]
 fn what_is_typed_is_echoed_and_the_size_can_change() {
     let agent = Agent::start(&[], &[]);
     let text =

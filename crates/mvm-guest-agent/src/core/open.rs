@@ -9,6 +9,7 @@ use super::sleeping::busy;
 use super::worker::Sample;
 use super::{Action, Core, Now, RunId, WaiterId};
 use mvm_protocol::answer::Change;
+use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::status::Lifecycle as Phase;
 use std::collections::BTreeMap;
 
@@ -108,11 +109,22 @@ impl Core {
     }
 }
 
-/// What the drain reports, with what it has ended.
-pub(super) fn drained(open: usize, checks: Option<String>) -> Option<String> {
-    let ended = (open > 0).then(|| format!("ended {open} commands, files or ports"));
-    let parts: Vec<String> = [checks, ended].into_iter().flatten().collect();
-    (!parts.is_empty()).then(|| parts.join(", "))
+/// What the drain reports: what hosts had open, what is left of it, and what it did with checks.
+pub(super) fn drained(
+    open: usize,
+    left: usize,
+    checks: Option<String>,
+) -> (Outcome, Option<String>) {
+    let ended = open.saturating_sub(left);
+    let ended = (ended > 0).then(|| format!("ended {ended} commands, files or ports"));
+    let behind = (left > 0).then(|| format!("left {left} that did not end in time"));
+    let outcome = if left > 0 {
+        Outcome::TimedOut
+    } else {
+        Outcome::Ok
+    };
+    let parts: Vec<String> = [checks, ended, behind].into_iter().flatten().collect();
+    (outcome, (!parts.is_empty()).then(|| parts.join(", ")))
 }
 
 #[cfg(test)]

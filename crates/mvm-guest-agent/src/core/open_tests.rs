@@ -161,15 +161,43 @@ fn jobs_go_on_after_a_rollback_and_when_the_lease_runs_out() {
 }
 
 #[test]
-fn a_sleep_that_is_ended_in_its_drain_still_waits_and_holds_no_job() {
+fn a_sleep_that_is_ended_in_its_drain_waits_no_longer_and_holds_no_job() {
     let mut story = loaded();
     let open = story.open(Kind::Works).unwrap();
     story.sleep();
     story.wake(WakeCause::Aborted);
-    assert_eq!(story.phase(), Phase::Preparing);
-    story.event(Event::Closed(open));
     assert_eq!(story.phase(), Phase::Running);
     assert_eq!(story.dev, [Action::End(open)]);
+    let Some((WaiterId(2), Answer::Awake(_))) = story.answers.pop() else {
+        panic!()
+    };
+    // The next sleep waits for it again.
+    story.sleep();
+    assert_eq!(story.phase(), Phase::Preparing);
+    assert_eq!(story.steps, []);
+    story.event(Event::Closed(open));
+    assert!(matches!(story.steps.as_slice(), [Work::Sync(_)]));
+}
+
+#[test]
+fn what_takes_longer_to_end_than_the_sleep_may_take_is_told_and_holds_up_no_rollback() {
+    let mut story = loaded();
+    let slow = story.open(Kind::Works).unwrap();
+    let quick = story.open(Kind::Works).unwrap();
+    story.sleep();
+    story.event(Event::Closed(quick));
+    story.pass(SleepPrep::default().deadline() + Duration::from_secs(1));
+    assert_eq!(story.phase(), Phase::Running);
+    let Some((WaiterId(1), Answer::Error(error))) = story.answers.pop() else {
+        panic!()
+    };
+    assert_eq!(error.code, ErrorCode::SleepPrepFailed);
+    let steps = error.steps.unwrap();
+    assert_eq!(steps[0].outcome, Outcome::TimedOut);
+    let detail = "ended 1 commands, files or ports, left 1 that did not end in time";
+    assert_eq!(steps[0].detail.as_deref(), Some(detail));
+    story.event(Event::Closed(slow));
+    assert_eq!(story.phase(), Phase::Running);
 }
 
 #[test]

@@ -50,6 +50,10 @@ pub(crate) struct Drain {
     /// What hosts had open.
     #[cfg(feature = "dev")]
     open: usize,
+    /// Whether the sleep is given up. What hosts have open was told to end, and may take its time
+    /// for it in a guest that runs.
+    #[cfg(feature = "dev")]
+    given_up: bool,
 }
 
 impl Core {
@@ -186,6 +190,8 @@ impl Core {
                     runs: self.runs.len(),
                     #[cfg(feature = "dev")]
                     open: self.open.working(),
+                    #[cfg(feature = "dev")]
+                    given_up: false,
                 });
                 self.drained(now, actions);
                 return;
@@ -232,6 +238,10 @@ impl Core {
         match &mut self.drain {
             Some(drain) => {
                 drain.kill_at = None;
+                #[cfg(feature = "dev")]
+                {
+                    drain.given_up = true;
+                }
                 self.kill_runs(actions);
                 self.drained(now, actions);
             }
@@ -253,9 +263,11 @@ impl Core {
         let Some(drain) = &mut self.drain else { return };
         #[cfg(feature = "dev")]
         let open = self.open.working();
+        #[cfg(feature = "dev")]
+        let waits = open > 0 && !drain.given_up;
         #[cfg(not(feature = "dev"))]
-        let open = 0;
-        if self.runs.is_empty() && open == 0 {
+        let waits = false;
+        if self.runs.is_empty() && !waits {
             let took = now.mono.saturating_sub(drain.began);
             let detail = match (drain.runs, drain.kill_at) {
                 (0, _) => None,
@@ -263,12 +275,14 @@ impl Core {
                 (runs, None) => Some(format!("ended {runs} running checks")),
             };
             #[cfg(feature = "dev")]
-            let detail = super::open::drained(drain.open, detail);
+            let (outcome, detail) = super::open::drained(drain.open, open, detail);
+            #[cfg(not(feature = "dev"))]
+            let outcome = Outcome::Ok;
             let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             self.drain = None;
             self.step_done(
                 &Done {
-                    outcome: Outcome::Ok,
+                    outcome,
                     duration_ms,
                     detail,
                 },

@@ -37,11 +37,6 @@ impl Turns {
 pub(super) trait Sink {
     /// Takes once what is there; 0 at the end.
     fn take_from(&mut self, channel: u8, from: &OwnedFd) -> Result<usize, Errno>;
-
-    /// How many bytes of what was taken are still where they came from.
-    fn claimed(&self) -> u64 {
-        0
-    }
 }
 
 /// Takes output of whose reader nothing is left.
@@ -95,6 +90,11 @@ impl Inlet {
         self.to.is_none()
     }
 
+    /// Whether nothing is to be added any more.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ends || self.is_closed()
+    }
+
     /// Adds bytes; nowhere, if the guest takes no more.
     pub(super) fn push(&mut self, bytes: Vec<u8>) {
         if self.to.is_none() || self.ends || bytes.is_empty() {
@@ -126,6 +126,8 @@ impl Inlet {
         while let Some(piece) = self.pieces.front() {
             let rest = piece.get(self.written..).unwrap_or_default();
             match to.try_io(Interest::WRITABLE, |to| Ok(rustix::io::write(to, rest)?)) {
+                // Nothing takes nothing at all of something; to try again would be for ever.
+                Ok(0) => return self.close(),
                 Ok(written) => {
                     self.written += written;
                     self.waiting = self.waiting.saturating_sub(written);

@@ -4,10 +4,14 @@ use super::encode;
 use super::flow::{PIECE, Turns};
 use super::outbox::Outbox;
 use crate::edge::session::{Ending, Session};
-use mvm_protocol::Frame;
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::{Control, DevAnswer, ParsedControl};
+use mvm_protocol::{Frame, FrameError};
+use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
+
+/// While so many bytes of answers wait in memory, nothing is taken that could add to them.
+const FULL: usize = 2 * PIECE;
 
 /// A connection while one request has it.
 pub(super) struct Host<'a> {
@@ -16,12 +20,30 @@ pub(super) struct Host<'a> {
     pub(super) out: Outbox,
     buffer: Vec<u8>,
     turns: Turns,
+    /// Whether the request goes on only if the host sends more.
+    pub(super) owes: bool,
+    /// Whether its last answer has been given.
+    over: bool,
+    /// Whether frames have come that were not looked at, for want of room for answers.
+    unseen: bool,
+    lateness: Lateness,
 }
 
 /// What the host sent for the request.
 pub(super) enum Sent {
     Data(u8, Vec<u8>),
     Control(Control, Option<u64>),
+}
+
+/// Since when a host has kept the agent waiting.
+#[derive(Default)]
+struct Lateness {
+    /// Since when nothing has come of what it owes.
+    silent: Option<Instant>,
+    /// Since when a frame has begun and not come to its end.
+    within_frame: Option<Instant>,
+    /// Since when it has taken nothing of what waits for it.
+    unread: Option<Instant>,
 }
 
 impl<'a> Host<'a> {
@@ -33,6 +55,10 @@ impl<'a> Host<'a> {
             out: Outbox::default(),
             buffer: vec![0; if sends { PIECE } else { 4096 }],
             turns: Turns::default(),
+            owes: false,
+            over: false,
+            unseen: false,
+            lateness: Lateness::default(),
         }
     }
 
@@ -43,9 +69,12 @@ impl<'a> Host<'a> {
 
     /// Refuses something that was sent for the request, which goes on.
     pub(super) fn refuse(&mut self, message: &str, id: Option<u64>) {
-        let error = ErrorAnswer::new(ErrorCode::BadRequest, message);
-        self.out
-            .push(encode(DevAnswer::Error(error), id.or(self.id)));
+        // Nothing comes after the last answer.
+        if !self.over {
+            let error = ErrorAnswer::new(ErrorCode::BadRequest, message);
+            self.out
+                .push(encode(DevAnswer::Error(error), id.or(self.id)));
+        }
     }
 
     /// Refuses a control that belongs to another kind of request.
@@ -56,23 +85,48 @@ impl<'a> Host<'a> {
     /// Sends what there is room for.
     pub(super) async fn send(&mut self) -> Result<(), Ending> {
         self.turns.take().await;
-        Ok(self.out.send(&self.session.stream)?)
+        self.send_now()?;
+        Ok(())
+    }
+
+    /// Sends what there is room for, and gives how many bytes that was.
+    fn send_now(&mut self) -> Result<usize, Ending> {
+        let sent = self.out.send(&self.session.stream)?;
+        if self.out.is_empty() {
+            self.lateness.unread = None;
+        } else if sent > 0 || self.lateness.unread.is_none() {
+            self.lateness.unread = Some(Instant::now());
+        }
+        Ok(sent)
     }
 
     /// Waits until the host has sent something, or can be sent more. `listens` is whether more can
-    /// be taken from it; that it goes away is noticed in any case. To be dropped at any time.
+    /// be taken from it; that it goes away is noticed in any case, and if it keeps the agent waiting
+    /// for too long it is cut off. To be dropped at any time.
     pub(super) async fn next(&mut self, listens: bool) -> Result<(), Ending> {
-        let listens = listens && self.session.dev.held_back.is_none();
+        if self.unseen && !self.is_full() {
+            self.unseen = false;
+            return Ok(());
+        }
+        let listens = listens && self.session.dev.held_back.is_none() && !self.is_full();
+        let deadline = self.deadline(listens);
         tokio::select! {
+            // What has come in time counts, however late it is seen.
+            biased;
             read = self.session.stream.read(&mut self.buffer), if listens => match read? {
                 0 => return Err(Ending::Closed),
                 read => {
                     let bytes = self.buffer.get(..read).unwrap_or_default();
                     self.session.decoder.push(bytes);
+                    self.lateness.silent = None;
                 }
             },
             () = self.session.stream.closed(), if !listens => return Err(Ending::Closed),
             () = self.out.has_room() => {}
+            // A socket tells of room when there is much of it: a slow reader has made some before.
+            () = at(deadline) => if self.send_now()? == 0 {
+                return Err(Ending::TooSlow);
+            },
         }
         Ok(())
     }
@@ -81,17 +135,23 @@ impl<'a> Host<'a> {
     /// until the one under way is over, and nothing is taken after it.
     pub(super) async fn sent(&mut self) -> Result<Option<Sent>, Ending> {
         while self.session.dev.held_back.is_none() {
-            let body = match self.session.decoder.next_frame() {
+            if self.is_full() {
+                self.unseen = true;
+                break;
+            }
+            let frame = match self.session.decoder.next_frame() {
                 Ok(None) => break,
-                Ok(Some(Frame::Json(body))) => body,
-                Ok(Some(Frame::Data { channel, bytes })) => {
-                    return Ok(Some(Sent::Data(channel, bytes)));
-                }
-                Ok(Some(Frame::EmptyData)) => {
+                Ok(Some(frame)) => frame,
+                Err(error) => return Err(self.out_of_step(error).await),
+            };
+            self.lateness.within_frame = None;
+            let body = match frame {
+                Frame::Json(body) => body,
+                Frame::Data { channel, bytes } => return Ok(Some(Sent::Data(channel, bytes))),
+                Frame::EmptyData => {
                     self.refuse("a data frame without a channel", None);
                     continue;
                 }
-                Err(error) => return Err(self.session.out_of_step(error).await),
             };
             let parsed = ParsedControl::read(&body);
             match parsed.request {
@@ -105,24 +165,85 @@ impl<'a> Host<'a> {
         Ok(None)
     }
 
+    /// Ends a connection that is out of step. What was begun is sent first: within another frame
+    /// nobody would see why.
+    async fn out_of_step(&mut self, error: FrameError) -> Ending {
+        let deadline = Instant::now() + self.session.patience.linger;
+        while !self.out.is_empty() {
+            if let Err(ending) = self.send().await {
+                return ending;
+            }
+            tokio::select! {
+                () = self.out.has_room(), if !self.out.is_empty() => {}
+                () = sleep_until(deadline), if !self.out.is_empty() => return Ending::TooSlow,
+                else => {}
+            }
+        }
+        self.session.out_of_step(error).await
+    }
+
     /// Sends what is left, and drops what the host still sends meanwhile: it may not read before
-    /// that is taken. Who does not read at all is cut off.
+    /// that is taken.
     pub(super) async fn finish(mut self) -> Result<(), Ending> {
-        let mut deadline = Instant::now() + self.session.patience.idle;
+        (self.over, self.owes, self.unseen) = (true, false, false);
         loop {
-            let before = self.out.len();
+            while self.sent().await?.is_some() {}
             self.send().await?;
             if self.out.is_empty() {
                 return Ok(());
             }
-            if self.out.len() < before {
-                deadline = Instant::now() + self.session.patience.idle;
-            }
-            tokio::select! {
-                next = self.next(true) => next?,
-                () = sleep_until(deadline) => return Err(Ending::TooSlow),
-            }
-            while self.sent().await?.is_some() {}
+            self.next(true).await?;
         }
     }
+
+    /// Whether more answers would cost too much memory. At the end there are no more.
+    fn is_full(&self) -> bool {
+        !self.over && self.out.in_memory() > FULL
+    }
+
+    /// When the host is to be cut off, unless it sends or takes something before. As long as nothing
+    /// is taken from it, it owes nothing.
+    fn deadline(&mut self, listens: bool) -> Option<Instant> {
+        let patience = self.session.patience;
+        let Lateness {
+            silent,
+            within_frame,
+            unread,
+        } = &mut self.lateness;
+        let mid_frame = listens && self.session.decoder.is_mid_frame();
+        let pause = match (mid_frame, listens && self.owes) {
+            (true, _) => Some(patience.within_frame),
+            (false, true) => Some(patience.idle),
+            (false, false) => None,
+        };
+        let whole_within = mid_frame.then_some(patience.idle);
+        [
+            counted(silent, pause),
+            counted(within_frame, whole_within),
+            unread.map(|since| since + patience.idle),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
 }
+
+/// The end of a limit that counts since a moment: from now on, if it has not counted before. Without
+/// a limit nothing counts.
+fn counted(since: &mut Option<Instant>, limit: Option<Duration>) -> Option<Instant> {
+    if limit.is_none() {
+        *since = None;
+    }
+    limit.map(|limit| *since.get_or_insert_with(Instant::now) + limit)
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+#[path = "host_tests.rs"]
+mod tests;

@@ -103,9 +103,16 @@ async fn see_through(
         }
         tokio::select! {
             happened = running.happens(true) => running.act(happened, &mut output).await,
-            Some(order) = orders.recv() => match order {
-                Order::Signal(number) => running.signal(number),
-                Order::Hold(hold) => running.held(hold),
+            Some(mut order) = orders.recv() => loop {
+                match order {
+                    Order::Signal(number) => running.signal(number),
+                    Order::Hold(hold) => running.held(hold),
+                }
+                // All at once, or a host could send them faster than they are taken.
+                match orders.try_recv() {
+                    Ok(next) => order = next,
+                    Err(_) => break,
+                }
             },
         }
     };

@@ -1,7 +1,9 @@
 //! What waits for the host to take it: at most a frame of data, and the answers beside it.
 //!
-//! Output in bulk is not copied on its way: once a frame's header has been sent, the kernel moves its
-//! body from the command's pipe to the socket (splice(2)).
+//! Output in bulk is not copied on its way: the kernel moves it from the command's pipe to a pipe of
+//! the outbox's own, and from there, once the frame's header has been sent, to the socket (splice(2)).
+//! By the time that a header says how long its body is, nobody else can get at the body: a command
+//! may well read from its own standard output.
 
 use super::flow::{PIECE, Sink};
 use super::{DATA_HEADER, write_data_header};
@@ -11,6 +13,9 @@ use mvm_protocol::frame::data_header;
 use rustix::buffer::spare_capacity;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use rustix::pipe::{
+    PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice,
+};
 use std::collections::VecDeque;
 use std::io;
 use tokio::io::unix::AsyncFd;
@@ -23,6 +28,8 @@ const BULK: usize = PIECE / 2;
 pub(super) struct Outbox {
     parts: VecDeque<Part>,
     splices: bool,
+    /// A pipe of which nobody else knows, from the first output in bulk on.
+    own: Option<Pipe>,
     /// The socket, watched for room, from the first time on that there was none.
     room: Option<AsyncFd<OwnedFd>>,
 }
@@ -30,8 +37,13 @@ pub(super) struct Outbox {
 enum Part {
     /// Bytes, and how many of them have been sent.
     Bytes(Vec<u8>, usize),
-    /// So many bytes that are in a pipe, of which nobody else reads.
-    InPipe(OwnedFd, usize),
+    /// So many bytes that are in the own pipe. There is one such part at most.
+    InPipe(usize),
+}
+
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
 }
 
 impl Default for Outbox {
@@ -39,6 +51,7 @@ impl Default for Outbox {
         Self {
             parts: VecDeque::new(),
             splices: splice_pays(),
+            own: None,
             room: None,
         }
     }
@@ -49,13 +62,13 @@ impl Outbox {
         self.parts.is_empty()
     }
 
-    /// How many bytes have not been sent.
-    pub(super) fn len(&self) -> usize {
-        let left = self.parts.iter().map(|part| match part {
+    /// How many bytes of memory hold what has not been sent.
+    pub(super) fn in_memory(&self) -> usize {
+        let held = self.parts.iter().map(|part| match part {
             Part::Bytes(bytes, sent) => bytes.len().saturating_sub(*sent),
-            Part::InPipe(_, left) => *left,
+            Part::InPipe(_) => 0,
         });
-        left.sum()
+        held.sum()
     }
 
     /// Adds a frame.
@@ -66,43 +79,54 @@ impl Outbox {
         }
     }
 
-    /// Sends what fits. An error means that the host is gone.
-    pub(super) fn send(&mut self, stream: &Stream) -> io::Result<()> {
+    /// Sends what fits, and gives how much that was. An error means that the host is gone, or that
+    /// a frame cannot be made whole any more: nothing could be sent after it.
+    pub(super) fn send(&mut self, stream: &Stream) -> io::Result<usize> {
+        let mut all = 0;
         loop {
-            let sent = match self.parts.front_mut() {
-                None => return Ok(()),
-                Some(Part::Bytes(bytes, sent)) => {
+            let sent = match (self.parts.front_mut(), &self.own) {
+                (None, _) => return Ok(all),
+                (Some(Part::Bytes(bytes, sent)), _) => {
                     let rest = bytes.get(*sent..).unwrap_or_default();
                     if rest.is_empty() {
                         self.parts.pop_front();
                         continue;
                     }
-                    stream.try_write(rest).map(|count| *sent += count)
+                    stream.try_write(rest).inspect(|count| *sent += count)
                 }
-                Some(Part::InPipe(_, 0)) => {
+                (Some(Part::InPipe(0)), _) => {
                     self.parts.pop_front();
                     continue;
                 }
-                Some(Part::InPipe(pipe, left)) => match stream.try_splice(pipe, *left) {
-                    Ok(count) => {
-                        *left = left.saturating_sub(count);
-                        Ok(())
+                (Some(Part::InPipe(left)), Some(own)) => {
+                    match stream.try_splice(&own.read, *left) {
+                        Ok(count) => {
+                            *left = left.saturating_sub(count);
+                            Ok(count)
+                        }
+                        Err(Errno::INVAL) => {
+                            // The socket takes none.
+                            self.splices = false;
+                            self.read_back()?;
+                            continue;
+                        }
+                        // Either the socket is full, or the pipe is empty.
+                        Err(Errno::WOULDBLOCK) if own.holds() < *left => return Err(gone()),
+                        Err(error) => Err(error),
                     }
-                    Err(Errno::INVAL) => {
-                        // It is no pipe, or the socket takes none.
-                        self.splices = false;
-                        self.read_back()
-                    }
-                    Err(error) => Err(error),
-                },
+                }
+                (Some(Part::InPipe(_)), None) => return Err(gone()),
             };
             match sent {
-                Ok(()) | Err(Errno::INTR) => {}
+                // No socket takes nothing at all of something; to try again would be for ever.
+                Ok(0) => return Err(gone()),
+                Ok(count) => all += count,
+                Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) => {
                     if self.room.is_none() {
                         self.room = Some(stream.room()?);
                     }
-                    return Ok(());
+                    return Ok(all);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -121,15 +145,18 @@ impl Outbox {
         }
     }
 
-    /// Takes into memory what is still in a pipe.
-    fn read_back(&mut self) -> Result<(), Errno> {
+    /// Takes into memory what is in the own pipe.
+    fn read_back(&mut self) -> io::Result<()> {
         for part in &mut self.parts {
-            if let Part::InPipe(pipe, left) = part {
+            if let Part::InPipe(left) = part {
                 let mut bytes = Vec::new();
                 while bytes.len() < *left {
                     bytes.reserve_exact(*left - bytes.len());
-                    if rustix::io::read(&*pipe, spare_capacity(&mut bytes))? == 0 {
-                        break;
+                    let own = self.own.as_ref().ok_or_else(gone)?;
+                    match rustix::io::read(&own.read, spare_capacity(&mut bytes)) {
+                        Ok(1..) | Err(Errno::INTR) => {}
+                        Ok(0) | Err(Errno::WOULDBLOCK) => return Err(gone()),
+                        Err(error) => return Err(error.into()),
                     }
                 }
                 *part = Part::Bytes(bytes, 0);
@@ -137,21 +164,62 @@ impl Outbox {
         }
         Ok(())
     }
+
+    /// Moves what is in a pipe to the own one, as a frame; nothing if that does not pay, or cannot
+    /// be done.
+    fn move_from(&mut self, channel: u8, from: &OwnedFd) -> Option<Result<usize, Errno>> {
+        let taken = self
+            .parts
+            .iter()
+            .any(|part| matches!(part, Part::InPipe(_)));
+        if !self.splices || taken {
+            return None;
+        }
+        let there = rustix::io::ioctl_fionread(from).unwrap_or(0);
+        let there = usize::try_from(there).unwrap_or(0).min(MAX_BODY - 1);
+        if there < BULK {
+            return None;
+        }
+        if self.own.is_none() {
+            // Without descriptors, or from what is no pipe, it is copied.
+            self.own = Pipe::as_large_as(from);
+            self.splices = self.own.is_some();
+        }
+        let own = self.own.as_ref()?;
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        let moved = splice(from, None, &own.write, None, there, flags);
+        if let Ok(moved @ 1..) = moved {
+            self.push(data_header(channel, moved).to_vec());
+            self.parts.push_back(Part::InPipe(moved));
+        }
+        Some(moved)
+    }
+}
+
+impl Pipe {
+    fn as_large_as(other: &OwnedFd) -> Option<Self> {
+        let size = fcntl_getpipe_size(other).ok()?;
+        let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
+        let (read, write) = pipe_with(flags).ok()?;
+        let _ = fcntl_setpipe_size(&write, size);
+        Some(Self { read, write })
+    }
+
+    fn holds(&self) -> usize {
+        let holds = rustix::io::ioctl_fionread(&self.read).unwrap_or(0);
+        usize::try_from(holds).unwrap_or(usize::MAX)
+    }
+}
+
+fn gone() -> io::Error {
+    let message = "the rest of a frame that was begun is not to be had";
+    io::Error::new(io::ErrorKind::UnexpectedEof, message)
 }
 
 impl Sink for Outbox {
     fn take_from(&mut self, channel: u8, from: &OwnedFd) -> Result<usize, Errno> {
-        // What is read next stands behind what was left in the pipe.
-        self.read_back()?;
-        if self.splices {
-            let there = rustix::io::ioctl_fionread(from).unwrap_or(0);
-            let there = usize::try_from(there).unwrap_or(0).min(MAX_BODY - 1);
-            if there >= BULK {
-                let pipe = rustix::io::fcntl_dupfd_cloexec(from, 0)?;
-                self.push(data_header(channel, there).to_vec());
-                self.parts.push_back(Part::InPipe(pipe, there));
-                return Ok(there);
-            }
+        if let Some(moved) = self.move_from(channel, from) {
+            return moved;
         }
         let mut frame = Vec::new();
         frame.reserve_exact(DATA_HEADER + PIECE);
@@ -162,14 +230,6 @@ impl Sink for Outbox {
             self.push(frame);
         }
         Ok(read)
-    }
-
-    fn claimed(&self) -> u64 {
-        let claimed = self.parts.iter().map(|part| match part {
-            Part::Bytes(..) => 0,
-            Part::InPipe(_, left) => *left as u64,
-        });
-        claimed.sum()
     }
 }
 
@@ -235,7 +295,9 @@ mod tests {
                 };
                 let taken = outbox.take_from(1, &from).unwrap();
                 assert_eq!(taken, bytes);
-                assert_eq!(outbox.claimed() > 0, splices && bytes >= BULK);
+                let moved = splices && bytes >= BULK;
+                assert_eq!(outbox.in_memory() < bytes, moved);
+                assert_eq!(rustix::io::ioctl_fionread(&from), Ok(0));
                 outbox.push(mvm_protocol::frame::encode_json(b"{}").unwrap());
                 let expected = [data(&content), Frame::Json(b"{}".to_vec())];
                 assert_eq!(sent(&mut outbox), expected, "{splices} {bytes}");
@@ -251,10 +313,59 @@ mod tests {
             ..Outbox::default()
         };
         outbox.take_from(1, &from).unwrap();
-        write.write_all(b"more").unwrap();
-        assert_eq!(outbox.take_from(1, &from), Ok(4));
-        assert_eq!((outbox.claimed(), outbox.len()), (0, PIECE - 10 + 4 + 10));
-        assert_eq!(sent(&mut outbox), [data(&content), data(b"more")]);
+        // As much as would be moved, if there were none that was.
+        let more = vec![b'y'; PIECE];
+        write.write_all(&more).unwrap();
+        assert_eq!(outbox.take_from(1, &from), Ok(PIECE));
+        assert_eq!(sent(&mut outbox), [data(&content), data(&more)]);
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_is_sent_whoever_reads_from_the_pipe_afterwards() {
+        let (from, write, content) = pipe(PIECE);
+        let mut outbox = Outbox {
+            splices: true,
+            ..Outbox::default()
+        };
+        outbox.take_from(1, &from).unwrap();
+        rustix::io::ioctl_fionbio(&from, true).unwrap();
+        let stolen = rustix::io::read(&from, &mut [0_u8; 100][..]);
+        assert_eq!(stolen, Err(Errno::WOULDBLOCK));
+        drop(write);
+        assert_eq!(sent(&mut outbox), [data(&content)]);
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_cannot_be_made_whole_is_an_error_and_not_waited_for() {
+        let (from, _write, _) = pipe(PIECE);
+        let mut outbox = Outbox {
+            splices: true,
+            ..Outbox::default()
+        };
+        outbox.take_from(1, &from).unwrap();
+        // A process that may look into the agent's own descriptors could.
+        let own = &outbox.own.as_ref().unwrap().read;
+        rustix::io::read(own, &mut [0_u8; 100][..]).unwrap();
+        let (ours, mut theirs) = crate::edge::stream::pair();
+        let error = loop {
+            match outbox.send(&ours) {
+                Ok(_) => theirs.read(&mut vec![0; 100_000]).unwrap(),
+                Err(error) => break error,
+            };
+        };
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        let mut outbox = Outbox {
+            parts: VecDeque::from([Part::InPipe(1)]),
+            own: outbox.own,
+            ..Outbox::default()
+        };
+        drop(std::mem::replace(
+            &mut outbox.own.as_mut().unwrap().write,
+            from,
+        ));
+        // At its end, too.
+        let error = outbox.send(&ours).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[tokio::test]

@@ -97,6 +97,8 @@ impl Relay {
     ) -> Result<(), Ending> {
         while self.running.outcome().is_none() {
             self.take(host).await?;
+            // Before it has been told to begin it has nothing to send.
+            host.owes = self.takes && self.begun && !self.input.is_ending();
             host.send().await?;
             let room = host.out.is_empty();
             tokio::select! {
@@ -209,10 +211,6 @@ impl Sink for Both<'_> {
         } else {
             self.reports.take_from(channel, from)
         }
-    }
-
-    fn claimed(&self) -> u64 {
-        self.out.claimed()
     }
 }
 

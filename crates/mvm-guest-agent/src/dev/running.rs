@@ -15,6 +15,7 @@
 use super::flow::{Sink, Source};
 use crate::edge::process::{Exit, Hold, KILL_GRACE, Launcher, Process, TERM_GRACE};
 use mvm_protocol::dev::channel::{STDERR, STDOUT};
+use rustix::fd::OwnedFd;
 use rustix::process::Signal;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -37,6 +38,9 @@ pub(super) struct Running {
     pid: u32,
     /// Standard output, or the terminal, and standard error.
     outputs: [Source; 2],
+    /// The command's end of its terminal. While nobody at all has that open the agent's end has
+    /// neither output nor an end, and a command may close it and open it again.
+    terminal: Option<OwnedFd>,
     stage: Stage,
     deadline: Option<Instant>,
     timed_out: bool,
@@ -82,6 +86,7 @@ impl Running {
         launcher: Rc<Launcher>,
         process: Process,
         outputs: [Source; 2],
+        terminal: Option<OwnedFd>,
         timeout: Option<Duration>,
     ) -> Self {
         Self {
@@ -89,6 +94,7 @@ impl Running {
             pid: process.pid.as_raw_pid().unsigned_abs(),
             process: Some(process),
             outputs,
+            terminal,
             stage: Stage::Runs,
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             timed_out: false,
@@ -148,7 +154,9 @@ impl Running {
         match happened {
             Happened::Output(which) => self.read(which, sink),
             Happened::Exited => {
-                let own = self.waits(sink);
+                // From here on the end is when nobody else has it.
+                self.terminal = None;
+                let own = self.waits();
                 let now = Instant::now();
                 self.deadline = Some(now + PAUSE);
                 self.stage = Stage::Exited {
@@ -180,9 +188,8 @@ impl Running {
     }
 
     /// How many bytes of output wait to be taken.
-    fn waits(&self, sink: &impl Sink) -> u64 {
-        let pending: u64 = self.outputs.iter().map(Source::pending).sum();
-        pending.saturating_sub(sink.claimed())
+    fn waits(&self) -> u64 {
+        self.outputs.iter().map(Source::pending).sum()
     }
 
     async fn time_up(&mut self, sink: &mut impl Sink) {
@@ -195,7 +202,7 @@ impl Running {
             Stage::Killed => self.give_up(),
             Stage::Exited { limit, own, others } => {
                 let now = Instant::now();
-                let waits = self.waits(sink);
+                let waits = self.waits();
                 if now >= limit {
                     // What waits is read all the same; what is not its own would have gone on.
                     self.end(others || waits > own, sink).await;

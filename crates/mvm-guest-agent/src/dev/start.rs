@@ -24,6 +24,14 @@ use std::process::{Command, Stdio};
 /// How much of a command's output waits in its pipe, in bytes.
 const PIPE: usize = 256 * 1024;
 
+/// Whatever has become of the file that the agent was started from.
+#[cfg(not(test))]
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// A unit test's own program serves no files: this stands in for one that has no end.
+#[cfg(test)]
+const OWN_PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/file-server.sh");
+
 /// What failed if it was neither pipes nor cgroups.
 const START: &str = "start";
 
@@ -41,6 +49,8 @@ struct Joined {
     stdin: Inlet,
     outputs: [Source; 2],
     terminal: Option<Terminal>,
+    /// The command's end of its terminal, once more.
+    slave: Option<OwnedFd>,
 }
 
 /// Starts what was asked for, or says why not.
@@ -66,7 +76,7 @@ pub(super) async fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started,
     let process = process.map_err(|failure| explain(exec, &failure))?;
     let timeout = exec.timeout_secs.map(Secs::duration);
     Ok(Started {
-        running: Running::new(launcher, process, joined.outputs, timeout),
+        running: Running::new(launcher, process, joined.outputs, joined.slave, timeout),
         stdin: joined.stdin,
         terminal: joined.terminal,
     })
@@ -81,9 +91,7 @@ pub(super) async fn start_helper(
     stdin: bool,
 ) -> Result<Started, ErrorAnswer> {
     let told = |failure: NotStarted| explain_own(&failure);
-    // Whatever has become of the file that the agent was started from.
-    let mut command = Command::new("/proc/self/exe");
-    command.args(["--serve-file", body]);
+    let mut command = helper(body);
     let joined = on_pipes(&mut command, stdin).map_err(told)?;
     let launcher = dev.launcher()?;
     let place = launcher.place(run, &mut command, None).map_err(told)?;
@@ -91,10 +99,16 @@ pub(super) async fn start_helper(
     let process = launcher.started(process, "the agent once more").await;
     let process = process.map_err(told)?;
     Ok(Started {
-        running: Running::new(launcher, process, joined.outputs, None),
+        running: Running::new(launcher, process, joined.outputs, None, None),
         stdin: joined.stdin,
         terminal: None,
     })
+}
+
+fn helper(body: &str) -> Command {
+    let mut command = Command::new(OWN_PROGRAM);
+    command.args(["--serve-file", body]);
+    command
 }
 
 fn on_pipes(command: &mut Command, stdin: bool) -> Result<Joined, NotStarted> {
@@ -142,6 +156,7 @@ fn on_terminal(
     }
     joined.terminal = Some(terminal);
     let same = || slave.try_clone().map(Stdio::from).map_err(failed);
+    joined.slave = Some(slave.try_clone().map_err(failed)?);
     // It leads a session, and so a process group of its own: see `Image::set`.
     command
         .stdin(same()?)

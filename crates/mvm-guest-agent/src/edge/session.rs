@@ -288,4 +288,4 @@ fn stray_data() -> Answer {
 
 #[cfg(test)]
 #[path = "session_tests.rs"]
-mod tests;
+pub(crate) mod tests;

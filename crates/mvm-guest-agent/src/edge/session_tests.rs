@@ -16,29 +16,30 @@ use mvm_protocol::AnswerFrame;
 use mvm_protocol::frame::encode_json;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
-const SHORT: Duration = Duration::from_millis(60);
-const LONG: Duration = Duration::from_secs(20);
+pub(crate) const SHORT: Duration = Duration::from_millis(60);
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// Long everywhere, so that a test shortens just what it is about.
-const PATIENT: Patience = Patience {
+pub(crate) const PATIENT: Patience = Patience {
     first_frame: LONG,
     within_frame: LONG,
     idle: LONG,
     linger: LONG,
 };
 
-struct Host {
-    stream: UnixStream,
-    decoder: Decoder,
+pub(crate) struct Host {
+    pub(crate) stream: UnixStream,
+    pub(crate) decoder: Decoder,
     session: JoinHandle<Ending>,
 }
 
 impl Host {
-    fn connect(handshake: Handshake, patience: Patience) -> Self {
+    pub(crate) fn connect(handshake: Handshake, patience: Patience) -> Self {
         let (ours, theirs) = pair();
         theirs.set_nonblocking(true).unwrap();
         let session = spawn_local(serve(ours, handshake, agent(), patience));
@@ -50,11 +51,11 @@ impl Host {
         }
     }
 
-    async fn send(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    async fn request(&mut self, body: &str) {
+    pub(crate) async fn request(&mut self, body: &str) {
         self.send(&encode_json(body.as_bytes()).unwrap()).await;
     }
 
@@ -70,6 +71,23 @@ impl Host {
         }
     }
 
+    /// The next answer, as it is; data before it is dropped.
+    #[cfg(feature = "dev")]
+    pub(crate) async fn json(&mut self) -> serde_json::Value {
+        loop {
+            if let Some(frame) = self.decoder.next_frame().unwrap() {
+                match frame {
+                    Frame::Json(body) => return serde_json::from_slice(&body).unwrap(),
+                    _ => continue,
+                }
+            }
+            let mut buffer = [0; 4096];
+            let read = self.stream.read(&mut buffer).await.unwrap();
+            assert!(read > 0, "closed");
+            self.decoder.push(&buffer[..read]);
+        }
+    }
+
     async fn error(&mut self) -> ErrorAnswer {
         match self.answer().await.answer {
             Answer::Error(error) => error,
@@ -77,7 +95,7 @@ impl Host {
         }
     }
 
-    async fn ending(self) -> Ending {
+    pub(crate) async fn ending(self) -> Ending {
         tokio::time::timeout(LONG / 2, self.session)
             .await
             .expect("the session goes on")
@@ -85,9 +103,19 @@ impl Host {
     }
 }
 
+/// A session that nobody serves yet.
+#[cfg(feature = "dev")]
+pub(crate) fn session(stream: Stream, patience: Patience) -> Session {
+    Session::new(stream, agent(), patience)
+}
+
 /// An agent without drop-ins, beside the session.
 fn agent() -> Handle {
-    let dir = std::env::temp_dir().join("mvm-no-such-folder");
+    static AGENTS: AtomicU32 = AtomicU32::new(0);
+    // Of its own, since what it starts is ended by the next one of that name.
+    let number = AGENTS.fetch_add(1, Ordering::Relaxed);
+    let name = format!("mvm-no-such-folder-{}-{number}", std::process::id());
+    let dir = std::env::temp_dir().join(name);
     let busy = BusyPolicy {
         threshold: 0.1,
         signals: Vec::new(),
@@ -115,7 +143,7 @@ fn agent() -> Handle {
     handle
 }
 
-async fn story<F: Future<Output = ()>>(tell: F) {
+pub(crate) async fn story<F: Future<Output = ()>>(tell: F) {
     LocalSet::new().run_until(tell).await;
 }
 

@@ -24,15 +24,15 @@ pub(crate) struct Identity {
 pub(crate) fn look_up(etc: &Path, user: &str) -> Result<Identity, String> {
     let passwd = proc::read(etc.join("passwd"), MAX_FILE)
         .map_err(|error| format!("user `{user}`: {}: {error}", etc.join("passwd").display()))?;
-    let number: Option<u32> = user.parse().ok();
+    let number = id(user);
     let found = passwd.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, uid, gid, _, home, ..] = fields.as_slice() else {
             return None;
         };
-        let uid: u32 = uid.parse().ok()?;
+        let uid = id(uid)?;
         let matches = *name == user || number == Some(uid);
-        matches.then_some((*name, uid, gid.parse::<u32>().ok()?, *home))
+        matches.then_some((*name, uid, id(gid)?, *home))
     });
     let (name, uid, gid, home) = match (found, number) {
         (Some(found), _) => found,
@@ -56,7 +56,7 @@ pub(crate) fn look_up(etc: &Path, user: &str) -> Result<Identity, String> {
             .split(',')
             .any(|member| member == name)
             .then_some(())?;
-        gid.parse().ok().map(Gid::from_raw)
+        id(gid).map(Gid::from_raw)
     });
     let gid = Gid::from_raw(gid);
     let mut all = vec![gid];
@@ -68,6 +68,12 @@ pub(crate) fn look_up(etc: &Path, user: &str) -> Result<Identity, String> {
         gid,
         groups: all,
     })
+}
+
+/// A user's or group's number. The largest is none: to the kernel it says that the number stays what
+/// it is, and the command would run as the agent (setresuid(2)).
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number != u32::MAX)
 }
 
 #[cfg(test)]
@@ -93,6 +99,17 @@ mod tests {
         assert_eq!(look_up(etc.path(), "1000").unwrap(), web);
         let number = look_up(etc.path(), "4000").unwrap();
         assert_eq!((number.uid.as_raw(), number.gid.as_raw()), (4000, 4000));
+    }
+
+    #[test]
+    fn nobody_has_the_number_that_means_no_change() {
+        let etc = etc();
+        let passwd = "all:x:4294967295:0::/:\nof-all:x:7:4294967295::/:\n";
+        std::fs::write(etc.path().join("passwd"), passwd).unwrap();
+        for user in ["4294967295", "all", "of-all"] {
+            let error = look_up(etc.path(), user).unwrap_err();
+            assert!(error.contains("no user"), "{error}");
+        }
     }
 
     #[test]

@@ -305,7 +305,43 @@ impl Drop for Agent {
         }
         let _ = self.process.kill();
         let _ = self.process.wait();
+        remove_cgroups(&self.path("run"));
     }
+}
+
+/// Ends what an agent with this run directory has left, and removes its cgroups. One that was killed
+/// could not.
+fn remove_cgroups(run_dir: &Path) {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mount = mounts
+        .lines()
+        .find(|line| line.contains(" - cgroup2 "))
+        .and_then(|line| line.split_whitespace().nth(4));
+    let (Some(own), Some(mount)) = (own, mount) else {
+        return;
+    };
+    let name = run_dir.to_string_lossy().replace('/', "-");
+    let root = Path::new(mount)
+        .join(own)
+        .join(format!("mvm-guest-agent{name}"));
+    let _ = std::fs::write(root.join("cgroup.kill"), "1");
+    let until = Instant::now() + PATIENCE;
+    while root.exists() && Instant::now() < until {
+        remove_tree(&root);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A cgroup's files cannot be removed, and go with it.
+fn remove_tree(cgroup: &Path) {
+    for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+    let _ = std::fs::remove_dir(cgroup);
 }
 
 pub struct Connection {

@@ -11,7 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub struct Put {
     /// Where it goes.
     pub path: Path,
-    /// The file's permission bits; 0o644 if not given. An archive has its own.
+    /// The file's permission bits; if not given, those of the file that it replaces, else 0o644. An
+    /// archive has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// If `path` is a folder that is there, it goes into it by this name.

@@ -38,8 +38,7 @@ pub(super) fn serve(asked: &Put) -> Result<DevAnswer, ErrorAnswer> {
     } else {
         let file = Temporary::make(&target)?;
         report(DevAnswer::PutReady(PutReady { path }));
-        let mode = asked.mode.unwrap_or(Bits::DEFAULT);
-        file.fill(content, mode, replaced.as_ref())?
+        file.fill(content, asked.mode, replaced.as_ref())?
     };
     Ok(DevAnswer::PutDone(PutDone { bytes }))
 }
@@ -68,7 +67,8 @@ fn decide(asked: &Put) -> Result<(PathBuf, Option<Metadata>), ErrorAnswer> {
                 "{} is there already: nothing is merged; remove it first",
                 shown(&path)
             ))),
-            Err(_) => Ok((path, None)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((path, None)),
+            Err(error) => Err(trouble("look at", &path, &error)),
         };
     }
     match fs::metadata(&path) {
@@ -81,8 +81,30 @@ fn decide(asked: &Put) -> Result<(PathBuf, Option<Metadata>), ErrorAnswer> {
             let path = fs::canonicalize(&path).map_err(|it| trouble("find", &path, &it))?;
             Ok((path, Some(old)))
         }
-        Err(_) => Ok((path, None)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let path = follow(&path).map_err(|error| trouble("follow", &path, &error))?;
+            Ok((path, None))
+        }
+        // Before all of the content has come for nothing.
+        Err(error) => Err(trouble("look at", &path, &error)),
     }
+}
+
+/// Where a link leads to whose file is not there: it stays, and the file appears.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    // As many as the kernel follows: path_resolution(7).
+    for _ in 0..40 {
+        match fs::read_link(&path) {
+            Ok(to) => {
+                path.pop();
+                path.push(to);
+            }
+            // It is no link, or nothing.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(Errno::LOOP.into())
 }
 
 impl Target {
@@ -144,17 +166,15 @@ impl<'a> Temporary<'a> {
     fn fill<R: Read>(
         mut self,
         mut content: Content<R>,
-        mode: Bits,
+        mode: Option<Bits>,
         replaced: Option<&Metadata>,
     ) -> Result<u64, ErrorAnswer> {
         let target = self.target;
         let bytes = sparse::copy(&mut content, &self.file)
             .map_err(|error| target.trouble("write", error))?;
-        if let Some(old) = replaced {
-            // Whose it was, it stays, as far as the agent may say so.
-            let (uid, gid) = (Uid::from_raw(old.uid()), Gid::from_raw(old.gid()));
-            let _ = fchown(&self.file, Some(uid), Some(gid));
-        }
+        let kept = replaced.map(|old| self.keep_owner(old));
+        // What only some could read stays so, unless the host says otherwise.
+        let mode = mode.or(kept).unwrap_or(Bits::DEFAULT);
         fchmod(&self.file, Mode::from_raw_mode(mode.bits()))
             .map_err(|error| target.trouble("set the mode of", error))?;
         self.file
@@ -172,6 +192,16 @@ impl<'a> Temporary<'a> {
         rustix::fs::fsync(&target.folder)
             .map_err(|error| target.trouble("sync the folder of", error))?;
         Ok(bytes)
+    }
+
+    /// Whose it was, it stays, as far as the agent may say so. Gives its mode: to run as its owner is
+    /// a right that no other owner ever gave.
+    fn keep_owner(&self, old: &Metadata) -> Bits {
+        let (uid, gid) = (Uid::from_raw(old.uid()), Gid::from_raw(old.gid()));
+        match fchown(&self.file, Some(uid), Some(gid)) {
+            Ok(()) => Bits::of(old.mode()),
+            Err(_) => Bits::of(old.mode() & 0o777),
+        }
     }
 
     /// A file without a name gets one, since nothing else can take another file's place.
