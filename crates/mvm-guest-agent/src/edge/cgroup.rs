@@ -118,11 +118,23 @@ impl Cgroup {
     }
 }
 
+/// With those below it, which what ran in it may have made: they cannot be removed otherwise. The
+/// depth is what a path can hold.
 fn remove(path: &Path) -> bool {
-    matches!(
-        rustix::fs::rmdir(path),
-        Ok(()) | Err(rustix::io::Errno::NOENT)
-    )
+    let is_gone = || {
+        matches!(
+            rustix::fs::rmdir(path),
+            Ok(()) | Err(rustix::io::Errno::NOENT)
+        )
+    };
+    if is_gone() {
+        return true;
+    }
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    // Nothing below it: somebody is in it.
+    let removed: Vec<bool> = below.map(|entry| remove(&entry.path())).collect();
+    !removed.is_empty() && removed.iter().all(|removed| *removed) && is_gone()
 }
 
 /// Where the cgroup v2 hierarchy is mounted: proc_pid_mountinfo(5). Only a mount of its root will
@@ -167,7 +179,6 @@ mod tests {
         assert_eq!(mount_point(bound), None);
     }
 
-    /// What is left is not empty yet, as one is in which somebody is still dying.
     #[test]
     fn one_that_was_left_is_not_joined_and_is_removed_when_it_can_be() {
         let dir = tempfile::tempdir().unwrap();
@@ -178,16 +189,28 @@ mod tests {
             return;
         };
         let left = root.make(1).unwrap();
-        let below = left.path.join("below");
-        std::fs::create_dir(&below).unwrap();
-        // Killed: it removes nothing.
-        std::mem::forget(root);
-        let root = CgroupRoot::open(dir.path()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("600").spawn();
+        let child = child.as_mut().unwrap();
+        std::fs::write(left.path.join("cgroup.procs"), child.id().to_string()).unwrap();
+        // As it is found while that is still dying.
+        root.left.borrow_mut().push(left.path.clone());
         let new = root.make(1).unwrap();
         assert_ne!(new.path, left.path);
-        std::fs::remove_dir(&below).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
         root.make(2).unwrap();
         assert!(!left.path.exists());
+    }
+
+    #[test]
+    fn those_below_go_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        std::fs::create_dir_all(root.join("c")).unwrap();
+        let root = Cgroup { path: root };
+        assert!(root.remove() && root.remove(), "gone is removed");
+        assert!(!root.path.exists());
     }
 
     #[test]
