@@ -9,6 +9,7 @@ use mvm_vmm::qemu::arguments::{
     VSOCK_SOCKET,
 };
 use mvm_vmm::qemu::qmp::Qmp;
+use mvm_vmm::qemu::vsock::{READY, watches_queues};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::ErrorKind;
@@ -22,9 +23,6 @@ const BOOT: Duration = Duration::from_mins(1);
 
 /// How long one step of a VMM may take.
 const STEP: Duration = Duration::from_secs(20);
-
-/// How long the vsock backend needs from watching a queue to calling it ready: the next statement.
-const READY: Duration = Duration::from_millis(50);
 
 /// Memory of a guest in MiB. Copied for each clone.
 const MEMORY_MIB: u32 = 128;
@@ -167,20 +165,12 @@ impl Machine {
         self.wait_for_queues();
     }
 
-    /// Waits until the backend has both queues of the guest's driver, and with them a moment more.
-    ///
-    /// It must not be dialled before: a dial that finds a queue not ready ends its only thread
-    /// (vhost-device-vsock 0.3.0, `process_tx` in its `handle_event`), and from then on it is
-    /// silent. Under load that can be a second after `device_add`. A queue that it has taken over
-    /// is in its epoll set, with the queue's number.
+    /// Waits until the backend can be dialled.
     fn wait_for_queues(&self) {
         let backend = self.vsock.as_ref().expect("plugged in").0.id();
+        let backend = i32::try_from(backend).expect("a pid");
         wait("the guest's vsock driver", &self.folder, || {
-            let watched = epoll_data(backend);
-            [0, 1]
-                .iter()
-                .all(|queue| watched.contains(queue))
-                .then_some(())
+            watches_queues(backend).then_some(())
         });
         sleep(READY);
     }
@@ -250,21 +240,6 @@ fn start_vsock(parts: &Parts, folder: &Path, cid: u32) -> Owned {
             .then_some(())
     });
     vsock
-}
-
-/// The numbers under which a process watches descriptors with epoll.
-fn epoll_data(pid: u32) -> Vec<u64> {
-    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
-        return Vec::new();
-    };
-    let texts = files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok());
-    let texts: Vec<_> = texts.collect();
-    // `tfd: 9 events: 19 data: 0 pos:0 ino:61 sdev:9`, the data in hexadecimal
-    let watched = texts.iter().flat_map(|text| text.lines());
-    watched
-        .filter_map(|line| line.strip_prefix("tfd:")?.split_once("data:"))
-        .filter_map(|(_, rest)| u64::from_str_radix(rest.split_whitespace().next()?, 16).ok())
-        .collect()
 }
 
 fn start(command: &mut Command, folder: &Path, log: &str) -> Owned {

@@ -9,15 +9,16 @@ pub mod arguments;
 pub mod kvm;
 pub mod qmp;
 mod snapshot;
+pub mod vsock;
 
 use crate::driver::{Driver, Launch, Restore};
 use crate::error::Error;
 use crate::launch::{Crew, Patience};
 use crate::locate::{QEMU, VHOST_DEVICE_VSOCK};
-use crate::process::{Alive, listens};
+use crate::process::Alive;
 use crate::record::VmFolder;
 use crate::snapshot::Vmm;
-use arguments::{Accelerator, Arguments, Begin, Memory, QMP_SOCKET, VSOCK_SOCKET};
+use arguments::{Accelerator, Arguments, Begin, Memory, QMP_SOCKET};
 use kvm::Verdict;
 use qmp::Qmp;
 use serde_json::json;
@@ -31,8 +32,6 @@ pub struct Qemu;
 const BACKEND: &str = "qemu";
 
 const ROLE: &str = "vmm";
-
-const VSOCK_ROLE: &str = "vsock";
 
 /// The guest's own vsock address. Each VM has a vhost-device-vsock of its own, so that it need not
 /// differ between them.
@@ -62,7 +61,7 @@ impl Driver for Qemu {
             Verdict::Unusable(_) => Accelerator::Tcg,
         };
         crew.set_accelerator(accelerator.name());
-        start_vsock(crew, launch.patience, GUEST_CID)?;
+        vsock::start(crew, launch.patience, GUEST_CID)?;
         let arguments = Arguments {
             accelerator,
             cpus: launch.cpus,
@@ -85,7 +84,8 @@ impl Driver for Qemu {
     }
 
     /// Both ways of asking that a PC has: the power button, and Ctrl-Alt-Delete, for which no guest
-    /// needs a module or a daemon. A guest acts on what it has an ear for.
+    /// needs a daemon, and only one whose kernel has `i8042` and `atkbd` as modules needs modules. A
+    /// guest acts on what it has an ear for.
     fn request_stop(&self, folder: &VmFolder, _: &[Alive]) -> Result<(), Error> {
         let Some(mut qmp) = Qmp::connect(folder.path(), QMP_SOCKET)? else {
             return Err(Error::Qmp {
@@ -121,22 +121,4 @@ impl Driver for Qemu {
     fn restore(&self, restore: &Restore<'_>, crew: &mut Crew) -> Result<(), Error> {
         snapshot::restore(restore, crew)
     }
-}
-
-/// Starts vhost-device-vsock and waits until it listens on its socket, to which QEMU will connect.
-fn start_vsock(crew: &mut Crew, patience: Patience<'_>, cid: u32) -> Result<(), Error> {
-    let mut command = Command::new(VHOST_DEVICE_VSOCK.find()?);
-    command.args(["--guest-cid", &cid.to_string()]).args([
-        "--socket",
-        VSOCK_SOCKET,
-        "--uds-path",
-        "v.sock",
-    ]);
-    crew.spawn(VSOCK_ROLE, "vhost-device-vsock", "vsock.log", &mut command)?;
-    let pid = crew.record().processes.last().map_or(0, |last| last.pid);
-    crew.wait_for("vhost-device-vsock's socket", patience, || {
-        // It may have ended: that is found, with its reason, by whoever waits.
-        let listens = listens(pid, VSOCK_SOCKET).unwrap_or(false);
-        Ok(listens.then_some(()))
-    })
 }

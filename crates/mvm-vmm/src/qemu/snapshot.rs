@@ -18,7 +18,7 @@ use super::arguments::{
     VSOCK_SOCKET,
 };
 use super::qmp::Qmp;
-use super::{GUEST_CID, ROLE, VSOCK_ROLE, start_vsock};
+use super::{GUEST_CID, ROLE, vsock};
 use crate::driver::Restore;
 use crate::error::Error;
 use crate::launch::{Crew, Patience};
@@ -39,9 +39,8 @@ const STATE: &str = "state";
 /// How long a guest may take to let go of its vsock device.
 const UNPLUG: Duration = Duration::from_secs(20);
 
-/// How long the vsock backend must not be dialled once the guest's driver is up: that can wedge it
-/// for good.
-const SETTLE: Duration = Duration::from_millis(300);
+/// How long a QEMU that fails has for its last words.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// In bytes a second. QEMU's own limit is for networks that others use as well.
 const BANDWIDTH: u64 = 1 << 40;
@@ -134,7 +133,7 @@ pub(super) fn restore(restore: &Restore<'_>, crew: &mut Crew) -> Result<(), Erro
     qmp.execute("migrate-incoming", &json!({"uri": format!("fd:{STATE}")}))?;
     migrated(crew, &mut qmp, "the end of loading the snapshot", patience).map_err(|error| {
         // A QEMU that cannot load a state says why in its log, and ends.
-        sleep(SETTLE);
+        sleep(LAST_WORDS);
         crew.check_alive().err().unwrap_or(error)
     })?;
     qmp.execute("cont", &json!({}))?;
@@ -162,7 +161,7 @@ fn unplug(crew: &mut Crew, qmp: &mut Qmp, patience: Patience<'_>) -> Result<(), 
 
 /// Ends vhost-device-vsock, and removes its sockets.
 fn clear_vsock(crew: &mut Crew) -> Result<(), Error> {
-    crew.dismiss(VSOCK_ROLE)?;
+    crew.dismiss(vsock::ROLE)?;
     for socket in [VSOCK_SOCKET, "v.sock"] {
         let path = crew.folder().file(socket);
         match std::fs::remove_file(&path) {
@@ -177,7 +176,7 @@ fn clear_vsock(crew: &mut Crew) -> Result<(), Error> {
 }
 
 fn plug(crew: &mut Crew, qmp: &mut Qmp, cid: u32, patience: Patience<'_>) -> Result<(), Error> {
-    start_vsock(crew, patience, cid)?;
+    vsock::start(crew, patience, cid)?;
     let address = json!({"type": "unix", "data": {"path": VSOCK_SOCKET}});
     qmp.execute(
         "chardev-add",
@@ -192,8 +191,8 @@ fn plug(crew: &mut Crew, qmp: &mut Qmp, cid: u32, patience: Patience<'_>) -> Res
     Ok(())
 }
 
-/// Waits until the guest's driver has taken the device, and a little longer. A QEMU that cannot tell
-/// (before 7.2) leaves the little longer alone.
+/// Waits until the guest's driver has taken the device, and until its backend can be dialled. A QEMU
+/// that cannot tell (before 7.2) leaves the latter alone.
 fn settle(crew: &Crew, qmp: &mut Qmp, patience: Patience<'_>) -> Result<(), Error> {
     let device = json!({"path": format!("/machine/peripheral/{VSOCK_DEVICE}/virtio-backend")});
     crew.wait_for("the guest's vsock driver", patience, || {
@@ -207,8 +206,7 @@ fn settle(crew: &Crew, qmp: &mut Qmp, patience: Patience<'_>) -> Result<(), Erro
         });
         Ok(up.then_some(()))
     })?;
-    sleep(SETTLE);
-    Ok(())
+    vsock::settle(crew, patience)
 }
 
 fn is_plugged(qmp: &mut Qmp) -> Result<bool, Error> {

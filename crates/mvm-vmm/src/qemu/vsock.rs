@@ -1,0 +1,103 @@
+//! vhost-device-vsock: the process that a guest's vsock device is joined to.
+
+use crate::error::Error;
+use crate::launch::{Crew, Patience};
+use crate::locate::VHOST_DEVICE_VSOCK;
+use crate::process::listens;
+use crate::qemu::arguments::VSOCK_SOCKET;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Its role in `vm.json`.
+pub(super) const ROLE: &str = "vsock";
+
+/// How long its queues are waited for. That they are not seen may mean that they cannot be, since
+/// another version numbers them otherwise or its `/proc/PID/fdinfo` is closed to us.
+const QUEUES: Duration = Duration::from_secs(5);
+
+/// How long it needs from watching a queue to calling it ready: the next statement.
+pub const READY: Duration = Duration::from_millis(50);
+
+/// How long it is left alone if its queues could not be seen.
+const UNSEEN: Duration = Duration::from_millis(300);
+
+/// How often is looked.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Starts it and waits until it listens on its socket, to which QEMU will connect.
+pub(super) fn start(crew: &mut Crew, patience: Patience<'_>, cid: u32) -> Result<(), Error> {
+    let mut command = Command::new(VHOST_DEVICE_VSOCK.find()?);
+    command.args(["--guest-cid", &cid.to_string()]).args([
+        "--socket",
+        VSOCK_SOCKET,
+        "--uds-path",
+        "v.sock",
+    ]);
+    crew.spawn(ROLE, "vhost-device-vsock", "vsock.log", &mut command)?;
+    let pid = pid(crew);
+    crew.wait_for("vhost-device-vsock's socket", patience, || {
+        // It may have ended: that is found, with its reason, by whoever waits.
+        let listens = listens(pid, VSOCK_SOCKET).unwrap_or(false);
+        Ok(listens.then_some(()))
+    })
+}
+
+/// Waits until it can be dialled, once the guest's driver is up.
+///
+/// A dial that finds a queue not ready ends its only thread (vhost-device-vsock 0.3.0, `process_tx`
+/// in its `handle_event`), and from then on it is silent. On a busy machine that can be a second
+/// after the driver is up.
+pub(super) fn settle(crew: &Crew, patience: Patience<'_>) -> Result<(), Error> {
+    let until = Instant::now() + QUEUES.min(patience.left());
+    let pid = pid(crew);
+    while !watches_queues(pid) {
+        if Instant::now() >= until {
+            return crew.pause(UNSEEN);
+        }
+        crew.check_alive()?;
+        crew.pause(TICK)?;
+    }
+    crew.pause(READY)
+}
+
+/// Whether the process watches both queues of a guest's driver: one that it has taken over is in its
+/// epoll set, with the queue's number.
+pub fn watches_queues(pid: i32) -> bool {
+    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
+        return false;
+    };
+    let texts = files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok());
+    let watched: Vec<u64> = texts.flat_map(|text| epoll_data(&text)).collect();
+    [0, 1].iter().all(|queue| watched.contains(queue))
+}
+
+/// The numbers under which an epoll descriptor watches others (proc_pid_fdinfo(5)):
+/// `tfd: 9 events: 19 data: 0 pos:0 ino:61 sdev:9`, the data in hexadecimal.
+fn epoll_data(fdinfo: &str) -> Vec<u64> {
+    let watched = fdinfo
+        .lines()
+        .filter_map(|line| line.strip_prefix("tfd:")?.split_once("data:"));
+    watched
+        .filter_map(|(_, rest)| u64::from_str_radix(rest.split_whitespace().next()?, 16).ok())
+        .collect()
+}
+
+fn pid(crew: &Crew) -> i32 {
+    let processes = crew.record().processes.iter();
+    let own = processes.rev().find(|process| process.role == ROLE);
+    own.map_or(0, |process| process.pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_epoll_descriptor_watches() {
+        let fdinfo = "pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t1057\n\
+                      tfd:       17 events:       19 data:                1  pos:0 ino:421 sdev:f\n\
+                      tfd:       15 events:       19 data:               1f  pos:0 ino:421 sdev:f\n";
+        assert_eq!(epoll_data(fdinfo), [1, 31]);
+        assert!(epoll_data("pos:\t0\n").is_empty());
+    }
+}
