@@ -12,6 +12,8 @@
 
 #[cfg(feature = "dev")]
 pub mod dev;
+#[cfg(feature = "dev")]
+pub mod files;
 
 use mvm_protocol::frame::{Decoder, Frame, encode_json};
 use mvm_protocol::handshake::{connect_line, ok_line};

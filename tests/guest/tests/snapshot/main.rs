@@ -8,12 +8,14 @@
     reason = "a test fails by panicking"
 )]
 
+mod story;
+
 use mvm_client::{Deadlines, Endpoint, Error as ClientError, Session};
-use mvm_guest_tests::{MACHINE_ID, Mvmctl, Parts, SOON, build_sleeper, eventually};
+use mvm_guest_tests::{MACHINE_ID, SOON};
 use mvm_protocol::answer::ErrorCode;
-use mvm_protocol::lifecycle::{Entropy, Outcome, Ready, SleepPrep, Step, Token, Wake};
+use mvm_protocol::lifecycle::{Entropy, Outcome, SleepPrep, Step, Token, Wake};
 use mvm_protocol::request::{Check, CheckKind};
-use mvm_vmm::{Error, Home, Patience, Snapshot, VmName, suspend};
+use mvm_vmm::{Error, Patience, Snapshot, suspend};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,8 +23,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tempfile::TempDir;
+use std::time::{Duration, Instant};
+use story::{Story, left_at, lines, lines_of, name, numbers};
 
 /// How far a guest's wall clock may be off.
 const CLOCK: i64 = 500;
@@ -32,134 +34,6 @@ const PAUSE: Duration = Duration::from_secs(3);
 
 /// What is promised of the clock holds after a pause of this length.
 const LONG_PAUSE: Duration = Duration::from_secs(20);
-
-/// A running VM `golden`, all of whose checks have run.
-struct Story {
-    mvmctl: Mvmctl,
-    folder: TempDir,
-}
-
-impl Story {
-    async fn new() -> Option<Self> {
-        let parts = Parts::find()?;
-        let folder = tempfile::tempdir().unwrap();
-        build_sleeper(&parts, folder.path());
-        let mvmctl = Mvmctl::new();
-        let image = folder.path().join("image");
-        let image = image.to_str().unwrap();
-        let start = ["vm", "start", "golden", "--image", image, "--backend"];
-        mvmctl.ok(&[&start[..], &["qemu", "--memory", "128"]].concat());
-        let story = Self { mvmctl, folder };
-        eventually("all checks have run once", async || {
-            let inspect = story.json(&["vm", "inspect", "golden"]);
-            let lists = ["integrations", "probes"].map(|list| inspect[list].as_array().unwrap());
-            let all = lists
-                .into_iter()
-                .flatten()
-                .all(|one| !one["last_check"].is_null());
-            all.then_some(())
-        })
-        .await;
-        Some(story)
-    }
-
-    /// A place for a snapshot.
-    fn place(&self, name: &str) -> String {
-        self.folder.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let run = self.mvmctl.ok(&[arguments, &["--json"]].concat());
-        serde_json::from_str(&run.stdout).unwrap()
-    }
-
-    /// What a probe of a VM prints now.
-    fn value(&self, vm: &str, probe: &str) -> String {
-        let checked = self.json(&["vm", "check", vm, probe]);
-        checked["probe"]["value"].as_str().unwrap().to_owned()
-    }
-
-    fn log(&self, vm: &str) -> Vec<String> {
-        self.value(vm, "log").lines().map(str::to_owned).collect()
-    }
-
-    /// Lets the guest's random generator have its seed for a while. The kernel gives it a new one by
-    /// itself when that is older than half the guest's uptime; what a test does with clones takes
-    /// about a second, or some on a busy machine.
-    async fn seed(&self) {
-        eventually("the guest is old enough", async || {
-            let status = self.json(&["vm", "status", "golden"]);
-            (status["uptime_secs"].as_f64().unwrap() > 10.0).then_some(())
-        })
-        .await;
-        self.value("golden", "reseed");
-    }
-
-    /// By how much a VM's clock is off at least, in milliseconds.
-    fn clock_is_off(&self, vm: &str) -> i64 {
-        let now = || {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-            i64::try_from(since.as_millis()).unwrap()
-        };
-        let before = now();
-        let guest: i64 = self.value(vm, "clock").parse().unwrap();
-        (before - guest).max(guest - now()).max(0)
-    }
-
-    /// Asks `golden` to get ready.
-    async fn sleep_prep(&self) -> Result<Ready, ClientError> {
-        let endpoint = Endpoint::unix(self.mvmctl.file("golden", "v.sock"));
-        let session = Session::connect(&endpoint, &Deadlines::default()).await;
-        session.unwrap().sleep_prep(SleepPrep::default()).await
-    }
-
-    fn random(&self, vm: &str) -> BTreeSet<String> {
-        numbers(&self.value(vm, "random"))
-    }
-
-    /// As its record has it.
-    fn state(&self, vm: &str) -> String {
-        let record = fs::read(self.mvmctl.file(vm, "vm.json")).unwrap();
-        let record: Value = serde_json::from_slice(&record).unwrap();
-        record["state"].as_str().unwrap().to_owned()
-    }
-
-    fn home(&self) -> Home {
-        Home::at(self.mvmctl.home())
-    }
-}
-
-/// What there is of a snapshot at that place, a part of it included.
-fn left_at(place: &str) -> Vec<String> {
-    let place = Path::new(place);
-    let own = place.file_name().unwrap().to_str().unwrap();
-    let entries = fs::read_dir(place.parent().unwrap()).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names
-        .filter(|name| name == own || name.starts_with(".partial"))
-        .collect()
-}
-
-/// 300 numbers of 12 digits each.
-fn numbers(text: &str) -> BTreeSet<String> {
-    let digits: Vec<char> = text.chars().collect();
-    let numbers: BTreeSet<String> = digits.chunks(12).map(String::from_iter).collect();
-    assert_eq!(numbers.len(), 300, "{text}");
-    numbers
-}
-
-fn name(text: &str) -> VmName {
-    VmName::new(text).unwrap()
-}
-
-fn lines_of(lines: &[&str]) -> Vec<String> {
-    lines.iter().map(|&line| line.to_owned()).collect()
-}
-
-/// The lines of the guest's log for each of the three integrations.
-fn lines(what: &str, order: [&str; 3]) -> Vec<String> {
-    order.map(|name| format!("{what} {name}")).into()
-}
 
 #[tokio::test]
 async fn two_clones_of_a_golden_guest() {
