@@ -84,14 +84,39 @@ pub(super) fn run_on(crew: &mut Crew, patience: Patience<'_>) -> Result<(), Erro
         })?;
     }
     qmp.execute("cont", &json!({}))?;
-    if !is_plugged(&mut qmp)? {
-        // Whoever froze it may have been killed before it had taken away all of the old one, or
-        // while it was putting a new one in. What is gone already is no matter.
-        let _ = qmp.execute("chardev-remove", &json!({"id": VSOCK_CHARDEV}));
-        clear_vsock(crew)?;
-        plug(crew, &mut qmp, GUEST_CID, patience)?;
-    }
+    take_out(crew, &mut qmp, patience)?;
+    // Whoever froze it may have been killed before it had taken away all of the old one, or while it
+    // was putting a new one in. It is in use for a moment after the device has gone from the list.
+    crew.wait_for("the end of the vsock device", patience.step(UNPLUG), || {
+        let there = has_chardev(&mut qmp)?;
+        if there {
+            let _ = qmp.execute("chardev-remove", &json!({"id": VSOCK_CHARDEV}));
+        }
+        Ok((!there).then_some(()))
+    })?;
+    clear_vsock(crew)?;
+    plug(crew, &mut qmp, GUEST_CID, patience)?;
     settle(crew, &mut qmp, patience)
+}
+
+/// Has the guest let go of the vsock device, if there still is one: it may have been asked to already,
+/// which cannot be taken back, and be about to. To go on with that one would be to lose it later.
+fn take_out(crew: &Crew, qmp: &mut Qmp, patience: Patience<'_>) -> Result<(), Error> {
+    let mut tries = 2;
+    while is_plugged(qmp)? {
+        tries -= 1;
+        // Refused if the guest has been asked already, or was not to be asked just now.
+        let _ = qmp.execute("device_del", &json!({"id": VSOCK_DEVICE}));
+        let step = patience.step(UNPLUG / 2);
+        let gone = crew.wait_for("the guest to let go of its vsock device", step, || {
+            Ok((!is_plugged(qmp)?).then_some(()))
+        });
+        match gone {
+            Err(Error::TimedOut { .. }) if tries > 0 && !patience.left().is_zero() => {}
+            other => return other,
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn restore(restore: &Restore<'_>, crew: &mut Crew) -> Result<(), Error> {
@@ -213,6 +238,12 @@ fn is_plugged(qmp: &mut Qmp) -> Result<bool, Error> {
     let devices = qmp.execute("qom-list", &json!({"path": "/machine/peripheral"}))?;
     let named = |device: &Value| device.get("name").and_then(Value::as_str) == Some(VSOCK_DEVICE);
     Ok(devices.as_array().is_some_and(|all| all.iter().any(named)))
+}
+
+fn has_chardev(qmp: &mut Qmp) -> Result<bool, Error> {
+    let all = qmp.execute("query-chardev", &json!({}))?;
+    let named = |one: &Value| one.get("label").and_then(Value::as_str) == Some(VSOCK_CHARDEV);
+    Ok(all.as_array().is_some_and(|all| all.iter().any(named)))
 }
 
 fn migration(qmp: &mut Qmp) -> Result<Value, Error> {

@@ -15,6 +15,8 @@ use mvm_guest_tests::{MACHINE_ID, SOON};
 use mvm_protocol::answer::ErrorCode;
 use mvm_protocol::lifecycle::{Entropy, Outcome, SleepPrep, Step, Token, Wake};
 use mvm_protocol::request::{Check, CheckKind};
+use mvm_vmm::qemu::arguments::QMP_SOCKET;
+use mvm_vmm::qemu::qmp::Qmp;
 use mvm_vmm::{Error, Patience, Snapshot, suspend};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -263,6 +265,21 @@ async fn a_snapshot_that_fails_leaves_no_folder_and_the_vm_runs_on() {
     let mended = story.mvmctl.ok(&["vm", "wake", "golden"]);
     assert!(mended.stderr.contains("was broken off"), "{mended:?}");
     assert_eq!(left_at(&place), [""; 0]);
+    assert_eq!(story.log("golden"), rolled_back.concat());
+
+    // It is killed when it has asked the guest for its vsock device, and the guest has not let go.
+    story.value("golden", "mend");
+    story.sleep_prep().await.unwrap();
+    let (mut taking, draft) = suspend::take(&story.home(), &name("golden"), Some(&to)).unwrap();
+    let mut qmp = Qmp::connect(&story.mvmctl.file("golden", ""), QMP_SOCKET);
+    let stop = qmp.as_mut().unwrap().as_mut().unwrap();
+    stop.execute("stop", &serde_json::json!({})).unwrap();
+    drop(qmp);
+    let soon = Patience::new(Duration::from_millis(200), None);
+    taking.freeze(draft, soon).unwrap_err();
+    drop(taking);
+    let mended = story.mvmctl.ok(&["vm", "wake", "golden"]);
+    assert!(mended.stderr.contains("was broken off"), "{mended:?}");
     assert_eq!(story.log("golden"), rolled_back.concat());
 
     // And after all that a snapshot can be taken.
