@@ -11,18 +11,20 @@ pub(crate) const REMOTE_PORT: u32 = 60;
 
 /// Runs a script in the guest behind a socket, and gives what it printed. It has to succeed.
 pub async fn run(socket: &Path, script: &str) -> String {
-    let stream = UnixStream::connect(ShortPath::of(socket).path())
-        .await
-        .expect("connect");
-    let mut stream = BufReader::new(stream);
-    let connect = format!("CONNECT {REMOTE_PORT}\n");
-    stream.write_all(connect.as_bytes()).await.expect("dial");
+    // The service may come up after the agent.
+    let mut stream = crate::eventually("somebody serves scripts", async || {
+        let stream = UnixStream::connect(ShortPath::of(socket).path()).await;
+        let mut stream = BufReader::new(stream.expect("connect"));
+        let connect = format!("CONNECT {REMOTE_PORT}\n");
+        stream.write_all(connect.as_bytes()).await.ok()?;
+        let mut line = String::new();
+        stream.read_line(&mut line).await.ok()?;
+        line.starts_with("OK ").then_some(stream)
+    })
+    .await;
     let mut line = String::new();
-    stream.read_line(&mut line).await.expect("an answer");
-    assert!(line.starts_with("OK "), "nobody serves scripts: {line:?}");
     let sent = format!("{}\n{script}", script.len());
     stream.write_all(sent.as_bytes()).await.expect("send");
-    line.clear();
     stream.read_line(&mut line).await.expect("an exit code");
     let (code, length) = line.trim().split_once(' ').expect("two numbers");
     let mut printed = vec![0; length.parse().expect("a length")];
