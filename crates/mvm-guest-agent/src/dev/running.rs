@@ -264,7 +264,7 @@ impl Running {
     fn give_up(&mut self) {
         self.finished.set(true);
         if let Some(process) = self.process.take() {
-            self.launcher.abandon(process);
+            self.launcher.abandon(&process);
         }
         self.done(Exit::default(), false, true);
     }

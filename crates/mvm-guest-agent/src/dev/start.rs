@@ -69,10 +69,7 @@ pub(super) async fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started,
     let env = environment(exec, user.as_ref(), &place.mark);
     let image = Image::new(exec, &env).ok_or_else(|| failed("a word has a NUL in it"))?;
     image.set(&mut command, exec.tty.is_some());
-    let process = match launcher.spawn(command, place) {
-        Ok(process) => launcher.started(process, START).await,
-        Err(failure) => Err(failure),
-    };
+    let process = launcher.launch(command, place, START).await;
     let process = process.map_err(|failure| explain(exec, &failure))?;
     let timeout = exec.timeout_secs.map(Secs::duration);
     Ok(Started {
@@ -95,9 +92,10 @@ pub(super) async fn start_helper(
     let joined = on_pipes(&mut command, stdin).map_err(told)?;
     let launcher = dev.launcher()?;
     let place = launcher.place(run, &mut command, None).map_err(told)?;
-    let process = launcher.spawn(command, place).map_err(told)?;
-    let process = launcher.started(process, "the agent once more").await;
-    let process = process.map_err(told)?;
+    let process = launcher
+        .launch(command, place, "the agent once more")
+        .await
+        .map_err(told)?;
     Ok(Started {
         running: Running::new(launcher, process, joined.outputs, None, None),
         stdin: joined.stdin,

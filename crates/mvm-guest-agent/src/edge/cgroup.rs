@@ -6,9 +6,10 @@
 use super::proc::read_small;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// How many cgroups of one run's name may be there: one of each agent before this that was killed.
 const MOST_TRIES: u32 = 100;
@@ -17,14 +18,18 @@ const MOST_TRIES: u32 = 100;
 #[derive(Debug)]
 pub(crate) struct CgroupRoot {
     path: PathBuf,
-    /// Those in which somebody was still dying when they were last looked at.
-    left: RefCell<Vec<PathBuf>>,
+    left: Left,
 }
 
-/// One run's cgroup.
+/// Those in which somebody was still dying when they were last looked at.
+type Left = Rc<RefCell<Vec<PathBuf>>>;
+
+/// One run's cgroup. It is removed with this, or as soon as nobody is in it any more.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     path: PathBuf,
+    is_gone: Cell<bool>,
+    left: Left,
 }
 
 impl CgroupRoot {
@@ -43,7 +48,7 @@ impl CgroupRoot {
         }
         let root = Self {
             path,
-            left: RefCell::default(),
+            left: Left::default(),
         };
         root.end_leftovers();
         root.path.join("cgroup.kill").exists().then_some(root)
@@ -51,19 +56,12 @@ impl CgroupRoot {
 
     fn end_leftovers(&self) {
         let _ = std::fs::write(self.path.join("cgroup.kill"), "1");
-        let entries = std::fs::read_dir(&self.path).into_iter().flatten();
-        let entries = entries.flatten().map(|entry| entry.path());
-        *self.left.borrow_mut() = entries.filter(|path| path.is_dir()).collect();
+        *self.left.borrow_mut() = below(&self.path).collect();
         self.remove_left();
     }
 
     fn remove_left(&self) {
         self.left.borrow_mut().retain(|path| !remove(path));
-    }
-
-    /// Removes a run's when nobody is in it any more.
-    pub(crate) fn remove_later(&self, cgroup: Cgroup) {
-        self.left.borrow_mut().push(cgroup.path);
     }
 
     /// A new cgroup for a run, never one that is there: an earlier agent's may be frozen, and who
@@ -79,7 +77,11 @@ impl CgroupRoot {
             more += 1;
             path.set_file_name(format!("run-{run}.{more}"));
         }
-        Ok(Cgroup { path })
+        Ok(Cgroup {
+            path,
+            is_gone: Cell::new(false),
+            left: Rc::clone(&self.left),
+        })
     }
 }
 
@@ -114,7 +116,17 @@ impl Cgroup {
 
     /// Removes it. False while a process is in it.
     pub(crate) fn remove(&self) -> bool {
-        remove(&self.path)
+        let removed = remove(&self.path);
+        self.is_gone.set(removed);
+        removed
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if !self.is_gone.get() && !self.remove() {
+            self.left.borrow_mut().push(std::mem::take(&mut self.path));
+        }
     }
 }
 
@@ -130,11 +142,16 @@ fn remove(path: &Path) -> bool {
     if is_gone() {
         return true;
     }
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     // Nothing below it: somebody is in it.
-    let removed: Vec<bool> = below.map(|entry| remove(&entry.path())).collect();
+    let removed: Vec<bool> = below(path).map(|one| remove(&one)).collect();
     !removed.is_empty() && removed.iter().all(|removed| *removed) && is_gone()
+}
+
+/// The cgroups below one.
+fn below(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| entry.path())
 }
 
 /// Where the cgroup v2 hierarchy is mounted: proc_pid_mountinfo(5). Only a mount of its root will
@@ -192,14 +209,15 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("600").spawn();
         let child = child.as_mut().unwrap();
         std::fs::write(left.path.join("cgroup.procs"), child.id().to_string()).unwrap();
-        // As it is found while that is still dying.
-        root.left.borrow_mut().push(left.path.clone());
+        let path = left.path.clone();
+        // As it is given up while that is still dying.
+        drop(left);
         let new = root.make(1).unwrap();
-        assert_ne!(new.path, left.path);
+        assert_ne!(new.path, path);
         child.kill().unwrap();
         child.wait().unwrap();
         root.make(2).unwrap();
-        assert!(!left.path.exists());
+        assert!(!path.exists());
     }
 
     #[test]
@@ -208,9 +226,8 @@ mod tests {
         let root = dir.path().join("root");
         std::fs::create_dir_all(root.join("a/b")).unwrap();
         std::fs::create_dir_all(root.join("c")).unwrap();
-        let root = Cgroup { path: root };
-        assert!(root.remove() && root.remove(), "gone is removed");
-        assert!(!root.path.exists());
+        assert!(remove(&root) && remove(&root), "gone is removed");
+        assert!(!root.exists());
     }
 
     #[test]

@@ -189,7 +189,7 @@ impl Launcher {
                         (stage, deadline) = (Stage::Killed, deadline + KILL_GRACE);
                     }
                     Stage::Killed => {
-                        self.abandon(running.process);
+                        self.abandon(&running.process);
                         ended.end = End::Unkillable;
                         return;
                     }

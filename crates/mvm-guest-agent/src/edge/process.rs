@@ -132,17 +132,9 @@ impl Launcher {
         let cgroup = cgroup
             .transpose()
             .map_err(|error| NotStarted::new("cgroup", error))?;
-        let made = cgroup.as_ref().map(Cgroup::procs).transpose();
-        let made = made.map_err(|error| NotStarted::new("cgroup.procs", error));
-        let made = made.and_then(|procs| match Report::new() {
-            Ok(report) => Ok((procs, report)),
-            Err(error) => Err(NotStarted::new("pipe", error)),
-        });
-        let (procs, report) = made.inspect_err(|_| {
-            if let Some(cgroup) = &cgroup {
-                cgroup.remove();
-            }
-        })?;
+        let procs = cgroup.as_ref().map(Cgroup::procs).transpose();
+        let procs = procs.map_err(|error| NotStarted::new("cgroup.procs", error))?;
+        let report = Report::new().map_err(|error| NotStarted::new("pipe", error))?;
         let mark = self.children.mark(run.0);
         command.env(MARK, &mark);
         prepare(command, procs, report.needed(), self.protected, identity);
@@ -161,15 +153,9 @@ impl Launcher {
             mark,
             report,
         } = place;
-        match report.begin(&mut command) {
-            Ok((pid, report)) => self.follow(pid, mark, cgroup, Some(report)),
-            Err(error) => {
-                if let Some(cgroup) = cgroup {
-                    cgroup.remove();
-                }
-                Err(NotStarted::new("fork", error))
-            }
-        }
+        let begun = report.begin(&mut command);
+        let (pid, report) = begun.map_err(|error| NotStarted::new("fork", error))?;
+        self.follow(pid, mark, cgroup, Some(report))
     }
 
     /// Makes bare system calls in a copy of the agent, which ends with what `work` returns: calls
@@ -208,7 +194,6 @@ impl Launcher {
             Err(error) => {
                 // It is reaped as an orphan.
                 let _ = kill_process(pid, Signal::KILL);
-                self.remove_later(cgroup);
                 Err(NotStarted::new("pidfd_open", error))
             }
         }
@@ -230,25 +215,20 @@ impl Launcher {
     }
 
     /// Gives up a process that even KILL does not end. It is reaped as an orphan, should it end.
-    pub(crate) fn abandon(&self, process: Process) {
+    pub(crate) fn abandon(&self, process: &Process) {
         self.children.remove(process.pid);
-        self.remove_later(process.cgroup);
     }
 
-    fn remove_later(&self, cgroup: Option<Cgroup>) {
-        if let (Some(root), Some(cgroup)) = (&self.cgroups, cgroup) {
-            root.remove_later(cgroup);
-        }
-    }
-
-    /// Waits until the process has become the program, or reaps it. A disk that does not answer
-    /// keeps it in the kernel, where nothing reaches it.
+    /// Starts the command in its place, and waits until it has become the program; `what` it is, for
+    /// the error. A disk that does not answer keeps it in the kernel, where nothing reaches it.
     #[cfg(feature = "dev")]
-    pub(crate) async fn started(
+    pub(crate) async fn launch(
         &self,
-        mut process: Process,
+        command: Command,
+        place: Place,
         what: &'static str,
     ) -> Result<Process, NotStarted> {
+        let mut process = self.spawn(command, place)?;
         let started = tokio::time::timeout(START_WITHIN, process.started()).await;
         let not_started = match started {
             Ok(Ok(())) => return Ok(process),
@@ -263,7 +243,7 @@ impl Launcher {
             Ok(()) => {
                 self.finish(process).await;
             }
-            Err(_) => self.abandon(process),
+            Err(_) => self.abandon(&process),
         }
         Err(not_started)
     }
