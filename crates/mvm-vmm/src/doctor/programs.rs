@@ -111,8 +111,8 @@ pub(super) fn examine() -> Programs {
 fn look<const N: usize>(programs: [&'static Program; N]) -> [Looked; N] {
     thread::scope(|scope| {
         programs
-            .map(|program| (program, scope.spawn(|| Looked::at(program))))
-            .map(|(_, looking)| match looking.join() {
+            .map(|program| scope.spawn(|| Looked::at(program)))
+            .map(|looking| match looking.join() {
                 Ok(looked) => looked,
                 Err(panicked) => std::panic::resume_unwind(panicked),
             })
