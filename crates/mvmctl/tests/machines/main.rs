@@ -330,10 +330,10 @@ fn drop_ins_come_from_the_folder_that_is_named() {
 /// A socket's path may have 107 bytes, a home's more.
 #[test]
 fn a_long_path_is_no_obstacle() {
-    let mut home = Home::new();
-    let deep = home.0.path().join("x".repeat(120));
+    let folder = tempfile::tempdir().unwrap();
+    let deep = folder.path().join("x".repeat(120));
     fs::create_dir(&deep).unwrap();
-    home.0 = tempfile::tempdir_in(deep).unwrap();
+    let home = Home(tempfile::tempdir_in(deep).unwrap());
     home.ok(START);
     home.ok("vm ping web");
     home.ok("vm stop web");
