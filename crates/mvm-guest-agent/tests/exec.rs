@@ -10,7 +10,7 @@
 mod common;
 
 use common::dev::{exec, shell, with};
-use common::{Agent, As, Settings, children, folder, processes, within};
+use common::{Agent, As, Settings, assert_refused, children, folder, processes, within};
 use serde_json::{Value, json};
 
 fn both(tell: impl Fn(&Agent)) {
@@ -85,9 +85,7 @@ fn what_cannot_be_started_is_told_apart() {
         ),
     ] {
         let ran = agent.exec(&request);
-        let shown = ran.last["message"].as_str().unwrap_or_default();
-        assert_eq!(ran.last["code"], code, "{}", ran.last);
-        assert!(shown.contains(message), "{shown}");
+        assert_refused(&ran.last, code, message);
     }
     assert_eq!(children(agent.pid()), [0; 0], "nothing is left of them");
 }
@@ -203,9 +201,7 @@ fn it_can_be_switched_off() {
     let agent = Agent::launch(folder(&[], &[]), Settings::flags(&["--exec", "false"]));
     for kind in common::DEV_REQUESTS {
         let answer = agent.ask(&json!({"type": kind}));
-        assert_eq!(answer["code"], "not-allowed", "{answer}");
-        let message = answer["message"].as_str().unwrap();
-        assert!(message.contains("exec: false"), "{message}");
+        assert_refused(&answer, "not-allowed", "exec: false");
     }
     let hello = agent.ask(&json!({"type": "hello"}));
     assert_eq!(hello["profile"], "dev");

@@ -12,7 +12,7 @@ mod common;
 
 use common::dev::{shell, with};
 use common::files::{agent, archive, get, mode, names, put, tar_of};
-use common::{Agent, As, Settings, children, folder, within};
+use common::{Agent, As, Settings, assert_refused, children, folder, within};
 use mvm_protocol::Frame;
 use serde_json::{Value, json};
 use std::fs;
@@ -132,9 +132,7 @@ fn it_goes_where_it_is_meant_to_and_nowhere_else() {
     ] {
         // Refused before any content is sent.
         let answer = host.begin(&request);
-        assert_eq!(answer["code"], code, "{request}: {answer}");
-        let shown = answer["message"].as_str().unwrap();
-        assert!(shown.contains(message), "{request}: {answer}");
+        assert_refused(&answer, code, message);
     }
     assert_eq!(names(&files), ["dir", "into", "link", "loop", "old"]);
     assert_eq!(children(agent.pid()), [0; 0]);
@@ -359,14 +357,7 @@ fn a_full_disk_leaves_the_old_file_and_the_connection() {
             content = vec![b'x'; 4 << 20];
         }
         let answer = full.put(&request, &content);
-        assert_eq!(answer["code"], "failed", "{answer}");
-        assert!(
-            answer["message"]
-                .as_str()
-                .unwrap()
-                .contains("No space left"),
-            "{answer}"
-        );
+        assert_refused(&answer, "failed", "No space left");
         let (_, old, _) = full.get(&get(&path));
         assert_eq!(old, b"old");
         let ran = full.exec(&shell(&format!("ls -A {}", files.display())));

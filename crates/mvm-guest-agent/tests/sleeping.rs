@@ -8,10 +8,21 @@
 
 mod common;
 
-use common::{Agent, Settings, children, descriptors, folder, within};
+use common::{Agent, Settings, assert_refused, children, descriptors, folder, within};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
+
+/// What each step of a wake comes to, for an agent that is to leave the machine alone.
+const AWAKE: [&str; 7] = [
+    "reseed skipped",
+    "clock skipped",
+    "identity skipped",
+    "restore a ok",
+    "restore b ok",
+    "restore c ok",
+    "resume ok",
+];
 
 /// An integration that writes down when its commands run, in the folder's file `log`.
 fn logged(name: &str, dir: &Path, checkpoint: &str) -> Value {
@@ -109,18 +120,7 @@ fn a_sleep_saves_in_reverse_and_a_wake_loads_in_order_and_each_step_is_reported(
         (&awake["generation"], &awake["lease_expired"]),
         (&json!(1), &json!(false))
     );
-    assert_eq!(
-        steps(&awake),
-        [
-            "reseed skipped",
-            "clock skipped",
-            "identity skipped",
-            "restore a ok",
-            "restore b ok",
-            "restore c ok",
-            "resume ok"
-        ]
-    );
+    assert_eq!(steps(&awake), AWAKE);
     assert_eq!(
         log(&agent),
         "save c, save b, save a, load a, load b, load c"
@@ -376,14 +376,7 @@ fn a_journal_that_cannot_be_kept_starts_no_checkpoint() {
     // A folder in its place cannot be replaced by a file.
     std::fs::create_dir(agent.path("run/journal.json")).unwrap();
     let answer = agent.ask(&json!({"type": "sleep-prep"}));
-    assert_eq!(answer["code"], "sleep-prep-failed", "{answer}");
-    assert!(
-        answer["message"]
-            .as_str()
-            .unwrap()
-            .contains("the journal cannot be kept"),
-        "{answer}"
-    );
+    assert_refused(&answer, "sleep-prep-failed", "the journal cannot be kept");
     assert_eq!(log(&agent), "", "nothing was begun, and nothing is owed");
     assert_eq!(agent.status()["lifecycle"], "running");
 }
@@ -397,18 +390,7 @@ fn a_journal_that_cannot_be_kept_any_more_stops_no_wake() {
     std::fs::remove_file(&journal).unwrap();
     std::fs::create_dir(&journal).unwrap();
     let awake = wake(&agent, "t");
-    assert_eq!(
-        steps(&awake),
-        [
-            "reseed skipped",
-            "clock skipped",
-            "identity skipped",
-            "restore a ok",
-            "restore b ok",
-            "restore c ok",
-            "resume ok"
-        ]
-    );
+    assert_eq!(steps(&awake), AWAKE);
     let all = "save c, save b, save a, load a, load b, load c";
     assert_eq!(log(&agent), all);
     std::fs::remove_dir(&journal).unwrap();

@@ -11,7 +11,7 @@
 mod common;
 
 use common::dev::exec;
-use common::{Agent, children, within};
+use common::{Agent, assert_refused, children, within};
 use nix::libc;
 use serde_json::json;
 use std::fs::File;
@@ -63,9 +63,7 @@ fn a_program_that_does_not_start_is_given_up() {
     std::fs::copy("/bin/true", &program).unwrap();
     let lease = Lease::on(&program);
     let ran = agent.exec(&exec(&[program.to_str().unwrap()]));
-    assert_eq!(ran.last["code"], "failed", "{}", ran.last);
-    let message = ran.last["message"].as_str().unwrap();
-    assert!(message.contains("does its disk answer?"), "{message}");
+    assert_refused(&ran.last, "failed", "does its disk answer?");
     lease.give_back();
     within(|| children(agent.pid()).is_empty().then_some(()));
 }

@@ -11,7 +11,7 @@ mod answers;
 mod handshake;
 mod sockets;
 
-use mvm_client::{Deadlines, Endpoint, Error, Session};
+use mvm_client::{Deadlines, Endpoint, Error, Session, Stage};
 use mvm_fake_agent::{FakeAgent, Peer};
 use std::time::Duration;
 
@@ -38,6 +38,14 @@ async fn ping(agent: &FakeAgent) -> Result<Duration, Error> {
 fn not_an_agent(result: Result<Duration, Error>) -> String {
     match result {
         Err(Error::NotAnAgent { got, .. }) => got,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// At what the time was up.
+fn timed_out(error: &Error) -> Stage {
+    match error {
+        Error::TimedOut { stage, .. } => *stage,
         other => panic!("{other:?}"),
     }
 }

@@ -42,6 +42,16 @@ pub const DEV_REQUESTS: [&str; 7] = [
     "forward",
 ];
 
+/// The answer has to be a refusal with that code, and these words in its message.
+#[track_caller]
+pub fn assert_refused(answer: &Value, code: &str, words: &str) {
+    let message = answer["message"].as_str().unwrap_or_default();
+    assert!(
+        answer["code"] == code && message.contains(words),
+        "not {code} with {words:?}: {answer}"
+    );
+}
+
 /// Who the agent runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum As {
