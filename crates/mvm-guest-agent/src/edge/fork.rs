@@ -2,10 +2,11 @@
 //! program that has to be started first (docs/performance.md), and those that become a program.
 //!
 //! Either may hang in the kernel, since the disk does that the program lies on or the filesystem that
-//! is to be synced. So nobody waits for it here, and it has no descriptor but those that it needs:
-//! nothing of the agent's hangs with it, least of all its listening sockets.
+//! is to be synced. So nobody waits here for longer than a moment, and it has no descriptor but those
+//! that it needs: nothing of the agent's hangs with it, least of all its listening sockets.
 
 use nix::libc;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
@@ -25,6 +26,14 @@ pub(super) fn fork(work: impl FnOnce() -> u8) -> io::Result<Pid> {
     let _ = rustix::process::setpgid(Some(pid), Some(pid));
     Ok(pid)
 }
+
+/// How long a copy is waited for all the same. Mostly it is a program by then; and as long as it is
+/// not, each page that the agent writes is copied for it, which was measured to cost more than to
+/// stand still.
+const MOMENT: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 5_000_000,
+};
 
 /// By which a copy of the agent tells why it has not become a program. It is closed when it has.
 #[derive(Debug)]
@@ -47,21 +56,27 @@ impl Report {
 
     /// Forks, and has the copy become a program. Gives the end at which the report comes.
     pub(super) fn begin(self, command: &mut Command) -> io::Result<(Pid, OwnedFd)> {
+        let Self { read, write } = self;
         let pid = copy(|| {
             let error = command.exec();
             let number = error.raw_os_error().unwrap_or(libc::EINVAL);
-            let _ = rustix::io::write(&self.write, &number.to_ne_bytes());
+            let _ = rustix::io::write(&write, &number.to_ne_bytes());
             127
         })?;
-        Ok((pid, self.read))
+        drop(write);
+        let _ = poll(&mut [PollFd::new(&read, PollFlags::IN)], Some(&MOMENT));
+        Ok((pid, read))
     }
 }
 
-/// What a copy has reported so far: nothing either if it became a program or if it has not yet.
-pub(super) fn reported(report: &OwnedFd) -> Option<io::Error> {
+/// What became of a copy that was to become a program; nothing if that is not told yet.
+pub(super) fn reported(report: &OwnedFd) -> Option<io::Result<()>> {
     let mut number = [0; 4];
     match rustix::io::read(report, &mut number) {
-        Ok(4) => Some(io::Error::from_raw_os_error(i32::from_ne_bytes(number))),
+        Ok(0) => Some(Ok(())),
+        Ok(4) => Some(Err(io::Error::from_raw_os_error(i32::from_ne_bytes(
+            number,
+        )))),
         _ => None,
     }
 }

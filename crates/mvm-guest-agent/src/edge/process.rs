@@ -295,7 +295,7 @@ impl Process {
 
     /// Why it has not become a program, if it has ended for that.
     pub(crate) fn not_started(&self) -> Option<io::Error> {
-        self.report.as_ref().and_then(reported)
+        self.report.as_ref().and_then(reported)?.err()
     }
 
     /// Waits until it has become the program, or has reported why not.
@@ -304,12 +304,12 @@ impl Process {
         let Some(report) = self.report.take() else {
             return Ok(());
         };
+        if let Some(told) = reported(&report) {
+            return told;
+        }
         let report = polled(report, Interest::READABLE)?;
         let _ = report.readable().await;
-        match reported(report.get_ref()) {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        reported(report.get_ref()).unwrap_or(Ok(()))
     }
 
     /// Sends a signal to its process group, or to itself if it has not come so far as to have one.
