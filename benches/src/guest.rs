@@ -7,7 +7,7 @@ use mvm_guest_tests::{AGENT_SOCKET, MOUNT_A_DISK, Parts, build_bare, remote};
 use mvm_protocol::frame::encode_json;
 use mvm_protocol::lifecycle::Token;
 use mvm_vmm::machine::{self, Spec, Stop};
-use mvm_vmm::{Home, Patience, Snapshot, VmName, suspend};
+use mvm_vmm::{Deadline, Home, Snapshot, VmName, suspend};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -48,8 +48,8 @@ pub(crate) fn measure() -> Result<Figures> {
         memory_mib: Some(128),
         ..Spec::default()
     };
-    let starting = machine::start(&guests.home, &vm, &spec, patience())?;
-    starting.wait_for_agent(patience())?;
+    let starting = machine::start(&guests.home, &vm, &spec, deadline())?;
+    starting.wait_for_agent(deadline())?;
     let socket = starting.socket();
     starting.confirm()?;
 
@@ -69,8 +69,8 @@ pub(crate) fn measure() -> Result<Figures> {
     })
 }
 
-fn patience() -> Patience<'static> {
-    Patience::new(LONG, None)
+fn deadline() -> Deadline<'static> {
+    Deadline::new(LONG, None)
 }
 
 fn sleeps(socket: &Path) -> Result<(f64, f64)> {
@@ -102,11 +102,11 @@ impl Guests {
         if !String::from_utf8_lossy(&ready).contains(r#""type":"ready""#) {
             return Err(format!("not ready: {}", String::from_utf8_lossy(&ready)).into());
         }
-        let (mut taking, draft) = suspend::take(&self.home, vm, Some(to))?;
-        let unnamed = taking.freeze(draft, patience())?;
-        taking.stop()?;
+        let (mut session, snapshot_dir) = suspend::take(&self.home, vm, Some(to))?;
+        let pending = session.freeze(snapshot_dir, deadline())?;
+        session.stop()?;
         let token = Token::new("bench").ok_or("a token")?;
-        Ok(unnamed.publish(token, "bench".into())?)
+        Ok(pending.publish(token, "bench".into())?)
     }
 
     /// Milliseconds from the command to the first connection, and to the first answer on it.
@@ -114,7 +114,7 @@ impl Guests {
         let vm = VmName::new(&format!("clone-{number}"))?;
         let status = encode_json(br#"{"type":"status"}"#)?;
         let begun = Instant::now();
-        let restored = suspend::restore(&self.home, &vm, snapshot, true, patience())?;
+        let restored = suspend::restore(&self.home, &vm, snapshot, true, deadline())?;
         let mut connection = Connection::dial(&restored.socket())?;
         let accepted = begun.elapsed();
         connection.ask(&status)?;

@@ -15,11 +15,11 @@ const WARM_UP: usize = 50;
 
 /// Round trip times in microseconds.
 pub(crate) struct Figures {
-    pub(crate) agent_us: Spread,
-    pub(crate) bare_us: Spread,
+    pub(crate) agent_us: Percentiles,
+    pub(crate) bare_us: Percentiles,
 }
 
-pub(crate) struct Spread {
+pub(crate) struct Percentiles {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
 }
@@ -51,8 +51,8 @@ pub(crate) fn measure(program: &Path) -> Result<Figures> {
     drop(echo);
     server.wait()?;
     Ok(Figures {
-        agent_us: spread(agent_us)?,
-        bare_us: spread(bare_us)?,
+        agent_us: percentiles(agent_us)?,
+        bare_us: percentiles(bare_us)?,
     })
 }
 
@@ -86,11 +86,11 @@ fn connect(socket: &Path) -> Result<UnixStream> {
     }
 }
 
-fn spread(mut times: Vec<f64>) -> Result<Spread> {
+fn percentiles(mut times: Vec<f64>) -> Result<Percentiles> {
     times.sort_by(f64::total_cmp);
     let at = |share: usize| times.get(times.len() * share / 100).copied();
     match (at(50), at(99)) {
-        (Some(p50), Some(p99)) => Ok(Spread { p50, p99 }),
+        (Some(p50), Some(p99)) => Ok(Percentiles { p50, p99 }),
         _ => Err("nothing was measured".into()),
     }
 }

@@ -36,7 +36,7 @@ impl Watch {
     }
 
     /// Reads what has been added; whether the text has come.
-    pub fn has_come(&mut self) -> io::Result<bool> {
+    pub fn contains(&mut self) -> io::Result<bool> {
         let file = match &mut self.file {
             Some(file) => file,
             None => match File::open(&self.path) {
@@ -107,12 +107,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("console.log");
         let mut watch = Watch::new(&path, LISTENING);
-        assert!(!watch.has_come().unwrap());
+        assert!(!watch.contains().unwrap());
         let mut log = File::create(&path).unwrap();
         log.write_all(b"boot\nmvm-guest-agent: liste").unwrap();
-        assert!(!watch.has_come().unwrap());
+        assert!(!watch.contains().unwrap());
         log.write_all(b"ning on vsock:52\n").unwrap();
-        assert!(watch.has_come().unwrap());
+        assert!(watch.contains().unwrap());
     }
 
     #[test]
@@ -122,9 +122,9 @@ mod tests {
         let mut content = vec![b'x'; 100_000];
         content.extend_from_slice(LISTENING.as_bytes());
         std::fs::write(&path, content).unwrap();
-        assert!(Watch::new(&path, LISTENING).has_come().unwrap());
+        assert!(Watch::new(&path, LISTENING).contains().unwrap());
         let mut other = Watch::new(&path, "never");
-        assert!(!other.has_come().unwrap());
+        assert!(!other.contains().unwrap());
         assert!(other.seam.len() < "never".len());
     }
 

@@ -12,7 +12,7 @@ use crate::cloud_hypervisor::CloudHypervisor;
 use crate::error::Error;
 use crate::firecracker::Firecracker;
 use crate::image::Image;
-use crate::launch::{Crew, Patience};
+use crate::launch::{Deadline, VmProcesses};
 use crate::local::Local;
 use crate::locate::QEMU;
 use crate::process::Alive;
@@ -43,7 +43,7 @@ pub struct Launch<'a> {
     /// machine.
     pub etc: Option<PathBuf>,
     /// How long the start may take.
-    pub patience: Patience<'a>,
+    pub deadline: Deadline<'a>,
 }
 
 impl<'a> Launch<'a> {
@@ -67,7 +67,7 @@ pub struct Restore<'a> {
     /// Whether other VMs may run from the same snapshot.
     pub clone: bool,
     /// How long the start may take.
-    pub patience: Patience<'a>,
+    pub deadline: Deadline<'a>,
 }
 
 /// How one VMM starts and stops a VM.
@@ -89,7 +89,7 @@ pub trait Driver: Sync + fmt::Debug {
 
     /// Starts the processes. Returns when the VM runs; its agent need not be up yet. What was
     /// started is ended by the caller if this fails.
-    fn launch(&self, launch: &Launch<'_>, crew: &mut Crew) -> Result<(), Error>;
+    fn launch(&self, launch: &Launch<'_>, processes: &mut VmProcesses) -> Result<(), Error>;
 
     /// Asks the VM to stop of its own accord and does not wait for it.
     fn request_stop(&self, folder: &VmFolder, processes: &[Alive]) -> Result<(), Error>;
@@ -105,26 +105,26 @@ pub trait Driver: Sync + fmt::Debug {
 
     /// Whether the very VM that runs can be kept: the program that runs it may be another version than
     /// the one that is installed. Asked before its guest is told to sleep, too.
-    fn check_running(&self, _: &Crew) -> Result<(), Error> {
+    fn check_running(&self, _: &VmProcesses) -> Result<(), Error> {
         Ok(())
     }
 
     /// Freezes a running VM and writes its state into a folder, which is there and empty. The guest
     /// is asleep and no connection to it is open. Whether it succeeds or not, [`Driver::run_on`]
     /// follows, or the VM's end.
-    fn freeze(&self, _: &mut Crew, _into: &Path, _: Patience<'_>) -> Result<Vmm, Error> {
+    fn freeze(&self, _: &mut VmProcesses, _into: &Path, _: Deadline<'_>) -> Result<Vmm, Error> {
         Err(no_snapshots(self.name()))
     }
 
     /// Lets a VM run on that was frozen, or was to be and is now half-way. When it returns the
     /// guest may be dialled.
-    fn run_on(&self, _: &mut Crew, _: Patience<'_>) -> Result<(), Error> {
+    fn run_on(&self, _: &mut VmProcesses, _: Deadline<'_>) -> Result<(), Error> {
         Err(no_snapshots(self.name()))
     }
 
     /// Starts a VM where a snapshot was taken. When it returns the VM runs and its guest, which is
     /// asleep, may be dialled. What was started is ended by the caller if this fails.
-    fn restore(&self, _: &Restore<'_>, _: &mut Crew) -> Result<(), Error> {
+    fn restore(&self, _: &Restore<'_>, _: &mut VmProcesses) -> Result<(), Error> {
         Err(no_snapshots(self.name()))
     }
 }
@@ -154,12 +154,12 @@ pub fn by_name(name: &str) -> Result<&'static dyn Driver, Error> {
 pub fn auto(
     home: &Home,
     kernel: Option<&Path>,
-    patience: Patience<'_>,
+    deadline: Deadline<'_>,
 ) -> Result<&'static dyn Driver, Error> {
     let mut lacking = no_backend("auto");
     for driver in DRIVERS.iter().filter(|driver| driver.runs_a_guest()) {
         match driver.check() {
-            Ok(()) if driver.needs_kvm() => match kvm_fails(home, kernel, patience)? {
+            Ok(()) if driver.needs_kvm() => match kvm_fails(home, kernel, deadline)? {
                 None => return Ok(*driver),
                 Some(reason) => {
                     lacking = Error::Unsupported {
@@ -180,12 +180,12 @@ pub fn auto(
 fn kvm_fails(
     home: &Home,
     kernel: Option<&Path>,
-    patience: Patience<'_>,
+    deadline: Deadline<'_>,
 ) -> Result<Option<String>, Error> {
     let (Some(kernel), Ok(()), Ok(qemu)) = (kernel, Qemu.check(), QEMU.find()) else {
         return Ok(None);
     };
-    match kvm::verdict(home, &qemu, kernel, patience)? {
+    match kvm::verdict(home, &qemu, kernel, deadline)? {
         Verdict::Usable => Ok(None),
         Verdict::Unusable(reason) => Ok(Some(reason)),
     }

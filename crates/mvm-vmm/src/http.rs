@@ -8,7 +8,7 @@
 //! A VMM is trusted with its guest, and not with this program: what it sends is capped, and its words
 //! are cleaned of control characters before they get into an error.
 
-use crate::launch::Patience;
+use crate::launch::Deadline;
 use crate::socket;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -112,9 +112,9 @@ impl Api<'_> {
     pub fn get<T: DeserializeOwned>(
         &self,
         path: &str,
-        patience: Patience<'_>,
+        deadline: Deadline<'_>,
     ) -> Result<T, HttpError> {
-        let body = self.exchange(Method::Get, path, None, patience)?;
+        let body = self.exchange(Method::Get, path, None, deadline)?;
         serde_json::from_slice(&body).map_err(HttpError::Unexpected)
     }
 
@@ -124,16 +124,16 @@ impl Api<'_> {
         method: Method,
         path: &str,
         request: &T,
-        patience: Patience<'_>,
+        deadline: Deadline<'_>,
     ) -> Result<(), HttpError> {
         let body = serde_json::to_vec(request).map_err(HttpError::Request)?;
-        self.exchange(method, path, Some(&body), patience)
+        self.exchange(method, path, Some(&body), deadline)
             .map(|_| ())
     }
 
     /// The same, of an action that takes nothing.
-    pub fn act(&self, path: &str, patience: Patience<'_>) -> Result<(), HttpError> {
-        self.exchange(Method::Put, path, None, patience).map(|_| ())
+    pub fn act(&self, path: &str, deadline: Deadline<'_>) -> Result<(), HttpError> {
+        self.exchange(Method::Put, path, None, deadline).map(|_| ())
     }
 
     /// One request and its answer's body. Any status but 2xx is an error.
@@ -142,11 +142,11 @@ impl Api<'_> {
         method: Method,
         path: &str,
         body: Option<&[u8]>,
-        patience: Patience<'_>,
+        deadline: Deadline<'_>,
     ) -> Result<Vec<u8>, HttpError> {
         let connection = Connection {
-            socket: self.dial(patience)?,
-            patience,
+            socket: self.dial(deadline)?,
+            deadline,
         };
         let method = method.name();
         let about_body = body.map_or(String::new(), |body| {
@@ -171,7 +171,7 @@ impl Api<'_> {
         }
     }
 
-    fn dial(&self, patience: Patience<'_>) -> Result<OwnedFd, HttpError> {
+    fn dial(&self, deadline: Deadline<'_>) -> Result<OwnedFd, HttpError> {
         loop {
             let error = match socket::connect(self.folder, self.socket) {
                 Ok(socket) => return Ok(socket),
@@ -183,8 +183,8 @@ impl Api<'_> {
                 }
                 // Its queue is full: it is busy, or hangs. There is no event to wait for.
                 ErrorKind::WouldBlock | ErrorKind::Interrupted => {
-                    check(patience)?;
-                    std::thread::sleep(TICK.min(patience.left()));
+                    check(deadline)?;
+                    std::thread::sleep(TICK.min(deadline.left()));
                 }
                 _ => return Err(error.into()),
             }
@@ -194,7 +194,7 @@ impl Api<'_> {
 
 struct Connection<'a> {
     socket: OwnedFd,
-    patience: Patience<'a>,
+    deadline: Deadline<'a>,
 }
 
 impl Connection<'_> {
@@ -230,8 +230,8 @@ impl Connection<'_> {
     }
 
     fn wait(&self, what: PollFlags) -> Result<(), HttpError> {
-        check(self.patience)?;
-        let time = Timespec::try_from(TICK.min(self.patience.left())).map_err(io::Error::other)?;
+        check(self.deadline)?;
+        let time = Timespec::try_from(TICK.min(self.deadline.left())).map_err(io::Error::other)?;
         match poll(&mut [PollFd::new(&self.socket, what)], Some(&time)) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(io::Error::from(errno).into()),
@@ -310,12 +310,12 @@ impl Head {
     }
 }
 
-fn check(patience: Patience<'_>) -> Result<(), HttpError> {
-    if patience.is_cancelled() {
+fn check(deadline: Deadline<'_>) -> Result<(), HttpError> {
+    if deadline.is_cancelled() {
         Err(HttpError::Interrupted)
-    } else if patience.left().is_zero() {
+    } else if deadline.left().is_zero() {
         Err(HttpError::TimedOut {
-            after: patience.whole(),
+            after: deadline.whole(),
         })
     } else {
         Ok(())

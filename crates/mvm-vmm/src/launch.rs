@@ -16,17 +16,17 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(20);
 
 /// How long a process that is not wanted after all has to go by itself.
-const PARTING: Duration = Duration::from_secs(2);
+const TERMINATE_GRACE: Duration = Duration::from_secs(2);
 
 /// Until when to wait for something, and whether still to.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience<'a> {
+pub struct Deadline<'a> {
     started: Instant,
     at_most: Duration,
     cancelled: Option<&'a AtomicBool>,
 }
 
-impl<'a> Patience<'a> {
+impl<'a> Deadline<'a> {
     /// From now on, for at most so long, and until the flag is raised.
     pub fn new(at_most: Duration, cancelled: Option<&'a AtomicBool>) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl<'a> Patience<'a> {
 
 /// The processes of a VM that is being started.
 #[derive(Debug)]
-pub struct Crew {
+pub struct VmProcesses {
     folder: VmFolder,
     record: Record,
     members: Vec<(Alive, &'static str)>,
@@ -74,9 +74,9 @@ pub struct Crew {
     kept: bool,
 }
 
-impl Crew {
+impl VmProcesses {
     pub(crate) fn new(folder: VmFolder, record: Record) -> Result<Self, Error> {
-        let crew = Self {
+        let processes = Self {
             folder,
             record: Record {
                 state: State::Stopped,
@@ -88,8 +88,8 @@ impl Crew {
             logs: Vec::new(),
             kept: false,
         };
-        crew.folder.save(&crew.record)?;
-        Ok(crew)
+        processes.folder.save(&processes.record)?;
+        Ok(processes)
     }
 
     /// The processes of a VM that runs already, to which others may be added. They stay when this
@@ -105,10 +105,10 @@ impl Crew {
     }
 
     /// Ends the process with that role, if there is one.
-    pub(crate) fn dismiss(&mut self, role: &str) -> Result<(), Error> {
+    pub(crate) fn terminate(&mut self, role: &str) -> Result<(), Error> {
         for process in self.record.alive()?.iter().filter(|p| p.role == role) {
             let gone = process
-                .end(PARTING)
+                .end(TERMINATE_GRACE)
                 .map_err(Error::io("end a process of", self.folder.path()))?;
             if !gone {
                 return Err(Error::Unkillable {
@@ -130,8 +130,8 @@ impl Crew {
     }
 
     /// Notes where a snapshot is being written.
-    pub(crate) fn set_draft(&mut self, draft: Option<&Path>) -> Result<(), Error> {
-        self.record.draft = draft.map(Path::to_owned);
+    pub(crate) fn set_snapshot_dir(&mut self, snapshot_dir: Option<&Path>) -> Result<(), Error> {
+        self.record.snapshot_dir = snapshot_dir.map(Path::to_owned);
         self.folder.save(&self.record)
     }
 
@@ -184,21 +184,21 @@ impl Crew {
     pub fn wait_for<T>(
         &self,
         awaited: &str,
-        patience: Patience<'_>,
+        deadline: Deadline<'_>,
         mut probe: impl FnMut() -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
         loop {
             if let Some(found) = probe()? {
                 return Ok(found);
             }
-            if patience.is_cancelled() {
+            if deadline.is_cancelled() {
                 return Err(Error::Interrupted);
             }
             self.check_alive()?;
-            if patience.left().is_zero() {
+            if deadline.left().is_zero() {
                 return Err(Error::TimedOut {
                     awaited: awaited.to_owned(),
-                    after: patience.at_most,
+                    after: deadline.at_most,
                     logs: self.logs(),
                 });
             }
@@ -255,14 +255,14 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for VmProcesses {
     fn drop(&mut self) {
         if self.kept {
             return;
         }
         for (member, _) in self.members.iter().rev() {
             // One that cannot be ended stays in the record for the next `stop`.
-            if matches!(member.end(PARTING), Ok(true)) {
+            if matches!(member.end(TERMINATE_GRACE), Ok(true)) {
                 self.record.processes.retain(|p| p.pid != member.pid);
             }
         }

@@ -46,7 +46,7 @@ mod vmlinux;
 
 pub use error::Error;
 pub use image::Image;
-pub use launch::Patience;
+pub use launch::Deadline;
 pub use machine::{Spec, Starting, Stop, Stopped};
 pub use record::{Home, Record, State, VmFolder, VmName};
 pub use snapshot::Snapshot;

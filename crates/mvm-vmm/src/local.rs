@@ -5,7 +5,7 @@
 
 use crate::driver::{Driver, Launch};
 use crate::error::Error;
-use crate::launch::Crew;
+use crate::launch::VmProcesses;
 use crate::locate::AGENT;
 use crate::process::Alive;
 use crate::record::{VmFolder, write_whole};
@@ -32,12 +32,12 @@ impl Driver for Local {
         Ok(())
     }
 
-    fn launch(&self, launch: &Launch<'_>, crew: &mut Crew) -> Result<(), Error> {
+    fn launch(&self, launch: &Launch<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
         let agent = match &launch.agent {
             Some(path) => path.clone(),
             None => AGENT.find()?,
         };
-        let folder = crew.folder().clone();
+        let folder = processes.folder().clone();
         let mut command = Command::new(&agent);
         command
             .arg("--no-system-effects")
@@ -73,7 +73,7 @@ impl Driver for Local {
             };
             command.arg(flag).arg(drop_ins);
         }
-        crew.spawn(ROLE, "the agent", "console.log", &mut command)
+        processes.spawn(ROLE, "the agent", "console.log", &mut command)
     }
 
     fn request_stop(&self, folder: &VmFolder, processes: &[Alive]) -> Result<(), Error> {

@@ -16,7 +16,7 @@ use crate::console::{LISTENING, Watch};
 use crate::driver::{self, Driver, Launch};
 use crate::error::{Error, Logs};
 use crate::image::Image;
-use crate::launch::{Crew, Patience};
+use crate::launch::{Deadline, VmProcesses};
 use crate::process::Alive;
 use crate::record::{Home, Lock, Record, State, VERSION, VmFolder, VmName};
 use crate::snapshot;
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 pub const DEFAULT_MEMORY_MIB: u32 = 256;
 
 /// How long a process has between TERM and KILL.
-const PARTING: Duration = Duration::from_secs(3);
+const TERMINATE_GRACE: Duration = Duration::from_secs(3);
 
 /// What to start. What is not given is taken from the last start of the VM, then from defaults.
 #[derive(Debug, Default, Clone)]
@@ -54,7 +54,7 @@ pub struct Spec {
 /// was started is ended.
 #[derive(Debug)]
 pub struct Starting {
-    crew: Crew,
+    processes: VmProcesses,
     _lock: Lock,
 }
 
@@ -85,7 +85,7 @@ pub fn start(
     home: &Home,
     name: &VmName,
     spec: &Spec,
-    patience: Patience<'_>,
+    deadline: Deadline<'_>,
 ) -> Result<Starting, Error> {
     let lock = home.lock(name)?;
     let folder = home.vm(name);
@@ -99,7 +99,7 @@ pub fn start(
             let last = last.as_ref().and_then(|record| record.image.as_deref());
             let image = spec.image.as_deref().or(last).map(Image::open);
             let kernel = image.transpose()?.map(|image| image.kernel());
-            driver::auto(home, kernel.as_deref(), patience)?
+            driver::auto(home, kernel.as_deref(), deadline)?
         }
         Some(backend) => driver::by_name(backend)?,
     };
@@ -107,7 +107,7 @@ pub fn start(
     let image = record.image.as_deref().map(Image::open).transpose()?;
     driver.check()?;
     if let Some(last) = &last {
-        make_way(name, last, &folder)?;
+        replace_stopped_vm(name, last, &folder)?;
     }
     folder.create()?;
     remove_sockets(&folder)?;
@@ -118,57 +118,60 @@ pub fn start(
         memory_mib: record.memory_mib,
         agent: record.agent.clone(),
         etc: record.etc.clone(),
-        patience,
+        deadline,
     };
     // An image's port is its guest's. An agent on this machine, on a Unix socket, knows one alone.
     let guest = image.as_ref().filter(|_| driver.runs_a_guest());
     let port = guest.map(|image| image.manifest.agent.port);
-    let mut crew = Crew::new(
+    let mut processes = VmProcesses::new(
         folder,
         Record {
             port: port.unwrap_or(mvm_protocol::PORT),
             ..record
         },
     )?;
-    driver.launch(&launch, &mut crew)?;
-    Ok(Starting { crew, _lock: lock })
+    driver.launch(&launch, &mut processes)?;
+    Ok(Starting {
+        processes,
+        _lock: lock,
+    })
 }
 
 impl Starting {
     /// Waits for the agent's line on the console. Only then may it be dialled.
-    pub fn wait_for_agent(&self, patience: Patience<'_>) -> Result<(), Error> {
-        let console = self.crew.folder().console();
+    pub fn wait_for_agent(&self, deadline: Deadline<'_>) -> Result<(), Error> {
+        let console = self.processes.folder().console();
         let mut watch = Watch::new(&console, LISTENING);
-        self.crew
-            .wait_for("the agent's line on the console", patience, || {
-                let come = watch.has_come().map_err(Error::io("read", &console))?;
+        self.processes
+            .wait_for("the agent's line on the console", deadline, || {
+                let come = watch.contains().map_err(Error::io("read", &console))?;
                 Ok(come.then_some(()))
             })
     }
 
     /// The socket at which the agent is reached.
     pub fn socket(&self) -> PathBuf {
-        self.crew.folder().file("v.sock")
+        self.processes.folder().file("v.sock")
     }
 
     /// The port at which it is reached there.
     pub fn port(&self) -> u32 {
-        self.crew.record().port
+        self.processes.record().port
     }
 
     /// An error if one of the VM's processes has ended.
     pub fn check_alive(&self) -> Result<(), Error> {
-        self.crew.check_alive()
+        self.processes.check_alive()
     }
 
     /// What its processes and the guest said last.
     pub fn logs(&self) -> Logs {
-        self.crew.logs()
+        self.processes.logs()
     }
 
     /// The VM is as it should be: it stays, and is from now on `running`.
     pub fn confirm(self) -> Result<Record, Error> {
-        self.crew.keep()
+        self.processes.keep()
     }
 }
 
@@ -187,8 +190,8 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
         (Some(_), Stop::Force) => Stopped::Forced,
         // Its snapshot was broken off: it is frozen, and hears nothing.
         (Some(_), Stop::Ask(_)) if record.state == State::Asleep => Stopped::Forced,
-        (Some(main), Stop::Ask(patience)) => {
-            let until = Instant::now() + patience;
+        (Some(main), Stop::Ask(deadline)) => {
+            let until = Instant::now() + deadline;
             // A VMM that cannot even be asked has to be forced all the same.
             let asked = driver.request_stop(&folder, &alive).is_ok();
             let left = until.saturating_duration_since(Instant::now());
@@ -205,8 +208,8 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     };
     end_all(name, &alive)?;
     remove_sockets(&folder)?;
-    if let Some(draft) = record.draft.take() {
-        snapshot::discard(&draft)?;
+    if let Some(snapshot_dir) = record.snapshot_dir.take() {
+        snapshot::discard(&snapshot_dir)?;
     }
     if !(record.state == State::Asleep && stopped == Stopped::Already) {
         record.state = State::Stopped;
@@ -222,7 +225,7 @@ pub fn remove(home: &Home, name: &VmName) -> Result<(), Error> {
     folder.record()?;
     let _lock = home.lock(name)?;
     let record = folder.record()?;
-    make_way(name, &record, &folder)?;
+    replace_stopped_vm(name, &record, &folder)?;
     std::fs::remove_dir_all(folder.path()).map_err(Error::io("remove", folder.path()))
 }
 
@@ -254,14 +257,18 @@ fn plan(
         etc: pick(&spec.etc, last.and_then(|r| r.etc.clone()))?,
         accelerator: None,
         boot_id: String::new(),
-        draft: None,
+        snapshot_dir: None,
         processes: Vec::new(),
     })
 }
 
 /// A VM whose main process runs is in the way; what else is left of one (it crashed, or its start
 /// was killed in the middle) is ended.
-pub(crate) fn make_way(name: &VmName, record: &Record, folder: &VmFolder) -> Result<(), Error> {
+pub(crate) fn replace_stopped_vm(
+    name: &VmName,
+    record: &Record,
+    folder: &VmFolder,
+) -> Result<(), Error> {
     let alive = record.alive()?;
     let main_role = driver::by_name(&record.backend).map(Driver::main_role)?;
     // One that is asleep and has its process still is frozen: its snapshot was broken off.
@@ -274,8 +281,8 @@ pub(crate) fn make_way(name: &VmName, record: &Record, folder: &VmFolder) -> Res
         });
     }
     end_all(name, &alive)?;
-    if let Some(draft) = &record.draft {
-        snapshot::discard(draft)?;
+    if let Some(snapshot_dir) = &record.snapshot_dir {
+        snapshot::discard(snapshot_dir)?;
     }
     if folder.path().exists() {
         remove_sockets(folder)?;
@@ -287,7 +294,7 @@ pub(crate) fn make_way(name: &VmName, record: &Record, folder: &VmFolder) -> Res
 pub(crate) fn end_all(name: &VmName, processes: &[Alive]) -> Result<(), Error> {
     for process in processes.iter().rev() {
         let gone = process
-            .end(PARTING)
+            .end(TERMINATE_GRACE)
             .map_err(Error::io("end a process of", Path::new(&name.to_string())))?;
         if !gone {
             return Err(Error::Unkillable {

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Logs};
 use crate::http::{Api, HttpError, Method};
-use crate::launch::{Crew, Patience};
+use crate::launch::{Deadline, VmProcesses};
 use crate::record::VmFolder;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -70,18 +70,18 @@ impl Vmm {
     pub(crate) fn in_folder<'a>(
         &self,
         folder: &'a VmFolder,
-        crew: Option<&'a Crew>,
-        patience: Patience<'a>,
-    ) -> Told<'a> {
-        Told {
+        processes: Option<&'a VmProcesses>,
+        deadline: Deadline<'a>,
+    ) -> VmmApi<'a> {
+        VmmApi {
             name: self.name,
             root: self.root,
             api: Api {
                 folder: folder.path(),
                 socket: API_SOCKET,
             },
-            crew,
-            patience,
+            processes,
+            deadline,
         }
     }
 }
@@ -89,25 +89,25 @@ impl Vmm {
 /// One VMM that is told what to do. Paths are below the root of its API; what is being done stands
 /// in an error behind "cannot".
 #[derive(Debug)]
-pub(crate) struct Told<'a> {
+pub(crate) struct VmmApi<'a> {
     name: &'static str,
     root: &'static str,
     api: Api<'a>,
     /// Those that were started, to be looked at when something fails.
-    pub(crate) crew: Option<&'a Crew>,
-    patience: Patience<'a>,
+    pub(crate) processes: Option<&'a VmProcesses>,
+    deadline: Deadline<'a>,
 }
 
-impl Told<'_> {
+impl VmmApi<'_> {
     /// What is at `path`, once it answers; there must be something there from its start on.
     pub(crate) fn wait_until_up<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         let doing = "say who it is";
-        let Some(crew) = self.crew else {
+        let Some(processes) = self.processes else {
             return self.get(path, doing);
         };
         let awaited = format!("{}'s API socket", self.name);
-        crew.wait_for(&awaited, self.patience, || {
-            match self.try_to_get(path, self.patience.step(ANSWER)) {
+        processes.wait_for(&awaited, self.deadline, || {
+            match self.try_to_get(path, self.deadline.step(ANSWER)) {
                 Ok(answer) => Ok(Some(answer)),
                 // It has not made its socket yet; or has ended, which is looked at next.
                 Err(HttpError::NotListening | HttpError::Closed) => Ok(None),
@@ -122,7 +122,7 @@ impl Told<'_> {
         path: &str,
         doing: &'static str,
     ) -> Result<T, Error> {
-        self.try_to_get(path, self.patience.step(ANSWER))
+        self.try_to_get(path, self.deadline.step(ANSWER))
             .map_err(self.failed(doing))
     }
 
@@ -132,15 +132,15 @@ impl Told<'_> {
         &self,
         path: &str,
     ) -> Result<T, HttpError> {
-        self.try_to_get(path, self.patience)
+        self.try_to_get(path, self.deadline)
     }
 
     fn try_to_get<T: DeserializeOwned>(
         &self,
         path: &str,
-        patience: Patience<'_>,
+        deadline: Deadline<'_>,
     ) -> Result<T, HttpError> {
-        self.api.get(&self.path(path), patience)
+        self.api.get(&self.path(path), deadline)
     }
 
     /// An action that takes nothing.
@@ -149,8 +149,8 @@ impl Told<'_> {
     }
 
     pub(crate) fn try_to_act(&self, path: &str) -> Result<(), HttpError> {
-        let patience = self.patience.step(ANSWER);
-        self.api.act(&self.path(path), patience)
+        let deadline = self.deadline.step(ANSWER);
+        self.api.act(&self.path(path), deadline)
     }
 
     pub(crate) fn put(
@@ -159,8 +159,8 @@ impl Told<'_> {
         request: &impl Serialize,
         doing: &'static str,
     ) -> Result<(), Error> {
-        let patience = self.patience.step(ANSWER);
-        self.ask(Method::Put, path, request, doing, patience)
+        let deadline = self.deadline.step(ANSWER);
+        self.ask(Method::Put, path, request, doing, deadline)
     }
 
     /// What moves the guest's memory may take all the time that there is.
@@ -170,7 +170,7 @@ impl Told<'_> {
         request: &impl Serialize,
         doing: &'static str,
     ) -> Result<(), Error> {
-        self.ask(Method::Put, path, request, doing, self.patience)
+        self.ask(Method::Put, path, request, doing, self.deadline)
     }
 
     pub(crate) fn patch(
@@ -179,8 +179,8 @@ impl Told<'_> {
         request: &impl Serialize,
         doing: &'static str,
     ) -> Result<(), Error> {
-        let patience = self.patience.step(ANSWER);
-        self.ask(Method::Patch, path, request, doing, patience)
+        let deadline = self.deadline.step(ANSWER);
+        self.ask(Method::Patch, path, request, doing, deadline)
     }
 
     fn ask(
@@ -189,9 +189,9 @@ impl Told<'_> {
         path: &str,
         request: &impl Serialize,
         doing: &'static str,
-        patience: Patience<'_>,
+        deadline: Deadline<'_>,
     ) -> Result<(), Error> {
-        let asked = self.api.ask(method, &self.path(path), request, patience);
+        let asked = self.api.ask(method, &self.path(path), request, deadline);
         asked.map_err(self.failed(doing))
     }
 
@@ -202,7 +202,7 @@ impl Told<'_> {
     /// What was asked of it could not be done. With the processes that were started it is told, too,
     /// whether it ended over it.
     pub(crate) fn failed(&self, doing: &'static str) -> impl FnOnce(HttpError) -> Error {
-        let (vmm, crew) = (self.name, self.crew);
+        let (vmm, processes) = (self.name, self.processes);
         move |source| {
             if let HttpError::Interrupted = source {
                 return Error::Interrupted;
@@ -211,22 +211,22 @@ impl Told<'_> {
                 vmm,
                 doing,
                 source,
-                ended: crew.and_then(ended),
-                logs: crew.map_or_else(Logs::default, Crew::logs),
+                ended: processes.and_then(ended),
+                logs: processes.map_or_else(Logs::default, VmProcesses::logs),
             }
         }
     }
 }
 
 /// How the VMM ended, if it does so right after its answer.
-fn ended(crew: &Crew) -> Option<String> {
+fn ended(processes: &VmProcesses) -> Option<String> {
     let until = Instant::now() + LAST_GASP;
     loop {
-        match crew.check_alive() {
+        match processes.check_alive() {
             Err(Error::EndedEarly { how, .. }) => return Some(how),
             Err(_) => return None,
             Ok(()) if Instant::now() >= until => return None,
-            Ok(()) => crew.pause(Duration::from_millis(20)).ok()?,
+            Ok(()) => processes.pause(Duration::from_millis(20)).ok()?,
         }
     }
 }

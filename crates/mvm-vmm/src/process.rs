@@ -95,10 +95,10 @@ impl Alive {
             .flatten()
     }
 
-    /// TERM, then KILL to what is left after `patience`. False if it is there even then.
-    pub fn end(&self, patience: Duration) -> io::Result<bool> {
+    /// TERM, then KILL to what is left after `deadline`. False if it is there even then.
+    pub fn end(&self, deadline: Duration) -> io::Result<bool> {
         self.signal(Signal::TERM)?;
-        if !self.wait(patience)? {
+        if !self.wait(deadline)? {
             self.signal(Signal::KILL)?;
             // KILL takes effect unless the process is stuck in the kernel.
             if !self.wait(Duration::from_secs(5))? {

@@ -84,8 +84,8 @@ pub struct Record {
     pub accelerator: Option<String>,
     /// The folder in which its last snapshot was written before it had a name. If it is still there
     /// and nobody writes into it, that snapshot was broken off.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub draft: Option<PathBuf>,
+    #[serde(default, alias = "draft", skip_serializing_if = "Option::is_none")]
+    pub snapshot_dir: Option<PathBuf>,
     /// The boot of this machine in which [`Self::processes`] were started.
     pub boot_id: String,
     /// Its processes, in the order in which they were started.
@@ -312,7 +312,7 @@ mod tests {
             agent: None,
             etc: None,
             accelerator: Some("tcg".into()),
-            draft: None,
+            snapshot_dir: None,
             boot_id: boot_id().unwrap(),
             processes: Vec::new(),
         }

@@ -242,13 +242,13 @@ const PARTIAL: &str = ".partial-";
 /// A snapshot folder that is being written. It is gone when this is dropped, and locked until then:
 /// what a program has left that was killed can be told from what another is just writing.
 #[derive(Debug)]
-pub struct Draft {
+pub struct SnapshotDir {
     partial: TempDir,
     _lock: File,
     target: PathBuf,
 }
 
-impl Draft {
+impl SnapshotDir {
     /// Begins a folder beside the one that it is to become.
     pub(crate) fn begin(target: &Path) -> Result<Self, Error> {
         let target = std::path::absolute(target).map_err(Error::io("resolve", target))?;
@@ -321,17 +321,20 @@ impl Draft {
     }
 }
 
-/// Whether there is a draft that nobody writes any more.
-pub(crate) fn is_left(draft: &Path) -> bool {
-    let name = draft.file_name().unwrap_or_default().to_string_lossy();
-    let free = || File::open(draft).is_ok_and(|folder| folder.try_lock().is_ok());
-    name.starts_with(PARTIAL) && draft.is_dir() && free()
+/// Whether there is a pending snapshot that nobody writes any more.
+pub(crate) fn is_left(snapshot_dir: &Path) -> bool {
+    let name = snapshot_dir
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
+    let free = || File::open(snapshot_dir).is_ok_and(|folder| folder.try_lock().is_ok());
+    name.starts_with(PARTIAL) && snapshot_dir.is_dir() && free()
 }
 
-/// Removes a draft that nobody writes any more, if there is one.
-pub(crate) fn discard(draft: &Path) -> Result<(), Error> {
-    if is_left(draft) {
-        std::fs::remove_dir_all(draft).map_err(Error::io("remove", draft))?;
+/// Removes a pending snapshot that nobody writes any more, if there is one.
+pub(crate) fn discard(snapshot_dir: &Path) -> Result<(), Error> {
+    if is_left(snapshot_dir) {
+        std::fs::remove_dir_all(snapshot_dir).map_err(Error::io("remove", snapshot_dir))?;
     }
     Ok(())
 }
@@ -367,9 +370,9 @@ mod tests {
     }
 
     fn taken(at: &Path) -> Snapshot {
-        let draft = Draft::begin(at).unwrap();
-        std::fs::write(draft.folder().join("state"), "the guest").unwrap();
-        draft.publish(manifest()).unwrap()
+        let snapshot_dir = SnapshotDir::begin(at).unwrap();
+        std::fs::write(snapshot_dir.folder().join("state"), "the guest").unwrap();
+        snapshot_dir.publish(manifest()).unwrap()
     }
 
     #[test]
@@ -396,9 +399,9 @@ mod tests {
     #[test]
     fn a_draft_that_is_given_up_leaves_nothing() {
         let root = tempfile::tempdir().unwrap();
-        let draft = Draft::begin(&root.path().join("s")).unwrap();
-        std::fs::write(draft.folder().join("state"), "half").unwrap();
-        drop(draft);
+        let snapshot_dir = SnapshotDir::begin(&root.path().join("s")).unwrap();
+        std::fs::write(snapshot_dir.folder().join("state"), "half").unwrap();
+        drop(snapshot_dir);
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
     }
 
@@ -406,10 +409,10 @@ mod tests {
     fn nothing_is_replaced() {
         let root = tempfile::tempdir().unwrap();
         let at = root.path().join("s");
-        let late = Draft::begin(&at).unwrap();
+        let late = SnapshotDir::begin(&at).unwrap();
         taken(&at);
         let exists = |error| matches!(error, Error::Snapshot(SnapshotError::Exists { .. }));
-        assert!(exists(Draft::begin(&at).unwrap_err()));
+        assert!(exists(SnapshotDir::begin(&at).unwrap_err()));
         // An empty folder could be renamed over, if that were not forbidden.
         std::fs::remove_file(at.join("state")).unwrap();
         std::fs::remove_file(at.join(MANIFEST)).unwrap();

@@ -1,4 +1,4 @@
-//! Taking a snapshot of a VM, and starting a VM from one, whichever backend runs it.
+//! SnapshotSession a snapshot of a VM, and starting a VM from one, whichever backend runs it.
 //!
 //! ```text
 //!            take()                 freeze()              stop()
@@ -10,7 +10,7 @@
 //!
 //! `vm.json` says `asleep` from the moment at which the VM may be frozen until it surely runs: nobody
 //! dials it meanwhile, whatever becomes of this program. The VM's lock is held throughout, by
-//! [`Taking`] and [`Restored`].
+//! [`SnapshotSession`] and [`Restored`].
 //!
 //! A program that is killed in between leaves all that as it is, but for the lock; [`mend`] then has
 //! the VM run on.
@@ -20,10 +20,10 @@
 use crate::driver::{self, Driver, Restore};
 use crate::error::Error;
 use crate::image::Image;
-use crate::launch::{Crew, Patience};
-use crate::machine::{end_all, make_way, remove_sockets};
+use crate::launch::{Deadline, VmProcesses};
+use crate::machine::{end_all, remove_sockets, replace_stopped_vm};
 use crate::record::{self, Home, Lock, Record, State, VmName};
-use crate::snapshot::{self, Draft, Manifest, Snapshot, Vmm};
+use crate::snapshot::{self, Manifest, Snapshot, SnapshotDir, Vmm};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
 use std::path::{Path, PathBuf};
@@ -34,17 +34,17 @@ const DYING: Duration = Duration::from_secs(1);
 
 /// A VM of which a snapshot is being taken.
 #[derive(Debug)]
-pub struct Taking {
+pub struct SnapshotSession {
     driver: &'static dyn Driver,
-    crew: Crew,
+    processes: VmProcesses,
     image: PathBuf,
     _lock: Lock,
 }
 
 /// A VM's state, written and without a name yet. It is gone if this is dropped.
 #[derive(Debug)]
-pub struct Unnamed {
-    draft: Draft,
+pub struct PendingSnapshot {
+    snapshot_dir: SnapshotDir,
     record: Record,
     image: PathBuf,
     vmm: Vmm,
@@ -53,7 +53,11 @@ pub struct Unnamed {
 
 /// Begins a snapshot of a running VM; the VM is not touched yet. `to` is the folder that it will be
 /// in, which must not be there; by default it is one of the VM's own, named by the time.
-pub fn take(home: &Home, name: &VmName, to: Option<&Path>) -> Result<(Taking, Draft), Error> {
+pub fn take(
+    home: &Home,
+    name: &VmName,
+    to: Option<&Path>,
+) -> Result<(SnapshotSession, SnapshotDir), Error> {
     let folder = home.vm(name);
     // Looked at before the lock is made, which would stay for a VM that never was.
     folder.record()?;
@@ -74,20 +78,20 @@ pub fn take(home: &Home, name: &VmName, to: Option<&Path>) -> Result<(Taking, Dr
             hint: "start it with --image DIR".into(),
         });
     };
-    let mut crew = Crew::attach(folder, record);
-    driver.check_running(&crew)?;
-    let draft = match to {
-        Some(to) => Draft::begin(to)?,
-        None => Draft::begin(&crew.folder().file("snapshots").join(stamp(now())))?,
+    let mut processes = VmProcesses::attach(folder, record);
+    driver.check_running(&processes)?;
+    let snapshot_dir = match to {
+        Some(to) => SnapshotDir::begin(to)?,
+        None => SnapshotDir::begin(&processes.folder().file("snapshots").join(stamp(now())))?,
     };
-    crew.set_draft(Some(draft.folder()))?;
-    let taking = Taking {
+    processes.set_snapshot_dir(Some(snapshot_dir.folder()))?;
+    let session = SnapshotSession {
         driver,
-        crew,
+        processes,
         image,
         _lock: lock,
     };
-    Ok((taking, draft))
+    Ok((session, snapshot_dir))
 }
 
 /// Whether a snapshot of the VM was broken off, going by its record alone: its program was killed,
@@ -96,14 +100,21 @@ pub fn may_be_broken_off(record: &Record) -> Result<bool, Error> {
     let main = driver::by_name(&record.backend)?.main_role();
     let runs = record.alive()?.iter().any(|process| process.role == main);
     let frozen = record.state == State::Asleep;
-    let left = record.draft.as_deref().is_some_and(snapshot::is_left);
+    let left = record
+        .snapshot_dir
+        .as_deref()
+        .is_some_and(snapshot::is_left);
     Ok(runs && (frozen || left))
 }
 
 /// Mends what a snapshot that was broken off has left: lets the VM run on, and removes what had been
 /// written. `None` if there is nothing to mend. The guest is to be woken then, as long as what is
 /// returned holds the VM.
-pub fn mend(home: &Home, name: &VmName, patience: Patience<'_>) -> Result<Option<Taking>, Error> {
+pub fn mend(
+    home: &Home,
+    name: &VmName,
+    deadline: Deadline<'_>,
+) -> Result<Option<SnapshotSession>, Error> {
     let folder = home.vm(name);
     if !may_be_broken_off(&folder.record()?)? {
         return Ok(None);
@@ -114,46 +125,50 @@ pub fn mend(home: &Home, name: &VmName, patience: Patience<'_>) -> Result<Option
         return Ok(None);
     }
     let frozen = record.state == State::Asleep;
-    let draft = record.draft.clone();
-    let mut taking = Taking {
+    let snapshot_dir = record.snapshot_dir.clone();
+    let mut session = SnapshotSession {
         driver: driver::by_name(&record.backend)?,
         image: record.image.clone().unwrap_or_default(),
-        crew: Crew::attach(folder, record),
+        processes: VmProcesses::attach(folder, record),
         _lock: lock,
     };
     if frozen {
-        taking.run_on(patience)?;
+        session.run_on(deadline)?;
     }
     // Only now: until the VM runs on the VMM may be writing there.
-    if let Some(draft) = draft {
-        snapshot::discard(&draft)?;
-        taking.crew.set_draft(None)?;
+    if let Some(snapshot_dir) = snapshot_dir {
+        snapshot::discard(&snapshot_dir)?;
+        session.processes.set_snapshot_dir(None)?;
     }
-    Ok(Some(taking))
+    Ok(Some(session))
 }
 
-impl Taking {
+impl SnapshotSession {
     /// The VM's record.
     pub fn record(&self) -> &Record {
-        self.crew.record()
+        self.processes.record()
     }
 
     /// The socket at which the agent is reached while the VM is not frozen.
     pub fn socket(&self) -> PathBuf {
-        self.crew.folder().file("v.sock")
+        self.processes.folder().file("v.sock")
     }
 
     /// Freezes the VM and has its state written. The guest has to be asleep, and the connection to
-    /// it closed. If this fails the VM may be frozen all the same: [`Taking::run_on`] has to follow.
-    pub fn freeze(&mut self, draft: Draft, patience: Patience<'_>) -> Result<Unnamed, Error> {
-        self.crew.set_state(State::Asleep)?;
+    /// it closed. If this fails the VM may be frozen all the same: [`SnapshotSession::run_on`] has to follow.
+    pub fn freeze(
+        &mut self,
+        snapshot_dir: SnapshotDir,
+        deadline: Deadline<'_>,
+    ) -> Result<PendingSnapshot, Error> {
+        self.processes.set_state(State::Asleep)?;
         let created = now();
         let vmm = self
             .driver
-            .freeze(&mut self.crew, draft.folder(), patience)?;
-        Ok(Unnamed {
-            draft,
-            record: self.crew.record().clone(),
+            .freeze(&mut self.processes, snapshot_dir.folder(), deadline)?;
+        Ok(PendingSnapshot {
+            snapshot_dir,
+            record: self.processes.record().clone(),
             image: self.image.clone(),
             vmm,
             created,
@@ -161,10 +176,10 @@ impl Taking {
     }
 
     /// Lets the VM run on. When it returns the guest may be dialled.
-    pub fn run_on(&mut self, patience: Patience<'_>) -> Result<(), Error> {
-        let ran = self.driver.run_on(&mut self.crew, patience);
+    pub fn run_on(&mut self, deadline: Deadline<'_>) -> Result<(), Error> {
+        let ran = self.driver.run_on(&mut self.processes, deadline);
         if ran.is_ok() {
-            self.crew.set_state(State::Running)?;
+            self.processes.set_state(State::Running)?;
         } else if self.has_died()? {
             self.end(State::Stopped)?;
         }
@@ -174,11 +189,11 @@ impl Taking {
 
     /// Whether the VMM is gone, or will be in a moment: its connections break before it ends.
     fn has_died(&self) -> Result<bool, Error> {
-        let alive = self.crew.record().alive()?;
+        let alive = self.processes.record().alive()?;
         let main = alive.iter().find(|p| p.role == self.driver.main_role());
         main.map_or(Ok(true), |main| {
             let ended = main.wait(DYING);
-            ended.map_err(Error::io("wait for", self.crew.folder().path()))
+            ended.map_err(Error::io("wait for", self.processes.folder().path()))
         })
     }
 
@@ -188,20 +203,20 @@ impl Taking {
     }
 
     fn end(&mut self, state: State) -> Result<(), Error> {
-        let processes = self.crew.record().processes.clone();
+        let processes = self.processes.record().processes.clone();
         for process in processes.iter().rev() {
-            self.crew.dismiss(&process.role)?;
+            self.processes.terminate(&process.role)?;
         }
-        remove_sockets(self.crew.folder())?;
-        self.crew.set_state(state)
+        remove_sockets(self.processes.folder())?;
+        self.processes.set_state(state)
     }
 }
 
-impl Unnamed {
+impl PendingSnapshot {
     /// Has all of it on the disk, and gives the folder its name.
     pub fn publish(self, token: Token, agent_version: String) -> Result<Snapshot, Error> {
         let record = self.record;
-        self.draft.publish(Manifest {
+        self.snapshot_dir.publish(Manifest {
             version: snapshot::VERSION,
             vm: record.name,
             vmm: self.vmm,
@@ -245,7 +260,7 @@ pub fn restore(
     name: &VmName,
     snapshot: &Snapshot,
     clone: bool,
-    patience: Patience<'_>,
+    deadline: Deadline<'_>,
 ) -> Result<Restored, Error> {
     let lock = home.lock(name)?;
     let folder = home.vm(name);
@@ -256,7 +271,7 @@ pub fn restore(
     driver.check()?;
     let image = Image::open(&manifest.image)?;
     if let Some(last) = &last {
-        make_way(name, last, &folder)?;
+        replace_stopped_vm(name, last, &folder)?;
     }
     folder.create()?;
     remove_sockets(&folder)?;
@@ -272,28 +287,28 @@ pub fn restore(
         agent: None,
         etc: None,
         accelerator: manifest.vmm.accelerator.clone(),
-        draft: None,
+        snapshot_dir: None,
         boot_id: String::new(),
         processes: Vec::new(),
     };
-    let mut crew = Crew::new(folder.clone(), record)?;
+    let mut processes = VmProcesses::new(folder.clone(), record)?;
     let started = driver.restore(
         &Restore {
             snapshot,
             image: &image,
             clone,
-            patience,
+            deadline,
         },
-        &mut crew,
+        &mut processes,
     );
     match started {
         Ok(()) => Ok(Restored {
             socket: folder.file("v.sock"),
-            record: crew.keep()?,
+            record: processes.keep()?,
             _lock: lock,
         }),
         Err(error) => {
-            drop(crew);
+            drop(processes);
             if let Some(last) = last {
                 end_all(name, &folder.record()?.alive()?)?;
                 folder.save(&Record {

@@ -9,7 +9,7 @@
 )]
 
 use mvm_guest_tests::{Mvmctl, Parts, build_image, eventually};
-use mvm_vmm::Patience;
+use mvm_vmm::Deadline;
 use mvm_vmm::build::Built;
 use mvm_vmm::qemu::arguments::Accelerator;
 use mvm_vmm::qemu::kvm::{Verdict, boots};
@@ -291,7 +291,7 @@ fn what_was_built_as_data() {
 #[test]
 fn the_trial_of_kvm_knows_a_kernel_that_boots() {
     let Some(parts) = Parts::find() else { return };
-    let patience = Patience::new(Duration::from_mins(1), None);
-    let verdict = boots(Accelerator::Tcg, &parts.qemu, &parts.kernel, patience);
+    let deadline = Deadline::new(Duration::from_mins(1), None);
+    let verdict = boots(Accelerator::Tcg, &parts.qemu, &parts.kernel, deadline);
     assert_eq!(verdict.unwrap(), Verdict::Usable);
 }

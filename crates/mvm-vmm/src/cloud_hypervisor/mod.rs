@@ -16,9 +16,9 @@ mod requests;
 use crate::driver::{Driver, Launch, Restore};
 use crate::error::Error;
 use crate::http::HttpError;
-use crate::launch::{Crew, Patience};
+use crate::launch::{Deadline, VmProcesses};
 use crate::locate::CLOUD_HYPERVISOR;
-use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, Told, VSOCK_SOCKET, Vmm};
+use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, VSOCK_SOCKET, Vmm, VmmApi};
 use crate::process::Alive;
 use crate::record::VmFolder;
 use crate::snapshot;
@@ -70,14 +70,14 @@ impl Driver for CloudHypervisor {
         microvm::check_kvm(BACKEND)
     }
 
-    fn launch(&self, launch: &Launch<'_>, crew: &mut Crew) -> Result<(), Error> {
+    fn launch(&self, launch: &Launch<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
         let image = launch.need_image(BACKEND)?;
         // It takes other kernels too, depending on its version; this one it always takes.
-        let kernel = vmlinux::uncompressed(&image.kernel(), crew.folder().path(), BACKEND)?;
-        spawn(crew)?;
-        let folder = crew.folder().clone();
-        let told = VMM.in_folder(&folder, Some(crew), launch.patience);
-        let _: Ping = told.wait_until_up("vmm.ping")?;
+        let kernel = vmlinux::uncompressed(&image.kernel(), processes.folder().path(), BACKEND)?;
+        spawn(processes)?;
+        let folder = processes.folder().clone();
+        let api = VMM.in_folder(&folder, Some(processes), launch.deadline);
+        let _: Ping = api.wait_until_up("vmm.ping")?;
         let rootfs = image.rootfs();
         // Read-only whatever it is: the file is the image's, and other VMs run from it.
         let root = if rootfs.is_some() {
@@ -120,15 +120,15 @@ impl Driver for CloudHypervisor {
                 src: "/dev/urandom",
             },
         };
-        told.put("vm.create", &config, "take the VM")?;
+        api.put("vm.create", &config, "take the VM")?;
         // What is wrong with the VM shows here.
-        told.act("vm.boot", "boot the guest")
+        api.act("vm.boot", "boot the guest")
     }
 
     fn request_stop(&self, folder: &VmFolder, _: &[Alive]) -> Result<(), Error> {
-        let patience = Patience::new(ANSWER, None);
-        let told = VMM.in_folder(folder, None, patience);
-        told.act("vm.power-button", "ask the guest to stop")
+        let deadline = Deadline::new(ANSWER, None);
+        let api = VMM.in_folder(folder, None, deadline);
+        api.act("vm.power-button", "ask the guest to stop")
     }
 
     fn main_role(&self) -> &'static str {
@@ -141,46 +141,46 @@ impl Driver for CloudHypervisor {
 
     fn freeze(
         &self,
-        crew: &mut Crew,
+        processes: &mut VmProcesses,
         into: &Path,
-        patience: Patience<'_>,
+        deadline: Deadline<'_>,
     ) -> Result<snapshot::Vmm, Error> {
-        let told = VMM.in_folder(crew.folder(), None, patience);
-        let ping: Ping = told.get("vmm.ping", "tell its version")?;
-        if state(&told)? != State::Paused {
-            told.act("vm.pause", "pause the VM")?;
+        let api = VMM.in_folder(processes.folder(), None, deadline);
+        let ping: Ping = api.get("vmm.ping", "tell its version")?;
+        if state(&api)? != State::Paused {
+            api.act("vm.pause", "pause the VM")?;
         }
         let snapshot = Snapshot {
             destination_url: url(into),
         };
-        told.put_at_length("vm.snapshot", &snapshot, "write the snapshot")?;
+        api.put_at_length("vm.snapshot", &snapshot, "write the snapshot")?;
         Ok(snapshot::Vmm {
             name: BACKEND.into(),
             version: ping.version,
-            accelerator: crew.record().accelerator.clone(),
+            accelerator: processes.record().accelerator.clone(),
         })
     }
 
-    fn run_on(&self, crew: &mut Crew, patience: Patience<'_>) -> Result<(), Error> {
-        let told = VMM.in_folder(crew.folder(), None, patience);
+    fn run_on(&self, processes: &mut VmProcesses, deadline: Deadline<'_>) -> Result<(), Error> {
+        let api = VMM.in_folder(processes.folder(), None, deadline);
         // It answers in turn: a snapshot that is still being written is waited for here.
-        match state(&told)? {
+        match state(&api)? {
             State::Running => Ok(()),
-            State::Paused => told.act("vm.resume", "let the VM run on"),
+            State::Paused => api.act("vm.resume", "let the VM run on"),
             State::Created | State::Shutdown | State::BreakPoint => Err(Error::NotRunning {
-                name: crew.record().name.clone(),
+                name: processes.record().name.clone(),
             }),
         }
     }
 
-    fn restore(&self, restore: &Restore<'_>, crew: &mut Crew) -> Result<(), Error> {
+    fn restore(&self, restore: &Restore<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
         let Restore {
-            snapshot, patience, ..
+            snapshot, deadline, ..
         } = *restore;
-        spawn(crew)?;
-        let folder = crew.folder().clone();
-        let told = VMM.in_folder(&folder, Some(crew), patience);
-        let _: Ping = told.wait_until_up("vmm.ping")?;
+        spawn(processes)?;
+        let folder = processes.folder().clone();
+        let api = VMM.in_folder(&folder, Some(processes), deadline);
+        let _: Ping = api.wait_until_up("vmm.ping")?;
         let path = std::path::absolute(folder.path());
         let path = path.map_err(Error::io("resolve", folder.path()))?;
         let source = config::elsewhere(snapshot, &path)?;
@@ -189,15 +189,15 @@ impl Driver for CloudHypervisor {
             // Which leaves it paused in any version: not all know how to resume it themselves.
             resume: false,
         };
-        told.put_at_length("vm.restore", &from, "load the snapshot")?;
-        resume_restored(&told)
+        api.put_at_length("vm.restore", &from, "load the snapshot")?;
+        resume_restored(&api)
     }
 }
 
 /// Starts the process, which waits to be told what to do.
-fn spawn(crew: &mut Crew) -> Result<(), Error> {
+fn spawn(processes: &mut VmProcesses) -> Result<(), Error> {
     // The agent's line in it would be taken for the new guest's.
-    let console = crew.folder().file(CONSOLE);
+    let console = processes.folder().file(CONSOLE);
     match std::fs::remove_file(&console) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             return Err(Error::io("remove", &console)(error));
@@ -208,9 +208,9 @@ fn spawn(crew: &mut Crew) -> Result<(), Error> {
     command
         .arg("--api-socket")
         .arg(format!("path={API_SOCKET}"));
-    crew.set_accelerator("kvm");
-    crew.add_log(CONSOLE);
-    crew.spawn(ROLE, VMM.name, "vmm.log", &mut command)
+    processes.set_accelerator("kvm");
+    processes.add_log(CONSOLE);
+    processes.spawn(ROLE, VMM.name, "vmm.log", &mut command)
 }
 
 /// A folder as Cloud Hypervisor reads it: what is behind `file://` is the path as it is.
@@ -218,34 +218,34 @@ fn url(folder: &Path) -> String {
     format!("file://{}", folder.display())
 }
 
-fn ask_state(told: &Told<'_>) -> Result<State, HttpError> {
-    let info: Info = told.try_to_get_at_length("vm.info")?;
+fn ask_state(api: &VmmApi<'_>) -> Result<State, HttpError> {
+    let info: Info = api.try_to_get_at_length("vm.info")?;
     Ok(info.state)
 }
 
-fn state(told: &Told<'_>) -> Result<State, Error> {
-    ask_state(told).map_err(told.failed("tell the VM's state"))
+fn state(api: &VmmApi<'_>) -> Result<State, Error> {
+    ask_state(api).map_err(api.failed("tell the VM's state"))
 }
 
 /// A try that failed may have taken effect all the same, and resuming what runs is an error.
-fn resume_restored(told: &Told<'_>) -> Result<(), Error> {
+fn resume_restored(api: &VmmApi<'_>) -> Result<(), Error> {
     let doing = "let the restored VM run";
     let mut tries = 1;
     loop {
-        let error = match told.try_to_act("vm.resume") {
+        let error = match api.try_to_act("vm.resume") {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        if matches!(ask_state(told), Ok(State::Running)) {
+        if matches!(ask_state(api), Ok(State::Running)) {
             return Ok(());
         }
         let may_pass = matches!(error, HttpError::Refused { .. } | HttpError::Closed);
         if !may_pass || tries == TRIES {
-            return Err(told.failed(doing)(error));
+            return Err(api.failed(doing)(error));
         }
-        if let Some(crew) = told.crew {
-            crew.check_alive()?;
-            crew.pause(BETWEEN_TRIES)?;
+        if let Some(processes) = api.processes {
+            processes.check_alive()?;
+            processes.pause(BETWEEN_TRIES)?;
         }
         tries += 1;
     }

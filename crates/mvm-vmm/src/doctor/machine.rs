@@ -2,7 +2,7 @@
 
 use super::{Finding, Level};
 use crate::build::installed_kernel;
-use crate::launch::Patience;
+use crate::launch::Deadline;
 use crate::locate::QEMU;
 use crate::microvm::{kvm_device, open_kvm};
 use crate::qemu::kvm::{self, Verdict};
@@ -15,7 +15,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 const VHOST_VSOCK: &str = "/dev/vhost-vsock";
 
 /// It is tried only in a QEMU that does: what another program says is not said of KVM.
-pub(super) fn kvm(home: &Home, qemu_does: bool, patience: Patience<'_>) -> Finding {
+pub(super) fn kvm(home: &Home, qemu_does: bool, deadline: Deadline<'_>) -> Finding {
     const SUBJECT: &str = "kvm";
     let device = kvm_device();
     let device = device.display();
@@ -43,7 +43,7 @@ pub(super) fn kvm(home: &Home, qemu_does: bool, patience: Patience<'_>) -> Findi
             format!("{device} can be opened; not tried for want of a QEMU that works or a kernel");
         return Finding::ok(SUBJECT, message);
     };
-    match kvm::verdict(home, &qemu, &kernel, patience) {
+    match kvm::verdict(home, &qemu, &kernel, deadline) {
         Ok(Verdict::Usable) => Finding::ok(SUBJECT, "boots a kernel"),
         Ok(Verdict::Unusable(reason)) => emulated(
             &format!("{device} is there and boots no kernel: {reason}"),

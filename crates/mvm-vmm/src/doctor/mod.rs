@@ -7,7 +7,7 @@ mod machine;
 mod programs;
 mod vms;
 
-use crate::launch::Patience;
+use crate::launch::Deadline;
 use crate::record::Home;
 
 use serde::Serialize;
@@ -67,23 +67,23 @@ impl Finding {
 
 /// A VM that is not in `$MVM_HOME`, by its socket.
 #[derive(Debug, Clone)]
-pub struct Elsewhere {
+pub struct DiscoveredVm {
     /// Its name.
     pub name: String,
     /// Where its vsock socket is.
     pub socket: PathBuf,
 }
 
-/// Looks at everything. The patience is for the trial of KVM; what else may hang has a deadline of its
+/// Looks at everything. The deadline is for the trial of KVM; what else may hang has a deadline of its
 /// own.
-pub fn examine(home: &Home, elsewhere: &[Elsewhere], patience: Patience<'_>) -> Vec<Finding> {
+pub fn examine(home: &Home, discovered: &[DiscoveredVm], deadline: Deadline<'_>) -> Vec<Finding> {
     let programs = programs::examine();
-    let kvm = machine::kvm(home, programs.qemu_does, patience);
+    let kvm = machine::kvm(home, programs.qemu_does, deadline);
     let mut findings = vec![kvm, machine::vhost_vsock()];
     findings.extend(programs.findings);
     findings.extend([machine::kernel(), machine::home_folder(home)]);
     findings.extend(vms::own(home));
-    findings.extend(elsewhere.iter().filter_map(vms::elsewhere));
+    findings.extend(discovered.iter().filter_map(vms::discovered));
     findings
 }
 

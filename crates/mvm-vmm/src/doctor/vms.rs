@@ -1,6 +1,6 @@
 //! VMs of which something is left that should not be, and sockets that cannot be used.
 
-use super::{Elsewhere, Finding, Level};
+use super::{DiscoveredVm, Finding, Level};
 use crate::driver::{self, Driver};
 use crate::error::Error;
 use crate::record::{Home, Record, State, VmName};
@@ -34,7 +34,7 @@ pub(super) fn own(home: &Home) -> Vec<Finding> {
 }
 
 /// One that something else has started.
-pub(super) fn elsewhere(vm: &Elsewhere) -> Option<Finding> {
+pub(super) fn discovered(vm: &DiscoveredVm) -> Option<Finding> {
     foreign(&format!("vm {}", vm.name), &vm.socket)
 }
 
@@ -130,7 +130,7 @@ fn foreign(subject: &str, socket: &Path) -> Option<Finding> {
         // A socket on a file system that is shared with another kernel looks the same.
         Ok(false) => warn(
             format!("nobody listens on {shown}"),
-            format!("see that its VMM does not run, here or elsewhere; then: rm {shown}"),
+            format!("see that its VMM does not run, here or discovered; then: rm {shown}"),
         ),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => warn(

@@ -18,9 +18,9 @@ mod requests;
 
 use crate::driver::{Driver, Launch, Restore};
 use crate::error::Error;
-use crate::launch::{Crew, Patience};
+use crate::launch::{Deadline, VmProcesses};
 use crate::locate::FIRECRACKER;
-use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, Told, VSOCK_SOCKET, Vmm};
+use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, VSOCK_SOCKET, Vmm, VmmApi};
 use crate::process::Alive;
 use crate::record::VmFolder;
 use crate::snapshot;
@@ -72,27 +72,27 @@ impl Driver for Firecracker {
         microvm::check_kvm(BACKEND)
     }
 
-    fn launch(&self, launch: &Launch<'_>, crew: &mut Crew) -> Result<(), Error> {
+    fn launch(&self, launch: &Launch<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
         let image = launch.need_image(BACKEND)?;
-        let patience = launch.patience;
-        let kernel = vmlinux::uncompressed(&image.kernel(), crew.folder().path(), BACKEND)?;
-        spawn(crew)?;
-        let folder = crew.folder().clone();
-        let told = VMM.in_folder(&folder, Some(crew), patience);
-        let _: Version = told.wait_until_up("/version")?;
+        let deadline = launch.deadline;
+        let kernel = vmlinux::uncompressed(&image.kernel(), processes.folder().path(), BACKEND)?;
+        spawn(processes)?;
+        let folder = processes.folder().clone();
+        let api = VMM.in_folder(&folder, Some(processes), deadline);
+        let _: Version = api.wait_until_up("/version")?;
         let machine = MachineConfig {
             vcpu_count: launch.cpus,
             mem_size_mib: launch.memory_mib,
             track_dirty_pages: false,
         };
-        told.put("/machine-config", &machine, "take the VM's size")?;
+        api.put("/machine-config", &machine, "take the VM's size")?;
         let initrd = image.initrd();
         let boot = BootSource {
             kernel_image_path: &kernel,
             boot_args: format!("{BOOT_ARGS} {}", image.manifest.cmdline),
             initrd_path: initrd.as_deref(),
         };
-        told.put("/boot-source", &boot, "take the kernel")?;
+        api.put("/boot-source", &boot, "take the kernel")?;
         if let Some(rootfs) = image.rootfs() {
             // Read-only whatever it is: the file is the image's, and other VMs run from it.
             let drive = Drive {
@@ -102,22 +102,22 @@ impl Driver for Firecracker {
                 is_read_only: true,
                 cache_type: CacheType::Writeback,
             };
-            told.put("/drives/rootfs", &drive, "take the root file system")?;
+            api.put("/drives/rootfs", &drive, "take the root file system")?;
         }
         let vsock = Vsock {
             guest_cid: GUEST_CID,
             uds_path: VSOCK_SOCKET,
         };
-        told.put("/vsock", &vsock, "add the vsock device")?;
-        told.put("/entropy", &Entropy {}, "add the entropy device")?;
-        action(&told, ActionType::InstanceStart, "start the guest")
+        api.put("/vsock", &vsock, "add the vsock device")?;
+        api.put("/entropy", &Entropy {}, "add the entropy device")?;
+        action(&api, ActionType::InstanceStart, "start the guest")
     }
 
     /// Ctrl-Alt-Delete is the one way of asking that it has.
     fn request_stop(&self, folder: &VmFolder, _: &[Alive]) -> Result<(), Error> {
-        let patience = Patience::new(ANSWER, None);
-        let told = VMM.in_folder(folder, None, patience);
-        action(&told, ActionType::SendCtrlAltDel, "ask the guest to stop")
+        let deadline = Deadline::new(ANSWER, None);
+        let api = VMM.in_folder(folder, None, deadline);
+        action(&api, ActionType::SendCtrlAltDel, "ask the guest to stop")
     }
 
     fn main_role(&self) -> &'static str {
@@ -133,53 +133,57 @@ impl Driver for Firecracker {
         }
     }
 
-    fn check_running(&self, crew: &Crew) -> Result<(), Error> {
-        let patience = Patience::new(ANSWER, None);
-        check_version(&version(&VMM.in_folder(crew.folder(), None, patience))?)
+    fn check_running(&self, processes: &VmProcesses) -> Result<(), Error> {
+        let deadline = Deadline::new(ANSWER, None);
+        check_version(&version(&VMM.in_folder(
+            processes.folder(),
+            None,
+            deadline,
+        ))?)
     }
 
     fn freeze(
         &self,
-        crew: &mut Crew,
+        processes: &mut VmProcesses,
         into: &Path,
-        patience: Patience<'_>,
+        deadline: Deadline<'_>,
     ) -> Result<snapshot::Vmm, Error> {
-        let told = VMM.in_folder(crew.folder(), None, patience);
-        let version = version(&told)?;
-        set(&told, VmState::Paused, "pause the VM")?;
+        let api = VMM.in_folder(processes.folder(), None, deadline);
+        let version = version(&api)?;
+        set(&api, VmState::Paused, "pause the VM")?;
         let create = SnapshotCreate {
             snapshot_type: SnapshotType::Full,
             snapshot_path: &into.join(STATE),
             mem_file_path: &into.join(MEMORY),
         };
-        told.put_at_length("/snapshot/create", &create, "write the snapshot")?;
+        api.put_at_length("/snapshot/create", &create, "write the snapshot")?;
         Ok(snapshot::Vmm {
             name: BACKEND.into(),
             version,
-            accelerator: crew.record().accelerator.clone(),
+            accelerator: processes.record().accelerator.clone(),
         })
     }
 
-    fn run_on(&self, crew: &mut Crew, patience: Patience<'_>) -> Result<(), Error> {
-        let told = VMM.in_folder(crew.folder(), None, patience);
+    fn run_on(&self, processes: &mut VmProcesses, deadline: Deadline<'_>) -> Result<(), Error> {
+        let api = VMM.in_folder(processes.folder(), None, deadline);
         // It answers in turn: a snapshot that is still being written is waited for here.
-        match state(&told)? {
+        match state(&api)? {
             InstanceState::Running => Ok(()),
-            InstanceState::Paused => set(&told, VmState::Resumed, "let the VM run on"),
+            InstanceState::Paused => set(&api, VmState::Resumed, "let the VM run on"),
             InstanceState::NotStarted => Err(Error::NotRunning {
-                name: crew.record().name.clone(),
+                name: processes.record().name.clone(),
             }),
         }
     }
 
-    fn restore(&self, restore: &Restore<'_>, crew: &mut Crew) -> Result<(), Error> {
+    fn restore(&self, restore: &Restore<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
         let Restore {
-            snapshot, patience, ..
+            snapshot, deadline, ..
         } = *restore;
-        spawn(crew)?;
-        let folder = crew.folder().clone();
-        let told = VMM.in_folder(&folder, Some(crew), patience);
-        let version: Version = told.wait_until_up("/version")?;
+        spawn(processes)?;
+        let folder = processes.folder().clone();
+        let api = VMM.in_folder(&folder, Some(processes), deadline);
+        let version: Version = api.wait_until_up("/version")?;
         check_version(&version.firecracker_version)?;
         let load = SnapshotLoad {
             snapshot_path: &snapshot.file(STATE),
@@ -195,17 +199,17 @@ impl Driver for Firecracker {
             // intervals are measured by it. The agent sets the wall clock when it is woken.
             clock_realtime: false,
         };
-        told.put_at_length("/snapshot/load", &load, "load the snapshot")
+        api.put_at_length("/snapshot/load", &load, "load the snapshot")
     }
 }
 
 /// Starts the process, which waits to be told what to do.
-fn spawn(crew: &mut Crew) -> Result<(), Error> {
-    let id = id(&crew.record().name);
+fn spawn(processes: &mut VmProcesses) -> Result<(), Error> {
+    let id = id(&processes.record().name);
     let mut command = Command::new(FIRECRACKER.find()?);
     command.args(["--id", &id, "--api-sock", API_SOCKET]);
-    crew.set_accelerator("kvm");
-    crew.spawn(ROLE, VMM.name, "console.log", &mut command)
+    processes.set_accelerator("kvm");
+    processes.spawn(ROLE, VMM.name, "console.log", &mut command)
 }
 
 /// A VM's name in the letters that Firecracker takes in an id. It is shown by its logs alone, and
@@ -239,23 +243,23 @@ pub(crate) fn loses_vsock(version: &str) -> bool {
     number == "1.16.0" || number.starts_with("1.16.0-")
 }
 
-fn version(told: &Told<'_>) -> Result<String, Error> {
-    let version: Version = told.get("/version", "tell its version")?;
+fn version(api: &VmmApi<'_>) -> Result<String, Error> {
+    let version: Version = api.get("/version", "tell its version")?;
     Ok(version.firecracker_version)
 }
 
-fn state(told: &Told<'_>) -> Result<InstanceState, Error> {
-    let instance = told.try_to_get_at_length("/");
-    let instance: Instance = instance.map_err(told.failed("tell the VM's state"))?;
+fn state(api: &VmmApi<'_>) -> Result<InstanceState, Error> {
+    let instance = api.try_to_get_at_length("/");
+    let instance: Instance = instance.map_err(api.failed("tell the VM's state"))?;
     Ok(instance.state)
 }
 
-fn set(told: &Told<'_>, state: VmState, doing: &'static str) -> Result<(), Error> {
-    told.patch("/vm", &Vm { state }, doing)
+fn set(api: &VmmApi<'_>, state: VmState, doing: &'static str) -> Result<(), Error> {
+    api.patch("/vm", &Vm { state }, doing)
 }
 
-fn action(told: &Told<'_>, action_type: ActionType, doing: &'static str) -> Result<(), Error> {
-    told.put("/actions", &Action { action_type }, doing)
+fn action(api: &VmmApi<'_>, action_type: ActionType, doing: &'static str) -> Result<(), Error> {
+    api.put("/actions", &Action { action_type }, doing)
 }
 
 #[cfg(test)]

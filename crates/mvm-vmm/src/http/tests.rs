@@ -9,8 +9,8 @@ use std::thread::{self, JoinHandle};
 
 const SOON: Duration = Duration::from_secs(10);
 
-fn patience() -> Patience<'static> {
-    Patience::new(SOON, None)
+fn deadline() -> Deadline<'static> {
+    Deadline::new(SOON, None)
 }
 
 /// A VMM that reads one request, sends these bytes, in these pieces, and closes. What it read is
@@ -37,7 +37,7 @@ fn get(pieces: &'static [&'static str]) -> Result<Value, HttpError> {
         folder: folder.path(),
         socket: "api.sock",
     };
-    let got = api.get("/", patience());
+    let got = api.get("/", deadline());
     thread.join().unwrap();
     got
 }
@@ -54,7 +54,7 @@ fn a_request_is_what_a_vmm_expects_and_an_answer_may_come_in_pieces() {
         Method::Patch,
         "/vm",
         &json!({"state": "Paused"}),
-        patience(),
+        deadline(),
     )
     .unwrap();
     assert_eq!(
@@ -129,7 +129,7 @@ fn a_head_without_an_end_is_not_read_for_ever() {
         folder: folder.path(),
         socket: "api.sock",
     };
-    let got: Result<Value, _> = api.get("/", patience());
+    let got: Result<Value, _> = api.get("/", deadline());
     thread.join().unwrap();
     assert!(matches!(got, Err(HttpError::NotHttp(_))), "{got:?}");
 }
@@ -144,13 +144,13 @@ fn one_that_hangs_is_given_up_at_the_deadline_or_when_asked_to() {
         socket: "api.sock",
     };
     let short = Duration::from_millis(150);
-    let got = api.get::<Value>("/", Patience::new(short, None));
+    let got = api.get::<Value>("/", Deadline::new(short, None));
     assert!(
         matches!(got, Err(HttpError::TimedOut { after }) if after == short),
         "{got:?}"
     );
     let raised = AtomicBool::new(true);
-    let got = api.get::<Value>("/", Patience::new(SOON, Some(&raised)));
+    let got = api.get::<Value>("/", Deadline::new(SOON, Some(&raised)));
     assert!(matches!(got, Err(HttpError::Interrupted)), "{got:?}");
 }
 
@@ -163,8 +163,8 @@ fn a_full_queue_has_the_deadline_too() {
         folder: folder.path(),
         socket: "api.sock",
     };
-    let _fills_it = api.dial(patience()).unwrap();
-    let got = api.get::<Value>("/", Patience::new(Duration::from_millis(150), None));
+    let _fills_it = api.dial(deadline()).unwrap();
+    let got = api.get::<Value>("/", Deadline::new(Duration::from_millis(150), None));
     assert!(matches!(got, Err(HttpError::TimedOut { .. })), "{got:?}");
 }
 
@@ -177,12 +177,12 @@ fn a_path_too_long_for_a_socket_is_reached_and_an_absent_one_told() {
         folder: &deep,
         socket: "api.sock",
     };
-    let got = api.get::<Value>("/", patience());
+    let got = api.get::<Value>("/", deadline());
     assert!(matches!(got, Err(HttpError::NotListening)), "{got:?}");
     std::fs::rename(folder.path().join("api.sock"), deep.join("api.sock")).unwrap();
-    assert_eq!(api.get::<Value>("/", patience()).unwrap(), json!({}));
+    assert_eq!(api.get::<Value>("/", deadline()).unwrap(), json!({}));
     thread.join().unwrap();
-    let got = api.get::<Value>("/", patience());
+    let got = api.get::<Value>("/", deadline());
     assert!(
         matches!(got, Err(HttpError::NotListening)),
         "nobody: {got:?}"

@@ -7,7 +7,7 @@
 
 use super::arguments::Accelerator;
 use crate::error::Error;
-use crate::launch::Patience;
+use crate::launch::Deadline;
 use crate::microvm::{kvm_device, open_kvm};
 use crate::record::{Home, write_whole};
 use serde::{Deserialize, Serialize};
@@ -49,7 +49,7 @@ pub fn verdict(
     home: &Home,
     qemu: &Path,
     kernel: &Path,
-    patience: Patience<'_>,
+    deadline: Deadline<'_>,
 ) -> Result<Verdict, Error> {
     if let Err(error) = open_kvm() {
         let reason = format!("cannot open {}: {error}", kvm_device().display());
@@ -61,7 +61,7 @@ pub fn verdict(
         return Ok(verdict);
     }
     // All its time, however little the caller has: a verdict that was hurried would be remembered.
-    let verdict = boots(Accelerator::Kvm, qemu, kernel, patience.anew(TRIAL))?;
+    let verdict = boots(Accelerator::Kvm, qemu, kernel, deadline.anew(TRIAL))?;
     let remembered = Remembered {
         about,
         at_secs: now_secs(),
@@ -79,13 +79,13 @@ pub fn verdict(
     Ok(verdict)
 }
 
-/// Boots the kernel as far as it gets without a root file system, within that patience. With
+/// Boots the kernel as far as it gets without a root file system, within that deadline. With
 /// [`Accelerator::Tcg`] it tells whether the trial itself is sound.
 pub fn boots(
     accelerator: Accelerator,
     qemu: &Path,
     kernel: &Path,
-    patience: Patience<'_>,
+    deadline: Deadline<'_>,
 ) -> Result<Verdict, Error> {
     let folder = tempfile::tempdir().map_err(Error::io("make a folder in", Path::new("/tmp")))?;
     let said = folder.path().join("qemu.log");
@@ -118,13 +118,13 @@ pub fn boots(
             let first = said.lines().next().unwrap_or("it said nothing");
             return Ok(Verdict::Unusable(format!("QEMU ended ({status}): {first}")));
         }
-        if patience.left().is_zero() {
+        if deadline.left().is_zero() {
             let after = begun.elapsed().as_secs();
             return Ok(Verdict::Unusable(format!(
                 "a kernel hung in it for {after} s at its start"
             )));
         }
-        if patience.is_cancelled() {
+        if deadline.is_cancelled() {
             return Err(Error::Interrupted);
         }
         sleep(Duration::from_millis(20));
@@ -177,16 +177,20 @@ mod tests {
 
     fn trial(script: &str) -> Verdict {
         let folder = tempfile::tempdir().unwrap();
-        let draft = folder.path().join("draft");
-        std::fs::write(&draft, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let script_file = folder.path().join("script");
+        std::fs::write(&script_file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&script_file, std::fs::Permissions::from_mode(0o755)).unwrap();
         // Written by another process: a program that this one has open for writing, or a fork of
         // another test's that has it too, cannot be run.
         let qemu = folder.path().join("qemu");
-        let copied = Command::new("cp").arg(&draft).arg(&qemu).status().unwrap();
+        let copied = Command::new("cp")
+            .arg(&script_file)
+            .arg(&qemu)
+            .status()
+            .unwrap();
         assert!(copied.success());
-        let patience = Patience::new(Duration::from_mins(1), None);
-        boots(Accelerator::Kvm, &qemu, Path::new("/kernel"), patience).unwrap()
+        let deadline = Deadline::new(Duration::from_mins(1), None);
+        boots(Accelerator::Kvm, &qemu, Path::new("/kernel"), deadline).unwrap()
     }
 
     #[test]

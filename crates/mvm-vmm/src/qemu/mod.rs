@@ -13,7 +13,7 @@ pub mod vsock;
 
 use crate::driver::{Driver, Launch, Restore};
 use crate::error::Error;
-use crate::launch::{Crew, Patience};
+use crate::launch::{Deadline, VmProcesses};
 use crate::locate::{QEMU, VHOST_DEVICE_VSOCK};
 use crate::process::Alive;
 use crate::record::VmFolder;
@@ -52,16 +52,16 @@ impl Driver for Qemu {
         Ok(())
     }
 
-    fn launch(&self, launch: &Launch<'_>, crew: &mut Crew) -> Result<(), Error> {
+    fn launch(&self, launch: &Launch<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
         let image = launch.need_image(BACKEND)?;
         let qemu = QEMU.find()?;
         let kernel = image.kernel();
-        let accelerator = match kvm::verdict(launch.home, &qemu, &kernel, launch.patience)? {
+        let accelerator = match kvm::verdict(launch.home, &qemu, &kernel, launch.deadline)? {
             Verdict::Usable => Accelerator::Kvm,
             Verdict::Unusable(_) => Accelerator::Tcg,
         };
-        crew.set_accelerator(accelerator.name());
-        vsock::start(crew, launch.patience, GUEST_CID)?;
+        processes.set_accelerator(accelerator.name());
+        vsock::start(processes, launch.deadline, GUEST_CID)?;
         let arguments = Arguments {
             accelerator,
             cpus: launch.cpus,
@@ -74,10 +74,10 @@ impl Driver for Qemu {
             begin: Begin::Boot,
         }
         .to_vec();
-        crew.add_log("console.log");
-        crew.spawn(ROLE, "QEMU", "vmm.log", Command::new(&qemu).args(arguments))?;
-        let folder = crew.folder().path().to_owned();
-        crew.wait_for("QEMU's control socket", launch.patience, || {
+        processes.add_log("console.log");
+        processes.spawn(ROLE, "QEMU", "vmm.log", Command::new(&qemu).args(arguments))?;
+        let folder = processes.folder().path().to_owned();
+        processes.wait_for("QEMU's control socket", launch.deadline, || {
             Qmp::connect(&folder, QMP_SOCKET)
         })?;
         Ok(())
@@ -110,15 +110,20 @@ impl Driver for Qemu {
         Ok(())
     }
 
-    fn freeze(&self, crew: &mut Crew, into: &Path, patience: Patience<'_>) -> Result<Vmm, Error> {
-        snapshot::freeze(crew, into, patience)
+    fn freeze(
+        &self,
+        processes: &mut VmProcesses,
+        into: &Path,
+        deadline: Deadline<'_>,
+    ) -> Result<Vmm, Error> {
+        snapshot::freeze(processes, into, deadline)
     }
 
-    fn run_on(&self, crew: &mut Crew, patience: Patience<'_>) -> Result<(), Error> {
-        snapshot::run_on(crew, patience)
+    fn run_on(&self, processes: &mut VmProcesses, deadline: Deadline<'_>) -> Result<(), Error> {
+        snapshot::run_on(processes, deadline)
     }
 
-    fn restore(&self, restore: &Restore<'_>, crew: &mut Crew) -> Result<(), Error> {
-        snapshot::restore(restore, crew)
+    fn restore(&self, restore: &Restore<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
+        snapshot::restore(restore, processes)
     }
 }

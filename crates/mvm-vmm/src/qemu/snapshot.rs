@@ -21,7 +21,7 @@ use super::qmp::Qmp;
 use super::{GUEST_CID, ROLE, vsock};
 use crate::driver::Restore;
 use crate::error::Error;
-use crate::launch::{Crew, Patience};
+use crate::launch::{Deadline, VmProcesses};
 use crate::locate::QEMU;
 use crate::snapshot::Vmm;
 use serde_json::{Value, json};
@@ -49,9 +49,13 @@ const BANDWIDTH: u64 = 1 << 40;
 /// notices.
 const CLONE_CID: u32 = GUEST_CID + 1;
 
-pub(super) fn freeze(crew: &mut Crew, into: &Path, patience: Patience<'_>) -> Result<Vmm, Error> {
-    let mut qmp = connect(crew)?;
-    unplug(crew, &mut qmp, patience)?;
+pub(super) fn freeze(
+    processes: &mut VmProcesses,
+    into: &Path,
+    deadline: Deadline<'_>,
+) -> Result<Vmm, Error> {
+    let mut qmp = connect(processes)?;
+    unplug(processes, &mut qmp, deadline)?;
     qmp.execute("stop", &json!({}))?;
     let path = into.join(STATE);
     let file = File::options()
@@ -66,72 +70,76 @@ pub(super) fn freeze(crew: &mut Crew, into: &Path, patience: Patience<'_>) -> Re
     )?;
     qmp.give(STATE, &file)?;
     qmp.execute("migrate", &json!({"uri": format!("fd:{STATE}")}))?;
-    migrated(crew, &mut qmp, "the end of the snapshot", patience)?;
+    migrated(processes, &mut qmp, "the end of the snapshot", deadline)?;
     Ok(Vmm {
         name: "qemu".into(),
         version: version(&qmp),
-        accelerator: crew.record().accelerator.clone(),
+        accelerator: processes.record().accelerator.clone(),
     })
 }
 
-pub(super) fn run_on(crew: &mut Crew, patience: Patience<'_>) -> Result<(), Error> {
-    let mut qmp = connect(crew)?;
+pub(super) fn run_on(processes: &mut VmProcesses, deadline: Deadline<'_>) -> Result<(), Error> {
+    let mut qmp = connect(processes)?;
     if is_migrating(&migration(&mut qmp)?) {
         qmp.execute("migrate_cancel", &json!({}))?;
-        crew.wait_for("the end of the cancelled snapshot", patience, || {
+        processes.wait_for("the end of the cancelled snapshot", deadline, || {
             let over = !is_migrating(&migration(&mut qmp)?);
             Ok(over.then_some(()))
         })?;
     }
     qmp.execute("cont", &json!({}))?;
-    take_out(crew, &mut qmp, patience)?;
+    unplug_vsock(processes, &mut qmp, deadline)?;
     // Whoever froze it may have been killed before it had taken away all of the old one, or while it
     // was putting a new one in. It is in use for a moment after the device has gone from the list.
-    crew.wait_for("the end of the vsock device", patience.step(UNPLUG), || {
+    processes.wait_for("the end of the vsock device", deadline.step(UNPLUG), || {
         let there = has_chardev(&mut qmp)?;
         if there {
             let _ = qmp.execute("chardev-remove", &json!({"id": VSOCK_CHARDEV}));
         }
         Ok((!there).then_some(()))
     })?;
-    clear_vsock(crew)?;
-    plug(crew, &mut qmp, GUEST_CID, patience)?;
-    settle(crew, &mut qmp, patience)
+    clear_vsock(processes)?;
+    plug(processes, &mut qmp, GUEST_CID, deadline)?;
+    wait_until_ready(processes, &mut qmp, deadline)
 }
 
 /// Has the guest let go of the vsock device, if there still is one: it may have been asked to already,
 /// which cannot be taken back, and be about to. To go on with that one would be to lose it later.
-fn take_out(crew: &Crew, qmp: &mut Qmp, patience: Patience<'_>) -> Result<(), Error> {
+fn unplug_vsock(
+    processes: &VmProcesses,
+    qmp: &mut Qmp,
+    deadline: Deadline<'_>,
+) -> Result<(), Error> {
     let mut tries = 2;
     while is_plugged(qmp)? {
         tries -= 1;
         // Refused if the guest has been asked already, or was not to be asked just now.
         let _ = qmp.execute("device_del", &json!({"id": VSOCK_DEVICE}));
-        let step = patience.step(UNPLUG / 2);
-        let gone = crew.wait_for("the guest to let go of its vsock device", step, || {
+        let step = deadline.step(UNPLUG / 2);
+        let gone = processes.wait_for("the guest to let go of its vsock device", step, || {
             Ok((!is_plugged(qmp)?).then_some(()))
         });
         match gone {
-            Err(Error::TimedOut { .. }) if tries > 0 && !patience.left().is_zero() => {}
+            Err(Error::TimedOut { .. }) if tries > 0 && !deadline.left().is_zero() => {}
             other => return other,
         }
     }
     Ok(())
 }
 
-pub(super) fn restore(restore: &Restore<'_>, crew: &mut Crew) -> Result<(), Error> {
+pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
     let Restore {
         snapshot,
         image,
         clone,
-        patience,
+        deadline,
     } = *restore;
     let manifest = &snapshot.manifest;
     let accelerator = match manifest.vmm.accelerator.as_deref() {
         Some("kvm") => Accelerator::Kvm,
         _ => Accelerator::Tcg,
     };
-    crew.set_accelerator(accelerator.name());
+    processes.set_accelerator(accelerator.name());
     let arguments = Arguments {
         accelerator,
         cpus: manifest.cpus,
@@ -144,11 +152,11 @@ pub(super) fn restore(restore: &Restore<'_>, crew: &mut Crew) -> Result<(), Erro
         begin: Begin::Incoming,
     }
     .to_vec();
-    crew.add_log("console.log");
+    processes.add_log("console.log");
     let mut command = Command::new(QEMU.find()?);
-    crew.spawn(ROLE, "QEMU", "vmm.log", command.args(arguments))?;
-    let folder = crew.folder().path().to_owned();
-    let mut qmp = crew.wait_for("QEMU's control socket", patience, || {
+    processes.spawn(ROLE, "QEMU", "vmm.log", command.args(arguments))?;
+    let folder = processes.folder().path().to_owned();
+    let mut qmp = processes.wait_for("QEMU's control socket", deadline, || {
         Qmp::connect(&folder, QMP_SOCKET)
     })?;
     check_version(&version(&qmp), &manifest.vmm.version)?;
@@ -156,39 +164,45 @@ pub(super) fn restore(restore: &Restore<'_>, crew: &mut Crew) -> Result<(), Erro
     let file = File::open(&path).map_err(Error::io("open", &path))?;
     qmp.give(STATE, &file)?;
     qmp.execute("migrate-incoming", &json!({"uri": format!("fd:{STATE}")}))?;
-    migrated(crew, &mut qmp, "the end of loading the snapshot", patience).map_err(|error| {
+    migrated(
+        processes,
+        &mut qmp,
+        "the end of loading the snapshot",
+        deadline,
+    )
+    .map_err(|error| {
         // A QEMU that cannot load a state says why in its log, and ends.
         sleep(LAST_WORDS);
-        crew.check_alive().err().unwrap_or(error)
+        processes.check_alive().err().unwrap_or(error)
     })?;
     qmp.execute("cont", &json!({}))?;
     let cid = if clone { CLONE_CID } else { GUEST_CID };
-    plug(crew, &mut qmp, cid, patience)?;
-    settle(crew, &mut qmp, patience)
+    plug(processes, &mut qmp, cid, deadline)?;
+    wait_until_ready(processes, &mut qmp, deadline)
 }
 
-fn connect(crew: &Crew) -> Result<Qmp, Error> {
-    Qmp::connect(crew.folder().path(), QMP_SOCKET)?.ok_or_else(|| Error::Qmp {
+fn connect(processes: &VmProcesses) -> Result<Qmp, Error> {
+    Qmp::connect(processes.folder().path(), QMP_SOCKET)?.ok_or_else(|| Error::Qmp {
         doing: "reach the VM".into(),
         reason: "QEMU does not listen there".into(),
     })
 }
 
-fn unplug(crew: &mut Crew, qmp: &mut Qmp, patience: Patience<'_>) -> Result<(), Error> {
+fn unplug(processes: &mut VmProcesses, qmp: &mut Qmp, deadline: Deadline<'_>) -> Result<(), Error> {
     qmp.execute("device_del", &json!({"id": VSOCK_DEVICE}))?;
     // Parts of the device are told of too, by their path alone.
-    qmp.wait_for_event("DEVICE_DELETED", UNPLUG.min(patience.left()), |event| {
+    qmp.wait_for_event("DEVICE_DELETED", UNPLUG.min(deadline.left()), |event| {
         event.pointer("/data/device").and_then(Value::as_str) == Some(VSOCK_DEVICE)
     })?;
     qmp.execute("chardev-remove", &json!({"id": VSOCK_CHARDEV}))?;
-    clear_vsock(crew)
+    clear_vsock(processes)
 }
 
 /// Ends vhost-device-vsock, and removes its sockets.
-fn clear_vsock(crew: &mut Crew) -> Result<(), Error> {
-    crew.dismiss(vsock::ROLE)?;
+fn clear_vsock(processes: &mut VmProcesses) -> Result<(), Error> {
+    processes.terminate(vsock::ROLE)?;
     for socket in [VSOCK_SOCKET, "v.sock"] {
-        let path = crew.folder().file(socket);
+        let path = processes.folder().file(socket);
         match std::fs::remove_file(&path) {
             // The backend may have done so itself.
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -200,8 +214,13 @@ fn clear_vsock(crew: &mut Crew) -> Result<(), Error> {
     Ok(())
 }
 
-fn plug(crew: &mut Crew, qmp: &mut Qmp, cid: u32, patience: Patience<'_>) -> Result<(), Error> {
-    vsock::start(crew, patience, cid)?;
+fn plug(
+    processes: &mut VmProcesses,
+    qmp: &mut Qmp,
+    cid: u32,
+    deadline: Deadline<'_>,
+) -> Result<(), Error> {
+    vsock::start(processes, deadline, cid)?;
     let address = json!({"type": "unix", "data": {"path": VSOCK_SOCKET}});
     qmp.execute(
         "chardev-add",
@@ -218,9 +237,13 @@ fn plug(crew: &mut Crew, qmp: &mut Qmp, cid: u32, patience: Patience<'_>) -> Res
 
 /// Waits until the guest's driver has taken the device, and until its backend can be dialled. A QEMU
 /// that cannot tell (before 7.2) leaves the latter alone.
-fn settle(crew: &Crew, qmp: &mut Qmp, patience: Patience<'_>) -> Result<(), Error> {
+fn wait_until_ready(
+    processes: &VmProcesses,
+    qmp: &mut Qmp,
+    deadline: Deadline<'_>,
+) -> Result<(), Error> {
     let device = json!({"path": format!("/machine/peripheral/{VSOCK_DEVICE}/virtio-backend")});
-    crew.wait_for("the guest's vsock driver", patience, || {
+    processes.wait_for("the guest's vsock driver", deadline, || {
         let Ok(status) = qmp.execute("x-query-virtio-status", &device) else {
             return Ok(Some(()));
         };
@@ -231,7 +254,7 @@ fn settle(crew: &Crew, qmp: &mut Qmp, patience: Patience<'_>) -> Result<(), Erro
         });
         Ok(up.then_some(()))
     })?;
-    vsock::settle(crew, patience)
+    vsock::wait_until_ready(processes, deadline)
 }
 
 fn is_plugged(qmp: &mut Qmp) -> Result<bool, Error> {
@@ -265,12 +288,12 @@ fn is_migrating(migration: &Value) -> bool {
 
 /// Waits for the end of a migration, which has to be a good one.
 fn migrated(
-    crew: &Crew,
+    processes: &VmProcesses,
     qmp: &mut Qmp,
     awaited: &str,
-    patience: Patience<'_>,
+    deadline: Deadline<'_>,
 ) -> Result<(), Error> {
-    crew.wait_for(awaited, patience, || {
+    processes.wait_for(awaited, deadline, || {
         let migration = migration(qmp)?;
         match status(&migration) {
             "completed" => Ok(Some(())),

@@ -1,7 +1,7 @@
 //! vhost-device-vsock: the process that a guest's vsock device is joined to.
 
 use crate::error::Error;
-use crate::launch::{Crew, Patience};
+use crate::launch::{Deadline, VmProcesses};
 use crate::locate::VHOST_DEVICE_VSOCK;
 use crate::process::listens;
 use crate::qemu::arguments::VSOCK_SOCKET;
@@ -25,7 +25,11 @@ const UNSEEN: Duration = Duration::from_millis(300);
 const TICK: Duration = Duration::from_millis(10);
 
 /// Starts it and waits until it listens on its socket, to which QEMU will connect.
-pub(super) fn start(crew: &mut Crew, patience: Patience<'_>, cid: u32) -> Result<(), Error> {
+pub(super) fn start(
+    processes: &mut VmProcesses,
+    deadline: Deadline<'_>,
+    cid: u32,
+) -> Result<(), Error> {
     let mut command = Command::new(VHOST_DEVICE_VSOCK.find()?);
     command.args(["--guest-cid", &cid.to_string()]).args([
         "--socket",
@@ -33,9 +37,9 @@ pub(super) fn start(crew: &mut Crew, patience: Patience<'_>, cid: u32) -> Result
         "--uds-path",
         "v.sock",
     ]);
-    crew.spawn(ROLE, "vhost-device-vsock", "vsock.log", &mut command)?;
-    let pid = pid(crew);
-    crew.wait_for("vhost-device-vsock's socket", patience, || {
+    processes.spawn(ROLE, "vhost-device-vsock", "vsock.log", &mut command)?;
+    let pid = pid(processes);
+    processes.wait_for("vhost-device-vsock's socket", deadline, || {
         // It may have ended: that is found, with its reason, by whoever waits.
         let listens = listens(pid, VSOCK_SOCKET).unwrap_or(false);
         Ok(listens.then_some(()))
@@ -47,17 +51,20 @@ pub(super) fn start(crew: &mut Crew, patience: Patience<'_>, cid: u32) -> Result
 /// A dial that finds a queue not ready ends its only thread (vhost-device-vsock 0.3.0, `process_tx`
 /// in its `handle_event`), and from then on it is silent. On a busy machine that can be a second
 /// after the driver is up.
-pub(super) fn settle(crew: &Crew, patience: Patience<'_>) -> Result<(), Error> {
-    let until = Instant::now() + QUEUES.min(patience.left());
-    let pid = pid(crew);
+pub(super) fn wait_until_ready(
+    processes: &VmProcesses,
+    deadline: Deadline<'_>,
+) -> Result<(), Error> {
+    let until = Instant::now() + QUEUES.min(deadline.left());
+    let pid = pid(processes);
     while !watches_queues(pid) {
         if Instant::now() >= until {
-            return crew.pause(UNSEEN);
+            return processes.pause(UNSEEN);
         }
-        crew.check_alive()?;
-        crew.pause(TICK)?;
+        processes.check_alive()?;
+        processes.pause(TICK)?;
     }
-    crew.pause(READY)
+    processes.pause(READY)
 }
 
 /// Whether the process watches both queues of a guest's driver: one that it has taken over is in its
@@ -82,8 +89,8 @@ fn epoll_data(fdinfo: &str) -> Vec<u64> {
         .collect()
 }
 
-fn pid(crew: &Crew) -> i32 {
-    let processes = crew.record().processes.iter();
+fn pid(processes: &VmProcesses) -> i32 {
+    let processes = processes.record().processes.iter();
     let own = processes.rev().find(|process| process.role == ROLE);
     own.map_or(0, |process| process.pid)
 }

@@ -1,13 +1,13 @@
 //! What is to be so with either VMM; how they are asked is their own.
 
-use crate::world::{LONG, World, names, told};
+use crate::test_host::{LONG, TestHost, names, told};
 use mvm_vmm::error::Error;
-use mvm_vmm::{Patience, State};
+use mvm_vmm::{Deadline, State};
 use std::time::Duration;
 
 pub(crate) fn starts_again_after_a_crash(backend: &'static str) {
-    let world = World::new(backend);
-    let vm = world.vm("web").started();
+    let host = TestHost::new(backend);
+    let vm = host.vm("web").started();
     vm.kill();
     assert!(vm.folder.file("api.sock").exists(), "it is left behind");
     vm.try_start(LONG).unwrap();
@@ -17,8 +17,8 @@ pub(crate) fn starts_again_after_a_crash(backend: &'static str) {
 /// The error of a start with that fault. It leaves no process, and nothing that is in the next start's
 /// way.
 pub(crate) fn failing_start(backend: &'static str, fault: &str, at_most: Duration) -> Error {
-    let world = World::new(backend);
-    let vm = world.vm("web");
+    let host = TestHost::new(backend);
+    let vm = host.vm("web");
     vm.inject(fault);
     let error = vm.try_start(at_most).unwrap_err();
     assert!(!vm.runs(), "{fault}");
@@ -29,9 +29,9 @@ pub(crate) fn failing_start(backend: &'static str, fault: &str, at_most: Duratio
 
 /// With what the VMM is to be asked by a restore.
 pub(crate) fn suspends_and_resumes(backend: &'static str, restored: &[impl AsRef<str>]) {
-    let world = World::new(backend);
-    let vm = world.vm("web").started();
-    let snapshot = vm.snapshot(&world.path("s"), true);
+    let host = TestHost::new(backend);
+    let vm = host.vm("web").started();
+    let snapshot = vm.snapshot(&host.path("s"), true);
     assert!(!vm.runs());
     assert_eq!(vm.record().state, State::Asleep);
     vm.forget_calls();
@@ -53,14 +53,14 @@ pub(crate) fn a_snapshot_that_fails_leaves_the_vm_running(
     resume: &str,
     was_paused: bool,
 ) {
-    let world = World::new(backend);
-    let vm = world.vm("web").started();
+    let host = TestHost::new(backend);
+    let vm = host.vm("web").started();
     vm.inject(fault);
-    let to = world.path("s");
-    let (mut taking, frozen) = vm.freeze(&to, LONG);
+    let to = host.path("s");
+    let (mut session, frozen) = vm.freeze(&to, LONG);
     told(&frozen.unwrap_err(), words);
     vm.forget_calls();
-    taking.run_on(Patience::new(LONG, None)).unwrap();
+    session.run_on(Deadline::new(LONG, None)).unwrap();
     let calls = vm.calls();
     let resumed = calls.iter().any(|call| call.starts_with(resume));
     assert_eq!(resumed, was_paused, "{fault}: {calls:?}");
@@ -70,13 +70,13 @@ pub(crate) fn a_snapshot_that_fails_leaves_the_vm_running(
 
 /// `fault` has it die when it is to write a snapshot.
 pub(crate) fn a_vmm_that_dies_while_snapshotting_is_told(backend: &'static str, fault: &str) {
-    let world = World::new(backend);
-    let vm = world.vm("web").started();
+    let host = TestHost::new(backend);
+    let vm = host.vm("web").started();
     vm.inject(fault);
-    let (mut taking, frozen) = vm.freeze(&world.path("s"), LONG);
+    let (mut session, frozen) = vm.freeze(&host.path("s"), LONG);
     told(&frozen.unwrap_err(), &["in the middle of the answer"]);
     // Nobody listens any more, or still but not for long.
-    taking.run_on(Patience::new(LONG, None)).unwrap_err();
+    session.run_on(Deadline::new(LONG, None)).unwrap_err();
     assert_eq!(vm.record().state, State::Stopped);
     assert!(!vm.folder.file("v.sock").exists());
 }

@@ -1,16 +1,16 @@
 //! `--backend cloud-hypervisor`
 
 use crate::both;
-use crate::world::{LONG, World, names, told};
-use mvm_vmm::{Patience, Snapshot, State, Stop, Stopped};
+use crate::test_host::{LONG, TestHost, names, told};
+use mvm_vmm::{Deadline, Snapshot, State, Stop, Stopped};
 use serde_json::Value;
 use std::fs;
 use std::time::Duration;
 
 const BACKEND: &str = "cloud-hypervisor";
 
-fn world() -> World {
-    World::new(BACKEND)
+fn host() -> TestHost {
+    TestHost::new(BACKEND)
 }
 
 fn api(calls: &[&str]) -> Vec<String> {
@@ -22,8 +22,8 @@ fn api(calls: &[&str]) -> Vec<String> {
 }
 
 pub(crate) fn starts_and_stops() {
-    let world = world();
-    let vm = world.vm("web");
+    let host = host();
+    let vm = host.vm("web");
     let record = vm.try_start(LONG).unwrap();
     assert_eq!(
         vm.calls(),
@@ -41,18 +41,18 @@ pub(crate) fn starts_and_stops() {
 }
 
 pub(crate) fn has_its_root_file_system() {
-    let world = world();
-    world.write_manifest(r#"{"file":"rootfs.erofs","type":"erofs"}"#);
-    let vm = world.vm("web").started();
+    let host = host();
+    host.write_manifest(r#"{"file":"rootfs.erofs","type":"erofs"}"#);
+    let vm = host.vm("web").started();
     assert_eq!(
         fs::read_to_string(vm.folder.file("boot_args")).unwrap(),
         "console=ttyS0 root=/dev/vda ro init_on_free=1"
     );
-    let snapshot = vm.snapshot(&world.path("s"), false);
+    let snapshot = vm.snapshot(&host.path("s"), false);
     let disk = &config(&snapshot)["disks"][0];
     assert_eq!(
         disk["path"],
-        world.image().join("rootfs.erofs").to_str().unwrap()
+        host.image().join("rootfs.erofs").to_str().unwrap()
     );
     assert_eq!(disk["readonly"], true);
 }
@@ -74,15 +74,15 @@ pub(crate) fn a_start_that_fails_leaves_no_process() {
 }
 
 pub(crate) fn an_answer_with_more_in_it_is_not_taken() {
-    let world = world();
-    let vm = world.vm("web").started();
+    let host = host();
+    let vm = host.vm("web").started();
     vm.inject("GET /api/v1/vm.info extra");
-    let (mut taking, frozen) = vm.freeze(&world.path("s"), LONG);
+    let (mut session, frozen) = vm.freeze(&host.path("s"), LONG);
     told(
         &frozen.unwrap_err(),
         &["not what its API promises", "unheard_of"],
     );
-    taking.run_on(Patience::new(LONG, None)).unwrap();
+    session.run_on(Deadline::new(LONG, None)).unwrap();
 }
 
 fn config(snapshot: &Snapshot) -> Value {
@@ -91,9 +91,9 @@ fn config(snapshot: &Snapshot) -> Value {
 }
 
 pub(crate) fn snapshots_and_runs_on() {
-    let world = world();
-    let vm = world.vm("web").started();
-    let snapshot = vm.snapshot(&world.path("s"), false);
+    let host = host();
+    let vm = host.vm("web").started();
+    let snapshot = vm.snapshot(&host.path("s"), false);
     assert_eq!(
         vm.calls(),
         api(&[
@@ -130,21 +130,21 @@ pub(crate) fn suspends_and_resumes() {
 
 /// Also one whose sockets are somewhere else altogether.
 pub(crate) fn a_restore_leaves_the_snapshot_as_it_was() {
-    let world = world();
-    let vm = world.vm("web").started();
-    let (taking, frozen) = vm.freeze(&world.path("s"), LONG);
-    let unnamed = frozen.unwrap();
-    let partial = names(&world.path(""));
+    let host = host();
+    let vm = host.vm("web").started();
+    let (session, frozen) = vm.freeze(&host.path("s"), LONG);
+    let pending = frozen.unwrap();
+    let partial = names(&host.path(""));
     let partial = partial.iter().find(|name| name.starts_with(".partial-"));
-    let path = world.path(partial.unwrap()).join("config.json");
+    let path = host.path(partial.unwrap()).join("config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     config["vsock"]["socket"] = "/nonexistent/v.sock".into();
     config["serial"]["file"] = "/nonexistent/console".into();
     fs::write(&path, config.to_string()).unwrap();
     let token = mvm_protocol::lifecycle::Token::new("t0ken").unwrap();
-    let snapshot = unnamed.publish(token, "0.1.0".into()).unwrap();
-    drop(taking);
-    let clone = world.vm("clone");
+    let snapshot = pending.publish(token, "0.1.0".into()).unwrap();
+    drop(session);
+    let clone = host.vm("clone");
     clone.restore(&snapshot, true).unwrap();
     assert!(clone.folder.file("v.sock").exists());
     Snapshot::open(&snapshot.folder).expect("its hashes are as they were");
@@ -157,9 +157,9 @@ pub(crate) fn a_restore_leaves_the_snapshot_as_it_was() {
 
 pub(crate) fn the_first_request_after_a_restore_may_fail() {
     for fault in ["500", "die"] {
-        let world = world();
-        let vm = world.vm("web").started();
-        let snapshot = vm.snapshot(&world.path("s"), true);
+        let host = host();
+        let vm = host.vm("web").started();
+        let snapshot = vm.snapshot(&host.path("s"), true);
         vm.forget_calls();
         vm.inject(&format!("PUT /api/v1/vm.resume {fault}"));
         let restored = vm.restore(&snapshot, false);
@@ -185,9 +185,9 @@ pub(crate) fn the_first_request_after_a_restore_may_fail() {
 }
 
 pub(crate) fn a_resume_whose_answer_was_lost_is_not_made_again() {
-    let world = world();
-    let vm = world.vm("web").started();
-    let snapshot = vm.snapshot(&world.path("s"), true);
+    let host = host();
+    let vm = host.vm("web").started();
+    let snapshot = vm.snapshot(&host.path("s"), true);
     vm.forget_calls();
     vm.inject("PUT /api/v1/vm.resume cut");
     vm.restore(&snapshot, false).unwrap();

@@ -1,17 +1,17 @@
 //! `--backend firecracker`
 
 use crate::both;
-use crate::world::{LONG, World, names, told};
+use crate::test_host::{LONG, TestHost, names, told};
 use mvm_vmm::error::Error;
 use mvm_vmm::http::HttpError;
-use mvm_vmm::{Patience, State, Stop, Stopped};
+use mvm_vmm::{Deadline, State, Stop, Stopped};
 use std::fs;
 use std::time::{Duration, Instant};
 
 const BACKEND: &str = "firecracker";
 
-fn world() -> World {
-    World::new(BACKEND)
+fn host() -> TestHost {
+    TestHost::new(BACKEND)
 }
 
 const STARTED: [&str; 6] = [
@@ -24,9 +24,9 @@ const STARTED: [&str; 6] = [
 ];
 
 pub(crate) fn starts_and_stops() {
-    let world = world();
+    let host = host();
     // With letters that an id of Firecracker's cannot have.
-    let vm = world.vm("web_1.a");
+    let vm = host.vm("web_1.a");
     let record = vm.try_start(LONG).unwrap();
     assert_eq!(vm.calls(), STARTED);
     assert_eq!(record.state, State::Running);
@@ -45,25 +45,25 @@ pub(crate) fn starts_and_stops() {
 /// KVM can be opened here; whether it boots a kernel is tried in QEMU, whose stand-in goes by what the
 /// kernel's file says.
 pub(crate) fn is_chosen_if_kvm_boots_the_kernel() {
-    let world = world();
-    fs::create_dir_all(world.path("home")).unwrap();
-    let vm = world.vm("hangs");
+    let host = host();
+    fs::create_dir_all(host.path("home")).unwrap();
+    let vm = host.vm("hangs");
     // The next that can do without KVM. That it has no more than the trial is not asked here.
     let error = vm.try_start_with("auto", LONG).unwrap_err();
     assert_eq!(vm.record().backend, "qemu", "{error}");
-    let remembered = fs::read_to_string(world.path("home/kvm.json")).unwrap();
+    let remembered = fs::read_to_string(host.path("home/kvm.json")).unwrap();
     assert!(remembered.contains("failed to set MSR"), "{remembered}");
 
-    fs::write(world.image().join("vmlinux"), "\x7fELF KVM boots this").unwrap();
-    let vm = world.vm("boots");
+    fs::write(host.image().join("vmlinux"), "\x7fELF KVM boots this").unwrap();
+    let vm = host.vm("boots");
     let record = vm.try_start_with("auto", LONG).unwrap();
     assert_eq!(record.backend, "firecracker");
 }
 
 pub(crate) fn has_its_root_file_system() {
-    let world = world();
-    world.write_manifest(r#"{"file":"rootfs.erofs","type":"erofs"}"#);
-    let vm = world.vm("web");
+    let host = host();
+    host.write_manifest(r#"{"file":"rootfs.erofs","type":"erofs"}"#);
+    let vm = host.vm("web");
     vm.try_start(LONG).unwrap();
     let calls = vm.calls();
     assert_eq!(calls[3], "PUT /drives/rootfs 204", "{calls:?}");
@@ -97,17 +97,17 @@ pub(crate) fn a_start_that_fails_leaves_no_process() {
 }
 
 pub(crate) fn an_answer_with_more_in_it_is_not_taken() {
-    let world = world();
-    let vm = world.vm("web");
+    let host = host();
+    let vm = host.vm("web");
     vm.inject("GET /version extra");
     let error = vm.try_start(LONG).unwrap_err();
     told(&error, &["not what its API promises", "unheard_of"]);
 }
 
 pub(crate) fn snapshots_and_runs_on() {
-    let world = world();
-    let vm = world.vm("web").started();
-    let snapshot = vm.snapshot(&world.path("s"), false);
+    let host = host();
+    let vm = host.vm("web").started();
+    let snapshot = vm.snapshot(&host.path("s"), false);
     assert_eq!(
         vm.calls(),
         [
@@ -133,16 +133,16 @@ pub(crate) fn suspends_and_resumes() {
 }
 
 pub(crate) fn a_clone_has_sockets_of_its_own() {
-    let world = world();
-    let vm = world.vm("web").started();
-    let snapshot = vm.snapshot(&world.path("s"), false);
-    let clones = [world.vm("one"), world.vm("two")];
+    let host = host();
+    let vm = host.vm("web").started();
+    let snapshot = vm.snapshot(&host.path("s"), false);
+    let clones = [host.vm("one"), host.vm("two")];
     for clone in &clones {
         let restored = clone.restore(&snapshot, true).unwrap();
         assert_eq!(restored.socket(), clone.folder.file("v.sock"));
         assert!(restored.socket().exists());
     }
-    assert!(vm.runs() && clones.iter().all(super::world::Vm::runs));
+    assert!(vm.runs() && clones.iter().all(super::test_host::Vm::runs));
 }
 
 pub(crate) fn a_snapshot_that_fails_leaves_the_vm_running() {
@@ -166,37 +166,37 @@ pub(crate) fn a_vmm_that_dies_while_snapshotting_is_told() {
 }
 
 pub(crate) fn a_vmm_that_hangs_while_snapshotting_is_given_up() {
-    let world = world();
-    let vm = world.vm("web").started();
+    let host = host();
+    let vm = host.vm("web").started();
     vm.inject("PUT /snapshot/create hang");
     let soon = Duration::from_millis(400);
-    let (mut taking, frozen) = vm.freeze(&world.path("s"), soon);
+    let (mut session, frozen) = vm.freeze(&host.path("s"), soon);
     told(&frozen.unwrap_err(), &["not answered within 0.4 s"]);
-    let error = taking.run_on(Patience::new(soon, None)).unwrap_err();
+    let error = session.run_on(Deadline::new(soon, None)).unwrap_err();
     told(&error, &["not answered within 0.4 s"]);
     // It may be frozen still: nobody is to dial it.
     assert_eq!(vm.record().state, State::Asleep);
-    drop(taking);
+    drop(session);
     assert_eq!(vm.stop(Stop::Force), Stopped::Forced);
     assert!(!vm.runs());
 }
 
 /// The one that runs counts, whatever is installed by now.
 pub(crate) fn the_broken_version_is_refused() {
-    let world = world();
-    let vm = world.vm("web");
+    let host = host();
+    let vm = host.vm("web");
     fs::write(vm.folder.file("version"), "1.16.0\n").unwrap();
     let vm = vm.started();
     // By the one that runs: the one that is installed is another.
-    let error = vm.try_take(&world.path("s")).unwrap_err();
+    let error = vm.try_take(&host.path("s")).unwrap_err();
     told(&error, &["1.16.0", "loses the guest's vsock"]);
     assert!(error.hint().contains("1.16.1"));
     assert_eq!(vm.calls(), ["GET /version 200"], "it was not paused");
-    assert_eq!(names(&world.path("")), ["home", "image"]);
+    assert_eq!(names(&host.path("")), ["home", "image"]);
     // Nor is a sound snapshot restored with it.
-    let other = world.vm("other").started();
-    let snapshot = other.snapshot(&world.path("s"), false);
-    let clone = world.vm("clone");
+    let other = host.vm("other").started();
+    let snapshot = other.snapshot(&host.path("s"), false);
+    let clone = host.vm("clone");
     fs::write(clone.folder.file("version"), "1.16.0\n").unwrap();
     let error = clone.restore(&snapshot, true).unwrap_err();
     told(&error, &["loses the guest's vsock"]);
@@ -204,9 +204,9 @@ pub(crate) fn the_broken_version_is_refused() {
 }
 
 pub(crate) fn a_load_that_fails_is_told_with_the_end_of_the_process() {
-    let world = world();
-    let vm = world.vm("web").started();
-    let snapshot = vm.snapshot(&world.path("s"), true);
+    let host = host();
+    let vm = host.vm("web").started();
+    let snapshot = vm.snapshot(&host.path("s"), true);
     let memory = snapshot.file("memory");
     let kept = fs::read(&memory).unwrap();
     // After it was checked.

@@ -15,7 +15,7 @@ mod both;
 mod cloud_hypervisor;
 mod firecracker;
 mod manners;
-mod world;
+mod test_host;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -34,7 +34,7 @@ macro_rules! trials {
 
 fn main() {
     mvm_fake_vmm::run_if_called();
-    let programs = world::install();
+    let programs = test_host::install();
     let trials = trials! {
         firecracker: starts_and_stops, is_chosen_if_kvm_boots_the_kernel, has_its_root_file_system, starts_again_after_a_crash,
             a_start_that_fails_leaves_no_process, an_answer_with_more_in_it_is_not_taken,

@@ -1,8 +1,8 @@
 //! The stand-ins themselves: what is out of order, or has a field too many or too few, they refuse as
 //! the real ones do. Without that the other tests would prove little.
 
-use crate::world::LONG;
-use mvm_vmm::Patience;
+use crate::test_host::LONG;
+use mvm_vmm::Deadline;
 use mvm_vmm::http::{Api, HttpError, Method};
 use serde_json::{Value, json};
 use std::env;
@@ -48,15 +48,15 @@ impl Running {
     }
 
     fn get(&self, path: &str) -> Result<Value, HttpError> {
-        self.api().get(path, Patience::new(LONG, None))
+        self.api().get(path, Deadline::new(LONG, None))
     }
 
     fn ask(&self, method: Method, path: &str, body: &Value) -> Result<(), HttpError> {
-        let patience = Patience::new(LONG, None);
+        let deadline = Deadline::new(LONG, None);
         if body.is_null() {
-            self.api().act(path, patience)
+            self.api().act(path, deadline)
         } else {
-            self.api().ask(method, path, body, patience)
+            self.api().ask(method, path, body, deadline)
         }
     }
 

@@ -6,8 +6,8 @@ use crate::render::data::document;
 use crate::render::text::clean;
 use crate::report::{Failure, Kind, Outcome};
 use mvm_client::{Error, Inventory, Unseen};
-use mvm_vmm::doctor::{self, Elsewhere, Finding, Level};
-use mvm_vmm::{Home, Patience};
+use mvm_vmm::doctor::{self, DiscoveredVm, Finding, Level};
+use mvm_vmm::{Deadline, Home};
 use serde_json::json;
 
 /// Find out what is in the way of starting VMs here, and how to mend it
@@ -22,15 +22,15 @@ impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let (inventory, mut amiss) = inventory(context)?;
         let home = Home::at(inventory.home());
-        let elsewhere =
-            match elsewhere(&inventory) {
-                Ok((elsewhere, unseen)) => {
+        let discovered =
+            match discovered(&inventory) {
+                Ok((discovered, unseen)) => {
                     // Of the VMs in `$MVM_HOME` it tells by itself.
                     let unseen = unseen.iter().filter(|one| one.is_discovered);
                     amiss.extend(unseen.map(|one| {
                         Finding::amiss(Level::Warning, "vms", one.to_string(), one.hint())
                     }));
-                    elsewhere
+                    discovered
                 }
                 Err(error) => {
                     let (why, fix) = (error.to_string(), error.hint("NAME"));
@@ -41,7 +41,7 @@ impl Args {
         let progress = context.ui.progress("trying KVM");
         let at_most = context.timeout.unwrap_or(doctor::TRIAL);
         let examined = tokio::task::spawn_blocking(move || {
-            doctor::examine(&home, &elsewhere, Patience::new(at_most, None))
+            doctor::examine(&home, &discovered, Deadline::new(at_most, None))
         });
         let mut findings = match examined.await {
             Ok(findings) => findings,
@@ -78,14 +78,14 @@ fn inventory(context: &Context) -> Result<(Inventory, Vec<Finding>), Failure> {
     }
 }
 
-/// The sockets of VMs that are not, or are reached elsewhere than, in `$MVM_HOME`. Of one that does
+/// The sockets of VMs that are not, or are reached discovered than, in `$MVM_HOME`. Of one that does
 /// not run there is none to be looked at. And the folders in which there may be more.
-fn elsewhere(inventory: &Inventory) -> Result<(Vec<Elsewhere>, Vec<Unseen>), Error> {
+fn discovered(inventory: &Inventory) -> Result<(Vec<DiscoveredVm>, Vec<Unseen>), Error> {
     let found = inventory.list()?;
     let sockets = found.vms.into_iter().filter_map(|vm| {
         let socket = vm.endpoint().ok()?.path()?.to_owned();
         let own = inventory.folder(&vm.name).join("v.sock");
-        (socket != own).then_some(Elsewhere {
+        (socket != own).then_some(DiscoveredVm {
             name: vm.name,
             socket,
         })

@@ -5,7 +5,7 @@ use super::dev::failure;
 use crate::args::Format;
 use crate::fleet;
 use crate::render::data;
-use crate::render::table::{Table, Tone, cell};
+use crate::render::table::{Style, Table, cell};
 use crate::render::words;
 use crate::report::{Failure, Outcome};
 use crate::vm_name;
@@ -58,34 +58,34 @@ fn table(context: &Context, jobs: &[Job]) -> String {
     for job in jobs {
         let (tone, state) = state(job);
         let mut row = vec![
-            cell(Tone::Plain, &job.job.to_string()),
+            cell(Style::Plain, &job.job.to_string()),
             cell(tone, &state),
-            cell(Tone::Plain, &words::age(job.started_at)),
-            cell(Tone::Plain, &took(job)),
-            cell(Tone::Plain, &words::bytes(job.output_bytes)),
-            cell(Tone::Plain, &words::command_line(&job.argv)),
+            cell(Style::Plain, &words::age(job.started_at)),
+            cell(Style::Plain, &took(job)),
+            cell(Style::Plain, &words::bytes(job.output_bytes)),
+            cell(Style::Plain, &words::command_line(&job.argv)),
         ];
         if wide {
-            row.insert(1, cell(Tone::Plain, &job.pid.to_string()));
+            row.insert(1, cell(Style::Plain, &job.pid.to_string()));
         }
         table.row(row);
     }
     table.finish()
 }
 
-fn state(job: &Job) -> (Tone, String) {
+fn state(job: &Job) -> (Style, String) {
     match job.state {
-        Lenient::Known(JobState::Running) => return (Tone::Good, "running".into()),
-        Lenient::Known(JobState::Held) => return (Tone::Warn, "held".into()),
+        Lenient::Known(JobState::Running) => return (Style::Good, "running".into()),
+        Lenient::Known(JobState::Held) => return (Style::Warn, "held".into()),
         Lenient::Known(JobState::Ended) => {}
         Lenient::Other(word) => return words::other(&word),
     }
     match (job.timed_out, job.exit_code, &job.signal) {
-        (true, ..) => (Tone::Bad, "timed out".into()),
-        (false, Some(0), _) => (Tone::Plain, "ok".into()),
-        (false, Some(code), _) => (Tone::Bad, format!("exit {code}")),
-        (false, None, Some(signal)) => (Tone::Bad, format!("signal {signal}")),
-        (false, None, None) => (Tone::Bad, "ended".into()),
+        (true, ..) => (Style::Bad, "timed out".into()),
+        (false, Some(0), _) => (Style::Plain, "ok".into()),
+        (false, Some(code), _) => (Style::Bad, format!("exit {code}")),
+        (false, None, Some(signal)) => (Style::Bad, format!("signal {signal}")),
+        (false, None, None) => (Style::Bad, "ended".into()),
     }
 }
 

@@ -3,13 +3,13 @@
 
 use super::Context;
 use super::machine::{blocking, failure, home};
-use super::restore::rouse;
+use super::restore::wake_guest;
 use super::wake::wake;
 use crate::report::Failure;
 use mvm_client::Endpoint;
 use mvm_protocol::lifecycle::{Awake, WakeCause};
 use mvm_vmm::suspend::mend;
-use mvm_vmm::{Error, Patience, VmName};
+use mvm_vmm::{Deadline, Error, VmName};
 use std::time::Duration;
 
 /// How long the VM may take to run on.
@@ -24,9 +24,9 @@ pub(super) async fn mend_if_broken_off(
     let (Ok(name), Ok(home)) = (VmName::new(vm), home(context)) else {
         return Ok(None);
     };
-    let mended = blocking(move || mend(&home, &name, Patience::new(RUN_ON, None))).await;
-    let taking = match mended {
-        Ok(Some(taking)) => taking,
+    let mended = blocking(move || mend(&home, &name, Deadline::new(RUN_ON, None))).await;
+    let session = match mended {
+        Ok(Some(session)) => session,
         // Whoever holds the lock is taking that very snapshot. What cannot be looked at, the command
         // itself tells of.
         Ok(None)
@@ -46,10 +46,10 @@ pub(super) async fn mend_if_broken_off(
             return Err(failure.hint(format!("`mvmctl vm stop {vm}` ends it")));
         }
     };
-    let endpoint = Endpoint::unix(taking.socket()).with_port(taking.record().port);
+    let endpoint = Endpoint::unix(session.socket()).with_port(session.record().port);
     // Without a token: it has gone with the program that made it up.
     let asked = || wake(None, WakeCause::Aborted, false);
-    let awake = rouse(context, vm, &endpoint, asked, None).await?;
+    let awake = wake_guest(context, vm, &endpoint, asked, None).await?;
     context.ui.note(&format!(
         "{vm}: a snapshot of it was broken off; it runs on now, its guest was woken, and what had been \
          written is removed"

@@ -3,7 +3,7 @@
 use super::Context;
 use crate::args::Format;
 use crate::fleet::{self, Fleet};
-use crate::render::table::{Table, Tone, cell};
+use crate::render::table::{Style, Table, cell};
 use crate::render::{data, status, words};
 use crate::report::{Failure, Outcome};
 use crate::vm_name;
@@ -48,10 +48,10 @@ fn table(context: &Context, fleet: &Fleet<Pong>) -> String {
     let mut table = Table::new(&context.ui, &headers);
     for one in &fleet.answers {
         let shown = match &one.result {
-            Ok(pong) => cell(Tone::Plain, &words::milliseconds(pong.rtt_ms)),
-            Err(failure) => cell(Tone::Dim, &failure.code),
+            Ok(pong) => cell(Style::Plain, &words::milliseconds(pong.rtt_ms)),
+            Err(failure) => cell(Style::Dim, &failure.code),
         };
-        let mut row = vec![cell(Tone::Plain, &one.name), shown];
+        let mut row = vec![cell(Style::Plain, &one.name), shown];
         if context.format == Format::Wide {
             row.push(status::address(one));
         }

@@ -11,7 +11,7 @@ use clap_complete::engine::ArgValueCompleter;
 use mvm_client::{Endpoint, Session};
 use mvm_protocol::lifecycle::{Awake, Wake, WakeCause};
 use mvm_vmm::suspend::restore;
-use mvm_vmm::{Error, Patience, Snapshot};
+use mvm_vmm::{Deadline, Error, Snapshot};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How long loading the state may take that was given no `--timeout`.
-const PATIENCE: Duration = Duration::from_mins(5);
+const DEFAULT_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// How long a guest that runs may take to be awake, restore commands included.
 const ROUSE: Duration = Duration::from_mins(2);
@@ -60,7 +60,7 @@ impl Args {
         let failed = |error: &Error| failure(context, &self.name, error);
         let vm = name(&self.name)?;
         let home = home(context)?;
-        let at_most = context.timeout.unwrap_or(PATIENCE);
+        let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
         let progress = context.ui.progress(&format!("restoring {vm}"));
         let begun = Instant::now();
         let cancelled = cancelled_by_signals()?;
@@ -68,8 +68,8 @@ impl Args {
         let (folder, clone) = (self.snapshot, self.clone);
         let restored = blocking(move || {
             let snapshot = Snapshot::open(&folder)?;
-            let patience = Patience::new(at_most, Some(&flag));
-            let restored = restore(&home, &vm, &snapshot, clone, patience)?;
+            let deadline = Deadline::new(at_most, Some(&flag));
+            let restored = restore(&home, &vm, &snapshot, clone, deadline)?;
             Ok((snapshot, restored))
         });
         // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
@@ -77,8 +77,8 @@ impl Args {
         let token = snapshot.manifest.token;
         let endpoint = Endpoint::unix(restored.socket()).with_port(restored.record().port);
         let asked = || wake(Some(token.clone()), WakeCause::Restored, clone);
-        let roused = rouse(context, &self.name, &endpoint, asked, Some(&cancelled)).await;
-        let awake = roused.map_err(|failure| not_woken(failure, &self.name))?;
+        let woken = wake_guest(context, &self.name, &endpoint, asked, Some(&cancelled)).await;
+        let awake = woken.map_err(|failure| not_woken(failure, &self.name))?;
         drop(progress);
         context.ui.note(&format!(
             "{} runs after {:.1} s",
@@ -113,7 +113,7 @@ fn not_woken(mut failure: Failure, vm: &str) -> Failure {
 /// Wakes a guest whose VM has just begun to run on, trying again until it works, cannot work, or
 /// its time is up. A request whose answer was lost is sent again unchanged, and gets the same
 /// answer: nothing runs twice.
-pub(super) async fn rouse(
+pub(super) async fn wake_guest(
     context: &Context,
     vm: &str,
     endpoint: &Endpoint,

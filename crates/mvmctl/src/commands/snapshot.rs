@@ -10,7 +10,7 @@
 use super::Context;
 use super::machine::{blocking, failure, home, name};
 use super::mend::mend_if_broken_off;
-use super::restore::rouse;
+use super::restore::wake_guest;
 use super::sleep::secs;
 use super::start::{cancelled_by_signals, until_raised};
 use super::wake::{is_well, wake};
@@ -26,9 +26,9 @@ use mvm_protocol::drop_in::Secs;
 use mvm_protocol::lifecycle::{
     Awake, Outcome as StepOutcome, Ready, SleepPrep, Step, StepKind, Token, WakeCause,
 };
-use mvm_vmm::snapshot::Draft;
-use mvm_vmm::suspend::{Taking, Unnamed, take};
-use mvm_vmm::{Error, Patience, Snapshot};
+use mvm_vmm::snapshot::SnapshotDir;
+use mvm_vmm::suspend::{PendingSnapshot, SnapshotSession, take};
+use mvm_vmm::{Deadline, Error, Snapshot};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// How long the VMM may take to write the state.
-const PATIENCE: Duration = Duration::from_mins(5);
+const DEFAULT_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// How long a VM may take to run on.
 const RUN_ON: Duration = Duration::from_mins(1);
@@ -96,8 +96,8 @@ impl Args {
         let progress = context.ui.progress(&format!("snapshotting {vm}"));
         let cancelled = cancelled_by_signals()?;
         let begun = blocking(move || take(&home, &vm, to.as_deref()));
-        let (taking, draft) = begun.await.map_err(|error| failed(&error))?;
-        let endpoint = Endpoint::unix(taking.socket()).with_port(taking.record().port);
+        let (session, snapshot_dir) = begun.await.map_err(|error| failed(&error))?;
+        let endpoint = Endpoint::unix(session.socket()).with_port(session.record().port);
         let host = Host {
             context,
             vm: &self.name,
@@ -106,11 +106,11 @@ impl Args {
             cancelled,
         };
         let (hello, ready) = host.sleep(self.deadline).await?;
-        let (taking, unnamed) = host.freeze(taking, draft).await?;
+        let (session, pending) = host.freeze(session, snapshot_dir).await?;
         let made = if self.stop {
-            host.name_and_end(taking, unnamed, hello).await?
+            host.name_and_end(session, pending, hello).await?
         } else {
-            host.run_on_and_name(taking, unnamed, hello).await?
+            host.run_on_and_name(session, pending, hello).await?
         };
         drop(progress);
         show(context, &self.name, &made, ready.steps)?;
@@ -191,16 +191,20 @@ impl Host<'_> {
     }
 
     /// Freezes the VM; if that fails it runs on.
-    async fn freeze(&self, mut taking: Taking, draft: Draft) -> Result<(Taking, Unnamed), Failure> {
-        let at_most = self.context.timeout.unwrap_or(PATIENCE);
+    async fn freeze(
+        &self,
+        mut session: SnapshotSession,
+        snapshot_dir: SnapshotDir,
+    ) -> Result<(SnapshotSession, PendingSnapshot), Failure> {
+        let at_most = self.context.timeout.unwrap_or(DEFAULT_TIMEOUT);
         let flag = Arc::clone(&self.cancelled);
         let frozen = blocking(move || {
-            let frozen = taking.freeze(draft, Patience::new(at_most, Some(&flag)));
-            Ok((taking, frozen))
+            let frozen = session.freeze(snapshot_dir, Deadline::new(at_most, Some(&flag)));
+            Ok((session, frozen))
         });
         match frozen.await {
-            Ok((taking, Ok(unnamed))) => Ok((taking, unnamed)),
-            Ok((taking, Err(error))) => Err(self.undo(taking, &error).await),
+            Ok((session, Ok(pending))) => Ok((session, pending)),
+            Ok((session, Err(error))) => Err(self.undo(session, &error).await),
             Err(error) => Err(failure(self.context, self.vm, &error)),
         }
     }
@@ -208,15 +212,15 @@ impl Host<'_> {
     /// Suspends: the folder has its name before the VM is ended, or the VM runs on.
     async fn name_and_end(
         &self,
-        mut taking: Taking,
-        unnamed: Unnamed,
+        mut session: SnapshotSession,
+        pending: PendingSnapshot,
         hello: Hello,
     ) -> Result<Made, Failure> {
-        let snapshot = match self.publish(unnamed, hello).await {
+        let snapshot = match self.publish(pending, hello).await {
             Ok(snapshot) => snapshot,
-            Err(error) => return Err(self.undo(taking, &error).await),
+            Err(error) => return Err(self.undo(session, &error).await),
         };
-        let ended = blocking(move || taking.stop()).await;
+        let ended = blocking(move || session.stop()).await;
         ended.map_err(|error| {
             let failure = failure(self.context, self.vm, &error);
             self.with_snapshot(failure, &snapshot)
@@ -231,12 +235,12 @@ impl Host<'_> {
     /// to the folder is done while it runs.
     async fn run_on_and_name(
         &self,
-        taking: Taking,
-        unnamed: Unnamed,
+        session: SnapshotSession,
+        pending: PendingSnapshot,
         hello: Hello,
     ) -> Result<Made, Failure> {
-        let awake = self.run_on(taking).await;
-        match (self.publish(unnamed, hello).await, awake) {
+        let awake = self.run_on(session).await;
+        match (self.publish(pending, hello).await, awake) {
             (Ok(snapshot), Ok(awake)) => Ok(Made {
                 snapshot,
                 awake: Some(awake),
@@ -249,26 +253,26 @@ impl Host<'_> {
         }
     }
 
-    async fn publish(&self, unnamed: Unnamed, hello: Hello) -> Result<Snapshot, Error> {
+    async fn publish(&self, pending: PendingSnapshot, hello: Hello) -> Result<Snapshot, Error> {
         let token = self.token.clone();
-        blocking(move || unnamed.publish(token, hello.agent_version)).await
+        blocking(move || pending.publish(token, hello.agent_version)).await
     }
 
     /// The snapshot could not be taken: the VM runs on, and its guest is told.
-    async fn undo(&self, taking: Taking, error: &Error) -> Failure {
+    async fn undo(&self, session: SnapshotSession, error: &Error) -> Failure {
         let failure = match error {
             // Its own words are those of a start, which ends what it has begun.
             Error::Interrupted => Failure::failed("interrupted").of(self.vm),
             error => failure(self.context, self.vm, error),
         };
-        self.told(failure, self.run_on(taking).await)
+        self.told(failure, self.run_on(session).await)
     }
 
     /// Nothing interrupts this: a frozen VM is of no use to anybody.
-    async fn run_on(&self, mut taking: Taking) -> Result<Awake, Failure> {
+    async fn run_on(&self, mut session: SnapshotSession) -> Result<Awake, Failure> {
         let ran = blocking(move || {
-            taking.run_on(Patience::new(RUN_ON, None))?;
-            Ok(taking)
+            session.run_on(Deadline::new(RUN_ON, None))?;
+            Ok(session)
         });
         let ran = ran.await;
         // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
@@ -278,7 +282,7 @@ impl Host<'_> {
 
     async fn wake_aborted(&self) -> Result<Awake, Failure> {
         let asked = || wake(Some(self.token.clone()), WakeCause::Aborted, false);
-        rouse(self.context, self.vm, &self.endpoint, asked, None).await
+        wake_guest(self.context, self.vm, &self.endpoint, asked, None).await
     }
 
     /// A failure, and what became of the VM after it.

@@ -8,7 +8,7 @@ use crate::report::{Failure, Outcome};
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
 use mvm_client::{Deadlines, Endpoint, Session};
-use mvm_vmm::{Error, Patience, Record, Spec, Starting, State};
+use mvm_vmm::{Deadline, Error, Record, Spec, Starting, State};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// How long a start may take that was given no `--timeout`. Emulated, on a busy machine, a guest
 /// takes 10 s.
-const PATIENCE: Duration = Duration::from_mins(1);
+const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long to wait between two tries to reach the agent. It has said by then that it listens.
 const BETWEEN_TRIES: Duration = Duration::from_millis(100);
@@ -108,7 +108,7 @@ impl Args {
             data::one(context, &self.name, &report, String::new)?;
             return Ok(Outcome::Done);
         }
-        let at_most = context.timeout.unwrap_or(PATIENCE);
+        let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
         let failed = |error: &Error| failure(context, &self.name, error);
         let progress = context.ui.progress(&format!("starting {vm}"));
         let spec = Spec {
@@ -123,10 +123,10 @@ impl Args {
         let cancelled = cancelled_by_signals()?;
         let flag = Arc::clone(&cancelled);
         let starting = blocking(move || {
-            let patience = Patience::new(at_most, Some(&flag));
-            let starting = mvm_vmm::machine::start(&home, &vm, &spec, patience)?;
+            let deadline = Deadline::new(at_most, Some(&flag));
+            let starting = mvm_vmm::machine::start(&home, &vm, &spec, deadline)?;
             if wait {
-                starting.wait_for_agent(patience)?;
+                starting.wait_for_agent(deadline)?;
             }
             Ok(starting)
         });

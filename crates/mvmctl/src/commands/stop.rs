@@ -13,7 +13,7 @@ use serde::Serialize;
 use std::time::Duration;
 
 /// How long a guest may take to power off that was given no `--timeout`. Emulated it takes 4 s.
-const PATIENCE: Duration = Duration::from_secs(20);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Stop VMs
 ///
@@ -41,7 +41,7 @@ impl Args {
         let how = if self.force {
             Stop::Force
         } else {
-            Stop::Ask(context.timeout.unwrap_or(PATIENCE))
+            Stop::Ask(context.timeout.unwrap_or(DEFAULT_TIMEOUT))
         };
         let work = move |home: &Home, vm: &VmName| {
             let stopped = mvm_vmm::machine::stop(home, vm, how)?;
@@ -56,8 +56,8 @@ impl Args {
                 (Stopped::Already, _) => format!("{vm} was not running"),
                 (Stopped::Clean, _) => format!("{vm} has stopped"),
                 (Stopped::Forced, Stop::Force) => format!("{vm} was ended"),
-                (Stopped::Forced, Stop::Ask(patience)) => {
-                    format!("{vm} did not stop when asked to, within {patience:?}, and was ended")
+                (Stopped::Forced, Stop::Ask(deadline)) => {
+                    format!("{vm} did not stop when asked to, within {deadline:?}, and was ended")
                 }
             },
         )

@@ -2,7 +2,7 @@
 
 use super::data::Named;
 use super::status::{self, omitted};
-use super::table::{Cell, Table, Tone, cell, pairs};
+use super::table::{Cell, Style, Table, cell, pairs};
 use super::text::{clean_lines, cut};
 use super::words;
 use crate::commands::Context;
@@ -79,11 +79,11 @@ fn probe_table(context: &Context, probes: &[ProbeStatus]) -> String {
             format!("{} ago", words::age(check.at))
         });
         table.row(vec![
-            cell(Tone::Plain, &probe.name),
+            cell(Style::Plain, &probe.name),
             ok(probe),
-            cell(Tone::Plain, &value(probe)),
+            cell(Style::Plain, &value(probe)),
             cell(last.0, &last.1),
-            cell(Tone::Plain, &run),
+            cell(Style::Plain, &run),
         ]);
     }
     table.finish()
@@ -91,8 +91,8 @@ fn probe_table(context: &Context, probes: &[ProbeStatus]) -> String {
 
 fn ok(probe: &ProbeStatus) -> Cell {
     match (probe.ok, &probe.last_check) {
-        (true, _) => cell(Tone::Good, "yes"),
-        (false, Some(_)) => cell(Tone::Bad, "no"),
+        (true, _) => cell(Style::Good, "yes"),
+        (false, Some(_)) => cell(Style::Bad, "no"),
         (false, None) => words_unknown(),
     }
 }
@@ -115,8 +115,8 @@ fn rejected_table(context: &Context, errors: &[DropInError]) -> String {
     let mut table = Table::new(&context.ui, &["REJECTED FILE", "WHY"]);
     for error in errors {
         table.row(vec![
-            cell(Tone::Plain, &error.file),
-            cell(Tone::Bad, &error.message),
+            cell(Style::Plain, &error.file),
+            cell(Style::Bad, &error.message),
         ]);
     }
     table.finish()
@@ -139,10 +139,10 @@ pub(crate) fn checked(context: &Context, checked: &Checked) -> String {
             ],
         );
         table.row(vec![
-            cell(Tone::Plain, &integration.name),
+            cell(Style::Plain, &integration.name),
             cell(health.0, &health.1),
-            cell(Tone::Plain, &words::age(integration.since)),
-            cell(Tone::Plain, &integration.consecutive_failures.to_string()),
+            cell(Style::Plain, &words::age(integration.since)),
+            cell(Style::Plain, &integration.consecutive_failures.to_string()),
             cell(last.0, &last.1),
         ]);
         text.push_str(&table.finish());

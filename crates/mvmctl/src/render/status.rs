@@ -1,6 +1,6 @@
 //! What `vm ls` and `vm status` show.
 
-use super::table::{Cell, Table, Tone, cell};
+use super::table::{Cell, Style, Table, cell};
 use super::words;
 use crate::args::Format;
 use crate::commands::Context;
@@ -25,7 +25,7 @@ pub(crate) fn ls<T: AsRef<Status>>(context: &Context, fleet: &Fleet<T>) -> Strin
     let mut table = Table::new(&context.ui, &headers);
     for one in &fleet.answers {
         let status = one.result.as_ref().ok().map(AsRef::as_ref);
-        let mut row = vec![cell(Tone::Plain, &one.name), backend(one), reachable(one)];
+        let mut row = vec![cell(Style::Plain, &one.name), backend(one), reachable(one)];
         row.extend(state(one, status));
         if wide {
             row.push(uptime(status));
@@ -48,11 +48,11 @@ pub(crate) fn one(context: &Context, name: &str, status: &Status) -> String {
         words::health(status.health),
     );
     summary.row(vec![
-        cell(Tone::Plain, name),
+        cell(Style::Plain, name),
         cell(lifecycle.0, &lifecycle.1),
         cell(health.0, &health.1),
-        cell(Tone::Plain, &words::worker(&status.worker)),
-        cell(Tone::Plain, &words::age(status.worker.since)),
+        cell(Style::Plain, &words::worker(&status.worker)),
+        cell(Style::Plain, &words::age(status.worker.since)),
         uptime(Some(status)),
     ]);
     format!("{}{}", summary.finish(), integration_table(context, status))
@@ -75,7 +75,7 @@ pub(crate) fn several(context: &Context, fleet: &Fleet<Status>) -> String {
     let mut table = Table::new(&context.ui, &headers);
     for one in &fleet.answers {
         let status = one.result.as_ref().ok();
-        let mut row = vec![cell(Tone::Plain, &one.name)];
+        let mut row = vec![cell(Style::Plain, &one.name)];
         row.extend(state(one, status));
         row.push(uptime(status));
         row.push(integrations(status));
@@ -107,12 +107,12 @@ pub(crate) fn integration_table(context: &Context, status: &Status) -> String {
         let health = words::health(one.health);
         let last = words::last_check(one.last_check.as_ref());
         table.row(vec![
-            cell(Tone::Plain, &one.name),
+            cell(Style::Plain, &one.name),
             cell(health.0, &health.1),
-            cell(Tone::Plain, &words::age(one.since)),
-            cell(Tone::Plain, &format!("{} of {}", one.failures, one.checks)),
+            cell(Style::Plain, &words::age(one.since)),
+            cell(Style::Plain, &format!("{} of {}", one.failures, one.checks)),
             cell(last.0, &last.1),
-            cell(Tone::Plain, &words::last_line(one.last_check.as_ref())),
+            cell(Style::Plain, &words::last_line(one.last_check.as_ref())),
         ]);
     }
     format!(
@@ -133,34 +133,34 @@ pub(crate) fn omitted(count: usize) -> String {
 
 fn backend<T>(one: &Answered<T>) -> Cell {
     match one.vm.as_ref().and_then(|vm| vm.backend.as_deref()) {
-        Some(backend) => cell(Tone::Plain, backend),
-        None => cell(Tone::Dim, "-"),
+        Some(backend) => cell(Style::Plain, backend),
+        None => cell(Style::Dim, "-"),
     }
 }
 
 fn reachable<T>(one: &Answered<T>) -> Cell {
     match &one.result {
-        Ok(_) => cell(Tone::Plain, "yes"),
+        Ok(_) => cell(Style::Plain, "yes"),
         // It answered, and will not say: that is reachable all the same.
-        Err(failure) if failure.kind == crate::report::Kind::Failed => cell(Tone::Plain, "yes"),
-        Err(_) if one.is_off() => cell(Tone::Dim, "no"),
-        Err(_) => cell(Tone::Bad, "no"),
+        Err(failure) if failure.kind == crate::report::Kind::Failed => cell(Style::Plain, "yes"),
+        Err(_) if one.is_off() => cell(Style::Dim, "no"),
+        Err(_) => cell(Style::Bad, "no"),
     }
 }
 
 /// Lifecycle, health and worker. Of a VM that cannot be reached nothing is known: least of all
 /// that it is idle, since somebody might stop it for that.
 fn state<T>(one: &Answered<T>, status: Option<&Status>) -> [Cell; 3] {
-    let shown = |(tone, text): (Tone, String)| cell(tone, &text);
+    let shown = |(tone, text): (Style, String)| cell(tone, &text);
     if let Some(status) = status {
         return [
             shown(words::lifecycle(status.lifecycle)),
             shown(words::health(status.health)),
-            cell(Tone::Plain, &words::worker(&status.worker)),
+            cell(Style::Plain, &words::worker(&status.worker)),
         ];
     }
     let lifecycle = match &one.vm {
-        Some(vm) if one.is_off() => (Tone::Dim, vm.state.to_string()),
+        Some(vm) if one.is_off() => (Style::Dim, vm.state.to_string()),
         _ => words::unknown(),
     };
     [
@@ -173,8 +173,8 @@ fn state<T>(one: &Answered<T>, status: Option<&Status>) -> [Cell; 3] {
 fn uptime(status: Option<&Status>) -> Cell {
     let uptime = status.and_then(|status| Duration::try_from_secs_f64(status.uptime_secs).ok());
     match uptime {
-        Some(uptime) => cell(Tone::Plain, &words::duration(uptime)),
-        None => cell(Tone::Dim, "unknown"),
+        Some(uptime) => cell(Style::Plain, &words::duration(uptime)),
+        None => cell(Style::Dim, "unknown"),
     }
 }
 
@@ -189,7 +189,7 @@ fn integrations(status: Option<&Status>) -> Cell {
 pub(crate) fn address<T>(one: &Answered<T>) -> Cell {
     let endpoint = one.vm.as_ref().and_then(|vm| vm.endpoint().ok());
     match endpoint {
-        Some(endpoint) => cell(Tone::Plain, &endpoint.to_string()),
-        None => cell(Tone::Dim, "-"),
+        Some(endpoint) => cell(Style::Plain, &endpoint.to_string()),
+        None => cell(Style::Dim, "-"),
     }
 }

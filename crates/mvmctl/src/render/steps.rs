@@ -1,6 +1,6 @@
 //! What `sleep-prep` and `wake` report, a line a step.
 
-use super::table::{Table, Tone, cell};
+use super::table::{Style, Table, cell};
 use super::words;
 use crate::commands::Context;
 use mvm_protocol::Lenient;
@@ -12,17 +12,20 @@ pub(crate) fn table(context: &Context, steps: &[Step]) -> String {
     let mut table = Table::new(&context.ui, &headers);
     for step in steps {
         let tone = match step.outcome {
-            Lenient::Known(Outcome::Ok) => Tone::Good,
-            Lenient::Known(Outcome::Failed | Outcome::TimedOut) => Tone::Bad,
-            Lenient::Known(Outcome::Skipped) => Tone::Dim,
-            Lenient::Other(_) => Tone::Warn,
+            Lenient::Known(Outcome::Ok) => Style::Good,
+            Lenient::Known(Outcome::Failed | Outcome::TimedOut) => Style::Bad,
+            Lenient::Known(Outcome::Skipped) => Style::Dim,
+            Lenient::Other(_) => Style::Warn,
         };
         table.row(vec![
-            cell(Tone::Plain, &words::wire(&step.step)),
-            cell(Tone::Plain, step.integration.as_deref().unwrap_or_default()),
+            cell(Style::Plain, &words::wire(&step.step)),
+            cell(
+                Style::Plain,
+                step.integration.as_deref().unwrap_or_default(),
+            ),
             cell(tone, &words::wire(&step.outcome)),
-            cell(Tone::Plain, &format!("{}ms", step.duration_ms)),
-            cell(Tone::Plain, step.detail.as_deref().unwrap_or_default()),
+            cell(Style::Plain, &format!("{}ms", step.duration_ms)),
+            cell(Style::Plain, step.detail.as_deref().unwrap_or_default()),
         ]);
     }
     table.finish()

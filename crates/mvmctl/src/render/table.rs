@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 /// What a cell says about what it shows. How that looks is decided here alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tone {
+pub(crate) enum Style {
     Plain,
     Good,
     Warn,
@@ -57,13 +57,13 @@ const TERSE: usize = 64;
 /// A cell of a table.
 #[derive(Debug)]
 pub(crate) struct Cell {
-    tone: Tone,
+    tone: Style,
     text: String,
 }
 
 /// A cell with that text. The table makes it fit for a terminal, and cuts it to what its column may
 /// hold.
-pub(crate) fn cell(tone: Tone, text: &str) -> Cell {
+pub(crate) fn cell(tone: Style, text: &str) -> Cell {
     let text = text.to_owned();
     Cell { tone, text }
 }
@@ -79,11 +79,11 @@ impl Cell {
             cut(&text, TERSE)
         });
         match self.tone {
-            Tone::Plain => cell,
-            Tone::Good => cell.fg(Color::Green),
-            Tone::Warn => cell.fg(Color::Yellow),
-            Tone::Bad => cell.fg(Color::Red),
-            Tone::Dim => cell.add_attribute(Attribute::Dim),
+            Style::Plain => cell,
+            Style::Good => cell.fg(Color::Green),
+            Style::Warn => cell.fg(Color::Yellow),
+            Style::Bad => cell.fg(Color::Red),
+            Style::Dim => cell.add_attribute(Attribute::Dim),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Values as people read them.
 
-use super::table::Tone;
+use super::table::Style;
 use super::text::cut;
 use mvm_protocol::Timestamp;
 use mvm_protocol::lenient::{Lenient, Word};
@@ -17,25 +17,25 @@ pub(crate) fn wire(value: &impl Serialize) -> String {
 }
 
 /// A word that we do not know, as it came.
-pub(crate) fn other(word: &Word) -> (Tone, String) {
-    (Tone::Warn, word.as_str().to_owned())
+pub(crate) fn other(word: &Word) -> (Style, String) {
+    (Style::Warn, word.as_str().to_owned())
 }
 
-pub(crate) fn lifecycle(lifecycle: Lenient<Lifecycle>) -> (Tone, String) {
+pub(crate) fn lifecycle(lifecycle: Lenient<Lifecycle>) -> (Style, String) {
     let tone = match lifecycle {
-        Lenient::Known(Lifecycle::Running) => Tone::Plain,
-        Lenient::Known(Lifecycle::Preparing | Lifecycle::Ready | Lifecycle::Waking) => Tone::Warn,
+        Lenient::Known(Lifecycle::Running) => Style::Plain,
+        Lenient::Known(Lifecycle::Preparing | Lifecycle::Ready | Lifecycle::Waking) => Style::Warn,
         Lenient::Other(word) => return other(&word),
     };
     (tone, wire(&lifecycle))
 }
 
-pub(crate) fn health(health: Lenient<Health>) -> (Tone, String) {
+pub(crate) fn health(health: Lenient<Health>) -> (Style, String) {
     let tone = match health {
-        Lenient::Known(Health::Healthy) => Tone::Good,
-        Lenient::Known(Health::Starting) => Tone::Warn,
-        Lenient::Known(Health::Unhealthy) => Tone::Bad,
-        Lenient::Known(Health::Unchecked) => Tone::Dim,
+        Lenient::Known(Health::Healthy) => Style::Good,
+        Lenient::Known(Health::Starting) => Style::Warn,
+        Lenient::Known(Health::Unhealthy) => Style::Bad,
+        Lenient::Known(Health::Unchecked) => Style::Dim,
         Lenient::Other(word) => return other(&word),
     };
     (tone, wire(&health))
@@ -52,14 +52,14 @@ pub(crate) fn worker(worker: &Worker) -> String {
 }
 
 /// What stands for what is not known: never a value that it could have.
-pub(crate) fn unknown() -> (Tone, String) {
-    (Tone::Dim, "unknown".into())
+pub(crate) fn unknown() -> (Style, String) {
+    (Style::Dim, "unknown".into())
 }
 
 /// How a check ended: `ok after 11ms`, `exit 1 after 2.1s`, `signal KILL …`, `timed out …`.
-pub(crate) fn last_check(check: Option<&LastCheck>) -> (Tone, String) {
+pub(crate) fn last_check(check: Option<&LastCheck>) -> (Style, String) {
     let Some(check) = check else {
-        return (Tone::Dim, "not yet".into());
+        return (Style::Dim, "not yet".into());
     };
     let how = match (check.timed_out, check.exit_code, &check.signal) {
         (true, ..) => "timed out".into(),
@@ -69,9 +69,9 @@ pub(crate) fn last_check(check: Option<&LastCheck>) -> (Tone, String) {
         (false, None, None) => "not run".into(),
     };
     let tone = if succeeded(check) {
-        Tone::Plain
+        Style::Plain
     } else {
-        Tone::Bad
+        Style::Bad
     };
     let took = duration(Duration::from_millis(check.duration_ms));
     (tone, format!("{how} after {took}"))
@@ -91,19 +91,19 @@ pub(crate) fn last_line(check: Option<&LastCheck>) -> String {
 
 /// How many integrations there are of each health, the worst first, and the names of the unhealthy:
 /// `1 unhealthy (db), 2 healthy, 1 unchecked`.
-pub(crate) fn integrations(all: &[IntegrationStatus], omitted: usize) -> (Tone, String) {
+pub(crate) fn integrations(all: &[IntegrationStatus], omitted: usize) -> (Style, String) {
     if all.is_empty() {
-        return (Tone::Dim, "none".into());
+        return (Style::Dim, "none".into());
     }
     let mut parts = Vec::new();
-    let mut tone = Tone::Plain;
+    let mut tone = Style::Plain;
     // How bad a verdict is that we do not know cannot be told: it stands before those that need no
     // looking after.
     let mut verdicts = vec![Health::Unhealthy.into()];
     for one in all.iter().filter(|one| one.health.known().is_none()) {
         if !verdicts.contains(&one.health) {
             verdicts.push(one.health);
-            tone = Tone::Warn;
+            tone = Style::Warn;
         }
     }
     verdicts.extend([Health::Starting, Health::Healthy, Health::Unchecked].map(Lenient::Known));
@@ -118,7 +118,7 @@ pub(crate) fn integrations(all: &[IntegrationStatus], omitted: usize) -> (Tone, 
         }
         let mut part = format!("{} {}", names.len(), wire(&health));
         if health == Health::Unhealthy {
-            tone = Tone::Bad;
+            tone = Style::Bad;
             part = format!("{part} ({})", cut(&names.join(", "), 60));
         }
         parts.push(part);
@@ -262,7 +262,7 @@ mod tests {
         };
         assert_eq!(
             last_check(Some(&check)),
-            (Tone::Bad, "timed out after 10s".into())
+            (Style::Bad, "timed out after 10s".into())
         );
         assert_eq!(last_line(Some(&check)), "b");
         assert_eq!(last_check(None).1, "not yet");

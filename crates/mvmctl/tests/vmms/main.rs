@@ -12,10 +12,10 @@
 )]
 
 mod stories;
-mod world;
+mod test_host;
 
 use libtest_mimic::{Arguments, Trial};
-use world::Backend;
+use test_host::Backend;
 
 /// Each test with each of the backends.
 macro_rules! trials {
@@ -34,7 +34,7 @@ macro_rules! trials {
 
 fn main() {
     mvm_fake_vmm::run_if_called();
-    let programs = world::install();
+    let programs = test_host::install();
     let mut trials: Vec<Trial> = trials![
         a_snapshot_keeps_to_the_contract_and_so_does_its_clone,
         a_vm_is_suspended_and_resumed,

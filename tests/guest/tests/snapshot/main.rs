@@ -17,7 +17,7 @@ use mvm_protocol::lifecycle::{Entropy, Outcome, SleepPrep, Step, Token, Wake};
 use mvm_protocol::request::{Check, CheckKind};
 use mvm_vmm::qemu::arguments::QMP_SOCKET;
 use mvm_vmm::qemu::qmp::Qmp;
-use mvm_vmm::{Error, Patience, Snapshot, suspend};
+use mvm_vmm::{Deadline, Error, Snapshot, suspend};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -119,13 +119,14 @@ async fn clones_that_are_not_woken_share_their_random_numbers_and_their_clocks_l
     };
     story.seed().await;
     let place = PathBuf::from(story.place("snapshot"));
-    let patience = || Patience::new(Duration::from_mins(1), None);
-    let (mut taking, draft) = suspend::take(&story.home(), &name("golden"), Some(&place)).unwrap();
-    let unnamed = taking.freeze(draft, patience()).unwrap();
-    taking.stop().unwrap();
-    drop(taking);
+    let deadline = || Deadline::new(Duration::from_mins(1), None);
+    let (mut session, snapshot_dir) =
+        suspend::take(&story.home(), &name("golden"), Some(&place)).unwrap();
+    let pending = session.freeze(snapshot_dir, deadline()).unwrap();
+    session.stop().unwrap();
+    drop(session);
     let token = Token::new("none").unwrap();
-    unnamed.publish(token, "none".into()).unwrap();
+    pending.publish(token, "none".into()).unwrap();
 
     let snapshot = Snapshot::open(&place).unwrap();
     sleep(PAUSE);
@@ -133,7 +134,7 @@ async fn clones_that_are_not_woken_share_their_random_numbers_and_their_clocks_l
     // Two would do, but for a clone in which the kernel was faster than the probe.
     for clone in ["one", "two", "three", "four", "five"] {
         let restored =
-            suspend::restore(&story.home(), &name(clone), &snapshot, true, patience()).unwrap();
+            suspend::restore(&story.home(), &name(clone), &snapshot, true, deadline()).unwrap();
         let endpoint = Endpoint::unix(restored.socket());
         let session = Session::connect(&endpoint, &Deadlines::default()).await;
         let check = Check {
@@ -236,16 +237,17 @@ async fn a_snapshot_that_fails_leaves_no_folder_and_the_vm_runs_on() {
     // It is broken off while its state is being written.
     let cancelled = AtomicBool::new(true);
     let to = PathBuf::from(&place);
-    let (mut taking, draft) = suspend::take(&story.home(), &name("golden"), Some(&to)).unwrap();
-    let begun = Patience::new(Duration::from_mins(1), Some(&cancelled));
-    let error = taking.freeze(draft, begun).unwrap_err();
+    let (mut session, snapshot_dir) =
+        suspend::take(&story.home(), &name("golden"), Some(&to)).unwrap();
+    let begun = Deadline::new(Duration::from_mins(1), Some(&cancelled));
+    let error = session.freeze(snapshot_dir, begun).unwrap_err();
     assert!(matches!(error, Error::Interrupted), "{error}");
     let asleep = story.mvmctl.run(&["vm", "ping", "golden"]);
     assert!(asleep.stderr.contains("the VM is asleep"), "{asleep:?}");
-    taking
-        .run_on(Patience::new(Duration::from_mins(1), None))
+    session
+        .run_on(Deadline::new(Duration::from_mins(1), None))
         .unwrap();
-    drop(taking);
+    drop(session);
     story.mvmctl.ok(&["vm", "ping", "golden"]);
     assert_eq!(left_at(&place), [""; 0]);
 
@@ -270,14 +272,15 @@ async fn a_snapshot_that_fails_leaves_no_folder_and_the_vm_runs_on() {
     // It is killed when it has asked the guest for its vsock device, and the guest has not let go.
     story.value("golden", "mend");
     story.sleep_prep().await.unwrap();
-    let (mut taking, draft) = suspend::take(&story.home(), &name("golden"), Some(&to)).unwrap();
+    let (mut session, snapshot_dir) =
+        suspend::take(&story.home(), &name("golden"), Some(&to)).unwrap();
     let mut qmp = Qmp::connect(&story.mvmctl.file("golden", ""), QMP_SOCKET);
     let stop = qmp.as_mut().unwrap().as_mut().unwrap();
     stop.execute("stop", &serde_json::json!({})).unwrap();
     drop(qmp);
-    let soon = Patience::new(Duration::from_millis(200), None);
-    taking.freeze(draft, soon).unwrap_err();
-    drop(taking);
+    let soon = Deadline::new(Duration::from_millis(200), None);
+    session.freeze(snapshot_dir, soon).unwrap_err();
+    drop(session);
     let mended = story.mvmctl.ok(&["vm", "wake", "golden"]);
     assert!(mended.stderr.contains("was broken off"), "{mended:?}");
     assert_eq!(story.log("golden"), rolled_back.concat());

@@ -63,9 +63,9 @@ fn a_socket_that_is_listened_on_under_its_name_is_not_dialled() {
 #[test]
 fn one_that_was_bound_under_another_name_is_alive() {
     let jailed = Jailed::new();
-    let elsewhere = jailed.folder.join("bound-so");
-    let listener = UnixListener::bind(&elsewhere).unwrap();
-    std::fs::rename(&elsewhere, jailed.socket()).unwrap();
+    let discovered = jailed.folder.join("bound-so");
+    let listener = UnixListener::bind(&discovered).unwrap();
+    std::fs::rename(&discovered, jailed.socket()).unwrap();
     assert!(!is_listed(&jailed.socket()));
     assert!(!jailed.is_left_behind());
     // It was told nothing.
@@ -89,10 +89,10 @@ fn a_home_with_another_name_makes_no_difference() {
 #[test]
 fn one_whose_queue_is_full_is_alive() {
     let jailed = Jailed::new();
-    let elsewhere = jailed.folder.join("bound-so");
-    let listener = UnixListener::bind(&elsewhere).unwrap();
+    let discovered = jailed.folder.join("bound-so");
+    let listener = UnixListener::bind(&discovered).unwrap();
     rustix::net::listen(&listener, 0).unwrap();
-    std::fs::rename(&elsewhere, jailed.socket()).unwrap();
+    std::fs::rename(&discovered, jailed.socket()).unwrap();
     let _fills_it = connect(&jailed.folder, "v.sock").unwrap();
     assert!(!jailed.is_left_behind());
 }
@@ -109,15 +109,15 @@ fn what_is_no_socket_is_not_taken_for_one() {
 #[test]
 fn those_that_are_found_elsewhere_are_looked_at_too() {
     let folder = tempfile::tempdir().unwrap();
-    let vm = Elsewhere {
+    let vm = DiscoveredVm {
         name: "jailed".into(),
         socket: folder.path().join("run.sock"),
     };
-    assert_eq!(elsewhere(&vm), None, "it is not there");
+    assert_eq!(discovered(&vm), None, "it is not there");
     let listener = UnixListener::bind(&vm.socket).unwrap();
-    assert_eq!(elsewhere(&vm), None);
+    assert_eq!(discovered(&vm), None);
     drop(listener);
-    let finding = elsewhere(&vm).unwrap();
+    let finding = discovered(&vm).unwrap();
     assert_eq!(finding.subject, "vm jailed");
     assert!(finding.message.contains("nobody listens on"));
 }
@@ -144,9 +144,9 @@ fn a_vm_that_ended_by_itself_is_found() {
 #[test]
 fn what_does_not_run_is_never_dialled() {
     let jailed = Jailed::new();
-    let elsewhere = jailed.folder.join("bound-so");
-    let listener = UnixListener::bind(&elsewhere).unwrap();
-    std::fs::rename(&elsewhere, jailed.socket()).unwrap();
+    let discovered = jailed.folder.join("bound-so");
+    let listener = UnixListener::bind(&discovered).unwrap();
+    std::fs::rename(&discovered, jailed.socket()).unwrap();
     listener.set_nonblocking(true).unwrap();
     for state in ["stopped", "asleep", "running"] {
         write_record(&jailed, state);

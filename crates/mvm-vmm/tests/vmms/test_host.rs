@@ -3,8 +3,8 @@
 use mvm_protocol::lifecycle::Token;
 use mvm_vmm::error::Error;
 use mvm_vmm::machine::{self, Spec, Stop};
-use mvm_vmm::suspend::{self, Restored, Taking};
-use mvm_vmm::{Home, Patience, Record, Snapshot, State, VmFolder, VmName};
+use mvm_vmm::suspend::{self, Restored, SnapshotSession};
+use mvm_vmm::{Deadline, Home, Record, Snapshot, State, VmFolder, VmName};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,27 +28,27 @@ pub(crate) fn install() -> TempDir {
     folder
 }
 
-pub(crate) struct World {
+pub(crate) struct TestHost {
     backend: &'static str,
     root: TempDir,
     home: Home,
 }
 
-impl World {
+impl TestHost {
     pub(crate) fn new(backend: &'static str) -> Self {
         let root = tempfile::tempdir().unwrap();
         let home = Home::at(root.path().join("home"));
-        let world = Self {
+        let host = Self {
             backend,
             root,
             home,
         };
-        fs::create_dir(world.image()).unwrap();
+        fs::create_dir(host.image()).unwrap();
         for (file, content) in [("vmlinux", "\x7fELF"), ("initrd", ""), ("rootfs.erofs", "")] {
-            fs::write(world.image().join(file), content).unwrap();
+            fs::write(host.image().join(file), content).unwrap();
         }
-        world.write_manifest("null");
-        world
+        host.write_manifest("null");
+        host
     }
 
     pub(crate) fn image(&self) -> PathBuf {
@@ -73,7 +73,7 @@ impl World {
         let folder = self.home.vm(&name);
         fs::create_dir_all(folder.path()).unwrap();
         Vm {
-            world: self,
+            host: self,
             name,
             folder,
         }
@@ -81,25 +81,25 @@ impl World {
 }
 
 pub(crate) struct Vm<'a> {
-    world: &'a World,
+    host: &'a TestHost,
     name: VmName,
     pub(crate) folder: VmFolder,
 }
 
 impl Vm<'_> {
     pub(crate) fn try_start(&self, at_most: Duration) -> Result<Record, Error> {
-        self.try_start_with(self.world.backend, at_most)
+        self.try_start_with(self.host.backend, at_most)
     }
 
     pub(crate) fn try_start_with(&self, backend: &str, at_most: Duration) -> Result<Record, Error> {
         let spec = Spec {
-            image: Some(self.world.image()),
+            image: Some(self.host.image()),
             backend: Some(backend.into()),
             ..Spec::default()
         };
-        let patience = Patience::new(at_most, None);
-        let starting = machine::start(&self.world.home, &self.name, &spec, patience)?;
-        starting.wait_for_agent(patience)?;
+        let deadline = Deadline::new(at_most, None);
+        let starting = machine::start(&self.host.home, &self.name, &spec, deadline)?;
+        starting.wait_for_agent(deadline)?;
         starting.confirm()
     }
 
@@ -110,7 +110,7 @@ impl Vm<'_> {
     }
 
     pub(crate) fn stop(&self, how: Stop) -> machine::Stopped {
-        machine::stop(&self.world.home, &self.name, how).unwrap()
+        machine::stop(&self.host.home, &self.name, how).unwrap()
     }
 
     pub(crate) fn record(&self) -> Record {
@@ -147,7 +147,7 @@ impl Vm<'_> {
 
     /// What is asked before the guest is told to sleep.
     pub(crate) fn try_take(&self, to: &Path) -> Result<(), Error> {
-        suspend::take(&self.world.home, &self.name, Some(to)).map(drop)
+        suspend::take(&self.host.home, &self.name, Some(to)).map(drop)
     }
 
     /// Up to the frozen VM: what is to follow is the test's.
@@ -155,37 +155,38 @@ impl Vm<'_> {
         &self,
         to: &Path,
         at_most: Duration,
-    ) -> (Taking, Result<suspend::Unnamed, Error>) {
-        let (mut taking, draft) = suspend::take(&self.world.home, &self.name, Some(to)).unwrap();
-        let frozen = taking.freeze(draft, Patience::new(at_most, None));
-        (taking, frozen)
+    ) -> (SnapshotSession, Result<suspend::PendingSnapshot, Error>) {
+        let (mut session, snapshot_dir) =
+            suspend::take(&self.host.home, &self.name, Some(to)).unwrap();
+        let frozen = session.freeze(snapshot_dir, Deadline::new(at_most, None));
+        (session, frozen)
     }
 
     /// A snapshot after which the VM runs on, or has ended.
     pub(crate) fn snapshot(&self, to: &Path, stop: bool) -> Snapshot {
-        let (mut taking, frozen) = self.freeze(to, LONG);
-        let unnamed = frozen.unwrap();
+        let (mut session, frozen) = self.freeze(to, LONG);
+        let pending = frozen.unwrap();
         assert_eq!(self.record().state, State::Asleep);
         if stop {
-            taking.stop().unwrap();
+            session.stop().unwrap();
         } else {
-            taking.run_on(Patience::new(LONG, None)).unwrap();
+            session.run_on(Deadline::new(LONG, None)).unwrap();
         }
         let token = Token::new("t0ken").unwrap();
-        unnamed.publish(token, "0.1.0".into()).unwrap();
+        pending.publish(token, "0.1.0".into()).unwrap();
         Snapshot::open(to).unwrap()
     }
 
     pub(crate) fn restore(&self, snapshot: &Snapshot, clone: bool) -> Result<Restored, Error> {
-        let patience = Patience::new(LONG, None);
-        suspend::restore(&self.world.home, &self.name, snapshot, clone, patience)
+        let deadline = Deadline::new(LONG, None);
+        suspend::restore(&self.host.home, &self.name, snapshot, clone, deadline)
     }
 }
 
 impl Drop for Vm<'_> {
     fn drop(&mut self) {
         // One that was never started has no record, and nothing to end.
-        let _ = machine::stop(&self.world.home, &self.name, Stop::Force);
+        let _ = machine::stop(&self.host.home, &self.name, Stop::Force);
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn install() -> TempDir {
     folder
 }
 
-pub(crate) struct World {
+pub(crate) struct TestHost {
     root: TempDir,
 }
 
@@ -63,34 +63,34 @@ pub(crate) struct Run {
     pub(crate) stderr: String,
 }
 
-impl World {
+impl TestHost {
     /// One with a VM `web` that runs.
     pub(crate) fn with_web(backend: &Backend) -> Self {
         Self::with_version(backend, None)
     }
 
     pub(crate) fn with_version(backend: &Backend, version: Option<&str>) -> Self {
-        let world = Self {
+        let host = Self {
             root: tempfile::tempdir().unwrap(),
         };
-        let image = world.path("image");
+        let image = host.path("image");
         fs::create_dir(&image).unwrap();
         let manifest = r#"{"version":1,"kernel":"vmlinux","initrd":null,"rootfs":null,"cmdline":"",
             "agent":{"version":"0.1.0","profile":"prod","port":52}}"#;
         for (file, content) in [("vmlinux", "\x7fELF"), ("manifest.json", manifest)] {
             fs::write(image.join(file), content).unwrap();
         }
-        fs::create_dir_all(world.file("web", "")).unwrap();
+        fs::create_dir_all(host.file("web", "")).unwrap();
         if let Some(version) = version {
-            fs::write(world.file("web", "version"), version).unwrap();
+            fs::write(host.file("web", "version"), version).unwrap();
         }
         let image = image.display();
-        world.ok(&format!(
+        host.ok(&format!(
             "vm start web --image {image} --backend {}",
             backend.name
         ));
-        world.forget_calls();
-        world
+        host.forget_calls();
+        host
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -195,7 +195,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for TestHost {
     fn drop(&mut self) {
         let vms = fs::read_dir(self.path("home/vms"));
         for vm in vms.into_iter().flatten().flatten() {
