@@ -6,7 +6,6 @@
 
 pub(crate) mod ended;
 pub(crate) mod lifecycle;
-#[cfg(feature = "dev")]
 pub(crate) mod open;
 pub(crate) mod registry;
 pub(crate) mod reloading;
@@ -73,10 +72,8 @@ pub(crate) enum Event {
     /// It was not begun, and why.
     StepRefused(String),
     /// A host asks for a command, a file or a port.
-    #[cfg(feature = "dev")]
     OpenAsked(WaiterId, open::Kind),
     /// That has ended.
-    #[cfg(feature = "dev")]
     Closed(RunId),
 }
 
@@ -104,17 +101,13 @@ pub(crate) enum Action {
     /// Answer a request.
     Answer(WaiterId, Box<Answer>),
     /// Let a host have what it asked for, under this number, and report its end.
-    #[cfg(feature = "dev")]
     Admit(WaiterId, RunId),
     /// End what a host has open: its end is reported all the same.
-    #[cfg(feature = "dev")]
     End(RunId),
-    /// Let all jobs stand still.
-    #[cfg(feature = "dev")]
-    HoldJobs,
-    /// Let them go on.
-    #[cfg(feature = "dev")]
-    ReleaseJobs,
+    /// Freeze all jobs.
+    FreezeJobs,
+    /// Thaw them.
+    ThawJobs,
 }
 
 /// What the core is held to.
@@ -148,7 +141,6 @@ pub(crate) struct Core {
     wake: Option<(Wake, Duration)>,
     drain: Option<Drain>,
     seed: u64,
-    #[cfg(feature = "dev")]
     open: open::Open,
 }
 
@@ -174,7 +166,6 @@ impl Core {
             drain: None,
             seed: settings.seed,
             settings,
-            #[cfg(feature = "dev")]
             open: open::Open::default(),
         }
     }
@@ -195,12 +186,8 @@ impl Core {
             Event::StepDone(done) => self.step_done(&done, now, &mut actions),
             Event::StepRefused(why) => self.step_refused(why, now, &mut actions),
             Event::Sampled(sample) => {
-                #[cfg(feature = "dev")]
-                let sample = {
-                    let mut sample = sample;
-                    self.open.count_into(&mut sample);
-                    sample
-                };
+                let mut sample = sample;
+                self.open.count_into(&mut sample);
                 if self
                     .settings
                     .busy
@@ -216,9 +203,7 @@ impl Core {
             Event::DropInsLoaded(loaded) => self.loaded(loaded, now, &mut actions),
             Event::CheckAsked(waiter, check) => self.check_asked(waiter, &check, &mut actions),
             Event::ReloadAsked(waiter) => self.reload_asked(waiter, now, &mut actions),
-            #[cfg(feature = "dev")]
             Event::OpenAsked(waiter, kind) => self.open_asked(waiter, kind, now, &mut actions),
-            #[cfg(feature = "dev")]
             Event::Closed(run) => self.closed(run, now, &mut actions),
         }
         self.act_on_deadlines(now, &mut actions);

@@ -28,7 +28,7 @@ pub(super) struct Open {
     requests: BTreeMap<RunId, Kind>,
     /// What was read last, to be judged anew when something is opened or closed.
     sample: Sample,
-    held: bool,
+    frozen: bool,
 }
 
 impl Open {
@@ -84,15 +84,15 @@ impl Core {
 
     /// Jobs stand still from before the first sync, so that what is written stays true, until the
     /// clock, the generator and the identity are the guest's own again.
-    pub(super) fn hold_jobs_for(&mut self, task: &Task, actions: &mut Vec<Action>) {
+    pub(super) fn freeze_jobs_for(&mut self, task: &Task, actions: &mut Vec<Action>) {
         match task {
-            Task::Sync if !self.open.held => {
-                self.open.held = true;
-                actions.push(Action::HoldJobs);
+            Task::Sync if !self.open.frozen => {
+                self.open.frozen = true;
+                actions.push(Action::FreezeJobs);
             }
-            Task::Restore(_) | Task::Resume if self.open.held => {
-                self.open.held = false;
-                actions.push(Action::ReleaseJobs);
+            Task::Restore(_) | Task::Resume if self.open.frozen => {
+                self.open.frozen = false;
+                actions.push(Action::ThawJobs);
             }
             _ => {}
         }

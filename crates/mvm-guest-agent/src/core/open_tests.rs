@@ -132,15 +132,15 @@ fn nothing_that_works_is_let_in_until_the_guest_runs() {
 fn jobs_stand_still_from_the_sync_until_the_guest_is_itself_again() {
     let mut story = loaded();
     story.sleep();
-    assert_eq!(story.dev, [Action::HoldJobs]);
+    assert_eq!(story.dev, [Action::FreezeJobs]);
     story.steps_end();
     story.wake(WakeCause::Restored);
     // The generator, the clock and the identity come first.
     for _ in 0..3 {
-        assert_eq!(story.dev, [Action::HoldJobs], "{:?}", story.steps);
+        assert_eq!(story.dev, [Action::FreezeJobs], "{:?}", story.steps);
         story.step_ends(Outcome::Ok);
     }
-    assert_eq!(story.dev, [Action::HoldJobs, Action::ReleaseJobs]);
+    assert_eq!(story.dev, [Action::FreezeJobs, Action::ThawJobs]);
     assert_eq!(story.phase(), Phase::Running);
 }
 
@@ -149,7 +149,7 @@ fn jobs_go_on_after_a_rollback_and_when_the_lease_runs_out() {
     let mut story = loaded();
     story.sleep();
     story.step_ends(Outcome::Failed);
-    assert_eq!(story.dev, [Action::HoldJobs, Action::ReleaseJobs]);
+    assert_eq!(story.dev, [Action::FreezeJobs, Action::ThawJobs]);
     story.steps_end();
     story.sleep();
     story.steps_end();
@@ -157,7 +157,7 @@ fn jobs_go_on_after_a_rollback_and_when_the_lease_runs_out() {
     story.pass(Duration::from_secs(700));
     story.steps_end();
     assert_eq!(story.phase(), Phase::Running);
-    assert_eq!(story.dev, [Action::HoldJobs, Action::ReleaseJobs]);
+    assert_eq!(story.dev, [Action::FreezeJobs, Action::ThawJobs]);
 }
 
 #[test]

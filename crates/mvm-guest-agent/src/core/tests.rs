@@ -18,7 +18,6 @@ pub(super) struct Story {
     samples: usize,
     killed: Vec<RunId>,
     pub(super) steps: Vec<Work>,
-    #[cfg(feature = "dev")]
     pub(super) dev: Vec<Action>,
 }
 
@@ -51,7 +50,6 @@ impl Story {
             samples: 0,
             killed,
             steps: Vec::new(),
-            #[cfg(feature = "dev")]
             dev: Vec::new(),
         };
         story.event(Event::Tick);
@@ -69,7 +67,6 @@ impl Story {
                 Action::Answer(waiter, answer) => self.answers.push((waiter, *answer)),
                 Action::Step(step) => self.steps.push(step.work),
                 Action::Keep(_) | Action::CancelStep | Action::Woke => {}
-                #[cfg(feature = "dev")]
                 action => self.dev.push(action),
             }
         }

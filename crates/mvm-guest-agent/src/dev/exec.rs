@@ -1,15 +1,15 @@
 //! `exec`: a command whose input and output are the connection's.
 
 use super::audit::Audit;
-use super::failed;
 use super::flow::{Inlet, Nowhere, Turns};
 use super::host::{Host, Sent};
-use super::jobs;
+use super::jobs::Jobs;
+use super::reply::{self, failed};
 use super::running::{Outcome, Running};
-use super::start::{Started, start};
+use super::start::{Commands, Started};
 use super::terminal::Terminal;
 use crate::core::open::Kind;
-use crate::edge::session::{Ending, Session};
+use crate::serve::connection::{Connection, Ending};
 use mvm_protocol::dev::channel::STDIN;
 use mvm_protocol::dev::exec::{Exec, ExecExited, ExecStarted};
 use mvm_protocol::dev::{Control, DevAnswer};
@@ -18,38 +18,39 @@ use tokio::sync::oneshot;
 
 /// Runs a command to its end, or begins a job.
 pub(super) async fn serve(
-    session: &mut Session,
+    connection: &mut Connection,
+    commands: &Commands,
+    jobs: &Jobs,
     asked: Exec,
     id: Option<u64>,
 ) -> Result<(), Ending> {
     let kind = if asked.detach { "job" } else { "exec" };
     let audit = Audit::begin(kind, asked.argv.program());
     let started = async {
-        let admitted = session.handle.open(Kind::Works).await?;
-        let dev = session.handle.dev();
-        let room = asked.detach.then(|| dev.jobs.make_room()).transpose()?;
-        let started = start(dev, admitted.run, &asked).await?;
+        let admitted = connection.handle.open(Kind::Works).await?;
+        let slot = asked.detach.then(|| jobs.reserve_slot()).transpose()?;
+        let started = commands.start(admitted.run, &asked).await?;
         // From here to its beginning nothing is awaited.
-        drop(room);
+        drop(slot);
         Ok((admitted, started))
     };
     let (mut admitted, started) = match started.await {
         Ok(started) => started,
         Err(error) => {
             audit.refused(&error);
-            return session.dev_answer(DevAnswer::Error(error), id).await;
+            return reply::send(connection, DevAnswer::Error(error), id).await;
         }
     };
     if asked.detach {
-        let answer = jobs::begin(session.handle.dev(), &asked, started, audit);
-        return session.dev_answer(answer, id).await;
+        let answer = jobs.begin(&asked, started, audit);
+        return reply::send(connection, answer, id).await;
     }
     let Started {
         running,
         stdin,
         terminal,
     } = started;
-    let mut host = Host::new(session, id, asked.stdin);
+    let mut host = Host::new(connection, id, asked.stdin);
     host.answer(DevAnswer::ExecStarted(ExecStarted { pid: running.pid() }));
     let mut exec = Execution {
         running,

@@ -1,7 +1,7 @@
 //! Bytes on their way: where the guest's come from, and what waits for the guest to take it.
 
 use super::terminal::Terminal;
-use crate::edge::polled::polled;
+use crate::machine::polled::polled;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::VecDeque;

@@ -6,8 +6,8 @@
 //! may well read from its own standard output.
 
 use super::flow::{PIECE, Sink};
-use super::{DATA_HEADER, write_data_header};
-use crate::edge::stream::Stream;
+use super::reply::{DATA_HEADER, write_data_header};
+use crate::machine::stream::Stream;
 use mvm_protocol::MAX_BODY;
 use mvm_protocol::frame::data_header;
 use rustix::buffer::spare_capacity;
@@ -253,7 +253,7 @@ mod tests {
 
     /// Sends all to a reader that is behind, and gives the frames that come.
     fn sent(outbox: &mut Outbox) -> Vec<Frame> {
-        let (ours, mut theirs) = crate::edge::stream::pair();
+        let (ours, mut theirs) = crate::machine::stream::pair();
         let mut decoder = Decoder::default();
         let mut buffer = vec![0; 1000];
         loop {
@@ -346,7 +346,7 @@ mod tests {
         // A process that may look into the agent's own descriptors could.
         let own = &outbox.own.as_ref().unwrap().read;
         rustix::io::read(own, &mut [0_u8; 100][..]).unwrap();
-        let (ours, mut theirs) = crate::edge::stream::pair();
+        let (ours, mut theirs) = crate::machine::stream::pair();
         let error = loop {
             match outbox.send(&ours) {
                 Ok(_) => theirs.read(&mut vec![0; 100_000]).unwrap(),

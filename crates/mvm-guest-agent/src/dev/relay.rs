@@ -1,14 +1,14 @@
 //! `put` and `get`: carries bytes between the host and the process that has the files, see `files`.
 
 use super::audit::Audit;
-use super::failed;
 use super::flow::{Inlet, Nowhere, Sink, Turns};
 use super::host::{Host, Sent};
 use super::outbox::Outbox;
+use super::reply::{self, failed};
 use super::running::{Happened, Running};
-use super::start::start_helper;
+use super::start::Commands;
 use crate::core::open::Kind;
-use crate::edge::session::{Ending, Session};
+use crate::serve::connection::{Connection, Ending};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::channel::{FILE, STDOUT};
 use mvm_protocol::dev::{
@@ -27,30 +27,31 @@ const LONGEST_REPORT: usize = 64 * 1024;
 
 /// Writes or reads a file or a folder.
 pub(super) async fn serve(
-    session: &mut Session,
+    connection: &mut Connection,
+    commands: &Commands,
     asked: DevRequest,
     id: Option<u64>,
 ) -> Result<(), Ending> {
     let audit = Audit::begin(asked.type_name(), "");
     let takes = matches!(asked, DevRequest::Put(_));
     let started = async {
-        let admitted = session.handle.open(Kind::Works).await?;
+        let admitted = connection.handle.open(Kind::Works).await?;
         let request = DevRequestFrame {
             request: asked,
             id: None,
         };
         let body = serde_json::to_string(&request).map_err(|error| failed(error.to_string()))?;
-        let started = start_helper(session.handle.dev(), admitted.run, &body, takes).await?;
+        let started = commands.start_helper(admitted.run, &body, takes).await?;
         Ok((admitted, started))
     };
     let (mut admitted, started) = match started.await {
         Ok(started) => started,
         Err(error) => {
             audit.refused(&error);
-            return session.dev_answer(DevAnswer::Error(error), id).await;
+            return reply::send(connection, DevAnswer::Error(error), id).await;
         }
     };
-    let mut host = Host::new(session, id, takes);
+    let mut host = Host::new(connection, id, takes);
     let mut relay = Relay {
         running: started.running,
         input: started.stdin,

@@ -13,7 +13,8 @@
 //! and is read however slowly the host takes it.
 
 use super::flow::{Sink, Source};
-use crate::edge::process::{Exit, Hold, KILL_GRACE, Launcher, Process, TERM_GRACE};
+use crate::machine::freezer::Freezer;
+use crate::machine::process::{Exit, KILL_GRACE, Launcher, Process, TERM_GRACE};
 use mvm_protocol::dev::channel::{STDERR, STDOUT};
 use rustix::fd::OwnedFd;
 use rustix::process::Signal;
@@ -44,8 +45,8 @@ pub(super) struct Running {
     stage: Stage,
     deadline: Option<Instant>,
     timed_out: bool,
-    /// Since when it is held: its time stands still.
-    held: Option<Instant>,
+    /// Since when it is frozen: its timeout does not count that time.
+    frozen_since: Option<Instant>,
     finished: Rc<Cell<bool>>,
 }
 
@@ -98,22 +99,22 @@ impl Running {
             stage: Stage::Runs,
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             timed_out: false,
-            held: None,
+            frozen_since: None,
             finished: Rc::default(),
         }
     }
 
-    /// By which it is made to stand still, as long as it runs.
-    pub(super) fn hold(&self) -> Option<Hold> {
+    /// What freezes it, as long as it runs.
+    pub(super) fn freezer(&self) -> Option<Freezer> {
         let process = self.process.as_ref()?;
-        Some(Hold::of(process, Rc::clone(&self.finished)))
+        Some(process.freezer(Rc::clone(&self.finished)))
     }
 
-    /// It was made to stand still, or goes on.
-    pub(super) fn held(&mut self, hold: bool) {
-        if hold {
-            self.held.get_or_insert_with(Instant::now);
-        } else if let Some(since) = self.held.take()
+    /// It was frozen or thawed: its timeout does not count frozen time.
+    pub(super) fn frozen(&mut self, frozen: bool) {
+        if frozen {
+            self.frozen_since.get_or_insert_with(Instant::now);
+        } else if let Some(since) = self.frozen_since.take()
             && let Stage::Runs = self.stage
         {
             self.deadline = self.deadline.map(|deadline| deadline + since.elapsed());
@@ -311,7 +312,7 @@ impl Running {
     async fn time_is_up(&self) {
         match (self.deadline, &self.stage) {
             // What stands still has no time that could be up.
-            (Some(_), Stage::Runs) if self.held.is_some() => std::future::pending().await,
+            (Some(_), Stage::Runs) if self.frozen_since.is_some() => std::future::pending().await,
             (Some(deadline), _) => sleep_until(deadline).await,
             (None, _) => std::future::pending().await,
         }

@@ -1,14 +1,15 @@
 //! Starts a command: on pipes or on a terminal of its own, as whom and where it was asked for.
 
+use super::files;
 use super::flow::{Inlet, Source};
 use super::image::{Failed, Image, PATH};
+use super::reply::failed;
 use super::running::Running;
 use super::terminal::Terminal;
-use super::{Dev, failed};
 use crate::core::RunId;
-use crate::edge::children::MARK;
-use crate::edge::process::NotStarted;
-use crate::edge::users::{self, Identity};
+use crate::machine::children::MARK;
+use crate::machine::process::{Launcher, NotStarted};
+use crate::machine::users::{self, Identity};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::exec::{Exec, Window};
 use mvm_protocol::drop_in::Secs;
@@ -20,6 +21,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 
 /// How much of a command's output waits in its pipe, in bytes.
 const PIPE: usize = 256 * 1024;
@@ -53,59 +55,82 @@ struct Joined {
     slave: Option<OwnedFd>,
 }
 
-/// Starts what was asked for, or says why not.
-pub(super) async fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, ErrorAnswer> {
-    let identity = exec.user.as_deref().map(look_up).transpose()?;
-    let mut command = Command::new(exec.argv.program());
-    let joined = match exec.tty {
-        Some(window) => on_terminal(&mut command, window, exec.stdin, identity.as_ref()),
-        None => on_pipes(&mut command, exec.stdin),
-    };
-    let joined = joined.map_err(|failure| explain(exec, &failure))?;
-    let user = identity.clone().or_else(|| dev.user.clone());
-    let launcher = dev.launcher()?;
-    let place = launcher.place(run, &mut command, identity);
-    let place = place.map_err(|failure| explain(exec, &failure))?;
-    let env = environment(exec, user.as_ref(), &place.mark);
-    let image = Image::new(exec, &env).ok_or_else(|| failed("a word has a NUL in it"))?;
-    image.set(&mut command, exec.tty.is_some());
-    let process = launcher.launch(command, place, START).await;
-    let process = process.map_err(|failure| explain(exec, &failure))?;
-    let timeout = exec.timeout_secs.map(Secs::duration);
-    Ok(Started {
-        running: Running::new(launcher, process, joined.outputs, joined.slave, timeout),
-        stdin: joined.stdin,
-        terminal: joined.terminal,
-    })
+/// What starts the commands of hosts.
+pub(super) struct Commands {
+    launcher: Rc<Launcher>,
+    /// The agent's own user, whose name and home a command gets if no other user is asked for.
+    user: Option<Identity>,
 }
 
-/// Starts this program once more, to serve the request for a file that is given as its body. Its
-/// standard output is content, its standard error are reports.
-pub(super) async fn start_helper(
-    dev: &Dev,
-    run: RunId,
-    body: &str,
-    stdin: bool,
-) -> Result<Started, ErrorAnswer> {
-    let told = |failure: NotStarted| explain_own(&failure);
-    let mut command = helper(body);
-    let joined = on_pipes(&mut command, stdin).map_err(told)?;
-    let launcher = dev.launcher()?;
-    let place = launcher.place(run, &mut command, None).map_err(told)?;
-    let process = launcher
-        .launch(command, place, "the agent once more")
-        .await
-        .map_err(told)?;
-    Ok(Started {
-        running: Running::new(launcher, process, joined.outputs, None, None),
-        stdin: joined.stdin,
-        terminal: None,
-    })
+impl Commands {
+    pub(super) fn new(launcher: Rc<Launcher>) -> Self {
+        let uid = rustix::process::geteuid().as_raw().to_string();
+        Self {
+            launcher,
+            user: users::look_up(Path::new("/etc"), &uid).ok(),
+        }
+    }
+
+    /// Starts what was asked for, or says why not.
+    pub(super) async fn start(&self, run: RunId, exec: &Exec) -> Result<Started, ErrorAnswer> {
+        let identity = exec.user.as_deref().map(look_up).transpose()?;
+        let mut command = Command::new(exec.argv.program());
+        let joined = match exec.tty {
+            Some(window) => on_terminal(&mut command, window, exec.stdin, identity.as_ref()),
+            None => on_pipes(&mut command, exec.stdin),
+        };
+        let joined = joined.map_err(|failure| explain(exec, &failure))?;
+        let user = identity.clone().or_else(|| self.user.clone());
+        let launcher = &self.launcher;
+        let place = launcher.place(run, &mut command, identity);
+        let place = place.map_err(|failure| explain(exec, &failure))?;
+        let env = environment(exec, user.as_ref(), &place.mark);
+        let image = Image::new(exec, &env).ok_or_else(|| failed("a word has a NUL in it"))?;
+        image.set(&mut command, exec.tty.is_some());
+        let process = launcher.launch(command, place, START).await;
+        let process = process.map_err(|failure| explain(exec, &failure))?;
+        let timeout = exec.timeout_secs.map(Secs::duration);
+        Ok(Started {
+            running: Running::new(
+                Rc::clone(launcher),
+                process,
+                joined.outputs,
+                joined.slave,
+                timeout,
+            ),
+            stdin: joined.stdin,
+            terminal: joined.terminal,
+        })
+    }
+
+    /// Starts this program once more, to serve the request for a file that is given as its body. Its
+    /// standard output is content, its standard error are reports.
+    pub(super) async fn start_helper(
+        &self,
+        run: RunId,
+        body: &str,
+        stdin: bool,
+    ) -> Result<Started, ErrorAnswer> {
+        let told = |failure: NotStarted| explain_own(&failure);
+        let mut command = helper(body);
+        let joined = on_pipes(&mut command, stdin).map_err(told)?;
+        let launcher = &self.launcher;
+        let place = launcher.place(run, &mut command, None).map_err(told)?;
+        let process = launcher
+            .launch(command, place, "the agent once more")
+            .await
+            .map_err(told)?;
+        Ok(Started {
+            running: Running::new(Rc::clone(launcher), process, joined.outputs, None, None),
+            stdin: joined.stdin,
+            terminal: None,
+        })
+    }
 }
 
 fn helper(body: &str) -> Command {
     let mut command = Command::new(OWN_PROGRAM);
-    command.args(["--serve-file", body]);
+    command.args([&format!("--{}", files::FLAG), body]);
     command
 }
 

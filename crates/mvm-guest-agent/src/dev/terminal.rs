@@ -1,6 +1,6 @@
 //! A terminal of a command's own: pty(7).
 
-use crate::edge::users::Identity;
+use crate::machine::users::Identity;
 use mvm_protocol::dev::exec::Window;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, fchmod, fchown};

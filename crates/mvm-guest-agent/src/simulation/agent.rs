@@ -6,13 +6,16 @@ use crate::core::lifecycle::Journal;
 use crate::core::registry::Loaded;
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
-use crate::edge::driver::{Driver, Handle};
-use crate::edge::journal::Files;
-use crate::edge::session::{Handshake, Patience, serve};
-use crate::edge::stream::pair;
-use crate::edge::system::Facts;
-use crate::edge::world::World as _;
-use mvm_protocol::answer::{Answer, AnswerFrame, ErrorCode};
+use crate::machine::interface::Machine as _;
+use crate::machine::journal::Files;
+use crate::machine::stream::pair;
+use crate::serve::connection::{Handshake, Timeouts};
+use crate::serve::driver::Driver;
+use crate::serve::extension::NoExtension;
+use crate::serve::facts::Facts;
+use crate::serve::handle::Handle;
+use crate::serve::session::serve;
+use mvm_protocol::answer::{Answer, AnswerFrame, ErrorCode, Profile};
 use mvm_protocol::drop_in;
 use mvm_protocol::frame::encode_json;
 use mvm_protocol::lifecycle::Outcome;
@@ -35,7 +38,7 @@ const OBSERVER: usize = HOSTS;
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// Longer than any walk.
-const PATIENT: Patience = Patience {
+const PATIENT: Timeouts = Timeouts {
     first_frame: Duration::from_hours(9),
     within_frame: Duration::from_hours(9),
     idle: Duration::from_hours(9),
@@ -90,7 +93,7 @@ impl Agent {
 
     fn start(&mut self) {
         let tasks = LocalSet::new();
-        let world = Simulated {
+        let machine = Simulated {
             script: Rc::clone(&self.script),
             files: self.files(),
             deadline: Cell::default(),
@@ -107,8 +110,9 @@ impl Agent {
                 busy,
                 seed: 7,
             };
-            let core = Core::new(settings, journal, world.now());
-            let driver = Driver::new(core, Facts::new(Timestamp(0), true), world, None);
+            let core = Core::new(settings, journal, machine.now());
+            let facts = Facts::new(Timestamp(0), Profile::Prod, true);
+            let driver = Driver::new(core, facts, machine, Rc::new(NoExtension), None);
             let handle = driver.handle();
             spawn_local(driver.run());
             let hosts = (0..=OBSERVER).map(|_| connect(&handle)).collect();
@@ -249,7 +253,8 @@ impl Agent {
 fn connect(handle: &Handle) -> Host {
     let (ours, stream) = pair();
     stream.set_nonblocking(true).unwrap();
-    spawn_local(serve(ours, Handshake::ByVmm, handle.clone(), PATIENT));
+    let (handle, extension) = (handle.clone(), Rc::new(NoExtension));
+    spawn_local(serve(ours, Handshake::ByVmm, handle, extension, PATIENT));
     Host {
         stream,
         decoder: Decoder::default(),

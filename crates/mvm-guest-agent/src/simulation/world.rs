@@ -6,8 +6,8 @@ use crate::core::registry::{Command, Loaded};
 use crate::core::sleeping::Work;
 use crate::core::worker::Sample;
 use crate::core::{Now, RunId};
-use crate::edge::journal::Files;
-use crate::edge::world::World;
+use crate::machine::interface::Machine;
+use crate::machine::journal::Files;
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Outcome;
 use std::cell::{Cell, RefCell};
@@ -120,7 +120,7 @@ pub(super) struct Simulated {
     pub(super) deadline: Cell<Option<Duration>>,
 }
 
-impl World for Simulated {
+impl Machine for Simulated {
     fn now(&self) -> Now {
         self.script.now()
     }
@@ -176,7 +176,7 @@ impl World for Simulated {
         }
     }
 
-    async fn take(&self, work: Work, _: Duration) -> Done {
+    async fn run_step(&self, work: Work, _: Duration) -> Done {
         let deed = match work {
             Work::Sync(_) => Deed::Sync,
             Work::DropCaches => Deed::DropCaches,
@@ -202,11 +202,6 @@ impl World for Simulated {
 
     fn keep(&self, journal: &Journal) -> io::Result<()> {
         self.files.keep(journal)
-    }
-
-    #[cfg(feature = "dev")]
-    fn launcher(&self) -> Option<Rc<crate::edge::process::Launcher>> {
-        None
     }
 }
 

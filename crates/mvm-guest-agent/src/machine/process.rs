@@ -6,6 +6,7 @@
 use super::cgroup::{Cgroup, CgroupRoot};
 use super::children::{Children, MARK};
 use super::fork::{Report, close_all_but, fork, reported};
+use super::freezer::Freezer;
 use super::polled::polled;
 use super::users::Identity;
 use crate::core::RunId;
@@ -21,6 +22,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -32,7 +34,6 @@ pub(crate) const TERM_GRACE: Duration = Duration::from_millis(250);
 pub(crate) const KILL_GRACE: Duration = Duration::from_secs(2);
 
 /// How long it may take to become a program, where somebody waits for that.
-#[cfg(feature = "dev")]
 const START_WITHIN: Duration = Duration::from_secs(10);
 
 /// Starts processes and ends them.
@@ -221,7 +222,6 @@ impl Launcher {
 
     /// Starts the command in its place, and waits until it has become the program; `what` it is, for
     /// the error. A disk that does not answer keeps it in the kernel, where nothing reaches it.
-    #[cfg(feature = "dev")]
     pub(crate) async fn launch(
         &self,
         command: Command,
@@ -299,7 +299,6 @@ impl Process {
     }
 
     /// Waits until it has become the program, or has reported why not.
-    #[cfg(feature = "dev")]
     async fn started(&mut self) -> io::Result<()> {
         let Some(report) = self.report.take() else {
             return Ok(());
@@ -310,6 +309,12 @@ impl Process {
         let report = polled(report, Interest::READABLE)?;
         let _ = report.readable().await;
         reported(report.get_ref()).unwrap_or(Ok(()))
+    }
+
+    /// What freezes it and all that it started, until `finished` is set.
+    pub(crate) fn freezer(&self, finished: Rc<Cell<bool>>) -> Freezer {
+        let cgroup = self.cgroup.as_ref().map(|it| it.path().to_owned());
+        Freezer::new(self.pid, cgroup, finished)
     }
 
     /// Sends a signal to its process group, or to itself if it has not come so far as to have one.
@@ -325,41 +330,6 @@ impl Process {
             cgroup.kill();
         }
         self.signal(Signal::KILL);
-    }
-}
-
-/// By which a process and all that it started is made to stand still, for as long as it is not
-/// finished.
-#[cfg(feature = "dev")]
-#[derive(Debug, Clone)]
-pub(crate) struct Hold {
-    pid: Pid,
-    cgroup: Option<std::path::PathBuf>,
-    finished: std::rc::Rc<Cell<bool>>,
-}
-
-#[cfg(feature = "dev")]
-impl Hold {
-    pub(crate) fn of(process: &Process, finished: std::rc::Rc<Cell<bool>>) -> Self {
-        let cgroup = process.cgroup.as_ref().map(|it| it.path().to_owned());
-        Self {
-            pid: process.pid,
-            cgroup,
-            finished,
-        }
-    }
-
-    /// Lets it stand still, or go on. Without cgroups that is its process group alone.
-    pub(crate) fn set(&self, hold: bool) {
-        if self.finished.get() {
-            return;
-        }
-        if let Some(cgroup) = &self.cgroup {
-            let _ = std::fs::write(cgroup.join("cgroup.freeze"), if hold { "1" } else { "0" });
-        } else {
-            let signal = if hold { Signal::STOP } else { Signal::CONT };
-            let _ = kill_process_group(self.pid, signal);
-        }
     }
 }
 

@@ -127,7 +127,7 @@ fn copy(child: impl FnOnce() -> u8) -> io::Result<Pid> {
 mod tests {
     use crate::core::RunId;
     use crate::core::ended::End;
-    use crate::edge::process::Launcher;
+    use crate::machine::process::Launcher;
     use rustix::process::{Pid, Signal, WaitOptions, waitpid};
     use std::fs::File;
     use std::os::fd::{AsRawFd, BorrowedFd};

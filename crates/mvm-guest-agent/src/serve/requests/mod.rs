@@ -11,9 +11,8 @@ mod sleep_prep;
 mod status;
 mod wake;
 
+use super::facts::Facts;
 use crate::core::{Core, Event, WaiterId};
-use crate::edge::driver::Handle;
-use crate::edge::system::{Facts, PROFILE};
 use mvm_protocol::answer::{Answer, ErrorAnswer, ErrorCode, Profile};
 use mvm_protocol::request::{DEV_REQUEST_TYPES, ParsedRequest, Request};
 
@@ -26,21 +25,21 @@ pub(crate) enum Reply {
 }
 
 /// Lets a request in, or says why not.
-pub(crate) fn admit(parsed: ParsedRequest, handle: &Handle) -> Result<Request, ErrorAnswer> {
+pub(crate) fn admit(parsed: ParsedRequest, facts: &Facts) -> Result<Request, ErrorAnswer> {
     parsed.request.map_err(|refusal| match parsed.kind {
         Some(kind) if refusal.code == ErrorCode::UnknownRequest => {
-            dev_refusal(&kind, handle.facts().exec).unwrap_or(refusal)
+            dev_refusal(&kind, facts).unwrap_or(refusal)
         }
         _ => refusal,
     })
 }
 
 /// Why a request of the dev builds is not served, if it is one and is not to be.
-fn dev_refusal(kind: &str, switched_on: bool) -> Option<ErrorAnswer> {
-    let reason = match PROFILE {
+fn dev_refusal(kind: &str, facts: &Facts) -> Option<ErrorAnswer> {
+    let reason = match facts.profile {
         _ if !DEV_REQUEST_TYPES.contains(&kind) => return None,
         Profile::Prod => "this is a prod build of the agent, which has no code for it",
-        Profile::Dev if !switched_on => "the agent's configuration switches it off (exec: false)",
+        Profile::Dev if !facts.exec => "the agent's configuration switches it off (exec: false)",
         Profile::Dev => return None,
     };
     Some(ErrorAnswer::new(

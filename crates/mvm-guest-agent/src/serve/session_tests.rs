@@ -1,19 +1,20 @@
-//! In-memory pairs: a session at one end, a host at the other, and patience cut short.
+//! In-memory pairs: a session at one end, a host at the other, and short timeouts.
 
 use super::*;
 use crate::core::lifecycle::Journal;
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
-use crate::edge::driver::Driver;
-use crate::edge::inhibit::Inhibitors;
-use crate::edge::journal::Files;
-use crate::edge::process::Launcher;
-use crate::edge::samples::Sampler;
-use crate::edge::stream::pair;
-use crate::edge::world::Machine;
-use crate::edge::{clock, system::Facts};
-use mvm_protocol::AnswerFrame;
+use crate::machine::inhibit::Inhibitors;
+use crate::machine::journal::Files;
+use crate::machine::local::LocalMachine;
+use crate::machine::process::Launcher;
+use crate::machine::samples::Sampler;
+use crate::machine::stream::pair;
+use crate::serve::driver::Driver;
+use crate::serve::extension::NoExtension;
+use crate::serve::facts::Facts;
 use mvm_protocol::frame::encode_json;
+use mvm_protocol::{AnswerFrame, Decoder};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,7 +26,7 @@ pub(crate) const SHORT: Duration = Duration::from_millis(60);
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// Long everywhere, so that a test shortens just what it is about.
-pub(crate) const PATIENT: Patience = Patience {
+pub(crate) const PATIENT: Timeouts = Timeouts {
     first_frame: LONG,
     within_frame: LONG,
     idle: LONG,
@@ -39,10 +40,20 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn connect(handshake: Handshake, patience: Patience) -> Self {
+    pub(crate) fn connect(handshake: Handshake, timeouts: Timeouts) -> Self {
+        Self::connect_to(handshake, timeouts, |_| NoExtension)
+    }
+
+    /// Connects to an agent with that extension.
+    pub(crate) fn connect_to<E: Extension>(
+        handshake: Handshake,
+        timeouts: Timeouts,
+        extension: impl FnOnce(&Rc<Launcher>) -> E,
+    ) -> Self {
         let (ours, theirs) = pair();
         theirs.set_nonblocking(true).unwrap();
-        let session = spawn_local(serve(ours, handshake, agent(), patience));
+        let (handle, extension) = agent(extension);
+        let session = spawn_local(serve(ours, handshake, handle, extension, timeouts));
         let stream = UnixStream::from_std(theirs).unwrap();
         Self {
             stream,
@@ -72,7 +83,6 @@ impl Host {
     }
 
     /// The next answer, as it is; data before it is dropped.
-    #[cfg(feature = "dev")]
     pub(crate) async fn json(&mut self) -> serde_json::Value {
         loop {
             if let Some(frame) = self.decoder.next_frame().unwrap() {
@@ -103,14 +113,13 @@ impl Host {
     }
 }
 
-/// A session that nobody serves yet.
-#[cfg(feature = "dev")]
-pub(crate) fn session(stream: Stream, patience: Patience) -> Session {
-    Session::new(stream, agent(), patience)
+/// A connection that nobody serves yet.
+pub(crate) fn connection(stream: Stream, timeouts: Timeouts) -> Connection {
+    Connection::new(stream, agent(|_| NoExtension).0, timeouts)
 }
 
 /// An agent without drop-ins, beside the session.
-fn agent() -> Handle {
+fn agent<E: Extension>(extension: impl FnOnce(&Rc<Launcher>) -> E) -> (Handle, Rc<E>) {
     static AGENTS: AtomicU32 = AtomicU32::new(0);
     // Of its own, since what it starts is ended by the next one of that name.
     let number = AGENTS.fetch_add(1, Ordering::Relaxed);
@@ -128,19 +137,21 @@ fn agent() -> Handle {
     };
     let core = Core::new(settings, Journal::default(), clock::now());
     let sampler = Sampler::new(Vec::new(), Inhibitors::new(dir.clone()));
-    let machine = Machine {
+    let launcher = Rc::new(Launcher::new(&dir, false));
+    let extension = Rc::new(extension(&launcher));
+    let machine = LocalMachine {
         timer: clock::Timer::new().unwrap(),
-        launcher: Rc::new(Launcher::new(&dir, false)),
+        launcher,
         sampler: RefCell::new(sampler),
         files: Files::new(&dir),
         folders: (dir.clone(), dir),
         effects: false,
     };
-    let facts = Facts::new(mvm_protocol::Timestamp(0), true);
-    let driver = Driver::new(core, facts, machine, None);
+    let facts = Facts::new(mvm_protocol::Timestamp(0), E::PROFILE, true);
+    let driver = Driver::new(core, facts, machine, Rc::clone(&extension), None);
     let handle = driver.handle();
     spawn_local(driver.run());
-    handle
+    (handle, extension)
 }
 
 pub(crate) async fn story<F: Future<Output = ()>>(tell: F) {
@@ -150,7 +161,7 @@ pub(crate) async fn story<F: Future<Output = ()>>(tell: F) {
 #[tokio::test]
 async fn without_a_first_frame_the_host_is_cut_off() {
     story(async {
-        let hasty = Patience {
+        let hasty = Timeouts {
             first_frame: SHORT,
             ..PATIENT
         };
@@ -170,7 +181,7 @@ async fn a_host_that_stalls_within_a_later_frame_is_cut_off() {
     story(async {
         let mut host = Host::connect(
             Handshake::ByVmm,
-            Patience {
+            Timeouts {
                 within_frame: SHORT,
                 ..PATIENT
             },
@@ -186,7 +197,7 @@ async fn a_host_that_stalls_within_a_later_frame_is_cut_off() {
 #[tokio::test]
 async fn a_host_that_idles_is_cut_off_and_one_that_watches_is_not() {
     story(async {
-        let hasty = Patience {
+        let hasty = Timeouts {
             idle: SHORT,
             ..PATIENT
         };
@@ -221,7 +232,7 @@ async fn a_host_that_never_reads_is_cut_off() {
     story(async {
         let mut host = Host::connect(
             Handshake::ByVmm,
-            Patience {
+            Timeouts {
                 idle: SHORT * 4,
                 ..PATIENT
             },
@@ -240,7 +251,7 @@ async fn a_frame_over_the_cap_is_answered_although_its_body_keeps_coming() {
     story(async {
         let mut host = Host::connect(
             Handshake::ByVmm,
-            Patience {
+            Timeouts {
                 linger: SHORT,
                 ..PATIENT
             },
@@ -259,7 +270,7 @@ async fn a_refused_host_is_told_after_its_handshake() {
         let (ours, theirs) = pair();
         theirs.set_nonblocking(true).unwrap();
         let session = spawn_local(async {
-            refuse(ours, Handshake::ByAgent, agent()).await;
+            refuse(ours, Handshake::ByAgent, agent(|_| NoExtension).0).await;
             Ending::Closed
         });
         let stream = UnixStream::from_std(theirs).unwrap();
@@ -280,11 +291,12 @@ async fn a_refused_host_is_told_after_its_handshake() {
 #[tokio::test]
 async fn two_hundred_watchers_that_never_read_hold_up_nobody() {
     story(async {
-        let handle = agent();
+        let (handle, extension) = agent(|_| NoExtension);
         let mut watchers = Vec::new();
         for _ in 0..200 {
             let (ours, theirs) = pair();
-            spawn_local(serve(ours, Handshake::ByVmm, handle.clone(), PATIENT));
+            let (handle, extension) = (handle.clone(), Rc::clone(&extension));
+            spawn_local(serve(ours, Handshake::ByVmm, handle, extension, PATIENT));
             theirs.set_nonblocking(true).unwrap();
             let mut stream = UnixStream::from_std(theirs).unwrap();
             let watch = encode_json(br#"{"type":"watch","heartbeat_secs":0.05}"#).unwrap();

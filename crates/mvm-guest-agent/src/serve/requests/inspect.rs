@@ -1,8 +1,9 @@
 //! `inspect`: all of `status`, and probes, system, agent and snapshot history.
 
 use crate::core::Core;
-use crate::edge::clock;
-use crate::edge::system::{self, Facts};
+use crate::machine::clock;
+use crate::machine::system;
+use crate::serve::facts::Facts;
 use mvm_protocol::Answer;
 use mvm_protocol::status::Inspect;
 

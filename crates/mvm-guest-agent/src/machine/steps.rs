@@ -5,6 +5,7 @@ use super::clock;
 use super::identity;
 use super::journal::Files;
 use super::mounts::{self, Mount};
+use super::outcome::{NotDone, StepResult};
 use super::process::Launcher;
 use crate::core::RunId;
 use crate::core::ended::End;
@@ -24,47 +25,22 @@ use std::time::{Duration, Instant};
 /// A clock that is off by less is left alone: setting it would disturb more than it mends.
 const CLOCK_TOLERANCE_MS: i64 = 500;
 
-/// What steps are taken with.
+/// What the steps work with.
 #[derive(Clone, Copy)]
-pub(crate) struct StepEdge<'a> {
+pub(crate) struct StepContext<'a> {
     pub(crate) launcher: &'a Launcher,
     pub(crate) files: &'a Files,
     /// Whether the guest may be changed.
     pub(crate) effects: bool,
 }
 
-/// What a step came to.
-pub(crate) type StepResult = Result<Option<String>, NotDone>;
-
-/// Why a step was not taken, or not to its end.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum NotDone {
-    /// It was not tried, or may not be.
-    Skipped(String),
-    /// It was tried in vain.
-    Failed(String),
-    /// Its time was up.
-    TimedOut(String),
-}
-
-impl NotDone {
-    /// What the kernel's refusal means: who may not do a thing has not failed at it.
-    pub(crate) fn from_error(what: &str, error: &io::Error) -> Self {
-        if error.kind() == io::ErrorKind::PermissionDenied {
-            Self::Skipped(format!("{what}: not permitted"))
-        } else {
-            Self::Failed(format!("{what}: {error}"))
-        }
-    }
-}
-
 /// Takes a step, unless the agent is to leave the machine as it is.
-pub(crate) async fn take(work: Work, limit: Duration, edge: StepEdge<'_>) -> Done {
+pub(crate) async fn run(work: Work, limit: Duration, context: StepContext<'_>) -> Done {
     let began = Instant::now();
     let outcome = match work {
-        Work::Identity { generation, clone } => identity(generation, clone, edge),
-        _ if !edge.effects => Err(NotDone::Skipped("--no-system-effects".to_owned())),
-        Work::Sync(run) => sync(run, mounts::writable_local(), limit, edge).await,
+        Work::Identity { generation, clone } => identity(generation, clone, context),
+        _ if !context.effects => Err(NotDone::Skipped("--no-system-effects".to_owned())),
+        Work::Sync(run) => sync(run, mounts::writable_local(), limit, context).await,
         Work::DropCaches => drop_caches(),
         Work::Reseed(entropy) => reseed(entropy.as_ref()),
         Work::Clock(told) => set_clock(told),
@@ -87,7 +63,12 @@ pub(crate) async fn take(work: Work, limit: Duration, edge: StepEdge<'_>) -> Don
 /// Writes the dirty pages of each filesystem: syncfs(2). A disk that hangs holds the call in the
 /// kernel, where nothing reaches it, so each is made by a process of its own, which can be killed
 /// or left behind.
-async fn sync(run: RunId, mounts: Vec<Mount>, limit: Duration, edge: StepEdge<'_>) -> StepResult {
+async fn sync(
+    run: RunId,
+    mounts: Vec<Mount>,
+    limit: Duration,
+    context: StepContext<'_>,
+) -> StepResult {
     let deadline = Instant::now() + limit;
     let mut synced = Vec::new();
     for mount in mounts {
@@ -96,7 +77,9 @@ async fn sync(run: RunId, mounts: Vec<Mount>, limit: Duration, edge: StepEdge<'_
         let path = CString::new(mount.point.into_os_string().into_vec());
         let path = path.map_err(|error| failed(error.into()))?;
         let left = deadline.saturating_duration_since(Instant::now());
-        let copy = edge.launcher.run_copy(run, left, || sync_filesystem(&path));
+        let copy = context
+            .launcher
+            .run_copy(run, left, || sync_filesystem(&path));
         match copy.await.end {
             End::Exited(0) => synced.push(point),
             End::Exited(errno) => return Err(failed(io::Error::from_raw_os_error(errno))),
@@ -251,18 +234,19 @@ fn ptp() -> Option<i64> {
 }
 
 /// The generation is the agent's own file, and is written whatever else may be.
-fn identity(generation: u64, clone: bool, edge: StepEdge<'_>) -> StepResult {
-    let path = edge.files.path("generation");
-    edge.files
+fn identity(generation: u64, clone: bool, context: StepContext<'_>) -> StepResult {
+    let path = context.files.path("generation");
+    context
+        .files
         .write_generation(generation)
         .map_err(|error| NotDone::Failed(format!("{}: {error}", path.display())))?;
     if !clone {
         return Err(NotDone::Skipped("not a clone".to_owned()));
     }
-    if !edge.effects {
+    if !context.effects {
         return Err(NotDone::Skipped("--no-system-effects".to_owned()));
     }
-    identity::renew(edge.files)
+    identity::renew(context.files)
 }
 
 #[cfg(test)]

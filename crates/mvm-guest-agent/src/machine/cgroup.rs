@@ -104,7 +104,6 @@ impl Cgroup {
     }
 
     /// Its folder.
-    #[cfg(feature = "dev")]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

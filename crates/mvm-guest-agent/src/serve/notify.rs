@@ -1,10 +1,10 @@
 //! Tells the host that the agent listens, without being asked: one `status` frame to a vsock port
 //! of the host.
 
-use super::console::say;
-use super::driver::Handle;
 use super::encode;
-use super::stream::Stream;
+use super::handle::Handle;
+use crate::machine::console::say;
+use crate::machine::stream::Stream;
 use mvm_protocol::request::Request;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
 use rustix::fd::{AsRawFd, OwnedFd};

@@ -1,7 +1,7 @@
 //! `status`: lifecycle, worker, health, integrations.
 
 use crate::core::Core;
-use crate::edge::clock;
+use crate::machine::clock;
 use mvm_protocol::Answer;
 
 pub(super) fn answer(core: &Core) -> Answer {

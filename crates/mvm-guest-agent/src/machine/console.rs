@@ -23,6 +23,6 @@ pub(crate) fn write_line(message: fmt::Arguments) {
 
 /// Logs like `println!`.
 macro_rules! say {
-    ($($part:tt)+) => { $crate::edge::console::write_line(format_args!($($part)+)) };
+    ($($part:tt)+) => { $crate::machine::console::write_line(format_args!($($part)+)) };
 }
 pub(crate) use say;

@@ -1,14 +1,12 @@
-//! The world as the driver meets it: the clock, what takes time, and what has to be remembered.
-//!
-//! One type in the agent, [`Machine`], and one more in the tests, whose clock and commands a script
-//! moves. The driver is generic over it, so that the agent pays nothing for the second.
+//! The machine that the agent runs on, behind the [`Machine`] trait.
 
 use super::clock::{self, Timer};
 use super::drop_in_dir::{self, Trust};
+use super::interface::Machine;
 use super::journal::Files;
 use super::process::Launcher;
 use super::samples::Sampler;
-use super::steps::{self, StepEdge};
+use super::steps::{self, StepContext};
 use crate::core::ended::Ended;
 use crate::core::lifecycle::{Done, Journal};
 use crate::core::registry::{Command, Loaded};
@@ -22,40 +20,9 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// What the driver needs of the world. What takes time is awaited, and ends by itself.
-pub(crate) trait World: 'static {
-    /// Both clocks now.
-    fn now(&self) -> Now;
-
-    /// Sets the one deadline, in place of the one before; `None` for never.
-    fn set_deadline(&self, deadline: Option<Duration>) -> io::Result<()>;
-
-    /// Waits until the deadline has passed.
-    async fn deadline_passed(&self) -> io::Result<()>;
-
-    /// Runs a command to its end. `cancel` ends it early.
-    async fn run(&self, run: RunId, command: Command, cancel: oneshot::Receiver<()>) -> Ended;
-
-    /// Takes a step of sleeping or waking that is no command.
-    async fn take(&self, work: Work, limit: Duration) -> Done;
-
-    /// Reads the drop-in folders.
-    async fn load_drop_ins(&self) -> Loaded;
-
-    /// Reads the signals that tell idle from busy.
-    fn sample(&self) -> Sample;
-
-    /// Keeps what has to survive the agent.
-    fn keep(&self, journal: &Journal) -> io::Result<()>;
-
-    /// What starts the commands of hosts, if there can be any.
-    #[cfg(feature = "dev")]
-    fn launcher(&self) -> Option<Rc<Launcher>>;
-}
-
 /// The machine that the agent runs on.
 #[derive(Debug)]
-pub(crate) struct Machine {
+pub(crate) struct LocalMachine {
     pub(crate) timer: Timer,
     pub(crate) launcher: Rc<Launcher>,
     pub(crate) sampler: RefCell<Sampler>,
@@ -66,7 +33,7 @@ pub(crate) struct Machine {
     pub(crate) effects: bool,
 }
 
-impl World for Machine {
+impl Machine for LocalMachine {
     fn now(&self) -> Now {
         clock::now()
     }
@@ -83,13 +50,13 @@ impl World for Machine {
         self.launcher.run(run, command, cancel).await
     }
 
-    async fn take(&self, work: Work, limit: Duration) -> Done {
-        let edge = StepEdge {
+    async fn run_step(&self, work: Work, limit: Duration) -> Done {
+        let context = StepContext {
             launcher: &self.launcher,
             files: &self.files,
             effects: self.effects,
         };
-        steps::take(work, limit, edge).await
+        steps::run(work, limit, context).await
     }
 
     async fn load_drop_ins(&self) -> Loaded {
@@ -104,10 +71,5 @@ impl World for Machine {
 
     fn keep(&self, journal: &Journal) -> io::Result<()> {
         self.files.keep(journal)
-    }
-
-    #[cfg(feature = "dev")]
-    fn launcher(&self) -> Option<Rc<Launcher>> {
-        Some(Rc::clone(&self.launcher))
     }
 }

@@ -1,7 +1,7 @@
 //! What tells two clones of one snapshot apart: machine-id, host name, boot id.
 
 use super::journal::Files;
-use super::steps::{NotDone, StepResult};
+use super::outcome::{NotDone, StepResult};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io;
 use std::os::unix::fs::FileExt;

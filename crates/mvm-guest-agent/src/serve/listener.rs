@@ -1,21 +1,25 @@
 //! Listening sockets: AF_VSOCK in a guest, Unix without a VMM.
 
-use super::console::say;
-use super::driver::Handle;
-use super::polled::polled;
-use super::session::{self, Handshake, Patience};
-use super::stream::Stream;
-use crate::config::Listen;
+use super::connection::{Handshake, Timeouts};
+use super::extension::Extension;
+use super::handle::Handle;
+use super::session;
+use crate::machine::console::say;
+use crate::machine::polled::polled;
+use crate::machine::stream::Stream;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, getpeername, listen,
     socket,
 };
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use std::cell::Cell;
+use std::fmt;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -31,20 +35,54 @@ const MAX_REFUSALS: usize = 32;
 const CID_ANY: u32 = u32::MAX;
 const CID_HOST: u32 = 2;
 
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ListenAddress {
+    /// A vsock port of this guest.
+    Vsock(u32),
+    /// A Unix socket, where the agent speaks the handshake itself.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Vsock(port) => write!(f, "vsock:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ListenAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let vsock = text
+            .strip_prefix("vsock:")
+            .and_then(|port| port.parse().ok())
+            .map(Self::Vsock);
+        let unix = text.strip_prefix("unix:").filter(|path| !path.is_empty());
+        vsock
+            .or_else(|| unix.map(|path| Self::Unix(path.into())))
+            .ok_or_else(|| {
+                D::Error::custom(format!("`{text}` is neither vsock:PORT nor unix:PATH"))
+            })
+    }
+}
+
 /// A socket that listens.
 #[derive(Debug)]
 pub(crate) struct Listener {
     fd: AsyncFd<OwnedFd>,
-    address: Listen,
+    address: ListenAddress,
     reserve: Option<OwnedFd>,
 }
 
 impl Listener {
     /// Binds and listens.
-    pub(crate) fn bind(address: &Listen) -> io::Result<Self> {
+    pub(crate) fn bind(address: &ListenAddress) -> io::Result<Self> {
         let fd = match address {
-            Listen::Vsock(port) => vsock(*port)?,
-            Listen::Unix(path) => unix(path)?,
+            ListenAddress::Vsock(port) => vsock(*port)?,
+            ListenAddress::Unix(path) => unix(path)?,
         };
         let fd = polled(fd, Interest::READABLE)?;
         Ok(Self {
@@ -55,21 +93,29 @@ impl Listener {
     }
 
     /// Accepts connections and serves each, at most `max` at a time over all listeners.
-    pub(crate) async fn run(mut self, handle: Handle, open: Rc<Cell<usize>>, max: usize) {
+    pub(crate) async fn run<E: Extension>(
+        mut self,
+        handle: Handle,
+        extension: Rc<E>,
+        open: Rc<Cell<usize>>,
+        max: usize,
+    ) {
         let refusals = Rc::new(Cell::new(0));
         loop {
             match self.accept(&handle).await {
                 Ok(Some(stream)) => {
                     let handshake = self.handshake();
                     let handle = handle.clone();
-                    if let Some(place) = Place::take(&open, max) {
+                    let extension = Rc::clone(&extension);
+                    if let Some(slot) = Slot::take(&open, max) {
                         tokio::task::spawn_local(async move {
-                            let _place = place;
-                            session::serve(stream, handshake, handle, Patience::default()).await;
+                            let _slot = slot;
+                            let timeouts = Timeouts::default();
+                            session::serve(stream, handshake, handle, extension, timeouts).await;
                         });
-                    } else if let Some(place) = Place::take(&refusals, MAX_REFUSALS) {
+                    } else if let Some(slot) = Slot::take(&refusals, MAX_REFUSALS) {
                         tokio::task::spawn_local(async move {
-                            let _place = place;
+                            let _slot = slot;
                             session::refuse(stream, handshake, handle).await;
                         });
                     }
@@ -86,8 +132,8 @@ impl Listener {
 
     fn handshake(&self) -> Handshake {
         match self.address {
-            Listen::Vsock(_) => Handshake::ByVmm,
-            Listen::Unix(_) => Handshake::ByAgent,
+            ListenAddress::Vsock(_) => Handshake::ByVmm,
+            ListenAddress::Unix(_) => Handshake::ByAgent,
         }
     }
 
@@ -96,7 +142,7 @@ impl Listener {
         let mut guard = self.fd.readable().await?;
         match accept(self.fd.get_ref()) {
             Ok(fd) => {
-                if let Listen::Vsock(_) = self.address
+                if let ListenAddress::Vsock(_) = self.address
                     && peer_cid(&fd) != Some(CID_HOST)
                 {
                     say!(
@@ -144,16 +190,16 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Listen::Unix(path) = &self.address {
+        if let ListenAddress::Unix(path) = &self.address {
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// One of a bounded number of places, given back when it is dropped.
-struct Place(Rc<Cell<usize>>);
+/// One of a bounded number of connections, given back when it is dropped.
+struct Slot(Rc<Cell<usize>>);
 
-impl Place {
+impl Slot {
     fn take(taken: &Rc<Cell<usize>>, max: usize) -> Option<Self> {
         (taken.get() < max).then(|| {
             taken.set(taken.get() + 1);
@@ -162,7 +208,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.0.set(self.0.get().saturating_sub(1));
     }
@@ -233,13 +279,13 @@ fn peer_cid(fd: &OwnedFd) -> Option<u32> {
 }
 
 /// Why binding failed, and what to do about it.
-pub(crate) fn explain(address: &Listen, error: &io::Error) -> String {
+pub(crate) fn explain(address: &ListenAddress, error: &io::Error) -> String {
     let remedy = match (address, error.raw_os_error()) {
-        (Listen::Vsock(_), Some(nix::libc::EAFNOSUPPORT | nix::libc::ENODEV)) => {
+        (ListenAddress::Vsock(_), Some(nix::libc::EAFNOSUPPORT | nix::libc::ENODEV)) => {
             "the guest's kernel has no vsock: load vmw_vsock_virtio_transport, or give the VM a vsock device"
         }
         (_, Some(nix::libc::EADDRINUSE)) => "another agent, or another program, listens there",
-        (Listen::Unix(path), Some(nix::libc::ENOENT))
+        (ListenAddress::Unix(path), Some(nix::libc::ENOENT))
             if path.parent().is_some_and(|p| !p.exists()) =>
         {
             "the socket's folder does not exist"

@@ -13,7 +13,6 @@ use tokio::io::{Interest, Ready};
 pub(crate) struct Stream {
     fd: AsyncFd<OwnedFd>,
     /// Whether there may be bytes that are not announced any more.
-    #[cfg(feature = "dev")]
     unread: std::cell::Cell<bool>,
 }
 
@@ -28,14 +27,12 @@ impl Stream {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             fd: polled(fd, READ)?,
-            #[cfg(feature = "dev")]
             unread: std::cell::Cell::new(false),
         })
     }
 
     /// Reads what is there, at least one byte; 0 at the end of the stream.
     pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        #[cfg(feature = "dev")]
         if self.unread.replace(false) {
             match recv(self.fd.get_ref(), &mut *buffer, RecvFlags::empty()) {
                 Ok((read, _)) => {
@@ -77,13 +74,11 @@ impl Stream {
     }
 
     /// Writes what fits at once, without waiting.
-    #[cfg(feature = "dev")]
     pub(crate) fn try_write(&self, bytes: &[u8]) -> Result<usize, Errno> {
         send(self.fd.get_ref(), bytes, SendFlags::NOSIGNAL)
     }
 
     /// Moves bytes from a pipe, as many as fit at once and at most so many, without waiting.
-    #[cfg(feature = "dev")]
     pub(crate) fn try_splice(&self, pipe: &OwnedFd, bytes: usize) -> Result<usize, Errno> {
         use rustix::pipe::{SpliceFlags, splice};
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
@@ -92,13 +87,11 @@ impl Stream {
 
     /// The socket once more, to be watched for room at all times: for a stream of bytes that is
     /// worth being woken for.
-    #[cfg(feature = "dev")]
     pub(crate) fn room(&self) -> io::Result<AsyncFd<OwnedFd>> {
         polled(self.fd.get_ref().try_clone()?, WRITE)
     }
 
     /// Waits until the peer has closed, and reads nothing.
-    #[cfg(feature = "dev")]
     pub(crate) async fn closed(&self) {
         while let Ok(mut guard) = self.fd.ready(READ).await {
             if guard.ready().is_read_closed() || guard.ready().is_error() {

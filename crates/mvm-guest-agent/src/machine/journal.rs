@@ -1,7 +1,7 @@
 //! What has to survive the agent, in the run directory: as long as the guest runs, and no longer.
 
 use super::console::say;
-use super::world::World;
+use super::interface::Machine;
 use crate::core::lifecycle::Journal;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ const RESERVE: &str = ".reserve";
 
 /// How much that is, in bytes: four pages. A journal and the generation's number need one each, and
 /// one more while they are replaced.
-const ROOM: usize = 16 * 1024;
+const RESERVE_BYTES: usize = 16 * 1024;
 
 /// The journal's file, and the generation's for programs in the guest.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ impl Files {
     /// Sets room aside for a journal: a guest whose `/run` is full has to sleep and wake as well.
     pub(crate) fn make_reserve(&self) {
         // Zeros, since a file with a hole in it takes no room.
-        let _ = std::fs::write(self.path(RESERVE), [0; ROOM]);
+        let _ = std::fs::write(self.path(RESERVE), [0; RESERVE_BYTES]);
     }
 
     /// What an earlier agent kept; nothing if there was none. A journal that cannot be read is told
@@ -92,18 +92,18 @@ impl Files {
 /// Keeps the journal when it has changed, which most steps do not do, and tries again what it could
 /// not keep.
 #[derive(Debug, Default)]
-pub(crate) struct Keeper {
+pub(crate) struct JournalWriter {
     kept: Option<Journal>,
     missed: Option<Journal>,
 }
 
-impl Keeper {
-    pub(crate) fn keep<W: World>(&mut self, journal: Journal, world: &W) -> io::Result<()> {
+impl JournalWriter {
+    pub(crate) fn keep<M: Machine>(&mut self, journal: Journal, machine: &M) -> io::Result<()> {
         if self.kept.as_ref() == Some(&journal) {
             return Ok(());
         }
         self.kept = None;
-        match world.keep(&journal) {
+        match machine.keep(&journal) {
             Ok(()) => {
                 self.missed = None;
                 self.kept = Some(journal);
@@ -119,9 +119,9 @@ impl Keeper {
     }
 
     /// While the guest runs: an agent that is started after a crash must not find that it sleeps.
-    pub(crate) fn catch_up<W: World>(&mut self, world: &W) {
+    pub(crate) fn catch_up<M: Machine>(&mut self, machine: &M) {
         if let Some(journal) = self.missed.clone() {
-            let _ = self.keep(journal, world);
+            let _ = self.keep(journal, machine);
         }
     }
 }

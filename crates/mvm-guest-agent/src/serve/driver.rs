@@ -1,23 +1,19 @@
 //! The loop around the core: carries events in, and actions out.
 
-use super::console::say;
-use super::journal::Keeper;
+use super::extension::Extension;
+use super::facts::Facts;
+use super::handle::{Admitted, Handle, Message};
 use super::notify;
-use super::system::Facts;
+use super::requests::{self, Reply};
 use super::watchers::{Queue, Watchers};
-use super::world::World;
-use crate::core::ended::Ended;
 use crate::core::lifecycle::Done;
-#[cfg(feature = "dev")]
-use crate::core::open::Kind;
-use crate::core::registry::Loaded;
 use crate::core::sleeping::{StepWork, Work, command_done};
 use crate::core::{Action, Core, Event, RunId, WaiterId};
-#[cfg(feature = "dev")]
-use crate::dev::Dev;
-use crate::requests::{self, Reply};
+use crate::machine::console::say;
+use crate::machine::interface::Machine;
+use crate::machine::journal::JournalWriter;
 use mvm_protocol::Lenient;
-use mvm_protocol::answer::{self, Answer, Change, ErrorAnswer, ErrorCode};
+use mvm_protocol::answer::{self, Answer, Change, ErrorAnswer};
 use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::request::Request;
 use std::collections::HashMap;
@@ -29,158 +25,47 @@ use tokio::sync::{mpsc, oneshot};
 /// How long the end of commands is waited for at shutdown.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
-/// What sessions and tasks tell the driver.
-enum Message {
-    Ask {
-        request: Request,
-        watcher: Option<Rc<Queue>>,
-        reply: oneshot::Sender<Answer>,
-    },
-    RunEnded(RunId, Ended),
-    StepDone(Done),
-    StepRefused(String),
-    Loaded(Loaded),
-    DropInsChanged,
-    Reload,
-    Stop,
-    #[cfg(feature = "dev")]
-    Open(Kind, oneshot::Sender<Result<Admitted, ErrorAnswer>>),
-    #[cfg(feature = "dev")]
-    Closed(RunId),
-}
-
-/// By which sessions and tasks reach the driver.
-#[derive(Clone)]
-pub(crate) struct Handle {
-    messages: mpsc::UnboundedSender<Message>,
-    facts: Rc<Facts>,
-    #[cfg(feature = "dev")]
-    dev: Rc<Dev>,
-}
-
-/// What a host was let have, for as long as this is kept.
-#[cfg(feature = "dev")]
-pub(crate) struct Admitted {
-    pub(crate) run: RunId,
-    /// Comes when it has to end, since the guest goes to sleep or the agent stops.
-    pub(crate) end: oneshot::Receiver<()>,
-    messages: mpsc::UnboundedSender<Message>,
-}
-
-#[cfg(feature = "dev")]
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        let _ = self.messages.send(Message::Closed(self.run));
-    }
-}
-
-impl Handle {
-    /// Asks for a command, a file or a port.
-    #[cfg(feature = "dev")]
-    pub(crate) async fn open(&self, kind: Kind) -> Result<Admitted, ErrorAnswer> {
-        let (reply, answer) = oneshot::channel();
-        let _ = self.messages.send(Message::Open(kind, reply));
-        answer.await.unwrap_or_else(|_| Err(stopping()))
-    }
-
-    /// What dev builds have beyond others.
-    #[cfg(feature = "dev")]
-    pub(crate) fn dev(&self) -> &Rc<Dev> {
-        &self.dev
-    }
-
-    /// Asks and waits for the answer. Each caller has one question at a time, so the queue is
-    /// bounded by the number of connections.
-    pub(crate) async fn ask(&self, request: Request) -> Answer {
-        match requests::answer_alone(&request) {
-            Some(answer) => answer,
-            None => self.send(request, None).await,
-        }
-    }
-
-    /// Asks for the status, and to be told of every change after it.
-    pub(crate) async fn watch(&self, queue: Rc<Queue>) -> Answer {
-        self.send(Request::Status, Some(queue)).await
-    }
-
-    async fn send(&self, request: Request, watcher: Option<Rc<Queue>>) -> Answer {
-        let (reply, answer) = oneshot::channel();
-        let _ = self.messages.send(Message::Ask {
-            request,
-            watcher,
-            reply,
-        });
-        answer.await.unwrap_or_else(|_| Answer::Error(stopping()))
-    }
-
-    /// What does not change.
-    pub(crate) fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    /// A drop-in folder has changed.
-    pub(crate) fn drop_ins_changed(&self) {
-        let _ = self.messages.send(Message::DropInsChanged);
-    }
-
-    /// A SIGHUP came.
-    pub(crate) fn reload(&self) {
-        let _ = self.messages.send(Message::Reload);
-    }
-
-    /// A SIGTERM came.
-    pub(crate) fn stop(&self) {
-        let _ = self.messages.send(Message::Stop);
-    }
-}
-
-fn stopping() -> ErrorAnswer {
-    ErrorAnswer::new(ErrorCode::Busy, "the agent is stopping")
-}
-
 /// The owner of the core.
-pub(crate) struct Driver<W> {
+pub(crate) struct Driver<M, E> {
     core: Core,
     handle: Handle,
     messages: mpsc::UnboundedReceiver<Message>,
-    world: Rc<W>,
-    keeper: Keeper,
+    machine: Rc<M>,
+    extension: Rc<E>,
+    journal: JournalWriter,
     notify_port: Option<u32>,
     watchers: Watchers,
     waiting: HashMap<WaiterId, oneshot::Sender<Answer>>,
     running: HashMap<RunId, oneshot::Sender<()>>,
     step: Option<oneshot::Sender<()>>,
     next_waiter: u64,
-    #[cfg(feature = "dev")]
     opening: HashMap<WaiterId, oneshot::Sender<Result<Admitted, ErrorAnswer>>>,
-    #[cfg(feature = "dev")]
     open: HashMap<RunId, oneshot::Sender<()>>,
 }
 
-impl<W: World> Driver<W> {
-    pub(crate) fn new(core: Core, facts: Facts, world: W, notify_port: Option<u32>) -> Self {
-        let (sender, messages) = mpsc::unbounded_channel();
-        let world = Rc::new(world);
+impl<M: Machine, E: Extension> Driver<M, E> {
+    pub(crate) fn new(
+        core: Core,
+        facts: Facts,
+        machine: M,
+        extension: Rc<E>,
+        notify_port: Option<u32>,
+    ) -> Self {
+        let (handle, messages) = Handle::new(facts);
         Self {
             core,
-            handle: Handle {
-                messages: sender,
-                facts: Rc::new(facts),
-                #[cfg(feature = "dev")]
-                dev: Rc::new(Dev::new(world.launcher())),
-            },
+            handle,
             messages,
-            world,
-            keeper: Keeper::default(),
+            machine: Rc::new(machine),
+            extension,
+            journal: JournalWriter::default(),
             notify_port,
             watchers: Watchers::default(),
             waiting: HashMap::new(),
             running: HashMap::new(),
             step: None,
             next_waiter: 0,
-            #[cfg(feature = "dev")]
             opening: HashMap::new(),
-            #[cfg(feature = "dev")]
             open: HashMap::new(),
         }
     }
@@ -195,9 +80,9 @@ impl<W: World> Driver<W> {
         self.notify();
         self.handle_event(Event::Tick);
         loop {
-            self.world.set_deadline(self.core.deadline())?;
+            self.machine.set_deadline(self.core.deadline())?;
             tokio::select! {
-                passed = self.world.deadline_passed() => {
+                passed = self.machine.deadline_passed() => {
                     passed?;
                     self.handle_event(Event::Tick);
                 }
@@ -241,14 +126,12 @@ impl<W: World> Driver<W> {
             Message::DropInsChanged => self.handle_event(Event::DropInsChanged),
             Message::Reload => self.handle_event(Event::ReloadAsked(None)),
             Message::Stop => {}
-            #[cfg(feature = "dev")]
             Message::Open(kind, reply) => {
                 self.next_waiter += 1;
                 let waiter = WaiterId(self.next_waiter);
                 self.opening.insert(waiter, reply);
                 self.handle_event(Event::OpenAsked(waiter, kind));
             }
-            #[cfg(feature = "dev")]
             Message::Closed(run) => {
                 self.open.remove(&run);
                 self.handle_event(Event::Closed(run));
@@ -264,7 +147,7 @@ impl<W: World> Driver<W> {
     ) {
         self.next_waiter += 1;
         let waiter = WaiterId(self.next_waiter);
-        match requests::apply(request, waiter, &self.core, &self.handle.facts) {
+        match requests::apply(request, waiter, &self.core, self.handle.facts()) {
             Reply::Now(answer) => {
                 if let Some(queue) = watcher {
                     self.watchers.add(&queue);
@@ -279,7 +162,7 @@ impl<W: World> Driver<W> {
     }
 
     fn handle_event(&mut self, event: Event) {
-        let actions = self.core.handle(event, self.world.now());
+        let actions = self.core.handle(event, self.machine.now());
         for action in actions {
             self.act(action);
         }
@@ -290,10 +173,10 @@ impl<W: World> Driver<W> {
             Action::Run(run, command) => {
                 let (cancel, cancelled) = oneshot::channel();
                 self.running.insert(run, cancel);
-                let world = Rc::clone(&self.world);
+                let machine = Rc::clone(&self.machine);
                 let messages = self.handle.messages.clone();
                 tokio::task::spawn_local(async move {
-                    let ended = world.run(run, command, cancelled).await;
+                    let ended = machine.run(run, command, cancelled).await;
                     let _ = messages.send(Message::RunEnded(run, ended));
                 });
             }
@@ -303,15 +186,15 @@ impl<W: World> Driver<W> {
                 }
             }
             Action::Sample => {
-                self.keeper.catch_up(&*self.world);
-                let sample = self.world.sample();
+                self.journal.catch_up(&*self.machine);
+                let sample = self.machine.sample();
                 self.handle_event(Event::Sampled(sample));
             }
             Action::LoadDropIns => {
-                let world = Rc::clone(&self.world);
+                let machine = Rc::clone(&self.machine);
                 let messages = self.handle.messages.clone();
                 tokio::task::spawn_local(async move {
-                    let _ = messages.send(Message::Loaded(world.load_drop_ins().await));
+                    let _ = messages.send(Message::Loaded(machine.load_drop_ins().await));
                 });
             }
             Action::Step(step) => self.begin_step(*step),
@@ -321,8 +204,8 @@ impl<W: World> Driver<W> {
                 }
             }
             Action::Keep(journal) => {
-                // Told and tried again by the keeper.
-                let _ = self.keeper.keep(journal, &*self.world);
+                // Told and tried again by the writer.
+                let _ = self.journal.keep(journal, &*self.machine);
             }
             Action::Woke => self.notify(),
             Action::Publish(change) => {
@@ -333,28 +216,23 @@ impl<W: World> Driver<W> {
                     say!("lifecycle: {}", lifecycle.as_str());
                 }
                 self.watchers.publish(answer::Event {
-                    at: self.world.now().wall,
+                    at: self.machine.now().wall,
                     change,
                 });
             }
             Action::Answer(waiter, answer) => self.answer(waiter, *answer),
-            #[cfg(feature = "dev")]
             Action::Admit(waiter, run) => self.admit(waiter, run),
-            #[cfg(feature = "dev")]
             Action::End(run) => {
                 if let Some(end) = self.open.remove(&run) {
                     let _ = end.send(());
                 }
             }
-            #[cfg(feature = "dev")]
-            Action::HoldJobs => self.handle.dev.hold_jobs(true),
-            #[cfg(feature = "dev")]
-            Action::ReleaseJobs => self.handle.dev.hold_jobs(false),
+            Action::FreezeJobs => self.extension.freeze(),
+            Action::ThawJobs => self.extension.thaw(),
         }
     }
 
     fn answer(&mut self, waiter: WaiterId, answer: Answer) {
-        #[cfg(feature = "dev")]
         if let Some(reply) = self.opening.remove(&waiter) {
             if let Answer::Error(error) = answer {
                 let _ = reply.send(Err(error));
@@ -366,16 +244,11 @@ impl<W: World> Driver<W> {
         }
     }
 
-    #[cfg(feature = "dev")]
     fn admit(&mut self, waiter: WaiterId, run: RunId) {
         let (sender, end) = oneshot::channel();
         self.open.insert(run, sender);
         // If nobody waits any more, it is closed again by being dropped.
-        let admitted = Admitted {
-            run,
-            end,
-            messages: self.handle.messages.clone(),
-        };
+        let admitted = Admitted::new(run, end, &self.handle);
         if let Some(reply) = self.opening.remove(&waiter) {
             let _ = reply.send(Ok(admitted));
         }
@@ -391,7 +264,7 @@ impl<W: World> Driver<W> {
     /// The journal comes first.
     fn begin_step(&mut self, step: StepWork) {
         let messages = self.handle.messages.clone();
-        if let Err(error) = self.keeper.keep(step.journal, &*self.world)
+        if let Err(error) = self.journal.keep(step.journal, &*self.machine)
             && step.needs_journal
         {
             let why = format!("not begun: the journal cannot be kept: {error}");
@@ -400,15 +273,15 @@ impl<W: World> Driver<W> {
         }
         let (cancel, mut cancelled) = oneshot::channel();
         self.step = Some(cancel);
-        let world = Rc::clone(&self.world);
+        let machine = Rc::clone(&self.machine);
         tokio::task::spawn_local(async move {
             let done = match step.work {
                 Work::Command(run, command) => {
-                    command_done(&world.run(run, command, cancelled).await)
+                    command_done(&machine.run(run, command, cancelled).await)
                 }
                 work => {
                     tokio::select! {
-                        done = world.take(work, step.limit) => done,
+                        done = machine.run_step(work, step.limit) => done,
                         Ok(()) = &mut cancelled => Done {
                             outcome: Outcome::TimedOut,
                             duration_ms: 0,
@@ -427,7 +300,6 @@ impl<W: World> Driver<W> {
         for (_, cancel) in self.running.drain() {
             let _ = cancel.send(());
         }
-        #[cfg(feature = "dev")]
         for (run, end) in self.open.drain() {
             left.push(run);
             let _ = end.send(());
@@ -436,14 +308,12 @@ impl<W: World> Driver<W> {
             while !left.is_empty() {
                 match self.messages.recv().await {
                     Some(Message::RunEnded(run, _)) => left.retain(|other| *other != run),
-                    #[cfg(feature = "dev")]
                     Some(Message::Closed(run)) => left.retain(|other| *other != run),
                     Some(_) => {}
                     None => break,
                 }
             }
-            #[cfg(feature = "dev")]
-            self.handle.dev.end_jobs().await;
+            self.extension.shut_down().await;
         };
         if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
             say!("stopping although a command cannot be ended");
