@@ -25,16 +25,16 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// What this build adds to serving.
 #[cfg(feature = "dev")]
-type Build = crate::dev::Dev;
+type Build = Rc<crate::dev::Dev>;
 #[cfg(not(feature = "dev"))]
 type Build = crate::serve::extension::NoExtension;
 
 #[cfg(feature = "dev")]
-fn build(launcher: &Rc<Launcher>) -> Build {
-    Build::new(Rc::clone(launcher))
+fn extension(launcher: &Rc<Launcher>) -> Build {
+    Rc::new(crate::dev::Dev::new(Rc::clone(launcher)))
 }
 #[cfg(not(feature = "dev"))]
-fn build(_: &Rc<Launcher>) -> Build {
+fn extension(_: &Rc<Launcher>) -> Build {
     crate::serve::extension::NoExtension
 }
 
@@ -58,7 +58,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         launcher.means()
     );
     let now = clock::now();
-    let facts = Facts::new(now.wall, Build::PROFILE, config.exec);
+    let facts = Facts::new(now.wall, config.exec);
     let settings = Settings {
         max_concurrent_checks: config.max_concurrent_checks,
         sample_interval: config.sample_interval,
@@ -76,7 +76,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         Inhibitors::new(run_dir.busy_d()),
     );
     let launcher = Rc::new(launcher);
-    let extension = Rc::new(build(&launcher));
+    let extension = extension(&launcher);
     let machine = LocalMachine {
         timer: Timer::new().map_err(failed)?,
         launcher,
@@ -85,13 +85,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         folders: (config.integrations_dir.clone(), config.probes_dir.clone()),
         effects: config.system_effects,
     };
-    let driver = Driver::new(
-        core,
-        facts,
-        machine,
-        Rc::clone(&extension),
-        config.notify_port,
-    );
+    let driver = Driver::new(core, facts, machine, extension.clone(), config.notify_port);
     let handle = driver.handle();
     follow_signals(&handle).map_err(failed)?;
     follow_drop_ins(&config, &handle);
@@ -106,14 +100,14 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     result
 }
 
-fn listen(config: &Config, handle: &Handle, extension: &Rc<Build>) -> Result<(), String> {
+fn listen(config: &Config, handle: &Handle, extension: &Build) -> Result<(), String> {
     let open = Rc::new(Cell::new(0));
     for address in &config.listen {
         let listener = Listener::bind(address).map_err(|error| explain(address, &error))?;
         say!("listening on {address}");
         let serving = listener.run(
             handle.clone(),
-            Rc::clone(extension),
+            extension.clone(),
             Rc::clone(&open),
             config.max_connections,
         );

@@ -25,7 +25,6 @@ use registry::{Check, Command, Loaded};
 use reloading::Reload;
 use schedule::{CheckId, Schedule, slot_after};
 use sleeping::{Drain, StepWork};
-use std::collections::HashMap;
 use std::time::Duration;
 use worker::{BusyPolicy, Sample};
 
@@ -126,7 +125,8 @@ pub(crate) struct Core {
     settings: Settings,
     schedule: Schedule,
     checks: Vec<Check>,
-    runs: HashMap<RunId, CheckId>,
+    /// The checks that run: as many as may run at once, at most.
+    runs: Vec<(RunId, CheckId)>,
     drop_in_errors: Vec<DropInError>,
     worker: Worker,
     next_sample: Duration,
@@ -150,7 +150,7 @@ impl Core {
         Self {
             schedule: Schedule::new(settings.max_concurrent_checks),
             checks: Vec::new(),
-            runs: HashMap::new(),
+            runs: Vec::new(),
             drop_in_errors: Vec::new(),
             worker: BusyPolicy::unsampled(now.wall),
             next_sample: now.mono,
@@ -185,19 +185,7 @@ impl Core {
             Event::WakeAsked(waiter, asked) => self.wake_asked(waiter, &asked, now, &mut actions),
             Event::StepDone(done) => self.step_done(&done, now, &mut actions),
             Event::StepRefused(why) => self.step_refused(why, now, &mut actions),
-            Event::Sampled(sample) => {
-                let mut sample = sample;
-                self.open.count_into(&mut sample);
-                if self
-                    .settings
-                    .busy
-                    .apply(&mut self.worker, &sample, now.wall)
-                {
-                    actions.push(Action::Publish(Change::Worker {
-                        worker: self.worker.clone(),
-                    }));
-                }
-            }
+            Event::Sampled(sample) => self.judge(sample, now, &mut actions),
             Event::RunEnded(run, ended) => self.run_ended(run, &ended, now, &mut actions),
             Event::DropInsChanged => self.drop_ins_changed(now),
             Event::DropInsLoaded(loaded) => self.loaded(loaded, now, &mut actions),
@@ -225,6 +213,16 @@ impl Core {
         .min()
     }
 
+    /// Judges idle or busy by what was read, and by what hosts have open.
+    fn judge(&mut self, mut sample: Sample, now: Now, actions: &mut Vec<Action>) {
+        self.open.count_into(&mut sample);
+        let policy = &self.settings.busy;
+        if policy.apply(&mut self.worker, &sample, now.wall) {
+            let worker = self.worker.clone();
+            actions.push(Action::Publish(Change::Worker { worker }));
+        }
+    }
+
     /// Whether the guest is about to be frozen: then nothing is run, read or written.
     fn is_ready(&self) -> bool {
         self.lifecycle.phase() == Phase::Ready
@@ -249,15 +247,16 @@ impl Core {
             };
             check.running = Some(run);
             check.run_waiters.append(&mut check.waiters);
-            self.runs.insert(run, id);
+            self.runs.push((run, id));
             actions.push(Action::Run(run, command));
         }
     }
 
     fn run_ended(&mut self, run: RunId, ended: &Ended, now: Now, actions: &mut Vec<Action>) {
-        let Some(id) = self.runs.remove(&run) else {
+        let Some(at) = self.runs.iter().position(|(other, _)| *other == run) else {
             return;
         };
+        let (_, id) = self.runs.remove(at);
         self.schedule.ended(id);
         let running = |check: &&mut Check| check.running == Some(run);
         let Some(check) = self.checks.iter_mut().find(running) else {
@@ -287,7 +286,7 @@ impl Core {
 
     fn check_asked(&mut self, waiter: WaiterId, asked: &request::Check, actions: &mut Vec<Action>) {
         if self.lifecycle.phase() != Phase::Running {
-            actions.push(sleeping::busy(waiter, "the guest is not running"));
+            actions.push(busy(waiter, "the guest is not running"));
             return;
         }
         let found = self
@@ -341,14 +340,20 @@ impl Core {
         &self.drop_in_errors
     }
 
-    /// The runs that are under way.
+    /// What is under way: the runs of checks, and what hosts have open.
     pub(crate) fn runs(&self) -> impl Iterator<Item = RunId> {
-        self.runs.keys().copied()
+        let checks = self.runs.iter().map(|(run, _)| *run);
+        checks.chain(self.open.runs())
     }
 }
 
 fn answer(waiter: WaiterId, answer: Answer) -> Action {
     Action::Answer(waiter, Box::new(answer))
+}
+
+fn busy(waiter: WaiterId, reason: &str) -> Action {
+    let error = ErrorAnswer::new(ErrorCode::Busy, reason);
+    answer(waiter, Answer::Error(error))
 }
 
 fn kind_name(kind: CheckKind) -> &'static str {

@@ -5,13 +5,10 @@
 //! are held while the guest sleeps.
 
 use super::lifecycle::Task;
-use super::sleeping::busy;
 use super::worker::Sample;
-use super::{Action, Core, Now, RunId, WaiterId};
-use mvm_protocol::answer::Change;
+use super::{Action, Core, Now, RunId, WaiterId, busy};
 use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::status::Lifecycle as Phase;
-use std::collections::BTreeMap;
 
 /// What becomes of an open request when the guest goes to sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +22,8 @@ pub(crate) enum Kind {
 /// What is open, and whether jobs are held.
 #[derive(Debug, Default)]
 pub(super) struct Open {
-    requests: BTreeMap<RunId, Kind>,
+    /// In the order in which they were opened. There are as many as connections at most.
+    requests: Vec<(RunId, Kind)>,
     /// What was read last, to be judged anew when something is opened or closed.
     sample: Sample,
     frozen: bool,
@@ -38,8 +36,13 @@ impl Open {
     }
 
     fn working_runs(&self) -> impl Iterator<Item = RunId> {
-        let working = |(run, kind): (&RunId, &Kind)| (*kind == Kind::Works).then_some(*run);
+        let working = |(run, kind): &(RunId, Kind)| (*kind == Kind::Works).then_some(*run);
         self.requests.iter().filter_map(working)
+    }
+
+    /// All that are open.
+    pub(super) fn runs(&self) -> impl Iterator<Item = RunId> {
+        self.requests.iter().map(|(run, _)| *run)
     }
 
     /// Adds what is open to what was read.
@@ -65,14 +68,16 @@ impl Core {
             return;
         }
         let run = RunId(self.number());
-        self.open.requests.insert(run, kind);
+        self.open.requests.push((run, kind));
         actions.push(Action::Admit(waiter, run));
-        self.judge_open(now, actions);
+        self.judge(self.open.sample, now, actions);
     }
 
     pub(super) fn closed(&mut self, run: RunId, now: Now, actions: &mut Vec<Action>) {
-        if self.open.requests.remove(&run).is_some() {
-            self.judge_open(now, actions);
+        let open = self.open.requests.len();
+        self.open.requests.retain(|(other, _)| *other != run);
+        if self.open.requests.len() < open {
+            self.judge(self.open.sample, now, actions);
             self.drained(now, actions);
         }
     }
@@ -97,16 +102,6 @@ impl Core {
             _ => {}
         }
     }
-
-    fn judge_open(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let mut sample = self.open.sample;
-        self.open.count_into(&mut sample);
-        let policy = &self.settings.busy;
-        if policy.apply(&mut self.worker, &sample, now.wall) {
-            let worker = self.worker.clone();
-            actions.push(Action::Publish(Change::Worker { worker }));
-        }
-    }
 }
 
 /// What the drain reports: what hosts had open, what is left of it, and what it did with checks.
@@ -115,16 +110,25 @@ pub(super) fn drained(
     left: usize,
     checks: Option<String>,
 ) -> (Outcome, Option<String>) {
-    let ended = open.saturating_sub(left);
-    let ended = (ended > 0).then(|| format!("ended {ended} commands, files or ports"));
-    let behind = (left > 0).then(|| format!("left {left} that did not end in time"));
+    let mut detail = checks.unwrap_or_default();
+    let mut add = |count: usize, before: &str, after: &str| {
+        if count > 0 {
+            let separator = if detail.is_empty() { "" } else { ", " };
+            detail += &format!("{separator}{before} {count} {after}");
+        }
+    };
+    add(
+        open.saturating_sub(left),
+        "ended",
+        "commands, files or ports",
+    );
+    add(left, "left", "that did not end in time");
     let outcome = if left > 0 {
         Outcome::TimedOut
     } else {
         Outcome::Ok
     };
-    let parts: Vec<String> = [checks, ended, behind].into_iter().flatten().collect();
-    (outcome, (!parts.is_empty()).then(|| parts.join(", ")))
+    (outcome, (!detail.is_empty()).then_some(detail))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::ended::{End, Ended};
 use super::lifecycle::{Act, DRAIN_GRACE, Done, Journal, Participant, Task, WakeAsked};
 use super::registry::{Body, Check, Command};
-use super::{Action, Core, Now, RunId, WaiterId, answer};
+use super::{Action, Core, Now, RunId, WaiterId, answer, busy};
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::{Answer, Change, ErrorAnswer, ErrorCode};
 use mvm_protocol::lifecycle::{Entropy, Outcome, SleepPrep, Token, WakeCause};
@@ -241,7 +241,7 @@ impl Core {
     }
 
     fn kill_runs(&self, actions: &mut Vec<Action>) {
-        actions.extend(self.runs.keys().copied().map(Action::Kill));
+        actions.extend(self.runs.iter().map(|(run, _)| Action::Kill(*run)));
     }
 
     /// When running checks are to be killed, if any hold up a sleep.
@@ -373,11 +373,4 @@ fn done(outcome: Outcome, detail: Option<String>) -> Done {
         duration_ms: 0,
         detail,
     }
-}
-
-pub(super) fn busy(waiter: WaiterId, reason: &str) -> Action {
-    answer(
-        waiter,
-        Answer::Error(ErrorAnswer::new(ErrorCode::Busy, reason)),
-    )
 }

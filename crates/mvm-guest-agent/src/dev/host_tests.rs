@@ -53,7 +53,7 @@ async fn serve(host: &mut Host<'_>, listens: bool) -> (Ending, Duration) {
 /// A host at a session that serves what dev builds do.
 fn dev_host(handshake: Handshake, timeouts: Timeouts) -> tests::Host {
     tests::Host::connect_to(handshake, timeouts, |launcher| {
-        Dev::new(Rc::clone(launcher))
+        Rc::new(Dev::new(Rc::clone(launcher)))
     })
 }
 

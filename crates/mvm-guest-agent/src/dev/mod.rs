@@ -82,7 +82,7 @@ pub(crate) struct DevSession {
     late: bool,
 }
 
-impl Extension for Dev {
+impl Extension for Rc<Dev> {
     const PROFILE: Profile = Profile::Dev;
 
     type Session = DevSession;

@@ -10,7 +10,6 @@
 use super::proc::read;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ const END_WITHIN: Duration = Duration::from_secs(2);
 pub(crate) struct Children {
     run_dir: String,
     /// Process id → the run's mark.
-    started: RefCell<HashMap<i32, String>>,
+    started: RefCell<Vec<(Pid, String)>>,
     /// Whether cgroups do the killing, and orphans need only be reaped.
     cgroups: bool,
 }
@@ -55,12 +54,12 @@ impl Children {
 
     /// A process was started for the run with this mark.
     pub(crate) fn add(&self, pid: Pid, mark: String) {
-        self.started.borrow_mut().insert(pid.as_raw_pid(), mark);
+        self.started.borrow_mut().push((pid, mark));
     }
 
     /// It was reaped, or abandoned: from now on it is an orphan like others.
     pub(crate) fn remove(&self, pid: Pid) {
-        self.started.borrow_mut().remove(&pid.as_raw_pid());
+        self.started.borrow_mut().retain(|(other, _)| *other != pid);
     }
 
     /// Reaps orphans that are dead and kills those whose run is over, until there are none left.
@@ -92,7 +91,7 @@ impl Children {
     fn look(&self) -> Seen {
         let started = self.started.borrow();
         let mut orphans = children_of_agent();
-        orphans.retain(|pid| !started.contains_key(&pid.as_raw_pid()));
+        orphans.retain(|pid| started.iter().all(|(other, _)| other != pid));
         let mut seen = Seen::default();
         for orphan in orphans {
             match waitpid(Some(orphan), WaitOptions::NOHANG) {
@@ -156,7 +155,7 @@ enum Owner {
 /// In the middle of execve(2) a process has no environment yet, and reads like one that was started
 /// with none. So an environment counts only if its place, which each execve draws anew, is known
 /// and the same before and after.
-fn owner(pid: Pid, started: &HashMap<i32, String>) -> Owner {
+fn owner(pid: Pid, started: &[(Pid, String)]) -> Owner {
     let place = environment_end(pid);
     let environment = environment(pid);
     let mut marks = environment.split('\0').filter_map(|var| {
@@ -164,7 +163,7 @@ fn owner(pid: Pid, started: &HashMap<i32, String>) -> Owner {
             .and_then(|rest| rest.strip_prefix('='))
     });
     let mark = marks.next();
-    let of_a_run = mark.is_some_and(|mark| started.values().any(|run| run == mark));
+    let of_a_run = mark.is_some_and(|mark| started.iter().any(|(_, run)| run == mark));
     match place {
         _ if of_a_run => Owner::Run,
         Some(_) if place != environment_end(pid) => Owner::Unknown,
@@ -175,9 +174,9 @@ fn owner(pid: Pid, started: &HashMap<i32, String>) -> Owner {
 }
 
 /// Whether a process began after one of those, as far as can be told: by the tick.
-fn is_younger_than_one_of(started: &HashMap<i32, String>, pid: Pid) -> bool {
+fn is_younger_than_one_of(started: &[(Pid, String)], pid: Pid) -> bool {
     let born = began(pid);
-    let leaders = started.keys().filter_map(|leader| Pid::from_raw(*leader));
+    let leaders = started.iter().map(|(leader, _)| *leader);
     leaders
         .filter_map(began)
         .any(|began| born.is_none_or(|born| born >= began))

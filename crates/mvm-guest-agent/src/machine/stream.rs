@@ -33,20 +33,22 @@ impl Stream {
 
     /// Reads what is there, at least one byte; 0 at the end of the stream.
     pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.unread.replace(false) {
-            match recv(self.fd.get_ref(), &mut *buffer, RecvFlags::empty()) {
-                Ok((read, _)) => {
+        loop {
+            // What `closed` has seen is not announced again.
+            let mut guard = if self.unread.take() {
+                None
+            } else {
+                Some(self.fd.ready(READ).await?)
+            };
+            match (
+                recv(self.fd.get_ref(), &mut *buffer, RecvFlags::empty()),
+                &mut guard,
+            ) {
+                (Ok((read, _)), None) => {
                     self.unread.set(read == buffer.len());
                     return Ok(read);
                 }
-                Err(Errno::WOULDBLOCK) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        loop {
-            let mut guard = self.fd.ready(READ).await?;
-            match recv(self.fd.get_ref(), &mut *buffer, RecvFlags::empty()) {
-                Ok((read, _)) => {
+                (Ok((read, _)), Some(guard)) => {
                     // A short read has drained the socket, so the next one can wait at once. An
                     // error that was announced stays announced.
                     if read < buffer.len() {
@@ -54,9 +56,10 @@ impl Stream {
                     }
                     return Ok(read);
                 }
-                Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) => guard.clear_ready(),
-                Err(error) => return Err(error.into()),
+                (Err(Errno::WOULDBLOCK), Some(guard)) => guard.clear_ready(),
+                (Err(Errno::INTR), guard) => self.unread.set(guard.is_none()),
+                (Err(Errno::WOULDBLOCK), None) => {}
+                (Err(error), _) => return Err(error.into()),
             }
         }
     }

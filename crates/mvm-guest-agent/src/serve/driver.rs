@@ -2,7 +2,7 @@
 
 use super::extension::Extension;
 use super::facts::Facts;
-use super::handle::{Admitted, Handle, Message};
+use super::handle::{Admitted, Handle, Message, Response};
 use super::notify;
 use super::requests::{self, Reply};
 use super::watchers::{Queue, Watchers};
@@ -13,10 +13,9 @@ use crate::machine::console::say;
 use crate::machine::interface::Machine;
 use crate::machine::journal::JournalWriter;
 use mvm_protocol::Lenient;
-use mvm_protocol::answer::{self, Answer, Change, ErrorAnswer};
+use mvm_protocol::answer::{self, Change};
 use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::request::Request;
-use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -31,16 +30,23 @@ pub(crate) struct Driver<M, E> {
     handle: Handle,
     messages: mpsc::UnboundedReceiver<Message>,
     machine: Rc<M>,
-    extension: Rc<E>,
+    extension: E,
     journal: JournalWriter,
     notify_port: Option<u32>,
     watchers: Watchers,
-    waiting: HashMap<WaiterId, oneshot::Sender<Answer>>,
-    running: HashMap<RunId, oneshot::Sender<()>>,
+    /// Who waits for the core. At most one a connection, so that a list is as good as a table, and
+    /// smaller.
+    waiting: Vec<(WaiterId, oneshot::Sender<Response>)>,
+    /// By which each command, and each open request of an extension, is told to end.
+    running: Vec<(RunId, oneshot::Sender<()>)>,
     step: Option<oneshot::Sender<()>>,
     next_waiter: u64,
-    opening: HashMap<WaiterId, oneshot::Sender<Result<Admitted, ErrorAnswer>>>,
-    open: HashMap<RunId, oneshot::Sender<()>>,
+}
+
+/// Takes out what is listed under a number.
+fn take<K: PartialEq, V>(list: &mut Vec<(K, V)>, key: &K) -> Option<V> {
+    let at = list.iter().position(|(other, _)| other == key)?;
+    Some(list.swap_remove(at).1)
 }
 
 impl<M: Machine, E: Extension> Driver<M, E> {
@@ -48,7 +54,7 @@ impl<M: Machine, E: Extension> Driver<M, E> {
         core: Core,
         facts: Facts,
         machine: M,
-        extension: Rc<E>,
+        extension: E,
         notify_port: Option<u32>,
     ) -> Self {
         let (handle, messages) = Handle::new(facts);
@@ -61,12 +67,10 @@ impl<M: Machine, E: Extension> Driver<M, E> {
             journal: JournalWriter::default(),
             notify_port,
             watchers: Watchers::default(),
-            waiting: HashMap::new(),
-            running: HashMap::new(),
+            waiting: Vec::new(),
+            running: Vec::new(),
             step: None,
             next_waiter: 0,
-            opening: HashMap::new(),
-            open: HashMap::new(),
         }
     }
 
@@ -104,7 +108,7 @@ impl<M: Machine, E: Extension> Driver<M, E> {
                 reply,
             } => self.asked(request, watcher, reply),
             Message::RunEnded(run, ended) => {
-                self.running.remove(&run);
+                take(&mut self.running, &run);
                 self.handle_event(Event::RunEnded(run, ended));
             }
             Message::StepDone(done) => {
@@ -129,11 +133,11 @@ impl<M: Machine, E: Extension> Driver<M, E> {
             Message::Open(kind, reply) => {
                 self.next_waiter += 1;
                 let waiter = WaiterId(self.next_waiter);
-                self.opening.insert(waiter, reply);
+                self.waiting.push((waiter, reply));
                 self.handle_event(Event::OpenAsked(waiter, kind));
             }
             Message::Closed(run) => {
-                self.open.remove(&run);
+                take(&mut self.running, &run);
                 self.handle_event(Event::Closed(run));
             }
         }
@@ -143,19 +147,19 @@ impl<M: Machine, E: Extension> Driver<M, E> {
         &mut self,
         request: Request,
         watcher: Option<Rc<Queue>>,
-        reply: oneshot::Sender<Answer>,
+        reply: oneshot::Sender<Response>,
     ) {
         self.next_waiter += 1;
         let waiter = WaiterId(self.next_waiter);
-        match requests::apply(request, waiter, &self.core, self.handle.facts()) {
+        match requests::apply(request, waiter, &self.core, self.handle.facts(), E::PROFILE) {
             Reply::Now(answer) => {
                 if let Some(queue) = watcher {
                     self.watchers.add(&queue);
                 }
-                let _ = reply.send(*answer);
+                let _ = reply.send(Response::Answer(*answer));
             }
             Reply::Later(event) => {
-                self.waiting.insert(waiter, reply);
+                self.waiting.push((waiter, reply));
                 self.handle_event(event);
             }
         }
@@ -172,7 +176,7 @@ impl<M: Machine, E: Extension> Driver<M, E> {
         match action {
             Action::Run(run, command) => {
                 let (cancel, cancelled) = oneshot::channel();
-                self.running.insert(run, cancel);
+                self.running.push((run, cancel));
                 let machine = Rc::clone(&self.machine);
                 let messages = self.handle.messages.clone();
                 tokio::task::spawn_local(async move {
@@ -180,9 +184,9 @@ impl<M: Machine, E: Extension> Driver<M, E> {
                     let _ = messages.send(Message::RunEnded(run, ended));
                 });
             }
-            Action::Kill(run) => {
-                if let Some(cancel) = self.running.remove(&run) {
-                    let _ = cancel.send(());
+            Action::Kill(run) | Action::End(run) => {
+                if let Some(end) = take(&mut self.running, &run) {
+                    let _ = end.send(());
                 }
             }
             Action::Sample => {
@@ -220,38 +224,25 @@ impl<M: Machine, E: Extension> Driver<M, E> {
                     change,
                 });
             }
-            Action::Answer(waiter, answer) => self.answer(waiter, *answer),
+            Action::Answer(waiter, answer) => self.respond(waiter, Response::Answer(*answer)),
             Action::Admit(waiter, run) => self.admit(waiter, run),
-            Action::End(run) => {
-                if let Some(end) = self.open.remove(&run) {
-                    let _ = end.send(());
-                }
-            }
             Action::FreezeJobs => self.extension.freeze(),
             Action::ThawJobs => self.extension.thaw(),
         }
     }
 
-    fn answer(&mut self, waiter: WaiterId, answer: Answer) {
-        if let Some(reply) = self.opening.remove(&waiter) {
-            if let Answer::Error(error) = answer {
-                let _ = reply.send(Err(error));
-            }
-            return;
-        }
-        if let Some(reply) = self.waiting.remove(&waiter) {
-            let _ = reply.send(answer);
+    fn respond(&mut self, waiter: WaiterId, response: Response) {
+        if let Some(reply) = take(&mut self.waiting, &waiter) {
+            let _ = reply.send(response);
         }
     }
 
     fn admit(&mut self, waiter: WaiterId, run: RunId) {
         let (sender, end) = oneshot::channel();
-        self.open.insert(run, sender);
+        self.running.push((run, sender));
         // If nobody waits any more, it is closed again by being dropped.
         let admitted = Admitted::new(run, end, &self.handle);
-        if let Some(reply) = self.opening.remove(&waiter) {
-            let _ = reply.send(Ok(admitted));
-        }
+        self.respond(waiter, Response::Admitted(admitted));
     }
 
     /// Tells the host that the guest is there, if it wants to be told.
@@ -297,18 +288,15 @@ impl<M: Machine, E: Extension> Driver<M, E> {
     /// Ends what runs, so that nothing outlives the agent.
     async fn end_commands(&mut self) {
         let mut left: Vec<RunId> = self.core.runs().collect();
-        for (_, cancel) in self.running.drain() {
-            let _ = cancel.send(());
-        }
-        for (run, end) in self.open.drain() {
-            left.push(run);
+        for (_, end) in self.running.drain(..) {
             let _ = end.send(());
         }
         let ended = async {
             while !left.is_empty() {
                 match self.messages.recv().await {
-                    Some(Message::RunEnded(run, _)) => left.retain(|other| *other != run),
-                    Some(Message::Closed(run)) => left.retain(|other| *other != run),
+                    Some(Message::RunEnded(run, _) | Message::Closed(run)) => {
+                        left.retain(|other| *other != run);
+                    }
                     Some(_) => {}
                     None => break,
                 }

@@ -9,12 +9,14 @@ use mvm_protocol::answer::Profile;
 
 /// What is added to serving.
 ///
+/// Each clone stands for the same thing: connections and driver have one each.
+///
 /// A request of an extension that works in the guest is to ask [`Handle::open`] first and to keep
 /// what it gets until it has ended: so the core counts it, ends it when a sleep begins, and waits for
 /// that.
 ///
 /// [`Handle::open`]: super::handle::Handle::open
-pub(crate) trait Extension: 'static {
+pub(crate) trait Extension: Clone + 'static {
     /// What a build with this extension calls itself.
     const PROFILE: Profile;
 
@@ -40,7 +42,7 @@ pub(crate) trait Extension: 'static {
 }
 
 /// What a prod build adds: nothing.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 #[allow(dead_code, reason = "in dev builds the tests alone use it")]
 pub(crate) struct NoExtension;
 

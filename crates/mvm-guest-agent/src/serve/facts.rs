@@ -15,8 +15,6 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
     pub(crate) started_at: Timestamp,
-    /// Which build this is.
-    pub(crate) profile: Profile,
     /// Whether the configuration allows a dev build's requests.
     pub(crate) exec: bool,
     /// Tells requests apart. Its keys are this agent's own.
@@ -24,10 +22,9 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    pub(crate) fn new(started_at: Timestamp, profile: Profile, exec: bool) -> Self {
+    pub(crate) fn new(started_at: Timestamp, exec: bool) -> Self {
         Self {
             started_at,
-            profile,
             exec,
             hasher: RandomState::new(),
         }
@@ -40,11 +37,11 @@ impl Facts {
         Token::made_up(self.hasher.hash_one((now.mono, now.wall)))
     }
 
-    /// The agent itself, now.
-    pub(crate) fn agent(&self) -> Agent {
+    /// The agent itself, now, which is of this profile.
+    pub(crate) fn agent(&self, profile: Profile) -> Agent {
         Agent {
             version: VERSION.to_owned(),
-            profile: self.profile.into(),
+            profile: profile.into(),
             pid: std::process::id(),
             rss_bytes: own_rss_bytes(),
             started_at: self.started_at,

@@ -18,7 +18,7 @@ pub(super) enum Message {
     Ask {
         request: Request,
         watcher: Option<Rc<Queue>>,
-        reply: oneshot::Sender<Answer>,
+        reply: oneshot::Sender<Response>,
     },
     RunEnded(RunId, Ended),
     StepDone(Done),
@@ -27,8 +27,15 @@ pub(super) enum Message {
     DropInsChanged,
     Reload,
     Stop,
-    Open(Kind, oneshot::Sender<Result<Admitted, ErrorAnswer>>),
+    Open(Kind, oneshot::Sender<Response>),
     Closed(RunId),
+}
+
+/// What the driver responds.
+pub(super) enum Response {
+    Answer(Answer),
+    /// A request of an extension may begin.
+    Admitted(Admitted),
 }
 
 /// By which sessions and tasks reach the driver.
@@ -71,7 +78,11 @@ impl Handle {
     pub(crate) async fn open(&self, kind: Kind) -> Result<Admitted, ErrorAnswer> {
         let (reply, answer) = oneshot::channel();
         let _ = self.messages.send(Message::Open(kind, reply));
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+        match answer.await {
+            Ok(Response::Admitted(admitted)) => Ok(admitted),
+            Ok(Response::Answer(Answer::Error(error))) => Err(error),
+            Ok(Response::Answer(_)) | Err(_) => Err(stopping()),
+        }
     }
 
     /// Asks and waits for the answer. Each caller has one question at a time, so the queue is
@@ -95,7 +106,10 @@ impl Handle {
             watcher,
             reply,
         });
-        answer.await.unwrap_or_else(|_| Answer::Error(stopping()))
+        match answer.await {
+            Ok(Response::Answer(answer)) => answer,
+            Ok(Response::Admitted(_)) | Err(_) => Answer::Error(stopping()),
+        }
     }
 
     /// What does not change.

@@ -96,7 +96,7 @@ impl Listener {
     pub(crate) async fn run<E: Extension>(
         mut self,
         handle: Handle,
-        extension: Rc<E>,
+        extension: E,
         open: Rc<Cell<usize>>,
         max: usize,
     ) {
@@ -106,7 +106,7 @@ impl Listener {
                 Ok(Some(stream)) => {
                     let handshake = self.handshake();
                     let handle = handle.clone();
-                    let extension = Rc::clone(&extension);
+                    let extension = extension.clone();
                     if let Some(slot) = Slot::take(&open, max) {
                         tokio::task::spawn_local(async move {
                             let _slot = slot;

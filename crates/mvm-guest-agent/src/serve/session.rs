@@ -21,7 +21,7 @@ pub(crate) async fn serve<E: Extension>(
     stream: Stream,
     handshake: Handshake,
     handle: Handle,
-    extension: Rc<E>,
+    extension: E,
     timeouts: Timeouts,
 ) -> Ending {
     let mut session = Session {
@@ -62,7 +62,7 @@ enum Never {}
 /// A connection, and what the build's extension remembers of it.
 struct Session<E: Extension> {
     connection: Connection,
-    extension: Rc<E>,
+    extension: E,
     extension_state: E::Session,
 }
 
@@ -84,7 +84,7 @@ impl<E: Extension> Session<E> {
                 Frame::Json(body) => {
                     let parsed = ParsedRequest::read(&body);
                     let id = parsed.id;
-                    match requests::admit(parsed, self.connection.handle.facts()) {
+                    match requests::admit(parsed, self.connection.handle.facts(), E::PROFILE) {
                         Ok(Request::Watch(watch)) => {
                             return self.watch(watch.heartbeat(), id).await;
                         }

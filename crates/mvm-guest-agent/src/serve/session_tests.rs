@@ -119,7 +119,7 @@ pub(crate) fn connection(stream: Stream, timeouts: Timeouts) -> Connection {
 }
 
 /// An agent without drop-ins, beside the session.
-fn agent<E: Extension>(extension: impl FnOnce(&Rc<Launcher>) -> E) -> (Handle, Rc<E>) {
+fn agent<E: Extension>(extension: impl FnOnce(&Rc<Launcher>) -> E) -> (Handle, E) {
     static AGENTS: AtomicU32 = AtomicU32::new(0);
     // Of its own, since what it starts is ended by the next one of that name.
     let number = AGENTS.fetch_add(1, Ordering::Relaxed);
@@ -138,7 +138,7 @@ fn agent<E: Extension>(extension: impl FnOnce(&Rc<Launcher>) -> E) -> (Handle, R
     let core = Core::new(settings, Journal::default(), clock::now());
     let sampler = Sampler::new(Vec::new(), Inhibitors::new(dir.clone()));
     let launcher = Rc::new(Launcher::new(&dir, false));
-    let extension = Rc::new(extension(&launcher));
+    let extension = extension(&launcher);
     let machine = LocalMachine {
         timer: clock::Timer::new().unwrap(),
         launcher,
@@ -147,8 +147,8 @@ fn agent<E: Extension>(extension: impl FnOnce(&Rc<Launcher>) -> E) -> (Handle, R
         folders: (dir.clone(), dir),
         effects: false,
     };
-    let facts = Facts::new(mvm_protocol::Timestamp(0), E::PROFILE, true);
-    let driver = Driver::new(core, facts, machine, Rc::clone(&extension), None);
+    let facts = Facts::new(mvm_protocol::Timestamp(0), true);
+    let driver = Driver::new(core, facts, machine, extension.clone(), None);
     let handle = driver.handle();
     spawn_local(driver.run());
     (handle, extension)
@@ -295,7 +295,7 @@ async fn two_hundred_watchers_that_never_read_hold_up_nobody() {
         let mut watchers = Vec::new();
         for _ in 0..200 {
             let (ours, theirs) = pair();
-            let (handle, extension) = (handle.clone(), Rc::clone(&extension));
+            let (handle, extension) = (handle.clone(), extension);
             spawn_local(serve(ours, Handshake::ByVmm, handle, extension, PATIENT));
             theirs.set_nonblocking(true).unwrap();
             let mut stream = UnixStream::from_std(theirs).unwrap();

@@ -15,7 +15,7 @@ use crate::serve::extension::NoExtension;
 use crate::serve::facts::Facts;
 use crate::serve::handle::Handle;
 use crate::serve::session::serve;
-use mvm_protocol::answer::{Answer, AnswerFrame, ErrorCode, Profile};
+use mvm_protocol::answer::{Answer, AnswerFrame, ErrorCode};
 use mvm_protocol::drop_in;
 use mvm_protocol::frame::encode_json;
 use mvm_protocol::lifecycle::Outcome;
@@ -111,8 +111,8 @@ impl Agent {
                 seed: 7,
             };
             let core = Core::new(settings, journal, machine.now());
-            let facts = Facts::new(Timestamp(0), Profile::Prod, true);
-            let driver = Driver::new(core, facts, machine, Rc::new(NoExtension), None);
+            let facts = Facts::new(Timestamp(0), true);
+            let driver = Driver::new(core, facts, machine, NoExtension, None);
             let handle = driver.handle();
             spawn_local(driver.run());
             let hosts = (0..=OBSERVER).map(|_| connect(&handle)).collect();
@@ -253,7 +253,7 @@ impl Agent {
 fn connect(handle: &Handle) -> Host {
     let (ours, stream) = pair();
     stream.set_nonblocking(true).unwrap();
-    let (handle, extension) = (handle.clone(), Rc::new(NoExtension));
+    let (handle, extension) = (handle.clone(), NoExtension);
     spawn_local(serve(ours, Handshake::ByVmm, handle, extension, PATIENT));
     Host {
         stream,

@@ -6,15 +6,15 @@ use crate::serve::facts::{Facts, VERSION};
 use mvm_protocol::answer::{Answer, Hello, Profile};
 use mvm_protocol::request::{DEV_REQUEST_TYPES, REQUEST_TYPES};
 
-pub(super) fn answer(core: &Core, facts: &Facts) -> Answer {
+pub(super) fn answer(core: &Core, facts: &Facts, profile: Profile) -> Answer {
     let mut capabilities = REQUEST_TYPES.map(str::to_owned).to_vec();
-    if facts.profile == Profile::Dev && facts.exec {
+    if profile == Profile::Dev && facts.exec {
         capabilities.extend(DEV_REQUEST_TYPES.map(str::to_owned));
     }
     Answer::Hello(Hello {
         protocol: mvm_protocol::VERSION,
         agent_version: VERSION.to_owned(),
-        profile: facts.profile.into(),
+        profile: profile.into(),
         capabilities,
         boot_id: boot_id(),
         generation: core.snapshot().generation,

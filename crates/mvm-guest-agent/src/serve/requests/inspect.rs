@@ -5,10 +5,11 @@ use crate::machine::clock;
 use crate::machine::system;
 use crate::serve::facts::Facts;
 use mvm_protocol::Answer;
+use mvm_protocol::answer::Profile;
 use mvm_protocol::status::Inspect;
 
-pub(super) fn answer(core: &Core, facts: &Facts) -> Answer {
-    let mut agent = facts.agent();
+pub(super) fn answer(core: &Core, facts: &Facts, profile: Profile) -> Answer {
+    let mut agent = facts.agent(profile);
     agent.drop_in_errors = core.drop_in_errors().to_vec();
     Answer::Inspect(Inspect {
         status: core.status(clock::uptime()),

@@ -25,18 +25,22 @@ pub(crate) enum Reply {
 }
 
 /// Lets a request in, or says why not.
-pub(crate) fn admit(parsed: ParsedRequest, facts: &Facts) -> Result<Request, ErrorAnswer> {
+pub(crate) fn admit(
+    parsed: ParsedRequest,
+    facts: &Facts,
+    profile: Profile,
+) -> Result<Request, ErrorAnswer> {
     parsed.request.map_err(|refusal| match parsed.kind {
         Some(kind) if refusal.code == ErrorCode::UnknownRequest => {
-            dev_refusal(&kind, facts).unwrap_or(refusal)
+            dev_refusal(&kind, facts, profile).unwrap_or(refusal)
         }
         _ => refusal,
     })
 }
 
 /// Why a request of the dev builds is not served, if it is one and is not to be.
-fn dev_refusal(kind: &str, facts: &Facts) -> Option<ErrorAnswer> {
-    let reason = match facts.profile {
+fn dev_refusal(kind: &str, facts: &Facts, profile: Profile) -> Option<ErrorAnswer> {
+    let reason = match profile {
         _ if !DEV_REQUEST_TYPES.contains(&kind) => return None,
         Profile::Prod => "this is a prod build of the agent, which has no code for it",
         Profile::Dev if !facts.exec => "the agent's configuration switches it off (exec: false)",
@@ -54,13 +58,19 @@ pub(crate) fn answer_alone(request: &Request) -> Option<Answer> {
 }
 
 /// Hands a request to its file.
-pub(crate) fn apply(request: Request, waiter: WaiterId, core: &Core, facts: &Facts) -> Reply {
+pub(crate) fn apply(
+    request: Request,
+    waiter: WaiterId,
+    core: &Core,
+    facts: &Facts,
+    profile: Profile,
+) -> Reply {
     match request {
         Request::Ping => now(ping::answer()),
-        Request::Hello => now(hello::answer(core, facts)),
+        Request::Hello => now(hello::answer(core, facts, profile)),
         // A watch begins as a status; the driver adds the watcher.
         Request::Status | Request::Watch(_) => now(status::answer(core)),
-        Request::Inspect => now(inspect::answer(core, facts)),
+        Request::Inspect => now(inspect::answer(core, facts, profile)),
         Request::Check(fields) => Reply::Later(check::event(waiter, fields)),
         Request::Reload => Reply::Later(reload::event(waiter)),
         Request::SleepPrep(fields) => {
