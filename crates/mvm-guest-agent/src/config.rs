@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_setting() {
         for (args, message) in [
             (vec!["--lissen", "x"], "no flag --lissen"),
             (vec!["--listen", "tcp:80"], "--listen: `tcp:80` is neither"),

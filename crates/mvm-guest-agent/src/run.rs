@@ -55,7 +55,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     say!(
         "{VERSION} ({}), ends commands by {}",
         profile(),
-        launcher.means()
+        launcher.kill_method()
     );
     let now = clock::now();
     let facts = Facts::new(now.wall, config.exec);

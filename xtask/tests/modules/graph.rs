@@ -8,7 +8,7 @@
 //! - Code for tests alone (`#[cfg(test)]`) does not count; all other features do.
 
 use proc_macro2::{TokenStream, TokenTree};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 
@@ -30,11 +30,35 @@ impl Graph {
         tree.graph()
     }
 
-    /// Takes out an import that is known and excepted. Returns whether it was there.
-    pub(crate) fn except(&mut self, from: &str, to: &str) -> bool {
+    /// Takes out an import.
+    pub(crate) fn remove(&mut self, from: &str, to: &str) {
+        if let Some(imports) = self.imports.get_mut(from) {
+            imports.remove(to);
+        }
+    }
+
+    /// Each import: from, to.
+    pub(crate) fn imports(&self) -> impl Iterator<Item = (&str, &str)> {
         self.imports
-            .get_mut(from)
-            .is_some_and(|imports| imports.remove(to).is_some())
+            .iter()
+            .flat_map(|(from, all)| all.keys().map(move |to| (from.as_str(), to.as_str())))
+    }
+
+    /// Whether one file uses another, directly or by way of others.
+    pub(crate) fn reaches(&self, from: &str, to: &str) -> bool {
+        let mut seen = BTreeSet::from([from]);
+        let mut queue = vec![from];
+        while let Some(at) = queue.pop() {
+            for next in self.imports.get(at).into_iter().flat_map(BTreeMap::keys) {
+                if next == to {
+                    return true;
+                }
+                if seen.insert(next) {
+                    queue.push(next);
+                }
+            }
+        }
+        false
     }
 
     /// The shortest circle, as a list of imports: `a uses b (b::Thing)`.
@@ -46,7 +70,7 @@ impl Graph {
     /// The shortest way from a file back to itself: breadth first.
     fn way_back(&self, start: &str) -> Option<Vec<String>> {
         let mut came_from: BTreeMap<&str, &str> = BTreeMap::new();
-        let mut queue = std::collections::VecDeque::from([start]);
+        let mut queue = VecDeque::from([start]);
         while let Some(at) = queue.pop_front() {
             for to in self.imports.get(at).into_iter().flat_map(BTreeMap::keys) {
                 if to == start {
@@ -298,7 +322,7 @@ impl Collector {
                     colons = 0;
                 }
                 TokenTree::Punct(punct) if punct.as_char() == ':' && !path.is_empty() => {
-                    colons += 1
+                    colons += 1;
                 }
                 other => {
                     if !path.is_empty() {

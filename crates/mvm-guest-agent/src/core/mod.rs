@@ -2,7 +2,7 @@
 //!
 //! The core is the only owner of state. It opens no file, starts no process, reads no clock and
 //! knows no connection but the number of one that waits for an answer. So every promise about what
-//! runs when, and what is said of it, can be tested and replayed without waiting.
+//! runs when, and what status is reported, can be tested and replayed without waiting.
 
 pub(crate) mod ended;
 pub(crate) mod lifecycle;
@@ -45,7 +45,7 @@ pub(crate) struct RunId(pub(crate) u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct WaiterId(pub(crate) u64);
 
-/// What came about in the world.
+/// What came about on the machine, or was asked for.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The deadline has passed.
@@ -76,7 +76,7 @@ pub(crate) enum Event {
     Closed(RunId),
 }
 
-/// What the edge is to do.
+/// What the driver is to do.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Action {
     /// Run a command, and report its end.
@@ -95,11 +95,11 @@ pub(crate) enum Action {
     CancelStep,
     /// Keep what has to survive the agent.
     Keep(Journal),
-    /// The guest runs again: whoever wants to be told of that is.
+    /// The guest runs again: notify the host that asked for it.
     Woke,
     /// Answer a request.
     Answer(WaiterId, Box<Answer>),
-    /// Let a host have what it asked for, under this number, and report its end.
+    /// Admit what a host asked for, under this number, and report its end.
     Admit(WaiterId, RunId),
     /// End what a host has open: its end is reported all the same.
     End(RunId),
@@ -131,9 +131,9 @@ pub(crate) struct Core {
     worker: Worker,
     next_sample: Duration,
     reload: Reload,
-    /// Who is told of the load that is under way.
+    /// Who waits for the load that is under way.
     loading_for: Vec<WaiterId>,
-    /// Who is told of the load after it.
+    /// Who waits for the load after it.
     reload_waiters: Vec<WaiterId>,
     next_number: u64,
     lifecycle: Lifecycle,
@@ -313,7 +313,7 @@ impl Core {
         self.next_number
     }
 
-    /// What `status` answers, all but what the edge alone knows.
+    /// What `status` answers, but for what the machine alone knows.
     pub(crate) fn status(&self, uptime: Duration) -> Status {
         Status {
             lifecycle: self.lifecycle.phase().into(),

@@ -1,6 +1,6 @@
 //! What dev builds have open for hosts: commands, files and ports, and the jobs that go on without.
 //!
-//! The core lets them in and numbers them, has them ended when a sleep begins, waits for them before
+//! The core admits and numbers them, has them ended when a sleep begins, waits for them before
 //! the first checkpoint, and counts them for the worker's state. Jobs are not open to anybody: they
 //! are held while the guest sleeps.
 
@@ -13,10 +13,10 @@ use mvm_protocol::status::Lifecycle as Phase;
 /// What becomes of an open request when the guest goes to sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// It works in the guest: refused unless the guest runs, and ended before a sleep.
-    Works,
-    /// It looks on: let in at any time, and left alone.
-    LooksOn,
+    /// It acts in the guest: refused unless the guest runs, and ended before a sleep.
+    Active,
+    /// It only reads what is there: admitted at any time, and left alone.
+    Observer,
 }
 
 /// What is open, and whether jobs are held.
@@ -36,7 +36,7 @@ impl Open {
     }
 
     fn working_runs(&self) -> impl Iterator<Item = RunId> {
-        let working = |(run, kind): &(RunId, Kind)| (*kind == Kind::Works).then_some(*run);
+        let working = |(run, kind): &(RunId, Kind)| (*kind == Kind::Active).then_some(*run);
         self.requests.iter().filter_map(working)
     }
 
@@ -60,7 +60,7 @@ impl Core {
         now: Now,
         actions: &mut Vec<Action>,
     ) {
-        if kind == Kind::Works && self.lifecycle.phase() != Phase::Running {
+        if kind == Kind::Active && self.lifecycle.phase() != Phase::Running {
             actions.push(busy(
                 waiter,
                 "the guest is not running: wake it, or wait until it is awake",
@@ -87,7 +87,7 @@ impl Core {
         actions.extend(self.open.working_runs().map(Action::End));
     }
 
-    /// Jobs stand still from before the first sync, so that what is written stays true, until the
+    /// Jobs are frozen from before the first sync, so that what is written stays consistent, until the
     /// clock, the generator and the identity are the guest's own again.
     pub(super) fn freeze_jobs_for(&mut self, task: &Task, actions: &mut Vec<Action>) {
         match task {
@@ -110,11 +110,10 @@ pub(super) fn drained(
     left: usize,
     checks: Option<String>,
 ) -> (Outcome, Option<String>) {
-    let mut detail = checks.unwrap_or_default();
+    let mut parts: Vec<String> = checks.into_iter().collect();
     let mut add = |count: usize, before: &str, after: &str| {
         if count > 0 {
-            let separator = if detail.is_empty() { "" } else { ", " };
-            detail += &format!("{separator}{before} {count} {after}");
+            parts.push(format!("{before} {count} {after}"));
         }
     };
     add(
@@ -128,7 +127,7 @@ pub(super) fn drained(
     } else {
         Outcome::Ok
     };
-    (outcome, (!detail.is_empty()).then_some(detail))
+    (outcome, (!parts.is_empty()).then(|| parts.join(", ")))
 }
 
 #[cfg(test)]

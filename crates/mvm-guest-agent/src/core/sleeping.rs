@@ -10,7 +10,7 @@ use mvm_protocol::lifecycle::{Entropy, Outcome, SleepPrep, Token, WakeCause};
 use mvm_protocol::status::{Lifecycle as Phase, Snapshot};
 use std::time::Duration;
 
-/// A step that the edge takes.
+/// A step that the machine takes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct StepWork {
     pub(crate) work: Work,
@@ -49,8 +49,8 @@ pub(crate) struct Drain {
     runs: usize,
     /// What hosts had open.
     open: usize,
-    /// Whether the sleep is given up. What hosts have open was told to end, and may take its time
-    /// for it in a guest that runs.
+    /// Whether the sleep is given up: then open requests, which have been told to end, are not
+    /// waited for.
     given_up: bool,
 }
 
@@ -154,7 +154,7 @@ impl Core {
         }
     }
 
-    /// Holds checks. Whoever waits for one is told that now is not the time.
+    /// Holds checks. Requests that wait for one are answered `busy`.
     fn hold(&mut self, actions: &mut Vec<Action>) {
         self.schedule.hold();
         for check in &mut self.checks {

@@ -25,7 +25,7 @@ pub(super) async fn serve(
     let found = match found {
         Ok(job) => connection
             .handle
-            .open(Kind::LooksOn)
+            .open(Kind::Observer)
             .await
             .map(|open| (open, job)),
         Err(error) => Err(error),

@@ -1,7 +1,7 @@
 //! `exec`: a command whose input and output are the connection's.
 
 use super::audit::Audit;
-use super::flow::{Inlet, Nowhere, Turns};
+use super::flow::{Discard, InputQueue, YieldBudget};
 use super::host::{Host, Sent};
 use super::jobs::Jobs;
 use super::reply::{self, failed};
@@ -27,7 +27,7 @@ pub(super) async fn serve(
     let kind = if asked.detach { "job" } else { "exec" };
     let audit = Audit::begin(kind, asked.argv.program());
     let started = async {
-        let admitted = connection.handle.open(Kind::Works).await?;
+        let admitted = connection.handle.open(Kind::Active).await?;
         let slot = asked.detach.then(|| jobs.reserve_slot()).transpose()?;
         let started = commands.start(admitted.run, &asked).await?;
         // From here to its beginning nothing is awaited.
@@ -64,7 +64,7 @@ pub(super) async fn serve(
         None => exec.kill().await,
     };
     audit.exited(&outcome);
-    // From here on it keeps nobody from sleeping, however slowly the host reads.
+    // From here on it delays no sleep, however slowly the host reads.
     drop(admitted);
     served?;
     host.answer(last_frame(&outcome));
@@ -88,7 +88,7 @@ pub(super) fn last_frame(outcome: &Outcome) -> DevAnswer {
 
 struct Execution {
     running: Running,
-    stdin: Inlet,
+    stdin: InputQueue,
     terminal: Option<Terminal>,
 }
 
@@ -107,8 +107,8 @@ impl Execution {
             tokio::select! {
                 next = host.next(self.stdin.has_room()) => next?,
                 () = self.stdin.takes() => self.stdin.write(),
-                happened = self.running.happens(room) => {
-                    self.running.act(happened, &mut host.out).await;
+                event = self.running.next_event(room) => {
+                    self.running.act(event, &mut host.out).await;
                 }
                 _ = &mut *end, if !told => {
                     told = true;
@@ -146,14 +146,14 @@ impl Execution {
     async fn kill(&mut self) -> Outcome {
         self.stdin.close();
         self.running.kill();
-        let mut turns = Turns::default();
+        let mut budget = YieldBudget::default();
         loop {
             if let Some(outcome) = self.running.outcome() {
                 return outcome;
             }
-            turns.take().await;
-            let happened = self.running.happens(true).await;
-            self.running.act(happened, &mut Nowhere).await;
+            budget.spend().await;
+            let event = self.running.next_event(true).await;
+            self.running.act(event, &mut Discard).await;
         }
     }
 }

@@ -1,7 +1,7 @@
-//! `forward`: a connection joined to a TCP port of the guest's loopback.
+//! `forward`: a connection relayed to a TCP port of the guest's loopback.
 
 use super::audit::Audit;
-use super::flow::{Inlet, Source};
+use super::flow::{InputQueue, OutputSource};
 use super::host::{Host, Sent};
 use super::reply;
 use crate::core::open::Kind;
@@ -29,7 +29,7 @@ pub(super) async fn serve(
     id: Option<u64>,
 ) -> Result<(), Ending> {
     let audit = Audit::begin("forward", "");
-    let opened = match connection.handle.open(Kind::Works).await {
+    let opened = match connection.handle.open(Kind::Active).await {
         Ok(admitted) => open(asked).await.map(|port| (admitted, port)),
         Err(error) => Err(error),
     };
@@ -99,8 +99,8 @@ fn cannot(port: u16, error: &io::Error) -> ErrorAnswer {
 struct Port {
     /// Kept to say that there is no more to come.
     socket: OwnedFd,
-    to: Inlet,
-    from: Source,
+    to: InputQueue,
+    from: OutputSource,
     /// Whether the host has said that it has nothing more to send.
     host_ended: bool,
     sent: u64,
@@ -112,8 +112,8 @@ impl Port {
         stream.set_nodelay(true)?;
         let socket = OwnedFd::from(stream.into_std()?);
         Ok(Self {
-            to: Inlet::new(socket.try_clone()?)?,
-            from: Source::new(socket.try_clone()?)?,
+            to: InputQueue::new(socket.try_clone()?)?,
+            from: OutputSource::new(socket.try_clone()?)?,
             socket,
             host_ended: false,
             sent: 0,

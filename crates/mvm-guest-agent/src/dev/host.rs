@@ -1,6 +1,6 @@
 //! The host's side of a request under way: what it sends, and what is sent to it.
 
-use super::flow::{PIECE, Turns};
+use super::flow::{PIECE, YieldBudget};
 use super::outbox::Outbox;
 use super::reply::encode;
 use crate::serve::connection::{Connection, Ending};
@@ -19,14 +19,14 @@ pub(super) struct Host<'a> {
     id: Option<u64>,
     pub(super) out: Outbox,
     buffer: Vec<u8>,
-    turns: Turns,
+    budget: YieldBudget,
     /// Whether the request goes on only if the host sends more.
-    pub(super) owes: bool,
+    pub(super) awaits_input: bool,
     /// Whether its last answer has been given.
     over: bool,
     /// Whether frames have come that were not looked at, for want of room for answers.
-    unseen: bool,
-    lateness: Lateness,
+    has_unread_frames: bool,
+    stalls: StallTimers,
 }
 
 /// What the host sent for the request.
@@ -37,8 +37,8 @@ pub(super) enum Sent {
 
 /// Since when a host has kept the agent waiting.
 #[derive(Default)]
-struct Lateness {
-    /// Since when nothing has come of what it owes.
+struct StallTimers {
+    /// Since when nothing of the awaited input has arrived.
     silent: Option<Instant>,
     /// Since when a frame has begun and not come to its end.
     within_frame: Option<Instant>,
@@ -54,11 +54,11 @@ impl<'a> Host<'a> {
             id,
             out: Outbox::default(),
             buffer: vec![0; if sends { PIECE } else { 4096 }],
-            turns: Turns::default(),
-            owes: false,
+            budget: YieldBudget::default(),
+            awaits_input: false,
             over: false,
-            unseen: false,
-            lateness: Lateness::default(),
+            has_unread_frames: false,
+            stalls: StallTimers::default(),
         }
     }
 
@@ -84,7 +84,7 @@ impl<'a> Host<'a> {
 
     /// Sends what there is room for.
     pub(super) async fn send(&mut self) -> Result<(), Ending> {
-        self.turns.take().await;
+        self.budget.spend().await;
         self.send_now()?;
         Ok(())
     }
@@ -93,9 +93,9 @@ impl<'a> Host<'a> {
     fn send_now(&mut self) -> Result<usize, Ending> {
         let sent = self.out.send(&self.connection.stream)?;
         if self.out.is_empty() {
-            self.lateness.unread = None;
-        } else if sent > 0 || self.lateness.unread.is_none() {
-            self.lateness.unread = Some(Instant::now());
+            self.stalls.unread = None;
+        } else if sent > 0 || self.stalls.unread.is_none() {
+            self.stalls.unread = Some(Instant::now());
         }
         Ok(sent)
     }
@@ -104,8 +104,8 @@ impl<'a> Host<'a> {
     /// be taken from it; that it goes away is noticed in any case, and if it keeps the agent waiting
     /// for too long it is cut off. To be dropped at any time.
     pub(super) async fn next(&mut self, listens: bool) -> Result<(), Ending> {
-        if self.unseen && !self.is_full() {
-            self.unseen = false;
+        if self.has_unread_frames && !self.is_full() {
+            self.has_unread_frames = false;
             return Ok(());
         }
         let listens = listens && self.connection.postponed.is_none() && !self.is_full();
@@ -118,7 +118,7 @@ impl<'a> Host<'a> {
                 read => {
                     let bytes = self.buffer.get(..read).unwrap_or_default();
                     self.connection.decoder.push(bytes);
-                    self.lateness.silent = None;
+                    self.stalls.silent = None;
                 }
             },
             () = self.connection.stream.closed(), if !listens => return Err(Ending::Closed),
@@ -136,7 +136,7 @@ impl<'a> Host<'a> {
     pub(super) async fn sent(&mut self) -> Result<Option<Sent>, Ending> {
         while self.connection.postponed.is_none() {
             if self.is_full() {
-                self.unseen = true;
+                self.has_unread_frames = true;
                 break;
             }
             let frame = match self.connection.decoder.next_frame() {
@@ -144,7 +144,7 @@ impl<'a> Host<'a> {
                 Ok(Some(frame)) => frame,
                 Err(error) => return Err(self.out_of_step(error).await),
             };
-            self.lateness.within_frame = None;
+            self.stalls.within_frame = None;
             let body = match frame {
                 Frame::Json(body) => body,
                 Frame::Data { channel, bytes } => return Ok(Some(Sent::Data(channel, bytes))),
@@ -185,7 +185,7 @@ impl<'a> Host<'a> {
     /// Sends what is left, and drops what the host still sends meanwhile: it may not read before
     /// that is taken.
     pub(super) async fn finish(mut self) -> Result<(), Ending> {
-        (self.over, self.owes, self.unseen) = (true, false, false);
+        (self.over, self.awaits_input, self.has_unread_frames) = (true, false, false);
         loop {
             while self.sent().await?.is_some() {}
             self.send().await?;
@@ -202,16 +202,16 @@ impl<'a> Host<'a> {
     }
 
     /// When the host is to be cut off, unless it sends or takes something before. As long as nothing
-    /// is taken from it, it owes nothing.
+    /// is read from it, no input is awaited.
     fn deadline(&mut self, listens: bool) -> Option<Instant> {
         let timeouts = self.connection.timeouts;
-        let Lateness {
+        let StallTimers {
             silent,
             within_frame,
             unread,
-        } = &mut self.lateness;
+        } = &mut self.stalls;
         let mid_frame = listens && self.connection.decoder.is_mid_frame();
-        let pause = match (mid_frame, listens && self.owes) {
+        let pause = match (mid_frame, listens && self.awaits_input) {
             (true, _) => Some(timeouts.within_frame),
             (false, true) => Some(timeouts.idle),
             (false, false) => None,

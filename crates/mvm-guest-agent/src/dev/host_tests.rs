@@ -64,7 +64,7 @@ fn cut_off((ending, after): &(Ending, Duration), expected: Duration) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_that_has_begun_has_to_go_on() {
+async fn a_host_that_stalls_within_a_frame_is_cut_off() {
     story!(host, theirs, {
         theirs.write_all(&[0, 0, 0, 9, b'{']).unwrap();
         let ended = serve(&mut host, true).await;
@@ -99,13 +99,13 @@ async fn a_frame_that_has_begun_has_to_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_owes_nothing_may_be_silent() {
+async fn a_host_that_need_not_send_may_be_silent() {
     story!(host, theirs, {
         tokio::select! {
             ended = serve(&mut host, true) => panic!("{ended:?}"),
             () = sleep(600 * MINUTE) => {}
         }
-        host.owes = true;
+        host.awaits_input = true;
         let sends = async {
             for _ in 0..5 {
                 sleep(9 * MINUTE).await;
@@ -122,7 +122,7 @@ async fn who_owes_nothing_may_be_silent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_takes_something_now_and_then_is_waited_for() {
+async fn a_host_that_reads_slowly_is_waited_for() {
     // Much at once, and so little that the socket does not tell of it by itself.
     for taken in [300_000, 50_000] {
         story!(host, theirs, {
@@ -246,7 +246,7 @@ async fn nothing_comes_after_the_last_answer() {
 }
 
 #[tokio::test]
-async fn what_breaks_the_framing_is_told_behind_what_was_begun() {
+async fn a_framing_error_is_answered_after_the_frame_in_progress() {
     story(async {
         let (ours, mut theirs) = pair();
         let mut connection = connection(ours, PATIENT);
@@ -323,7 +323,7 @@ async fn a_host_that_stalls_is_cut_off_and_what_it_asked_for_is_ended() {
 }
 
 #[tokio::test]
-async fn a_command_may_be_silent_for_longer_than_a_host() {
+async fn a_silent_command_is_not_cut_off() {
     story(async {
         let hasty = Timeouts {
             idle: SHORT,
@@ -349,7 +349,7 @@ async fn a_command_may_be_silent_for_longer_than_a_host() {
 }
 
 #[tokio::test]
-async fn a_file_may_take_longer_to_be_written_than_a_host_may_be_silent() {
+async fn a_slow_disk_does_not_cut_off_the_host() {
     story(async {
         let hasty = Timeouts {
             idle: SHORT,
@@ -357,7 +357,7 @@ async fn a_file_may_take_longer_to_be_written_than_a_host_may_be_silent() {
         };
         let mut host = dev_host(Handshake::ByVmm, hasty);
         let request = |body: &[u8]| encode_json(body).unwrap();
-        // All at once: what it owes has come before anybody waits for it.
+        // All at once: the awaited input is there before it is waited for.
         let all = [
             request(br#"{"type":"put","path":"/x"}"#),
             encode_data(3, b"x").unwrap(),

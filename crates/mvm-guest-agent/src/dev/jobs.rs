@@ -1,7 +1,7 @@
 //! Jobs: commands that go on when the connection that started them is closed.
 
 use super::audit::Audit;
-use super::flow::{PIECE, Sink, Turns};
+use super::flow::{PIECE, Sink, YieldBudget};
 use super::reply::failed;
 use super::ring::Ring;
 use super::running::{Outcome, Running};
@@ -72,14 +72,14 @@ async fn supervise(
         job: &job,
         buffer: vec![0; PIECE / 4],
     };
-    let mut turns = Turns::default();
+    let mut budget = YieldBudget::default();
     let outcome = loop {
-        turns.take().await;
+        budget.spend().await;
         if let Some(outcome) = running.outcome() {
             break outcome;
         }
         tokio::select! {
-            happened = running.happens(true) => running.act(happened, &mut output).await,
+            event = running.next_event(true) => running.act(event, &mut output).await,
             Some(mut order) = orders.recv() => loop {
                 match order {
                     Order::Signal(number) => running.signal(number),
@@ -300,7 +300,7 @@ mod tests {
     use super::shortened;
 
     #[test]
-    fn words_are_cut_where_they_may_be() {
+    fn arguments_are_cut_at_character_boundaries() {
         let words = ["ls".to_owned(), "ü-long".to_owned(), "x".to_owned()];
         assert_eq!(shortened(&words, usize::MAX), words);
         assert_eq!(shortened(&words, 4), ["ls", "…"]);

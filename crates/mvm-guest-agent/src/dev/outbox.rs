@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_moved_and_what_is_copied_come_out_alike() {
+    async fn spliced_and_copied_output_are_the_same() {
         for splices in [true, false] {
             for bytes in [1, BULK - 1, BULK, PIECE] {
                 let (from, _write, content) = pipe(bytes);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_read_behind_a_body_in_the_pipe_stays_behind_it() {
+    async fn bytes_queued_after_a_spliced_body_are_sent_after_it() {
         let (from, mut write, content) = pipe(PIECE - 10);
         let mut outbox = Outbox {
             splices: true,
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_taken_is_sent_whoever_reads_from_the_pipe_afterwards() {
+    async fn bytes_moved_to_the_own_pipe_are_sent_whatever_reads_the_commands() {
         let (from, write, content) = pipe(PIECE);
         let mut outbox = Outbox {
             splices: true,
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_frame_that_cannot_be_made_whole_is_an_error_and_not_waited_for() {
+    async fn a_frame_whose_rest_is_lost_is_an_error() {
         let (from, _write, _) = pipe(PIECE);
         let mut outbox = Outbox {
             splices: true,
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_pipe_is_copied() {
+    async fn a_source_that_is_no_pipe_is_copied() {
         let (from, to) = std::os::unix::net::UnixStream::pair().unwrap();
         let content = vec![b'x'; BULK];
         (&to).write_all(&content).unwrap();

@@ -47,7 +47,7 @@ impl Terminal {
         Ok(Self { master })
     }
 
-    /// It has this size now; who runs on it is told by the kernel (WINCH).
+    /// Sets its size; the kernel notifies its processes (WINCH).
     pub(super) fn resize(&self, window: Window) {
         let size = Winsize {
             ws_row: window.rows,

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_left_is_not_joined_and_is_removed_when_it_can_be() {
+    fn a_leftover_cgroup_is_not_reused_and_is_removed_when_empty() {
         let dir = tempfile::tempdir().unwrap();
         let Some(root) = CgroupRoot::open(dir.path()) else {
             let required = std::env::var_os("CI").is_some_and(|value| !value.is_empty());

@@ -34,7 +34,7 @@ use tokio::time::{Instant, sleep_until};
 /// How much is still read from a pipe once the command has ended. More than a pipe holds.
 const DRAIN: usize = 1024 * 1024;
 
-/// A child that nobody waits for any more: it is killed, and reaped as an orphan once it is dead.
+/// A child that is not waited for any more: it is killed, and reaped as an orphan.
 struct Left<'a> {
     launcher: &'a Launcher,
     pid: Pid,
@@ -42,7 +42,7 @@ struct Left<'a> {
 
 impl Drop for Left<'_> {
     fn drop(&mut self) {
-        self.launcher.leave(self.pid);
+        self.launcher.kill_unwaited(self.pid);
     }
 }
 
@@ -155,8 +155,8 @@ impl Launcher {
                 .env("LOGNAME", &identity.name)
                 .env("HOME", &identity.home);
         }
-        let place = self.place(run, &mut shell, identity)?;
-        let process = self.spawn(shell, place)?;
+        let scope = self.scope(run, &mut shell, identity)?;
+        let process = self.spawn(shell, scope)?;
         Ok(Running {
             process,
             stdout,
@@ -225,7 +225,7 @@ impl Launcher {
 fn not_started(why: &NotStarted) -> End {
     End::NotStarted {
         reason: format!("{}: {}", why.what, why.error),
-        for_want: why.is_for_want(),
+        for_want: why.is_resource_shortage(),
     }
 }
 

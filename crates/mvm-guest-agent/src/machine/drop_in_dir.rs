@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_others_may_write_is_rejected() {
+    async fn files_that_others_may_write_are_rejected() {
         for mode in [0o664, 0o646] {
             let folder = Folder::new();
             let path = folder.write("open.json", r#"{"name":"open"}"#);
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_two_with_one_name_the_first_stands() {
+    async fn the_first_of_two_with_one_name_is_loaded() {
         let folder = Folder::new();
         folder.write("hood.json", r#"{"name":"good","health_cmd":"false"}"#);
         folder

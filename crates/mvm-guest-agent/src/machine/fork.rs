@@ -151,7 +151,7 @@ mod tests {
         unsafe_code,
         reason = "the test looks at a descriptor that may be closed"
     )]
-    async fn a_copy_holds_nothing_of_the_agents_open() {
+    async fn a_copy_has_none_of_the_agents_descriptors() {
         let file = File::open("/dev/null").unwrap();
         let number = file.as_raw_fd();
         // SAFETY: nothing is done with it but to ask the kernel whether it is one.

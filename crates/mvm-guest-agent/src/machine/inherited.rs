@@ -1,4 +1,4 @@
-//! What the agent was given by whoever started it.
+//! Descriptors that the agent inherits.
 
 /// Keeps descriptors beyond standard error, which an init or a shell may have left open, from the
 /// agent's own children: close_range(2). A kernel before 5.11 does not know the flag, and leaves

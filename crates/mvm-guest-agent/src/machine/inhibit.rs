@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_passed_over() {
+    fn files_that_are_not_regular_are_skipped() {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
         rustix::fs::mknodat(

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_kept_is_read() {
+    fn a_kept_journal_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::new(dir.path());
         assert_eq!(files.read(), Ok(Journal::default()));

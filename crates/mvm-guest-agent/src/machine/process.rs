@@ -1,7 +1,7 @@
 //! A process and all that it starts: how it is begun, and how the whole tree is ended.
 //!
-//! Each run has a place: a cgroup where there are cgroups, and in any case a mark in its environment
-//! and a process group. What is begun in a place is ended with it, whatever it did to hide.
+//! Each run has a scope: a cgroup where there are cgroups, and in any case a mark in its environment
+//! and a process group. What is begun in a scope is ended with it, whatever it did to hide.
 
 use super::cgroup::{Cgroup, CgroupRoot};
 use super::children::{Children, MARK};
@@ -33,7 +33,7 @@ pub(crate) const TERM_GRACE: Duration = Duration::from_millis(250);
 /// Between KILL and giving up.
 pub(crate) const KILL_GRACE: Duration = Duration::from_secs(2);
 
-/// How long it may take to become a program, where somebody waits for that.
+/// How long `launch` waits for a process to execute its program.
 const START_WITHIN: Duration = Duration::from_secs(10);
 
 /// Starts processes and ends them.
@@ -46,16 +46,16 @@ pub(crate) struct Launcher {
     pub(super) cpu: Cell<Duration>,
 }
 
-/// Where the processes of one run belong.
+/// What the processes of one run have in common, and by which they are found.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct RunScope {
     cgroup: Option<Cgroup>,
     pub(crate) mark: String,
     report: Report,
 }
 
 /// A process that was begun, the leader of its process group. Its number is its own until it is
-/// [finished](Launcher::finish), since nobody else reaps it.
+/// [finished](Launcher::finish), since only the agent reaps it.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) pid: Pid,
@@ -87,7 +87,7 @@ impl NotStarted {
     }
 
     /// Whether that is for want of memory, processes or descriptors.
-    pub(crate) fn is_for_want(&self) -> bool {
+    pub(crate) fn is_resource_shortage(&self) -> bool {
         matches!(
             Errno::from_io_error(&self.error),
             Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::NOSPC)
@@ -108,7 +108,7 @@ impl Launcher {
     }
 
     /// How whole trees are ended here.
-    pub(crate) fn means(&self) -> &'static str {
+    pub(crate) fn kill_method(&self) -> &'static str {
         if self.cgroups.is_some() {
             "cgroup"
         } else {
@@ -121,14 +121,14 @@ impl Launcher {
         self.cpu.get()
     }
 
-    /// Makes a run's place, and tells the command to enter it and to become that user. What the
+    /// Makes a run's scope, and tells the command to enter it and to become that user. What the
     /// caller has to do in the new process itself comes after that.
-    pub(crate) fn place(
+    pub(crate) fn scope(
         &self,
         run: RunId,
         command: &mut Command,
         identity: Option<Identity>,
-    ) -> Result<Place, NotStarted> {
+    ) -> Result<RunScope, NotStarted> {
         let cgroup = self.cgroups.as_ref().map(|root| root.make(run.0));
         let cgroup = cgroup
             .transpose()
@@ -139,21 +139,25 @@ impl Launcher {
         let mark = self.children.mark(run.0);
         command.env(MARK, &mark);
         prepare(command, procs, report.needed(), self.protected, identity);
-        Ok(Place {
+        Ok(RunScope {
             cgroup,
             mark,
             report,
         })
     }
 
-    /// Begins the command in its place. Whether it becomes the program shows
-    /// [later](Process::not_started): nobody can tell how long that takes.
-    pub(crate) fn spawn(&self, mut command: Command, place: Place) -> Result<Process, NotStarted> {
-        let Place {
+    /// Begins the command in its scope. Whether it becomes the program shows
+    /// [later](Process::not_started): a slow disk can delay it without a bound.
+    pub(crate) fn spawn(
+        &self,
+        mut command: Command,
+        scope: RunScope,
+    ) -> Result<Process, NotStarted> {
+        let RunScope {
             cgroup,
             mark,
             report,
-        } = place;
+        } = scope;
         let begun = report.begin(&mut command);
         let (pid, report) = begun.map_err(|error| NotStarted::new("fork", error))?;
         self.follow(pid, mark, cgroup, Some(report))
@@ -205,12 +209,12 @@ impl Launcher {
         // The dead leader still holds its number, so the group cannot be somebody else's.
         let _ = kill_process_group(process.pid, Signal::KILL);
         let exit = self.reap(process.pid);
-        self.end_rest(process.cgroup).await;
+        self.kill_remaining(process.cgroup).await;
         exit
     }
 
-    /// Kills a process that nobody waits for any more. It is reaped as an orphan.
-    pub(super) fn leave(&self, pid: Pid) {
+    /// Kills a process that is not waited for any more. It is reaped as an orphan.
+    pub(super) fn kill_unwaited(&self, pid: Pid) {
         let _ = kill_process_group(pid, Signal::KILL);
         self.children.remove(pid);
     }
@@ -220,15 +224,15 @@ impl Launcher {
         self.children.remove(process.pid);
     }
 
-    /// Starts the command in its place, and waits until it has become the program; `what` it is, for
+    /// Starts the command in its scope, and waits until it has become the program; `what` it is, for
     /// the error. A disk that does not answer keeps it in the kernel, where nothing reaches it.
     pub(crate) async fn launch(
         &self,
         command: Command,
-        place: Place,
+        scope: RunScope,
         what: &'static str,
     ) -> Result<Process, NotStarted> {
-        let mut process = self.spawn(command, place)?;
+        let mut process = self.spawn(command, scope)?;
         let started = tokio::time::timeout(START_WITHIN, process.started()).await;
         let not_started = match started {
             Ok(Ok(())) => return Ok(process),
@@ -268,7 +272,7 @@ impl Launcher {
     }
 
     /// Ends what the command left running. Mostly there is nothing, and this costs one call.
-    async fn end_rest(&self, cgroup: Option<Cgroup>) {
+    async fn kill_remaining(&self, cgroup: Option<Cgroup>) {
         if let Some(cgroup) = cgroup
             && !cgroup.remove()
         {

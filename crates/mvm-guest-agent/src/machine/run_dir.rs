@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_agent_has_it_at_a_time() {
+    fn one_agent_at_a_time_holds_the_run_directory() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mvm");
         let first = RunDir::take(&path).unwrap();

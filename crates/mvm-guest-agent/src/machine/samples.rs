@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn checks_are_taken_out_of_the_share() {
+    fn cpu_time_of_checks_is_subtracted() {
         let (last, now) = (
             CpuTimes {
                 busy: 100,
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_gives_a_sample() {
+    fn this_machine_can_be_sampled() {
         let dir = tempfile::tempdir().unwrap();
         let inhibitors = Inhibitors::new(dir.path().to_owned());
         let signals = vec![BusySignal::Loadavg, BusySignal::Cpu, BusySignal::Inhibit];

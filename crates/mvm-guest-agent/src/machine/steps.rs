@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sync_that_fails_tells_its_errno() {
+    fn a_failed_sync_reports_its_errno() {
         let nowhere = sync_filesystem(c"/nonexistent/mount");
         assert_eq!(i32::from(nowhere), rustix::io::Errno::NOENT.raw_os_error());
     }

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_has_the_number_that_means_no_change() {
+    fn the_uid_that_means_no_change_is_refused() {
         let etc = etc();
         let passwd = "all:x:4294967295:0::/:\nof-all:x:7:4294967295::/:\n";
         std::fs::write(etc.path().join("passwd"), passwd).unwrap();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_there_is_named() {
+    fn an_unknown_user_is_named() {
         let error = look_up(etc().path(), "nemo").unwrap_err();
         assert!(error.contains("no user `nemo`"), "{error}");
         let error = look_up(Path::new("/nonexistent"), "web").unwrap_err();

@@ -156,7 +156,7 @@ impl<M: Machine, E: Extension> Driver<M, E> {
                 if let Some(queue) = watcher {
                     self.watchers.add(&queue);
                 }
-                let _ = reply.send(Response::Answer(*answer));
+                let _ = reply.send(Response::Answer(answer));
             }
             Reply::Later(event) => {
                 self.waiting.push((waiter, reply));
@@ -208,7 +208,7 @@ impl<M: Machine, E: Extension> Driver<M, E> {
                 }
             }
             Action::Keep(journal) => {
-                // Told and tried again by the writer.
+                // The writer logs it and tries again.
                 let _ = self.journal.keep(journal, &*self.machine);
             }
             Action::Woke => self.notify(),
@@ -224,7 +224,7 @@ impl<M: Machine, E: Extension> Driver<M, E> {
                     change,
                 });
             }
-            Action::Answer(waiter, answer) => self.respond(waiter, Response::Answer(*answer)),
+            Action::Answer(waiter, answer) => self.respond(waiter, Response::Answer(answer)),
             Action::Admit(waiter, run) => self.admit(waiter, run),
             Action::FreezeJobs => self.extension.freeze(),
             Action::ThawJobs => self.extension.thaw(),

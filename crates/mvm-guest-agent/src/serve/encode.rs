@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_whole() {
+    fn an_answer_that_fits_is_sent_whole() {
         let entries: Vec<_> = (0..50)
             .map(|n| entry(n, Health::Healthy, &"x".repeat(4096)))
             .collect();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ill_stays_and_what_is_left_out_is_counted() {
+    fn unhealthy_entries_stay_and_omitted_ones_are_counted() {
         let entries = (0..10_000)
             .map(|n| {
                 entry(

@@ -42,7 +42,7 @@ pub(crate) trait Extension: Clone + 'static {
 }
 
 /// What a prod build adds: nothing.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 #[allow(dead_code, reason = "in dev builds the tests alone use it")]
 pub(crate) struct NoExtension;
 

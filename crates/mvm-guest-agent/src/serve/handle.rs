@@ -33,7 +33,7 @@ pub(super) enum Message {
 
 /// What the driver responds.
 pub(super) enum Response {
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// A request of an extension may begin.
     Admitted(Admitted),
 }
@@ -80,8 +80,11 @@ impl Handle {
         let _ = self.messages.send(Message::Open(kind, reply));
         match answer.await {
             Ok(Response::Admitted(admitted)) => Ok(admitted),
-            Ok(Response::Answer(Answer::Error(error))) => Err(error),
-            Ok(Response::Answer(_)) | Err(_) => Err(stopping()),
+            Ok(Response::Answer(answer)) => match *answer {
+                Answer::Error(error) => Err(error),
+                _ => Err(stopping()),
+            },
+            Err(_) => Err(stopping()),
         }
     }
 
@@ -94,7 +97,7 @@ impl Handle {
         }
     }
 
-    /// Asks for the status, and to be told of every change after it.
+    /// Asks for the status, and subscribes to every change after it.
     pub(crate) async fn watch(&self, queue: Rc<Queue>) -> Answer {
         self.send(Request::Status, Some(queue)).await
     }
@@ -107,7 +110,7 @@ impl Handle {
             reply,
         });
         match answer.await {
-            Ok(Response::Answer(answer)) => answer,
+            Ok(Response::Answer(answer)) => *answer,
             Ok(Response::Admitted(_)) | Err(_) => Answer::Error(stopping()),
         }
     }

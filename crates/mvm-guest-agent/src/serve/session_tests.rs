@@ -289,13 +289,13 @@ async fn a_refused_host_is_told_after_its_handshake() {
 }
 
 #[tokio::test]
-async fn two_hundred_watchers_that_never_read_hold_up_nobody() {
+async fn two_hundred_watchers_that_never_read_block_no_request() {
     story(async {
         let (handle, extension) = agent(|_| NoExtension);
         let mut watchers = Vec::new();
         for _ in 0..200 {
             let (ours, theirs) = pair();
-            let (handle, extension) = (handle.clone(), extension);
+            let (handle, extension) = (handle.clone(), extension.clone());
             spawn_local(serve(ours, Handshake::ByVmm, handle, extension, PATIENT));
             theirs.set_nonblocking(true).unwrap();
             let mut stream = UnixStream::from_std(theirs).unwrap();

@@ -35,7 +35,7 @@ pub(crate) fn asked(mut parser: Parser) -> Result<Option<String>, String> {
         Ok(Some(Arg::Long(FLAG))) => {}
         _ => return Ok(None),
     }
-    let body = parser.value().and_then(|body| body.string());
+    let body = parser.value().and_then(ValueExt::string);
     body.map(Some).map_err(|error| format!("--{FLAG}: {error}"))
 }
 

@@ -1,4 +1,5 @@
-//! The world of the simulation: a clock that a script can make jump, and deeds that end when it says.
+//! The machine of the simulation: a clock that a script can make jump, and steps that end when it
+//! says.
 
 use crate::core::ended::{End, Ended, Tail};
 use crate::core::lifecycle::{Done, Journal};
@@ -20,7 +21,7 @@ use tokio::time::{Instant, sleep};
 
 /// What the agent does in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Deed {
+pub(super) enum MachineStep {
     Checkpoint(char),
     Sync,
     DropCaches,
@@ -30,7 +31,7 @@ pub(super) enum Deed {
     Restore(char),
 }
 
-/// What the script and the world share. It outlives an agent.
+/// What the script and the machine share. It outlives an agent.
 #[derive(Debug)]
 pub(super) struct Script {
     began: Instant,
@@ -39,7 +40,7 @@ pub(super) struct Script {
     jumped: Notify,
     /// What it has added to the wall clock.
     wall_off_ms: Cell<i64>,
-    doing: RefCell<Option<(Deed, oneshot::Sender<Outcome>)>>,
+    doing: RefCell<Option<(MachineStep, oneshot::Sender<Outcome>)>>,
     /// When each check was run.
     pub(super) checks: RefCell<Vec<Instant>>,
     /// Checkpoints that were started less restores that have ended, by an observer's own count.
@@ -61,14 +62,14 @@ impl Script {
         }
     }
 
-    pub(super) fn doing(&self) -> Option<Deed> {
-        self.doing.borrow().as_ref().map(|(deed, _)| *deed)
+    pub(super) fn doing(&self) -> Option<MachineStep> {
+        self.doing.borrow().as_ref().map(|(step, _)| *step)
     }
 
     /// Ends what is under way.
     pub(super) fn end(&self, outcome: Outcome) {
-        let (deed, end) = self.doing.take().expect("something is under way");
-        if let Deed::Restore(name) = deed {
+        let (step, end) = self.doing.take().expect("something is under way");
+        if let MachineStep::Restore(name) = step {
             *self.debts.borrow_mut().entry(name).or_default() -= 1;
         }
         end.send(outcome).expect("it is waited for");
@@ -91,36 +92,36 @@ impl Script {
         }
     }
 
-    async fn do_it(self: &Rc<Self>, deed: Deed) -> Outcome {
-        if let Deed::Checkpoint(name) = deed {
+    async fn perform(self: &Rc<Self>, step: MachineStep) -> Outcome {
+        if let MachineStep::Checkpoint(name) = step {
             *self.debts.borrow_mut().entry(name).or_default() += 1;
         }
         let (end, ended) = oneshot::channel();
-        let before = self.doing.borrow_mut().replace((deed, end));
-        assert!(before.is_none(), "{deed:?} along with {before:?}");
-        let left = Left(Rc::clone(self));
+        let before = self.doing.borrow_mut().replace((step, end));
+        assert!(before.is_none(), "{step:?} along with {before:?}");
+        let left = AbandonedStep(Rc::clone(self));
         let outcome = ended.await.expect("the script ends it");
         std::mem::forget(left);
         outcome
     }
 }
 
-/// Whoever waited for a deed has gone: it was left behind, or the agent was killed.
-struct Left(Rc<Script>);
+/// Clears the step when nothing waits for it any more: it was abandoned, or the agent was killed.
+struct AbandonedStep(Rc<Script>);
 
-impl Drop for Left {
+impl Drop for AbandonedStep {
     fn drop(&mut self) {
         self.0.doing.take();
     }
 }
 
-pub(super) struct Simulated {
+pub(super) struct SimulatedMachine {
     pub(super) script: Rc<Script>,
     pub(super) files: Files,
     pub(super) deadline: Cell<Option<Duration>>,
 }
 
-impl Machine for Simulated {
+impl Machine for SimulatedMachine {
     fn now(&self) -> Now {
         self.script.now()
     }
@@ -147,13 +148,13 @@ impl Machine for Simulated {
     /// Commands do not heed that they are to end: the script decides when they do.
     async fn run(&self, _: RunId, command: Command, cancel: oneshot::Receiver<()>) -> Ended {
         let at = self.now().wall;
-        let deed = match command.what.rsplit_once(' ') {
-            Some(("checkpoint of", name)) => Some(Deed::Checkpoint(initial(name))),
-            Some(("restore of", name)) => Some(Deed::Restore(initial(name))),
+        let step = match command.what.rsplit_once(' ') {
+            Some(("checkpoint of", name)) => Some(MachineStep::Checkpoint(initial(name))),
+            Some(("restore of", name)) => Some(MachineStep::Restore(initial(name))),
             _ => None,
         };
-        let outcome = if let Some(deed) = deed {
-            self.script.do_it(deed).await
+        let outcome = if let Some(step) = step {
+            self.script.perform(step).await
         } else {
             self.script.checks.borrow_mut().push(Instant::now());
             Outcome::Ok
@@ -177,16 +178,16 @@ impl Machine for Simulated {
     }
 
     async fn run_step(&self, work: Work, _: Duration) -> Done {
-        let deed = match work {
-            Work::Sync(_) => Deed::Sync,
-            Work::DropCaches => Deed::DropCaches,
-            Work::Reseed(_) => Deed::Reseed,
-            Work::Clock(_) => Deed::Clock,
-            Work::Identity { .. } => Deed::Identity,
+        let step = match work {
+            Work::Sync(_) => MachineStep::Sync,
+            Work::DropCaches => MachineStep::DropCaches,
+            Work::Reseed(_) => MachineStep::Reseed,
+            Work::Clock(_) => MachineStep::Clock,
+            Work::Identity { .. } => MachineStep::Identity,
             Work::Command(..) => panic!("a command is run"),
         };
         Done {
-            outcome: self.script.do_it(deed).await,
+            outcome: self.script.perform(step).await,
             duration_ms: 0,
             detail: None,
         }
