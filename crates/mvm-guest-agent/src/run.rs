@@ -3,27 +3,44 @@
 use crate::config::Config;
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
-use crate::edge::clock::{self, Timer};
-use crate::edge::console::say;
-use crate::edge::driver::{Driver, Handle};
-use crate::edge::drop_in_watch::{Watch, dirs};
-use crate::edge::inhibit::Inhibitors;
-use crate::edge::journal::Files;
-use crate::edge::listener::{Listener, explain};
-use crate::edge::process::Launcher;
-use crate::edge::run_dir::RunDir;
-use crate::edge::samples::Sampler;
-use crate::edge::system::{Facts, PROFILE, VERSION};
-use crate::edge::world::Machine;
+use crate::machine::clock::{self, Timer};
+use crate::machine::console::say;
+use crate::machine::drop_in_watch::{Watch, dirs};
+use crate::machine::inhibit::Inhibitors;
+use crate::machine::journal::Files;
+use crate::machine::local::LocalMachine;
+use crate::machine::process::Launcher;
+use crate::machine::run_dir::RunDir;
+use crate::machine::samples::Sampler;
+use crate::serve::driver::Driver;
+use crate::serve::extension::Extension;
+use crate::serve::facts::{Facts, VERSION};
+use crate::serve::handle::Handle;
+use crate::serve::listener::{Listener, explain};
 use mvm_protocol::answer::Profile;
 use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
 use std::rc::Rc;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// What this build adds to serving.
+#[cfg(feature = "dev")]
+type Build = Rc<crate::dev::Dev>;
+#[cfg(not(feature = "dev"))]
+type Build = crate::serve::extension::NoExtension;
+
+#[cfg(feature = "dev")]
+fn extension(launcher: &Rc<Launcher>) -> Build {
+    Rc::new(crate::dev::Dev::new(Rc::clone(launcher)))
+}
+#[cfg(not(feature = "dev"))]
+fn extension(_: &Rc<Launcher>) -> Build {
+    crate::serve::extension::NoExtension
+}
+
 /// The name of this build's profile.
 pub(crate) fn profile() -> &'static str {
-    match PROFILE {
+    match Build::PROFILE {
         Profile::Prod => "prod",
         Profile::Dev => "dev",
     }
@@ -38,7 +55,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     say!(
         "{VERSION} ({}), ends commands by {}",
         profile(),
-        launcher.means()
+        launcher.kill_method()
     );
     let now = clock::now();
     let facts = Facts::new(now.wall, config.exec);
@@ -58,19 +75,21 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         config.busy_signals.clone(),
         Inhibitors::new(run_dir.busy_d()),
     );
-    let machine = Machine {
+    let launcher = Rc::new(launcher);
+    let extension = extension(&launcher);
+    let machine = LocalMachine {
         timer: Timer::new().map_err(failed)?,
-        launcher: Rc::new(launcher),
+        launcher,
         sampler: RefCell::new(sampler),
         files,
         folders: (config.integrations_dir.clone(), config.probes_dir.clone()),
         effects: config.system_effects,
     };
-    let driver = Driver::new(core, facts, machine, config.notify_port);
+    let driver = Driver::new(core, facts, machine, extension.clone(), config.notify_port);
     let handle = driver.handle();
     follow_signals(&handle).map_err(failed)?;
     follow_drop_ins(&config, &handle);
-    listen(&config, &handle)?;
+    listen(&config, &handle, &extension)?;
     // Told to systemd alone: without NOTIFY_SOCKET this does nothing.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let result = driver
@@ -81,12 +100,17 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     result
 }
 
-fn listen(config: &Config, handle: &Handle) -> Result<(), String> {
+fn listen(config: &Config, handle: &Handle, extension: &Build) -> Result<(), String> {
     let open = Rc::new(Cell::new(0));
     for address in &config.listen {
         let listener = Listener::bind(address).map_err(|error| explain(address, &error))?;
         say!("listening on {address}");
-        let serving = listener.run(handle.clone(), Rc::clone(&open), config.max_connections);
+        let serving = listener.run(
+            handle.clone(),
+            extension.clone(),
+            Rc::clone(&open),
+            config.max_connections,
+        );
         tokio::task::spawn_local(serving);
     }
     Ok(())

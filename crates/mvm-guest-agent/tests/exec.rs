@@ -47,7 +47,7 @@ fn output_and_exit_code_come_as_they_are() {
 }
 
 #[test]
-fn what_cannot_be_started_is_told_apart() {
+fn start_failures_have_distinct_codes() {
     let agent = Agent::start(&[], &[]);
     let script = agent.path("run/no-shebang");
     std::fs::write(&script, "echo never").unwrap();
@@ -91,7 +91,7 @@ fn what_cannot_be_started_is_told_apart() {
 }
 
 #[test]
-fn a_user_has_its_own_rights_and_is_told_of_its_home() {
+fn a_user_has_its_own_permissions_and_home() {
     let agent = Agent::start(&[], &[]);
     let as_nobody = json!({"user": "nobody", "env": {"K": "v w"}, "cwd": "/tmp"});
     let ran = agent.exec(&with(
@@ -113,7 +113,7 @@ fn a_user_has_its_own_rights_and_is_told_of_its_home() {
 }
 
 #[test]
-fn what_holds_the_pipes_does_not_hold_up_the_end_and_is_killed() {
+fn a_process_that_keeps_the_pipes_open_is_killed_and_delays_no_exit() {
     both(|agent| {
         let ran = agent.exec(&shell("sleep 1001.5 & echo hi"));
         assert_eq!((ran.text().as_str(), ran.end()), ("hi\n", (Some(0), None)));
@@ -130,7 +130,7 @@ fn what_holds_the_pipes_does_not_hold_up_the_end_and_is_killed() {
 }
 
 #[test]
-fn a_host_that_goes_away_takes_the_whole_tree_along() {
+fn a_closed_connection_kills_the_whole_process_tree() {
     both(|agent| {
         let mut connection = agent.connection();
         let text = "setsid sleep 1003.5 & sleep 1003.5 & echo up; sleep 1003.5";
@@ -169,7 +169,7 @@ fn the_connection_serves_on_and_late_frames_are_dropped() {
 }
 
 #[test]
-fn without_descriptors_it_is_busy_and_nothing_leaks() {
+fn out_of_descriptors_a_command_is_refused_as_busy_and_nothing_leaks() {
     let settings = Settings {
         ulimit: Some("-n 24"),
         ..Settings::default()
