@@ -172,23 +172,23 @@ impl Launcher {
         ended: &mut Ended,
     ) {
         let mut deadline = Instant::now() + timeout;
-        let mut stage = Stage::Running;
+        let mut state = State::Running;
         let mut cancellable = true;
         loop {
             tokio::select! {
                 () = running.process.exited() => break,
                 () = running.stdout.drain_into(&mut ended.stdout) => {}
                 () = running.stderr.drain_into(&mut ended.stderr) => {}
-                () = sleep_until(deadline) => match stage {
-                    Stage::Running => {
+                () = sleep_until(deadline) => match state {
+                    State::Running => {
                         running.process.signal(Signal::TERM);
-                        (stage, deadline) = (Stage::Terminated, deadline + TERM_GRACE);
+                        (state, deadline) = (State::Terminated, deadline + TERM_GRACE);
                     }
-                    Stage::Terminated => {
+                    State::Terminated => {
                         running.process.kill();
-                        (stage, deadline) = (Stage::Killed, deadline + KILL_GRACE);
+                        (state, deadline) = (State::Killed, deadline + KILL_GRACE);
                     }
-                    Stage::Killed => {
+                    State::Killed => {
                         self.abandon(&running.process);
                         ended.end = End::Unkillable;
                         return;
@@ -197,7 +197,7 @@ impl Launcher {
                 _ = &mut cancel, if cancellable => {
                     cancellable = false;
                     running.process.kill();
-                    (stage, deadline) = (Stage::Killed, Instant::now() + KILL_GRACE);
+                    (state, deadline) = (State::Killed, Instant::now() + KILL_GRACE);
                 }
             }
         }
@@ -208,10 +208,10 @@ impl Launcher {
             ended.end = not_started(&NotStarted::new("/bin/sh", error));
             return;
         }
-        ended.end = match (stage, exit.code, exit.signal) {
-            (Stage::Running, Some(code), _) => End::Exited(code),
-            (Stage::Running, None, Some(signal)) => End::Signaled(signal),
-            (Stage::Running, None, None) => End::NotStarted {
+        ended.end = match (state, exit.code, exit.signal) {
+            (State::Running, Some(code), _) => End::Exited(code),
+            (State::Running, None, Some(signal)) => End::Signaled(signal),
+            (State::Running, None, None) => End::NotStarted {
                 reason: "its exit status was taken by somebody else".to_owned(),
                 for_want: false,
             },
@@ -230,7 +230,7 @@ fn not_started(why: &NotStarted) -> End {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum State {
     Running,
     Terminated,
     Killed,
