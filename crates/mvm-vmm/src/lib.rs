@@ -42,6 +42,7 @@ pub mod record;
 pub mod snapshot;
 mod socket;
 pub mod suspend;
+mod unpack;
 mod vmlinux;
 
 pub use error::Error;

@@ -41,6 +41,14 @@ pub enum BuildError {
         /// Where it was looked for.
         folder: PathBuf,
     },
+    /// A kernel module cannot be unpacked.
+    #[error("cannot use {}: {reason}", path.display())]
+    BadModule {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// A program is not statically linked.
     #[error("{} needs shared libraries, which the guest does not have", path.display())]
     NotStatic {
@@ -118,6 +126,10 @@ impl BuildError {
             Self::NoModulesFor(_) => "give --modules DIR, a lib/modules/VERSION folder",
             Self::OtherVersion { .. } => "give the kernel and the modules of one package",
             Self::NoModule { .. } => "this kernel cannot run a guest with vsock; give another",
+            Self::BadModule { .. } => {
+                "install the kernel's package again (apt-get install --reinstall linux-image-…), or \
+                 give the modules of a sound one with --modules DIR"
+            }
             Self::NotStatic { hint, .. } | Self::NotDev { hint, .. } => hint,
             Self::DropIns { .. } => "mend these files; the guest would leave them out",
             Self::InTheWay(_) => "remove it, or give another --out",
