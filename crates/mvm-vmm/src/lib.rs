@@ -28,6 +28,7 @@ pub mod doctor;
 pub mod driver;
 pub mod error;
 pub mod firecracker;
+mod hint;
 pub mod http;
 pub mod image;
 pub mod launch;

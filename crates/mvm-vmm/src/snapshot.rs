@@ -12,6 +12,7 @@
 //! short or altered restores into a guest that fails anywhere.
 
 use crate::error::Error;
+use crate::hint::of_system;
 use crate::image;
 use crate::manifest::{self, Wrong};
 use crate::record::{make_private, write_whole};
@@ -98,6 +99,14 @@ pub enum SnapshotError {
         /// Why not.
         source: io::Error,
     },
+    /// A file of it cannot be read, which says nothing about what is in it.
+    #[error("cannot read {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The manifest is not as it should be.
     #[error("{}, line {}: {}", path.display(), problem.line, problem.message)]
     Manifest {
@@ -134,9 +143,10 @@ impl SnapshotError {
     /// What to do next.
     pub(crate) fn hint(&self) -> String {
         match self {
-            Self::Unreadable { .. } => {
+            Self::Unreadable { source, .. } if is_absent(source) => {
                 "`mvmctl vm snapshot NAME` says into which folder it wrote".into()
             }
+            Self::Unreadable { source, .. } | Self::File { source, .. } => of_system(source).into(),
             Self::Version { .. } => "restore it with the mvmctl that took it".into(),
             Self::Manifest { .. } | Self::Damaged { .. } => {
                 "the snapshot cannot be trusted: take it again, or copy it again".into()
@@ -189,6 +199,14 @@ fn read_manifest(path: &Path, content: &[u8]) -> Result<Manifest, SnapshotError>
     })
 }
 
+/// Whether there is no such file at all.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
 fn check_file(folder: &Path, expected: &StateFile) -> Result<(), SnapshotError> {
     let path = folder.join(&expected.file);
     let damaged = |reason: String| SnapshotError::Damaged {
@@ -198,11 +216,18 @@ fn check_file(folder: &Path, expected: &StateFile) -> Result<(), SnapshotError> 
     if !image::is_plain(&expected.file) {
         return Err(damaged("the name of a file beside it is asked for".into()));
     }
-    let file = File::open(&path).map_err(|error| damaged(error.to_string()))?;
-    let bytes = file
-        .metadata()
-        .map_err(|error| damaged(error.to_string()))?
-        .len();
+    let failed = |error: io::Error| {
+        if is_absent(&error) {
+            damaged(error.to_string())
+        } else {
+            SnapshotError::File {
+                path: path.clone(),
+                source: error,
+            }
+        }
+    };
+    let file = File::open(&path).map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
     // The length is told before the long way through the content is gone.
     if bytes != expected.bytes {
         return Err(damaged(format!(
@@ -210,7 +235,7 @@ fn check_file(folder: &Path, expected: &StateFile) -> Result<(), SnapshotError> 
             expected.bytes
         )));
     }
-    let sha256 = sha256(file).map_err(|error| damaged(error.to_string()))?;
+    let sha256 = sha256(file).map_err(failed)?;
     if sha256 == expected.sha256 {
         Ok(())
     } else {

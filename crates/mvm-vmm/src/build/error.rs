@@ -1,7 +1,8 @@
 //! Why an image could not be built: what was tried, why it failed, and in [`BuildError::hint`] what
 //! to do next.
 
-use crate::error::{Error, of_system};
+use crate::error::Error;
+use crate::hint::of_system;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -136,6 +137,10 @@ impl BuildError {
             Self::BadFile { .. } => "give another file, or mend this one",
             Self::Collision(_) => "leave it out of --add and --etc, or give it another place",
             Self::GuestPath(_) => "write it as in --add FILE:/srv/FILE",
+            // Some distributions have kernels that root alone may read.
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run it as a user who may do that, or give a copy of that file that you may read"
+            }
             Self::Io { source, .. } => of_system(source),
         };
         hint.to_owned()

@@ -12,7 +12,7 @@ mod snapshot;
 pub mod vsock;
 
 use crate::driver::{Driver, Launch, Restore};
-use crate::error::Error;
+use crate::error::{Error, QmpFault};
 use crate::launch::{Deadline, VmProcesses};
 use crate::locate::{QEMU, VHOST_DEVICE_VSOCK};
 use crate::process::Alive;
@@ -91,6 +91,7 @@ impl Driver for Qemu {
             return Err(Error::Qmp {
                 doing: "ask the guest to power off".into(),
                 reason: "QEMU does not listen there".into(),
+                fault: QmpFault::Gone,
             });
         };
         qmp.execute("system_powerdown", &json!({}))?;

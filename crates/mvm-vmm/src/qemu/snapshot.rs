@@ -20,7 +20,7 @@ use super::arguments::{
 use super::qmp::Qmp;
 use super::{GUEST_CID, ROLE, vsock};
 use crate::driver::Restore;
-use crate::error::Error;
+use crate::error::{Error, QmpFault};
 use crate::launch::{Deadline, VmProcesses};
 use crate::locate::QEMU;
 use crate::snapshot::Vmm;
@@ -185,6 +185,7 @@ fn connect(processes: &VmProcesses) -> Result<Qmp, Error> {
     Qmp::connect(processes.folder().path(), QMP_SOCKET)?.ok_or_else(|| Error::Qmp {
         doing: "reach the VM".into(),
         reason: "QEMU does not listen there".into(),
+        fault: QmpFault::Gone,
     })
 }
 
@@ -305,6 +306,7 @@ fn migrated(
                         "the migration is {bad}: {}",
                         why.unwrap_or("no reason given")
                     ),
+                    fault: QmpFault::Refused,
                 })
             }
             _ => Ok(None),
