@@ -123,6 +123,24 @@ pub enum SnapshotError {
         /// The version that it has.
         found: u32,
     },
+    /// The manifest does not go together.
+    #[error("{}: {reason}", path.display())]
+    Contradiction {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// It was taken with a VMM that is not known here.
+    #[error("{} was written by {vmm:?}, and this mvmctl knows {known}", folder.display())]
+    OtherVmm {
+        /// The folder.
+        folder: PathBuf,
+        /// What its manifest names.
+        vmm: String,
+        /// The backends that there are.
+        known: String,
+    },
     /// A file is not what the manifest says.
     #[error("{}: {reason}", path.display())]
     Damaged {
@@ -147,8 +165,10 @@ impl SnapshotError {
                 "`mvmctl vm snapshot NAME` says into which folder it wrote".into()
             }
             Self::Unreadable { source, .. } | Self::File { source, .. } => of_system(source).into(),
-            Self::Version { .. } => "restore it with the mvmctl that took it".into(),
-            Self::Manifest { .. } | Self::Damaged { .. } => {
+            Self::Version { .. } | Self::OtherVmm { .. } => {
+                "restore it with the mvmctl that took it".into()
+            }
+            Self::Manifest { .. } | Self::Contradiction { .. } | Self::Damaged { .. } => {
                 "the snapshot cannot be trusted: take it again, or copy it again".into()
             }
             Self::Exists { .. } => "choose another folder with --to, or remove that one".into(),
@@ -177,10 +197,34 @@ impl Snapshot {
         let path = folder.join(MANIFEST);
         let content = std::fs::read(&path).map_err(unreadable)?;
         let manifest = read_manifest(&path, &content)?;
-        for expected in &manifest.files {
-            check_file(&folder, expected)?;
+        let snapshot = Self { folder, manifest };
+        if snapshot.manifest.files.is_empty() {
+            return Err(snapshot.contradicts_itself("it names no files of the VM's state".into()));
         }
-        Ok(Self { folder, manifest })
+        for expected in &snapshot.manifest.files {
+            check_file(&snapshot.folder, expected)?;
+        }
+        Ok(snapshot)
+    }
+
+    /// What its manifest says of a file that its VMM has written, if it was this one.
+    pub(crate) fn need(&self, name: &str) -> Result<&StateFile, Error> {
+        let found = self.manifest.files.iter().find(|file| file.file == name);
+        let Some(file) = found else {
+            let vmm = &self.manifest.vmm.name;
+            let missing = format!("it names no file {name:?}, which {vmm} writes");
+            return Err(self.contradicts_itself(missing));
+        };
+        if file.bytes == 0 {
+            return Err(self.contradicts_itself(format!("its file {name:?} has no bytes")));
+        }
+        Ok(file)
+    }
+
+    /// The manifest's parts do not go together.
+    pub(crate) fn contradicts_itself(&self, reason: String) -> Error {
+        let path = self.folder.join(MANIFEST);
+        SnapshotError::Contradiction { path, reason }.into()
     }
 
     /// A file of it.
@@ -443,6 +487,33 @@ mod tests {
         std::fs::remove_file(at.join(MANIFEST)).unwrap();
         assert!(exists(late.publish(manifest()).unwrap_err()));
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn one_without_files_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let at = root.path().join("s");
+        let empty = SnapshotDir::begin(&at).unwrap().publish(manifest());
+        empty.unwrap();
+        let error = Snapshot::open(&at).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("manifest.json: it names no files"), "{text}");
+        assert!(error.hint().contains("take it again"), "{}", error.hint());
+    }
+
+    #[test]
+    fn what_the_vmm_writes_has_to_be_there() {
+        let root = tempfile::tempdir().unwrap();
+        let mut snapshot = taken(&root.path().join("s"));
+        assert_eq!(snapshot.need("state").unwrap().bytes, 9);
+        let text = snapshot.need("memory").unwrap_err().to_string();
+        assert!(
+            text.contains("no file \"memory\", which qemu writes"),
+            "{text}"
+        );
+        snapshot.manifest.files[0].bytes = 0;
+        let text = snapshot.need("state").unwrap_err().to_string();
+        assert!(text.contains("\"state\" has no bytes"), "{text}");
     }
 
     #[test]

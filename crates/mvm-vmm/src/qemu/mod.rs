@@ -17,7 +17,7 @@ use crate::launch::{Deadline, VmProcesses};
 use crate::locate::{QEMU, VHOST_DEVICE_VSOCK};
 use crate::process::Alive;
 use crate::record::VmFolder;
-use crate::snapshot::Vmm;
+use crate::snapshot::{Snapshot, Vmm};
 use arguments::{Accelerator, Arguments, Begin, Memory, QMP_SOCKET};
 use kvm::Verdict;
 use qmp::Qmp;
@@ -122,6 +122,10 @@ impl Driver for Qemu {
 
     fn run_on(&self, processes: &mut VmProcesses, deadline: Deadline<'_>) -> Result<(), Error> {
         snapshot::run_on(processes, deadline)
+    }
+
+    fn check_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        snapshot::check_snapshot(snapshot)
     }
 
     fn restore(&self, restore: &Restore<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
