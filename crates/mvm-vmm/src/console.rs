@@ -127,10 +127,8 @@ impl Search {
     /// Whether the line begins with what is missing of the text since a line before it.
     fn is_rest(&self) -> bool {
         let begun = self.begun_before.iter().max().copied().unwrap_or(0);
-        let Some(missing) = self.wanted.len().checked_sub(self.first.len()) else {
-            return false;
-        };
-        (1..=begun).contains(&missing) && self.wanted.ends_with(&self.first)
+        let before = self.wanted.len().saturating_sub(self.first.len());
+        (1..=begun).contains(&before) && self.wanted.ends_with(&self.first)
     }
 }
 
