@@ -154,7 +154,6 @@ pub fn of_snapshot(snapshot: &Snapshot) -> Result<&'static dyn Driver, Error> {
         }
         .into());
     };
-    driver.check_snapshots()?;
     driver.check()?;
     driver.check_snapshot(snapshot)?;
     Ok(driver)

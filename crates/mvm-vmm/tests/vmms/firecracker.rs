@@ -282,6 +282,13 @@ pub(crate) fn the_broken_version_is_refused() {
     let error = clone.restore(&snapshot, true).unwrap_err();
     told(&error, &["loses the guest's vsock"]);
     assert!(!clone.runs());
+    let _installed = Installed::version(PROGRAM, "1.16.0");
+    clone.forget_calls();
+    let error = clone.restore(&snapshot, true).unwrap_err();
+    told(&error, &["loses the guest's vsock"]);
+    let hint = error.hint();
+    assert!(hint.contains("restore the snapshot with it"), "{hint}");
+    assert_eq!(clone.calls(), [""; 0]);
 }
 
 pub(crate) fn a_load_that_fails_is_told_with_the_end_of_the_process() {
