@@ -2,7 +2,7 @@
 
 use crate::error::quoted;
 use crate::transport::{self, Opened, Stream};
-use crate::{Deadlines, Endpoint, Error, Stage, WIRE};
+use crate::{Deadlines, Dialer, Endpoint, Error, Stage, WIRE};
 use mvm_protocol::answer::AnswerOf;
 use mvm_protocol::answer::{Checked, Hello, Reloaded};
 use mvm_protocol::frame::encode_json;
@@ -80,11 +80,29 @@ impl fmt::Debug for Session {
     }
 }
 
+impl Dialer {
+    /// A conversation with the agent behind that endpoint.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps it from being dialled, or [`Error::TimedOut`]: the handshake goes on then, and
+    /// is finished unseen.
+    pub async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        deadlines: &Deadlines,
+    ) -> Result<Session, Error> {
+        let opened = transport::open(self, endpoint, deadlines).await?;
+        Ok(Session::new(opened, endpoint, deadlines))
+    }
+}
+
 impl Session {
-    /// Dials, and shakes hands where the endpoint asks for it.
+    /// Dials, and shakes hands where the endpoint asks for it, with a [`Dialer`] of its own: a
+    /// handshake that is given up is finished as long as the runtime runs. What can end in the middle
+    /// of one uses [`Dialer::connect`].
     pub async fn connect(endpoint: &Endpoint, deadlines: &Deadlines) -> Result<Self, Error> {
-        let opened = transport::open(endpoint, deadlines).await?;
-        Ok(Self::new(opened, endpoint, deadlines))
+        Dialer::new().connect(endpoint, deadlines).await
     }
 
     /// Shakes hands on a stream that is connected already: a socket of another kind, or one half of

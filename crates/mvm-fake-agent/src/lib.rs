@@ -12,6 +12,7 @@
 )]
 
 mod dev;
+mod late;
 mod unprivileged;
 mod well;
 
@@ -47,6 +48,7 @@ struct Shared {
     ended: Condvar,
     accepted: AtomicUsize,
     open: Mutex<Vec<UnixStream>>,
+    late: late::Late,
 }
 
 impl FakeAgent {
@@ -138,6 +140,7 @@ impl Drop for FakeAgent {
     fn drop(&mut self) {
         *self.shared.ending.lock().unwrap() = true;
         self.shared.ended.notify_all();
+        self.shared.late.end();
         // Ends the accept that is under way, also where the socket's file was moved.
         let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
         if let Some(accepting) = self.accepting.take() {

@@ -24,6 +24,7 @@ mod brief;
 pub mod build;
 pub mod cloud_hypervisor;
 pub mod console;
+mod detach;
 pub mod doctor;
 pub mod driver;
 pub mod error;
@@ -44,6 +45,7 @@ mod socket;
 pub mod suspend;
 mod vmlinux;
 
+pub use detach::detach;
 pub use error::Error;
 pub use image::Image;
 pub use launch::Patience;

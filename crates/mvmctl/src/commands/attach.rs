@@ -52,7 +52,7 @@ impl Args {
             keys: false,
             signals: ForSignals::Us,
         };
-        let followed = follow(vm, command, joined, false).await;
+        let followed = follow(vm, command, joined, context.termination_requests(), false).await;
         let followed = followed.map_err(|failure| match failure.kind {
             Kind::Signalled(_) => Failure {
                 message: format!("job {job} is no longer followed, and runs on"),

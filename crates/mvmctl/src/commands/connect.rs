@@ -1,7 +1,6 @@
 //! `mvmctl vm connect`
 
 use super::Context;
-use crate::asked_to_end::AskedToEnd;
 use crate::report::{Failure, Outcome};
 use crate::stdio::{self, PIECE, Stream, Stuck, Writer};
 use crate::vm_name;
@@ -51,11 +50,14 @@ impl Args {
         let connected = async {
             let found = inventory.find(vm)?;
             let endpoint = found.endpoint()?.clone().with_port(self.port);
-            RawStream::connect(&endpoint, &context.deadlines()).await
+            context
+                .dialer
+                .connect_raw(&endpoint, &context.deadlines())
+                .await
         };
         let stream = connected.await;
         let stream = stream.map_err(|error| Failure::about(vm, &error))?;
-        let mut asked = AskedToEnd::new()?;
+        let mut asked = context.termination_requests();
         let over = tokio::select! {
             over = pump(stream) => over?,
             number = asked.next() => Over::Signalled(number),

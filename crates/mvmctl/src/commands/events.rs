@@ -10,7 +10,7 @@ use crate::render::text::{clean, cut};
 use crate::report::{self, Failure, InData, Outcome};
 use crate::vm_name;
 use futures_util::future::join_all;
-use mvm_client::{Error, Session, Vm, Watcher};
+use mvm_client::{Error, Vm, Watcher};
 use mvm_protocol::answer::{Change, Event};
 use mvm_protocol::status::Status;
 use std::time::Duration;
@@ -135,7 +135,7 @@ impl Follower<'_> {
     async fn watch(&self, vm: Result<Vm, Error>, is_up: &mut bool) -> Result<Over, Stop> {
         let vm = vm?;
         let permit = self.dialling.acquire().await;
-        let session = Session::connect(vm.endpoint()?, &self.context.deadlines()).await?;
+        let session = self.context.connect(&vm, &self.context.deadlines()).await?;
         let (status, mut watcher) = Watcher::start(session, HEARTBEAT).await?;
         drop(permit);
         *is_up = true;

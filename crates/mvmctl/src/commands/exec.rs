@@ -171,7 +171,7 @@ impl Args {
             .exec(asked)
             .await
             .map_err(|error| refused(vm, &error))?;
-        let followed = follow(vm, command, joined, as_data).await?;
+        let followed = follow(vm, command, joined, context.termination_requests(), as_data).await?;
         let exited = match &followed.end {
             End::Exited(exited) => exited.clone(),
             // As if our output had been its own.

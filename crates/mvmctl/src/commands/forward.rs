@@ -3,13 +3,12 @@
 use super::Context;
 use super::dev::{failure, session};
 use crate::args::Format;
-use crate::asked_to_end::AskedToEnd;
 use crate::render::data::{self, Named};
 use crate::report::{Failure, Outcome, tell};
 use crate::vm_name;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use mvm_client::dev::{FromPort, PortInput, PortOutput};
-use mvm_client::{Endpoint, Error, Session};
+use mvm_client::{Endpoint, Error};
 use mvm_protocol::ErrorCode;
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -74,7 +73,6 @@ impl Args {
 
     async fn forward(&self, context: &Context) -> Result<Outcome, Failure> {
         let vm = self.vm.name.as_str();
-        let mut asked = AskedToEnd::new()?;
         let inventory = context.inventory()?;
         let about = |error: Error| failure(vm, &error);
         let found = inventory.find(vm).map_err(about)?;
@@ -91,6 +89,7 @@ impl Args {
                 .hint("give another port: LOCAL:PORT, or 0:PORT for any that is free")
         })?;
         let listening = listener.local_addr()?;
+        let mut asked = context.termination_requests();
         let guest = self.ports.guest;
         if matches!(context.format, Format::Json | Format::Yaml) {
             let answer = Shown {
@@ -142,7 +141,10 @@ async fn join(
     // What is typed is to arrive as it is typed.
     let _ = client.set_nodelay(true);
     let joined = async {
-        let mut session = Session::connect(endpoint, &context.deadlines()).await?;
+        let mut session = context
+            .dialer
+            .connect(endpoint, &context.deadlines())
+            .await?;
         let (to_port, from_port) = session.forward(port).await?.split();
         let (from_client, to_client) = client.split();
         // The agent's last frame ends it, or a client that is gone.

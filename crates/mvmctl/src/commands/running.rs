@@ -2,10 +2,10 @@
 //! there, until it ends. `exec` and `attach` share it.
 
 use super::dev::failure;
-use crate::asked_to_end::AskedToEnd;
 use crate::raw_terminal::{self, RawTerminal};
 use crate::report::{Ended, Failure};
 use crate::stdio::{self, Stream, Stuck, Writer};
+use crate::termination::TerminationRequests;
 use mvm_client::dev::{Command, CommandInput, CommandOutput, Output};
 use mvm_protocol::dev::exec::{ExecExited, Window};
 use mvm_protocol::signal::{self, Signal};
@@ -136,9 +136,9 @@ pub(super) async fn follow(
     vm: &str,
     command: Command<'_>,
     joined: Joined,
+    mut asked: TerminationRequests,
     keep: bool,
 ) -> Result<Followed, Failure> {
-    let mut asked = AskedToEnd::new()?;
     let windows = signals(SignalKind::window_change())?;
     let stdin = if joined.input {
         Some(stdio::read()?)
@@ -265,7 +265,11 @@ async fn send(
 
 /// Passes on what asks this process to end, and gives the signal's number once it is this process
 /// that has to.
-async fn obey(asked: &mut AskedToEnd, signals: ForSignals, orders: &mpsc::Sender<Order>) -> i32 {
+async fn obey(
+    asked: &mut TerminationRequests,
+    signals: ForSignals,
+    orders: &mpsc::Sender<Order>,
+) -> i32 {
     let first = asked.next().await;
     let Some(signal) = Signal::new(&signal::name(first)).filter(|_| signals == ForSignals::Command)
     else {

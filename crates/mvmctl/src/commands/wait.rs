@@ -9,7 +9,7 @@ use crate::report::{Failure, Kind, Outcome};
 use crate::vm_name;
 use clap::ValueEnum;
 use mvm_client::watch::{Applied, apply};
-use mvm_client::{Deadlines, Error, Inventory, Session, Watcher};
+use mvm_client::{Deadlines, Error, Inventory, Watcher};
 use mvm_protocol::status::{Health, Lifecycle, Status, WorkerState};
 use std::fmt;
 use std::time::Duration;
@@ -110,7 +110,7 @@ impl Args {
         loop {
             // Its state may have changed, and by that whether it may be dialled.
             let inventory = context.inventory()?;
-            match self.watch(&inventory, seen, &mut backoff).await {
+            match self.watch(context, &inventory, seen, &mut backoff).await {
                 Ok(Watched::Met(status)) => return Ok(*status),
                 Ok(Watched::Stale) => {}
                 Ok(Watched::AboutToBeFrozen) => {
@@ -135,13 +135,14 @@ impl Args {
 
     async fn watch(
         &self,
+        context: &Context,
         inventory: &Inventory,
         seen: &mut Option<Seen>,
         backoff: &mut Backoff,
     ) -> Result<Watched, Error> {
         let vm = inventory.find(&self.vm.name)?;
         // `--timeout` is for the whole wait; each try has the usual deadlines.
-        let session = Session::connect(vm.endpoint()?, &Deadlines::default()).await?;
+        let session = context.connect(&vm, &Deadlines::default()).await?;
         let (mut status, mut watcher) = Watcher::start(session, HEARTBEAT).await?;
         *backoff = Backoff::new();
         loop {

@@ -64,8 +64,13 @@ impl Host {
 
     /// How many connections a VM's agent has taken.
     pub(crate) fn accepted(&self, name: &str) -> usize {
+        self.agent(name).accepted()
+    }
+
+    /// A VM's agent.
+    pub(crate) fn agent(&self, name: &str) -> &FakeAgent {
         let agent = self.agents.iter().find(|(agent, _)| agent == name);
-        agent.unwrap().1.accepted()
+        &agent.unwrap().1
     }
 
     /// The program with these arguments, split at spaces, and nothing of the machine's environment.
