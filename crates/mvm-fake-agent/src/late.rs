@@ -1,10 +1,10 @@
-//! Handshakes that are answered late, and whether anybody was still there.
+//! What a test waits for: connections, and handshakes that are answered late.
 
 use crate::{FakeAgent, Peer, Shared};
 use std::io::ErrorKind;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
-/// What became of the handshakes that wait for [`FakeAgent::release`].
+/// What became of the connections, and of the handshakes that wait for [`FakeAgent::release`].
 #[derive(Debug, Default)]
 pub(crate) struct Late {
     counts: Mutex<Counts>,
@@ -13,6 +13,8 @@ pub(crate) struct Late {
 
 #[derive(Debug, Default)]
 struct Counts {
+    accepted: usize,
+    closed: usize,
     released: bool,
     ending: bool,
     begun: usize,
@@ -36,6 +38,14 @@ impl Late {
             .unwrap()
     }
 
+    pub(crate) fn accepted(&self) {
+        self.change(|counts| counts.accepted += 1);
+    }
+
+    pub(crate) fn closed(&self) {
+        self.change(|counts| counts.closed += 1);
+    }
+
     pub(crate) fn end(&self) {
         self.change(|counts| counts.ending = true);
     }
@@ -50,6 +60,23 @@ impl FakeAgent {
     /// Waits until so many clients have sent their CONNECT.
     pub fn until_begun(&self, count: usize) {
         drop(self.late().until(|counts| counts.begun >= count));
+    }
+
+    /// Waits until it has taken so many connections.
+    pub fn until_accepted(&self, count: usize) {
+        drop(self.late().until(|counts| counts.accepted >= count));
+    }
+
+    /// Waits until so many connections are over, whoever closed them.
+    pub fn until_closed(&self, count: usize) {
+        drop(self.late().until(|counts| counts.closed >= count));
+    }
+
+    /// Closes all connections, as when the VMM has ended. Further ones are taken.
+    pub fn hang_up(&self) {
+        for stream in self.shared.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
     }
 
     /// Waits until so many handshakes are over, and gives the number of those that the client has

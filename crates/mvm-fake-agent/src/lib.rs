@@ -112,6 +112,7 @@ fn accept(
             .lock()
             .unwrap()
             .push(stream.try_clone().unwrap());
+        shared.late.accepted();
         serving.push(std::thread::spawn({
             let behaviour = Arc::clone(&behaviour);
             let shared = Arc::clone(shared);
@@ -125,6 +126,7 @@ fn accept(
                 behaviour(&mut peer);
                 // The clone that waits to end the thread would keep the connection open.
                 let _ = peer.stream.shutdown(Shutdown::Both);
+                peer.shared.late.closed();
             }
         }));
     }

@@ -17,6 +17,7 @@ mod termination;
 mod transfer;
 mod ui;
 mod vm_name;
+mod vm_state;
 
 use clap::Parser as _;
 use handshakes::{AtTheEnd, FinishHandshakes};

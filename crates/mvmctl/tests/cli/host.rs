@@ -54,6 +54,14 @@ impl Host {
         self
     }
 
+    /// Writes a VM's record anew, whole or not at all, as whoever runs the VM does.
+    pub(crate) fn write_record(&self, name: &str, record: &str) {
+        let folder = self.path().join("vms").join(name);
+        let draft = folder.join("vm.json.new");
+        std::fs::write(&draft, record).unwrap();
+        std::fs::rename(draft, folder.join("vm.json")).unwrap();
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.home.path()
     }

@@ -15,6 +15,7 @@ mod exec;
 mod exec_terminal;
 mod failures;
 mod fleet;
+mod following;
 mod handshakes;
 mod host;
 mod hostile;

@@ -1,0 +1,256 @@
+//! What a VM is now, and when that changes: where the commands ask that follow a VM over its sleeps
+//! and its end.
+//!
+//! A VM's record is the one teller so far; that it has changed is told by inotify, for its folder, and
+//! nothing is polled. Two questions are all that is asked here, [`VmState::now`] and
+//! [`VmState::changed`]: whoever knows better what a VM is has to answer these.
+
+use crate::commands::Context;
+use crate::report::{Failure, Kind};
+use futures_util::future::FutureExt as _;
+use mvm_client::{Error, Vm};
+use mvm_vmm::{Home, VmName};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// How long whoever ends a VM in order may take from its end to saying so in its record.
+const TOLD_WITHIN: Duration = Duration::from_millis(500);
+
+/// How long whoever has made a guest ready may take from there to saying in the VM's record that it is
+/// frozen; see [`VmState::frozen_or_not`].
+const FROZEN_WITHIN: Duration = Duration::from_secs(60);
+
+/// The file that tells a VM's state.
+const RECORD: &CStr = c"vm.json";
+
+/// What a VM is now.
+#[derive(Debug)]
+pub(crate) enum Now {
+    /// Nothing says that it does not run: its agent may be dialled.
+    Runs(Vm),
+    /// It was stopped or put to sleep in order, or is on its way up: it may run again.
+    Off(Error),
+    /// Its VMM has ended by itself.
+    Ended(Failure),
+}
+
+/// The VMs whose changes are told. One for a process: inotify's instances are few.
+pub(crate) struct VmStates<'a> {
+    context: &'a Context,
+    inotify: AsyncFd<OwnedFd>,
+    /// By the number of their watch.
+    watched: RefCell<HashMap<i32, Rc<Notify>>>,
+}
+
+/// One VM, and what was told of it.
+pub(crate) struct VmState<'a> {
+    states: &'a VmStates<'a>,
+    name: String,
+    /// A change that was not looked at yet; none if nobody tells.
+    change: Option<Rc<Notify>>,
+}
+
+impl<'a> VmStates<'a> {
+    pub(crate) fn new(context: &'a Context) -> Result<Self, Failure> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
+            .map_err(io::Error::from)
+            .and_then(readable);
+        let inotify = inotify.map_err(|error| {
+            Failure::failed(format!("cannot watch the VMs' records: {error}")).hint(
+                "too many programs of this user watch files: raise fs.inotify.max_user_instances",
+            )
+        })?;
+        Ok(Self {
+            context,
+            inotify,
+            watched: RefCell::default(),
+        })
+    }
+
+    /// Begins to watch one of that name. What changes from now on is told.
+    pub(crate) fn of(&'a self, name: &str) -> Result<VmState<'a>, Failure> {
+        let folder = self.context.inventory()?.folder(name);
+        let change = if name.contains('/') {
+            None
+        } else {
+            self.watch(&folder)
+        };
+        Ok(VmState {
+            states: self,
+            name: name.to_owned(),
+            change,
+        })
+    }
+
+    fn watch(&self, folder: &Path) -> Option<Rc<Notify>> {
+        let flags = WatchFlags::CREATE
+            | WatchFlags::CLOSE_WRITE
+            | WatchFlags::MOVED_TO
+            | WatchFlags::DELETE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ONLYDIR;
+        let number = inotify::add_watch(self.inotify.get_ref(), folder, flags).ok()?;
+        let mut watched = self.watched.borrow_mut();
+        Some(Rc::clone(watched.entry(number).or_default()))
+    }
+
+    /// Reads what changed, and tells each VM's followers. Whoever waits does this for all: any of them
+    /// may be the one that is woken.
+    async fn read(&self) {
+        let Ok(mut guard) = self.inotify.readable().await else {
+            return std::future::pending().await;
+        };
+        self.read_now();
+        guard.clear_ready();
+    }
+
+    fn read_now(&self) {
+        let mut buffer = [const { MaybeUninit::uninit() }; 4096];
+        let mut reader = inotify::Reader::new(self.inotify.get_ref(), &mut buffer);
+        loop {
+            match reader.next() {
+                Ok(event) => {
+                    let flags = event.events();
+                    if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+                        self.watched
+                            .borrow()
+                            .values()
+                            .for_each(|it| it.notify_one());
+                    } else if event.file_name().is_none_or(|name| name == RECORD)
+                        && let Some(change) = self.watched.borrow().get(&event.wd())
+                    {
+                        change.notify_one();
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// A descriptor of which the runtime tells that it can be read.
+#[expect(
+    unsafe_code,
+    reason = "the runtime cannot see that an OwnedFd keeps its descriptor"
+)]
+fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` owns its descriptor, gives the same one each time, and is dropped after
+    // the `AsyncFd` has deregistered it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+impl VmState<'_> {
+    /// Whether somebody tells that it is frozen, and that it runs again. Nobody does of an address, of
+    /// a VM that `discover` has found, and of a bare socket.
+    pub(crate) fn is_told(&self) -> bool {
+        let inventory = self.states.context.inventory();
+        self.change.is_some()
+            && inventory.is_ok_and(|inventory| {
+                let record = inventory.folder(&self.name).join("vm.json");
+                record.symlink_metadata().is_ok()
+            })
+    }
+
+    /// What it is now.
+    ///
+    /// # Errors
+    ///
+    /// There is no such VM any more, or its record cannot be read.
+    pub(crate) async fn now(&mut self) -> Result<Now, Error> {
+        let now = self.look()?;
+        let Now::Ended(_) = now else {
+            return Ok(now);
+        };
+        // Whoever stops it in order says so a moment after its end.
+        let _ = timeout(TOLD_WITHIN, self.changed()).await;
+        self.look()
+    }
+
+    fn look(&self) -> Result<Now, Error> {
+        let inventory = match self.states.context.inventory() {
+            Ok(inventory) => inventory,
+            // Its settings were read before, and are being changed now.
+            Err(_) => mvm_client::Inventory::without_settings()?,
+        };
+        let vm = inventory.find(&self.name)?;
+        match vm.endpoint() {
+            Ok(_) => {}
+            Err(error @ Error::NotRunning { .. }) => return Ok(Now::Off(error)),
+            Err(error) => return Err(error),
+        }
+        if let Ok(name) = VmName::new(&self.name)
+            && let Ok(false) = mvm_vmm::machine::is_running(&Home::at(inventory.home()), &name)
+        {
+            return Ok(Now::Ended(ended(&self.name)));
+        }
+        Ok(Now::Runs(vm))
+    }
+
+    /// Waits until it may have changed since the last time that this was waited for. For ever, if
+    /// nobody tells.
+    pub(crate) async fn changed(&mut self) {
+        let Some(change) = &self.change else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::select! {
+                biased;
+                () = change.notified() => return,
+                () = self.states.read() => {}
+            }
+        }
+    }
+
+    /// Waits until it is something else than a VM that runs.
+    pub(crate) async fn until_not_running(&mut self) -> Result<Now, Error> {
+        loop {
+            self.changed().await;
+            match self.now().await? {
+                Now::Runs(_) => {}
+                now => return Ok(now),
+            }
+        }
+    }
+
+    /// After its guest has said that it is ready to be frozen: waits until its record has changed,
+    /// which tells that it is, or that it runs on already. If nobody freezes it (its snapshot was given
+    /// up, or its orchestrator writes no record) a minute is waited for.
+    pub(crate) async fn frozen_or_not(&mut self) {
+        // What was written before is not what is waited for.
+        self.states.read_now();
+        if let Some(change) = &self.change {
+            let _ = change.notified().now_or_never();
+        }
+        if let Ok(Now::Runs(_)) = self.now().await {
+            let _ = timeout(FROZEN_WITHIN, self.changed()).await;
+        }
+    }
+}
+
+/// A VM that ended by itself.
+fn ended(vm: &str) -> Failure {
+    Failure {
+        kind: Kind::Unreachable,
+        code: "vm-ended".into(),
+        ..Failure::failed("the VM has ended by itself: its VMM runs no more")
+    }
+    .of(vm)
+    .hint(format!(
+        "`mvmctl vm logs {vm}` has its console, `mvmctl vm start {vm}` starts it again"
+    ))
+}
