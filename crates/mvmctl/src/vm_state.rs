@@ -1,8 +1,8 @@
 //! What a VM is now, and when that changes: where the commands ask that follow a VM over its sleeps
 //! and its end.
 //!
-//! A VM's record is the one teller so far; that it has changed is told by inotify, for its folder, and
-//! nothing is polled. Two questions are all that is asked here, [`VmState::now`] and
+//! A VM's record is the one teller so far; that it has changed is told by inotify, for its folder (where
+//! this user has no instance of it left, it is looked at each second). Two questions are all that is asked here, [`VmState::now`] and
 //! [`VmState::changed`]: whoever knows better what a VM is has to answer these.
 
 use crate::commands::Context;
@@ -12,7 +12,7 @@ use mvm_client::{Error, Vm};
 use mvm_vmm::{Home, VmName};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::io;
@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// How long whoever ends a VM in order may take from its end to saying so in its record.
 const TOLD_WITHIN: Duration = Duration::from_millis(500);
@@ -32,6 +32,9 @@ const TOLD_WITHIN: Duration = Duration::from_millis(500);
 /// How long whoever has made a guest ready may take from there to saying in the VM's record that it is
 /// frozen; see [`VmState::frozen_or_not`].
 const FROZEN_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often a VM is looked at of which nobody tells that it has changed.
+const UNTOLD: Duration = Duration::from_secs(1);
 
 /// The file that tells a VM's state.
 const RECORD: &CStr = c"vm.json";
@@ -50,60 +53,63 @@ pub(crate) enum Now {
 /// The VMs whose changes are told. One for a process: inotify's instances are few.
 pub(crate) struct VmStates<'a> {
     context: &'a Context,
-    inotify: AsyncFd<OwnedFd>,
+    /// None where this user has no instance left: 128 by default, and each program that follows VMs
+    /// takes one.
+    inotify: Option<AsyncFd<OwnedFd>>,
     /// By the number of their watch.
-    watched: RefCell<HashMap<i32, Rc<Notify>>>,
+    watched: RefCell<HashMap<i32, Rc<Changes>>>,
+}
+
+/// What was told of one VM's folder.
+#[derive(Debug, Default)]
+struct Changes {
+    /// How often its record was written.
+    writes: Cell<u64>,
+    news: Notify,
 }
 
 /// One VM, and what was told of it.
 pub(crate) struct VmState<'a> {
     states: &'a VmStates<'a>,
     name: String,
-    /// A change that was not looked at yet; none if nobody tells.
-    change: Option<Rc<Notify>>,
+    /// None if nobody tells.
+    changes: Option<Rc<Changes>>,
+    /// How many writes are known: those that came before it was last waited for.
+    known: u64,
 }
 
 impl<'a> VmStates<'a> {
-    pub(crate) fn new(context: &'a Context) -> Result<Self, Failure> {
-        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
-            .map_err(io::Error::from)
-            .and_then(readable);
-        let inotify = inotify.map_err(|error| {
-            Failure::failed(format!("cannot watch the VMs' records: {error}")).hint(
-                "too many programs of this user watch files: raise fs.inotify.max_user_instances",
-            )
-        })?;
-        Ok(Self {
+    pub(crate) fn new(context: &'a Context) -> Self {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
+        Self {
             context,
-            inotify,
+            inotify: inotify.ok().and_then(|inotify| readable(inotify).ok()),
             watched: RefCell::default(),
-        })
+        }
     }
 
     /// Begins to watch one of that name. What changes from now on is told.
     pub(crate) fn of(&'a self, name: &str) -> Result<VmState<'a>, Failure> {
         let folder = self.context.inventory()?.folder(name);
-        let change = if name.contains('/') {
-            None
-        } else {
-            self.watch(&folder)
-        };
         Ok(VmState {
             states: self,
             name: name.to_owned(),
-            change,
+            changes: self.watch(&folder),
+            known: 0,
         })
     }
 
-    fn watch(&self, folder: &Path) -> Option<Rc<Notify>> {
-        let flags = WatchFlags::CREATE
-            | WatchFlags::CLOSE_WRITE
+    fn watch(&self, folder: &Path) -> Option<Rc<Changes>> {
+        let flags = WatchFlags::CLOSE_WRITE
             | WatchFlags::MOVED_TO
             | WatchFlags::DELETE
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
-        let number = inotify::add_watch(self.inotify.get_ref(), folder, flags).ok()?;
+        let Some(inotify) = &self.inotify else {
+            return folder.is_dir().then(Rc::default);
+        };
+        let number = inotify::add_watch(inotify.get_ref(), folder, flags).ok()?;
         let mut watched = self.watched.borrow_mut();
         Some(Rc::clone(watched.entry(number).or_default()))
     }
@@ -111,34 +117,47 @@ impl<'a> VmStates<'a> {
     /// Reads what changed, and tells each VM's followers. Whoever waits does this for all: any of them
     /// may be the one that is woken.
     async fn read(&self) {
-        let Ok(mut guard) = self.inotify.readable().await else {
-            return std::future::pending().await;
+        let guard = match &self.inotify {
+            Some(inotify) => inotify.readable().await.ok(),
+            None => None,
         };
-        self.read_now();
-        guard.clear_ready();
+        match guard {
+            Some(mut guard) => {
+                self.read_now();
+                guard.clear_ready();
+            }
+            // Better late than never.
+            None => sleep(UNTOLD).await,
+        }
     }
 
     fn read_now(&self) {
+        let Some(inotify) = &self.inotify else {
+            return;
+        };
         let mut buffer = [const { MaybeUninit::uninit() }; 4096];
-        let mut reader = inotify::Reader::new(self.inotify.get_ref(), &mut buffer);
+        let mut reader = inotify::Reader::new(inotify.get_ref(), &mut buffer);
         loop {
             match reader.next() {
-                Ok(event) => {
-                    let flags = event.events();
-                    if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-                        self.watched
-                            .borrow()
-                            .values()
-                            .for_each(|it| it.notify_one());
-                    } else if event.file_name().is_none_or(|name| name == RECORD)
-                        && let Some(change) = self.watched.borrow().get(&event.wd())
-                    {
-                        change.notify_one();
-                    }
-                }
+                Ok(event) => self.tell(event.wd(), event.events(), event.file_name()),
                 Err(Errno::INTR) => {}
                 Err(_) => return,
             }
+        }
+    }
+
+    fn tell(&self, watch: i32, what: ReadFlags, name: Option<&CStr>) {
+        let watched = self.watched.borrow();
+        if what.contains(ReadFlags::QUEUE_OVERFLOW) {
+            watched.values().for_each(|it| it.news.notify_one());
+        } else if name.is_none_or(|name| name == RECORD)
+            && let Some(changes) = watched.get(&watch)
+        {
+            let written = what.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::MOVED_TO);
+            changes
+                .writes
+                .set(changes.writes.get() + u64::from(written));
+            changes.news.notify_one();
         }
     }
 }
@@ -155,11 +174,16 @@ fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 impl VmState<'_> {
+    /// Its name, or its address.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whether somebody tells that it is frozen, and that it runs again. Nobody does of an address, of
     /// a VM that `discover` has found, and of a bare socket.
     pub(crate) fn is_told(&self) -> bool {
         let inventory = self.states.context.inventory();
-        self.change.is_some()
+        self.changes.is_some()
             && inventory.is_ok_and(|inventory| {
                 let record = inventory.folder(&self.name).join("vm.json");
                 record.symlink_metadata().is_ok()
@@ -204,16 +228,19 @@ impl VmState<'_> {
     /// Waits until it may have changed since the last time that this was waited for. For ever, if
     /// nobody tells.
     pub(crate) async fn changed(&mut self) {
-        let Some(change) = &self.change else {
+        let Some(changes) = &self.changes else {
             return std::future::pending().await;
         };
         loop {
             tokio::select! {
                 biased;
-                () = change.notified() => return,
-                () = self.states.read() => {}
+                () = changes.news.notified() => break,
+                () = self.states.read() => if self.states.inotify.is_none() {
+                    break;
+                },
             }
         }
+        self.known = changes.writes.get();
     }
 
     /// Waits until it is something else than a VM that runs.
@@ -227,14 +254,20 @@ impl VmState<'_> {
         }
     }
 
-    /// After its guest has said that it is ready to be frozen: waits until its record has changed,
-    /// which tells that it is, or that it runs on already. If nobody freezes it (its snapshot was given
-    /// up, or its orchestrator writes no record) a minute is waited for.
+    /// After its guest has said that it is ready to be frozen: waits until its record tells that it is,
+    /// or that it was and runs on. If nobody freezes it (its snapshot was given up, or its orchestrator
+    /// writes no record) a minute is waited for.
     pub(crate) async fn frozen_or_not(&mut self) {
-        // What was written before is not what is waited for.
         self.states.read_now();
-        if let Some(change) = &self.change {
-            let _ = change.notified().now_or_never();
+        if let Some(changes) = &self.changes {
+            let missed = changes.writes.get() - self.known;
+            self.known = changes.writes.get();
+            let _ = changes.news.notified().now_or_never();
+            // That it is about to be snapshotted may be written when the guest is not ready yet. What
+            // follows tells that it is frozen, and then that it runs on.
+            if missed > 1 {
+                return;
+            }
         }
         if let Ok(Now::Runs(_)) = self.now().await {
             let _ = timeout(FROZEN_WITHIN, self.changed()).await;

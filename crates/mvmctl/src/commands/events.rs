@@ -50,7 +50,7 @@ impl Args {
             ));
         }
         fleet::allow_descriptors();
-        let states = VmStates::new(context)?;
+        let states = VmStates::new(context);
         let dialling = Semaphore::new(context.parallel);
         let wanted = targets.into_iter().filter(|target| {
             // Among all VMs, one that is not running is as it should be.

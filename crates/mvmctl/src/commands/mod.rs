@@ -37,6 +37,7 @@ pub(crate) mod image_build;
 pub(crate) mod inspect;
 pub(crate) mod jobs;
 pub(crate) mod kill;
+mod liveness;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod machine;

@@ -109,8 +109,8 @@ impl Args {
         seen: &mut Option<Seen>,
     ) -> Result<Status, Failure> {
         let name = &self.vm.name;
-        let states = VmStates::new(context)?;
-        let mut vm_state = states.of(name)?;
+        let followed = VmStates::new(context);
+        let mut vm_state = followed.of(name)?;
         let mut backoff = Backoff::new();
         loop {
             let about = |error: &Error| Failure::about(name, error);
@@ -131,7 +131,7 @@ impl Args {
                 Ok(Watched::Met(status)) => return Ok(*status),
                 Ok(Watched::Stale | Watched::NotRunning) => {}
                 Ok(Watched::AboutToBeFrozen) if vm_state.is_told() => {
-                    vm_state.frozen_or_not().await
+                    vm_state.frozen_or_not().await;
                 }
                 Ok(Watched::AboutToBeFrozen) => {
                     return Err(Failure {

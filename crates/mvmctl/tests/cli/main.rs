@@ -26,6 +26,7 @@ mod paper;
 mod ports;
 mod pty;
 mod snapshots;
+mod standing_still;
 mod streams;
 mod terminal;
 mod waiting;
