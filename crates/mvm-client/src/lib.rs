@@ -44,7 +44,7 @@ pub mod watch;
 
 pub use dialer::{Dialer, FINISH_WITHIN};
 pub use endpoint::Endpoint;
-pub use error::{Error, Stage};
+pub use error::{Awaited, Error};
 pub use inventory::{Inventory, Listing, State, Unseen, Vm};
 pub use raw::RawStream;
 pub use session::Session;

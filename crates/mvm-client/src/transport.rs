@@ -17,7 +17,7 @@
 
 use crate::endpoint::Address;
 use crate::error::quoted;
-use crate::{Dialer, Endpoint, Error, Stage, WIRE};
+use crate::{Awaited, Dialer, Endpoint, Error, WIRE};
 use mvm_protocol::Request;
 use mvm_protocol::handshake::{LineReader, connect_line, parse_ok};
 use rustix::fs::{Mode, OFlags};
@@ -122,7 +122,7 @@ impl Fault {
         }
         Self::Final(Error::Io {
             endpoint: endpoint.clone(),
-            stage: Stage::Handshake,
+            awaited: Awaited::Handshake,
             source,
         })
     }
@@ -141,18 +141,18 @@ pub(crate) async fn open(
     let deadline = now
         .checked_add(deadlines.connect)
         .unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 86_400));
-    let mut stage = Stage::Connection;
+    let mut awaited = Awaited::Connection;
     let mut pause = FIRST_PAUSE;
     let mut retries = 0;
-    let late = |stage| Error::TimedOut {
+    let late = |awaited| Error::TimedOut {
         endpoint: endpoint.clone(),
-        stage,
+        awaited,
         after: deadlines.connect,
     };
     loop {
         tracing::trace!(target: WIRE, "dialling {endpoint}");
-        let error = match timeout_at(deadline, attempt(dialer, endpoint, &mut stage)).await {
-            Err(_) => return Err(late(stage)),
+        let error = match timeout_at(deadline, attempt(dialer, endpoint, &mut awaited)).await {
+            Err(_) => return Err(late(awaited)),
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(Fault::Final(error))) => return Err(error),
             Ok(Err(Fault::NoOk)) => {
@@ -167,7 +167,7 @@ pub(crate) async fn open(
             }
             Ok(Err(Fault::Full(source))) => Error::Io {
                 endpoint: endpoint.clone(),
-                stage,
+                awaited,
                 source,
             },
         };
@@ -195,21 +195,25 @@ pub(crate) async fn over(
         }),
         Err(_) => Err(Error::TimedOut {
             endpoint: endpoint.clone(),
-            stage: Stage::Handshake,
+            awaited: Awaited::Handshake,
             after,
         }),
     }
 }
 
-async fn attempt(dialer: &Dialer, endpoint: &Endpoint, stage: &mut Stage) -> Result<Opened, Fault> {
-    *stage = Stage::Connection;
+async fn attempt(
+    dialer: &Dialer,
+    endpoint: &Endpoint,
+    awaited: &mut Awaited,
+) -> Result<Opened, Fault> {
+    *awaited = Awaited::Connection;
     match endpoint.address() {
         Address::Unix(path) => {
-            *stage = Stage::Handshake;
+            *awaited = Awaited::Handshake;
             dialer.room(endpoint).await;
-            *stage = Stage::Connection;
+            *awaited = Awaited::Connection;
             let stream = connect_unix(path).map_err(|error| unix_fault(endpoint, path, error))?;
-            *stage = Stage::Handshake;
+            *awaited = Awaited::Handshake;
             dialer.begin(stream, endpoint)?.wait().await
         }
         Address::Vsock(cid) => {
@@ -222,7 +226,7 @@ async fn attempt(dialer: &Dialer, endpoint: &Endpoint, stage: &mut Stage) -> Res
                 Err(error) if is_reset(&error) => Err(Fault::NoOk),
                 Err(source) => Err(Fault::Final(Error::Io {
                     endpoint: endpoint.clone(),
-                    stage: *stage,
+                    awaited: *awaited,
                     source,
                 })),
             }
@@ -318,7 +322,7 @@ fn unix_fault(endpoint: &Endpoint, path: &Path, source: io::Error) -> Fault {
         }
         _ => Error::Io {
             endpoint: endpoint.clone(),
-            stage: Stage::Connection,
+            awaited: Awaited::Connection,
             source,
         },
     })

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use mvm_client::{Deadlines, Dialer, Endpoint, Error, Stage};
+use mvm_client::{Awaited, Deadlines, Dialer, Endpoint, Error};
 use mvm_fake_agent::{FakeAgent, Peer, well};
 use std::future::poll_fn;
 use std::task::Poll;
@@ -36,7 +36,7 @@ async fn a_handshake_outlives_the_deadline_of_its_caller() {
         matches!(
             error,
             Error::TimedOut {
-                stage: Stage::Handshake,
+                awaited: Awaited::Handshake,
                 ..
             }
         ),
