@@ -31,7 +31,7 @@ const TOLD_WITHIN: Duration = Duration::from_millis(500);
 
 /// How long whoever has made a guest ready may take from there to saying in the VM's record that it is
 /// frozen; see [`VmState::frozen_or_not`].
-const FROZEN_WITHIN: Duration = Duration::from_secs(60);
+const FROZEN_WITHIN: Duration = Duration::from_secs(15);
 
 /// How often a VM is looked at of which nobody tells that it has changed.
 const UNTOLD: Duration = Duration::from_secs(1);
@@ -256,7 +256,7 @@ impl VmState<'_> {
 
     /// After its guest has said that it is ready to be frozen: waits until its record tells that it is,
     /// or that it was and runs on. If nobody freezes it (its snapshot was given up, or its orchestrator
-    /// writes no record) a minute is waited for.
+    /// writes no record) some seconds are waited for.
     pub(crate) async fn frozen_or_not(&mut self) {
         self.states.read_now();
         if let Some(changes) = &self.changes {

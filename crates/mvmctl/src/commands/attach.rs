@@ -244,7 +244,8 @@ impl Args {
 }
 
 /// How many of the bytes that come first are known. The agent sends the last of what was printed, as
-/// far as it has kept it.
+/// far as it has kept it. What a job prints between the answer that says how much that is and the
+/// attaching is lost if it has printed more than is kept: nothing tells where what comes begins.
 fn repeated(taken: u64, printed: u64) -> u64 {
     let first = printed.saturating_sub(KEPT_OUTPUT as u64);
     taken.saturating_sub(first)

@@ -39,13 +39,16 @@ pub(super) async fn lost(
         loop {
             match watch(context, vm, silence, heard).await {
                 Ok(()) => return Why::AboutToBeFrozen,
+                // Such as one that has as many connections as it takes: it lives.
+                Err(Error::Refused(refusal)) if refusal.retryable => heard.heard(),
                 // One that will not be watched tells nothing.
                 Err(error) if !error.is_retryable() => return std::future::pending().await,
                 Err(error) if heard.elapsed() >= silence => {
                     return Why::StandsStill(stands_still(vm, silence, &error));
                 }
-                Err(_) => tokio::time::sleep(backoff.pause().min(silence)).await,
+                Err(_) => {}
             }
+            tokio::time::sleep(backoff.pause().min(silence)).await;
         }
     };
     let why = tokio::select! {
