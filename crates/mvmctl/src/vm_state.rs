@@ -5,6 +5,7 @@
 //! this user has no instance of it left, it is looked at each second). Two questions are all that is asked here, [`VmState::now`] and
 //! [`VmState::changed`]: whoever knows better what a VM is has to answer these.
 
+use crate::backoff::Backoff;
 use crate::commands::Context;
 use crate::report::{Failure, Kind};
 use futures_util::future::FutureExt as _;
@@ -20,7 +21,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -76,6 +77,9 @@ pub(crate) struct VmState<'a> {
     changes: Option<Rc<Changes>>,
     /// How many writes are known: those that came before it was last waited for.
     known: u64,
+    was_off: bool,
+    /// Since when it runs on, if that was seen, and how long to wait for its guest to be woken.
+    runs_on: Option<(Instant, Backoff)>,
 }
 
 impl<'a> VmStates<'a> {
@@ -96,6 +100,8 @@ impl<'a> VmStates<'a> {
             name: name.to_owned(),
             changes: self.watch(&folder),
             known: 0,
+            was_off: false,
+            runs_on: None,
         })
     }
 
@@ -196,13 +202,18 @@ impl VmState<'_> {
     ///
     /// There is no such VM any more, or its record cannot be read.
     pub(crate) async fn now(&mut self) -> Result<Now, Error> {
-        let now = self.look()?;
-        let Now::Ended(_) = now else {
-            return Ok(now);
-        };
-        // Whoever stops it in order says so a moment after its end.
-        let _ = timeout(TOLD_WITHIN, self.changed()).await;
-        self.look()
+        let mut now = self.look()?;
+        if let Now::Ended(_) = now {
+            // Whoever stops it in order says so a moment after its end.
+            let _ = timeout(TOLD_WITHIN, self.changed()).await;
+            now = self.look()?;
+        }
+        let is_off = !matches!(now, Now::Runs(_));
+        if self.was_off && !is_off {
+            self.ran_on();
+        }
+        self.was_off = is_off;
+        Ok(now)
     }
 
     fn look(&self) -> Result<Now, Error> {
@@ -254,10 +265,22 @@ impl VmState<'_> {
         }
     }
 
+    fn ran_on(&mut self) {
+        self.runs_on = Some((Instant::now(), Backoff::new()));
+    }
+
     /// After its guest has said that it is ready to be frozen: waits until its record tells that it is,
     /// or that it was and runs on. If nobody freezes it (its snapshot was given up, or its orchestrator
-    /// writes no record) some seconds are waited for.
+    /// writes no record) some seconds are waited for. One that has just begun to run on is ready until
+    /// it is woken, which it is in a moment.
     pub(crate) async fn frozen_or_not(&mut self) {
+        if let Some((since, backoff)) = &mut self.runs_on
+            && since.elapsed() < FROZEN_WITHIN
+        {
+            let pause = backoff.pause();
+            let _ = timeout(pause, self.changed()).await;
+            return;
+        }
         self.states.read_now();
         if let Some(changes) = &self.changes {
             let missed = changes.writes.get() - self.known;
@@ -266,11 +289,14 @@ impl VmState<'_> {
             // That it is about to be snapshotted may be written when the guest is not ready yet. What
             // follows tells that it is frozen, and then that it runs on.
             if missed > 1 {
-                return;
+                return self.ran_on();
             }
         }
-        if let Ok(Now::Runs(_)) = self.now().await {
-            let _ = timeout(FROZEN_WITHIN, self.changed()).await;
+        if let Ok(Now::Runs(_)) = self.now().await
+            && timeout(FROZEN_WITHIN, self.changed()).await.is_ok()
+        {
+            // Whether it is frozen, or was and runs on already.
+            self.was_off = true;
         }
     }
 }

@@ -5,6 +5,7 @@ use mvm_fake_agent::{Peer, status, well};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
 
 /// Answers `watch` with a status of that health, and gives the request's number.
 fn watched(peer: &mut Peer, health: &str) -> Value {
@@ -61,6 +62,39 @@ fn events_go_on_over_a_snapshot_after_which_the_vm_runs_on() {
     assert_eq!(host.accepted("web"), 1, "a frozen guest is not dialled");
     host.write_record("web", r#"{"state":"running"}"#);
     assert_eq!(line(&mut stdout)["lifecycle"], "running");
+    interrupt(&child);
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_guest_that_runs_on_and_is_not_woken_yet_is_waited_for() {
+    let host = Host::with("web", |peer: &mut Peer| {
+        if (1..4).contains(&peer.number) {
+            // The VM runs on, and its host has not said wake yet.
+            peer.shake_hands();
+            let request = peer.request().unwrap();
+            let mut first = status("healthy");
+            first["lifecycle"] = "ready".into();
+            peer.reply(&request, first);
+        } else {
+            let id = watched(peer, "healthy");
+            if peer.number == 0 {
+                ready(peer, &id);
+            }
+        }
+        peer.until_closed();
+    })
+    .record("web", r#"{"state":"running"}"#);
+    let (mut child, mut stdout) = begin(&host, "vm events web --json");
+    assert_eq!(line(&mut stdout)["lifecycle"], "running");
+    assert_eq!(line(&mut stdout)["lifecycle"], "ready");
+    host.write_record("web", r#"{"state":"asleep"}"#);
+    assert_eq!(line(&mut stdout)["error"]["code"], "not-running");
+    let begun = Instant::now();
+    host.write_record("web", r#"{"state":"running"}"#);
+    while line(&mut stdout)["lifecycle"] != "running" {}
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
     interrupt(&child);
     child.wait().unwrap();
 }
