@@ -67,6 +67,8 @@ fn a_slow_reader_of_the_output_is_not_the_guests_fault() {
         "web",
         dev(|peer, request| {
             peer.exec_started(request);
+            // The limit is over by the time that output comes.
+            std::thread::sleep(std::time::Duration::from_millis(500));
             for _ in 0..40 {
                 peer.data(1, &vec![b'x'; 200_000]);
             }
