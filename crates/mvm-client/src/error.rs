@@ -106,22 +106,22 @@ pub enum Error {
         got: String,
     },
     /// Nothing came in time.
-    #[error("{endpoint}: no {stage} within {after:?}")]
+    #[error("{endpoint}: no {awaited} within {after:?}")]
     TimedOut {
         /// What was dialled.
         endpoint: Endpoint,
         /// What was being waited for.
-        stage: Stage,
+        awaited: Awaited,
         /// How long.
         after: Duration,
     },
     /// The other end closed the connection.
-    #[error("{endpoint} closed the connection {}", before(*.stage))]
+    #[error("{endpoint} closed the connection {}", before(*.awaited))]
     Closed {
         /// What was dialled.
         endpoint: Endpoint,
         /// What was being waited for.
-        stage: Stage,
+        awaited: Awaited,
     },
     /// The operating system refused something that has no variant of its own.
     #[error("{endpoint}: {source}")]
@@ -129,7 +129,7 @@ pub enum Error {
         /// What was dialled.
         endpoint: Endpoint,
         /// What was being waited for.
-        stage: Stage,
+        awaited: Awaited,
         /// Why.
         source: io::Error,
     },
@@ -186,7 +186,7 @@ fn not_served(request: &str, profile: Lenient<Profile>) -> String {
 
 /// What a client was waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum Awaited {
     /// The socket to be accepted.
     Connection,
     /// The line `OK <number>`.
@@ -203,7 +203,7 @@ pub enum Stage {
     Port,
 }
 
-impl fmt::Display for Stage {
+impl fmt::Display for Awaited {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
             Self::Connection => "connection",
@@ -345,15 +345,15 @@ impl Error {
                  port 52 in the guest"
                     .into()
             }
-            Self::TimedOut { stage, .. } => match stage {
-                Stage::Connection | Stage::Handshake => format!(
+            Self::TimedOut { awaited, .. } => match awaited {
+                Awaited::Connection | Awaited::Handshake => format!(
                     "the VM is still booting, paused or stuck: wait for it (mvmctl vm wait {vm} \
                      --for ready), or allow longer with --timeout"
                 ),
-                Stage::Answer => {
+                Awaited::Answer => {
                     "the guest is paused, stuck or overloaded; allow longer with --timeout".into()
                 }
-                Stage::Event | Stage::Command | Stage::Content | Stage::Port => format!(
+                Awaited::Event | Awaited::Command | Awaited::Content | Awaited::Port => format!(
                     "the guest was paused, snapshotted or has crashed: mvmctl vm status {vm}"
                 ),
             },
@@ -385,14 +385,14 @@ impl Error {
     }
 }
 
-fn before(stage: Stage) -> String {
-    match stage {
+fn before(awaited: Awaited) -> String {
+    match awaited {
         // It was there for any time, and owed nothing yet.
-        Stage::Event => "while it was watched".into(),
-        Stage::Command => "while a command ran".into(),
-        Stage::Content => "while a file was on its way".into(),
-        Stage::Port => "while a port was forwarded".into(),
-        stage => format!("before the {stage}"),
+        Awaited::Event => "while it was watched".into(),
+        Awaited::Command => "while a command ran".into(),
+        Awaited::Content => "while a file was on its way".into(),
+        Awaited::Port => "while a port was forwarded".into(),
+        awaited => format!("before the {awaited}"),
     }
 }
 

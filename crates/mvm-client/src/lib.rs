@@ -4,6 +4,7 @@
 //! inventory   which VMs there are, and where each is reached     Inventory, Vm
 //! endpoint    unix:PATH, vsock:CID                               Endpoint
 //! transport   dial, hybrid vsock's handshake, when to try again  Deadlines
+//! dialer      who dials, and finishes what was begun             Dialer
 //! session     requests and their answers on one connection       Session
 //! watch       a status, then what changes                        Watcher
 //! dev         commands, files, jobs and ports of dev builds      Command, Upload, Download, Port
@@ -31,6 +32,7 @@
 //! line or frame, which begins with `>` for what was sent and `<` for what came.
 
 pub mod dev;
+mod dialer;
 pub mod endpoint;
 pub mod error;
 pub mod inventory;
@@ -40,8 +42,9 @@ mod settings;
 mod transport;
 pub mod watch;
 
+pub use dialer::{Dialer, FINISH_WITHIN};
 pub use endpoint::Endpoint;
-pub use error::{Error, Stage};
+pub use error::{Awaited, Error};
 pub use inventory::{Inventory, Listing, State, Unseen, Vm};
 pub use raw::RawStream;
 pub use session::Session;

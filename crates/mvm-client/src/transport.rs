@@ -17,17 +17,18 @@
 
 use crate::endpoint::Address;
 use crate::error::quoted;
-use crate::{Endpoint, Error, Stage, WIRE};
+use crate::{Awaited, Dialer, Endpoint, Error, WIRE};
 use mvm_protocol::Request;
 use mvm_protocol::handshake::{LineReader, connect_line, parse_ok};
 use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_vsock::{VsockAddr, VsockStream};
 
@@ -104,7 +105,7 @@ pub(crate) struct Opened {
 }
 
 /// Why one try came to nothing.
-enum Fault {
+pub(crate) enum Fault {
     /// Another try would end the same.
     Final(Error),
     /// Closed without OK.
@@ -113,25 +114,45 @@ enum Fault {
     Full(io::Error),
 }
 
+impl Fault {
+    /// The handshake could not be sent or read.
+    pub(crate) fn of_handshake(endpoint: &Endpoint, source: io::Error) -> Self {
+        if is_reset(&source) {
+            return Self::NoOk;
+        }
+        Self::Final(Error::Io {
+            endpoint: endpoint.clone(),
+            awaited: Awaited::Handshake,
+            source,
+        })
+    }
+}
+
 /// Dials until it works, cannot work, or the deadline has passed.
-pub(crate) async fn open(endpoint: &Endpoint, deadlines: &Deadlines) -> Result<Opened, Error> {
+/// The handshake that is under way then, or when
+/// the future is dropped, is finished by the dialer.
+pub(crate) async fn open(
+    dialer: &Dialer,
+    endpoint: &Endpoint,
+    deadlines: &Deadlines,
+) -> Result<Opened, Error> {
     // One beyond what the clock can tell never comes; 30 years are as good.
     let now = Instant::now();
     let deadline = now
         .checked_add(deadlines.connect)
         .unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 86_400));
-    let mut stage = Stage::Connection;
+    let mut awaited = Awaited::Connection;
     let mut pause = FIRST_PAUSE;
     let mut retries = 0;
-    let late = |stage| Error::TimedOut {
+    let late = |awaited| Error::TimedOut {
         endpoint: endpoint.clone(),
-        stage,
+        awaited,
         after: deadlines.connect,
     };
     loop {
         tracing::trace!(target: WIRE, "dialling {endpoint}");
-        let error = match timeout_at(deadline, attempt(endpoint, &mut stage)).await {
-            Err(_) => return Err(late(stage)),
+        let error = match timeout_at(deadline, attempt(dialer, endpoint, &mut awaited)).await {
+            Err(_) => return Err(late(awaited)),
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(Fault::Final(error))) => return Err(error),
             Ok(Err(Fault::NoOk)) => {
@@ -146,7 +167,7 @@ pub(crate) async fn open(endpoint: &Endpoint, deadlines: &Deadlines) -> Result<O
             }
             Ok(Err(Fault::Full(source))) => Error::Io {
                 endpoint: endpoint.clone(),
-                stage,
+                awaited,
                 source,
             },
         };
@@ -174,21 +195,26 @@ pub(crate) async fn over(
         }),
         Err(_) => Err(Error::TimedOut {
             endpoint: endpoint.clone(),
-            stage: Stage::Handshake,
+            awaited: Awaited::Handshake,
             after,
         }),
     }
 }
 
-async fn attempt(endpoint: &Endpoint, stage: &mut Stage) -> Result<Opened, Fault> {
-    *stage = Stage::Connection;
+async fn attempt(
+    dialer: &Dialer,
+    endpoint: &Endpoint,
+    awaited: &mut Awaited,
+) -> Result<Opened, Fault> {
+    *awaited = Awaited::Connection;
     match endpoint.address() {
         Address::Unix(path) => {
-            let stream = connect_unix(path)
-                .await
-                .map_err(|error| unix_fault(endpoint, path, error))?;
-            *stage = Stage::Handshake;
-            shake_hands(stream, endpoint).await
+            *awaited = Awaited::Handshake;
+            dialer.room(endpoint).await;
+            *awaited = Awaited::Connection;
+            let stream = connect_unix(path).map_err(|error| unix_fault(endpoint, path, error))?;
+            *awaited = Awaited::Handshake;
+            dialer.begin(stream, endpoint)?.wait().await
         }
         Address::Vsock(cid) => {
             match VsockStream::connect(VsockAddr::new(*cid, endpoint.port())).await {
@@ -200,7 +226,7 @@ async fn attempt(endpoint: &Endpoint, stage: &mut Stage) -> Result<Opened, Fault
                 Err(error) if is_reset(&error) => Err(Fault::NoOk),
                 Err(source) => Err(Fault::Final(Error::Io {
                     endpoint: endpoint.clone(),
-                    stage: *stage,
+                    awaited: *awaited,
                     source,
                 })),
             }
@@ -214,27 +240,33 @@ async fn shake_hands(
     mut stream: impl Stream + 'static,
     endpoint: &Endpoint,
 ) -> Result<Opened, Fault> {
-    let io = |source: io::Error| {
-        if is_reset(&source) {
-            return Fault::NoOk;
-        }
-        Fault::Final(Error::Io {
-            endpoint: endpoint.clone(),
-            stage: Stage::Handshake,
-            source,
-        })
-    };
+    let faulty = |source| Fault::of_handshake(endpoint, source);
     let line = connect_line(endpoint.port());
     tracing::trace!(target: WIRE, "> {}", line.trim_end());
-    let written = stream.write(line.as_bytes()).await.map_err(io)?;
+    let written = stream.write(line.as_bytes()).await.map_err(faulty)?;
     if written < line.len() {
-        return Err(io(io::ErrorKind::WriteZero.into()));
+        return Err(faulty(io::ErrorKind::WriteZero.into()));
     }
+    let early = read_ok(&mut stream, endpoint).await?;
+    Ok(Opened {
+        stream: Box::new(stream),
+        early,
+    })
+}
+
+/// Reads the line `OK <number>`, and gives what has come after it already.
+pub(crate) async fn read_ok(
+    stream: &mut (impl AsyncRead + Unpin),
+    endpoint: &Endpoint,
+) -> Result<Vec<u8>, Fault> {
     let mut reader = LineReader::default();
     let mut come = Vec::new();
     let mut buffer = [0; 256];
     loop {
-        let count = stream.read(&mut buffer).await.map_err(io)?;
+        let count = stream
+            .read(&mut buffer)
+            .await
+            .map_err(|source| Fault::of_handshake(endpoint, source))?;
         let bytes = buffer.get(..count).unwrap_or_default();
         come.extend_from_slice(bytes);
         let stranger = || {
@@ -262,10 +294,7 @@ async fn shake_hands(
         if let Some(line) = line {
             parse_ok(&line).map_err(|_| stranger())?;
             tracing::trace!(target: WIRE, "< {line}");
-            return Ok(Opened {
-                stream: Box::new(stream),
-                early: bytes.get(taken..).unwrap_or_default().to_vec(),
-            });
+            return Ok(bytes.get(taken..).unwrap_or_default().to_vec());
         }
     }
 }
@@ -293,7 +322,7 @@ fn unix_fault(endpoint: &Endpoint, path: &Path, source: io::Error) -> Fault {
         }
         _ => Error::Io {
             endpoint: endpoint.clone(),
-            stage: Stage::Connection,
+            awaited: Awaited::Connection,
             source,
         },
     })
@@ -302,12 +331,21 @@ fn unix_fault(endpoint: &Endpoint, path: &Path, source: io::Error) -> Fault {
 /// The longest path that fits into a socket address, in bytes.
 const MAX_SUN_PATH: usize = 107;
 
-async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+/// Connects without waiting: a backlog that is full is [`io::ErrorKind::WouldBlock`].
+fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let connect = |path: &Path| {
+        let address = SocketAddrUnix::new(path)?;
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &address)?;
+        Ok(UnixStream::from(socket))
+    };
     if path.as_os_str().len() <= MAX_SUN_PATH {
-        return UnixStream::connect(path).await;
+        return connect(path);
     }
     let (_descriptor, short) = shortened(path)?;
-    UnixStream::connect(short).await
+    connect(&short)
 }
 
 /// A short path to the same socket, good as long as the descriptor is open: the folder's entry

@@ -25,6 +25,7 @@ mod brief;
 pub mod build;
 pub mod cloud_hypervisor;
 pub mod console;
+mod detach;
 pub mod doctor;
 pub mod driver;
 pub mod error;
@@ -47,6 +48,7 @@ pub mod suspend;
 mod unpack;
 mod vmlinux;
 
+pub use detach::detach;
 pub use error::Error;
 pub use image::Image;
 pub use launch::Deadline;

@@ -4,6 +4,7 @@
 //! one. So each is remembered with its start time, and whoever acts on it opens a pidfd first and
 //! compares afterwards; what the pidfd refers to cannot change any more.
 
+use crate::detach::detach;
 use crate::error::Error;
 use crate::socket::listed;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -126,32 +126,12 @@ impl Alive {
     }
 }
 
-/// Starts a program that is to outlive this one: a session of its own, so that neither a hangup nor
-/// a Ctrl-C at this terminal reaches it; no standard input; output to `log`; and none of the
-/// descriptors that this process has open or was given by its own parent, since a pipe that stays
-/// open in a VMM makes whoever reads it wait for ever.
+/// Starts a program that is to outlive this one (see [`detach`]), without standard input, its output
+/// to `log`.
 pub(crate) fn spawn_detached(role: &str, command: &mut Command, log: File) -> io::Result<Spawned> {
     let also = log.try_clone()?;
     command.stdin(Stdio::null()).stdout(also).stderr(log);
-    let detach = || {
-        rustix::process::setsid()?;
-        // Marked, not closed: std reports a failed exec through a descriptor of its own.
-        let flags = libc::CLOSE_RANGE_CLOEXEC;
-        #[expect(unsafe_code, reason = "rustix has no close_range")]
-        // SAFETY: takes three numbers, touches no memory, and is safe between fork and exec.
-        let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
-    };
-    #[expect(unsafe_code, reason = "only there can a session be begun")]
-    // SAFETY: `detach` makes two system calls and allocates nothing (io::Error from a number
-    // does not either), which is all that is allowed between fork and exec.
-    unsafe {
-        command.pre_exec(detach);
-    }
+    detach(command);
     let mut child = command.spawn()?;
     identify(role, child.id()).inspect_err(|_| {
         // One that cannot be recorded would be nobody's. Both fail only if it has ended already.

@@ -106,10 +106,8 @@ pub(crate) async fn ask<T>(
             let span = tracing::info_span!("vm", name);
             async move {
                 let result = async {
-                    let endpoint = vm.as_ref().map_err(|error| Failure::about(&name, error))?;
-                    let answer = async {
-                        what(Session::connect(endpoint.endpoint()?, &deadlines).await?).await
-                    };
+                    let vm = vm.as_ref().map_err(|error| Failure::about(&name, error))?;
+                    let answer = async { what(context.connect(vm, &deadlines).await?).await };
                     answer.await.map_err(|error| Failure::about(&name, &error))
                 };
                 let result = result.await;

@@ -13,7 +13,7 @@ pub(super) async fn session(
     let inventory = context.inventory()?;
     let connected = async {
         let found = inventory.find(vm)?;
-        Session::connect(found.endpoint()?, deadlines).await
+        context.connect(&found, deadlines).await
     };
     connected.await.map_err(|error| failure(vm, &error))
 }

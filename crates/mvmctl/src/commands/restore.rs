@@ -8,7 +8,7 @@ use crate::render::data;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
-use mvm_client::{Endpoint, Session};
+use mvm_client::Endpoint;
 use mvm_protocol::lifecycle::{Awake, Wake, WakeCause};
 use mvm_vmm::suspend::restore;
 use mvm_vmm::{Deadline, Error, Snapshot};
@@ -63,7 +63,7 @@ impl Args {
         let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
         let progress = context.ui.progress(&format!("restoring {vm}"));
         let begun = Instant::now();
-        let cancelled = cancelled_by_signals()?;
+        let cancelled = cancelled_by_signals(context);
         let flag = Arc::clone(&cancelled);
         let (folder, clone) = (self.snapshot, self.clone);
         let restored = blocking(move || {
@@ -125,7 +125,7 @@ pub(super) async fn wake_guest(
     let mut request = None;
     let trying = async {
         loop {
-            let tried = match Session::connect(endpoint, &deadlines).await {
+            let tried = match context.dialer.connect(endpoint, &deadlines).await {
                 Ok(mut session) => {
                     // The time that goes along is that of the first connection.
                     let request: &Wake = match &request {

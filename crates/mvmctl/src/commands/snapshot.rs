@@ -19,7 +19,7 @@ use crate::render::{data, steps};
 use crate::report::{Failure, Outcome};
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
-use mvm_client::{Endpoint, Error as ClientError, Session};
+use mvm_client::{Endpoint, Error as ClientError};
 use mvm_protocol::ErrorAnswer;
 use mvm_protocol::answer::Hello;
 use mvm_protocol::drop_in::Secs;
@@ -94,7 +94,7 @@ impl Args {
         let to = self.to.clone();
         mend_if_broken_off(context, &self.name).await?;
         let progress = context.ui.progress(&format!("snapshotting {vm}"));
-        let cancelled = cancelled_by_signals()?;
+        let cancelled = cancelled_by_signals(context);
         let begun = blocking(move || take(&home, &vm, to.as_deref()));
         let (session, snapshot_dir) = begun.await.map_err(|error| failed(&error))?;
         let endpoint = Endpoint::unix(session.socket()).with_port(session.record().port);
@@ -142,7 +142,10 @@ impl Host<'_> {
     async fn sleep(&self, deadline: Secs) -> Result<(Hello, Ready), Failure> {
         let about = |error: &ClientError| Failure::about(self.vm, error);
         let deadlines = self.context.deadlines();
-        let mut session = Session::connect(&self.endpoint, &deadlines)
+        let mut session = self
+            .context
+            .dialer
+            .connect(&self.endpoint, &deadlines)
             .await
             .map_err(|error| about(&error))?;
         let hello = session.hello().await.map_err(|error| about(&error))?;

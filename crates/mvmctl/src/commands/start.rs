@@ -7,14 +7,13 @@ use crate::render::data;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
-use mvm_client::{Deadlines, Endpoint, Session};
+use mvm_client::{Deadlines, Endpoint};
 use mvm_vmm::{Deadline, Error, Record, Spec, Starting, State};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// How long a start may take that was given no `--timeout`. Emulated, on a busy machine, a guest
 /// takes 10 s.
@@ -120,7 +119,7 @@ impl Args {
             etc: self.etc,
         };
         let wait = !self.no_wait;
-        let cancelled = cancelled_by_signals()?;
+        let cancelled = cancelled_by_signals(context);
         let flag = Arc::clone(&cancelled);
         let starting = blocking(move || {
             let deadline = Deadline::new(at_most, Some(&flag));
@@ -133,7 +132,7 @@ impl Args {
         let starting = starting.await.map_err(|error| failed(&error))?;
         if wait {
             let left = at_most.saturating_sub(begun.elapsed());
-            if let Err(error) = answer(&starting, left, &cancelled).await {
+            if let Err(error) = answer(context, &starting, left, &cancelled).await {
                 // The guest's side of the story, before it is gone.
                 tell_logs(context, &starting.logs());
                 let ended = blocking(move || {
@@ -165,22 +164,17 @@ impl Args {
 
 /// A flag that is raised when this program is asked to end, in place of ending: what it has started
 /// has to be ended first.
-pub(super) fn cancelled_by_signals() -> Result<Arc<AtomicBool>, Failure> {
+pub(super) fn cancelled_by_signals(context: &Context) -> Arc<AtomicBool> {
     let cancelled = Arc::new(AtomicBool::new(false));
-    for kind in [
-        SignalKind::interrupt(),
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-    ] {
-        let mut signals = signal(kind)?;
-        let flag = Arc::clone(&cancelled);
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                flag.store(true, Ordering::Relaxed);
-            }
-        });
-    }
-    Ok(cancelled)
+    let mut requests = context.termination_requests();
+    let flag = Arc::clone(&cancelled);
+    tokio::spawn(async move {
+        loop {
+            requests.next().await;
+            flag.store(true, Ordering::Relaxed);
+        }
+    });
+    cancelled
 }
 
 /// Waits until the flag is raised. It gives no event, and a person who presses Ctrl-C does not see
@@ -194,6 +188,7 @@ pub(super) async fn until_raised(flag: &AtomicBool) {
 /// Waits for the first pong. The agent has said on the console that it listens; what can still be
 /// in the way is a vsock device that drops a connection or two.
 async fn answer(
+    context: &Context,
     starting: &Starting,
     at_most: Duration,
     cancelled: &AtomicBool,
@@ -202,7 +197,10 @@ async fn answer(
     let until = Instant::now() + at_most;
     loop {
         let tried = async {
-            let mut session = Session::connect(&endpoint, &Deadlines::default()).await?;
+            let mut session = context
+                .dialer
+                .connect(&endpoint, &Deadlines::default())
+                .await?;
             session.ping().await
         };
         let Err(error) = tried.await else {

@@ -54,6 +54,14 @@ impl Host {
         self
     }
 
+    /// Writes a VM's record anew, whole or not at all, as whoever runs the VM does.
+    pub(crate) fn write_record(&self, name: &str, record: &str) {
+        let folder = self.path().join("vms").join(name);
+        let draft = folder.join("vm.json.new");
+        std::fs::write(&draft, record).unwrap();
+        std::fs::rename(draft, folder.join("vm.json")).unwrap();
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.home.path()
     }
@@ -64,8 +72,13 @@ impl Host {
 
     /// How many connections a VM's agent has taken.
     pub(crate) fn accepted(&self, name: &str) -> usize {
+        self.agent(name).accepted()
+    }
+
+    /// A VM's agent.
+    pub(crate) fn agent(&self, name: &str) -> &FakeAgent {
         let agent = self.agents.iter().find(|(agent, _)| agent == name);
-        agent.unwrap().1.accepted()
+        &agent.unwrap().1
     }
 
     /// The program with these arguments, split at spaces, and nothing of the machine's environment.
