@@ -171,13 +171,21 @@ pub(crate) fn labels(labels: &[(&str, &str)]) -> String {
 fn push_label(out: &mut String, name: &str, value: &str) {
     out.push_str(name);
     out.push_str("=\"");
-    for character in value.chars() {
-        match character {
-            '\\' => out.push_str("\\\\"),
-            '"' => out.push_str("\\\""),
-            '\n' => out.push_str("\\n"),
-            _ => out.push(character),
+    // Most have nothing to escape: a scrape of a large host writes a million of them.
+    if value
+        .bytes()
+        .any(|byte| matches!(byte, b'\\' | b'"' | b'\n'))
+    {
+        for character in value.chars() {
+            match character {
+                '\\' => out.push_str("\\\\"),
+                '"' => out.push_str("\\\""),
+                '\n' => out.push_str("\\n"),
+                _ => out.push(character),
+            }
         }
+    } else {
+        out.push_str(value);
     }
     out.push('"');
 }

@@ -54,7 +54,7 @@ impl Detail {
     /// Takes the integrations of a status. Returns how many more are left out than before.
     pub(crate) fn status(&mut self, status: &Status) -> usize {
         self.integrations.clear();
-        let mut dropped = status.integrations_omitted;
+        let mut dropped = believable(status.integrations_omitted);
         for one in &status.integrations {
             if !self.put(one) {
                 dropped += 1;
@@ -77,7 +77,7 @@ impl Detail {
     /// Takes what `inspect` tells beyond the status. Returns how many more are left out than before.
     pub(crate) fn inspect(&mut self, inspect: &Inspect) -> usize {
         let mut probes: Vec<Probe> = Vec::new();
-        let mut dropped = inspect.probes_omitted;
+        let mut dropped = believable(inspect.probes_omitted);
         for one in &inspect.probes {
             let probe = Probe::new(one);
             if probes.len() < MAX_SERIES && probes.iter().all(|other| other.name != probe.name) {
@@ -146,8 +146,6 @@ impl Detail {
     }
 
     fn drop_more(&mut self, kind: usize, dropped: usize) -> usize {
-        // A guest may claim to have left out any number: it is not believed beyond what fits a frame.
-        let dropped = dropped.min(mvm_protocol::MAX_BODY);
         let Some(before) = self.dropped.get_mut(kind) else {
             return 0;
         };
@@ -155,6 +153,11 @@ impl Detail {
         *before = dropped;
         more
     }
+}
+
+/// A guest may claim to have left out any number: it is not believed beyond what a frame could hold.
+fn believable(omitted: usize) -> usize {
+    omitted.min(mvm_protocol::MAX_BODY)
 }
 
 impl Integration {

@@ -227,7 +227,7 @@ fn a_guest_whose_clock_jumps_has_not_been_idle_for_that_long() {
     assert_eq!(script.told(), "web-1 idle 0");
 
     // At boot, before the first frame: no longer than it is up.
-    let mut script = Script::running(&["web-1"]);
+    let mut script = Script::new(vec![up("web-1", -2_000_000)]);
     script.idle("web-1", 1_000_000);
     assert_eq!(script.told(), "web-1 idle 3600");
 }
