@@ -35,6 +35,7 @@
 //! An event costs a look-up by number and at most one in the pools' names; a deadline is one entry in
 //! an ordered set, moved when it is reached and not at each frame.
 
+mod clocks;
 mod detail;
 #[cfg(test)]
 mod tests;
@@ -44,19 +45,14 @@ mod worker;
 use crate::Now;
 use crate::input::{AgentEvent, Registered, RegistryEvent, RunState};
 use crate::state::{Counts, State};
+use clocks::Clocks;
 pub use detail::MAX_SERIES;
 pub(crate) use detail::{Detail, Inspected, Integration, Probe};
-use mvm_protocol::answer::Change;
-use mvm_protocol::status::Lifecycle;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 pub use vm::Vm;
 pub(crate) use worker::Observed;
-
-/// By how much clocks may differ from their last readings before that is a suspended host or a clock
-/// that was set: above what a busy machine puts between two readings, below any sleep that matters.
-const JUMP: Duration = Duration::from_secs(5);
 
 /// For how long what was heard holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,8 +127,7 @@ pub struct View {
     is_whole: bool,
     pending: u32,
     next_serial: u64,
-    /// `CLOCK_BOOTTIME` less `CLOCK_MONOTONIC`, and `CLOCK_REALTIME` less `CLOCK_BOOTTIME`, in ms.
-    offsets: Option<(i128, i128)>,
+    clocks: Clocks,
     /// When (`CLOCK_BOOTTIME`) a jump of the clocks was seen last.
     jumped_at: Option<Duration>,
     revision: u64,
@@ -152,7 +147,7 @@ impl View {
             is_whole: false,
             pending: 0,
             next_serial: 0,
-            offsets: None,
+            clocks: Clocks::default(),
             jumped_at: None,
             revision: 0,
             series_dropped: 0,
@@ -292,7 +287,7 @@ impl View {
         if vm.ticket != Some(ticket.serial) {
             return effects;
         }
-        self.series_dropped += hear(vm, event, now.boottime) as u64;
+        self.series_dropped += vm.hear(event, now.boottime) as u64;
         if event.is_stale() && vm.observed.is_some() {
             effects.push(Effect::Ask { ticket });
         }
@@ -460,82 +455,18 @@ impl View {
         self.reassess(slot);
     }
 
-    /// Whether the host was suspended since the last event, or its clock set.
+    /// Makes void what was heard before the host was suspended, or before its clock was set.
     fn look_for_jump(&mut self, now: &Now, effects: &mut Vec<Effect>) {
-        let suspended = ms(now.boottime) - ms(now.monotonic);
-        let wall = i128::from(now.wall.0) - ms(now.boottime);
-        let jump = ms(JUMP);
-        let has_jumped = self.offsets.is_some_and(|(was_suspended, was_wall)| {
-            suspended - was_suspended > jump || (wall - was_wall).abs() > jump
-        });
-        // The clocks are read one after the other: of offsets the smaller one is nearer to the truth.
-        let least = self
-            .offsets
-            .filter(|_| !has_jumped)
-            .map_or(suspended, |(was, _)| suspended.min(was));
-        // A clock that is slewed is followed; a step is seen from one event to the next.
-        self.offsets = Some((least, wall));
-        if has_jumped {
-            self.jumped_at = Some(now.boottime);
-            self.revision += 1;
-            let slots: Vec<usize> = self.names.values().copied().collect();
-            for slot in slots {
-                if self.at(slot).is_some_and(|vm| vm.ticket.is_some()) {
-                    self.begin(slot, now, effects);
-                }
+        if !self.clocks.have_jumped(now) {
+            return;
+        }
+        self.jumped_at = Some(now.boottime);
+        self.revision += 1;
+        let slots: Vec<usize> = self.names.values().copied().collect();
+        for slot in slots {
+            if self.at(slot).is_some_and(|vm| vm.ticket.is_some()) {
+                self.begin(slot, now, effects);
             }
         }
     }
-}
-
-fn ms(duration: Duration) -> i128 {
-    i128::try_from(duration.as_millis()).unwrap_or(i128::MAX / 4)
-}
-
-/// What an agent's word does to its VM. Returns how many more of its series are left out.
-fn hear(vm: &mut Vm, event: AgentEvent, now: Duration) -> usize {
-    let mut dropped = 0;
-    match event {
-        AgentEvent::Status(status) => {
-            vm.has_answered = true;
-            match &mut vm.observed {
-                Some(observed) => observed.status(status, now),
-                none => *none = Some(Observed::new(status, now)),
-            }
-            dropped += vm.detail.get_or_insert_default().status(status);
-        }
-        AgentEvent::Inspect(inspect) => {
-            dropped += hear(vm, AgentEvent::Status(&inspect.status), now);
-            dropped += vm.detail.get_or_insert_default().inspect(inspect);
-        }
-        AgentEvent::Event(event) => {
-            // Without a status what an event changes is not known.
-            let (Some(observed), Some(detail)) = (&mut vm.observed, &mut vm.detail) else {
-                return 0;
-            };
-            match &event.change {
-                Change::Worker { worker } => observed.worker(worker),
-                Change::Integration { integration } => {
-                    dropped += detail.integration(integration);
-                    observed.health = detail.health(observed.health);
-                }
-                Change::Lifecycle { lifecycle } => observed.lifecycle = *lifecycle,
-                Change::DropIns { drop_ins } => detail.drop_ins(drop_ins.errors.len()),
-                Change::Heartbeat { .. } | Change::Unknown {} => {}
-            }
-            observed.heard(event.at, now);
-        }
-        AgentEvent::Lost => {
-            vm.has_answered = true;
-            vm.observed = None;
-            vm.detail = None;
-        }
-        AgentEvent::LetGo => {
-            if let Some(observed) = &mut vm.observed {
-                observed.lifecycle = Lifecycle::Ready.into();
-                observed.seen = now;
-            }
-        }
-    }
-    dropped
 }

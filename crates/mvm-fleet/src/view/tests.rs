@@ -1,9 +1,10 @@
 use super::*;
 use crate::script::{Script, at, down, integration, secs, status, up, worker};
+use mvm_protocol::Lenient;
 use mvm_protocol::Timestamp;
+use mvm_protocol::answer::{Change, Event};
 use mvm_protocol::lenient::Word;
-use mvm_protocol::status::{Health, WorkerState};
-use mvm_protocol::{Lenient, answer::Event};
+use mvm_protocol::status::{Health, Lifecycle, WorkerState};
 use proptest::prelude::*;
 
 #[test]

@@ -3,11 +3,12 @@
 use super::Settings;
 use super::detail::Detail;
 use super::worker::Observed;
-use crate::input::{Registered, RunState};
+use crate::input::{AgentEvent, Registered, RunState};
 use crate::label;
 use crate::state::State;
 use crate::{FailedAction, Now};
 use mvm_protocol::Timestamp;
+use mvm_protocol::answer::Change;
 use mvm_protocol::status::{Health, Lifecycle};
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,6 +149,54 @@ impl Vm {
         self.touched_at = registered.touched_at;
         self.keep_until = registered.keep_until;
         self.failed = registered.failed;
+    }
+
+    /// Takes what came of watching its agent. Returns how many more of its series are left out.
+    pub(super) fn hear(&mut self, event: AgentEvent, now: Duration) -> usize {
+        let mut dropped = 0;
+        match event {
+            AgentEvent::Status(status) => {
+                self.has_answered = true;
+                match &mut self.observed {
+                    Some(observed) => observed.status(status, now),
+                    none => *none = Some(Observed::new(status, now)),
+                }
+                dropped += self.detail.get_or_insert_default().status(status);
+            }
+            AgentEvent::Inspect(inspect) => {
+                dropped += self.hear(AgentEvent::Status(&inspect.status), now);
+                dropped += self.detail.get_or_insert_default().inspect(inspect);
+            }
+            AgentEvent::Event(event) => {
+                // Without a status what an event changes is not known.
+                let (Some(observed), Some(detail)) = (&mut self.observed, &mut self.detail) else {
+                    return 0;
+                };
+                match &event.change {
+                    Change::Worker { worker } => observed.worker(worker),
+                    Change::Integration { integration } => {
+                        dropped += detail.integration(integration);
+                        observed.health = detail.health(observed.health);
+                    }
+                    Change::Lifecycle { lifecycle } => observed.lifecycle = *lifecycle,
+                    Change::DropIns { drop_ins } => detail.drop_ins(drop_ins.errors.len()),
+                    Change::Heartbeat { .. } | Change::Unknown {} => {}
+                }
+                observed.heard(event.at, now);
+            }
+            AgentEvent::Lost => {
+                self.has_answered = true;
+                self.observed = None;
+                self.detail = None;
+            }
+            AgentEvent::LetGo => {
+                if let Some(observed) = &mut self.observed {
+                    observed.lifecycle = Lifecycle::Ready.into();
+                    observed.seen = now;
+                }
+            }
+        }
+        dropped
     }
 
     /// When it is to be looked at again if nothing is heard of it.
