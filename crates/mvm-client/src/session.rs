@@ -169,7 +169,7 @@ impl Session {
                     .map_err(|_| incoming.timed_out(Stage::Answer, after))??;
                 answers.push(answer);
             }
-            Ok(answers)
+            Ok::<_, Error>(answers)
         };
         tokio::pin!(reading);
         let answers = tokio::select! {

@@ -15,11 +15,11 @@
 //! Neither here nor anywhere else in this crate is a connection half-closed: VMMs turn that into a
 //! full close, or hide it.
 
-use crate::endpoint::Address;
 use crate::error::quoted;
 use crate::{Endpoint, Error, Stage, WIRE};
 use mvm_protocol::Request;
 use mvm_protocol::handshake::{LineReader, connect_line, parse_ok};
+use mvm_registry::Address;
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};

@@ -5,8 +5,7 @@
 //!   driver    the seam: one file a VMM                 firecracker/, cloud_hypervisor/, qemu/, local
 //!   microvm   what the first two have in common        http, vmlinux
 //!   launch    processes while a VM is being started    ended again unless it succeeds
-//!   process   pidfds: a pid is never taken for another process's
-//! record      $MVM_HOME/vms/<name>/: vm.json, locks
+//!   process   programs that outlive this one
 //! snapshot    a snapshot's folder: written, named, read, checked
 //! suspend     taking a snapshot of a VM, and starting one from it
 //! image       manifest.json and the files that it names
@@ -17,7 +16,7 @@
 //! locate      where programs are
 //! ```
 //!
-//! Nothing here knows what the agent says, beyond the line on the console with which it tells that
+//! Which VMs there are, what each is, and `vm.json` are `mvm-registry`'s. Nothing here knows what the agent says, beyond the line on the console with which it tells that
 //! it listens. Everything blocks; an async caller runs it on a thread of its own.
 
 mod brief;
@@ -38,15 +37,15 @@ mod manifest;
 mod microvm;
 pub mod process;
 pub mod qemu;
-pub mod record;
 pub mod snapshot;
 mod socket;
 pub mod suspend;
 mod vmlinux;
 
+pub use driver::Vmms;
 pub use error::Error;
 pub use image::Image;
 pub use launch::Deadline;
 pub use machine::{Spec, Starting, Stop, Stopped};
-pub use record::{Home, Record, State, VmFolder, VmName};
+pub use mvm_registry::{Home, Record, Recorded, VmFolder, VmName};
 pub use snapshot::Snapshot;

@@ -4,7 +4,7 @@
 use crate::error::{Error, Logs};
 use crate::http::{Api, HttpError, Method};
 use crate::launch::{Deadline, VmProcesses};
-use crate::record::VmFolder;
+use mvm_registry::{Role, VmFolder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The one process of the VM.
-pub(crate) const ROLE: &str = "vmm";
+pub(crate) const ROLE: Role = Role::Vmm;
 
 /// The API socket in the VM's folder.
 pub(crate) const API_SOCKET: &str = "api.sock";

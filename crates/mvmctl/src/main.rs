@@ -16,6 +16,7 @@ mod stdio;
 mod transfer;
 mod ui;
 mod vm_name;
+mod vm_states;
 
 use clap::Parser as _;
 use std::process::ExitCode;

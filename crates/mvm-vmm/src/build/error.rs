@@ -1,7 +1,8 @@
 //! Why an image could not be built: what was tried, why it failed, and in [`BuildError::hint`] what
 //! to do next.
 
-use crate::error::{Error, of_system};
+use crate::error::Error;
+use mvm_registry::of_system;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;

@@ -19,10 +19,10 @@ use crate::http::HttpError;
 use crate::launch::{Deadline, VmProcesses};
 use crate::locate::CLOUD_HYPERVISOR;
 use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, VSOCK_SOCKET, Vmm, VmmApi};
-use crate::process::Alive;
-use crate::record::VmFolder;
 use crate::snapshot;
 use crate::vmlinux;
+use mvm_registry::Alive;
+use mvm_registry::VmFolder;
 use requests::{
     Console, Cpus, Disk, Info, Memory, Mode, Payload, Ping, Rng, Serial, Snapshot, State, VmConfig,
     Vsock,
@@ -131,8 +131,9 @@ impl Driver for CloudHypervisor {
         api.act("vm.power-button", "ask the guest to stop")
     }
 
-    fn main_role(&self) -> &'static str {
-        ROLE
+    fn is_paused(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<bool, Error> {
+        let state = state(&VMM.in_folder(folder, None, deadline))?;
+        Ok(state != State::Running)
     }
 
     fn check_snapshots(&self) -> Result<(), Error> {

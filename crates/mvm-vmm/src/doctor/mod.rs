@@ -8,7 +8,7 @@ mod programs;
 mod vms;
 
 use crate::launch::Deadline;
-use crate::record::Home;
+use mvm_registry::Home;
 
 use serde::Serialize;
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 
 use crate::both;
 use crate::test_host::{LONG, TestHost, names, told};
-use mvm_vmm::{Deadline, Snapshot, State, Stop, Stopped};
+use mvm_vmm::{Deadline, Recorded, Snapshot, Stop, Stopped};
 use serde_json::Value;
 use std::fs;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(crate) fn starts_and_stops() {
         vm.calls(),
         api(&["GET vmm.ping 200", "PUT vm.create 204", "PUT vm.boot 204"])
     );
-    assert_eq!(record.state, State::Running);
+    assert_eq!(record.state, Recorded::Running);
     assert_eq!(record.accelerator.as_deref(), Some("kvm"));
     assert_eq!(
         fs::read_to_string(vm.folder.file("boot_args")).unwrap(),
@@ -116,7 +116,7 @@ pub(crate) fn snapshots_and_runs_on() {
     );
     assert_eq!(snapshot.manifest.vmm.name, "cloud-hypervisor");
     assert_eq!(snapshot.manifest.vmm.version, "48.0.0");
-    assert_eq!(vm.record().state, State::Running);
+    assert_eq!(vm.record().state, Recorded::Running);
 }
 
 pub(crate) fn suspends_and_resumes() {

@@ -3,8 +3,8 @@
 use mvm_protocol::lifecycle::Token;
 use mvm_vmm::error::Error;
 use mvm_vmm::machine::{self, Spec, Stop};
-use mvm_vmm::suspend::{self, Restored, SnapshotSession};
-use mvm_vmm::{Deadline, Home, Record, Snapshot, State, VmFolder, VmName};
+use mvm_vmm::suspend::{self, RestoreSpec, Restored, SnapshotSession};
+use mvm_vmm::{Deadline, Home, Record, Recorded, Snapshot, VmFolder, VmName};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -166,9 +166,9 @@ impl Vm<'_> {
     pub(crate) fn snapshot(&self, to: &Path, stop: bool) -> Snapshot {
         let (mut session, frozen) = self.freeze(to, LONG);
         let pending = frozen.unwrap();
-        assert_eq!(self.record().state, State::Asleep);
+        assert_eq!(self.record().state, Recorded::Asleep);
         if stop {
-            session.stop().unwrap();
+            session.stop(to).unwrap();
         } else {
             session.run_on(Deadline::new(LONG, None)).unwrap();
         }
@@ -179,7 +179,11 @@ impl Vm<'_> {
 
     pub(crate) fn restore(&self, snapshot: &Snapshot, clone: bool) -> Result<Restored, Error> {
         let deadline = Deadline::new(LONG, None);
-        suspend::restore(&self.host.home, &self.name, snapshot, clone, deadline)
+        let spec = RestoreSpec {
+            clone,
+            ..RestoreSpec::default()
+        };
+        suspend::restore(&self.host.home, &self.name, snapshot, &spec, deadline)
     }
 }
 

@@ -9,10 +9,12 @@ use crate::render::event;
 use crate::render::text::{clean, cut};
 use crate::report::{self, Failure, InData, Outcome};
 use crate::vm_name;
+use crate::vm_states::VmStates;
 use futures_util::future::join_all;
-use mvm_client::{Error, Session, Vm, Watcher};
+use mvm_client::{Error, Session, Watcher};
 use mvm_protocol::answer::{Change, Event};
 use mvm_protocol::status::Status;
+use mvm_registry::{Error as RegistryError, Vm};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -40,13 +42,8 @@ const MOST: usize = 500;
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let inventory = context.inventory()?;
-        let (scope, targets) = fleet::targets(context, &inventory, &self.vms.names)?;
-        if targets.is_empty() {
-            context.ui.note(&format!(
-                "no VMs in {}",
-                inventory.home().join("vms").display()
-            ));
-        }
+        let (scope, targets) = fleet::targets(context, &inventory, &self.vms)?;
+        let states = VmStates::new(inventory.home(), None)?;
         fleet::allow_descriptors();
         let dialling = Semaphore::new(context.parallel);
         let wanted = targets.into_iter().filter(|target| {
@@ -59,12 +56,14 @@ impl Args {
                 context,
                 scope,
                 dialling: &dialling,
+                states: &states,
                 name: target.name.clone(),
             };
             follower.follow(target).instrument(span)
         });
         let ends = tokio::select! {
             ends = join_all(watches) => ends,
+            failure = states.follow() => return Err(failure),
             () = context.ui.closed() => return Ok(Outcome::Done),
         };
         let failures = ends.into_iter().filter_map(Result::err);
@@ -82,6 +81,7 @@ struct Follower<'a> {
     scope: Scope,
     /// Bounds how many VMs are dialled at once, not how many are watched.
     dialling: &'a Semaphore,
+    states: &'a VmStates,
     name: String,
 }
 
@@ -95,12 +95,25 @@ enum Over {
 
 impl Follower<'_> {
     async fn follow(self, target: Target) -> Result<(), Failure> {
-        let mut vm = target.vm;
+        let mut vm = match target.vm {
+            Ok(vm) => Ok(self.asked(vm).await?),
+            Err(error) => Err(error),
+        };
         let mut was_up = false;
         let mut backoff = Backoff::new();
         loop {
             let mut is_up = false;
-            let error = match self.watch(vm, &mut is_up).await {
+            let watched = tokio::select! {
+                watched = self.watch(vm, &mut is_up) => watched,
+                failure = self.states.until_ended(&self.name) => {
+                    // The one VM's failure is told by the report of the command.
+                    if self.scope != Scope::One {
+                        self.tell(&failure)?;
+                    }
+                    return Err(failure);
+                }
+            };
+            let error = match watched {
                 Ok(Over::Unread) => return Ok(()),
                 Ok(Over::Asleep) => {
                     let name = &self.name;
@@ -128,11 +141,18 @@ impl Follower<'_> {
             }
             sleep(backoff.pause()).await;
             // Its state may have changed, and by that whether it may be dialled.
-            vm = self.context.inventory()?.find(&self.name);
+            let inventory = self.context.inventory()?;
+            let at_most = self.context.deadlines().connect;
+            vm = inventory.now(&self.name, at_most).await;
         }
     }
 
-    async fn watch(&self, vm: Result<Vm, Error>, is_up: &mut bool) -> Result<Over, Stop> {
+    async fn asked(&self, vm: Vm) -> Result<Vm, Failure> {
+        let inventory = self.context.inventory()?;
+        Ok(inventory.asked(vm, self.context.deadlines().connect).await)
+    }
+
+    async fn watch(&self, vm: Result<Vm, RegistryError>, is_up: &mut bool) -> Result<Over, Stop> {
         let vm = vm?;
         let permit = self.dialling.acquire().await;
         let session = Session::connect(vm.endpoint()?, &self.context.deadlines()).await?;
@@ -194,6 +214,12 @@ enum Stop {
     Watch(Error),
     /// The output cannot be written: no reason to try again.
     Output(Failure),
+}
+
+impl From<RegistryError> for Stop {
+    fn from(error: RegistryError) -> Self {
+        Self::Watch(error.into())
+    }
 }
 
 impl From<Error> for Stop {

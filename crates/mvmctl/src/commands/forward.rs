@@ -77,8 +77,9 @@ impl Args {
         let mut asked = AskedToEnd::new()?;
         let inventory = context.inventory()?;
         let about = |error: Error| failure(vm, &error);
-        let found = inventory.find(vm).map_err(about)?;
-        let endpoint = found.endpoint().map_err(about)?.clone();
+        let found = inventory.find(vm).map_err(|error| about(error.into()))?;
+        let endpoint = found.endpoint().map_err(|error| about(error.into()))?;
+        let endpoint = endpoint.clone();
         // Whether it can work at all is told before a port is taken.
         session(context, vm, &context.deadlines())
             .await?

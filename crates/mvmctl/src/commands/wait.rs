@@ -7,10 +7,12 @@ use crate::render::data::{self, Named};
 use crate::render::{event, text::clean};
 use crate::report::{Failure, Kind, Outcome};
 use crate::vm_name;
+use crate::vm_states::VmStates;
 use clap::ValueEnum;
 use mvm_client::watch::{Applied, apply};
-use mvm_client::{Deadlines, Error, Inventory, Session, Watcher};
+use mvm_client::{Deadlines, Error, Session, Watcher};
 use mvm_protocol::status::{Health, Lifecycle, Status, WorkerState};
+use mvm_registry::Inventory;
 use std::fmt;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -76,9 +78,15 @@ impl Args {
         let progress = context
             .ui
             .progress(&format!("waiting for {name} to be {}", self.state));
-        let waiting = self
-            .until_met(context, &mut seen)
-            .instrument(tracing::info_span!("vm", name));
+        let states = VmStates::new(context.inventory()?.home(), Some(name))?;
+        let waiting = async {
+            tokio::select! {
+                met = self.until_met(context, &mut seen) => met,
+                failure = states.until_ended(name) => Err(failure),
+                failure = states.follow() => Err(failure),
+            }
+        };
+        let waiting = waiting.instrument(tracing::info_span!("vm", name));
         let waited = match context.timeout {
             Some(limit) => timeout(limit, waiting).await.map_err(|_| limit),
             None => Ok(waiting.await),
@@ -139,9 +147,10 @@ impl Args {
         seen: &mut Option<Seen>,
         backoff: &mut Backoff,
     ) -> Result<Watched, Error> {
-        let vm = inventory.find(&self.vm.name)?;
+        let deadlines = Deadlines::default();
+        let vm = inventory.now(&self.vm.name, deadlines.connect).await?;
         // `--timeout` is for the whole wait; each try has the usual deadlines.
-        let session = Session::connect(vm.endpoint()?, &Deadlines::default()).await?;
+        let session = Session::connect(vm.endpoint()?, &deadlines).await?;
         let (mut status, mut watcher) = Watcher::start(session, HEARTBEAT).await?;
         *backoff = Backoff::new();
         loop {
