@@ -13,9 +13,15 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// This cannot be a VM's name.
+    #[error("this cannot be a VM's name: 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-' can")]
+    BadName {
+        /// What was given.
+        name: String,
+    },
     /// Neither a VM's name nor an address.
     #[error("neither a VM's name nor an address")]
-    BadName {
+    NeitherNameNorAddress {
         /// What was given.
         name: String,
     },
@@ -155,7 +161,7 @@ impl Error {
     /// What it is, for programs: kebab-case.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::BadName { .. } => "bad-name",
+            Self::BadName { .. } | Self::NeitherNameNorAddress { .. } => "bad-name",
             Self::NoSuchVm { .. } => "no-such-vm",
             Self::NotRunning { .. } => "not-running",
             Self::Ended(_) => "vm-ended",
@@ -177,6 +183,7 @@ impl Error {
         match self {
             Self::NotRunning { .. } | Self::SilentVmm { .. } | Self::Locked { .. } => true,
             Self::BadName { .. }
+            | Self::NeitherNameNorAddress { .. }
             | Self::NoSuchVm { .. }
             | Self::Ended(_)
             | Self::VsockEnded
@@ -193,10 +200,16 @@ impl Error {
     /// What to do next about the VM that goes by this name.
     pub fn hint(&self, vm: &str) -> String {
         match self {
-            Self::BadName { name } if name.contains('/') && !name.contains(':') => {
+            Self::BadName { name } if name.starts_with("unix:") || name.starts_with("vsock:") => {
+                "an address will not do here, since this is about the VM and not its agent: \
+                 `mvmctl vm ls` shows the names of those that mvmctl has started"
+                    .into()
+            }
+            Self::BadName { .. } => "`mvmctl vm ls` shows the names that there are".into(),
+            Self::NeitherNameNorAddress { name } if name.contains('/') => {
                 format!("a socket is written with its kind: unix:{name}")
             }
-            Self::BadName { .. } => {
+            Self::NeitherNameNorAddress { .. } => {
                 "a name has 1 to 64 letters, digits, `.`, `_` and `-`; an address is unix:PATH or \
                  vsock:CID, the CID 3 or more"
                     .into()
@@ -329,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_path_is_taken_for_a_forgotten_prefix() {
-        let error = Error::BadName {
+        let error = Error::NeitherNameNorAddress {
             name: "/run/v.sock".into(),
         };
         assert!(error.hint("x").contains("unix:/run/v.sock"));

@@ -409,7 +409,9 @@ impl Inventory {
         if let Some(endpoint) = Endpoint::parse(name) {
             return Ok(Vm::stranger(name, endpoint));
         }
-        let parsed = VmName::new(name)?;
+        let parsed = VmName::new(name).map_err(|_| Error::NeitherNameNorAddress {
+            name: name.to_owned(),
+        })?;
         let mut unseen = Vec::new();
         match self.own(&parsed) {
             Ok(Some(vm)) => return Ok(vm),

@@ -87,7 +87,7 @@ pub(crate) fn targets<'a>(
     let mut found = Vec::with_capacity(names.len());
     for name in names {
         let vm = inventory.find(&name);
-        if let Err(error @ RegistryError::BadName { .. }) = &vm {
+        if let Err(error @ RegistryError::NeitherNameNorAddress { .. }) = &vm {
             // A fault of the command line: nobody is asked anything.
             return Err(Failure::registry(&name, error));
         }

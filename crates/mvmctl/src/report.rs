@@ -169,7 +169,10 @@ fn kind_of(error: &mvm_client::Error) -> Kind {
 fn kind_of_registry(error: &mvm_registry::Error) -> Kind {
     use mvm_registry::Error;
     match error {
-        Error::BadName { .. } | Error::BadSettings { .. } | Error::BadLabel(_) => Kind::Usage,
+        Error::BadName { .. }
+        | Error::NeitherNameNorAddress { .. }
+        | Error::BadSettings { .. }
+        | Error::BadLabel(_) => Kind::Usage,
         Error::NotOurs { .. } | Error::Locked { .. } | Error::Io { .. } => Kind::Failed,
         _ => Kind::Unreachable,
     }

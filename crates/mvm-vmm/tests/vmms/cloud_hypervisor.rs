@@ -76,8 +76,9 @@ pub(crate) fn a_start_that_fails_leaves_no_process() {
 pub(crate) fn an_answer_with_more_in_it_is_not_taken() {
     let host = host();
     let vm = host.vm("web").started();
+    let (mut session, snapshot_dir) = vm.take(&host.path("s"));
     vm.inject("GET /api/v1/vm.info extra");
-    let (mut session, frozen) = vm.freeze(&host.path("s"), LONG);
+    let frozen = session.freeze(snapshot_dir, Deadline::new(LONG, None));
     told(
         &frozen.unwrap_err(),
         &["not what its API promises", "unheard_of"],
@@ -97,6 +98,7 @@ pub(crate) fn snapshots_and_runs_on() {
     assert_eq!(
         vm.calls(),
         api(&[
+            "GET vm.info 200",
             "GET vmm.ping 200",
             "GET vm.info 200",
             "PUT vm.pause 204",

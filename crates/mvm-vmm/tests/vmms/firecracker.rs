@@ -111,6 +111,7 @@ pub(crate) fn snapshots_and_runs_on() {
     assert_eq!(
         vm.calls(),
         [
+            "GET / 200",
             "GET /version 200",
             "GET /version 200",
             "PATCH /vm 204",
@@ -191,7 +192,8 @@ pub(crate) fn the_broken_version_is_refused() {
     let error = vm.try_take(&host.path("s")).unwrap_err();
     told(&error, &["1.16.0", "loses the guest's vsock"]);
     assert!(error.hint().contains("1.16.1"));
-    assert_eq!(vm.calls(), ["GET /version 200"], "it was not paused");
+    let asked = ["GET / 200", "GET /version 200"];
+    assert_eq!(vm.calls(), asked, "it was not paused");
     assert_eq!(names(&host.path("")), ["home", "image"]);
     // Nor is a sound snapshot restored with it.
     let other = host.vm("other").started();

@@ -3,6 +3,7 @@
 use mvm_protocol::lifecycle::Token;
 use mvm_vmm::error::Error;
 use mvm_vmm::machine::{self, Spec, Stop};
+use mvm_vmm::snapshot::SnapshotDir;
 use mvm_vmm::suspend::{self, RestoreSpec, Restored, SnapshotSession};
 use mvm_vmm::{Deadline, Home, Record, Recorded, Snapshot, VmFolder, VmName};
 use std::env;
@@ -150,14 +151,18 @@ impl Vm<'_> {
         suspend::take(&self.host.home, &self.name, Some(to)).map(drop)
     }
 
+    /// Up to the moment at which the guest would be told to sleep.
+    pub(crate) fn take(&self, to: &Path) -> (SnapshotSession, SnapshotDir) {
+        suspend::take(&self.host.home, &self.name, Some(to)).unwrap()
+    }
+
     /// Up to the frozen VM: what is to follow is the test's.
     pub(crate) fn freeze(
         &self,
         to: &Path,
         at_most: Duration,
     ) -> (SnapshotSession, Result<suspend::PendingSnapshot, Error>) {
-        let (mut session, snapshot_dir) =
-            suspend::take(&self.host.home, &self.name, Some(to)).unwrap();
+        let (mut session, snapshot_dir) = self.take(to);
         let frozen = session.freeze(snapshot_dir, Deadline::new(at_most, None));
         (session, frozen)
     }

@@ -9,17 +9,7 @@ use std::path::Path;
 
 /// Reads a VM's name. An address will not do: it is about the VM itself, not its agent.
 pub(crate) fn name(text: &str) -> Result<VmName, Failure> {
-    VmName::new(text).map_err(|error| {
-        let failure = Failure::registry(text, &error);
-        if text.starts_with("unix:") || text.starts_with("vsock:") {
-            failure.hint(
-                "an address will not do here, since this is about the VM and not its agent: `mvmctl \
-                 vm ls` shows the names of those that mvmctl has started",
-            )
-        } else {
-            failure
-        }
-    })
+    VmName::new(text).map_err(|error| Failure::registry(text, &error))
 }
 
 /// `$MVM_HOME`

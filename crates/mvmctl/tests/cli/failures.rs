@@ -90,11 +90,17 @@ fn a_failure_of_the_one_vm_is_data_too() {
 
 #[test]
 fn what_does_not_run_is_never_dialled() {
-    let host = Host::with("web", well).record("web", r#"{"state":"stopped"}"#);
+    let host = Host::with("web", well).own("web", "qemu", "stopped");
     host.mvmctl("vm ping web")
         .exits(3)
         .says("web: the VM is stopped")
         .says("mvmctl vm start web");
+    // Nor is one of which another says so.
+    let host = host.record("web", r#"{"state":"stopped"}"#);
+    host.mvmctl("vm ping web")
+        .exits(3)
+        .says("web: the VM is stopped")
+        .says("something else runs it");
     host.mvmctl("vm ls").exits(0);
     host.mvmctl("vm status").exits(0);
     host.mvmctl("vm events").exits(0);
