@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     Usage,
     /// There is no such VM, or its agent cannot be reached.
     Unreachable,
+    /// The VM has ended by itself: no command in it can be run.
+    VmEnded,
     /// Whatever kept a command in a guest from being run to its end, on our side or the agent's.
     NotRun,
     /// The guest has such a program, and it cannot be run.
@@ -169,6 +171,7 @@ fn kind_of(error: &mvm_client::Error) -> Kind {
 fn kind_of_registry(error: &mvm_registry::Error) -> Kind {
     use mvm_registry::Error;
     match error {
+        Error::Ended(_) => Kind::VmEnded,
         Error::BadName { .. }
         | Error::NeitherNameNorAddress { .. }
         | Error::BadSettings { .. }
@@ -269,7 +272,7 @@ pub(crate) fn finish(context: &Context, result: Result<Outcome, Failure>) -> Exi
             ExitCode::from(match failure.kind {
                 Kind::Failed => 1,
                 Kind::Usage => 2,
-                Kind::Unreachable => 3,
+                Kind::Unreachable | Kind::VmEnded => 3,
                 Kind::NotRun => 125,
                 Kind::CannotRun => 126,
                 Kind::NoProgram => 127,

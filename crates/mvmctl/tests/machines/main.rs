@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod states;
 mod told;
 
 use serde_json::Value;
