@@ -112,10 +112,20 @@ impl Lock {
     }
 }
 
+/// The system's numbers as its structure has them.
+#[expect(clippy::cast_possible_truncation, reason = "they are 0 to 2")]
+mod flag {
+    use nix::libc::{self, c_short};
+
+    pub(super) const WRITE: c_short = libc::F_WRLCK as c_short;
+    pub(super) const NOT_LOCKED: c_short = libc::F_UNLCK as c_short;
+    pub(super) const FROM_START: c_short = libc::SEEK_SET as c_short;
+}
+
 fn whole_file() -> libc::flock {
     libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
+        l_type: flag::WRITE,
+        l_whence: flag::FROM_START,
         l_start: 0,
         l_len: 0,
         l_pid: 0,
@@ -130,7 +140,7 @@ fn is_held(path: &Path) -> io::Result<bool> {
     };
     let mut lock = whole_file();
     fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
-    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+    Ok(lock.l_type != flag::NOT_LOCKED)
 }
 
 /// Who signed the lock's file last.

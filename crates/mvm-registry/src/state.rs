@@ -187,17 +187,15 @@ pub(crate) fn now<E>(
         Recorded::Starting => VmState::StartBrokenOff,
         Recorded::Running | Recorded::Stopping if main == Main::Runs => VmState::Running,
         Recorded::Running | Recorded::Stopping if runs => VmState::Paused(Pause::Other),
-        Recorded::Running => VmState::Ended(ending()?),
-        Recorded::Stopping => VmState::Stopped,
         Recorded::Asleep if runs && is_locked()? => VmState::Paused(Pause::Snapshot),
         Recorded::Asleep if runs => VmState::Paused(Pause::BrokenSnapshot),
         Recorded::Asleep if record.processes.is_empty() => VmState::Asleep {
             snapshot: record.suspended_in.clone(),
         },
         Recorded::Asleep if is_locked()? => VmState::Paused(Pause::Snapshot),
-        Recorded::Asleep => VmState::Ended(ending()?),
         Recorded::Stopped if runs => VmState::StartBrokenOff,
-        Recorded::Stopped => VmState::Stopped,
+        Recorded::Running | Recorded::Asleep => VmState::Ended(ending()?),
+        Recorded::Stopping | Recorded::Stopped => VmState::Stopped,
     })
 }
 

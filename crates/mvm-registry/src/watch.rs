@@ -19,6 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -259,7 +260,7 @@ impl Vms {
             } else if flags.contains(ReadFlags::IGNORED) {
                 self.folders.remove(&event.wd());
             } else if let Some(name) = self.folders.get(&event.wd()) {
-                let file = event.file_name().map(|file| file.to_bytes());
+                let file = event.file_name().map(CStr::to_bytes);
                 if matches!(file, Some(b"vm.json" | b"v.sock")) {
                     touched.insert(name.clone());
                 }
@@ -271,7 +272,7 @@ impl Vms {
         self.watch_root()?;
         let mut names: BTreeSet<_> = self.watched.keys().cloned().collect();
         match &self.names {
-            Some(named) => names.extend(named.iter().cloned()),
+            Some(wanted) => names.extend(wanted.iter().cloned()),
             None => match std::fs::read_dir(self.home.vms()) {
                 Ok(entries) => names.extend(entries.filter_map(|entry| {
                     let name = entry.ok()?.file_name();

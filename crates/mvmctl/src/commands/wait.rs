@@ -78,12 +78,12 @@ impl Args {
         let progress = context
             .ui
             .progress(&format!("waiting for {name} to be {}", self.state));
-        let states = VmStates::new(context.inventory()?.home(), Some(name))?;
+        let vm = VmStates::new(context.inventory()?.home(), Some(name))?;
         let waiting = async {
             tokio::select! {
                 met = self.until_met(context, &mut seen) => met,
-                failure = states.until_ended(name) => Err(failure),
-                failure = states.follow() => Err(failure),
+                failure = vm.until_ended(name) => Err(failure),
+                failure = vm.follow() => Err(failure),
             }
         };
         let waiting = waiting.instrument(tracing::info_span!("vm", name));

@@ -318,7 +318,7 @@ fn a_vm_that_something_else_runs_is_told_as_such_by_every_command() {
         .record("foreign", r#"{"state":"running","backend":"nomad"}"#);
     let jailed = host.path().join("jailer/web");
     std::fs::create_dir_all(&jailed).unwrap();
-    let agent = mvm_fake_agent::FakeAgent::at(&jailed.join("v.sock"), well);
+    let agent = FakeAgent::at(&jailed.join("v.sock"), well);
     let pattern = host.path().join("jailer/*/v.sock");
     let settings = format!("discover = [{pattern:?}]");
     std::fs::write(host.path().join("mvmctl.toml"), settings).unwrap();
