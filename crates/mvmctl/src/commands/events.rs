@@ -94,7 +94,20 @@ enum Over {
 }
 
 impl Follower<'_> {
+    /// Until the VM has ended, whatever is being waited for just then.
     async fn follow(self, target: Target) -> Result<(), Failure> {
+        let ended = tokio::select! {
+            followed = self.follow_on(target) => return followed,
+            ended = self.states.until_ended(&self.name) => ended,
+        };
+        // The one VM's failure is told by the report of the command.
+        if self.scope != Scope::One {
+            self.tell(&ended)?;
+        }
+        Err(ended)
+    }
+
+    async fn follow_on(&self, target: Target) -> Result<(), Failure> {
         let mut vm = match target.vm {
             Ok(vm) => Ok(self.asked(vm).await?),
             Err(error) => Err(error),
@@ -103,17 +116,7 @@ impl Follower<'_> {
         let mut backoff = Backoff::new();
         loop {
             let mut is_up = false;
-            let watched = tokio::select! {
-                watched = self.watch(vm, &mut is_up) => watched,
-                failure = self.states.until_ended(&self.name) => {
-                    // The one VM's failure is told by the report of the command.
-                    if self.scope != Scope::One {
-                        self.tell(&failure)?;
-                    }
-                    return Err(failure);
-                }
-            };
-            let error = match watched {
+            let error = match self.watch(vm, &mut is_up).await {
                 Ok(Over::Unread) => return Ok(()),
                 Ok(Over::Asleep) => {
                     let name = &self.name;
