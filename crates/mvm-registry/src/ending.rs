@@ -4,8 +4,8 @@
 //! written: the guest's kernel says on the console that it powers off or panics, and the VMM says in
 //! its log that a signal came, that it cannot go on, or which request of the guest's ended it. A
 //! program that is killed with SIGKILL writes nothing; neither does one that the kernel ends for want
-//! of memory. Nothing is claimed beyond that, and a guest can write what it likes to its console: it
-//! is told as what the guest said, and decides nothing.
+//! of memory. Nothing is claimed beyond that. A guest can write what it likes to its console: where the
+//! VMM says something itself (QEMU traces why it shuts down), that counts for more.
 
 use crate::files::read_tail;
 use crate::record::Record;
@@ -98,8 +98,21 @@ pub(crate) fn judge(record: &Record, folder: &VmFolder) -> Result<Ending, Error>
 /// The same of the ends of the guest's console and of the VMM's log. Where both are one (Firecracker,
 /// `local`), the second is empty.
 fn of_logs(console: &str, log: &str) -> Ending {
-    if let Some(said) = last(console, &["Kernel panic - not syncing: "]) {
-        return Ending::Panicked(said);
+    let panicked = || last(console, &["Kernel panic - not syncing: "]).map(Ending::Panicked);
+    let shutdown = log
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix(QEMU_SHUTDOWN));
+    match shutdown.map(str::trim) {
+        Some(QEMU_GUEST_SHUTDOWN) => return Ending::PoweredOff,
+        Some(QEMU_GUEST_RESET) => return panicked().unwrap_or(Ending::Restarted),
+        Some(QEMU_QUIT) => {
+            return Ending::Killed("something told QEMU to quit, at its control socket".into());
+        }
+        _ => {}
+    }
+    if let Some(ending) = panicked() {
+        return ending;
     }
     for (says, ending) in [
         (KILLED, Ending::Killed as fn(String) -> Ending),
@@ -109,7 +122,7 @@ fn of_logs(console: &str, log: &str) -> Ending {
             return ending(said);
         }
     }
-    if last(console, POWERED_OFF).is_some() || last(log, &[QEMU_POWERED_OFF]).is_some() {
+    if last(console, POWERED_OFF).is_some() {
         Ending::PoweredOff
     } else if last(console, RESTARTED).is_some() {
         Ending::Restarted
@@ -124,8 +137,17 @@ const POWERED_OFF: &[&str] = &["reboot: Power down", "reboot: System halted"];
 /// The kernel's words when it restarts.
 const RESTARTED: &[&str] = &["reboot: Restarting system", "reboot: machine restart"];
 
-/// What QEMU traces when its guest powers off (`SHUTDOWN_CAUSE_GUEST_SHUTDOWN`).
-const QEMU_POWERED_OFF: &str = "qemu_system_shutdown_request reason=6";
+/// What QEMU traces when something has it end: a number of its `ShutdownCause` (qapi/run-state.json).
+const QEMU_SHUTDOWN: &str = "qemu_system_shutdown_request reason=";
+
+/// It was told to quit.
+const QEMU_QUIT: &str = "2";
+
+/// The guest powered off.
+const QEMU_GUEST_SHUTDOWN: &str = "6";
+
+/// The guest restarted; a kernel that panics does too.
+const QEMU_GUEST_RESET: &str = "7";
 
 /// QEMU's words when a signal ends it.
 const KILLED: &[&str] = &["terminating on signal "];
@@ -175,6 +197,27 @@ mod tests {
                 "",
                 "qemu_system_shutdown_request reason=6\n",
                 Ending::PoweredOff,
+            ),
+            (
+                "reboot: Restarting system",
+                "qemu_system_shutdown_request reason=7\n",
+                Ending::Restarted,
+            ),
+            (
+                "Kernel panic - not syncing: Attempted to kill init!",
+                "qemu_system_shutdown_request reason=7\n",
+                Ending::Panicked("Kernel panic - not syncing: Attempted to kill init!".into()),
+            ),
+            // The VMM is believed before its guest.
+            (
+                "Kernel panic - not syncing: said a joker\n",
+                "qemu_system_shutdown_request reason=6\n",
+                Ending::PoweredOff,
+            ),
+            (
+                "",
+                "qemu_system_shutdown_request reason=2\n",
+                Ending::Killed("something told QEMU to quit, at its control socket".into()),
             ),
             (
                 "[    1.2] Kernel panic - not syncing: sysrq triggered crash\r\n[    1.2] CPU: 0\r\n\

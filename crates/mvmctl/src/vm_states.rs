@@ -1,5 +1,6 @@
 //! What VMs are, as it changes: for commands that follow VMs and have to let go of one that has ended.
 
+use crate::commands::Context;
 use crate::report::Failure;
 use mvm_registry::{Error, Home, VmName, VmState, Watch};
 use std::cell::RefCell;
@@ -19,18 +20,26 @@ pub(crate) struct VmStates {
 
 impl VmStates {
     /// Of one VM if a name is given, else of all. An address is a VM of which nothing is known here.
-    pub(crate) fn new(home: &Home, only: Option<&str>) -> Result<Self, Failure> {
+    ///
+    /// A user has few inotify instances (128 by default). Where none is left, that is told, and those
+    /// who wait learn of the end of a VM by what its connection does.
+    pub(crate) fn new(context: &Context, home: &Home, only: Option<&str>) -> Self {
         let watch = match only {
-            None => Watch::all(home)?,
-            Some(name) => Watch::of(home, VmName::new(name))?,
+            None => Watch::all(home),
+            Some(name) => Watch::of(home, VmName::new(name)),
         };
-        let states = watch.states();
+        let watch = watch.inspect_err(|error| {
+            let what = "the end of a VM may be seen late";
+            context.ui.warning(&format!("{what}: {error}"));
+        });
+        let watch = watch.ok();
+        let states = watch.iter().flat_map(Watch::states);
         let states = states.map(|(name, state)| (name.clone(), state.clone()));
-        Ok(Self {
+        Self {
             home: home.clone(),
             states: watch::Sender::new(states.collect()),
-            watch: RefCell::new(Some(watch)),
-        })
+            watch: RefCell::new(watch),
+        }
     }
 
     /// Waits for changes for as long as nothing fails, and tells those who wait. Once.

@@ -43,7 +43,7 @@ impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let inventory = context.inventory()?;
         let (scope, targets) = fleet::targets(context, &inventory, &self.vms)?;
-        let states = VmStates::new(inventory.home(), None)?;
+        let states = VmStates::new(context, inventory.home(), None);
         fleet::allow_descriptors();
         let dialling = Semaphore::new(context.parallel);
         let wanted = targets.into_iter().filter(|target| {

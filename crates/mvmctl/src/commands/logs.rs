@@ -39,26 +39,28 @@ impl Args {
         let file = mvm_vmm::machine::console(&home, &vm)
             .map_err(|error| failure(context, &self.name, Wanted::Logs, &error))?;
         let mut log = Log::new(file);
-        let mut watch = if self.follow {
-            Some(Watch::of(&home, [vm.clone()])?)
-        } else {
-            None
-        };
+        let folder = home.vm(&vm);
+        // Where it cannot be had, each look is one at the VM too.
+        let mut watch = self.follow.then(|| Watch::of(&home, [vm.clone()]).ok());
         loop {
             // Seen before the log is read: what is written before the end is not missed.
-            let state = watch.as_ref().and_then(|watch| watch.state(&vm));
-            let goes_on = state.is_some_and(may_write);
+            let goes_on = match &watch {
+                None => false,
+                Some(Some(watch)) => watch.state(&vm).is_some_and(may_write),
+                Some(None) => folder.vm().is_some_and(|vm| may_write(&vm.state)),
+            };
             log.print_new(context)?;
-            let Some(watch) = watch
-                .as_mut()
-                .filter(|_| goes_on && !context.ui.is_closed())
-            else {
+            if !goes_on || context.ui.is_closed() {
                 log.print_rest(context)?;
                 return Ok(Outcome::Done);
-            };
-            tokio::select! {
-                () = tokio::time::sleep(TICK) => {}
-                change = watch.next() => drop(change?),
+            }
+            let tick = tokio::time::sleep(TICK);
+            match watch.as_mut().and_then(Option::as_mut) {
+                None => tick.await,
+                Some(watch) => tokio::select! {
+                    () = tick => {}
+                    change = watch.next() => drop(change?),
+                },
             }
         }
     }

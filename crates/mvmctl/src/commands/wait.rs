@@ -78,7 +78,7 @@ impl Args {
         let progress = context
             .ui
             .progress(&format!("waiting for {name} to be {}", self.state));
-        let vm = VmStates::new(context.inventory()?.home(), Some(name))?;
+        let vm = VmStates::new(context, context.inventory()?.home(), Some(name));
         let waiting = async {
             tokio::select! {
                 met = self.until_met(context, &mut seen) => met,

@@ -61,3 +61,17 @@ fn a_vm_that_others_started_is_theirs_to_snapshot() {
         .says("between `mvmctl vm sleep web` and `mvmctl vm wake web`");
     assert_eq!(host.accepted("web"), 0);
 }
+
+/// Its `mvmctl` was killed before the VM ran: the snapshot has what it was doing still.
+#[test]
+fn a_restore_that_was_broken_off_does_not_make_a_cold_boot_of_it() {
+    let host = Host::new().own("web", "qemu", "starting");
+    let record = host.path().join("vms/web/vm.json");
+    let text = fs::read_to_string(&record).unwrap();
+    let text = text.replace("\"processes\"", "\"suspended_in\":\"/kept\",\"processes\"");
+    fs::write(&record, text).unwrap();
+    host.mvmctl("vm start web")
+        .exits(1)
+        .says("it is asleep in /kept")
+        .says("mvmctl vm restore /kept --name web");
+}

@@ -366,8 +366,13 @@ pub(crate) fn a_suspended_vm_is_not_booted_for_nothing(backend: &Backend) {
     fs::rename(&folder, host.path("t")).unwrap();
     host.fails("vm start web", &["which is not there any more"]);
     fs::rename(host.path("t"), &folder).unwrap();
-    host.ok("vm restore s --name web");
+    host.ok("vm restore s --name web --label tier=front --pin");
     assert_eq!(host.lifecycle("web"), "running");
+    let listed = host.json("vm ls -l tier=front");
+    assert_eq!(
+        (&listed[0]["vm"], &listed[0]["pinned"]),
+        (&"web".into(), &true.into())
+    );
     host.ok("vm snapshot web --to u --stop");
     host.ok("vm start web --discard-state");
     assert_eq!(host.lifecycle("web"), "running");
