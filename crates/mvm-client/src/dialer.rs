@@ -5,9 +5,9 @@
 //! one. So none is: a handshake belongs to the [`Dialer`] and not to who waits for it. If nobody waits
 //! any more, it is read to its end all the same, and the connection closed then.
 
-use crate::endpoint::Endpoint;
-use crate::transport::{Fault, Opened, read_ok};
+use crate::handshake::{Fault, Opened, read_ok};
 use mvm_protocol::handshake::connect_line;
+use mvm_registry::Endpoint;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};

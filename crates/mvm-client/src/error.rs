@@ -3,10 +3,9 @@
 //! What to do about an error depends on its variant alone, never on its words.
 
 use crate::Endpoint;
-use crate::endpoint::Address;
-use crate::inventory::Unseen;
 use mvm_protocol::answer::Profile;
 use mvm_protocol::{ErrorAnswer, Lenient, PORT};
+use mvm_registry::Address;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -18,55 +17,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Neither a VM's name nor an address.
-    #[error("neither a VM's name nor an address")]
-    BadName {
-        /// What was given.
-        name: String,
-    },
-    /// No VM has that name.
-    #[error("no VM has that name in {}{}", .home.join("vms").display(), besides(.unseen))]
-    NoSuchVm {
-        /// What was asked for.
-        name: String,
-        /// `$MVM_HOME`.
-        home: PathBuf,
-        /// The name of a VM that it may have been meant for.
-        nearest: Option<String>,
-        /// Where it may be after all.
-        unseen: Vec<Unseen>,
-    },
-    /// The VM's record says that it is not running. Such a VM is never dialled: a CONNECT to a
-    /// paused VM can wedge its vsock backend for good.
-    #[error("the VM is {state}")]
-    NotRunning {
-        /// `stopped`, `asleep`, or what else the record says.
-        state: String,
-    },
-    /// A VM's `vm.json` is there and cannot be read: whether the VM may be dialled is not known.
-    #[error("cannot read {}: {problem}", .path.display())]
-    BadRecord {
-        /// The record.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-    /// `mvmctl.toml` is there, or was named, and cannot be read.
-    #[error("cannot read {}: {problem}", .path.display())]
-    BadSettings {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-    /// The folder of VMs cannot be found or read.
-    #[error("cannot list the VMs in {}: {source}", .path.display())]
-    NoInventory {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// There is no such VM, or it does not run.
+    #[error(transparent)]
+    Registry(#[from] mvm_registry::Error),
     /// There is no file at the socket's path.
     #[error("no socket at {}", .path.display())]
     NoSocket {
@@ -163,12 +116,6 @@ pub enum Error {
     },
 }
 
-/// What is to be known about a name that was not found.
-fn besides(unseen: &[Unseen]) -> String {
-    let told = unseen.iter().map(|one| format!("; {one}"));
-    told.collect()
-}
-
 fn not_served(request: &str, profile: Lenient<Profile>) -> String {
     match profile {
         Lenient::Known(Profile::Prod) => format!(
@@ -222,12 +169,7 @@ impl Error {
     /// the protocol.
     pub fn code(&self) -> &str {
         match self {
-            Self::BadName { .. } => "bad-name",
-            Self::NoSuchVm { .. } => "no-such-vm",
-            Self::NotRunning { .. } => "not-running",
-            Self::BadRecord { .. } => "bad-record",
-            Self::BadSettings { .. } => "bad-settings",
-            Self::NoInventory { .. } => "no-inventory",
+            Self::Registry(error) => error.code(),
             Self::NoSocket { .. } => "no-socket",
             Self::NotASocket { .. } => "not-a-socket",
             Self::StaleSocket { .. } => "stale-socket",
@@ -247,20 +189,15 @@ impl Error {
     /// Whether the same request may succeed later, unchanged: the VM may still be starting.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::NotRunning { .. }
-            | Self::NoSocket { .. }
+            Self::Registry(error) => error.is_retryable(),
+            Self::NoSocket { .. }
             | Self::StaleSocket { .. }
             | Self::NobodyListening { .. }
             | Self::TimedOut { .. }
             | Self::Closed { .. }
             | Self::Io { .. } => true,
             Self::Refused(answer) => answer.retryable,
-            Self::BadName { .. }
-            | Self::NoSuchVm { .. }
-            | Self::BadRecord { .. }
-            | Self::BadSettings { .. }
-            | Self::NoInventory { .. }
-            | Self::NotASocket { .. }
+            Self::NotASocket { .. }
             | Self::PermissionDenied { .. }
             | Self::NotAnAgent { .. }
             | Self::RequestTooLarge { .. }
@@ -272,49 +209,7 @@ impl Error {
     /// What to do next about the VM that goes by this name.
     pub fn hint(&self, vm: &str) -> String {
         match self {
-            Self::BadName { name } if name.contains('/') => {
-                format!("a socket is written with its kind: unix:{name}")
-            }
-            Self::BadName { .. } => {
-                "a name has 1 to 64 letters, digits, `.`, `_` and `-`; an address is unix:PATH or \
-                 vsock:CID, the CID 3 or more"
-                    .into()
-            }
-            Self::NoSuchVm {
-                nearest, unseen, ..
-            } => {
-                let meant = nearest
-                    .as_ref()
-                    .map(|nearest| format!("did you mean `{nearest}`?"));
-                let there = unseen.first().map(|one| one.hint().to_owned());
-                match (meant, there) {
-                    (Some(meant), Some(there)) => format!("{meant} Otherwise {there}"),
-                    (Some(hint), None) | (None, Some(hint)) => hint,
-                    (None, None) => "`mvmctl vm ls` shows those that there are; $MVM_HOME says where \
-                         they are looked for"
-                        .into(),
-                }
-            }
-            Self::NotRunning { state } if state == "stopped" => {
-                format!("start it: mvmctl vm start {vm}")
-            }
-            Self::NotRunning { state } if state == "asleep" => format!(
-                "it is frozen, or suspended in a snapshot: `mvmctl vm restore DIR --name {vm}` lets it \
-                 run on, `mvmctl vm wake {vm}` if its snapshot was broken off, `mvmctl vm stop {vm}` \
-                 gives it up"
-            ),
-            Self::NotRunning { .. } => "a VM that is not running is never dialled; run it first".into(),
-            Self::BadRecord { path, .. } => format!(
-                "mend or remove the file; if the VM is surely running, it can be reached by its \
-                 address, unix:{}",
-                path.with_file_name("v.sock").display()
-            ),
-            Self::BadSettings { .. } => "mend the file, or name another with --config".into(),
-            Self::NoInventory { .. } => {
-                "set MVM_HOME to the folder in which the VMs are kept, or become a user who may \
-                 read it"
-                    .into()
-            }
+            Self::Registry(error) => error.hint(vm),
             Self::NoSocket { .. } => {
                 "the VM is not running, or its VMM has no vsock socket there; look at the VMM's own \
                  arguments and log"
@@ -432,13 +327,5 @@ mod tests {
         assert!(error.to_string().len() < MAX_QUOTED + 40);
         assert_eq!(quoted(b"\x1b[2J\xff"), "\"\\u{1b}[2J\u{fffd}\"");
         assert!(quoted(&[b'x'; 1000]).len() < 80);
-    }
-
-    #[test]
-    fn a_path_is_taken_for_a_forgotten_prefix() {
-        let error = Error::BadName {
-            name: "/run/v.sock".into(),
-        };
-        assert!(error.hint("x").contains("unix:/run/v.sock"));
     }
 }

@@ -1,6 +1,7 @@
 //! A connection to any port of the guest's, without the agent's protocol.
 
-use crate::transport::{self, Opened, Stream};
+use crate::handshake::{Opened, Stream};
+use crate::transport;
 use crate::{Deadlines, Dialer, Endpoint, Error};
 use std::fmt;
 use std::io;

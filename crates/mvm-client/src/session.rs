@@ -1,7 +1,8 @@
 //! Requests and their answers on one connection.
 
 use crate::error::quoted;
-use crate::transport::{self, Opened, Stream};
+use crate::handshake::{Opened, Stream};
+use crate::transport;
 use crate::{Awaited, Deadlines, Dialer, Endpoint, Error, WIRE};
 use mvm_protocol::answer::AnswerOf;
 use mvm_protocol::answer::{Checked, Hello, Reloaded};
@@ -187,7 +188,7 @@ impl Session {
                     .map_err(|_| incoming.timed_out(Awaited::Answer, after))??;
                 answers.push(answer);
             }
-            Ok(answers)
+            Ok::<_, Error>(answers)
         };
         tokio::pin!(reading);
         let answers = tokio::select! {

@@ -9,19 +9,21 @@
 //! driver's `launch`.
 
 use crate::cloud_hypervisor::CloudHypervisor;
+use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::firecracker::Firecracker;
 use crate::image::Image;
-use crate::launch::{Deadline, VmProcesses};
+use crate::launch::VmProcesses;
 use crate::local::Local;
 use crate::locate::{Program, QEMU};
-use crate::process::Alive;
 use crate::qemu::Qemu;
 use crate::qemu::kvm::{self, Verdict};
-use crate::record::{Home, VmFolder};
 use crate::snapshot::{Snapshot, SnapshotError, Vmm};
+use mvm_registry::Alive;
+use mvm_registry::{AskVmm, Home, Record, VmFolder};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// All backends, in the order in which `auto` tries them.
 pub const DRIVERS: &[&dyn Driver] = &[&Firecracker, &CloudHypervisor, &Qemu, &Local];
@@ -94,8 +96,10 @@ pub trait Driver: Sync + fmt::Debug {
     /// Asks the VM to stop of its own accord and does not wait for it.
     fn request_stop(&self, folder: &VmFolder, processes: &[Alive]) -> Result<(), Error>;
 
-    /// Which of the processes is the VM itself; when it ends, the VM is off.
-    fn main_role(&self) -> &'static str;
+    /// Whether the CPUs of a VM stand still that has been started. Its VMM is asked, by the deadline.
+    fn is_paused(&self, _: &VmFolder, _: Deadline<'_>) -> Result<bool, Error> {
+        Ok(false)
+    }
 
     /// Whether it can keep VMs as snapshots. Asked before the guest is told to sleep; where the
     /// answer is no, none of the following is called.
@@ -132,6 +136,23 @@ pub trait Driver: Sync + fmt::Debug {
     /// asleep, may be dialled. What was started is ended by the caller if this fails.
     fn restore(&self, _: &Restore<'_>, _: &mut VmProcesses) -> Result<(), Error> {
         Err(no_snapshots(self.name()))
+    }
+}
+
+/// All VMMs, for the registry to ask.
+#[derive(Debug)]
+pub struct Vmms;
+
+impl AskVmm for Vmms {
+    fn is_paused(
+        &self,
+        record: &Record,
+        folder: &VmFolder,
+        at_most: Duration,
+    ) -> Result<bool, String> {
+        by_name(&record.backend)
+            .and_then(|driver| driver.is_paused(folder, Deadline::new(at_most, None)))
+            .map_err(|error| error.to_string())
     }
 }
 

@@ -2,11 +2,12 @@
 //! [`Error::hint`] what to do next. Decisions look at the variant, never at its text. The texts leave
 //! the VM's name to whoever shows them, who knows it.
 
-pub use crate::hint::Standing;
-use crate::hint::{DOCTOR, MORE_TIME, of_api, of_qmp, of_system};
+use crate::hint::{DOCTOR, MORE_TIME, of_api, of_qmp};
+pub use crate::hint::{QmpFault, Standing};
 use crate::http::HttpError;
 use crate::image::ImageError;
 use crate::snapshot::SnapshotError;
+use mvm_registry::of_system;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,25 +17,9 @@ use thiserror::Error;
 /// Why something could not be done to a VM.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The name is not of the allowed form.
-    #[error("this cannot be a VM's name: 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-' can")]
-    BadName(String),
-    /// There is no folder of that name.
-    #[error("no VM has that name in {}", vms.display())]
-    NoSuchVm {
-        /// The name that was looked for.
-        name: String,
-        /// The folder that was looked in.
-        vms: PathBuf,
-    },
-    /// It is there and was not started here, so it cannot be stopped here either.
-    #[error("mvmctl did not start it: it has a socket or a vm.json of another's making")]
-    NotOurs {
-        /// The VM.
-        name: String,
-        /// Whether it may run, and so be dialled: it does unless its vm.json says otherwise.
-        may_run: bool,
-    },
+    /// There is no such VM, it is another's, or it is not as it was wanted.
+    #[error(transparent)]
+    Registry(#[from] mvm_registry::Error),
     /// It runs already.
     #[error("it is running already (process {pid})")]
     Running {
@@ -43,19 +28,13 @@ pub enum Error {
         /// Its main process.
         pid: i32,
     },
-    /// Another process holds the VM's lock.
-    #[error("another mvmctl is starting, stopping, snapshotting or removing it right now")]
-    Locked {
+    /// It is asleep, and is not to be booted anew for nothing.
+    #[error("it is asleep{}, and booting it anew would lose what it was doing", suspended(snapshot.as_deref()))]
+    Suspended {
         /// The VM.
         name: String,
-    },
-    /// `vm.json` cannot be trusted.
-    #[error("cannot use {}: {reason}", path.display())]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
+        /// The snapshot in which it is, as far as its record says.
+        snapshot: Option<PathBuf>,
     },
     /// The image folder cannot be used.
     #[error(transparent)]
@@ -172,7 +151,7 @@ pub enum Error {
         /// The VM.
         name: String,
         /// What the process is to it.
-        role: String,
+        role: mvm_registry::Role,
         /// Its number.
         pid: i32,
     },
@@ -188,17 +167,12 @@ pub enum Error {
     },
 }
 
-/// Why a conversation with QEMU failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QmpFault {
-    /// Nobody listens, or the connection ended.
-    Gone,
-    /// No answer came in time.
-    Silent,
-    /// QEMU said no.
-    Refused,
-    /// What came is not QEMU's.
-    NotQmp,
+fn suspended(snapshot: Option<&Path>) -> String {
+    match snapshot {
+        None => String::new(),
+        Some(folder) if folder.is_dir() => format!(" in {}", folder.display()),
+        Some(folder) => format!(" in {}, which is not there any more", folder.display()),
+    }
 }
 
 /// The ends of the logs that belong to a failure, oldest line first.
@@ -227,24 +201,17 @@ impl Error {
     /// What to do next.
     pub fn hint(&self) -> String {
         match self {
-            Self::BadName(name) if name.starts_with("unix:") || name.starts_with("vsock:") => {
-                "an address will not do here, since this is about the VM and not its agent: \
-                 `mvmctl vm ls` shows the names of those that mvmctl has started"
-                    .into()
-            }
-            Self::BadName(_) => "`mvmctl vm ls` shows the names that there are".into(),
-            Self::NoSuchVm { .. } => "`mvmctl vm ls` shows those that there are".into(),
-            Self::NotOurs { .. } => {
-                "whatever started it has its console, and has to stop it".into()
-            }
+            Self::Registry(error) => error.hint("NAME"),
             Self::Running { name, .. } => {
                 format!("`mvmctl vm stop {name}` first, or choose another name")
             }
-            Self::Locked { .. } => "try again when that one is done".into(),
-            Self::Record { path, .. } => format!(
-                "if the VM is not running, remove {}",
-                path.parent().unwrap_or(path).display()
-            ),
+            Self::Suspended { name, snapshot } => {
+                let folder = snapshot.as_deref().unwrap_or(Path::new("DIR")).display();
+                format!(
+                    "`mvmctl vm restore {folder} --name {name}` lets it run on; `mvmctl vm start \
+                     --discard-state {name}` boots it anew"
+                )
+            }
             Self::Image(error) => error.hint(),
             Self::Snapshot(error) => error.hint(),
             Self::NotRunning { name } => format!("`mvmctl vm start {name}` first"),

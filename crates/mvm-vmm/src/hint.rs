@@ -1,9 +1,9 @@
 //! What to do about a failure, where that depends on more than its variant.
 
-use crate::error::QmpFault;
 use crate::http::HttpError;
+use mvm_registry::of_system;
 use rustix::io::Errno;
-use std::io::{self, ErrorKind};
+use std::io;
 
 /// What helps where a deadline has passed.
 pub(crate) const MORE_TIME: &str = "a longer --timeout helps if the guest, or this machine, is merely \
@@ -29,6 +29,19 @@ pub enum Standing {
     EndedAtStart,
     /// It was started before, and it is as it was, or as its VMM has left it.
     Started,
+}
+
+/// Why a conversation with QEMU failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QmpFault {
+    /// Nobody listens, or the connection ended.
+    Gone,
+    /// No answer came in time.
+    Silent,
+    /// QEMU said no.
+    Refused,
+    /// What came is not QEMU's.
+    NotQmp,
 }
 
 /// What to do about an answer of a VMM. `hangs` if it had all the time that any such answer takes.
@@ -105,36 +118,6 @@ fn of_words(words: &str) -> Option<&'static str> {
         let (text, _) = text.split_once(" (")?;
         words.contains(text).then(|| of_system(&error))
     })
-}
-
-/// What to do about a refusal of the system's.
-pub(crate) fn of_system(error: &io::Error) -> &'static str {
-    match error.kind() {
-        ErrorKind::PermissionDenied => {
-            "run it as the owner, or use a folder of your own: MVM_HOME names that of the VMs"
-        }
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            "make room on that file system, or use a folder on another"
-        }
-        ErrorKind::ReadOnlyFilesystem => "use a folder that can be written",
-        ErrorKind::OutOfMemory => {
-            "have other programs free memory, or give the VM less: --memory of `mvmctl vm start`"
-        }
-        ErrorKind::InvalidFilename => {
-            "give it a shorter path: MVM_HOME names the folder of the VMs"
-        }
-        ErrorKind::NotFound => "see whether that path is right, and what has removed it",
-        ErrorKind::TimedOut => "run it by hand to see what it waits for",
-        _ => match Errno::from_io_error(error) {
-            Some(Errno::MFILE | Errno::NFILE) => {
-                "too many files are open: raise the limit (`ulimit -n`), or do fewer things at once"
-            }
-            Some(Errno::NOEXEC) => {
-                "it is no program for this machine: take one that was built for it"
-            }
-            _ => "look at that path, and whether the kernel's log (dmesg) says more",
-        },
-    }
 }
 
 #[cfg(test)]

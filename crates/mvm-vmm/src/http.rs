@@ -7,7 +7,7 @@
 //! A VMM is trusted with its guest, and not with this program: what it sends is capped, and its words
 //! are cleaned of control characters before they get into an error.
 
-use crate::launch::Deadline;
+use crate::deadline::Deadline;
 use crate::socket;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};

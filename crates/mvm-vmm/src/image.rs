@@ -4,9 +4,9 @@
 //! this `mvmctl`; a key that would be ignored, or a file that is missing, has to be told before a
 //! VMM is started, not by a guest that does not come up.
 
-use crate::hint::of_system;
 use crate::manifest::{self, Wrong};
 use mvm_protocol::object::Problem;
+use mvm_registry::of_system;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};

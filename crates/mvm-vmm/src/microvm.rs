@@ -1,10 +1,11 @@
 //! What Firecracker and Cloud Hypervisor have in common: one process a VM, which owns `v.sock`, is
 //! told what to do over an API socket, and runs guests by KVM alone.
 
+use crate::deadline::Deadline;
 use crate::error::{Error, Logs, Standing};
 use crate::http::{Api, HttpError, Method};
-use crate::launch::{Deadline, VmProcesses};
-use crate::record::VmFolder;
+use crate::launch::VmProcesses;
+use mvm_registry::{Role, VmFolder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The one process of the VM.
-pub(crate) const ROLE: &str = "vmm";
+pub(crate) const ROLE: Role = Role::Vmm;
 
 /// The API socket in the VM's folder.
 pub(crate) const API_SOCKET: &str = "api.sock";

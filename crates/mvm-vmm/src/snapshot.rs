@@ -12,13 +12,13 @@
 //! short or altered restores into a guest that fails anywhere.
 
 use crate::error::Error;
-use crate::hint::of_system;
 use crate::image;
 use crate::manifest::{self, Wrong};
-use crate::record::{make_private, write_whole};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
 use mvm_protocol::object::Problem;
+use mvm_registry::of_system;
+use mvm_registry::{make_private, write_whole};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};

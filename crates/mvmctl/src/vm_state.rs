@@ -1,16 +1,17 @@
 //! What a VM is now, and when that changes: where the commands ask that follow a VM over its sleeps
 //! and its end.
 //!
-//! A VM's record is the one teller so far; that it has changed is told by inotify, for its folder (where
-//! this user has no instance of it left, it is looked at each second). Two questions are all that is asked here, [`VmState::now`] and
-//! [`VmState::changed`]: whoever knows better what a VM is has to answer these.
+//! The registry says what it is. That it may have changed is told by inotify, for its folder (where this
+//! user has no instance of it left, it is looked at each second), and by a pidfd, for its process. Two
+//! questions are all that is asked here, [`VmState::now`] and [`VmState::changed`].
 
 use crate::backoff::Backoff;
 use crate::commands::Context;
-use crate::report::{Failure, Kind};
+use crate::report::Failure;
 use futures_util::future::FutureExt as _;
 use mvm_client::{Error, Vm};
-use mvm_vmm::{Home, VmName};
+use mvm_registry::{Inventory, VmName, VmState as Registered};
+use mvm_vmm::Vmms;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use std::cell::{Cell, RefCell};
@@ -19,16 +20,14 @@ use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
-
-/// How long whoever ends a VM in order may take from its end to saying so in its record.
-const TOLD_WITHIN: Duration = Duration::from_millis(500);
 
 /// How long whoever has made a guest ready may take from there to saying in the VM's record that it is
 /// frozen; see [`VmState::frozen_or_not`].
@@ -75,6 +74,8 @@ pub(crate) struct VmState<'a> {
     name: String,
     /// None if nobody tells.
     changes: Option<Rc<Changes>>,
+    /// The pidfd of its process, while that runs.
+    process: Option<AsyncFd<OwnedFd>>,
     /// How many writes are known: those that came before it was last waited for.
     known: u64,
     was_off: bool,
@@ -94,11 +95,12 @@ impl<'a> VmStates<'a> {
 
     /// Begins to watch one of that name. What changes from now on is told.
     pub(crate) fn of(&'a self, name: &str) -> Result<VmState<'a>, Failure> {
-        let folder = self.context.inventory()?.folder(name);
+        let folder = folder(&self.context.inventory()?, name);
         Ok(VmState {
             states: self,
             name: name.to_owned(),
-            changes: self.watch(&folder),
+            changes: folder.and_then(|folder| self.watch(&folder)),
+            process: None,
             known: 0,
             was_off: false,
             runs_on: None,
@@ -168,6 +170,12 @@ impl<'a> VmStates<'a> {
     }
 }
 
+/// The folder of a VM, if that is a name and no address.
+fn folder(inventory: &Inventory, name: &str) -> Option<PathBuf> {
+    let name = VmName::new(name).ok()?;
+    Some(inventory.home().vm(&name).path().to_owned())
+}
+
 /// A descriptor of which the runtime tells that it can be read.
 #[expect(
     unsafe_code,
@@ -191,8 +199,8 @@ impl VmState<'_> {
         let inventory = self.states.context.inventory();
         self.changes.is_some()
             && inventory.is_ok_and(|inventory| {
-                let record = inventory.folder(&self.name).join("vm.json");
-                record.symlink_metadata().is_ok()
+                let folder = folder(&inventory, &self.name);
+                folder.is_some_and(|folder| folder.join("vm.json").symlink_metadata().is_ok())
             })
     }
 
@@ -202,12 +210,7 @@ impl VmState<'_> {
     ///
     /// There is no such VM any more, or its record cannot be read.
     pub(crate) async fn now(&mut self) -> Result<Now, Error> {
-        let mut now = self.look()?;
-        if let Now::Ended(_) = now {
-            // Whoever stops it in order says so a moment after its end.
-            let _ = timeout(TOLD_WITHIN, self.changed()).await;
-            now = self.look()?;
-        }
+        let now = self.look().await?;
         let is_off = !matches!(now, Now::Runs(_));
         if self.was_off && !is_off {
             self.ran_on();
@@ -216,24 +219,26 @@ impl VmState<'_> {
         Ok(now)
     }
 
-    fn look(&self) -> Result<Now, Error> {
+    async fn look(&mut self) -> Result<Now, Error> {
         let inventory = match self.states.context.inventory() {
             Ok(inventory) => inventory,
             // Its settings were read before, and are being changed now.
-            Err(_) => mvm_client::Inventory::without_settings()?,
+            Err(_) => Inventory::without_settings()?.with_vmms(Arc::new(Vmms)),
         };
-        let vm = inventory.find(&self.name)?;
-        match vm.endpoint() {
-            Ok(_) => {}
-            Err(error @ Error::NotRunning { .. }) => return Ok(Now::Off(error)),
-            Err(error) => return Err(error),
+        let at_most = self.states.context.deadlines().connect;
+        let vm = inventory.now(&self.name, at_most).await?;
+        self.process = None;
+        let Err(error) = vm.endpoint() else {
+            let alive = vm.record().and_then(|record| record.alive().ok());
+            let main = alive.and_then(|alive| alive.into_iter().find(|it| it.role.is_main()));
+            self.process = main.and_then(|main| readable(main.into_pidfd()).ok());
+            return Ok(Now::Runs(vm));
+        };
+        match vm.state {
+            Registered::Ended(_) => Ok(Now::Ended(Failure::registry(&self.name, &error))),
+            Registered::Unknown(_) => Err(error.into()),
+            _ => Ok(Now::Off(error.into())),
         }
-        if let Ok(name) = VmName::new(&self.name)
-            && let Ok(false) = mvm_vmm::machine::is_running(&Home::at(inventory.home()), &name)
-        {
-            return Ok(Now::Ended(ended(&self.name)));
-        }
-        Ok(Now::Runs(vm))
     }
 
     /// Waits until it may have changed since the last time that this was waited for. For ever, if
@@ -242,10 +247,19 @@ impl VmState<'_> {
         let Some(changes) = &self.changes else {
             return std::future::pending().await;
         };
+        let process = &self.process;
+        let ended = async {
+            match process {
+                Some(process) => drop(process.readable().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(ended);
         loop {
             tokio::select! {
                 biased;
                 () = changes.news.notified() => break,
+                () = &mut ended => break,
                 () = self.states.read() => if self.states.inotify.is_none() {
                     break;
                 },
@@ -299,17 +313,4 @@ impl VmState<'_> {
             self.was_off = true;
         }
     }
-}
-
-/// A VM that ended by itself.
-fn ended(vm: &str) -> Failure {
-    Failure {
-        kind: Kind::Unreachable,
-        code: "vm-ended".into(),
-        ..Failure::failed("the VM has ended by itself: its VMM runs no more")
-    }
-    .of(vm)
-    .hint(format!(
-        "`mvmctl vm logs {vm}` has its console, `mvmctl vm start {vm}` starts it again"
-    ))
 }

@@ -14,8 +14,8 @@ pub use exec::{Command, CommandInput, CommandOutput, Output};
 pub use files::{Download, Upload};
 pub use forward::{FromPort, Port, PortInput, PortOutput};
 
+use crate::handshake::Stream;
 use crate::session::{AnswerKind, Incoming, SendBuffer, encode_frame};
-use crate::transport::Stream;
 use crate::{Awaited, Error, Session};
 use mvm_protocol::dev::{Control, ControlFrame, DevAnswer, DevRequest, DevRequestFrame};
 use mvm_protocol::frame::encode_data;

@@ -2,7 +2,7 @@
 //! to do next.
 
 use crate::error::Error;
-use crate::hint::of_system;
+use mvm_registry::of_system;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;

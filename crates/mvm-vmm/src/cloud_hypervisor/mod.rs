@@ -13,16 +13,17 @@
 mod config;
 mod requests;
 
+use crate::deadline::Deadline;
 use crate::driver::{Driver, Launch, Restore, other_version};
 use crate::error::Error;
 use crate::http::HttpError;
-use crate::launch::{Deadline, VmProcesses};
+use crate::launch::VmProcesses;
 use crate::locate::CLOUD_HYPERVISOR;
 use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, VSOCK_SOCKET, Vmm, VmmApi};
-use crate::process::Alive;
-use crate::record::VmFolder;
 use crate::snapshot::{self, Snapshot};
 use crate::vmlinux;
+use mvm_registry::Alive;
+use mvm_registry::VmFolder;
 use requests::{
     Console, Cpus, Disk, ImageType, Info, Memory, Mode, Payload, Ping, Rng, Serial, State,
     VmConfig, Vsock,
@@ -134,8 +135,9 @@ impl Driver for CloudHypervisor {
         api.act("vm.power-button", "ask the guest to stop")
     }
 
-    fn main_role(&self) -> &'static str {
-        ROLE
+    fn is_paused(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<bool, Error> {
+        let state = state(&VMM.in_folder(folder, None, deadline))?;
+        Ok(state != State::Running)
     }
 
     fn check_snapshots(&self) -> Result<(), Error> {

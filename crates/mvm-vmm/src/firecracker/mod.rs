@@ -20,15 +20,16 @@
 
 mod requests;
 
+use crate::deadline::Deadline;
 use crate::driver::{Driver, Launch, Restore, other_version};
 use crate::error::Error;
-use crate::launch::{Deadline, VmProcesses};
+use crate::launch::VmProcesses;
 use crate::locate::FIRECRACKER;
 use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, VSOCK_SOCKET, Vmm, VmmApi};
-use crate::process::Alive;
-use crate::record::VmFolder;
 use crate::snapshot::{self, Snapshot};
 use crate::vmlinux;
+use mvm_registry::Alive;
+use mvm_registry::VmFolder;
 use requests::{
     Action, ActionType, BackendType, BootSource, CacheType, Drive, Entropy, Instance,
     InstanceState, MachineConfig, MemBackend, SnapshotCreate, SnapshotLoad, SnapshotType, Version,
@@ -131,8 +132,9 @@ impl Driver for Firecracker {
         action(&api, ActionType::SendCtrlAltDel, "ask the guest to stop")
     }
 
-    fn main_role(&self) -> &'static str {
-        ROLE
+    fn is_paused(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<bool, Error> {
+        let state = state(&VMM.in_folder(folder, None, deadline))?;
+        Ok(state != InstanceState::Running)
     }
 
     /// By the program that is installed.

@@ -35,12 +35,24 @@ pub struct Qmp {
     /// Events that came while an answer was awaited.
     events: Vec<Value>,
     version: (u64, u64, u64),
+    /// How long an answer may take.
+    at_most: Duration,
 }
 
 impl Qmp {
     /// Connects, and gets past the greeting. `Ok(None)` if QEMU does not listen there (yet).
     pub fn connect(folder: &Path, socket: &str) -> Result<Option<Self>, Error> {
-        let stream = match dial(folder, socket, ANSWER) {
+        Self::connect_within(folder, socket, ANSWER)
+    }
+
+    /// The same where connecting, the greeting and each answer may take no longer than that.
+    pub fn connect_within(
+        folder: &Path,
+        socket: &str,
+        at_most: Duration,
+    ) -> Result<Option<Self>, Error> {
+        let until = Instant::now() + at_most;
+        let stream = match dial(folder, socket, at_most) {
             Ok(stream) => stream,
             Err(error)
                 if matches!(
@@ -56,9 +68,10 @@ impl Qmp {
             reader: BufReader::new(stream),
             events: Vec::new(),
             version: (0, 0, 0),
+            at_most,
         };
         let doing = "connect";
-        let greeting = qmp.read(doing, Instant::now() + ANSWER)?;
+        let greeting = qmp.read(doing, until)?;
         let Some(own) = greeting.get("QMP") else {
             let other = "something else than QEMU answers there";
             return Err(failed(doing, QmpFault::NotQmp, other));
@@ -114,7 +127,7 @@ impl Qmp {
 
     /// Reads the answer to a command that was sent.
     fn answer(&mut self, command: &str) -> Result<Value, Error> {
-        let until = Instant::now() + ANSWER;
+        let until = Instant::now() + self.at_most;
         loop {
             let mut answer = self.read(command, until)?;
             if answer.get("event").is_some() {

@@ -19,9 +19,10 @@ use super::arguments::{
 };
 use super::qmp::Qmp;
 use super::{GUEST_CID, ROLE, vsock};
+use crate::deadline::Deadline;
 use crate::driver::{Restore, other_version};
 use crate::error::{Error, QmpFault};
-use crate::launch::{Deadline, VmProcesses};
+use crate::launch::VmProcesses;
 use crate::locate::QEMU;
 use crate::snapshot::{Snapshot, Vmm};
 use serde_json::{Value, json};

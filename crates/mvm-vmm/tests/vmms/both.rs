@@ -2,7 +2,7 @@
 
 use crate::test_host::{LONG, TestHost, names, told};
 use mvm_vmm::error::Error;
-use mvm_vmm::{Deadline, State};
+use mvm_vmm::{Deadline, Recorded};
 use std::time::Duration;
 
 pub(crate) fn starts_again_after_a_crash(backend: &'static str) {
@@ -22,7 +22,7 @@ pub(crate) fn failing_start(backend: &'static str, fault: &str, at_most: Duratio
     vm.inject(fault);
     let error = vm.try_start(at_most).unwrap_err();
     assert!(!vm.runs(), "{fault}");
-    assert_eq!(vm.record().state, State::Stopped, "{fault}");
+    assert_eq!(vm.record().state, Recorded::Stopped, "{fault}");
     vm.try_start(LONG).unwrap();
     error
 }
@@ -33,7 +33,7 @@ pub(crate) fn suspends_and_resumes(backend: &'static str, restored: &[impl AsRef
     let vm = host.vm("web").started();
     let snapshot = vm.snapshot(&host.path("s"), true);
     assert!(!vm.runs());
-    assert_eq!(vm.record().state, State::Asleep);
+    assert_eq!(vm.record().state, Recorded::Asleep);
     vm.forget_calls();
     vm.restore(&snapshot, false).unwrap();
     let calls = vm.calls();
@@ -41,7 +41,7 @@ pub(crate) fn suspends_and_resumes(backend: &'static str, restored: &[impl AsRef
         calls.iter().eq(restored.iter().map(AsRef::as_ref)),
         "{calls:?}"
     );
-    assert_eq!(vm.record().state, State::Running);
+    assert_eq!(vm.record().state, Recorded::Running);
 }
 
 /// A snapshot with that fault fails with those words, and leaves nothing but the VM as it ran. To
@@ -64,7 +64,7 @@ pub(crate) fn a_snapshot_that_fails_leaves_the_vm_running(
     let calls = vm.calls();
     let resumed = calls.iter().any(|call| call.starts_with(resume));
     assert_eq!(resumed, was_paused, "{fault}: {calls:?}");
-    assert_eq!(vm.record().state, State::Running);
+    assert_eq!(vm.record().state, Recorded::Running);
     assert_eq!(names(to.parent().unwrap()), ["home", "image"], "{fault}");
 }
 
@@ -77,6 +77,6 @@ pub(crate) fn a_vmm_that_dies_while_snapshotting_is_told(backend: &'static str, 
     told(&frozen.unwrap_err(), &["in the middle of the answer"]);
     // Nobody listens any more, or still but not for long.
     session.run_on(Deadline::new(LONG, None)).unwrap_err();
-    assert_eq!(vm.record().state, State::Stopped);
+    assert_eq!(vm.record().state, Recorded::Stopped);
     assert!(!vm.folder.file("v.sock").exists());
 }

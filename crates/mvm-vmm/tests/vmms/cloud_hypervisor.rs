@@ -2,7 +2,7 @@
 
 use crate::both;
 use crate::test_host::{Installed, LONG, TestHost, names, told};
-use mvm_vmm::{Deadline, Snapshot, State, Stop, Stopped};
+use mvm_vmm::{Deadline, Recorded, Snapshot, Stop, Stopped};
 use serde_json::Value;
 use std::fs;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub(crate) fn starts_and_stops() {
         vm.calls(),
         api(&["GET vmm.ping 200", "PUT vm.create 204", "PUT vm.boot 204"])
     );
-    assert_eq!(record.state, State::Running);
+    assert_eq!(record.state, Recorded::Running);
     assert_eq!(record.accelerator.as_deref(), Some("kvm"));
     assert_eq!(
         fs::read_to_string(vm.folder.file("boot_args")).unwrap(),
@@ -126,8 +126,9 @@ pub(crate) fn a_start_that_fails_leaves_no_process() {
 pub(crate) fn an_answer_with_more_in_it_is_not_taken() {
     let host = host();
     let vm = host.vm("web").started();
+    let (mut session, snapshot_dir) = vm.take(&host.path("s"));
     vm.inject("GET /api/v1/vm.info extra");
-    let (mut session, frozen) = vm.freeze(&host.path("s"), LONG);
+    let frozen = session.freeze(snapshot_dir, Deadline::new(LONG, None));
     told(
         &frozen.unwrap_err(),
         &["not what its API promises", "unheard_of"],
@@ -147,6 +148,7 @@ pub(crate) fn snapshots_and_runs_on() {
     assert_eq!(
         vm.calls(),
         api(&[
+            "GET vm.info 200",
             "GET vmm.ping 200",
             "GET vm.info 200",
             "PUT vm.pause 204",
@@ -166,7 +168,7 @@ pub(crate) fn snapshots_and_runs_on() {
     );
     assert_eq!(snapshot.manifest.vmm.name, "cloud-hypervisor");
     assert_eq!(snapshot.manifest.vmm.version, "48.0.0");
-    assert_eq!(vm.record().state, State::Running);
+    assert_eq!(vm.record().state, Recorded::Running);
 }
 
 pub(crate) fn suspends_and_resumes() {

@@ -4,7 +4,7 @@ use crate::both;
 use crate::test_host::{Installed, LONG, TestHost, names, told};
 use mvm_vmm::error::Error;
 use mvm_vmm::http::HttpError;
-use mvm_vmm::{Deadline, Snapshot, State, Stop, Stopped};
+use mvm_vmm::{Deadline, Recorded, Snapshot, Stop, Stopped};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ pub(crate) fn starts_and_stops() {
     let vm = host.vm("web_1.a");
     let record = vm.try_start(LONG).unwrap();
     assert_eq!(vm.calls(), STARTED);
-    assert_eq!(record.state, State::Running);
+    assert_eq!(record.state, Recorded::Running);
     assert_eq!(record.accelerator.as_deref(), Some("kvm"));
     assert_eq!(
         fs::read_to_string(vm.folder.file("boot_args")).unwrap(),
@@ -114,6 +114,7 @@ pub(crate) fn snapshots_and_runs_on() {
     assert_eq!(
         vm.calls(),
         [
+            "GET / 200",
             "GET /version 200",
             "GET /version 200",
             "PATCH /vm 204",
@@ -128,7 +129,7 @@ pub(crate) fn snapshots_and_runs_on() {
     );
     assert_eq!(snapshot.manifest.vmm.name, "firecracker");
     assert_eq!(snapshot.manifest.vmm.version, "1.16.1");
-    assert_eq!(vm.record().state, State::Running);
+    assert_eq!(vm.record().state, Recorded::Running);
 }
 
 pub(crate) fn suspends_and_resumes() {
@@ -256,7 +257,7 @@ pub(crate) fn a_vmm_that_hangs_while_snapshotting_is_given_up() {
     let error = session.run_on(Deadline::new(soon, None)).unwrap_err();
     told(&error, &["not answered within 0.4 s"]);
     // It may be frozen still: nobody is to dial it.
-    assert_eq!(vm.record().state, State::Asleep);
+    assert_eq!(vm.record().state, Recorded::Asleep);
     drop(session);
     assert_eq!(vm.stop(Stop::Force), Stopped::Forced);
     assert!(!vm.runs());
@@ -272,7 +273,8 @@ pub(crate) fn the_broken_version_is_refused() {
     let error = vm.try_take(&host.path("s")).unwrap_err();
     told(&error, &["1.16.0", "loses the guest's vsock"]);
     assert!(error.hint().contains("1.16.1"));
-    assert_eq!(vm.calls(), ["GET /version 200"], "it was not paused");
+    let asked = ["GET / 200", "GET /version 200"];
+    assert_eq!(vm.calls(), asked, "it was not paused");
     assert_eq!(names(&host.path("")), ["home", "image"]);
     // Nor is a sound snapshot restored with it.
     let other = host.vm("other").started();
@@ -309,7 +311,7 @@ pub(crate) fn a_load_that_fails_is_told_with_the_end_of_the_process() {
         ],
     );
     assert!(!vm.runs());
-    assert_eq!(vm.record().state, State::Asleep, "as it was");
+    assert_eq!(vm.record().state, Recorded::Asleep, "as it was");
     fs::write(&memory, kept).unwrap();
     vm.restore(&snapshot, false).unwrap();
 }

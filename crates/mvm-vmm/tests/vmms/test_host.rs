@@ -3,8 +3,9 @@
 use mvm_protocol::lifecycle::Token;
 use mvm_vmm::error::Error;
 use mvm_vmm::machine::{self, Spec, Stop};
-use mvm_vmm::suspend::{self, Restored, SnapshotSession};
-use mvm_vmm::{Deadline, Home, Record, Snapshot, State, VmFolder, VmName};
+use mvm_vmm::snapshot::SnapshotDir;
+use mvm_vmm::suspend::{self, RestoreSpec, Restored, SnapshotSession};
+use mvm_vmm::{Deadline, Home, Record, Recorded, Snapshot, VmFolder, VmName};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -171,14 +172,18 @@ impl Vm<'_> {
         suspend::take(&self.host.home, &self.name, Some(to)).map(drop)
     }
 
+    /// Up to the moment at which the guest would be told to sleep.
+    pub(crate) fn take(&self, to: &Path) -> (SnapshotSession, SnapshotDir) {
+        suspend::take(&self.host.home, &self.name, Some(to)).unwrap()
+    }
+
     /// Up to the frozen VM: what is to follow is the test's.
     pub(crate) fn freeze(
         &self,
         to: &Path,
         at_most: Duration,
     ) -> (SnapshotSession, Result<suspend::PendingSnapshot, Error>) {
-        let (mut session, snapshot_dir) =
-            suspend::take(&self.host.home, &self.name, Some(to)).unwrap();
+        let (mut session, snapshot_dir) = self.take(to);
         let frozen = session.freeze(snapshot_dir, Deadline::new(at_most, None));
         (session, frozen)
     }
@@ -187,9 +192,9 @@ impl Vm<'_> {
     pub(crate) fn snapshot(&self, to: &Path, stop: bool) -> Snapshot {
         let (mut session, frozen) = self.freeze(to, LONG);
         let pending = frozen.unwrap();
-        assert_eq!(self.record().state, State::Asleep);
+        assert_eq!(self.record().state, Recorded::Asleep);
         if stop {
-            session.stop().unwrap();
+            session.stop(to).unwrap();
         } else {
             session.run_on(Deadline::new(LONG, None)).unwrap();
         }
@@ -200,7 +205,11 @@ impl Vm<'_> {
 
     pub(crate) fn restore(&self, snapshot: &Snapshot, clone: bool) -> Result<Restored, Error> {
         let deadline = Deadline::new(LONG, None);
-        suspend::restore(&self.host.home, &self.name, snapshot, clone, deadline)
+        let spec = RestoreSpec {
+            clone,
+            ..RestoreSpec::default()
+        };
+        suspend::restore(&self.host.home, &self.name, snapshot, &spec, deadline)
     }
 }
 

@@ -52,7 +52,7 @@ impl Args {
         let vm = self.vm.name.as_str();
         let inventory = context.inventory()?;
         let connected = async {
-            let found = inventory.find(vm)?;
+            let found = inventory.now(vm, context.deadlines().connect).await?;
             let endpoint = found.endpoint()?.clone().with_port(self.port);
             context
                 .dialer

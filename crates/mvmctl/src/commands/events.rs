@@ -11,9 +11,10 @@ use crate::report::{self, Failure, InData, Outcome};
 use crate::vm_name;
 use crate::vm_state::{Now, VmState, VmStates};
 use futures_util::future::join_all;
-use mvm_client::{Error, Vm, Watcher};
+use mvm_client::{Error, Watcher};
 use mvm_protocol::answer::{Change, Event};
 use mvm_protocol::status::Status;
+use mvm_registry::Vm;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -42,13 +43,7 @@ const MOST: usize = 500;
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let inventory = context.inventory()?;
-        let (scope, targets) = fleet::targets(context, &inventory, &self.vms.names)?;
-        if targets.is_empty() {
-            context.ui.note(&format!(
-                "no VMs in {}",
-                inventory.home().join("vms").display()
-            ));
-        }
+        let (scope, targets) = fleet::targets(context, &inventory, &self.vms)?;
         fleet::allow_descriptors();
         let states = VmStates::new(context);
         let dialling = Semaphore::new(context.parallel);
@@ -101,9 +96,10 @@ enum Over {
 }
 
 impl Follower<'_> {
+    /// Until the VM has ended, whatever is being waited for just then.
     async fn follow(self, target: Target) -> Result<(), Failure> {
         if let Err(error) = target.vm {
-            return self.give_up(&error);
+            return self.give_up(&error.into());
         }
         let mut state = self.states.of(&self.name)?;
         let mut was_up = false;
@@ -179,8 +175,16 @@ impl Follower<'_> {
         is_up: &mut bool,
     ) -> Result<Over, Stop> {
         let permit = self.dialling.acquire().await;
-        let session = self.context.connect(vm, &self.context.deadlines()).await?;
-        let (status, mut watcher) = Watcher::start(session, HEARTBEAT).await?;
+        let deadlines = self.context.deadlines();
+        let begun = async {
+            let session = self.context.connect(vm, &deadlines).await?;
+            Watcher::start(session, HEARTBEAT).await
+        };
+        let (status, mut watcher) = tokio::select! {
+            biased;
+            begun = begun => begun?,
+            _ = state.until_not_running() => return Ok(Over::NotRunning),
+        };
         drop(permit);
         *is_up = true;
         self.show_status(&status)?;

@@ -59,8 +59,11 @@ use crate::args::{Format, Global};
 use crate::report::{Failure, Outcome};
 use crate::termination::{Termination, TerminationRequests};
 use crate::ui::Ui;
-use mvm_client::{Deadlines, Dialer, Error, Inventory, Session};
+use mvm_client::{Deadlines, Dialer, Error, Session};
+use mvm_registry::Inventory;
+use mvm_vmm::Vmms;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -165,9 +168,11 @@ impl Context {
         }
     }
 
-    /// The VMs of this host, read anew.
+    /// The VMs of this host, read anew. Before one is dialled, it is to be asked for by
+    /// [`Inventory::now`], or [`Inventory::asked`].
     pub(crate) fn inventory(&self) -> Result<Inventory, Failure> {
-        Ok(Inventory::from_env(self.config.as_deref())?)
+        let inventory = Inventory::from_env(self.config.as_deref())?;
+        Ok(inventory.with_vmms(Arc::new(Vmms)))
     }
 
     /// A conversation with a VM's agent.

@@ -1,16 +1,16 @@
 //! `mvmctl vm restore DIR --name NEW`
 
 use super::Context;
-use super::machine::{blocking, failure, home, name};
+use super::machine::{Wanted, blocking, failure, name, not_of_another};
 use super::start::{cancelled_by_signals, until_raised};
 use super::wake::{is_well, table, wake};
 use crate::render::data;
 use crate::report::{Failure, Outcome};
-use crate::vm_name::complete;
+use crate::vm_name::{Marks, complete};
 use clap_complete::engine::ArgValueCompleter;
 use mvm_client::Endpoint;
 use mvm_protocol::lifecycle::{Awake, Wake, WakeCause};
-use mvm_vmm::suspend::restore;
+use mvm_vmm::suspend::{RestoreSpec, restore};
 use mvm_vmm::{Deadline, Error, Snapshot};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,9 @@ pub(crate) struct Args {
     /// Give the guest an identity of its own: machine-id, host name, boot id
     #[arg(long)]
     clone: bool,
+
+    #[command(flatten)]
+    marks: Marks,
 }
 
 /// What came of it, as data.
@@ -57,19 +60,26 @@ struct Report<'a> {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let failed = |error: &Error| failure(context, &self.name, error);
+        let failed = |error: &Error| failure(context, &self.name, Wanted::Start, error);
         let vm = name(&self.name)?;
-        let home = home(context)?;
+        let inventory = context.inventory()?;
+        not_of_another(&inventory, &self.name, Wanted::Start)?;
+        let home = inventory.home().clone();
         let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
         let progress = context.ui.progress(&format!("restoring {vm}"));
         let begun = Instant::now();
         let cancelled = cancelled_by_signals(context);
         let flag = Arc::clone(&cancelled);
         let (folder, clone) = (self.snapshot, self.clone);
+        let spec = RestoreSpec {
+            clone,
+            pinned: self.marks.pinned(),
+            labels: self.marks.labels,
+        };
         let restored = blocking(move || {
             let snapshot = Snapshot::open(&folder)?;
             let deadline = Deadline::new(at_most, Some(&flag));
-            let restored = restore(&home, &vm, &snapshot, clone, deadline)?;
+            let restored = restore(&home, &vm, &snapshot, &spec, deadline)?;
             Ok((snapshot, restored))
         });
         // Held until the guest is awake: nobody else stops or snapshots it meanwhile.

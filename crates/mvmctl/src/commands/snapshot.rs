@@ -8,7 +8,7 @@
 //! ```
 
 use super::Context;
-use super::machine::{blocking, failure, home, name};
+use super::machine::{Wanted, blocking, failure, home, name};
 use super::mend::mend_if_broken_off;
 use super::restore::wake_guest;
 use super::sleep::secs;
@@ -78,17 +78,7 @@ struct Report {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let failed = |error: &Error| {
-            let failure = failure(context, &self.name, error);
-            match error {
-                Error::NotOurs { .. } => failure.hint(format!(
-                    "have whatever started it snapshot it, between `mvmctl vm sleep {0}` and `mvmctl \
-                     vm wake {0}`",
-                    self.name
-                )),
-                _ => failure,
-            }
-        };
+        let failed = |error: &Error| failure(context, &self.name, Wanted::Snapshot, error);
         let vm = name(&self.name)?;
         let home = home(context)?;
         let to = self.to.clone();
@@ -208,7 +198,7 @@ impl Host<'_> {
         match frozen.await {
             Ok((session, Ok(pending))) => Ok((session, pending)),
             Ok((session, Err(error))) => Err(self.undo(session, &error).await),
-            Err(error) => Err(failure(self.context, self.vm, &error)),
+            Err(error) => Err(self.failure(&error)),
         }
     }
 
@@ -223,9 +213,10 @@ impl Host<'_> {
             Ok(snapshot) => snapshot,
             Err(error) => return Err(self.undo(session, &error).await),
         };
-        let ended = blocking(move || session.stop()).await;
+        let folder = snapshot.folder.clone();
+        let ended = blocking(move || session.stop(&folder)).await;
         ended.map_err(|error| {
-            let failure = failure(self.context, self.vm, &error);
+            let failure = self.failure(&error);
             self.with_snapshot(failure, &snapshot)
         })?;
         Ok(Made {
@@ -250,10 +241,14 @@ impl Host<'_> {
             }),
             (Ok(snapshot), Err(failure)) => Err(self.with_snapshot(failure, &snapshot)),
             (Err(error), awake) => {
-                let failure = failure(self.context, self.vm, &error);
+                let failure = self.failure(&error);
                 Err(self.told(failure, awake))
             }
         }
+    }
+
+    fn failure(&self, error: &Error) -> Failure {
+        failure(self.context, self.vm, Wanted::Snapshot, error)
     }
 
     async fn publish(&self, pending: PendingSnapshot, hello: Hello) -> Result<Snapshot, Error> {
@@ -266,7 +261,7 @@ impl Host<'_> {
         let failure = match error {
             // Its own words are those of a start, which ends what it has begun.
             Error::Interrupted => Failure::failed("interrupted").of(self.vm),
-            error => failure(self.context, self.vm, error),
+            error => self.failure(error),
         };
         self.told(failure, self.run_on(session).await)
     }
@@ -279,7 +274,7 @@ impl Host<'_> {
         });
         let ran = ran.await;
         // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
-        let _taking = ran.map_err(|error| failure(self.context, self.vm, &error))?;
+        let _taking = ran.map_err(|error| self.failure(&error))?;
         self.wake_aborted().await
     }
 

@@ -1,14 +1,15 @@
 //! `mvmctl vm start NAME`
 
 use super::Context;
-use super::machine::{blocking, failure, home, name, tell_logs};
+use super::machine::{Wanted, blocking, failure, name, not_of_another, tell_logs};
 use super::mend::mend_if_broken_off;
 use crate::render::data;
 use crate::report::{Failure, Outcome};
-use crate::vm_name::complete;
+use crate::vm_name::{Marks, complete};
 use clap_complete::engine::ArgValueCompleter;
 use mvm_client::{Deadlines, Endpoint};
-use mvm_vmm::{Deadline, Error, Record, Spec, Starting, State};
+use mvm_registry::{Labels, Record, Recorded};
+use mvm_vmm::{Deadline, Error, Spec, Starting};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(100);
 
 /// Start a VM and wait until its agent answers
 ///
-/// A VM that was started before keeps its image, backend and size; what is given replaces them.
+/// A VM that was started before keeps its image, backend, size and labels; what is given replaces them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The VM's name: letters, digits, '.', '_' and '-'
@@ -59,6 +60,13 @@ pub(crate) struct Args {
     /// Return as soon as the VM runs, whether its agent answers or not
     #[arg(long)]
     no_wait: bool,
+
+    /// Boot a VM that is asleep in a snapshot, and give up what it was doing
+    #[arg(long)]
+    discard_state: bool,
+
+    #[command(flatten)]
+    marks: Marks,
 }
 
 fn backends() -> clap::builder::PossibleValuesParser {
@@ -69,7 +77,7 @@ fn backends() -> clap::builder::PossibleValuesParser {
 /// What came of it, as data.
 #[derive(Debug, Serialize)]
 struct Report {
-    state: State,
+    state: Recorded,
     /// Whether its agent has answered; not asked with `--no-wait`.
     answers: bool,
     backend: String,
@@ -77,6 +85,8 @@ struct Report {
     image: Option<PathBuf>,
     cpus: u32,
     memory_mib: u32,
+    labels: Labels,
+    pinned: bool,
     duration_ms: u64,
 }
 
@@ -90,6 +100,8 @@ impl Report {
             image: record.image.clone(),
             cpus: record.cpus,
             memory_mib: record.memory_mib,
+            labels: record.labels.clone(),
+            pinned: record.pinned,
             duration_ms: begun.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
         }
     }
@@ -98,17 +110,19 @@ impl Report {
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let vm = name(&self.name)?;
-        let home = home(context)?;
+        let inventory = context.inventory()?;
+        not_of_another(&inventory, &self.name, Wanted::Start)?;
+        let home = inventory.home().clone();
         let begun = Instant::now();
         if mend_if_broken_off(context, &self.name).await?.is_some() {
             let record = home.vm(&vm).record();
-            let record = record.map_err(|error| failure(context, &self.name, &error))?;
+            let record = record.map_err(|error| Failure::registry(&self.name, &error))?;
             let report = Report::of(&record, true, begun);
             data::one(context, &self.name, &report, String::new)?;
             return Ok(Outcome::Done);
         }
         let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
-        let failed = |error: &Error| failure(context, &self.name, error);
+        let failed = |error: &Error| failure(context, &self.name, Wanted::Start, error);
         let progress = context.ui.progress(&format!("starting {vm}"));
         let spec = Spec {
             image: self.image,
@@ -117,6 +131,9 @@ impl Args {
             memory_mib: self.memory,
             agent: self.agent,
             etc: self.etc,
+            pinned: self.marks.pinned(),
+            labels: self.marks.labels,
+            discard_state: self.discard_state,
         };
         let wait = !self.no_wait;
         let cancelled = cancelled_by_signals(context);

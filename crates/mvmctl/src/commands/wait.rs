@@ -161,8 +161,16 @@ impl Args {
         backoff: &mut Backoff,
     ) -> Result<Watched, Error> {
         // `--timeout` is for the whole wait; each try has the usual deadlines.
-        let session = context.connect(vm, &Deadlines::default()).await?;
-        let (mut status, mut watcher) = Watcher::start(session, HEARTBEAT).await?;
+        let deadlines = Deadlines::default();
+        let begun = async {
+            let session = context.connect(vm, &deadlines).await?;
+            Watcher::start(session, HEARTBEAT).await
+        };
+        let (mut status, mut watcher) = tokio::select! {
+            biased;
+            begun = begun => begun?,
+            _ = state.until_not_running() => return Ok(Watched::NotRunning),
+        };
         *backoff = Backoff::new();
         loop {
             if self.state.is_met(&status) {

@@ -126,9 +126,9 @@ fn events_go_on_over_stop_and_start() {
 fn of_mvmctl(pid: u32, start_ticks: u64) -> String {
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     json!({
-        "version": 1, "name": "web", "backend": "qemu", "state": "running", "image": null,
+        "version": 1, "name": "web", "backend": "local", "state": "running", "image": null,
         "cpus": 1, "memory_mib": 64, "port": 52, "accelerator": null, "boot_id": boot_id.trim(),
-        "processes": [{"role": "vmm", "pid": pid, "start_ticks": start_ticks}],
+        "processes": [{"role": "agent", "pid": pid, "start_ticks": start_ticks}],
     })
     .to_string()
 }

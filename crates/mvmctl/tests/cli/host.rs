@@ -62,6 +62,17 @@ impl Host {
         std::fs::rename(draft, folder.join("vm.json")).unwrap();
     }
 
+    /// With the record of a VM that mvmctl has started with that backend, and none of whose processes
+    /// runs.
+    pub(crate) fn own(self, name: &str, backend: &str, state: &str) -> Self {
+        let record = serde_json::json!({
+            "version": 1, "name": name, "backend": backend, "state": state,
+            "image": "/images/web", "cpus": 1, "memory_mib": 128, "port": 52,
+            "accelerator": "tcg", "boot_id": "", "processes": [],
+        });
+        self.record(name, &record.to_string())
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.home.path()
     }

@@ -44,6 +44,10 @@ fn main() {
         a_vmm_that_dies_is_told,
         a_vmm_that_is_too_slow_is_given_up_and_the_vm_runs_on,
         the_next_command_mends_what_a_killed_one_has_left,
+        how_a_vm_ended_is_told_by_every_command,
+        one_that_something_else_paused_is_not_dialled,
+        one_whose_vmm_does_not_answer_is_not_dialled,
+        a_suspended_vm_is_not_booted_for_nothing,
     ];
     trials.push(Trial::test(
         "firecracker::the_broken_version_is_refused",

@@ -1,6 +1,9 @@
 //! Folders in which VMs are found, and some in which they are not.
 
 use super::*;
+use crate::process::ProcessId;
+use crate::record::tests::record;
+use crate::{Ending, Process, Recorded, Role};
 use mvm_fake_agent::unprivileged;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -55,11 +58,12 @@ fn what_does_not_run_is_never_dialled() {
     let error = |name| inventory.find(name).unwrap().endpoint().unwrap_err();
     for name in ["asleep", "stopped"] {
         assert!(
-            matches!(error(name), Error::NotRunning { state, .. } if state == name),
+            matches!(error(name), Error::NotRunning { state } if state.to_string() == name),
             "{name}"
         );
     }
-    assert!(matches!(error("newer"), Error::NotRunning { state, .. } if state == "hovering"));
+    let newer = error("newer");
+    assert!(matches!(newer, Error::NotRunning { state } if state.to_string() == "hovering"));
     for name in ["broken", "mistyped", "elsewhere"] {
         assert!(matches!(error(name), Error::BadRecord { .. }), "{name}");
     }
@@ -112,11 +116,13 @@ fn names_do_not_lead_out_of_the_folder() {
         "vsock:1",
     ] {
         assert!(
-            matches!(inventory.find(name), Err(Error::BadName { .. })),
+            matches!(
+                inventory.find(name),
+                Err(Error::NeitherNameNorAddress { .. })
+            ),
             "{name}"
         );
     }
-    assert!(is_name(&"x".repeat(64)) && is_name("...") && is_name("-"));
 }
 
 #[test]
@@ -191,7 +197,7 @@ fn discovering(inventory: &mut Inventory, folders: &[&Path]) {
         .iter()
         .map(|folder| format!("{:?}", folder.join("*/v.sock")))
         .collect();
-    let config = inventory.home.join("mvmctl.toml");
+    let config = inventory.home.root().join("mvmctl.toml");
     std::fs::write(&config, format!("discover = [{}]", patterns.join(","))).unwrap();
     inventory.settings = Settings::load(Some(&config), |_| None).unwrap();
 }
@@ -303,7 +309,8 @@ fn what_this_user_may_not_see_is_told_as_such() {
     let close = |path: &Path| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o000)).unwrap();
     };
-    close(&inventory.folder("theirs"));
+    let theirs = home.path().join("vms/theirs");
+    close(&theirs);
     close(&jailer);
     unprivileged(|| {
         let found = inventory.list().unwrap();
@@ -325,7 +332,153 @@ fn what_this_user_may_not_see_is_told_as_such() {
         }
     });
     // For the folder to be removed by those who are not root.
-    for folder in [&vms, &jailer, &inventory.folder("theirs")] {
+    for folder in [&vms, &jailer, &theirs] {
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).unwrap();
     }
+}
+
+/// This process, as a VM's.
+fn own_process(role: Role) -> Process {
+    let own = ProcessId::own().unwrap();
+    Process {
+        role,
+        pid: own.pid,
+        start_ticks: own.start_ticks,
+    }
+}
+
+/// A process that is not there.
+fn gone(role: Role) -> Process {
+    Process {
+        start_ticks: 1,
+        ..own_process(role)
+    }
+}
+
+/// A home with a VM `web` of that record.
+fn home_of(record: &Record) -> (tempfile::TempDir, Inventory) {
+    let (home, inventory) = home_with(&[]);
+    let folder = inventory.home().vm(&VmName::new("web").unwrap());
+    folder.create().unwrap();
+    folder.save(record).unwrap();
+    (home, inventory)
+}
+
+fn state(inventory: &Inventory) -> VmState {
+    inventory.find("web").unwrap().state
+}
+
+#[test]
+fn one_that_ended_by_itself_is_not_dialled_and_says_how() {
+    let record = Record {
+        processes: vec![gone(Role::Vmm)],
+        ..record()
+    };
+    let (home, inventory) = home_of(&record);
+    assert_eq!(state(&inventory), VmState::Ended(Ending::Unknown));
+    std::fs::write(
+        home.path().join("vms/web/console.log"),
+        "[    9.1] reboot: Power down\r\n",
+    )
+    .unwrap();
+    let error = inventory.find("web").unwrap().endpoint().unwrap_err();
+    assert!(
+        matches!(error, Error::Ended(Ending::PoweredOff)),
+        "{error:?}"
+    );
+    assert_eq!((error.code(), error.is_retryable()), ("vm-ended", false));
+    let told = "the VM has ended by itself: its guest powered off";
+    assert_eq!(error.to_string(), told);
+}
+
+#[test]
+fn after_a_restart_of_this_machine_what_ran_has_ended() {
+    let record = Record {
+        processes: vec![own_process(Role::Vmm)],
+        boot_id: "another".into(),
+        ..record()
+    };
+    let (_home, inventory) = home_of(&record);
+    assert_eq!(state(&inventory), VmState::Ended(Ending::HostRestarted));
+}
+
+#[test]
+fn starting_is_who_holds_the_lock() {
+    let record = Record {
+        state: Recorded::Starting,
+        processes: vec![own_process(Role::Vmm)],
+        ..record()
+    };
+    let (_home, inventory) = home_of(&record);
+    assert_eq!(state(&inventory), VmState::StartBrokenOff);
+    let web = VmName::new("web").unwrap();
+    let _lock = inventory.home().lock(&web).unwrap();
+    assert_eq!(state(&inventory), VmState::Starting);
+}
+
+#[test]
+fn without_its_vsock_backend_it_runs_and_is_not_dialled() {
+    let record = Record {
+        processes: vec![gone(Role::Vsock), own_process(Role::Vmm)],
+        ..record()
+    };
+    let (_home, inventory) = home_of(&record);
+    let vm = inventory.find("web").unwrap();
+    assert_eq!(vm.state, VmState::Running);
+    let error = vm.endpoint().unwrap_err();
+    assert!(matches!(error, Error::VsockEnded), "{error:?}");
+}
+
+/// A VMM that says that, or nothing.
+#[derive(Debug)]
+struct Says(Result<bool, String>);
+
+impl AskVmm for Says {
+    fn is_paused(&self, _: &Record, _: &VmFolder, _: Duration) -> Result<bool, String> {
+        self.0.clone()
+    }
+}
+
+#[tokio::test]
+async fn one_that_runs_is_asked_of_its_vmm_before_it_is_dialled() {
+    let record = Record {
+        processes: vec![own_process(Role::Vmm)],
+        ..record()
+    };
+    let (home, inventory) = home_of(&record);
+    let asked = async |says| {
+        let inventory = inventory.clone().with_vmms(Arc::new(Says(says)));
+        inventory.now("web", Duration::from_secs(1)).await.unwrap()
+    };
+    assert!(asked(Ok(false)).await.endpoint().is_ok());
+    let paused = asked(Ok(true)).await;
+    assert_eq!(paused.state, VmState::Paused(Pause::Other));
+    let error = paused.endpoint().unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), ("not-running", true));
+    let error = asked(Err("no answer".into())).await.endpoint().unwrap_err();
+    assert!(matches!(error, Error::SilentVmm { .. }), "{error:?}");
+    assert!(error.is_retryable());
+    // One that is another's is not asked: nobody knows how.
+    let foreign = r#"{"state":"running","backend":"qemu"}"#;
+    std::fs::write(home.path().join("vms/web/vm.json"), foreign).unwrap();
+    assert!(asked(Ok(true)).await.endpoint().is_ok());
+}
+
+#[test]
+fn vms_are_chosen_by_label_and_pool() {
+    let (_home, inventory) = home_with(&[
+        ("web-1", Some(r#"{"labels":{"tier":"front"}}"#)),
+        ("web-2", None),
+        ("db", Some(r#"{"labels":{"pool":"web","bad key":"x"}}"#)),
+    ]);
+    let chosen = |selectors: &[&str]| -> Vec<String> {
+        let selectors: Vec<Selector> = selectors.iter().map(|text| text.parse().unwrap()).collect();
+        let vms = inventory.list().unwrap().vms.into_iter();
+        vms.filter(|vm| vm.is_meant_by(&selectors))
+            .map(|vm| vm.name)
+            .collect()
+    };
+    assert_eq!(chosen(&["pool=web"]), ["db", "web-1", "web-2"]);
+    assert_eq!(chosen(&["pool=web", "tier=front"]), ["web-1"]);
+    assert_eq!(chosen(&["pool!=web"]), [""; 0]);
 }

@@ -11,9 +11,12 @@ pub struct Endpoint {
     port: u32,
 }
 
+/// Where the stream to a guest begins.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Address {
+pub enum Address {
+    /// The path of a Unix socket.
     Unix(PathBuf),
+    /// The CID of a guest on the host's `AF_VSOCK`.
     Vsock(u32),
 }
 
@@ -63,7 +66,8 @@ impl Endpoint {
         }
     }
 
-    pub(crate) fn address(&self) -> &Address {
+    /// The address alone.
+    pub fn address(&self) -> &Address {
         &self.address
     }
 

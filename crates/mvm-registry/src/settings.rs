@@ -1,10 +1,14 @@
 //! `mvmctl.toml`: where else VMs are to be looked for.
 
 use crate::Error;
+use crate::files::read_bounded;
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// The largest `mvmctl.toml` that is read, in bytes.
+const MAX_SETTINGS: u64 = 1 << 20;
 
 /// What `mvmctl.toml` can say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -143,7 +147,8 @@ impl Settings {
             path: path.to_owned(),
             problem,
         };
-        let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+        let text = read_bounded(path, MAX_SETTINGS).map_err(|error| bad(error.to_string()))?;
+        let text = String::from_utf8(text).map_err(|error| bad(error.to_string()))?;
         toml::from_str(&text).map_err(|error| bad(on_one_line(&text, &error)))
     }
 }
