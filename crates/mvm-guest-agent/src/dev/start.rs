@@ -7,6 +7,7 @@ use super::terminal::Terminal;
 use super::{Dev, failed};
 use crate::core::RunId;
 use crate::edge::children::MARK;
+use crate::edge::inherited::is_the_agents;
 use crate::edge::process::NotStarted;
 use crate::edge::users::{self, Identity};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
@@ -182,6 +183,7 @@ fn look_up(user: &str) -> Result<Identity, ErrorAnswer> {
 fn environment(exec: &Exec, user: Option<&Identity>, mark: &str) -> Vec<(String, String)> {
     let mut all = std::collections::BTreeMap::new();
     let own = std::env::vars_os()
+        .filter(|(name, _)| !is_the_agents(name))
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     all.insert("PATH".to_owned(), PATH.to_owned());
     all.extend(own);
