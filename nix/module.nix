@@ -103,6 +103,7 @@ in
         ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
         Restart = "always";
         RestartSec = 1;
+        Slice = "mvm.slice";
         RuntimeDirectory = "mvm";
         RuntimeDirectoryPreserve = "yes";
         Delegate = "yes";

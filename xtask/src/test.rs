@@ -3,6 +3,7 @@
 use crate::build;
 use crate::need::{self, GuestParts};
 use crate::sh::{Cmd, Failure, Result, say};
+use std::path::Path;
 
 /// One part of the tests that can be run alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,7 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
     if wants(Rung::Guest) {
         need::terminal()?;
     }
+    let debian = wants(Rung::Guest).then(need::debian).transpose()?;
     if wants(Rung::Nix) {
         need::nix()?;
     }
@@ -78,7 +80,7 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
     }
     if nextest {
         // The last thing that is printed is nextest's summary of all tests.
-        tests(&rungs, guest.as_ref())?;
+        tests(&rungs, guest.as_ref(), debian.as_deref())?;
     } else {
         say("Passed.");
     }
@@ -148,12 +150,15 @@ fn failed(_: Failure) -> Failure {
     Failure("not all tests passed: see nextest's summary above".into())
 }
 
-fn tests(rungs: &[Rung], guest: Option<&GuestParts>) -> Result<()> {
+fn tests(rungs: &[Rung], guest: Option<&GuestParts>, debian: Option<&Path>) -> Result<()> {
     let mut nextest = nextest()?.arg("--workspace");
     if let Some(parts) = guest {
         let agent = build::static_agent()?;
         let dev = build::static_dev_agent()?;
         nextest = parts.told(nextest, &agent, &dev);
+    }
+    if let Some(debian) = debian {
+        nextest = nextest.env("MVM_TEST_DEBIAN", debian);
     }
     // Nix's store for this run, which all its tests share.
     let store = rungs

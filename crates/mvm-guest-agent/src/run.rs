@@ -1,10 +1,10 @@
 //! Puts the agent together from its settings, and runs it until it is told to stop.
 
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
 use crate::edge::clock::{self, Timer};
-use crate::edge::console::say;
+use crate::edge::console::{self, say};
 use crate::edge::driver::{Driver, Handle};
 use crate::edge::drop_in_watch::{Watch, dirs};
 use crate::edge::inhibit::Inhibitors;
@@ -19,6 +19,7 @@ use mvm_protocol::answer::Profile;
 use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The name of this build's profile.
@@ -83,13 +84,38 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
 
 fn listen(config: &Config, handle: &Handle) -> Result<(), String> {
     let open = Rc::new(Cell::new(0));
+    let dialled = Rc::new(Cell::new(false));
     for address in &config.listen {
         let listener = Listener::bind(address).map_err(|error| explain(address, &error))?;
         say!("listening on {address}");
-        let serving = listener.run(handle.clone(), Rc::clone(&open), config.max_connections);
+        let (handle, open) = (handle.clone(), Rc::clone(&open));
+        let serving = listener.run(handle, open, config.max_connections, Rc::clone(&dialled));
         tokio::task::spawn_local(serving);
     }
+    if config.system_effects && !console::has_log() {
+        tokio::task::spawn_local(announce(config.listen.clone(), dialled));
+    }
     Ok(())
+}
+
+/// When the agent's line is said again on a console that others write to: in the middle of a boot and
+/// after it.
+const AGAIN: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(8)];
+
+/// Says on the guest's console what the log says elsewhere, a journal for one: whoever starts a VM
+/// waits for this line there before it dials. What else is written there may tear it (the kernel) or
+/// take it back before it is out (a getty that hangs the terminal up), so it is said again until
+/// somebody has dialled.
+async fn announce(addresses: Vec<Listen>, dialled: Rc<Cell<bool>>) {
+    for pause in [Duration::ZERO].into_iter().chain(AGAIN) {
+        tokio::time::sleep(pause).await;
+        if dialled.get() {
+            return;
+        }
+        for address in &addresses {
+            console::write_to_console(format_args!("listening on {address}"));
+        }
+    }
 }
 
 fn follow_signals(handle: &Handle) -> std::io::Result<()> {

@@ -54,12 +54,20 @@ impl Listener {
         })
     }
 
-    /// Accepts connections and serves each, at most `max` at a time over all listeners.
-    pub(crate) async fn run(mut self, handle: Handle, open: Rc<Cell<usize>>, max: usize) {
+    /// Accepts connections and serves each, at most `max` at a time over all listeners. Says that
+    /// somebody has dialled, once that is so.
+    pub(crate) async fn run(
+        mut self,
+        handle: Handle,
+        open: Rc<Cell<usize>>,
+        max: usize,
+        dialled: Rc<Cell<bool>>,
+    ) {
         let refusals = Rc::new(Cell::new(0));
         loop {
             match self.accept(&handle).await {
                 Ok(Some(stream)) => {
+                    dialled.set(true);
                     let handshake = self.handshake();
                     let handle = handle.clone();
                     if let Some(place) = Place::take(&open, max) {
