@@ -100,7 +100,7 @@ in
       serviceConfig = {
         Type = "notify";
         ExecStart = "${cfg.package}/bin/mvm-guest-agent";
-        ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
+        ExecReload = "/bin/sh -c 'kill -HUP $MAINPID'";
         Restart = "always";
         RestartSec = 1;
         Slice = "mvm.slice";

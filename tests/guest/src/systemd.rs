@@ -5,6 +5,7 @@
 //! over. Each test restores it, as a clone or not.
 
 use crate::base::Shared;
+use crate::eventually;
 use crate::image::{executable, helper};
 use crate::mvmctl::Mvmctl;
 use crate::parts::Parts;
@@ -26,6 +27,7 @@ if rm "/run/kill-$1-$2" 2>/dev/null; then
     kill -9 $PPID
     exec sleep 98765
 fi
+env >/run/life.env
 echo "$1 $2" >>/run/life.log
 "#;
 
@@ -136,6 +138,16 @@ impl SystemdVm {
         Session::connect(&endpoint, &Deadlines::default()).await
     }
 
+    /// Waits for an agent that is another than the one with that process id.
+    pub async fn agent_after(&self, before: u32) {
+        eventually("another agent answers", async || {
+            let mut session = self.try_session().await.ok()?;
+            let agent = session.inspect().await.ok()?.agent;
+            (agent.pid != before).then_some(())
+        })
+        .await;
+    }
+
     /// Runs a script in the guest, whatever its agent is doing, and gives what it printed.
     pub async fn sh(&self, script: &str) -> String {
         let socket = self.socket();
@@ -204,8 +216,11 @@ fn build(parts: &Parts, debian: &Path, folder: &Path, image: &Path) {
         let path = format!("etc/mvm/integrations.d/{name}.json");
         put(&path, &integration.to_string());
     }
-    let probe = json!({"name": "env", "command": "env", "interval_secs": 86_400});
-    put("etc/mvm/probes.d/env.json", &probe.to_string());
+    // By the second, systemd is told something in the agent's name, if it takes that.
+    for (name, command) in [("env", "env"), ("notify", "systemd-notify READY=1; true")] {
+        let probe = json!({"name": name, "command": command, "interval_secs": 86_400});
+        put(&format!("etc/mvm/probes.d/{name}.json"), &probe.to_string());
+    }
     let system = "etc/systemd/system";
     let remote = REMOTE.replace("PORT", &REMOTE_PORT.to_string());
     put(&format!("{system}/remote.service"), &remote);
