@@ -174,7 +174,7 @@ fn make(parts: &Parts, debian: &Path, folder: &Path) {
     let mvmctl = Mvmctl::new();
     let image = image.to_str().expect("a path");
     let start = ["vm", "start", NAME, "--image", image, "--backend", "qemu"];
-    mvmctl.ok(&[&start[..], &["--memory", "256"]].concat());
+    mvmctl.ok(&[&start[..], &["--memory", "256", "--timeout", "3m"]].concat());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
