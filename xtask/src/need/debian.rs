@@ -2,7 +2,7 @@
 
 use super::{Package, Scratch, cache, is_root, packages};
 use crate::build;
-use crate::sh::{Cmd, Failure, Result, Tried, say};
+use crate::sh::{Cmd, Result, Tried, say};
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
@@ -21,26 +21,28 @@ const PACKAGES: [Package; 2] = [
     },
 ];
 
+/// By which those who are not root make files that are.
+const UIDMAP: Package = Package {
+    name: "uidmap",
+    program: "newuidmap",
+    why: "lets you make the root file system of the guest with systemd without being root",
+};
+
 /// Its root file system as an archive, made once and kept in our cache. As another recipe makes
 /// another one, its name has the recipe's hash.
 pub(crate) fn debian() -> Result<PathBuf> {
+    packages(&PACKAGES)?;
+    if !is_root() {
+        packages(&[UIDMAP])?;
+    }
     let recipe = build::root().join("examples/debian/root");
     let text = fs::read(&recipe).tried(format!("read {}", recipe.display()))?;
-    let cache = cache()?;
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
+    let cache = cache()?;
     let archive = cache.join(format!("debian-{:016x}.tar", hasher.finish()));
-    packages(&PACKAGES)?;
     if archive.is_file() {
         return Ok(archive);
-    }
-    if !is_root() {
-        return Err(Failure(format!(
-            "the guest with systemd is made by root, since the files in it are root's. Run\n\n    \
-             sudo {} {}\n\nand try again as root",
-            recipe.display(),
-            archive.display()
-        )));
     }
     say(format!(
         "The Debian of the guest with systemd is missing. Making it in {}, which takes one or two \
