@@ -109,6 +109,7 @@ in
         ExecReload = "/bin/sh -c 'kill -HUP $MAINPID'";
         Restart = "always";
         RestartSec = 1;
+        KillMode = "mixed";
         Slice = "mvm.slice";
         RuntimeDirectory = "mvm";
         RuntimeDirectoryPreserve = "yes";

@@ -67,6 +67,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         folders: (config.integrations_dir.clone(), config.probes_dir.clone()),
         effects: config.system_effects,
     };
+    let files = machine.files.clone();
     let driver = Driver::new(core, facts, machine, config.notify_port);
     let handle = driver.handle();
     follow_signals(&handle).map_err(failed)?;
@@ -78,8 +79,21 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         .run()
         .await
         .map_err(|error| format!("stopped: {error}"));
+    say_what_is_owed(&files);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     result
+}
+
+/// Whoever stops the agent of a guest that is asleep learns that services are left as they are.
+fn say_what_is_owed(files: &Files) {
+    if let Ok(journal) = files.read()
+        && !journal.owed.is_empty()
+    {
+        say!(
+            "stopped while the guest is asleep: restore commands of {} are owed until it is started",
+            journal.owed.join(", ")
+        );
+    }
 }
 
 fn listen(config: &Config, handle: &Handle) -> Result<(), String> {

@@ -9,6 +9,7 @@ use super::running::{Outcome, Running};
 use super::start::{Started, start};
 use super::terminal::Terminal;
 use crate::core::open::Kind;
+use crate::edge::driver::stopping;
 use crate::edge::session::{Ending, Session};
 use mvm_protocol::dev::channel::STDIN;
 use mvm_protocol::dev::exec::{Exec, ExecExited, ExecStarted};
@@ -55,6 +56,7 @@ pub(super) async fn serve(
         running,
         stdin,
         terminal,
+        was_told: false,
     };
     let served = exec.serve(&mut host, &mut admitted.end).await;
     let outcome = match exec.running.outcome() {
@@ -63,11 +65,19 @@ pub(super) async fn serve(
         None => exec.kill().await,
     };
     audit.exited(&outcome);
-    // From here on it keeps nobody from sleeping, however slowly the host reads.
-    drop(admitted);
+    let is_stopping = exec.was_told && host.session.handle.is_stopping();
+    // From here on it keeps nobody from sleeping, however slowly the host reads. An agent that stops
+    // waits for it, since after that nothing is sent any more.
+    let kept = is_stopping.then_some(admitted);
     served?;
-    host.answer(last_frame(&outcome));
-    host.finish().await
+    host.answer(if is_stopping {
+        DevAnswer::Error(stopping())
+    } else {
+        last_frame(&outcome)
+    });
+    let finished = host.finish().await;
+    drop(kept);
+    finished
 }
 
 /// The last frame of a command's answer.
@@ -89,6 +99,8 @@ struct Execution {
     running: Running,
     stdin: Inlet,
     terminal: Option<Terminal>,
+    /// Whether the agent has asked it to end.
+    was_told: bool,
 }
 
 impl Execution {
@@ -98,7 +110,6 @@ impl Execution {
         host: &mut Host<'_>,
         end: &mut oneshot::Receiver<()>,
     ) -> Result<(), Ending> {
-        let mut told = false;
         while self.running.outcome().is_none() {
             self.take(host).await?;
             host.send().await?;
@@ -109,8 +120,8 @@ impl Execution {
                 happened = self.running.happens(room) => {
                     self.running.act(happened, &mut host.out).await;
                 }
-                _ = &mut *end, if !told => {
-                    told = true;
+                _ = &mut *end, if !self.was_told => {
+                    self.was_told = true;
                     self.running.terminate();
                 }
             }

@@ -20,6 +20,7 @@ use mvm_protocol::Lenient;
 use mvm_protocol::answer::{self, Answer, Change, ErrorAnswer, ErrorCode};
 use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::request::Request;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
@@ -54,6 +55,7 @@ enum Message {
 pub(crate) struct Handle {
     messages: mpsc::UnboundedSender<Message>,
     facts: Rc<Facts>,
+    stops: Rc<Cell<bool>>,
     #[cfg(feature = "dev")]
     dev: Rc<Dev>,
 }
@@ -130,11 +132,19 @@ impl Handle {
 
     /// A SIGTERM came.
     pub(crate) fn stop(&self) {
+        self.stops.set(true);
         let _ = self.messages.send(Message::Stop);
+    }
+
+    /// Whether the agent is stopping. What it ends then is not ended by a sleep.
+    #[cfg(feature = "dev")]
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stops.get()
     }
 }
 
-fn stopping() -> ErrorAnswer {
+/// What is answered to whom an agent that stops has nothing else to say.
+pub(crate) fn stopping() -> ErrorAnswer {
     ErrorAnswer::new(ErrorCode::Busy, "the agent is stopping")
 }
 
@@ -166,6 +176,7 @@ impl<W: World> Driver<W> {
             handle: Handle {
                 messages: sender,
                 facts: Rc::new(facts),
+                stops: Rc::default(),
                 #[cfg(feature = "dev")]
                 dev: Rc::new(Dev::new(world.launcher())),
             },

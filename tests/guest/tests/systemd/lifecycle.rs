@@ -91,6 +91,46 @@ async fn an_agent_that_is_killed_pays_its_debts_when_systemd_has_brought_it_back
 }
 
 #[tokio::test]
+async fn an_agent_that_is_stopped_in_a_guest_that_sleeps_owes_until_it_is_started() {
+    let Some(vm) = SystemdVm::restored() else {
+        return;
+    };
+    log(&vm).await;
+    let agent = pid(&vm).await;
+    let ready = vm.session().await.sleep_prep(SleepPrep::default()).await;
+    ready.unwrap();
+    vm.sh("systemctl stop mvm-guest-agent").await;
+    assert_eq!(
+        log(&vm).await,
+        "checkpoint c, checkpoint b, checkpoint a",
+        "nothing is restored while it is stopped"
+    );
+    let said = vm
+        .sh("journalctl --sync; journalctl --unit mvm-guest-agent --output cat")
+        .await;
+    let owed = "restore commands of journald, c, b, a are owed until it is started";
+    assert!(said.contains(owed), "{said}");
+    vm.sh("systemctl start mvm-guest-agent").await;
+    back(&vm, agent).await;
+    assert_eq!(log(&vm).await, "restore a, restore b, restore c");
+}
+
+#[tokio::test]
+async fn a_command_that_restarts_the_agent_ends_with_a_reason() {
+    let Some(vm) = SystemdVm::restored() else {
+        return;
+    };
+    let agent = pid(&vm).await;
+    let restart = ["systemctl", "restart", "mvm-guest-agent"];
+    let run = vm
+        .mvmctl()
+        .run(&[&["vm", "exec", vm.name(), "--"], &restart[..]].concat());
+    assert_eq!(run.code, Some(125), "{run:?}");
+    assert!(run.stderr.contains("the agent is stopping"), "{run:?}");
+    back(&vm, agent).await;
+}
+
+#[tokio::test]
 async fn an_agent_is_asked_to_end_and_to_read_its_drop_ins_anew() {
     let Some(vm) = SystemdVm::restored() else {
         return;
