@@ -7,6 +7,10 @@ use crate::sh::{Cmd, Failure, Result, Tried, say, which};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod debian;
+
+pub(crate) use debian::debian;
+
 /// A program that cargo installs.
 pub(crate) struct Tool {
     /// The crate, and the program.

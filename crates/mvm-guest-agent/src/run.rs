@@ -1,10 +1,10 @@
 //! Puts the agent together from its settings, and runs it until it is told to stop.
 
-use crate::config::Config;
+use crate::config::{Config, ListenAddress};
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
 use crate::machine::clock::{self, Timer};
-use crate::machine::console::say;
+use crate::machine::console::{self, say};
 use crate::machine::drop_in_watch::{Watch, dirs};
 use crate::machine::inhibit::Inhibitors;
 use crate::machine::journal::Files;
@@ -21,6 +21,7 @@ use mvm_protocol::answer::Profile;
 use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What this build adds to serving.
@@ -85,6 +86,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         folders: (config.integrations_dir.clone(), config.probes_dir.clone()),
         effects: config.system_effects,
     };
+    let files = machine.files.clone();
     let driver = Driver::new(core, facts, machine, extension.clone(), config.notify_port);
     let handle = driver.handle();
     follow_signals(&handle).map_err(failed)?;
@@ -96,12 +98,26 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         .run()
         .await
         .map_err(|error| format!("stopped: {error}"));
+    say_what_is_owed(&files);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     result
 }
 
+/// Whoever stops the agent of a guest that is asleep learns that services are left as they are.
+fn say_what_is_owed(files: &Files) {
+    if let Ok(journal) = files.read()
+        && !journal.owed.is_empty()
+    {
+        say!(
+            "stopped while the guest is asleep: restore commands of {} are owed until it is started",
+            journal.owed.join(", ")
+        );
+    }
+}
+
 fn listen(config: &Config, handle: &Handle, extension: &Build) -> Result<(), String> {
     let open = Rc::new(Cell::new(0));
+    let dialled = Rc::new(Cell::new(false));
     for address in &config.listen {
         let listener = Listener::bind(address).map_err(|error| explain(address, &error))?;
         say!("listening on {address}");
@@ -110,10 +126,34 @@ fn listen(config: &Config, handle: &Handle, extension: &Build) -> Result<(), Str
             extension.clone(),
             Rc::clone(&open),
             config.max_connections,
+            Rc::clone(&dialled),
         );
         tokio::task::spawn_local(serving);
     }
+    if config.system_effects && !console::has_log() {
+        tokio::task::spawn_local(announce(config.listen.clone(), dialled));
+    }
     Ok(())
+}
+
+/// When the agent's line is said again on a console that others write to: in the middle of a boot and
+/// after it.
+const AGAIN: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(8)];
+
+/// Says on the guest's console what the log says elsewhere, a journal for one: whoever starts a VM
+/// waits for this line there before it dials. What else is written there may tear it (the kernel) or
+/// take it back before it is out (a getty that hangs the terminal up), so it is said again until
+/// somebody has dialled.
+async fn announce(addresses: Vec<ListenAddress>, dialled: Rc<Cell<bool>>) {
+    for pause in [Duration::ZERO].into_iter().chain(AGAIN) {
+        tokio::time::sleep(pause).await;
+        if dialled.get() {
+            return;
+        }
+        for address in &addresses {
+            console::write_to_console(format_args!("listening on {address}"));
+        }
+    }
 }
 
 fn follow_signals(handle: &Handle) -> std::io::Result<()> {

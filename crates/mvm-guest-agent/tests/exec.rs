@@ -144,6 +144,31 @@ fn a_closed_connection_kills_the_whole_process_tree() {
 }
 
 #[test]
+fn an_agent_that_stops_says_so_to_those_whose_commands_it_ends() {
+    let mut agent = Agent::start(&[], &[]);
+    let mut connection = agent.connection();
+    connection.begin(&shell("echo up; sleep 1003.6"));
+    connection.until("up");
+    agent.signal(rustix::process::Signal::TERM);
+    let last = connection.rest().last;
+    assert_refused(&last, "busy", "the agent is stopping");
+    assert!(agent.wait().success());
+    assert_eq!(processes("sleep 1003.6"), [0; 0]);
+}
+
+/// The tests' agents have a `NOTIFY_SOCKET` of their own.
+#[test]
+fn a_command_does_not_speak_for_the_agent() {
+    let agent = Agent::start(&[], &[]);
+    let ran = agent.exec(&exec(&["env"]));
+    assert!(ran.text().contains("PATH="), "{}", ran.text());
+    assert!(!ran.text().contains("NOTIFY_SOCKET"), "{}", ran.text());
+    let given = json!({"env": {"NOTIFY_SOCKET": "given"}});
+    let ran = agent.exec(&with(exec(&["env"]), given));
+    assert!(ran.text().contains("NOTIFY_SOCKET=given"), "{}", ran.text());
+}
+
+#[test]
 fn the_connection_serves_on_and_late_frames_are_dropped() {
     let agent = Agent::start(&[], &[]);
     let mut connection = agent.connection();

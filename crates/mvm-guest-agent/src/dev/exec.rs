@@ -10,6 +10,7 @@ use super::start::{Commands, Started};
 use super::terminal::Terminal;
 use crate::core::open::Kind;
 use crate::serve::connection::{Connection, Ending};
+use crate::serve::handle::stopping;
 use mvm_protocol::dev::channel::STDIN;
 use mvm_protocol::dev::exec::{Exec, ExecExited, ExecStarted};
 use mvm_protocol::dev::{Control, DevAnswer};
@@ -56,6 +57,7 @@ pub(super) async fn serve(
         running,
         stdin,
         terminal,
+        was_told: false,
     };
     let served = exec.serve(&mut host, &mut admitted.end).await;
     let outcome = match exec.running.outcome() {
@@ -64,11 +66,19 @@ pub(super) async fn serve(
         None => exec.kill().await,
     };
     audit.exited(&outcome);
-    // From here on it delays no sleep, however slowly the host reads.
-    drop(admitted);
+    let is_stopping = exec.was_told && host.connection.handle.is_stopping();
+    // From here on it delays no sleep, however slowly the host reads. An agent that stops waits for it,
+    // since after that nothing is sent any more.
+    let kept = is_stopping.then_some(admitted);
     served?;
-    host.answer(last_frame(&outcome));
-    host.finish().await
+    host.answer(if is_stopping {
+        DevAnswer::Error(stopping())
+    } else {
+        last_frame(&outcome)
+    });
+    let finished = host.finish().await;
+    drop(kept);
+    finished
 }
 
 /// The last frame of a command's answer.
@@ -90,6 +100,8 @@ struct Execution {
     running: Running,
     stdin: InputQueue,
     terminal: Option<Terminal>,
+    /// Whether the agent has asked it to end.
+    was_told: bool,
 }
 
 impl Execution {
@@ -99,7 +111,6 @@ impl Execution {
         host: &mut Host<'_>,
         end: &mut oneshot::Receiver<()>,
     ) -> Result<(), Ending> {
-        let mut told = false;
         while self.running.outcome().is_none() {
             self.take(host).await?;
             host.send().await?;
@@ -110,8 +121,8 @@ impl Execution {
                 event = self.running.next_event(room) => {
                     self.running.act(event, &mut host.out).await;
                 }
-                _ = &mut *end, if !told => {
-                    told = true;
+                _ = &mut *end, if !self.was_told => {
+                    self.was_told = true;
                     self.running.terminate();
                 }
             }

@@ -8,6 +8,7 @@ use super::running::Running;
 use super::terminal::Terminal;
 use crate::core::RunId;
 use crate::machine::children::MARK;
+use crate::machine::inherited::is_the_agents;
 use crate::machine::process::{Launcher, NotStarted};
 use crate::machine::users::{self, Identity};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
@@ -211,6 +212,7 @@ fn look_up(user: &str) -> Result<Identity, ErrorAnswer> {
 fn environment(exec: &Exec, user: Option<&Identity>, mark: &str) -> Vec<(String, String)> {
     let mut all = std::collections::BTreeMap::new();
     let own = std::env::vars_os()
+        .filter(|(name, _)| !is_the_agents(name))
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     all.insert("PATH".to_owned(), PATH.to_owned());
     all.extend(own);

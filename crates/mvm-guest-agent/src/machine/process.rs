@@ -7,6 +7,7 @@ use super::cgroup::{Cgroup, CgroupRoot};
 use super::children::{Children, MARK};
 use super::fork::{Report, close_all_but, fork, reported};
 use super::freezer::Freezer;
+use super::inherited::is_the_agents;
 use super::polled::polled;
 use super::users::Identity;
 use crate::core::RunId;
@@ -137,6 +138,9 @@ impl Launcher {
         let procs = procs.map_err(|error| NotStarted::new("cgroup.procs", error))?;
         let report = Report::new().map_err(|error| NotStarted::new("pipe", error))?;
         let mark = self.children.mark(run.0);
+        for (variable, _) in std::env::vars_os().filter(|(name, _)| is_the_agents(name)) {
+            command.env_remove(variable);
+        }
         command.env(MARK, &mark);
         prepare(command, procs, report.needed(), self.protected, identity);
         Ok(RunScope {

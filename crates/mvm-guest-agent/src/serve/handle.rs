@@ -10,6 +10,7 @@ use crate::core::open::Kind;
 use crate::core::registry::Loaded;
 use mvm_protocol::answer::{Answer, ErrorAnswer, ErrorCode};
 use mvm_protocol::request::Request;
+use std::cell::Cell;
 use std::rc::Rc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -43,6 +44,7 @@ pub(super) enum Response {
 pub(crate) struct Handle {
     pub(super) messages: mpsc::UnboundedSender<Message>,
     facts: Rc<Facts>,
+    stops: Rc<Cell<bool>>,
 }
 
 /// A request of an extension that the core has admitted. Dropping this reports that it has ended.
@@ -71,7 +73,13 @@ impl Handle {
     pub(super) fn new(facts: Facts) -> (Self, mpsc::UnboundedReceiver<Message>) {
         let (messages, received) = mpsc::unbounded_channel();
         let facts = Rc::new(facts);
-        (Self { messages, facts }, received)
+        let stops = Rc::default();
+        let handle = Self {
+            messages,
+            facts,
+            stops,
+        };
+        (handle, received)
     }
 
     /// Asks the core to admit a request of an extension.
@@ -132,10 +140,17 @@ impl Handle {
 
     /// A SIGTERM came.
     pub(crate) fn stop(&self) {
+        self.stops.set(true);
         let _ = self.messages.send(Message::Stop);
+    }
+
+    /// Whether the agent is stopping. What it ends then is not ended by a sleep.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stops.get()
     }
 }
 
-fn stopping() -> ErrorAnswer {
+/// What is answered to whom an agent that stops has nothing else to say.
+pub(crate) fn stopping() -> ErrorAnswer {
     ErrorAnswer::new(ErrorCode::Busy, "the agent is stopping")
 }

@@ -92,18 +92,21 @@ impl Listener {
         })
     }
 
-    /// Accepts connections and serves each, at most `max` at a time over all listeners.
+    /// Accepts connections and serves each, at most `max` at a time over all listeners. Says that
+    /// somebody has dialled, once that is so.
     pub(crate) async fn run<E: Extension>(
         mut self,
         handle: Handle,
         extension: E,
         open: Rc<Cell<usize>>,
         max: usize,
+        dialled: Rc<Cell<bool>>,
     ) {
         let refusals = Rc::new(Cell::new(0));
         loop {
             match self.accept(&handle).await {
                 Ok(Some(stream)) => {
+                    dialled.set(true);
                     let handshake = self.handshake();
                     let handle = handle.clone();
                     let extension = extension.clone();
