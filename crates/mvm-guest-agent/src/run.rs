@@ -1,6 +1,6 @@
 //! Puts the agent together from its settings, and runs it until it is told to stop.
 
-use crate::config::{Config, ListenAddress};
+use crate::config::Config;
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
 use crate::machine::clock::{self, Timer};
@@ -16,7 +16,7 @@ use crate::serve::driver::Driver;
 use crate::serve::extension::Extension;
 use crate::serve::facts::{Facts, VERSION};
 use crate::serve::handle::Handle;
-use crate::serve::listener::{Listener, explain};
+use crate::serve::listener::{ListenAddress, Listener, explain};
 use mvm_protocol::answer::Profile;
 use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
