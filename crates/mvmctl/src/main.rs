@@ -6,6 +6,7 @@
 mod args;
 mod asked_to_end;
 mod backoff;
+mod clock;
 mod commands;
 mod conversation;
 mod fleet;

@@ -1,6 +1,7 @@
 //! `mvmctl vm ls`
 
 use super::Context;
+use crate::clock::{Timed, timed};
 use crate::fleet;
 use crate::render::{data, status};
 use crate::report::{Failure, Outcome};
@@ -16,25 +17,27 @@ pub(crate) struct Args {}
 struct Listed {
     backend: Option<String>,
     #[serde(flatten)]
-    status: Status,
+    status: Timed<Status>,
 }
 
-impl AsRef<Status> for Listed {
-    fn as_ref(&self) -> &Status {
+impl AsRef<Timed<Status>> for Listed {
+    fn as_ref(&self) -> &Timed<Status> {
         &self.status
     }
 }
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let asked = fleet::ask(context, &[], async |mut session| session.status().await).await?;
-        let listed = asked.turn(|_, vm, status| {
+        let asked = fleet::ask(context, &[], async |mut session| {
+            timed(session.status(), |status| status.now).await
+        });
+        let listed = asked.await?.turn(|_, vm, status| {
             Ok(Listed {
                 backend: vm.and_then(|vm| vm.backend.clone()),
                 status,
             })
         });
         data::fleet(context, &listed, || status::ls(context, &listed))?;
-        listed.finish(context, |one| one.status.health == Health::Unhealthy)
+        listed.finish(context, |one| one.status.answer.health == Health::Unhealthy)
     }
 }
