@@ -160,6 +160,13 @@ impl Core {
     /// The core at its start: it reads the drop-ins and the signals at its first tick.
     pub(crate) fn new(settings: Settings, journal: Journal, now: Now) -> Self {
         let timeline = Timeline::new(now);
+        let lifecycle = Lifecycle::new(journal, now.mono);
+        // An agent that comes up in a guest that sleeps knows nothing from before.
+        let frozen = if lifecycle.phase() == Phase::Running {
+            Frozen::No
+        } else {
+            Frozen::Was
+        };
         Self {
             timeline,
             started: timeline.moment(),
@@ -178,9 +185,9 @@ impl Core {
             loading_for: Vec::new(),
             reload_waiters: Vec::new(),
             next_number: 0,
-            lifecycle: Lifecycle::new(journal, now.mono),
+            lifecycle,
             wake: None,
-            frozen: Frozen::No,
+            frozen,
             drain: None,
             seed: settings.seed,
             settings,

@@ -147,7 +147,6 @@ impl Core {
                 Act::Hold => self.hold(actions),
                 Act::Release => {
                     self.seed = self.seed.wrapping_add(1);
-                    self.schedule.release(now.mono, self.seed);
                     self.wake = None;
                     self.run_on(now);
                     actions.push(Action::Woke);
@@ -202,7 +201,9 @@ impl Core {
 
     /// The guest runs again.
     fn run_on(&mut self, now: Now) {
-        if std::mem::replace(&mut self.frozen, Frozen::No) == Frozen::Was {
+        let was_frozen = std::mem::replace(&mut self.frozen, Frozen::No) == Frozen::Was;
+        self.schedule.release(now.mono, self.seed, was_frozen);
+        if was_frozen {
             for check in &mut self.checks {
                 check.renew_grace(now.mono);
             }
