@@ -201,7 +201,7 @@ fn inspect(worker: &str) -> Result<Inspect> {
         "snapshot":{{"generation":3,"last_sleep":null,"last_wake":null}}}}"#
     );
     match AnswerFrame::read(text.as_bytes())?.answer {
-        Answer::Inspect(inspect) => Ok(inspect),
+        Answer::Inspect(inspect) => Ok(*inspect),
         other => Err(format!("not an inspect: {other:?}").into()),
     }
 }

@@ -240,7 +240,7 @@ impl Session {
     /// All of `status`, and probes, system, agent and snapshot history.
     pub async fn inspect(&mut self) -> Result<Inspect, Error> {
         match self.request(&Request::Inspect).await? {
-            Answer::Inspect(inspect) => Ok(inspect),
+            Answer::Inspect(inspect) => Ok(*inspect),
             other => Err(self.incoming.astray(&other, "inspect")),
         }
     }

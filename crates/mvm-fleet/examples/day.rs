@@ -407,6 +407,7 @@ fn worker(is_busy: bool, since: Timestamp) -> Worker {
         last_busy_at: None,
         because: Vec::new(),
         load1: 0.0,
+        load1_counted: None,
         runnable: 1,
     }
 }
@@ -416,6 +417,7 @@ fn status(worker: Worker) -> Status {
         lifecycle: Lifecycle::Running.into(),
         health: Health::Healthy.into(),
         uptime_secs: 86_400.0,
+        now: None,
         worker,
         integrations: Vec::new(),
         integrations_omitted: 0,

@@ -196,6 +196,7 @@ pub(crate) fn worker(is_busy: bool, since: Timestamp) -> Worker {
         last_busy_at: Some(since),
         because: Vec::new(),
         load1: 0.0,
+        load1_counted: None,
         runnable: 1,
     }
 }
@@ -205,6 +206,7 @@ pub(crate) fn status(worker: Worker) -> Status {
         lifecycle: Lifecycle::Running.into(),
         health: Health::Healthy.into(),
         uptime_secs: 3600.0,
+        now: None,
         worker,
         integrations: Vec::new(),
         integrations_omitted: 0,

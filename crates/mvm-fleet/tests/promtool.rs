@@ -31,7 +31,7 @@ fn inspect(name: &str) -> Inspect {
         "snapshot":{{"generation":0,"last_sleep":null,"last_wake":null}}}}"#
     );
     match AnswerFrame::read(text.as_bytes()).unwrap().answer {
-        Answer::Inspect(inspect) => inspect,
+        Answer::Inspect(inspect) => *inspect,
         other => panic!("{other:?}"),
     }
 }

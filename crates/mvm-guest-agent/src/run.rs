@@ -59,7 +59,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         launcher.kill_method()
     );
     let now = clock::now();
-    let facts = Facts::new(now.wall, config.exec);
+    let facts = Facts::new(config.exec);
     let settings = Settings {
         max_concurrent_checks: config.max_concurrent_checks,
         sample_interval: config.sample_interval,

@@ -22,7 +22,7 @@ pub enum Answer {
     /// Answers `status`, and opens the answer to `watch`.
     Status(Status),
     /// Answers `inspect`.
-    Inspect(Inspect),
+    Inspect(Box<Inspect>),
     /// Answers `check`.
     Checked(Checked),
     /// Answers `reload`.

@@ -36,7 +36,7 @@ impl Lifecycle {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
-    /// No verdict yet, or failing within the grace period.
+    /// No verdict yet, since the start or the last wake, or failing within the grace period.
     Starting,
     /// The check succeeds.
     Healthy,
@@ -70,6 +70,10 @@ pub struct Status {
     pub health: Lenient<Health>,
     /// Seconds since the guest's boot, time asleep included (`CLOCK_BOOTTIME`).
     pub uptime_secs: f64,
+    /// The guest's wall clock when it answered; null from an agent that does not tell. The times of
+    /// this answer are to be compared with it, and not with the clock of whoever reads them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<Timestamp>,
     /// Idle or busy.
     pub worker: Worker,
     /// The services, in load order.
@@ -80,6 +84,10 @@ pub struct Status {
 }
 
 /// Whether the guest has work.
+///
+/// Its times, and all others of the guest's past but the snapshots', count the time in which the
+/// guest has run: a guest that was idle for ten seconds, was frozen for a week and has run for five
+/// more is idle since 15 seconds before `now`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Worker {
@@ -87,12 +95,17 @@ pub struct Worker {
     pub state: Lenient<WorkerState>,
     /// Since when.
     pub since: Timestamp,
-    /// When it was last seen busy; null if never.
+    /// When it was last seen busy; null if never, which is where a clone begins.
     pub last_busy_at: Option<Timestamp>,
     /// The signals that make it busy.
     pub because: Vec<Lenient<BusySignal>>,
-    /// The 1-minute load average.
+    /// The 1-minute load average, as the kernel has it.
     pub load1: f64,
+    /// What counts of it: the load that the guest's own work made in the last minute, or since its
+    /// last wake if that is shorter. Without what it came with at the wake, and without what the
+    /// agent's own checks made. Null if it could not be told, or by an agent that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load1_counted: Option<f64>,
     /// Threads that run or could, from `/proc/loadavg`.
     pub runnable: u32,
 }
@@ -113,7 +126,7 @@ pub enum WorkerState {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum BusySignal {
-    /// The 1-minute load average is at or over the threshold.
+    /// What counts of the 1-minute load average is at or over the threshold.
     Loadavg,
     /// The share of CPU time used since the last sample is at or over the threshold.
     Cpu,
@@ -141,7 +154,7 @@ pub struct IntegrationStatus {
     pub checks: u64,
     /// How many of them have failed.
     pub failures: u64,
-    /// The last check; null before the first one.
+    /// The last check; null before the first one since the start, or since a wake.
     pub last_check: Option<LastCheck>,
 }
 
@@ -176,6 +189,10 @@ pub struct ProbeStatus {
     /// What its last run printed, trimmed: a JSON value for `output` `json`, else a string. Null
     /// if that run failed or there was none.
     pub value: serde_json::Value,
+    /// Whether that is from before the guest was frozen: it has woken, and the probe has not run
+    /// since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
     /// The last run; null before the first one.
     pub last_check: Option<LastCheck>,
 }

@@ -5,6 +5,7 @@
 
 mod args;
 mod backoff;
+mod clock;
 mod commands;
 mod conversation;
 mod fleet;

@@ -1,9 +1,8 @@
 //! The guest of the stories.
 //!
-//! What a story does to it are probes that are run on demand, as a host would. The agent runs each
-//! probe once when it starts, too: those that change something go through `on-demand`, which lets
-//! that first run pass. What no host can do to a guest, least of all to one that sleeps, goes by the
-//! service `remote`, which runs scripts that it is sent.
+//! What a story looks at are probes that are run on demand, as a host would. The agent runs each by
+//! itself as well, when it starts and when the guest wakes: so what a story does to the guest goes by
+//! the service `remote`, which runs scripts that it is sent.
 
 use crate::parts::Parts;
 use crate::remote::REMOTE_PORT;
@@ -16,18 +15,11 @@ use std::process::Command;
 /// Its agent dials this port of the host when it listens.
 pub(crate) const NOTIFY_PORT: u32 = 1052;
 
-/// Runs the rest of its command line unless it is the first time under this agent, its parent.
-const ON_DEMAND: &str = r#"#!/bin/sh
-mark="/run/on-demand.$1.$PPID"
-shift
-if [ -e "$mark" ]; then eval "$@"; else : >"$mark"; fi
-"#;
-
 /// Stays down as long as there is a `/run/web-down`.
 const WEB: &str = "while [ -e /run/web-down ]; do sleep 0.1; done; \
      exec httpd -f -p 127.0.0.1:8080 -h /www";
 
-/// A day: these run at the agent's start and on demand.
+/// A day: these run at the agent's start, after a wake and on demand.
 const NEVER: u32 = 86_400;
 
 fn agent() -> Value {
@@ -63,12 +55,6 @@ fn probes() -> Vec<Value> {
         probe("dial-loopback", "guest-probe dial 1 52"),
         probe("dial-own-address", "guest-probe dial self 52"),
         probe("dial-nobody", "guest-probe dial 1 53"),
-        probe(
-            "web-down",
-            "exec on-demand web-down ': >/run/web-down; killall httpd'",
-        ),
-        probe("web-up", "exec on-demand web-up 'rm /run/web-down'"),
-        probe("kill-agent", "exec on-demand kill-agent 'kill -9 $PPID'"),
     ]
 }
 
@@ -137,12 +123,7 @@ pub(crate) fn build_guest(parts: &Parts, folder: &Path, guest: Guest) -> Built {
             write(&etc.join(kind).join(format!("{name}.json")), &drop_in);
         }
     }
-    let on_demand = folder.join("on-demand");
-    fs::write(&on_demand, ON_DEMAND).expect("write a script");
-    let mut add = vec![
-        (helper(folder), "/usr/bin/guest-probe".to_owned()),
-        (executable(on_demand), "/usr/bin/on-demand".to_owned()),
-    ];
+    let mut add = vec![(helper(folder), "/usr/bin/guest-probe".to_owned())];
     for (number, (text, dest)) in guest.files.into_iter().enumerate() {
         let file = folder.join(format!("file-{number}"));
         fs::write(&file, text).expect("write a file");

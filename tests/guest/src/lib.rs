@@ -4,6 +4,7 @@
 //! parts      what a guest is made of, as `cargo xtask test` names it; when to skip
 //! image      the guest of the stories: its services, checks and probes
 //! sleeper    the guest of the snapshots' stories
+//! waker      the guest of the stories about what is still true after a wake
 //! bare       the guest of the benchmarks
 //! short_path sockets in folders of any depth
 //! remote     scripts that are run in a guest from outside
@@ -38,6 +39,7 @@ mod short_path;
 mod sleeper;
 mod systemd;
 mod vm;
+mod waker;
 
 pub use bare::{AGENT_SOCKET, MOUNT_A_DISK, build_bare};
 pub use image::{build_dev_image, build_image};
@@ -46,6 +48,7 @@ pub use parts::Parts;
 pub use sleeper::{MACHINE_ID, build_sleeper};
 pub use systemd::SystemdVm;
 pub use vm::TestVm;
+pub use waker::{build_waker, compute};
 
 use std::time::{Duration, Instant};
 

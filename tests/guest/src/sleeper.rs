@@ -1,7 +1,7 @@
 //! The guest of the snapshots' stories: it writes down what its lifecycle commands do, and shows who
 //! it is.
 
-use crate::image::{Guest, build_guest};
+use crate::image::{Guest, build_guest, remote};
 use crate::parts::Parts;
 use mvm_vmm::build::Built;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use std::path::Path;
 /// Its machine-id, until it is a clone.
 pub const MACHINE_ID: &str = "0123456789abcdef0123456789abcdef";
 
-/// A day: these run at the agent's start and on demand.
+/// A day: these run at the agent's start, after a wake and on demand.
 const NEVER: u32 = 86_400;
 
 /// `a`, `b`, `c`, loaded in this order. With a `/run/fail-b` the checkpoint of `b` fails.
@@ -35,7 +35,6 @@ fn probes() -> Vec<Value> {
         // An empty log is no output, and no output is a value.
         ("log", "cat /run/log 2>/dev/null || true"),
         ("random", "guest-probe random 300"),
-        ("reseed", "guest-probe reseed"),
         ("clock", "guest-probe clock"),
         ("machine-id", "cat /etc/machine-id"),
         ("hostname", "hostname"),
@@ -44,10 +43,6 @@ fn probes() -> Vec<Value> {
         ("agent-descriptors", "ls /proc/$PPID/fd | wc -l"),
         ("processes", "ls -d /proc/[0-9]* | wc -l"),
         ("log-lines", "wc -l </run/log"),
-        ("fail-a", "exec on-demand fail-a ': >/run/fail-a'"),
-        ("fail-b", "exec on-demand fail-b ': >/run/fail-b'"),
-        ("fail-c", "exec on-demand fail-c ': >/run/fail-c'"),
-        ("mend", "rm -f /run/fail-* /run/log"),
     ]
     .iter()
     .map(|(name, command)| json!({"name": name, "command": command, "interval_secs": NEVER}))
@@ -60,7 +55,7 @@ pub fn build_sleeper(parts: &Parts, folder: &Path) -> Built {
         agent: json!({}),
         integrations: integrations(),
         probes: probes(),
-        services: Vec::new(),
+        services: vec![remote()],
         modules: Vec::new(),
         dev: false,
         files: vec![("0123456789abcdef0123456789abcdef\n", "/etc/machine-id")],

@@ -78,9 +78,9 @@ async fn a_service_that_dies_is_seen_to_and_so_is_its_return() {
         .find(|i| i.name == "web")
         .unwrap();
     assert_eq!(web.health, Health::Healthy);
-    vm.value("web-down").await;
+    vm.sh(": >/run/web-down; killall httpd").await;
     assert_eq!(turn(&mut watch, "web", Health::Unhealthy).await, Some(1));
-    vm.value("web-up").await;
+    vm.sh("rm /run/web-down").await;
     assert_eq!(turn(&mut watch, "web", Health::Healthy).await, Some(0));
 }
 

@@ -53,6 +53,7 @@ fn probe(name: &str, value: serde_json::Value) -> ProbeStatus {
         name: name.into(),
         ok: true,
         value,
+        stale: false,
         last_check: Some(check(11)),
     }
 }

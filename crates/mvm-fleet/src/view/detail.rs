@@ -178,7 +178,8 @@ impl Probe {
         Self {
             name: label::clean(&one.name),
             is_ok: one.ok,
-            value: number(&one.value),
+            // One of before a freeze says nothing of now.
+            value: number(&one.value).filter(|_| !one.stale),
             last_duration_ms: one.last_check.as_ref().map(|check| check.duration_ms),
         }
     }

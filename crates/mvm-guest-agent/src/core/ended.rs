@@ -31,8 +31,6 @@ pub(crate) enum End {
 /// A command's end with what it left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ended {
-    /// When it was started, on the wall clock.
-    pub(crate) at: Timestamp,
     /// How long it took.
     pub(crate) duration: Duration,
     /// How it ended.
@@ -49,8 +47,8 @@ impl Ended {
         self.end == End::Exited(0)
     }
 
-    /// As `last_check` tells it.
-    pub(crate) fn to_last_check(&self) -> LastCheck {
+    /// As `last_check` tells it of a command that was started at that time.
+    pub(crate) fn to_last_check(&self, at: Timestamp) -> LastCheck {
         let (exit_code, signal, timed_out) = match &self.end {
             End::Exited(code) => (Some(*code), None, false),
             End::Signaled(signal) => (None, Some(*signal), false),
@@ -66,7 +64,7 @@ impl Ended {
             _ => printed.text(),
         };
         LastCheck {
-            at: self.at,
+            at,
             duration_ms: u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
             exit_code,
             signal: signal.map(signal::name),
@@ -154,13 +152,12 @@ mod tests {
         let told = |end: End| {
             let (stdout, stderr) = (tail(&[b"out\n"]), tail(&[b"err\n"]));
             let ended = Ended {
-                at: Timestamp(0),
                 duration: Duration::ZERO,
                 end,
                 stdout,
                 stderr,
             };
-            let check = ended.to_last_check();
+            let check = ended.to_last_check(Timestamp(0));
             (check.exit_code, check.signal, check.timed_out, check.output)
         };
         let out = || "out\nerr".to_owned();

@@ -4,6 +4,7 @@
 //! knows no connection but the number of one that waits for an answer. So every promise about what
 //! runs when, and what status is reported, can be tested and replayed without waiting.
 
+pub(crate) mod baseline;
 pub(crate) mod ended;
 pub(crate) mod lifecycle;
 pub(crate) mod open;
@@ -11,29 +12,33 @@ pub(crate) mod registry;
 pub(crate) mod reloading;
 pub(crate) mod schedule;
 pub(crate) mod sleeping;
+pub(crate) mod timeline;
 pub(crate) mod verdict;
 pub(crate) mod worker;
 
+use baseline::Baseline;
 use ended::Ended;
 use lifecycle::{Done, Journal, Lifecycle, WakeAsked};
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::{Answer, Change, Checked, ErrorAnswer, ErrorCode};
 use mvm_protocol::lifecycle::{SleepPrep, Token, Wake};
 use mvm_protocol::request::{self, CheckKind};
-use mvm_protocol::status::{DropInError, Health, Lifecycle as Phase, ProbeStatus, Status, Worker};
+use mvm_protocol::status::{DropInError, Health, Lifecycle as Phase, ProbeStatus, Status};
 use registry::{Check, Command, Loaded};
 use reloading::Reload;
 use schedule::{CheckId, Schedule, slot_after};
-use sleeping::{Drain, StepWork};
+use sleeping::{Drain, Frozen, StepWork};
 use std::time::Duration;
-use worker::{BusyPolicy, Sample};
+use timeline::{Moment, Timeline};
+use worker::{BusyPolicy, Counted, Sample, Worker};
 
 /// Both clocks at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Now {
     /// `CLOCK_MONOTONIC`, for everything that is waited for.
     pub(crate) mono: Duration,
-    /// `CLOCK_REALTIME`, for what is shown to people alone: it may jump by years.
+    /// `CLOCK_REALTIME`, for what is shown to people alone: it may jump by years. What is shown of
+    /// the past goes by the [`Timeline`].
     pub(crate) wall: Timestamp,
 }
 
@@ -115,7 +120,7 @@ pub(crate) struct Settings {
     pub(crate) max_concurrent_checks: usize,
     pub(crate) sample_interval: Duration,
     pub(crate) busy: BusyPolicy,
-    /// Where the points come from at which checks start again after a wake.
+    /// Where the moments come from at which checks start.
     pub(crate) seed: u64,
 }
 
@@ -123,12 +128,18 @@ pub(crate) struct Settings {
 #[derive(Debug)]
 pub(crate) struct Core {
     settings: Settings,
+    timeline: Timeline,
+    started: Moment,
     schedule: Schedule,
     checks: Vec<Check>,
     /// The checks that run: as many as may run at once, at most.
     runs: Vec<(RunId, CheckId)>,
     drop_in_errors: Vec<DropInError>,
     worker: Worker,
+    baseline: Baseline,
+    /// What counted of the last sample that was read while the guest ran: what a sleep or a wake
+    /// uses of the machine is no work of its own.
+    counted: Counted,
     next_sample: Duration,
     reload: Reload,
     /// Who waits for the load that is under way.
@@ -139,6 +150,7 @@ pub(crate) struct Core {
     lifecycle: Lifecycle,
     /// The wake under way, and when it came.
     wake: Option<(Wake, Duration)>,
+    frozen: Frozen,
     drain: Option<Drain>,
     seed: u64,
     open: open::Open,
@@ -147,12 +159,24 @@ pub(crate) struct Core {
 impl Core {
     /// The core at its start: it reads the drop-ins and the signals at its first tick.
     pub(crate) fn new(settings: Settings, journal: Journal, now: Now) -> Self {
+        let timeline = Timeline::new(now);
+        let lifecycle = Lifecycle::new(journal, now.mono);
+        // An agent that comes up in a guest that sleeps knows nothing from before.
+        let frozen = if lifecycle.phase() == Phase::Running {
+            Frozen::No
+        } else {
+            Frozen::Was
+        };
         Self {
-            schedule: Schedule::new(settings.max_concurrent_checks),
+            timeline,
+            started: timeline.moment(),
+            schedule: Schedule::new(settings.max_concurrent_checks, settings.seed),
             checks: Vec::new(),
             runs: Vec::new(),
             drop_in_errors: Vec::new(),
-            worker: BusyPolicy::unsampled(now.wall),
+            worker: Worker::unsampled(timeline.moment()),
+            baseline: Baseline::default(),
+            counted: Counted::default(),
             next_sample: now.mono,
             reload: Reload::Settling {
                 at: now.mono,
@@ -161,8 +185,9 @@ impl Core {
             loading_for: Vec::new(),
             reload_waiters: Vec::new(),
             next_number: 0,
-            lifecycle: Lifecycle::new(journal, now.mono),
+            lifecycle,
             wake: None,
+            frozen,
             drain: None,
             seed: settings.seed,
             settings,
@@ -173,6 +198,7 @@ impl Core {
     /// Takes an event and says what to do about it, in this order.
     pub(crate) fn handle(&mut self, event: Event, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
+        self.timeline = self.timeline_at(now);
         match event {
             Event::Tick => {
                 let acts = self.lifecycle.tick(now.mono);
@@ -185,13 +211,13 @@ impl Core {
             Event::WakeAsked(waiter, asked) => self.wake_asked(waiter, &asked, now, &mut actions),
             Event::StepDone(done) => self.step_done(&done, now, &mut actions),
             Event::StepRefused(why) => self.step_refused(why, now, &mut actions),
-            Event::Sampled(sample) => self.judge(sample, now, &mut actions),
+            Event::Sampled(sample) => self.sampled(sample, now, &mut actions),
             Event::RunEnded(run, ended) => self.run_ended(run, &ended, now, &mut actions),
             Event::DropInsChanged => self.drop_ins_changed(now),
             Event::DropInsLoaded(loaded) => self.loaded(loaded, now, &mut actions),
             Event::CheckAsked(waiter, check) => self.check_asked(waiter, &check, &mut actions),
             Event::ReloadAsked(waiter) => self.reload_asked(waiter, now, &mut actions),
-            Event::OpenAsked(waiter, kind) => self.open_asked(waiter, kind, now, &mut actions),
+            Event::OpenAsked(waiter, kind) => self.open_asked(waiter, kind, &mut actions),
             Event::Closed(run) => self.closed(run, now, &mut actions),
         }
         self.act_on_deadlines(now, &mut actions);
@@ -213,14 +239,30 @@ impl Core {
         .min()
     }
 
+    fn timeline_at(&self, now: Now) -> Timeline {
+        self.timeline.at(now, self.is_ready())
+    }
+
+    fn sampled(&mut self, sample: Sample, now: Now, actions: &mut Vec<Action>) {
+        if self.lifecycle.phase() == Phase::Running {
+            self.counted = self.baseline.take(&sample, now.mono);
+        }
+        self.judge(sample, actions);
+    }
+
     /// Judges idle or busy by what was read, and by what hosts have open.
-    fn judge(&mut self, mut sample: Sample, now: Now, actions: &mut Vec<Action>) {
+    fn judge(&mut self, mut sample: Sample, actions: &mut Vec<Action>) {
         self.open.count_into(&mut sample);
         let policy = &self.settings.busy;
-        if policy.apply(&mut self.worker, &sample, now.wall) {
-            let worker = self.worker.clone();
-            actions.push(Action::Publish(Change::Worker { worker }));
+        let at = self.timeline.moment();
+        if policy.apply(&mut self.worker, &sample, &self.counted, at) {
+            self.publish_worker(actions);
         }
+    }
+
+    fn publish_worker(&self, actions: &mut Vec<Action>) {
+        let worker = self.worker.told(&self.timeline);
+        actions.push(Action::Publish(Change::Worker { worker }));
     }
 
     /// Whether the guest is about to be frozen: then nothing is run, read or written.
@@ -263,21 +305,26 @@ impl Core {
             self.drained(now, actions);
             return;
         };
-        check.running = None;
+        let counts = check.ended();
         // What a check says while the guest goes to sleep or wakes says nothing of its service.
         if self.lifecycle.phase() != Phase::Running {
             self.drained(now, actions);
             return;
         }
-        if check.record(ended, now)
-            && let Some(integration) = check.integration_status()
+        if !counts {
+            self.schedule.ask(id);
+            return;
+        }
+        let timeline = &self.timeline;
+        if check.record(ended, now.mono, timeline.moment())
+            && let Some(integration) = check.integration_status(timeline)
         {
             let integration = Box::new(integration);
             actions.push(Action::Publish(Change::Integration { integration }));
         }
         let checked = Checked {
-            integration: check.integration_status(),
-            probe: check.probe_status(),
+            integration: check.integration_status(timeline),
+            probe: check.probe_status(timeline),
         };
         for waiter in check.run_waiters.drain(..) {
             actions.push(answer(waiter, Answer::Checked(checked.clone())));
@@ -314,25 +361,36 @@ impl Core {
     }
 
     /// What `status` answers, but for what the machine alone knows.
-    pub(crate) fn status(&self, uptime: Duration) -> Status {
+    pub(crate) fn status(&self, uptime: Duration, now: Now) -> Status {
+        let timeline = &self.timeline_at(now);
         Status {
+            now: Some(now.wall),
             lifecycle: self.lifecycle.phase().into(),
             health: Health::of_guest(self.checks.iter().filter_map(Check::health)).into(),
             // Milliseconds are all that a reader wants of it.
             uptime_secs: uptime.as_millis() as f64 / 1000.0,
-            worker: self.worker.clone(),
+            worker: self.worker.told(timeline),
             integrations: self
                 .checks
                 .iter()
-                .filter_map(Check::integration_status)
+                .filter_map(|check| check.integration_status(timeline))
                 .collect(),
             integrations_omitted: 0,
         }
     }
 
     /// The probes, in load order.
-    pub(crate) fn probes(&self) -> Vec<ProbeStatus> {
-        self.checks.iter().filter_map(Check::probe_status).collect()
+    pub(crate) fn probes(&self, now: Now) -> Vec<ProbeStatus> {
+        let timeline = &self.timeline_at(now);
+        let probes = self.checks.iter();
+        probes
+            .filter_map(|check| check.probe_status(timeline))
+            .collect()
+    }
+
+    /// When the agent was started.
+    pub(crate) fn started_at(&self, now: Now) -> Timestamp {
+        self.timeline_at(now).shown(self.started)
     }
 
     /// The files that were rejected.
@@ -363,5 +421,7 @@ fn kind_name(kind: CheckKind) -> &'static str {
     }
 }
 
+#[cfg(test)]
+mod idle_tests;
 #[cfg(test)]
 mod tests;

@@ -53,13 +53,7 @@ impl Open {
 }
 
 impl Core {
-    pub(super) fn open_asked(
-        &mut self,
-        waiter: WaiterId,
-        kind: Kind,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn open_asked(&mut self, waiter: WaiterId, kind: Kind, actions: &mut Vec<Action>) {
         if kind == Kind::Active && self.lifecycle.phase() != Phase::Running {
             actions.push(busy(
                 waiter,
@@ -70,14 +64,14 @@ impl Core {
         let run = RunId(self.number());
         self.open.requests.push((run, kind));
         actions.push(Action::Admit(waiter, run));
-        self.judge(self.open.sample, now, actions);
+        self.judge(self.open.sample, actions);
     }
 
     pub(super) fn closed(&mut self, run: RunId, now: Now, actions: &mut Vec<Action>) {
         let open = self.open.requests.len();
         self.open.requests.retain(|(other, _)| *other != run);
         if self.open.requests.len() < open {
-            self.judge(self.open.sample, now, actions);
+            self.judge(self.open.sample, actions);
             self.drained(now, actions);
         }
     }

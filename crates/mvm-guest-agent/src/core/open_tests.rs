@@ -214,7 +214,7 @@ fn a_wake_of_a_guest_that_runs_ends_nothing() {
 fn open_requests_keep_the_worker_busy_across_samples() {
     let mut story = loaded();
     let state = |story: &Story| {
-        let worker = story.core.status(Duration::ZERO).worker;
+        let worker = story.status().worker;
         let because = worker.because.into_iter().filter_map(Lenient::known);
         (worker.state.known().unwrap(), because.collect())
     };

@@ -2,8 +2,10 @@
 
 use super::ended::{End, Ended};
 use super::schedule::CheckId;
+use super::timeline::{Moment, Timeline};
 use super::verdict::{self, Thresholds, Verdict};
-use super::{Now, RunId, WaiterId};
+use super::{RunId, WaiterId};
+use mvm_protocol::Timestamp;
 use mvm_protocol::drop_in::{Integration, OutputFormat, Probe};
 use mvm_protocol::object::is_too_deep;
 use mvm_protocol::request::CheckKind;
@@ -25,11 +27,14 @@ pub(crate) struct Check {
     pub(crate) id: CheckId,
     pub(crate) body: Body,
     pub(crate) running: Option<RunId>,
+    /// A run that began before the guest was frozen: its outcome says nothing.
+    void: Option<RunId>,
     /// Who is told the outcome of the next run to start.
     pub(crate) waiters: Vec<WaiterId>,
     /// Who is told the outcome of the present run.
     pub(crate) run_waiters: Vec<WaiterId>,
-    last: Option<LastCheck>,
+    /// When the last run began, and what came of it.
+    last: Option<(Moment, LastCheck)>,
 }
 
 /// What kind of check it is, with what only that kind has.
@@ -44,6 +49,8 @@ pub(crate) enum Body {
         spec: Probe,
         ok: bool,
         value: Value,
+        /// Whether that is from before the guest was frozen.
+        stale: bool,
     },
 }
 
@@ -62,7 +69,7 @@ pub(crate) struct Command {
 }
 
 impl Check {
-    pub(crate) fn integration(id: CheckId, spec: Integration, now: Now) -> Self {
+    pub(crate) fn integration(id: CheckId, spec: Integration, now: Duration, at: Moment) -> Self {
         let health = if spec.health_cmd.is_some() {
             Health::Starting
         } else {
@@ -71,8 +78,8 @@ impl Check {
         Self::new(
             id,
             Body::Integration {
-                grace_until: now.mono.saturating_add(spec.startup_grace_secs.duration()),
-                verdict: Verdict::new(health, now.wall),
+                grace_until: now.saturating_add(spec.startup_grace_secs.duration()),
+                verdict: Verdict::new(health, at),
                 spec: Box::new(spec),
             },
         )
@@ -85,6 +92,7 @@ impl Check {
                 spec,
                 ok: false,
                 value: Value::Null,
+                stale: false,
             },
         )
     }
@@ -95,6 +103,7 @@ impl Check {
             id,
             body,
             running: None,
+            void: None,
             waiters,
             run_waiters,
             last: None,
@@ -167,9 +176,46 @@ impl Check {
         })
     }
 
-    /// Takes the end of a run. True if the verdict, or how the check ended, changed.
-    pub(crate) fn record(&mut self, ended: &Ended, now: Now) -> bool {
-        let mut last = ended.to_last_check();
+    /// The guest was frozen: a verdict from before is none, and a probe's value is an old one. True
+    /// if there is a verdict that is to be told.
+    pub(crate) fn distrust(&mut self, at: Moment) -> bool {
+        self.void = self.running;
+        match &mut self.body {
+            Body::Integration { spec, verdict, .. } => {
+                self.last = None;
+                if spec.health_cmd.is_some() {
+                    verdict.begin_anew(at);
+                }
+                spec.health_cmd.is_some()
+            }
+            Body::Probe { stale, .. } => {
+                *stale = self.last.is_some();
+                false
+            }
+        }
+    }
+
+    /// The guest runs again after it was frozen: its services have their grace anew.
+    pub(crate) fn renew_grace(&mut self, now: Duration) {
+        if let Body::Integration {
+            spec, grace_until, ..
+        } = &mut self.body
+        {
+            *grace_until = now.saturating_add(spec.startup_grace_secs.duration());
+        }
+    }
+
+    /// The run has ended. True if its outcome counts.
+    pub(crate) fn ended(&mut self) -> bool {
+        let run = self.running.take();
+        self.void.take_if(|void| run == Some(*void)).is_none()
+    }
+
+    /// Takes the end of a run, at `now` on the monotonic clock, the moment `at`. True if the verdict,
+    /// or how the check ended, changed.
+    pub(crate) fn record(&mut self, ended: &Ended, now: Duration, at: Moment) -> bool {
+        // Told when it is asked for.
+        let mut last = ended.to_last_check(Timestamp(0));
         let changed = match &mut self.body {
             Body::Integration {
                 spec,
@@ -187,11 +233,18 @@ impl Check {
                     failure: spec.failure_threshold.count(),
                     grace_until: *grace_until,
                 };
-                verdict.record(result, &thresholds, now.mono, now.wall);
+                verdict.record(result, &thresholds, now, at);
                 let outcome = |c: &LastCheck| (c.exit_code, c.signal.clone(), c.timed_out);
-                verdict.health != before || self.last.as_ref().map(outcome) != Some(outcome(&last))
+                let before_last = self.last.as_ref().map(|(_, last)| outcome(last));
+                verdict.health != before || before_last != Some(outcome(&last))
             }
-            Body::Probe { spec, ok, value } => {
+            Body::Probe {
+                spec,
+                ok,
+                value,
+                stale,
+            } => {
+                *stale = false;
                 let read = if ended.is_success() {
                     read_value(spec.output, ended)
                 } else {
@@ -205,34 +258,48 @@ impl Check {
                 false
             }
         };
-        self.last = Some(last);
+        self.last = Some((at.before(ended.duration), last));
         changed
     }
 
-    pub(crate) fn integration_status(&self) -> Option<IntegrationStatus> {
+    fn last_check(&self, timeline: &Timeline) -> Option<LastCheck> {
+        self.last.as_ref().map(|(at, last)| LastCheck {
+            at: timeline.shown(*at),
+            ..last.clone()
+        })
+    }
+
+    pub(crate) fn integration_status(&self, timeline: &Timeline) -> Option<IntegrationStatus> {
         let Body::Integration { spec, verdict, .. } = &self.body else {
             return None;
         };
         Some(IntegrationStatus {
             name: spec.name.as_str().to_owned(),
             health: verdict.health.into(),
-            since: verdict.since,
+            since: timeline.shown(verdict.since),
             consecutive_failures: verdict.consecutive_failures,
             checks: verdict.checks,
             failures: verdict.failures,
-            last_check: self.last.clone(),
+            last_check: self.last_check(timeline),
         })
     }
 
-    pub(crate) fn probe_status(&self) -> Option<ProbeStatus> {
-        let Body::Probe { spec, ok, value } = &self.body else {
+    pub(crate) fn probe_status(&self, timeline: &Timeline) -> Option<ProbeStatus> {
+        let Body::Probe {
+            spec,
+            ok,
+            value,
+            stale,
+        } = &self.body
+        else {
             return None;
         };
         Some(ProbeStatus {
             name: spec.name.as_str().to_owned(),
             ok: *ok,
             value: value.clone(),
-            last_check: self.last.clone(),
+            stale: *stale,
+            last_check: self.last_check(timeline),
         })
     }
 
@@ -264,9 +331,9 @@ fn read_value(format: OutputFormat, ended: &Ended) -> Result<Value, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Now;
     use super::super::ended::Tail;
     use super::*;
-    use mvm_protocol::Timestamp;
 
     fn probe(output: &str, stdout: &str, code: i32) -> ProbeStatus {
         let spec = serde_json::json!({ "name": "p", "command": "x", "output": output });
@@ -277,20 +344,17 @@ mod tests {
         let mut err = Tail::default();
         err.push(b"complaint");
         let ended = Ended {
-            at: Timestamp(0),
             duration: Duration::ZERO,
             end: End::Exited(code),
             stdout: out,
             stderr: err,
         };
-        check.record(
-            &ended,
-            Now {
-                mono: Duration::ZERO,
-                wall: Timestamp(0),
-            },
-        );
-        check.probe_status().unwrap()
+        let timeline = Timeline::new(Now {
+            mono: Duration::ZERO,
+            wall: Timestamp(0),
+        });
+        check.record(&ended, Duration::ZERO, timeline.moment());
+        check.probe_status(&timeline).unwrap()
     }
 
     #[test]

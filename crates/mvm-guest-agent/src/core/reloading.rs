@@ -119,7 +119,8 @@ impl Core {
                 changed => {
                     old.extend(changed.map(|check| (key, check)));
                     let id = CheckId(self.number());
-                    self.add(Check::integration(id, spec, now), now);
+                    let check = Check::integration(id, spec, now.mono, self.timeline.moment());
+                    self.add(check, now);
                 }
             }
         }

@@ -9,6 +9,10 @@
 //!
 //! A check's slots stand on a grid that begins with its first start. A slot that passes while the
 //! check still runs, or while no place was free, is skipped: nothing is caught up.
+//!
+//! In its slot a check starts at a random moment of the first tenth of its interval, a second at
+//! most. The kernel looks at what runs every five seconds and a tick for its load average; a check
+//! that started every five seconds to the dot would be met by that look time and again.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -17,12 +21,21 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct CheckId(pub(crate) u64);
 
+/// A check is not started later in its slot than this.
+const SPREAD_AT_MOST: Duration = Duration::from_secs(1);
+
+/// After a freeze the first run of each comes within this time, and as much longer for each check
+/// that there is: soon, since until then nothing is known of any service, and no burst.
+const FIRST_WITHIN: Duration = Duration::from_secs(2);
+const FIRST_WITHIN_MORE: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 struct Plan {
     interval: Duration,
-    /// The next slot on the monotonic clock; `None` for what runs on request alone.
-    due: Option<Duration>,
-    started_once: bool,
+    /// The next slot on the monotonic clock; `None` before the first start, which is one.
+    slot: Option<Duration>,
+    /// When it is to be started in that slot.
+    due: Duration,
     running: bool,
     /// Asked for while it ran: runs again when that run has ended, since whoever asked wants to
     /// know how things are now.
@@ -38,11 +51,12 @@ pub(crate) struct Schedule {
     plans: HashMap<CheckId, Plan>,
     due: BTreeSet<(Duration, CheckId)>,
     asked: VecDeque<CheckId>,
+    random: Random,
 }
 
 impl Schedule {
-    /// A schedule that lets `places` checks run at once.
-    pub(crate) fn new(places: usize) -> Self {
+    /// A schedule that lets `places` checks run at once, at moments that `seed` decides.
+    pub(crate) fn new(places: usize, seed: u64) -> Self {
         Self {
             places: places.max(1),
             held: false,
@@ -50,17 +64,17 @@ impl Schedule {
             plans: HashMap::new(),
             due: BTreeSet::new(),
             asked: VecDeque::new(),
+            random: Random(seed),
         }
     }
 
     /// Adds a check whose first run is due now.
     pub(crate) fn add(&mut self, id: CheckId, interval: Duration, now: Duration) {
-        let due = Some(now);
         self.due.insert((now, id));
         let plan = Plan {
             interval,
-            due,
-            started_once: false,
+            slot: None,
+            due: now,
             running: false,
             again: false,
         };
@@ -69,8 +83,8 @@ impl Schedule {
 
     /// Forgets a check. A run of it that is under way keeps its place until it has ended.
     pub(crate) fn remove(&mut self, id: CheckId) {
-        if let Some(Plan { due: Some(due), .. }) = self.plans.remove(&id) {
-            self.due.remove(&(due, id));
+        if let Some(plan) = self.plans.remove(&id) {
+            self.due.remove(&(plan.due, id));
         }
         self.asked.retain(|asked| *asked != id);
     }
@@ -102,16 +116,19 @@ impl Schedule {
             }
         }
         loop {
-            let (due, id) = *self.due.first().filter(|(due, _)| *due <= now)?;
+            let (_, id) = *self.due.first().filter(|(due, _)| *due <= now)?;
             self.due.pop_first();
             let Some(plan) = self.plans.get_mut(&id) else {
                 continue;
             };
-            let grid = if plan.started_once { due } else { now };
-            let next = slot_after(grid, plan.interval, now);
-            plan.started_once = true;
-            plan.due = Some(next);
-            self.due.insert((next, id));
+            let slot = match plan.slot {
+                Some(ahead) if ahead > now => ahead,
+                slot => slot_after(slot.unwrap_or(now), plan.interval, now),
+            };
+            let spread = SPREAD_AT_MOST.min(plan.interval / 10);
+            plan.slot = Some(slot);
+            plan.due = slot.saturating_add(spread.mul_f64(self.random.share()));
+            self.due.insert((plan.due, id));
             if self.start(id) {
                 return Some(id);
             }
@@ -149,18 +166,28 @@ impl Schedule {
         }
     }
 
-    /// Starts checks again, each at a point of its interval that `seed` decides: after a restore
-    /// there is no burst, in this guest or in a host full of its clones, and each check runs once
-    /// within its interval. Its grid begins anew there.
-    pub(crate) fn release(&mut self, now: Duration, seed: u64) {
+    /// Starts checks again, at moments that `seed` decides: after a restore there is no burst, in
+    /// this guest or in a host full of its clones. The first run of each is at a random point of its
+    /// interval; `soon`, at one of the next seconds, for nothing is known of any service. The second
+    /// follows after one interval to one and a half, so that clones get out of step.
+    pub(crate) fn release(&mut self, now: Duration, seed: u64, soon: bool) {
         self.held = false;
+        self.random = Random(seed);
         self.due.clear();
+        let checks = u32::try_from(self.plans.len()).unwrap_or(u32::MAX);
+        let within = if soon {
+            FIRST_WITHIN.saturating_add(FIRST_WITHIN_MORE.saturating_mul(checks))
+        } else {
+            Duration::MAX
+        };
         for (id, plan) in &mut self.plans {
-            let part = f64::from(scatter(seed, id.0)) / f64::from(u32::MAX);
-            let due = now.saturating_add(plan.interval.mul_f64(part));
-            plan.started_once = false;
-            plan.due = Some(due);
-            self.due.insert((due, *id));
+            // Whatever order they come in.
+            let mut random = Random(seed ^ id.0.rotate_left(32));
+            let first = within.min(plan.interval).mul_f64(random.share());
+            let second = plan.interval.mul_f64(1.0 + random.share() / 2.0);
+            plan.due = now.saturating_add(first);
+            plan.slot = Some(plan.due.saturating_add(second));
+            self.due.insert((plan.due, *id));
         }
     }
 
@@ -174,13 +201,20 @@ impl Schedule {
     }
 }
 
-/// A number that looks random, from a seed and an id: the finalizer of SplitMix64 (Steele, Lea and
-/// Flood, 2014).
-fn scatter(seed: u64, id: u64) -> u32 {
-    let mut bits = seed.wrapping_add(id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    u32::try_from((bits ^ (bits >> 31)) >> 32).unwrap_or_default()
+/// Numbers that look random: SplitMix64 (Steele, Lea and Flood, 2014).
+#[derive(Debug)]
+struct Random(u64);
+
+impl Random {
+    /// From 0 to 1.
+    fn share(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let bits = u32::try_from((bits ^ (bits >> 31)) >> 32).unwrap_or_default();
+        f64::from(bits) / f64::from(u32::MAX)
+    }
 }
 
 /// The first slot after `now` of the grid that goes through `slot`. A clock that stood still while
@@ -217,45 +251,53 @@ mod tests {
             .collect()
     }
 
+    /// Whether it is due in the slot that begins then, of a check whose interval is 10 s.
+    fn is_due_in(schedule: &Schedule, slot: u64) -> bool {
+        schedule
+            .deadline()
+            .is_some_and(|due| (secs(slot)..=secs(slot + 1)).contains(&due))
+    }
+
     #[test]
     fn the_first_run_is_at_once_and_the_others_from_start_to_start() {
-        let mut schedule = Schedule::new(4);
+        let mut schedule = Schedule::new(4, 7);
         schedule.add(A, secs(10), secs(100));
         assert_eq!(started(&mut schedule, 100), [1]);
-        assert_eq!(schedule.deadline(), Some(secs(110)));
+        assert!(is_due_in(&schedule, 110));
         schedule.ended(A);
         assert_eq!(started(&mut schedule, 109), NONE);
-        assert_eq!(started(&mut schedule, 110), [1]);
+        assert_eq!(started(&mut schedule, 111), [1]);
+        assert!(is_due_in(&schedule, 120));
     }
 
     #[test]
     fn a_slot_that_passes_during_a_run_is_skipped() {
-        let mut schedule = Schedule::new(4);
+        let mut schedule = Schedule::new(4, 7);
         schedule.add(A, secs(10), secs(0));
         assert_eq!(started(&mut schedule, 0), [1]);
-        assert_eq!(started(&mut schedule, 10), NONE);
-        assert_eq!(started(&mut schedule, 20), NONE);
+        assert_eq!(started(&mut schedule, 11), NONE);
+        assert_eq!(started(&mut schedule, 21), NONE);
         schedule.ended(A);
         assert_eq!(started(&mut schedule, 25), NONE);
-        assert_eq!(schedule.deadline(), Some(secs(30)));
-        assert_eq!(started(&mut schedule, 30), [1]);
+        assert!(is_due_in(&schedule, 30));
+        assert_eq!(started(&mut schedule, 31), [1]);
     }
 
     #[test]
     fn a_jump_of_the_clock_is_one_run_and_the_grid_stays() {
-        let mut schedule = Schedule::new(4);
+        let mut schedule = Schedule::new(4, 7);
         schedule.add(A, secs(10), secs(0));
         assert_eq!(started(&mut schedule, 0), [1]);
         schedule.ended(A);
         assert_eq!(started(&mut schedule, 31_536_003), [1]);
         schedule.ended(A);
         assert_eq!(started(&mut schedule, 31_536_003), NONE);
-        assert_eq!(schedule.deadline(), Some(secs(31_536_010)));
+        assert!(is_due_in(&schedule, 31_536_010));
     }
 
     #[test]
     fn a_freed_slot_goes_to_the_check_that_is_longest_due() {
-        let mut schedule = Schedule::new(2);
+        let mut schedule = Schedule::new(2, 7);
         for id in 1..=4 {
             schedule.add(CheckId(id), secs(10), secs(id));
         }
@@ -267,12 +309,12 @@ mod tests {
         schedule.ended(A);
         schedule.ended(CheckId(3));
         assert_eq!(started(&mut schedule, 7), [4]);
-        assert_eq!(schedule.deadline(), Some(secs(15)));
+        assert!(is_due_in(&schedule, 15));
     }
 
     #[test]
     fn asking_goes_first_and_never_makes_two_at_once() {
-        let mut schedule = Schedule::new(1);
+        let mut schedule = Schedule::new(1, 7);
         schedule.add(A, secs(10), secs(0));
         schedule.add(B, secs(10), secs(0));
         schedule.ask(B);
@@ -291,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_removed_checks_run_keeps_its_slot_until_it_ends() {
-        let mut schedule = Schedule::new(1);
+        let mut schedule = Schedule::new(1, 7);
         schedule.add(A, secs(10), secs(0));
         assert_eq!(started(&mut schedule, 0), [1]);
         schedule.remove(A);
@@ -303,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_held_schedule_starts_nothing_and_is_released_without_a_burst() {
-        let mut schedule = Schedule::new(1000);
+        let mut schedule = Schedule::new(1000, 7);
         for id in 0..1000 {
             schedule.add(CheckId(id), secs(100), secs(0));
         }
@@ -315,7 +357,7 @@ mod tests {
         schedule.ask(A);
         assert_eq!(started(&mut schedule, 5000), NONE);
         assert_eq!(schedule.deadline(), None);
-        schedule.release(secs(5000), 7);
+        schedule.release(secs(5000), 7, false);
         let mut runs = Vec::new();
         for second in 5000..=5100 {
             let mut now = started(&mut schedule, second);
@@ -328,6 +370,53 @@ mod tests {
         runs.sort_unstable();
         runs.dedup();
         assert_eq!(runs.len(), 1000, "each once within its interval");
+    }
+
+    #[test]
+    fn starts_are_spread_within_their_slots() {
+        for (interval, at_most_ms) in [(2, 200), (5, 500), (10, 1000), (60, 1000)] {
+            let mut schedule = Schedule::new(4, 7);
+            schedule.add(A, secs(interval), secs(0));
+            assert_eq!(started(&mut schedule, 0), [1]);
+            schedule.ended(A);
+            let mut late = Vec::new();
+            for slot in 1..=1000 {
+                let due = schedule.deadline().unwrap();
+                late.push(due.abs_diff(secs(slot * interval)).as_millis());
+                assert_eq!(schedule.next(due), Some(A));
+                schedule.ended(A);
+            }
+            late.sort_unstable();
+            let quarters = [0, 250, 500, 750, 999].map(|at| late[at]);
+            let expected = [0, 1, 2, 3, 4].map(|quarter| at_most_ms * quarter / 4);
+            for (late, expected) in quarters.into_iter().zip(expected) {
+                assert!(late.abs_diff(expected) <= at_most_ms / 10, "{quarters:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_wake_the_first_run_comes_soon_and_the_second_an_interval_later() {
+        for seed in 0..100 {
+            let mut schedule = Schedule::new(4, 7);
+            schedule.add(A, secs(60), secs(0));
+            schedule.add(B, secs(1), secs(0));
+            schedule.hold();
+            schedule.release(secs(100), seed, true);
+            let mut starts = [const { Vec::new() }; 2];
+            while starts[0].len() < 3 {
+                let due = schedule.deadline().unwrap();
+                let id = schedule.next(due).unwrap();
+                starts[usize::from(id == B)].push(due);
+                schedule.ended(id);
+            }
+            let within = Duration::from_millis(2200);
+            assert!(starts[0][0] <= secs(100) + within, "{starts:?}");
+            assert!(starts[1][0] <= secs(101), "{starts:?}");
+            let gaps = [0, 1].map(|at| starts[0][at + 1].abs_diff(starts[0][at]));
+            assert!((secs(60)..=secs(91)).contains(&gaps[0]), "{gaps:?}");
+            assert!((secs(59)..=secs(61)).contains(&gaps[1]), "{gaps:?}");
+        }
     }
 
     proptest! {
@@ -347,7 +436,7 @@ mod tests {
             places in 1_usize..4,
             steps in prop::collection::vec((0_u8..4, 0_u64..5, 0_u64..8), 1..200),
         ) {
-            let mut schedule = Schedule::new(places);
+            let mut schedule = Schedule::new(places, 7);
             let mut running: Vec<CheckId> = Vec::new();
             let mut now = Duration::ZERO;
             for (what, id, ahead) in steps {

@@ -3,6 +3,7 @@
 use super::ended::{End, Ended};
 use super::lifecycle::{Act, DRAIN_GRACE, Done, Journal, Participant, Task, WakeAsked};
 use super::registry::{Body, Check, Command};
+use super::worker::Counted;
 use super::{Action, Core, Now, RunId, WaiterId, answer, busy};
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::{Answer, Change, ErrorAnswer, ErrorCode};
@@ -39,6 +40,17 @@ pub(crate) enum Work {
     Clock(Option<(Timestamp, Duration)>),
     /// Write the generation, and for a clone a new identity.
     Identity { clone: bool, generation: u64 },
+}
+
+/// Whether the guest stood still, and what it found out before is no longer to be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Frozen {
+    /// Not since it last ran.
+    No,
+    /// It may at any moment.
+    Perhaps,
+    /// It has; what it found out before is given up, and it does not run yet.
+    Was,
 }
 
 /// Checks that run when a sleep begins.
@@ -97,6 +109,14 @@ impl Core {
             self.seed ^= asked.fingerprint;
         }
         self.apply(acts, now, actions);
+        let restored = asked.wake.cause == WakeCause::Restored;
+        if accepted && restored && self.lifecycle.phase() != Phase::Running {
+            self.was_frozen(actions);
+            if asked.wake.clone {
+                self.worker.forget(self.timeline.moment());
+                self.publish_worker(actions);
+            }
+        }
         if self.lifecycle.phase() == Phase::Running {
             self.wake = None;
         }
@@ -127,14 +147,21 @@ impl Core {
                 Act::Hold => self.hold(actions),
                 Act::Release => {
                     self.seed = self.seed.wrapping_add(1);
-                    self.schedule.release(now.mono, self.seed);
                     self.wake = None;
+                    self.run_on(now);
                     actions.push(Action::Woke);
                 }
                 Act::Enter(lifecycle) => {
                     actions.push(Action::Publish(Change::Lifecycle {
                         lifecycle: lifecycle.into(),
                     }));
+                    match lifecycle {
+                        Phase::Ready => self.frozen = Frozen::Perhaps,
+                        Phase::Waking if self.frozen == Frozen::Perhaps => {
+                            self.was_frozen(actions);
+                        }
+                        _ => {}
+                    }
                 }
                 Act::Ready(waiter, ready) => actions.push(answer(waiter, Answer::Ready(ready))),
                 Act::Awake(waiter, awake) => actions.push(answer(waiter, Answer::Awake(awake))),
@@ -152,6 +179,37 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// The guest has stood still, for whatever time: what was found out before is no verdict on how
+    /// things are now, and whatever made it busy is over.
+    fn was_frozen(&mut self, actions: &mut Vec<Action>) {
+        if self.frozen == Frozen::Was {
+            return;
+        }
+        self.frozen = Frozen::Was;
+        self.counted = Counted::default();
+        for check in &mut self.checks {
+            if check.distrust(self.timeline.moment())
+                && let Some(integration) = check.integration_status(&self.timeline)
+            {
+                let integration = Box::new(integration);
+                actions.push(Action::Publish(Change::Integration { integration }));
+            }
+        }
+    }
+
+    /// The guest runs again.
+    fn run_on(&mut self, now: Now) {
+        let was_frozen = std::mem::replace(&mut self.frozen, Frozen::No) == Frozen::Was;
+        self.schedule.release(now.mono, self.seed, was_frozen);
+        if was_frozen {
+            for check in &mut self.checks {
+                check.renew_grace(now.mono);
+            }
+        }
+        self.baseline.woke();
+        self.next_sample = now.mono;
     }
 
     /// Holds checks. Requests that wait for one are answered `busy`.
@@ -343,7 +401,7 @@ fn lifecycle_command(check: &Check, name: &str, restore: bool) -> Option<Command
 
 /// The end of a checkpoint or restore command as a step's.
 pub(crate) fn command_done(ended: &Ended) -> Done {
-    let check = ended.to_last_check();
+    let check = ended.to_last_check(Timestamp(0));
     let how = match &ended.end {
         End::Exited(0) | End::Unkillable | End::NotStarted { .. } => None,
         End::Exited(code) => Some(format!("exit code {code}")),

@@ -10,7 +10,7 @@
 //!        ended by a first success
 //! ```
 
-use mvm_protocol::Timestamp;
+use super::timeline::Moment;
 use mvm_protocol::status::Health;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub(crate) enum Result {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Verdict {
     pub(crate) health: Health,
-    pub(crate) since: Timestamp,
+    pub(crate) since: Moment,
     pub(crate) consecutive_failures: u64,
     consecutive_successes: u64,
     pub(crate) checks: u64,
@@ -51,7 +51,7 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     /// The verdict before the first check.
-    pub(crate) fn new(health: Health, at: Timestamp) -> Self {
+    pub(crate) fn new(health: Health, at: Moment) -> Self {
         Self {
             health,
             since: at,
@@ -63,13 +63,22 @@ impl Verdict {
         }
     }
 
-    /// Takes the result of a check that ended at `now` on the monotonic clock, `at` on the wall.
+    /// The guest was frozen: what was found out before says nothing of how things are now.
+    pub(crate) fn begin_anew(&mut self, at: Moment) {
+        *self = Self {
+            checks: self.checks,
+            failures: self.failures,
+            ..Self::new(Health::Starting, at)
+        };
+    }
+
+    /// Takes the result of a check that ended at `now` on the monotonic clock, the moment `at`.
     pub(crate) fn record(
         &mut self,
         result: Result,
         thresholds: &Thresholds,
         now: Duration,
-        at: Timestamp,
+        at: Moment,
     ) {
         self.checks += 1;
         let health = match result {
@@ -112,6 +121,10 @@ impl Verdict {
 mod tests {
     use super::*;
 
+    fn moment(second: u64) -> Moment {
+        Moment::after(Duration::from_secs(second))
+    }
+
     /// A story: for each check its second and result, `+`, `-` or `!` (not counted), and the
     /// verdict after it by its first letter.
     fn check(success: u64, failure: u64, grace: u64, story: &str) {
@@ -121,7 +134,7 @@ mod tests {
             failure,
             grace_until,
         };
-        let mut verdict = Verdict::new(Health::Starting, Timestamp(0));
+        let mut verdict = Verdict::new(Health::Starting, moment(0));
         for step in story.split_whitespace() {
             let (check, expected) = step.split_once('=').unwrap();
             let (second, result) = check.split_at(check.len() - 1);
@@ -131,8 +144,8 @@ mod tests {
                 "-" => Result::Failure,
                 _ => Result::NotCounted,
             };
-            let at = Timestamp(i64::try_from(second).unwrap() * 1000);
-            verdict.record(result, &thresholds, Duration::from_secs(second), at);
+            let now = Duration::from_secs(second);
+            verdict.record(result, &thresholds, now, Moment::after(now));
             let expected = match expected {
                 "s" => Health::Starting,
                 "h" => Health::Healthy,
@@ -182,12 +195,40 @@ mod tests {
             failure: 1,
             grace_until: Duration::ZERO,
         };
-        let mut verdict = Verdict::new(Health::Starting, Timestamp(1));
-        verdict.record(Result::Success, &thresholds, Duration::ZERO, Timestamp(2));
-        verdict.record(Result::Success, &thresholds, Duration::ZERO, Timestamp(3));
+        let mut verdict = Verdict::new(Health::Starting, moment(1));
+        verdict.record(Result::Success, &thresholds, Duration::ZERO, moment(2));
+        verdict.record(Result::Success, &thresholds, Duration::ZERO, moment(3));
         assert_eq!(
             (verdict.since, verdict.checks, verdict.failures),
-            (Timestamp(2), 2, 0)
+            (moment(2), 2, 0)
         );
+    }
+
+    #[test]
+    fn after_a_freeze_the_verdict_and_its_grace_begin_anew() {
+        let thresholds = |grace| Thresholds {
+            success: 1,
+            failure: 1,
+            grace_until: Duration::from_secs(grace),
+        };
+        let mut verdict = Verdict::new(Health::Starting, moment(0));
+        let second = |second| (Duration::from_secs(second), moment(second));
+        let record = |verdict: &mut Verdict, result, grace, at| {
+            let (now, at) = second(at);
+            verdict.record(result, &thresholds(grace), now, at);
+            verdict.health
+        };
+        let healthy = record(&mut verdict, Result::Success, 0, 1);
+        assert_eq!(healthy, Health::Healthy);
+        verdict.begin_anew(moment(9));
+        assert_eq!(
+            (verdict.health, verdict.since),
+            (Health::Starting, moment(9))
+        );
+        let failing = record(&mut verdict, Result::Failure, 20, 10);
+        assert_eq!(failing, Health::Starting, "within the new grace");
+        assert_eq!((verdict.checks, verdict.failures), (2, 1));
+        let failed = record(&mut verdict, Result::Failure, 20, 20);
+        assert_eq!(failed, Health::Unhealthy);
     }
 }

@@ -1,8 +1,8 @@
 //! Idle or busy, from the signals of one sample.
 
+use super::timeline::{Moment, Timeline};
 use mvm_protocol::Lenient;
-use mvm_protocol::Timestamp;
-use mvm_protocol::status::{BusySignal, Worker, WorkerState};
+use mvm_protocol::status::{BusySignal, Worker as Told, WorkerState};
 
 /// What was read of the machine at one moment. `None` where the kernel does not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -11,6 +11,9 @@ pub(crate) struct Sample {
     pub(crate) load1: Option<f64>,
     /// Threads that run or could.
     pub(crate) runnable: Option<u32>,
+    /// How many CPUs were used since the last sample, or would have been but for the host's other
+    /// VMs or a disk; checks taken out.
+    pub(crate) work: Option<f64>,
     /// The share of all CPUs' time used since the last sample, 0 to 1, checks taken out.
     pub(crate) cpu: Option<f64>,
     /// The share of the last 10 s in which something waited for a CPU, 0 to 1.
@@ -19,6 +22,18 @@ pub(crate) struct Sample {
     pub(crate) sessions: usize,
     /// Whether a file in `busy.d` holds the guest busy.
     pub(crate) inhibited: bool,
+}
+
+/// What counts of one sample. `None` where nothing is known.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Counted {
+    /// The average load of the guest's own work: over the last minute, or since the wake if that is
+    /// shorter.
+    pub(crate) load: Option<f64>,
+    /// The share of all CPUs' time used since the last sample, 0 to 1.
+    pub(crate) cpu: Option<f64>,
+    /// The share of the last 10 s in which something waited for a CPU, 0 to 1.
+    pub(crate) pressure: Option<f64>,
 }
 
 /// Which signals count, and from where.
@@ -30,31 +45,76 @@ pub(crate) struct BusyPolicy {
     pub(crate) signals: Vec<BusySignal>,
 }
 
-impl BusyPolicy {
+/// Whether the guest has work.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Worker {
+    since: Moment,
+    last_busy: Option<Moment>,
+    /// The guest is idle if there is none.
+    because: Vec<BusySignal>,
+    load1: f64,
+    counted: Option<f64>,
+    runnable: u32,
+}
+
+impl Worker {
     /// The worker before the first sample.
-    pub(crate) fn unsampled(at: Timestamp) -> Worker {
-        Worker {
-            state: WorkerState::Idle.into(),
+    pub(crate) fn unsampled(at: Moment) -> Self {
+        Self {
             since: at,
-            last_busy_at: None,
+            last_busy: None,
             because: Vec::new(),
             load1: 0.0,
+            counted: None,
             runnable: 0,
         }
     }
 
-    /// Takes a sample, and says whether the worker's state or reasons changed. A signal that
-    /// cannot be read does not make a guest busy.
-    pub(crate) fn apply(&self, worker: &mut Worker, sample: &Sample, at: Timestamp) -> bool {
+    /// A clone of the guest has begun to run: it has never been anything but idle.
+    pub(crate) fn forget(&mut self, at: Moment) {
+        self.since = at;
+        self.last_busy = None;
+        self.because.clear();
+    }
+
+    /// As `status` tells it.
+    pub(crate) fn told(&self, timeline: &Timeline) -> Told {
+        let state = if self.because.is_empty() {
+            WorkerState::Idle
+        } else {
+            WorkerState::Busy
+        };
+        Told {
+            state: state.into(),
+            since: timeline.shown(self.since),
+            last_busy_at: self.last_busy.map(|at| timeline.shown(at)),
+            because: self.because.iter().copied().map(Lenient::Known).collect(),
+            load1: self.load1,
+            load1_counted: self.counted,
+            runnable: self.runnable,
+        }
+    }
+}
+
+impl BusyPolicy {
+    /// Takes a sample and what counts of it, and says whether the worker's state or reasons changed.
+    /// A signal that cannot be read does not make a guest busy.
+    pub(crate) fn apply(
+        &self,
+        worker: &mut Worker,
+        sample: &Sample,
+        counted: &Counted,
+        at: Moment,
+    ) -> bool {
         let reaches = |share: Option<f64>| share.is_some_and(|share| share >= self.threshold);
         let mut because: Vec<BusySignal> = self
             .signals
             .iter()
             .copied()
             .filter(|signal| match signal {
-                BusySignal::Loadavg => reaches(sample.load1),
-                BusySignal::Cpu => reaches(sample.cpu),
-                BusySignal::Pressure => reaches(sample.pressure),
+                BusySignal::Loadavg => reaches(counted.load),
+                BusySignal::Cpu => reaches(counted.cpu),
+                BusySignal::Pressure => reaches(counted.pressure),
                 BusySignal::Session => sample.sessions > 0,
                 BusySignal::Inhibit => sample.inhibited,
             })
@@ -63,20 +123,16 @@ impl BusyPolicy {
         because.dedup();
         worker.load1 = sample.load1.unwrap_or(worker.load1);
         worker.runnable = sample.runnable.unwrap_or(worker.runnable);
-        let state = if because.is_empty() {
-            WorkerState::Idle
-        } else {
-            WorkerState::Busy
-        };
-        if state == WorkerState::Busy {
-            worker.last_busy_at = Some(at);
+        // As many digits as the kernel shows.
+        worker.counted = counted.load.map(|load| (load * 100.0).round() / 100.0);
+        if !because.is_empty() {
+            worker.last_busy = Some(at);
         }
-        let changed = worker.state != state || worker.because != because;
-        if worker.state != state {
-            worker.state = state.into();
+        if because.is_empty() != worker.because.is_empty() {
             worker.since = at;
         }
-        worker.because = because.into_iter().map(Lenient::Known).collect();
+        let changed = worker.because != because;
+        worker.because = because;
         changed
     }
 }
@@ -84,20 +140,42 @@ impl BusyPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Now;
+    use mvm_protocol::Timestamp;
+    use std::time::Duration;
+
+    fn moment(second: u64) -> Moment {
+        Moment::after(Duration::from_secs(second))
+    }
+
+    /// All of a sample counts.
+    fn all_of(sample: &Sample) -> Counted {
+        Counted {
+            load: sample.load1,
+            cpu: sample.cpu,
+            pressure: sample.pressure,
+        }
+    }
+
+    fn told(worker: &Worker) -> Told {
+        worker.told(&Timeline::new(Now {
+            mono: Duration::ZERO,
+            wall: Timestamp(1_000_000),
+        }))
+    }
 
     fn because(signals: &[BusySignal], sample: Sample) -> Vec<BusySignal> {
         let policy = BusyPolicy {
             threshold: 0.1,
             signals: signals.to_vec(),
         };
-        let mut worker = BusyPolicy::unsampled(Timestamp(0));
-        policy.apply(&mut worker, &sample, Timestamp(1));
+        let mut worker = Worker::unsampled(moment(0));
+        policy.apply(&mut worker, &sample, &all_of(&sample), moment(1));
         assert_eq!(
-            worker.state == WorkerState::Busy,
+            told(&worker).state == WorkerState::Busy,
             !worker.because.is_empty()
         );
-        let because = worker.because.into_iter();
-        because.filter_map(Lenient::known).collect()
+        worker.because
     }
 
     const ALL: [BusySignal; 5] = [
@@ -185,7 +263,10 @@ mod tests {
             threshold: 0.1,
             signals: ALL.to_vec(),
         };
-        let mut worker = BusyPolicy::unsampled(Timestamp(0));
+        let mut worker = Worker::unsampled(moment(0));
+        let apply = |worker: &mut Worker, sample: &Sample, second| {
+            policy.apply(worker, sample, &all_of(sample), moment(second))
+        };
         let busy = Sample {
             inhibited: true,
             ..Sample::default()
@@ -194,20 +275,17 @@ mod tests {
             sessions: 1,
             ..busy
         };
-        assert!(policy.apply(&mut worker, &busy, Timestamp(5)));
-        assert!(!policy.apply(&mut worker, &busy, Timestamp(6)));
-        assert!(
-            policy.apply(&mut worker, &busier, Timestamp(7)),
-            "another reason is a change"
-        );
+        assert!(apply(&mut worker, &busy, 5));
+        assert!(!apply(&mut worker, &busy, 6));
+        assert!(apply(&mut worker, &busier, 7), "another reason is a change");
         assert_eq!(
-            (worker.since, worker.last_busy_at),
-            (Timestamp(5), Some(Timestamp(7)))
+            (worker.since, worker.last_busy),
+            (moment(5), Some(moment(7)))
         );
-        assert!(policy.apply(&mut worker, &Sample::default(), Timestamp(9)));
+        assert!(apply(&mut worker, &Sample::default(), 9));
         assert_eq!(
-            (worker.since, worker.last_busy_at),
-            (Timestamp(9), Some(Timestamp(7)))
+            (worker.since, worker.last_busy),
+            (moment(9), Some(moment(7)))
         );
     }
 }

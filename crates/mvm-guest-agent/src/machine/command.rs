@@ -100,7 +100,6 @@ impl Launcher {
         cancel: oneshot::Receiver<()>,
     ) -> Ended {
         let mut ended = Ended {
-            at: started.wall,
             duration: Duration::ZERO,
             end: End::Exited(0),
             stdout: Tail::default(),

@@ -11,8 +11,15 @@ use std::time::Duration;
 pub(crate) struct Sampler {
     signals: Vec<BusySignal>,
     inhibitors: Inhibitors,
-    last_cpu: Option<CpuTimes>,
-    last_checks: Duration,
+    last: Option<Reading>,
+}
+
+/// What has been used until a moment on the monotonic clock.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    times: CpuTimes,
+    checks: Duration,
+    mono: Duration,
 }
 
 /// `/proc/stat`'s first line, in ticks of all CPUs together.
@@ -20,6 +27,8 @@ pub(crate) struct Sampler {
 struct CpuTimes {
     busy: u64,
     total: u64,
+    /// Stolen by the host, or idle while a disk was waited for.
+    waited: u64,
 }
 
 /// `USER_HZ`: 100 on every architecture that Rust's musl and glibc targets know.
@@ -31,8 +40,7 @@ impl Sampler {
         Self {
             signals,
             inhibitors,
-            last_cpu: None,
-            last_checks: Duration::ZERO,
+            last: None,
         }
     }
 
@@ -40,17 +48,19 @@ impl Sampler {
     /// start, `mono` the monotonic clock.
     pub(crate) fn sample(&mut self, checks: Duration, mono: Duration) -> Sample {
         let uses = |signal| self.signals.contains(&signal);
-        let (cpu, pressure, inhibit) = (
-            uses(BusySignal::Cpu),
-            uses(BusySignal::Pressure),
-            uses(BusySignal::Inhibit),
-        );
+        let (pressure, inhibit) = (uses(BusySignal::Pressure), uses(BusySignal::Inhibit));
+        let (cpu, work) = if uses(BusySignal::Cpu) || uses(BusySignal::Loadavg) {
+            self.cpu(checks, mono)
+        } else {
+            (None, None)
+        };
         let (load1, runnable) =
             read_small("/proc/loadavg").map_or((None, None), |text| parse_loadavg(&text));
         Sample {
             load1,
             runnable,
-            cpu: if cpu { self.cpu_share(checks) } else { None },
+            work,
+            cpu,
             pressure: if pressure {
                 read_small("/proc/pressure/cpu")
                     .ok()
@@ -64,12 +74,35 @@ impl Sampler {
         }
     }
 
-    fn cpu_share(&mut self, checks: Duration) -> Option<f64> {
-        let times = parse_stat(&read_small("/proc/stat").ok()?)?;
-        let last = self.last_cpu.replace(times);
-        let since = checks.saturating_sub(std::mem::replace(&mut self.last_checks, checks));
-        share(last?, times, since)
+    /// The share of CPU time used since the last reading, and how many CPUs were used or waited for.
+    fn cpu(&mut self, checks: Duration, mono: Duration) -> (Option<f64>, Option<f64>) {
+        let times = read_small("/proc/stat")
+            .ok()
+            .and_then(|text| parse_stat(&text));
+        let now = times.map(|times| Reading {
+            times,
+            checks,
+            mono,
+        });
+        match (std::mem::replace(&mut self.last, now), now) {
+            (Some(last), Some(now)) => {
+                let checks = now.checks.saturating_sub(last.checks);
+                (share(last.times, now.times, checks), work(&last, &now))
+            }
+            _ => (None, None),
+        }
     }
+}
+
+/// How many CPUs were used, stolen, or idle while a disk was waited for, between two readings, the
+/// checks' own time taken out. That is told when a check has ended, so that it may be less than none.
+fn work(last: &Reading, now: &Reading) -> Option<f64> {
+    let used = |reading: &Reading| {
+        let ticks = reading.times.busy.saturating_add(reading.times.waited);
+        ticks as f64 / TICKS_PER_SEC - reading.checks.as_secs_f64()
+    };
+    let secs = now.mono.checked_sub(last.mono)?.as_secs_f64();
+    (secs > 0.0).then(|| (used(now) - used(last)) / secs)
 }
 
 /// The share of CPU time used between two readings, the checks' own time taken out.
@@ -93,7 +126,7 @@ fn parse_loadavg(text: &str) -> (Option<f64>, Option<u32>) {
 }
 
 /// `cpu user nice system idle iowait irq softirq steal …` (proc_stat(5)). Time stolen by the host is
-/// neither this guest's work nor its rest, so it is left out.
+/// neither this guest's work nor its rest, so it is no part of the total.
 fn parse_stat(text: &str) -> Option<CpuTimes> {
     let mut words = text
         .lines()
@@ -102,15 +135,13 @@ fn parse_stat(text: &str) -> Option<CpuTimes> {
         .split_whitespace();
     let mut next = || words.next().and_then(|word| word.parse::<u64>().ok());
     let (user, nice, system, idle) = (next()?, next()?, next()?, next()?);
-    let (iowait, irq, softirq) = (
-        next().unwrap_or(0),
-        next().unwrap_or(0),
-        next().unwrap_or(0),
-    );
+    let mut next = || next().unwrap_or(0);
+    let (iowait, irq, softirq, steal) = (next(), next(), next(), next());
     let busy = user + nice + system + irq + softirq;
     Some(CpuTimes {
         busy,
         total: busy + idle + iowait,
+        waited: iowait + steal,
     })
 }
 
@@ -139,7 +170,8 @@ mod tests {
             parse_stat(stat),
             Some(CpuTimes {
                 busy: 21,
-                total: 105
+                total: 105,
+                waited: 11
             })
         );
         assert_eq!(parse_stat("intr 1"), None);
@@ -153,16 +185,53 @@ mod tests {
             CpuTimes {
                 busy: 100,
                 total: 1000,
+                waited: 0,
             },
             CpuTimes {
                 busy: 150,
                 total: 1500,
+                waited: 0,
             },
         );
         assert_eq!(share(last, now, Duration::ZERO), Some(0.1));
         assert_eq!(share(last, now, Duration::from_millis(400)), Some(0.02));
         assert_eq!(share(last, now, Duration::from_secs(9)), Some(0.0));
         assert_eq!(share(now, now, Duration::ZERO), None);
+    }
+
+    #[test]
+    fn work_is_what_ran_waited_or_was_kept_from_running() {
+        let at = |secs, busy, waited, checks_ms| Reading {
+            times: CpuTimes {
+                busy,
+                total: 0,
+                waited,
+            },
+            checks: Duration::from_millis(checks_ms),
+            mono: Duration::from_secs(secs),
+        };
+        let work = |last: &Reading, now: &Reading| {
+            work(last, now).map(|work| (work * 1000.0).round() / 1000.0)
+        };
+        let began = at(10, 100, 10, 0);
+        assert_eq!(work(&began, &at(15, 600, 10, 0)), Some(1.0), "one CPU");
+        assert_eq!(work(&began, &at(15, 2100, 10, 0)), Some(4.0), "four");
+        assert_eq!(work(&began, &at(15, 100, 260, 0)), Some(0.5), "a disk");
+        assert_eq!(
+            work(&began, &at(15, 150, 10, 500)),
+            Some(0.0),
+            "its own checks"
+        );
+        assert_eq!(
+            work(&began, &at(15, 100, 10, 500)),
+            Some(-0.1),
+            "whose time came with the last reading"
+        );
+        assert_eq!(
+            work(&began, &at(10, 100, 10, 0)),
+            None,
+            "no time has passed"
+        );
     }
 
     #[test]

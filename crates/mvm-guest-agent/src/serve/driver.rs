@@ -151,7 +151,8 @@ impl<M: Machine, E: Extension> Driver<M, E> {
     ) {
         self.next_waiter += 1;
         let waiter = WaiterId(self.next_waiter);
-        match requests::apply(request, waiter, &self.core, self.handle.facts(), E::PROFILE) {
+        let (facts, now) = (self.handle.facts(), self.machine.now());
+        match requests::apply(request, waiter, &self.core, facts, E::PROFILE, now) {
             Reply::Now(answer) => {
                 if let Some(queue) = watcher {
                     self.watchers.add(&queue);

@@ -8,7 +8,7 @@ use mvm_protocol::answer::{Answer, AnswerFrame, ErrorAnswer, ErrorCode};
 use mvm_protocol::frame::encode_json;
 use mvm_protocol::lifecycle::{Outcome, Step};
 use mvm_protocol::status::{
-    DropInError, Health, Inspect, IntegrationStatus, LastCheck, ProbeStatus, Status,
+    DropInError, Health, IntegrationStatus, LastCheck, ProbeStatus, Status,
 };
 use mvm_protocol::{MAX_BODY, MAX_OUTPUT};
 
@@ -47,7 +47,8 @@ fn try_encode(frame: &AnswerFrame) -> Option<Vec<u8>> {
 
 fn status(answer: &mut Answer) -> Option<&mut Status> {
     match answer {
-        Answer::Status(status) | Answer::Inspect(Inspect { status, .. }) => Some(status),
+        Answer::Status(status) => Some(status),
+        Answer::Inspect(inspect) => Some(&mut inspect.status),
         _ => None,
     }
 }
@@ -154,6 +155,7 @@ fn omit<T>(entries: &mut Vec<T>, limit: usize, is_well: impl Fn(&T) -> bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_protocol::status::{Worker, WorkerState};
     use mvm_protocol::{Decoder, Frame, Lenient, Timestamp};
 
     fn entry(n: usize, health: Health, output: &str) -> IntegrationStatus {
@@ -184,7 +186,16 @@ mod tests {
             lifecycle: mvm_protocol::status::Lifecycle::Running.into(),
             health: Health::Healthy.into(),
             uptime_secs: 1.0,
-            worker: crate::core::worker::BusyPolicy::unsampled(Timestamp(0)),
+            now: None,
+            worker: Worker {
+                state: WorkerState::Idle.into(),
+                since: Timestamp(0),
+                last_busy_at: None,
+                because: Vec::new(),
+                load1: 0.0,
+                load1_counted: None,
+                runnable: 0,
+            },
             integrations,
             integrations_omitted: 0,
         };

@@ -14,7 +14,6 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What does not change while the agent runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
-    pub(crate) started_at: Timestamp,
     /// Whether the configuration allows a dev build's requests.
     pub(crate) exec: bool,
     /// Tells requests apart. Its keys are this agent's own.
@@ -22,9 +21,8 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    pub(crate) fn new(started_at: Timestamp, exec: bool) -> Self {
+    pub(crate) fn new(exec: bool) -> Self {
         Self {
-            started_at,
             exec,
             hasher: RandomState::new(),
         }
@@ -37,14 +35,14 @@ impl Facts {
         Token::made_up(self.hasher.hash_one((now.mono, now.wall)))
     }
 
-    /// The agent itself, now, which is of this profile.
-    pub(crate) fn agent(&self, profile: Profile) -> Agent {
+    /// The agent itself, now, which is of this profile and was started then.
+    pub(crate) fn agent(profile: Profile, started_at: Timestamp) -> Agent {
         Agent {
             version: VERSION.to_owned(),
             profile: profile.into(),
             pid: std::process::id(),
             rss_bytes: own_rss_bytes(),
-            started_at: self.started_at,
+            started_at,
             drop_in_errors: Vec::new(),
             drop_in_errors_omitted: 0,
         }

@@ -147,7 +147,7 @@ fn agent<E: Extension>(extension: impl FnOnce(&Rc<Launcher>) -> E) -> (Handle, E
         folders: (dir.clone(), dir),
         effects: false,
     };
-    let facts = Facts::new(mvm_protocol::Timestamp(0), true);
+    let facts = Facts::new(true);
     let driver = Driver::new(core, facts, machine, extension.clone(), None);
     let handle = driver.handle();
     spawn_local(driver.run());

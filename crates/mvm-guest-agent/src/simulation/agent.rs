@@ -20,7 +20,7 @@ use mvm_protocol::drop_in;
 use mvm_protocol::frame::encode_json;
 use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::status::{Lifecycle, Status};
-use mvm_protocol::{Decoder, Frame, Timestamp};
+use mvm_protocol::{Decoder, Frame};
 use std::cell::Cell;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -111,7 +111,7 @@ impl Agent {
                 seed: 7,
             };
             let core = Core::new(settings, journal, machine.now());
-            let facts = Facts::new(Timestamp(0), true);
+            let facts = Facts::new(true);
             let driver = Driver::new(core, facts, machine, NoExtension, None);
             let handle = driver.handle();
             spawn_local(driver.run());

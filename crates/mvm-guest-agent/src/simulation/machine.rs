@@ -147,7 +147,6 @@ impl Machine for SimulatedMachine {
 
     /// Commands do not heed that they are to end: the script decides when they do.
     async fn run(&self, _: RunId, command: Command, cancel: oneshot::Receiver<()>) -> Ended {
-        let at = self.now().wall;
         let step = match command.what.rsplit_once(' ') {
             Some(("checkpoint of", name)) => Some(MachineStep::Checkpoint(initial(name))),
             Some(("restore of", name)) => Some(MachineStep::Restore(initial(name))),
@@ -169,7 +168,6 @@ impl Machine for SimulatedMachine {
             _ => End::Exited(1),
         };
         Ended {
-            at,
             duration: Duration::ZERO,
             end,
             stdout: Tail::default(),

@@ -20,6 +20,7 @@ mod model;
 
 use agent::Agent;
 use model::{Expect, Model, Transition};
+use mvm_protocol::status::Health;
 use proptest::test_runner::Config;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 
@@ -54,6 +55,11 @@ impl StateMachineTest for AgentTest {
         assert_eq!(agent.doing(), model.doing, "what is under way");
         let status = agent.status();
         assert_eq!(status.lifecycle, model.phase);
+        for one in &status.integrations {
+            let starting = one.health == Health::Starting && one.last_check.is_none();
+            assert!(starting || !model.was_frozen(), "{one:?}");
+            assert!(one.since <= status.now.unwrap(), "{one:?}");
+        }
         let journal = agent.journal();
         let mut owed = journal.owed.clone();
         owed.sort();

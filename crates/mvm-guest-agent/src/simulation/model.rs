@@ -131,6 +131,8 @@ pub(super) struct Model {
     back: Option<Back>,
     answered: Option<(WakeAsked, Expect)>,
     connections: [u32; HOSTS],
+    /// Whether it has been `ready` since it ran.
+    was_ready: bool,
 }
 
 impl Default for Model {
@@ -151,6 +153,7 @@ impl Default for Model {
             back: None,
             answered: None,
             connections: [0; HOSTS],
+            was_ready: false,
         }
     }
 }
@@ -244,6 +247,13 @@ impl Model {
     /// The debts, as the journal names them.
     pub(super) fn owed(&self) -> Vec<String> {
         self.owed.iter().map(char::to_string).collect()
+    }
+
+    /// Whether it was frozen, as far as anybody can know, and does not run yet: nothing that it found
+    /// out before counts.
+    pub(super) fn was_frozen(&self) -> bool {
+        let restored = self.back.as_ref().is_some_and(|back| back.restored);
+        restored || (self.was_ready && self.phase == Lifecycle::Waking)
     }
 
     fn waits(&self, host: usize) -> bool {
@@ -411,12 +421,14 @@ impl Model {
             self.doing = Some(next);
         } else if self.phase == Lifecycle::Preparing {
             self.phase = Lifecycle::Ready;
+            self.was_ready = true;
             for waiter in std::mem::take(&mut self.sleepers) {
                 self.answer(waiter, Expect::Ready);
             }
         } else {
             let back = self.back.take().unwrap_or_default();
             (self.phase, self.held) = (RUNNING, None);
+            self.was_ready = false;
             let expect = Expect::Awake {
                 was_ready: back.was_ready,
                 lease_expired: self.lease_expired,

@@ -1,6 +1,7 @@
 //! `mvmctl vm inspect`
 
 use super::Context;
+use crate::clock::timed;
 use crate::fleet;
 use crate::render::data::{self, Named};
 use crate::render::inspect;
@@ -18,14 +19,16 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let names = [self.vm.name];
-        let asked = fleet::ask(context, &names, async |mut session| session.inspect().await);
+        let asked = fleet::ask(context, &names, async |mut session| {
+            timed(session.inspect(), |inspect| inspect.status.now).await
+        });
         let fleet = asked.await?;
         data::fleet(context, &fleet, || {
             let shown = |(vm, answer)| inspect::inspect(context, &Named { vm, answer });
             fleet.only().map_or_else(String::new, shown)
         })?;
         fleet.finish(context, |inspect| {
-            inspect.status.health == Health::Unhealthy
+            inspect.answer.status.health == Health::Unhealthy
         })
     }
 }

@@ -60,7 +60,7 @@ fn table(context: &Context, jobs: &[Job]) -> String {
         let mut row = vec![
             cell(Style::Plain, &job.job.to_string()),
             cell(tone, &state),
-            cell(Style::Plain, &words::age(job.started_at)),
+            cell(Style::Plain, &words::age(job.started_at, None)),
             cell(Style::Plain, &took(job)),
             cell(Style::Plain, &words::bytes(job.output_bytes)),
             cell(Style::Plain, &words::command_line(&job.argv)),

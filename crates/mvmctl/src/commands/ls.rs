@@ -2,6 +2,7 @@
 
 use super::Context;
 use crate::args::Format;
+use crate::clock::{Timed, timed};
 use crate::fleet::{self, Answered, Fleet};
 use crate::render::{data, status};
 use crate::report::{ErrorInData, Failure, Outcome};
@@ -56,14 +57,17 @@ impl From<&Ending> for Ended {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Answer<'a> {
-    Status(&'a Status),
+    Status(&'a Timed<Status>),
     Failure { error: ErrorInData<'a> },
 }
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let choice = &self.by_label;
-        let asked = fleet::ask(context, choice, async |mut session| session.status().await).await?;
+        let asked = fleet::ask(context, choice, async |mut session| {
+            timed(session.status(), |status| status.now).await
+        });
+        let asked = asked.await?;
         if let Format::Json | Format::Yaml = context.format {
             let listed: Vec<_> = asked.answers.iter().filter_map(listed).collect();
             data::document(context, &listed)?;
@@ -74,11 +78,11 @@ impl Args {
     }
 }
 
-fn finish(context: &Context, fleet: Fleet<Status>) -> Result<Outcome, Failure> {
-    fleet.finish(context, |status| status.health == Health::Unhealthy)
+fn finish(context: &Context, fleet: Fleet<Timed<Status>>) -> Result<Outcome, Failure> {
+    fleet.finish(context, |timed| timed.answer.health == Health::Unhealthy)
 }
 
-fn listed(one: &Answered<Status>) -> Option<Listed<'_>> {
+fn listed(one: &Answered<Timed<Status>>) -> Option<Listed<'_>> {
     // All of them were found: none was named.
     let vm = one.vm.as_ref()?;
     let ended = match &vm.state {

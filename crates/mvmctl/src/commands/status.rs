@@ -1,6 +1,7 @@
 //! `mvmctl vm status`
 
 use super::Context;
+use crate::clock::timed;
 use crate::fleet;
 use crate::render::{data, status};
 use crate::report::{Failure, Outcome};
@@ -17,13 +18,13 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let asked = fleet::ask(context, &self.vms, async |mut session| {
-            session.status().await
+            timed(session.status(), |status| status.now).await
         });
         let fleet = asked.await?;
         data::fleet(context, &fleet, || match fleet.only() {
-            Some((name, status)) => status::one(context, name, status),
+            Some((name, timed)) => status::one(context, name, &timed.answer, timed.skew),
             None => status::several(context, &fleet),
         })?;
-        fleet.finish(context, |status| status.health == Health::Unhealthy)
+        fleet.finish(context, |status| status.answer.health == Health::Unhealthy)
     }
 }

@@ -5,18 +5,20 @@ use super::status::{self, omitted};
 use super::table::{Cell, Style, Table, cell, pairs};
 use super::text::{clean_lines, cut};
 use super::words;
+use crate::clock::Timed;
 use crate::commands::Context;
 use mvm_protocol::answer::Checked;
 use mvm_protocol::status::{DropInError, Inspect, LastCheck, ProbeStatus};
 use mvm_protocol::{MAX_OUTPUT, Timestamp};
 
 /// All that an agent tells.
-pub(crate) fn inspect(context: &Context, named: &Named<&Inspect>) -> String {
-    let inspect = named.answer;
-    let mut text = status::one(context, named.vm, &inspect.status);
+pub(crate) fn inspect(context: &Context, named: &Named<&Timed<Inspect>>) -> String {
+    let inspect = &named.answer.answer;
+    let now = inspect.status.now;
+    let mut text = status::one(context, named.vm, &inspect.status, named.answer.skew);
     if !inspect.probes.is_empty() {
         text.push('\n');
-        text.push_str(&probe_table(context, &inspect.probes));
+        text.push_str(&probe_table(context, &inspect.probes, now));
         text.push_str(&omitted(inspect.probes_omitted));
     }
     let system = &inspect.system;
@@ -38,10 +40,7 @@ pub(crate) fn inspect(context: &Context, named: &Named<&Inspect>) -> String {
                     words::bytes(system.memory_total_bytes)
                 ),
             ),
-            (
-                "Load",
-                system.load.map(|load| format!("{load:.2}")).join(" "),
-            ),
+            ("Load", load(inspect)),
             (
                 "Agent",
                 format!(
@@ -71,12 +70,22 @@ pub(crate) fn inspect(context: &Context, named: &Named<&Inspect>) -> String {
     text
 }
 
-fn probe_table(context: &Context, probes: &[ProbeStatus]) -> String {
+/// The kernel's averages, and what counts.
+fn load(inspect: &Inspect) -> String {
+    let load = inspect.system.load.map(|load| format!("{load:.2}"));
+    let load = load.join(" ");
+    match inspect.status.worker.load1_counted {
+        Some(counted) => format!("{load}; the guest's own work: {counted:.2}"),
+        None => load,
+    }
+}
+
+fn probe_table(context: &Context, probes: &[ProbeStatus], now: Option<Timestamp>) -> String {
     let mut table = Table::new(&context.ui, &["PROBE", "OK", "VALUE", "LAST CHECK", "RUN"]);
     for probe in probes {
         let last = words::last_check(probe.last_check.as_ref());
         let run = probe.last_check.as_ref().map_or("never".into(), |check| {
-            format!("{} ago", words::age(check.at))
+            format!("{} ago", words::age(check.at, now))
         });
         table.row(vec![
             cell(Style::Plain, &probe.name),
@@ -90,6 +99,9 @@ fn probe_table(context: &Context, probes: &[ProbeStatus]) -> String {
 }
 
 fn ok(probe: &ProbeStatus) -> Cell {
+    if probe.stale {
+        return cell(Style::Warn, "stale");
+    }
     match (probe.ok, &probe.last_check) {
         (true, _) => cell(Style::Good, "yes"),
         (false, Some(_)) => cell(Style::Bad, "no"),
@@ -141,7 +153,10 @@ pub(crate) fn checked(context: &Context, checked: &Checked) -> String {
         table.row(vec![
             cell(Style::Plain, &integration.name),
             cell(health.0, &health.1),
-            cell(Style::Plain, &words::age(integration.since)),
+            cell(
+                Style::Plain,
+                &words::age(integration.since, ended(integration.last_check.as_ref())),
+            ),
             cell(Style::Plain, &integration.consecutive_failures.to_string()),
             cell(last.0, &last.1),
         ]);
@@ -149,10 +164,21 @@ pub(crate) fn checked(context: &Context, checked: &Checked) -> String {
         text.push_str(&output(integration.last_check.as_ref()));
     }
     if let Some(probe) = &checked.probe {
-        text.push_str(&probe_table(context, std::slice::from_ref(probe)));
+        text.push_str(&probe_table(
+            context,
+            std::slice::from_ref(probe),
+            ended(probe.last_check.as_ref()),
+        ));
         text.push_str(&output(probe.last_check.as_ref()));
     }
     text
+}
+
+/// When a check ended by the guest's clock: what was asked for has done so just now.
+fn ended(check: Option<&LastCheck>) -> Option<Timestamp> {
+    let check = check?;
+    let took = i64::try_from(check.duration_ms).unwrap_or(i64::MAX);
+    Some(Timestamp(check.at.0.saturating_add(took)))
 }
 
 fn output(check: Option<&LastCheck>) -> String {

@@ -1,8 +1,10 @@
 //! What `vm ls` and `vm status` show.
 
 use super::table::{Cell, Style, Table, cell};
+use super::text::clean;
 use super::words;
 use crate::args::Format;
+use crate::clock::{Skew, Timed};
 use crate::commands::Context;
 use crate::fleet::{Answered, Fleet};
 use mvm_protocol::status::Status;
@@ -10,7 +12,7 @@ use mvm_registry::VmState;
 use std::time::Duration;
 
 /// All VMs, a line each.
-pub(crate) fn ls(context: &Context, fleet: &Fleet<Status>) -> String {
+pub(crate) fn ls(context: &Context, fleet: &Fleet<Timed<Status>>) -> String {
     let wide = context.format == Format::Wide;
     let mut headers = vec![
         "NAME",
@@ -21,15 +23,24 @@ pub(crate) fn ls(context: &Context, fleet: &Fleet<Status>) -> String {
         "WORKER",
     ];
     if wide {
-        headers.extend(["UPTIME", "INTEGRATIONS", "ADDRESS", "POOL", "LABELS"]);
+        headers.extend([
+            "UPTIME",
+            "CLOCK",
+            "INTEGRATIONS",
+            "ADDRESS",
+            "POOL",
+            "LABELS",
+        ]);
     }
     let mut table = Table::new(&context.ui, &headers);
     for one in &fleet.answers {
-        let status = one.result.as_ref().ok();
+        let timed = one.result.as_ref().ok();
+        let status = timed.map(|timed| &timed.answer);
         let mut row = vec![cell(Style::Plain, &one.name), backend(one), reachable(one)];
         row.extend(state(one, status));
         if wide {
             row.push(uptime(status));
+            row.push(clock(timed.and_then(|timed| timed.skew)));
             row.push(integrations(status));
             row.push(address(one));
             row.extend(labels(one));
@@ -40,7 +51,7 @@ pub(crate) fn ls(context: &Context, fleet: &Fleet<Status>) -> String {
 }
 
 /// Its pool, and the labels that it was given.
-fn labels(one: &Answered<Status>) -> [Cell; 2] {
+fn labels<T>(one: &Answered<T>) -> [Cell; 2] {
     let none = || cell(Style::Dim, "-");
     let Some(vm) = &one.vm else {
         return [none(), none()];
@@ -57,7 +68,7 @@ fn labels(one: &Answered<Status>) -> [Cell; 2] {
 }
 
 /// One VM with its integrations.
-pub(crate) fn one(context: &Context, name: &str, status: &Status) -> String {
+pub(crate) fn one(context: &Context, name: &str, status: &Status, skew: Option<Skew>) -> String {
     let mut summary = Table::new(
         &context.ui,
         &["NAME", "LIFECYCLE", "HEALTH", "WORKER", "FOR", "UPTIME"],
@@ -71,14 +82,20 @@ pub(crate) fn one(context: &Context, name: &str, status: &Status) -> String {
         cell(lifecycle.0, &lifecycle.1),
         cell(health.0, &health.1),
         cell(Style::Plain, &words::worker(&status.worker)),
-        cell(Style::Plain, &words::age(status.worker.since)),
+        cell(Style::Plain, &words::age(status.worker.since, status.now)),
         uptime(Some(status)),
     ]);
-    format!("{}{}", summary.finish(), integration_table(context, status))
+    let mut text = summary.finish();
+    if let Some(off) = off(name, skew) {
+        text.push('\n');
+        text.push_str(&off);
+    }
+    text.push_str(&integration_table(context, status));
+    text
 }
 
 /// Several VMs, a line each.
-pub(crate) fn several(context: &Context, fleet: &Fleet<Status>) -> String {
+pub(crate) fn several(context: &Context, fleet: &Fleet<Timed<Status>>) -> String {
     let wide = context.format == Format::Wide;
     let mut headers = vec![
         "NAME",
@@ -93,7 +110,7 @@ pub(crate) fn several(context: &Context, fleet: &Fleet<Status>) -> String {
     }
     let mut table = Table::new(&context.ui, &headers);
     for one in &fleet.answers {
-        let status = one.result.as_ref().ok();
+        let status = one.result.as_ref().ok().map(|timed| &timed.answer);
         let mut row = vec![cell(Style::Plain, &one.name)];
         row.extend(state(one, status));
         row.push(uptime(status));
@@ -103,7 +120,26 @@ pub(crate) fn several(context: &Context, fleet: &Fleet<Status>) -> String {
         }
         table.row(row);
     }
-    table.finish()
+    let mut text = table.finish();
+    let off: String = fleet
+        .answers
+        .iter()
+        .filter_map(|one| off(&one.name, one.result.as_ref().ok()?.skew))
+        .collect();
+    if !off.is_empty() {
+        text.push('\n');
+        text.push_str(&off);
+    }
+    text
+}
+
+/// A line about a guest's clock, if it is off.
+fn off(name: &str, skew: Option<Skew>) -> Option<String> {
+    let off = words::skew(skew)?.replace("ahead", "ahead of");
+    let name = clean(name);
+    Some(format!(
+        "{name}'s clock is {off} this host's: mvmctl vm wake {name} sets it\n"
+    ))
 }
 
 /// The integrations of one VM, after an empty line; nothing if there are none.
@@ -128,7 +164,7 @@ pub(crate) fn integration_table(context: &Context, status: &Status) -> String {
         table.row(vec![
             cell(Style::Plain, &one.name),
             cell(health.0, &health.1),
-            cell(Style::Plain, &words::age(one.since)),
+            cell(Style::Plain, &words::age(one.since, status.now)),
             cell(Style::Plain, &format!("{} of {}", one.failures, one.checks)),
             cell(last.0, &last.1),
             cell(Style::Plain, &words::last_line(one.last_check.as_ref())),
@@ -199,6 +235,14 @@ fn uptime(status: Option<&Status>) -> Cell {
     match uptime {
         Some(uptime) => cell(Style::Plain, &words::duration(uptime)),
         None => cell(Style::Dim, "unknown"),
+    }
+}
+
+fn clock(skew: Option<Skew>) -> Cell {
+    match (skew, words::skew(skew)) {
+        (None, _) => cell(Style::Dim, "unknown"),
+        (Some(_), None) => cell(Style::Plain, "ok"),
+        (Some(_), Some(off)) => cell(Style::Warn, &format!("{off}: vm wake sets it")),
     }
 }
 

@@ -28,8 +28,9 @@ pub(crate) struct Table {
 }
 
 /// The columns that may be wrapped, by their header.
-const WRAPPED: [&str; 9] = [
+const WRAPPED: [&str; 10] = [
     "ADDRESS",
+    "CLOCK",
     "COMMAND",
     "INTEGRATIONS",
     "LAST CHECK",

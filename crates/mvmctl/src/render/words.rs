@@ -2,11 +2,12 @@
 
 use super::table::Style;
 use super::text::cut;
+use crate::clock::{self, Skew};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lenient::{Lenient, Word};
 use mvm_protocol::status::{Health, IntegrationStatus, LastCheck, Lifecycle, Worker, WorkerState};
 use serde::Serialize;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// A value's name on the wire, which is its name for people as well.
 pub(crate) fn wire(value: &impl Serialize) -> String {
@@ -129,17 +130,29 @@ pub(crate) fn integrations(all: &[IntegrationStatus], omitted: usize) -> (Style,
     (tone, parts.join(", "))
 }
 
-/// How long ago a time of the guest's was by this host's clock; `-` if the two clocks disagree so
-/// much that it lies ahead.
-pub(crate) fn age(since: Timestamp) -> String {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+/// How long ago a time of the guest's was when its clock showed `now`. An agent that does not tell is
+/// an older one: then it is by this host's clock, and `-` if the two disagree so much that it lies
+/// ahead.
+pub(crate) fn age(since: Timestamp, now: Option<Timestamp>) -> String {
+    let now = now.unwrap_or_else(clock::now);
     // A second or so ahead is no more than two clocks that are kept by NTP.
-    match now.saturating_sub(since.0) {
+    match now.0.saturating_sub(since.0) {
         ms if ms < -2000 => "-".into(),
         ms => duration(Duration::from_secs(ms.max(0).unsigned_abs() / 1000)),
     }
+}
+
+/// `3m20s behind`, if a guest's clock is so much off that it is to be told.
+pub(crate) fn skew(skew: Option<Skew>) -> Option<String> {
+    let (off, direction) = skew?.told()?;
+    // Nearer than that it is not known.
+    let tenths = off.saturating_add(Duration::from_millis(50)).as_millis() / 100;
+    let off = Duration::from_millis(
+        u64::try_from(tenths)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(100),
+    );
+    Some(format!("{} {direction}", duration(off)))
 }
 
 /// `11ms`, `2.1s`, `42s`, `3m20s`, `2h5m`, `3d4h`: two units at most.

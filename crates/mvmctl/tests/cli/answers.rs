@@ -1,7 +1,7 @@
 //! What agents answer, in each of the shapes.
 
 use crate::host::{Host, answering};
-use mvm_fake_agent::{inspect, status, well};
+use mvm_fake_agent::{Peer, answer_to, inspect, status, well};
 use serde_json::{Value, json};
 
 /// An answer as it stands in JSON output: the VM's name in place of `type`.
@@ -167,4 +167,101 @@ fn fields_and_events_of_a_newer_agent_are_passed_over() {
     let host = Host::with("web", answering(newer));
     let ran = host.mvmctl("vm status web --json").exits(0);
     assert_eq!(ran.json(), named("web", status("healthy")));
+}
+
+/// An agent whose clock is off by that many seconds, and which was idle for ten when it answered.
+fn off_by(secs: i64) -> impl Fn(&mut Peer) + Send + Sync + 'static {
+    move |peer: &mut Peer| {
+        peer.shake_hands();
+        let request = peer.request().unwrap();
+        let now = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(secs);
+        let mut answer = answer_to(&request);
+        answer["now"] = now.to_string().into();
+        let since = now - jiff::SignedDuration::from_secs(10);
+        answer["worker"]["since"] = since.to_string().into();
+        answer["id"] = request["id"].clone();
+        peer.answer(&answer);
+        peer.until_closed();
+    }
+}
+
+#[test]
+fn a_clock_that_is_off_is_told_with_what_sets_it() {
+    for (secs, words) in [
+        // In the middle of what is shown: the round trip is not to be seen.
+        (-3630, "1h0m behind"),
+        (56 * 366 * 86_400 + 1800, "20496d0h ahead"),
+    ] {
+        let host = Host::with("web", off_by(secs));
+        let line = format!(
+            "web's clock is {} this host's: mvmctl vm wake web sets it\n",
+            words.replace("ahead", "ahead of")
+        );
+        for command in ["vm status web", "vm status", "vm inspect web"] {
+            let ran = host.mvmctl(command).exits(0).silently();
+            assert!(ran.stdout.contains(&line), "{command}: {}", ran.stdout);
+        }
+        let wide = host.mvmctl("vm ls -o wide").exits(0).stdout;
+        let cell = format!("{words}: vm wake sets it");
+        assert!(wide.contains(&cell), "{wide}");
+        for command in ["vm status web --json", "vm inspect web --json"] {
+            let json = host.mvmctl(command).exits(0).json();
+            let skew = json["clock_skew_ms"].as_i64().unwrap();
+            assert!(skew.abs_diff(secs * 1000) < 5000, "{command}: {skew}");
+        }
+        let listed = host.mvmctl("vm ls --json").exits(0).json();
+        assert!(listed[0]["clock_skew_ms"].is_i64(), "{listed}");
+        // How long it is idle goes by the guest's own clock.
+        let shown = host.mvmctl("vm status web").exits(0).stdout;
+        assert!(shown.contains("  idle    10s  "), "{shown}");
+    }
+    let host = Host::with("web", off_by(0));
+    for command in [
+        "vm status web",
+        "vm status",
+        "vm inspect web",
+        "vm ls -o wide",
+    ] {
+        let ran = host.mvmctl(command).exits(0).silently();
+        assert!(!ran.stdout.contains("sets it"), "{command}: {}", ran.stdout);
+    }
+}
+
+#[test]
+fn a_round_trip_is_no_skew() {
+    let slow = off_by(0);
+    let host = Host::with("web", move |peer: &mut Peer| {
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        slow(peer);
+    });
+    let ran = host.mvmctl("vm status web --timeout 20s").exits(0);
+    assert!(!ran.stdout.contains("sets it"), "{}", ran.stdout);
+}
+
+#[test]
+fn what_is_from_before_a_freeze_is_shown_as_that() {
+    let host = Host::with("web", |peer: &mut Peer| {
+        peer.shake_hands();
+        let request = peer.request().unwrap();
+        let mut answer = inspect("starting");
+        answer["id"] = request["id"].clone();
+        answer["worker"]["load1"] = 0.84.into();
+        answer["worker"]["load1_counted"] = 0.03.into();
+        answer["integrations"][0]["last_check"] = Value::Null;
+        answer["probes"][0]["stale"] = true.into();
+        peer.answer(&answer);
+        peer.until_closed();
+    });
+    let shown = host.mvmctl("vm inspect web").exits(0).stdout;
+    for part in [
+        "my-service   starting",
+        "not yet",
+        "disk-usage  stale  42%",
+        "; the guest's own work: 0.03\n",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let json = host.mvmctl("vm inspect web --json").exits(0).json();
+    assert_eq!(json["probes"][0]["stale"], true);
+    assert_eq!(json["worker"]["load1_counted"], 0.03);
 }

@@ -200,3 +200,30 @@ fn progress_is_told_after_a_second() {
     let ran: Ran = host.mvmctl("vm wait web --for healthy --timeout 1500ms");
     ran.exits(1).says("waiting for web to be healthy…\n");
 }
+
+#[test]
+fn a_guest_that_wakes_is_not_healthy_before_its_first_check() {
+    let event = |id: &serde_json::Value, field: &str, value: serde_json::Value| {
+        let mut event = json!({"type": "event", "at": "2026-11-24T06:02:11Z", "id": id});
+        event[field] = value;
+        event
+    };
+    let host = Host::with("web", move |peer: &mut Peer| {
+        peer.shake_hands();
+        let request = peer.request().unwrap();
+        let id = &request["id"];
+        let mut waking = status("healthy");
+        waking["id"] = id.clone();
+        waking["lifecycle"] = "waking".into();
+        peer.answer(&waking);
+        let entry = |health: &str| status(health)["integrations"][0].clone();
+        peer.answer(&event(id, "integration", entry("starting")));
+        peer.answer(&event(id, "lifecycle", "running".into()));
+        peer.answer(&event(id, "integration", entry("unhealthy")));
+        peer.until_closed();
+    });
+    let late = host
+        .mvmctl("vm wait web --for healthy --timeout 2s")
+        .exits(1);
+    late.says("not healthy within 2s: it is running, unhealthy");
+}

@@ -184,7 +184,7 @@ async fn a_snapshot_that_fails_leaves_no_folder_and_the_vm_runs_on() {
             .concat(),
         ),
     ] {
-        story.value("golden", &format!("fail-{failing}"));
+        story.sh(&format!(": >/run/fail-{failing}")).await;
         let refused = story.sleep_prep().await.unwrap_err();
         let ClientError::Refused(answer) = &refused else {
             panic!("{refused:?}");
@@ -215,7 +215,7 @@ async fn a_snapshot_that_fails_leaves_no_folder_and_the_vm_runs_on() {
         // It can only be asked for because the VM runs on.
         assert_eq!(story.log("golden"), [&log[..], &log].concat(), "{failing}");
         assert_eq!(left_at(&place), [""; 0]);
-        story.value("golden", "mend");
+        story.mend().await;
     }
 
     // The disk is full. Only mvmctl sees this one; the VMM is handed an open file.
@@ -257,7 +257,7 @@ async fn a_snapshot_that_fails_leaves_no_folder_and_the_vm_runs_on() {
     assert_eq!(left_at(&place), [""; 0]);
 
     // The program is killed in the middle: the next command has the VM run on.
-    story.value("golden", "mend");
+    story.mend().await;
     let mut killed = story
         .mvmctl
         .start(&["vm", "snapshot", "golden", "--to", &place]);
@@ -275,7 +275,7 @@ async fn a_snapshot_that_fails_leaves_no_folder_and_the_vm_runs_on() {
     assert_eq!(story.log("golden"), rolled_back.concat());
 
     // It is killed when it has asked the guest for its vsock device, and the guest has not let go.
-    story.value("golden", "mend");
+    story.mend().await;
     story.sleep_prep().await.unwrap();
     let (mut session, snapshot_dir) =
         suspend::take(&story.home(), &name("golden"), Some(&to)).unwrap();

@@ -1,7 +1,7 @@
 //! What the stories have in common: a VM, and what is read of it.
 
 use mvm_client::{Deadlines, Endpoint, Error as ClientError, Session};
-use mvm_guest_tests::{Mvmctl, Parts, build_sleeper, eventually};
+use mvm_guest_tests::{Mvmctl, Parts, build_sleeper, eventually, remote};
 use mvm_protocol::lifecycle::{Ready, SleepPrep};
 use mvm_vmm::{Home, VmName};
 use serde_json::Value;
@@ -57,6 +57,17 @@ impl Story {
         checked["probe"]["value"].as_str().unwrap().to_owned()
     }
 
+    /// Runs a script in `golden`.
+    pub(crate) async fn sh(&self, script: &str) -> String {
+        let socket = self.mvmctl.file("golden", "v.sock");
+        remote::run(&socket, script).await
+    }
+
+    /// Lets checkpoints succeed, and begins the log anew.
+    pub(crate) async fn mend(&self) {
+        self.sh("rm -f /run/fail-* /run/log").await;
+    }
+
     pub(crate) fn log(&self, vm: &str) -> Vec<String> {
         self.value(vm, "log").lines().map(str::to_owned).collect()
     }
@@ -70,7 +81,7 @@ impl Story {
             (status["uptime_secs"].as_f64().unwrap() > 10.0).then_some(())
         })
         .await;
-        self.value("golden", "reseed");
+        self.sh("guest-probe reseed").await;
     }
 
     /// By how much a VM's clock is off at least, in milliseconds.

@@ -12,7 +12,7 @@ mod status;
 mod wake;
 
 use super::facts::Facts;
-use crate::core::{Core, Event, WaiterId};
+use crate::core::{Core, Event, Now, WaiterId};
 use mvm_protocol::answer::{Answer, ErrorAnswer, ErrorCode, Profile};
 use mvm_protocol::request::{DEV_REQUEST_TYPES, ParsedRequest, Request};
 
@@ -64,13 +64,14 @@ pub(crate) fn apply(
     core: &Core,
     facts: &Facts,
     profile: Profile,
+    clocks: Now,
 ) -> Reply {
     match request {
         Request::Ping => now(ping::answer()),
         Request::Hello => now(hello::answer(core, facts, profile)),
         // A watch begins as a status; the driver adds the watcher.
-        Request::Status | Request::Watch(_) => now(status::answer(core)),
-        Request::Inspect => now(inspect::answer(core, facts, profile)),
+        Request::Status | Request::Watch(_) => now(status::answer(core, clocks)),
+        Request::Inspect => now(inspect::answer(core, profile, clocks)),
         Request::Check(fields) => Reply::Later(check::event(waiter, fields)),
         Request::Reload => Reply::Later(reload::event(waiter)),
         Request::SleepPrep(fields) => {
