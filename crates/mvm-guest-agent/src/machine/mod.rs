@@ -22,6 +22,7 @@ pub(crate) mod outcome;
 pub(crate) mod polled;
 pub(crate) mod proc;
 pub(crate) mod process;
+pub(crate) mod program;
 pub(crate) mod run_dir;
 pub(crate) mod samples;
 pub(crate) mod steps;
