@@ -16,11 +16,13 @@ use crate::serve::driver::Driver;
 use crate::serve::extension::Extension;
 use crate::serve::facts::{Facts, VERSION};
 use crate::serve::handle::Handle;
-use crate::serve::listener::{Listener, explain};
+use crate::serve::listener::{ListenAddress, Listener, explain};
 use mvm_protocol::answer::Profile;
 use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
+use std::io::ErrorKind;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What this build adds to serving.
@@ -70,7 +72,12 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     };
     let files = Files::new(run_dir.path());
     files.make_reserve();
-    let core = Core::new(settings, files.read()?, now);
+    let journal = files.read();
+    if journal.asleep || !journal.owed.is_empty() {
+        let owed = journal.owed.len();
+        say!("the guest was not running: {owed} restore commands are owed");
+    }
+    let core = Core::new(settings, journal, now);
     let sampler = Sampler::new(
         config.busy_signals.clone(),
         Inhibitors::new(run_dir.busy_d()),
@@ -89,7 +96,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     let handle = driver.handle();
     follow_signals(&handle).map_err(failed)?;
     follow_drop_ins(&config, &handle);
-    listen(&config, &handle, &extension)?;
+    listen(&config, &handle, &extension).await?;
     // Told to systemd alone: without NOTIFY_SOCKET this does nothing.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let result = driver
@@ -100,10 +107,26 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     result
 }
 
-fn listen(config: &Config, handle: &Handle, extension: &Build) -> Result<(), String> {
+/// How often an address that is taken is tried: what an agent that was killed has just forked holds
+/// its sockets for an instant longer.
+const BIND_TRIES: u32 = 20;
+const BETWEEN_TRIES: Duration = Duration::from_millis(25);
+
+async fn bind(address: &ListenAddress) -> Result<Listener, String> {
+    let mut left = BIND_TRIES;
+    loop {
+        match Listener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && left > 0 => left -= 1,
+            bound => return bound.map_err(|error| explain(address, &error)),
+        }
+        tokio::time::sleep(BETWEEN_TRIES).await;
+    }
+}
+
+async fn listen(config: &Config, handle: &Handle, extension: &Build) -> Result<(), String> {
     let open = Rc::new(Cell::new(0));
     for address in &config.listen {
-        let listener = Listener::bind(address).map_err(|error| explain(address, &error))?;
+        let listener = bind(address).await?;
         say!("listening on {address}");
         let serving = listener.run(
             handle.clone(),

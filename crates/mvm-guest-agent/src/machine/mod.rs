@@ -23,6 +23,7 @@ pub(crate) mod polled;
 pub(crate) mod proc;
 pub(crate) mod process;
 pub(crate) mod program;
+pub(crate) mod regular_file;
 pub(crate) mod run_dir;
 pub(crate) mod samples;
 pub(crate) mod steps;

@@ -66,7 +66,7 @@ use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{Awake, Outcome, Ready as ReadyAnswer, SleepPrep, Token};
 use mvm_protocol::status::Lifecycle as Phase;
 use states::{Budget, Preparing, State, Waking};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 pub(crate) use terms::{Act, DRAIN_GRACE, Done, Journal, Participant, TICK, Task, WakeAsked};
 
@@ -107,6 +107,7 @@ impl Lifecycle {
             return acts;
         }
         if let State::Waking(waking) = &mut self.state {
+            keep_what_can_be_paid(&mut self.journal.owed, participants);
             waking
                 .plan
                 .extend(restores(&self.journal.owed, participants));
@@ -381,7 +382,7 @@ impl Lifecycle {
             State::Waking(waking) => match waking.plan.pop_front() {
                 Some(task) => {
                     if task == Task::Identity && waking.restored {
-                        self.journal.generation += 1;
+                        self.journal.generation = self.journal.generation.saturating_add(1);
                     }
                     waking.current = Some(task.clone());
                     let limit = TICK * 60;
@@ -451,6 +452,24 @@ impl Lifecycle {
         }
         self.answered = waking.fingerprint.map(|fingerprint| (fingerprint, awake));
     }
+}
+
+/// How many of those that are owed a restore and are not loaded any more are tried, so that it is
+/// said: a journal may name any number.
+const MOST_GONE: usize = 16;
+
+/// Each that is loaded once, and the first few of the others.
+fn keep_what_can_be_paid(owed: &mut Vec<String>, participants: &[Participant]) {
+    let mut loaded: HashSet<&str> = participants.iter().map(|it| it.name.as_str()).collect();
+    let is_loaded: Vec<bool> = owed.iter().map(|it| loaded.contains(it.as_str())).collect();
+    let (mut is_loaded, mut gone) = (is_loaded.into_iter(), 0);
+    owed.retain(|name| {
+        if is_loaded.next() == Some(true) {
+            return loaded.remove(name.as_str());
+        }
+        gone += 1;
+        gone <= MOST_GONE
+    });
 }
 
 /// The restores that are owed, in load order; what is not loaded any more comes last, and says so
