@@ -158,7 +158,7 @@ fn follow_signals(handle: &Handle) -> std::io::Result<()> {
 
 /// Without inotify the drop-ins are still read at start, on SIGHUP and on request.
 fn follow_drop_ins(config: &Config, handle: &Handle) {
-    let watch = match Watch::new(dirs(&config.integrations_dir, &config.probes_dir)) {
+    let mut watch = match Watch::new(dirs(&config.integrations_dir, &config.probes_dir)) {
         Ok(watch) => watch,
         Err(error) => {
             say!("changes of drop-ins are not noticed: inotify: {error}");

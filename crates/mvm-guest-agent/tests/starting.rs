@@ -137,14 +137,6 @@ fn a_journal_of_any_length_is_paid_as_far_as_its_debtors_are_known() {
     );
 }
 
-#[test]
-fn one_agent_at_a_time_has_the_run_directory() {
-    let agent = Agent::start(&[], &[]);
-    let lines = said(agent.dir.path(), "never said").join("\n");
-    assert!(lines.contains("another agent uses it"), "{lines}");
-    assert_eq!(agent.status()["type"], "status");
-}
-
 /// What an agent has forked may not have become a program when the agent is killed.
 #[test]
 fn what_stands_still_before_its_program_holds_nothing_of_the_agents() {

@@ -16,6 +16,7 @@ pub(crate) mod inherited;
 pub(crate) mod inhibit;
 pub(crate) mod interface;
 pub(crate) mod journal;
+mod links;
 pub(crate) mod local;
 pub(crate) mod mounts;
 pub(crate) mod outcome;
