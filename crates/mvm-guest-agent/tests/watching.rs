@@ -277,6 +277,26 @@ fn check_config_prints_every_problem_and_exits_1() {
         assert!(text.contains(expected), "{text}");
     }
     assert_eq!(text.lines().count(), 3, "{text}");
+    for number in ["1e300", "-1e300", &"9".repeat(300)] {
+        for field in [
+            "health_interval_secs",
+            "startup_grace_secs",
+            "failure_threshold",
+        ] {
+            let file = format!("{{\"name\": \"b\", \"{field}\": {number}}}");
+            write("integrations.d/b.json", &file);
+            write(
+                "agent.json",
+                &format!("{{\"busy_threshold\": -{number}}}").replace("--", "-"),
+            );
+            let (_, text) = check();
+            let longest = text
+                .split(|c: char| !c.is_ascii_digit())
+                .map(str::len)
+                .max();
+            assert!(longest < Some(30), "{text}");
+        }
+    }
 }
 
 #[test]
