@@ -9,7 +9,6 @@ use super::links::deciding_names;
 use super::polled::polled;
 use rustix::fd::OwnedFd;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::mem::MaybeUninit;
@@ -31,7 +30,7 @@ pub(crate) struct Watch {
     fd: AsyncFd<OwnedFd>,
     dirs: Vec<PathBuf>,
     /// By the kernel's number, what matters in each folder.
-    watched: BTreeMap<i32, Matters>,
+    watched: Vec<(i32, Matters)>,
     /// Whether it was said that there are more than can be watched.
     told: bool,
 }
@@ -43,7 +42,33 @@ struct Matters {
     drop_ins: bool,
     /// Whether one of the names is a file's, whose content counts.
     content: bool,
-    names: BTreeSet<OsString>,
+    names: Vec<OsString>,
+}
+
+impl Matters {
+    fn name(name: OsString, content: bool) -> Self {
+        Self {
+            drop_ins: false,
+            content,
+            names: vec![name],
+        }
+    }
+}
+
+/// Adds what matters in a folder to what is listed. There are few folders.
+fn add<K: PartialEq>(list: &mut Vec<(K, Matters)>, folder: K, more: Matters) {
+    match list.iter_mut().find(|(other, _)| *other == folder) {
+        None => list.push((folder, more)),
+        Some((_, known)) => {
+            known.drop_ins |= more.drop_ins;
+            known.content |= more.content;
+            for name in more.names {
+                if !known.names.contains(&name) {
+                    known.names.push(name);
+                }
+            }
+        }
+    }
 }
 
 impl Watch {
@@ -52,19 +77,18 @@ impl Watch {
         let mut watch = Self {
             fd: polled(fd, Interest::READABLE)?,
             dirs,
-            watched: BTreeMap::new(),
+            watched: Vec::new(),
             told: false,
         };
-        watch.add();
+        watch.update();
         Ok(watch)
     }
 
     /// Watches what is to be watched now, and nothing else. Adding what is watched already changes
     /// nothing.
-    fn add(&mut self) {
-        let (folders, complete) = self.folders();
-        let mut watched = BTreeMap::<i32, Matters>::new();
-        let mut complete = complete;
+    fn update(&mut self) {
+        let (folders, mut complete) = self.folders();
+        let mut watched = Vec::new();
         for (folder, matters) in folders {
             let names = WatchFlags::CREATE
                 | WatchFlags::DELETE
@@ -77,18 +101,14 @@ impl Watch {
             flags |= WatchFlags::MASK_ADD;
             flags.set(content, matters.drop_ins || matters.content);
             match inotify::add_watch(self.fd.get_ref(), &folder, flags) {
-                Ok(number) => {
-                    let known = watched.entry(number).or_default();
-                    known.drop_ins |= matters.drop_ins;
-                    known.names.extend(matters.names);
-                }
+                Ok(number) => add(&mut watched, number, matters),
                 Err(rustix::io::Errno::NOSPC | rustix::io::Errno::NOMEM) => complete = false,
                 // It is not there, and whoever makes it does so in a folder that is watched.
                 Err(_) => {}
             }
         }
-        for number in self.watched.keys() {
-            if !watched.contains_key(number) {
+        for (number, _) in &self.watched {
+            if watched.iter().all(|(other, _)| other != number) {
                 let _ = inotify::remove_watch(self.fd.get_ref(), *number);
             }
         }
@@ -101,12 +121,16 @@ impl Watch {
     }
 
     /// The folders to be watched, and whether that is all.
-    fn folders(&self) -> (BTreeMap<PathBuf, Matters>, bool) {
-        let mut folders = BTreeMap::<PathBuf, Matters>::new();
+    fn folders(&self) -> (Vec<(PathBuf, Matters)>, bool) {
+        let mut folders = Vec::new();
         for dir in &self.dirs {
-            folders.entry(dir.clone()).or_default().drop_ins = true;
+            let all = Matters {
+                drop_ins: true,
+                ..Matters::default()
+            };
+            add(&mut folders, dir.clone(), all);
             for (folder, name) in deciding_names(dir) {
-                folders.entry(folder).or_default().names.insert(name);
+                add(&mut folders, folder, Matters::name(name, false));
             }
         }
         let entries = self.dirs.iter().flat_map(std::fs::read_dir);
@@ -123,14 +147,12 @@ impl Watch {
             }
             let names = deciding_names(&link.path());
             let last = names.len().saturating_sub(1);
-            for (at, (folder, name)) in names.into_iter().enumerate() {
-                if folders.len() >= MAX_FOLDERS && !folders.contains_key(&folder) {
+            for (number, (folder, name)) in names.into_iter().enumerate() {
+                if folders.len() >= MAX_FOLDERS && folders.iter().all(|(it, _)| *it != folder) {
                     complete = false;
                     continue;
                 }
-                let matters = folders.entry(folder).or_default();
-                matters.content |= at == last;
-                matters.names.insert(name);
+                add(&mut folders, folder, Matters::name(name, number == last));
             }
         }
         (folders, complete)
@@ -164,7 +186,7 @@ impl Watch {
             }
             if matters {
                 // What was replaced needs a new watch, and a link may lead elsewhere.
-                self.add();
+                self.update();
                 return Ok(());
             }
             tokio::task::yield_now().await;
@@ -173,13 +195,14 @@ impl Watch {
 
     fn concerns(&self, folder: i32, name: Option<&[u8]>) -> bool {
         // It is not watched any more: that was said of it before.
-        let Some(matters) = self.watched.get(&folder) else {
+        let watched = self.watched.iter().find(|(number, _)| *number == folder);
+        let Some((_, matters)) = watched else {
             return false;
         };
         // The folder itself.
         let Some(name) = name else { return true };
         matters.drop_ins && (name.ends_with(b".json") || name.starts_with(b".."))
-            || matters.names.contains(std::ffi::OsStr::from_bytes(name))
+            || matters.names.iter().any(|it| it.as_bytes() == name)
     }
 }
 

@@ -40,7 +40,7 @@ impl Files {
     /// Sets room aside for a journal: a guest whose `/run` is full has to sleep and wake as well.
     pub(crate) fn make_reserve(&self) {
         // Zeros, since a file with a hole in it takes no room.
-        let _ = create(&self.path(RESERVE), &[0; RESERVE_BYTES]);
+        let _ = create(&self.path(RESERVE), &vec![0; RESERVE_BYTES]);
     }
 
     /// What an earlier agent kept; nothing if there was none. A journal that is none is said to be

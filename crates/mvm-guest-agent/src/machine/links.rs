@@ -1,6 +1,5 @@
 //! Where a path leads: the names on the way that decide it.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -15,56 +14,46 @@ const MAX_NAMES: usize = 256;
 /// last. Where the path comes to an end before that, the name that is missing is the last.
 pub(super) fn deciding_names(path: &Path) -> Vec<(PathBuf, OsString)> {
     let mut found = Vec::new();
-    let mut folder = PathBuf::from("/");
-    let Ok(path) = std::path::absolute(path) else {
-        return found;
-    };
-    let mut rest: VecDeque<OsString> = names(&path).collect();
-    let mut links = 0;
+    // Names that are still to be looked at, the next one last.
+    let mut rest = Vec::new();
+    let mut folder = PathBuf::from(".");
+    go_on_with(path, &mut folder, &mut rest);
     for _ in 0..MAX_NAMES {
-        let Some(name) = rest.pop_front() else { break };
-        if name == ".." {
-            folder.pop();
-            continue;
-        }
+        let Some(name) = rest.pop() else { break };
         let here = folder.join(&name);
-        match std::fs::read_link(&here) {
+        let is_last = match std::fs::read_link(&here) {
             Ok(target) => {
-                found.push((folder.clone(), name));
-                links += 1;
-                if links > MAX_LINKS {
-                    break;
-                }
-                if target.is_absolute() {
-                    folder = PathBuf::from("/");
-                }
-                for name in names(&target).rev() {
-                    rest.push_front(name);
-                }
+                go_on_with(&target, &mut folder, &mut rest);
+                false
             }
             // Not a link (readlink(2)): a file or a folder.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                if rest.is_empty() {
-                    found.push((folder, name));
-                    break;
-                }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput && !rest.is_empty() => {
                 folder = here;
+                continue;
             }
-            Err(_) => {
-                found.push((folder, name));
-                break;
-            }
+            Err(_) => true,
+        };
+        // Of a link the folder may be the root by now.
+        let of = here.parent().unwrap_or(&folder).to_owned();
+        found.push((of, name));
+        if is_last || found.len() > MAX_LINKS {
+            break;
         }
     }
     found
 }
 
-fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
-    path.components().filter_map(|part| match part {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some("..".into()),
-        _ => None,
-    })
+/// Puts a path's names before those that are left. `..` is one like others: by now all before it
+/// are folders.
+fn go_on_with(path: &Path, folder: &mut PathBuf, rest: &mut Vec<OsString>) {
+    if path.is_absolute() {
+        *folder = PathBuf::from("/");
+    }
+    for part in path.components().rev() {
+        if let Component::Normal(_) | Component::ParentDir = part {
+            rest.push(part.as_os_str().to_owned());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +76,8 @@ mod tests {
         symlink("loop.json", at("etc/loop.json")).unwrap();
         let decide = |name: &str| -> Vec<String> {
             let names = deciding_names(&at(name)).into_iter();
-            let names = names.map(|(folder, name)| folder.join(name));
+            // The folder is one that is there.
+            let names = names.map(|(folder, name)| folder.canonicalize().unwrap().join(name));
             names
                 .map(|path| path.strip_prefix(&dir).unwrap().display().to_string())
                 .collect()

@@ -66,7 +66,7 @@ use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{Awake, Outcome, Ready as ReadyAnswer, SleepPrep, Token};
 use mvm_protocol::status::Lifecycle as Phase;
 use states::{Budget, Preparing, State, Waking};
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 pub(crate) use terms::{Act, DRAIN_GRACE, Done, Journal, Participant, TICK, Task, WakeAsked};
 
@@ -458,18 +458,25 @@ impl Lifecycle {
 /// said: a journal may name any number.
 const MOST_GONE: usize = 16;
 
-/// Each that is loaded once, and the first few of the others.
+/// Each that is loaded once, in load order, and the first few of the others.
 fn keep_what_can_be_paid(owed: &mut Vec<String>, participants: &[Participant]) {
-    let mut loaded: HashSet<&str> = participants.iter().map(|it| it.name.as_str()).collect();
-    let is_loaded: Vec<bool> = owed.iter().map(|it| loaded.contains(it.as_str())).collect();
-    let (mut is_loaded, mut gone) = (is_loaded.into_iter(), 0);
-    owed.retain(|name| {
-        if is_loaded.next() == Some(true) {
-            return loaded.remove(name.as_str());
-        }
-        gone += 1;
-        gone <= MOST_GONE
-    });
+    let sorted = |names: &mut dyn Iterator<Item = String>| {
+        let mut names: Vec<String> = names.collect();
+        names.sort_unstable();
+        names
+    };
+    let all = sorted(&mut owed.iter().cloned());
+    let loaded = sorted(&mut participants.iter().map(|it| it.name.clone()));
+    let mut gone = std::mem::take(owed);
+    gone.retain(|name| loaded.binary_search(name).is_err());
+    gone.truncate(MOST_GONE);
+    let names = participants.iter().map(|it| &it.name);
+    owed.extend(
+        names
+            .filter(|name| all.binary_search(name).is_ok())
+            .cloned(),
+    );
+    owed.append(&mut gone);
 }
 
 /// The restores that are owed, in load order; what is not loaded any more comes last, and says so
