@@ -17,7 +17,8 @@ let
   object =
     pairs:
     let
-      lines = map (pair: "  ${toJSON pair.name}: ${toJSON pair.value}") pairs;
+      json = value: if builtins.isFloat value then text.number value else toJSON value;
+      lines = map (pair: "  ${toJSON pair.name}: ${json pair.value}") pairs;
     in
     "{\n${concatStringsSep ",\n" lines}\n}\n";
 

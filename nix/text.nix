@@ -47,6 +47,36 @@ rec {
   # One word for a shell, whatever is in it.
   shellWord = text: "'${replaceStrings [ "'" ] [ "'\\''" ] text}'";
 
+  # A number with all of its digits: Nix itself writes six.
+  number =
+    value:
+    let
+      size = if value < 0 then 0 - value else value;
+      whole = builtins.floor size;
+      # So many digits after the point.
+      written =
+        digits:
+        let
+          one = foldl' (all: _: all * 10) 1 (genList (n: n) digits);
+          rest = builtins.floor ((size - whole) * one + 0.5);
+          carried = if rest >= one then 1 else 0;
+          padded = substring 1 digits (toString (one + rest - carried * one));
+          trimmed = builtins.match "([0-9]*[1-9])0*" padded;
+        in
+        "${if value < 0 then "-" else ""}${toString (whole + carried)}${
+          if trimmed == null then "" else ".${head trimmed}"
+        }";
+      # The last digits of a float are noise: the fewest that are read back as the same.
+      exact = filter (text: builtins.fromJSON text == value) (map written [ 3 6 9 ]);
+    in
+    # What is smaller or larger, or no number, Nix writes with an exponent, or in letters.
+    if builtins.isInt value || size < 0.001 || !(size < 1.0e15) then
+      toJSON value
+    else if exact == [ ] then
+      written 12
+    else
+      head exact;
+
   # A value as it is shown in a message.
   shown =
     value:
@@ -65,8 +95,8 @@ rec {
     else if type == "lambda" then
       "a function"
     # 5.0 is no whole number, though JSON has it as one.
-    else if type == "float" && builtins.match "-?[0-9]+" (toJSON value) != null then
-      "${toJSON value}.0"
+    else if type == "float" then
+      if builtins.match "-?[0-9]+" (number value) != null then "${number value}.0" else number value
     else
       toJSON value;
 

@@ -79,12 +79,13 @@ let
       ok = v: isNumber v && v > 0 && v <= 86400;
     };
     grace = checked {
-      expected = "a number, 0 or more (seconds)";
-      ok = v: isNumber v && v >= 0;
+      expected = "a number, 0 or more and at most 1e18 (seconds)";
+      ok = v: isNumber v && v >= 0 && v <= 1.0e18;
     };
     positive = checked {
-      expected = "a number over 0";
-      ok = v: isNumber v && v > 0;
+      expected = "a finite number over 0";
+      # No float is larger.
+      ok = v: isNumber v && v > 0 && v <= 1.7976931348623157e308;
     };
     count = {
       expected = "a whole number, 1 or more";

@@ -1,7 +1,8 @@
 //! `--check-config DIR`: every problem of the drop-ins that an image is about to get.
 
 use crate::config;
-use crate::machine::drop_in_dir::{self, Trust};
+use crate::machine::drop_in_dir;
+use crate::machine::regular_file::Trust;
 use std::path::Path;
 
 /// What was found.

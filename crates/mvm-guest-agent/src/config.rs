@@ -3,7 +3,7 @@
 use crate::machine::proc;
 use crate::serve::listener::ListenAddress;
 use lexopt::{Arg, Parser, ValueExt};
-use mvm_protocol::object::{Object, Problem};
+use mvm_protocol::object::{Object, Problem, printable_number};
 use mvm_protocol::status::BusySignal;
 use mvm_protocol::{PORT, drop_in};
 use serde::de::Error as _;
@@ -53,6 +53,7 @@ impl<'de> Deserialize<'de> for Positive {
         if number > 0.0 && number.is_finite() {
             Ok(Self(number))
         } else {
+            let number = printable_number(number);
             Err(D::Error::custom(format!("{number} is not over 0")))
         }
     }

@@ -20,6 +20,7 @@ use crate::serve::listener::{ListenAddress, Listener, explain};
 use mvm_protocol::answer::Profile;
 use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -71,7 +72,12 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     };
     let files = Files::new(run_dir.path());
     files.make_reserve();
-    let core = Core::new(settings, files.read()?, now);
+    let journal = files.read();
+    if journal.asleep || !journal.owed.is_empty() {
+        let owed = journal.owed.len();
+        say!("the guest was not running: {owed} restore commands are owed");
+    }
+    let core = Core::new(settings, journal, now);
     let sampler = Sampler::new(
         config.busy_signals.clone(),
         Inhibitors::new(run_dir.busy_d()),
@@ -91,7 +97,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     let handle = driver.handle();
     follow_signals(&handle).map_err(failed)?;
     follow_drop_ins(&config, &handle);
-    listen(&config, &handle, &extension)?;
+    listen(&config, &handle, &extension).await?;
     // Told to systemd alone: without NOTIFY_SOCKET this does nothing.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let result = driver
@@ -105,21 +111,36 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
 
 /// Whoever stops the agent of a guest that is asleep learns that services are left as they are.
 fn say_what_is_owed(files: &Files) {
-    if let Ok(journal) = files.read()
-        && !journal.owed.is_empty()
-    {
+    let owed = files.read().owed;
+    if !owed.is_empty() {
         say!(
             "stopped while the guest is asleep: restore commands of {} are owed until it is started",
-            journal.owed.join(", ")
+            owed.join(", ")
         );
     }
 }
 
-fn listen(config: &Config, handle: &Handle, extension: &Build) -> Result<(), String> {
+/// How often an address that is taken is tried: what an agent that was killed has just forked holds
+/// its sockets for an instant longer.
+const BIND_TRIES: u32 = 20;
+const BETWEEN_TRIES: Duration = Duration::from_millis(25);
+
+async fn bind(address: &ListenAddress) -> Result<Listener, String> {
+    let mut left = BIND_TRIES;
+    loop {
+        match Listener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && left > 0 => left -= 1,
+            bound => return bound.map_err(|error| explain(address, &error)),
+        }
+        tokio::time::sleep(BETWEEN_TRIES).await;
+    }
+}
+
+async fn listen(config: &Config, handle: &Handle, extension: &Build) -> Result<(), String> {
     let open = Rc::new(Cell::new(0));
     let dialled = Rc::new(Cell::new(false));
     for address in &config.listen {
-        let listener = Listener::bind(address).map_err(|error| explain(address, &error))?;
+        let listener = bind(address).await?;
         say!("listening on {address}");
         let serving = listener.run(
             handle.clone(),
@@ -175,7 +196,7 @@ fn follow_signals(handle: &Handle) -> std::io::Result<()> {
 
 /// Without inotify the drop-ins are still read at start, on SIGHUP and on request.
 fn follow_drop_ins(config: &Config, handle: &Handle) {
-    let watch = match Watch::new(dirs(&config.integrations_dir, &config.probes_dir)) {
+    let mut watch = match Watch::new(dirs(&config.integrations_dir, &config.probes_dir)) {
         Ok(watch) => watch,
         Err(error) => {
             say!("changes of drop-ins are not noticed: inotify: {error}");

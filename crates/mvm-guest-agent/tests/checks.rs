@@ -218,6 +218,96 @@ fn a_helper_survives_its_own_execs() {
     assert_eq!(patient["last_check"]["output"], "helped", "{patient}");
 }
 
+/// It tells nobody whose it is, and began while an older check was under way.
+#[test]
+fn what_has_no_environment_goes_with_its_check_though_an_older_one_runs() {
+    for user in [As::Tester, As::Nobody] {
+        let mark = unique("bare");
+        let shown = format!("a-{mark}");
+        let slow = integration("slow", "sleep 600");
+        let command = format!("mark={mark}; (env -i setsid /bin/sh -c \"sleep 600; : a-$mark\" &)");
+        let agent = Agent::launch(folder(&[slow], &[]), Settings::user(user));
+        within(|| (children(agent.pid()).len() == 1).then_some(()));
+        let quick = integration("quick", &command).to_string();
+        std::fs::write(agent.path("integrations.d/quick.json"), quick).unwrap();
+        agent.ask(&json!({"type": "reload"}));
+        for _ in 0..3 {
+            assert_eq!(agent.check("quick")["health"], "healthy");
+            assert_eq!(processes(&shown), NONE, "{user:?}");
+        }
+        assert_eq!(agent.status()["integrations"][1]["checks"], 0, "slow runs");
+    }
+}
+
+/// A cgroup of a test's own, beside all others; the root without a name.
+struct Elsewhere(std::path::PathBuf);
+
+impl Elsewhere {
+    fn new(name: &str) -> Option<Self> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+        let path = std::path::Path::new(mount.split_whitespace().nth(4)?).join(name);
+        if !name.is_empty() {
+            std::fs::create_dir(&path).ok()?;
+        }
+        let procs = std::fs::File::options()
+            .append(true)
+            .open(path.join("cgroup.procs"));
+        procs.is_ok().then_some(Self(path))
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn what_moved_to_another_cgroup_goes_with_its_command() {
+    for name in [String::new(), unique("elsewhere")] {
+        let Some(elsewhere) = Elsewhere::new(&name) else {
+            let required = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+            assert!(!required, "no cgroup v2 can be written");
+            eprintln!("SKIPPED, NOTHING WAS TESTED: no cgroup v2 can be written");
+            return;
+        };
+        let mark = unique("moved");
+        let procs = elsewhere.0.join("cgroup.procs").display().to_string();
+        let command = format!("echo $$ > {procs} && (setsid sh -c 'sleep 600; : {mark}' &)");
+        let mut moved = integration("moved", &command);
+        moved["checkpoint_cmd"] = json!(command);
+        moved["restore_cmd"] = json!(command);
+        let agent = Agent::start(&[moved], &[probe("moving", &command)]);
+        for _ in 0..3 {
+            assert_eq!(agent.check("moved")["health"], "healthy");
+            assert_eq!(processes(&mark), NONE, "of a check");
+            assert_eq!(agent.probe("moving")["ok"], true);
+            assert_eq!(processes(&mark), NONE, "of a probe");
+        }
+        let ready = agent.ask(&json!({"type": "sleep-prep", "token": "t"}));
+        assert_eq!(ready["type"], "ready", "{ready}");
+        assert_eq!(processes(&mark), NONE, "of a checkpoint");
+        let awake = agent.ask(&json!({"type": "wake", "token": "t", "cause": "aborted"}));
+        assert_eq!(awake["type"], "awake", "{awake}");
+        assert_eq!(processes(&mark), NONE, "of a restore");
+        assert_eq!(children(agent.pid()), NONE, "no zombie is left");
+        let was_moved = integration("moved", &format!("{command}; sleep 600")).to_string();
+        std::fs::write(agent.path("integrations.d/moved.json"), was_moved).unwrap();
+        agent.ask(&json!({"type": "reload"}));
+        within(|| (!processes(&mark).is_empty()).then_some(()));
+        // As one that was killed leaves it to the next.
+        let agent = {
+            let (dir, settings) = agent.crash();
+            std::fs::remove_file(dir.path().join("integrations.d/moved.json")).unwrap();
+            std::fs::remove_file(dir.path().join("probes.d/moving.json")).unwrap();
+            Agent::launch(dir, settings)
+        };
+        within(|| processes(&mark).is_empty().then_some(()));
+        drop(agent);
+    }
+}
+
 #[test]
 fn one_slow_check_delays_nothing_else() {
     let slow = integration("slow", "sleep 600");

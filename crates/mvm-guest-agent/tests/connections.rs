@@ -1,5 +1,6 @@
 //! Connections: who stalls, who floods, and who is turned away.
 
+#![allow(clippy::disallowed_methods, reason = "a test has threads")]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

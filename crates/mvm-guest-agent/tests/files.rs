@@ -55,6 +55,36 @@ fn a_file_comes_back_as_it_was_put() {
 }
 
 #[test]
+fn a_file_that_becomes_shorter_is_not_taken_for_whole() {
+    let (agent, files) = agent();
+    let path = files.join("log");
+    let file = fs::File::create(&path).unwrap();
+    // More than waits anywhere on the way.
+    file.set_len(256 << 20).unwrap();
+    let mut connection = agent.connection();
+    let started = connection.begin(&get(&path));
+    assert_eq!(started["bytes"], 256 << 20);
+    file.set_len(0).unwrap();
+    let last = loop {
+        match connection.frame().unwrap() {
+            Frame::Data { .. } => {}
+            Frame::Json(body) => break serde_json::from_slice::<Value>(&body).unwrap(),
+            Frame::EmptyData => panic!("an empty frame"),
+        }
+    };
+    assert_refused(&last, "failed", "became shorter while it was read");
+    // It can be used further; and a file whose size says nothing has none.
+    let (started, content, last) = connection.get(&get(Path::new("/sys/kernel/uevent_seqnum")));
+    assert_eq!(started["bytes"], Value::Null, "{started}");
+    assert_eq!(last["bytes"], content.len(), "{last}");
+    let (_, content, last) = connection.get(&get(Path::new("/proc/self/status")));
+    assert!(
+        content.len() > 100,
+        "more than the nothing that was announced: {last}"
+    );
+}
+
+#[test]
 fn a_put_writes_the_named_path_only() {
     let (agent, files) = agent();
     let mut host = agent.connection();

@@ -2,6 +2,7 @@
 //! meanwhile.
 
 #![cfg(feature = "dev")]
+#![allow(clippy::disallowed_methods, reason = "a test has threads")]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

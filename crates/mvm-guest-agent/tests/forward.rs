@@ -1,6 +1,7 @@
 //! `forward`: a TCP port of the loopback.
 
 #![cfg(feature = "dev")]
+#![allow(clippy::disallowed_methods, reason = "a test has threads")]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

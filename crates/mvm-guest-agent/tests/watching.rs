@@ -54,6 +54,38 @@ fn a_changed_folder_is_reloaded_and_unchanged_checks_keep_their_state() {
     assert_eq!(agent.status()["health"], "unhealthy");
 }
 
+/// A deployment's `current` link: rewritten where it leads, and led elsewhere.
+#[test]
+fn a_drop_in_behind_a_link_is_read_again_when_its_file_changes() {
+    let dir = folder(&[], &[]);
+    let at = |name: &str| dir.path().join(name);
+    for (version, name) in [("v1", "one"), ("v2", "two")] {
+        std::fs::create_dir_all(at(version)).unwrap();
+        std::fs::write(at(&format!("{version}/it.json")), hello(name).to_string()).unwrap();
+    }
+    std::os::unix::fs::symlink("v1", at("current")).unwrap();
+    std::os::unix::fs::symlink("../current/it.json", at("integrations.d/it.json")).unwrap();
+    let agent = Agent::launch(dir, Settings::default());
+    let at = |name: &str| agent.path(name);
+    let named = |name: &str| {
+        let changed = std::time::Instant::now();
+        within(|| (agent.status()["integrations"][0]["name"] == name).then_some(()));
+        changed.elapsed()
+    };
+    named("one");
+    std::fs::write(at("v1/it.json"), hello("rewritten").to_string()).unwrap();
+    let took = named("rewritten");
+    assert!(
+        took.as_secs_f64() < 3.0,
+        "a quarter of a second, and no poll: {took:?}"
+    );
+    std::os::unix::fs::symlink("v2", at("next")).unwrap();
+    std::fs::rename(at("next"), at("current")).unwrap();
+    named("two");
+    std::fs::write(at("v2/it.json"), hello("again").to_string()).unwrap();
+    named("again");
+}
+
 #[test]
 fn a_rejected_file_is_listed_with_its_reason() {
     let agent = Agent::start(&[hello("a")], &[]);
@@ -245,6 +277,26 @@ fn check_config_prints_every_problem_and_exits_1() {
         assert!(text.contains(expected), "{text}");
     }
     assert_eq!(text.lines().count(), 3, "{text}");
+    for number in ["1e300", "-1e300", &"9".repeat(300)] {
+        for field in [
+            "health_interval_secs",
+            "startup_grace_secs",
+            "failure_threshold",
+        ] {
+            let file = format!("{{\"name\": \"b\", \"{field}\": {number}}}");
+            write("integrations.d/b.json", &file);
+            write(
+                "agent.json",
+                &format!("{{\"busy_threshold\": -{number}}}").replace("--", "-"),
+            );
+            let (_, text) = check();
+            let longest = text
+                .split(|c: char| !c.is_ascii_digit())
+                .map(str::len)
+                .max();
+            assert!(longest < Some(30), "{text}");
+        }
+    }
 }
 
 #[test]

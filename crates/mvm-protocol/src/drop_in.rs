@@ -1,6 +1,6 @@
 //! Drop-in files: one integration or probe each, written by whoever builds the image.
 
-use crate::object::{Object, Problem, printable};
+use crate::object::{Object, Problem, printable, printable_number};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -236,16 +236,23 @@ impl Serialize for Secs {
 impl<'de> Deserialize<'de> for Secs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let secs = f64::deserialize(deserializer)?;
+        let shown = printable_number(secs);
         match Duration::try_from_secs_f64(secs) {
+            Ok(duration) if duration.is_zero() && secs > 0.0 => Err(D::Error::custom(format!(
+                "{shown} is not over 0 once it is rounded to nanoseconds"
+            ))),
             Ok(duration) if secs <= MAX_SECS && !duration.is_zero() => Ok(Self(duration)),
             _ => Err(D::Error::custom(format!(
-                "{secs} is not over 0 and at most {MAX_SECS} seconds"
+                "{shown} is not over 0 and at most {MAX_SECS} seconds"
             ))),
         }
     }
 }
 
-/// A grace period in seconds: 0 or more.
+/// The longest grace period in seconds: more than any guest runs.
+pub const MAX_GRACE_SECS: f64 = 1e18;
+
+/// A grace period: 0 or more, and at most [`MAX_GRACE_SECS`] seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord)]
 pub struct Grace(Duration);
 
@@ -259,9 +266,14 @@ impl Grace {
 impl<'de> Deserialize<'de> for Grace {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let secs = f64::deserialize(deserializer)?;
-        Duration::try_from_secs_f64(secs)
-            .map(Self)
-            .map_err(|_| D::Error::custom(format!("{secs} is not 0 or more seconds")))
+        match Duration::try_from_secs_f64(secs) {
+            Ok(duration) if secs <= MAX_GRACE_SECS => Ok(Self(duration)),
+            _ => Err(D::Error::custom(format!(
+                "{} is not 0 or more and at most {} seconds",
+                printable_number(secs),
+                printable_number(MAX_GRACE_SECS)
+            ))),
+        }
     }
 }
 
@@ -327,7 +339,7 @@ mod schema {
     inline_schema!(Command, { "type": "string", "pattern": "\\S" });
     inline_schema!(User, { "type": "string", "pattern": "^[^\\s:]{1,64}$" });
     inline_schema!(Secs, { "type": "number", "exclusiveMinimum": 0, "maximum": 86400 });
-    inline_schema!(Grace, { "type": "number", "minimum": 0 });
+    inline_schema!(Grace, { "type": "number", "minimum": 0, "maximum": 1e18 });
     inline_schema!(Threshold, { "type": "integer", "minimum": 1, "maximum": 4_294_967_295_u32 });
 }
 
@@ -395,7 +407,22 @@ mod tests {
             (
                 r#"{"name":"a","health_interval_secs":1e-10}"#,
                 "health_interval_secs",
-                "over 0",
+                "1e-10 is not over 0 once it is rounded",
+            ),
+            (
+                r#"{"name":"a","health_interval_secs":1e300}"#,
+                "health_interval_secs",
+                ": 1e300 is not over 0 and at most 86400 seconds",
+            ),
+            (
+                r#"{"name":"a","startup_grace_secs":1e20}"#,
+                "startup_grace_secs",
+                ": 1e20 is not 0 or more and at most 1e18 seconds",
+            ),
+            (
+                r#"{"name":"a","failure_threshold":1e300}"#,
+                "failure_threshold",
+                "floating point `1e+300`",
             ),
             (
                 r#"{"name":"a","health_timeout_secs":86400.5}"#,
@@ -410,7 +437,7 @@ mod tests {
             (
                 r#"{"name":"a","startup_grace_secs":-1}"#,
                 "startup_grace_secs",
-                "0 or more",
+                ": -1 is not 0 or more and at most 1e18 seconds",
             ),
             (
                 r#"{"name":"a","failure_threshold":0}"#,

@@ -185,6 +185,15 @@ fn printable_sentence(text: &str) -> String {
     shown
 }
 
+/// A number made fit for a message: what would have many digits is written with an exponent.
+pub fn printable_number(number: f64) -> String {
+    if number == 0.0 || (1e-6..1e15).contains(&number.abs()) {
+        number.to_string()
+    } else {
+        format!("{number:e}")
+    }
+}
+
 /// Where the nesting exceeds the cap, if it does. Brackets in strings do not count.
 fn too_deep(source: &[u8]) -> Option<usize> {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
@@ -416,6 +425,24 @@ mod tests {
             (problem.line, problem.message.as_str()),
             (2, "not UTF-8 at byte 10")
         );
+    }
+
+    #[test]
+    fn no_number_fills_the_screen() {
+        let long = "7".repeat(290);
+        for number in ["1e300", "-1e300", &long, "99999999999999999999999"] {
+            let problem = read(&format!("{{\"name\":\"a\",\"count\":{number}}}")).unwrap_err();
+            assert!(problem.message.len() < 120, "{problem:?}");
+        }
+        for (number, shown) in [
+            (0.0, "0"),
+            (-1.5, "-1.5"),
+            (86_400.25, "86400.25"),
+            (1e300, "1e300"),
+            (-1.25e-10, "-1.25e-10"),
+        ] {
+            assert_eq!(printable_number(number), shown);
+        }
     }
 
     #[test]

@@ -252,11 +252,7 @@ pub(crate) fn finish(context: &Context, result: Result<Outcome, Failure>) -> Exi
         Ok(Outcome::Bad) => ExitCode::from(1),
         Ok(Outcome::SomeFailed) => ExitCode::from(4),
         Ok(Outcome::Ended(ended)) => ExitCode::from(match ended {
-            Ended::Code(code) => {
-                // Eight bits of it are all that a shell sees, there as here.
-                let [low, ..] = code.to_le_bytes();
-                low
-            }
+            Ended::Code(code) => by_code(code),
             Ended::Signal(number) => by_signal(number),
             Ended::TimedOut => 124,
         }),
@@ -280,6 +276,12 @@ pub(crate) fn finish(context: &Context, result: Result<Outcome, Failure>) -> Exi
             })
         }
     }
+}
+
+/// A command's exit code as ours. One that no process can have is no success, whatever its low bits
+/// are.
+fn by_code(code: i32) -> u8 {
+    u8::try_from(code).unwrap_or(u8::MAX)
 }
 
 /// What a shell makes of a process that a signal ended.

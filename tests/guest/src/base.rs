@@ -3,13 +3,15 @@
 //! A runner may give each test a process of its own, so the snapshot lies in a folder that they
 //! find by the run's id. The first test makes it while it holds the lock; the others wait for it.
 
-use crate::image::{build_dev_image, build_image};
+use crate::image::{NOTIFY_PORT, build_dev_image, build_image};
 use crate::machine::Machine;
 use crate::parts::{Parts, target};
+use crate::short_path::ShortPath;
 use mvm_client::{Deadlines, Endpoint, Session};
 use mvm_protocol::status::Health;
 use mvm_vmm::image::Image;
 use std::fs::{self, File};
+use std::os::unix::net::UnixListener;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::{env, io};
@@ -98,6 +100,10 @@ fn make(parts: &Parts, profile: Profile, folder: &Path) {
         Profile::Dev => build_dev_image(parts, folder),
     };
     let image = Image::open(&folder.join("image")).expect("an image");
+    // Its agent tells the host that it is up until that is taken. Nobody reads it, and no clone
+    // goes on with it.
+    let notice = folder.join(format!("v.sock_{NOTIFY_PORT}"));
+    let _notice = UnixListener::bind(ShortPath::of(&notice).path()).expect("listen");
     let machine = Machine::boot(parts, &image, folder);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

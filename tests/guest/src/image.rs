@@ -47,7 +47,7 @@ fn integrations() -> Vec<Value> {
 fn probes() -> Vec<Value> {
     let probe = |name: &str, command: &str| json!({"name": name, "command": command, "interval_secs": NEVER});
     vec![
-        probe("disk", "df -h /tmp | tail -1 | awk '{print $5}'"),
+        probe("disk", "df -P /tmp | awk 'NR == 2 {print $5}'"),
         // Its connections and listeners; what a check that runs by chance has open is no socket. Not
         // by the agent's name: what it has forked has that too, until it is another program.
         probe("agent-sockets", "ls -l /proc/$PPID/fd | grep -c socket:"),

@@ -148,6 +148,11 @@ impl TestVm {
         self.machine.wait_for_agent(times);
     }
 
+    /// What it has written to its console.
+    pub fn console(&self) -> String {
+        self.machine.console()
+    }
+
     /// Takes the vsock device out of the running guest.
     pub fn unplug(&mut self) {
         self.machine.unplug();

@@ -16,6 +16,7 @@ use mvm_protocol::{Decoder, Frame};
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixListener;
 use tokio::time::timeout;
 
 /// Byte by byte as the protocol has it, without our own client.
@@ -132,6 +133,31 @@ async fn an_agent_that_comes_up_tells_the_host() {
     let Some(vm) = TestVm::new() else { return };
     let listener = vm.listen_for_notice();
     vm.kill_agent().await;
+    notice_at(&listener).await;
+}
+
+/// The connect over vsock fails after two seconds if nobody listens there.
+#[tokio::test]
+async fn a_host_that_listens_late_is_told_too() {
+    let Some(vm) = TestVm::new() else { return };
+    vm.kill_agent().await;
+    vm.wait_for_agent(1);
+    let said = "notify_port 1052: Connection timed out (os error 110); tried again";
+    eventually("why nobody was told", async || {
+        vm.console().contains(said).then_some(())
+    })
+    .await;
+    let listener = vm.listen_for_notice();
+    notice_at(&listener).await;
+    eventually("that it was taken", async || {
+        let taken = "notify_port 1052: a host has taken it";
+        vm.console().contains(taken).then_some(())
+    })
+    .await;
+    assert_eq!(vm.console().matches(said).count(), 1, "each error once");
+}
+
+async fn notice_at(listener: &UnixListener) {
     let (mut stream, _) = timeout(SOON, listener.accept())
         .await
         .expect("a notice")

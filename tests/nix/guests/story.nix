@@ -100,6 +100,8 @@ in
   probes.text-of-pre-start = probe "cat /run/text-of-pre-start";
   probes.text-of-probe = probe "printf %s ${"'"}it'\\''s \"quoted\" $HOME `id` \\ ünï 🦀'";
   probes.as-user = probe "id -un" // {
+    # More digits than Nix writes.
+    intervalSecs = 86399.75;
     user = "other";
   };
   probes.by-number = probe "id -un" // {

@@ -109,6 +109,19 @@ fn whatever_it_is_given_it_says_what_is_wrong() {
             r#"{ name = "x"; formats = [ "erofs" "erofs" ]; kernelModules = [ "a b" ]; }"#,
             "mkGuest \"x\": 2 problems\n  formats: [ \"erofs\" \"erofs\" ] is not a list of one of",
         ),
+        // Nix writes six digits, by which 86400.01 is 86400, and has numbers that JSON has not.
+        (
+            r#"{ name = "x"; probes.p = { command = "df"; intervalSecs = 86400.01; }; }"#,
+            "mkGuest \"x\": 1 problem\n  probes.p.intervalSecs: 86400.01 is not a number over 0 and at most",
+        ),
+        (
+            r#"{ name = "x"; healthChecks.a.startupGraceSecs = 1.0e308 * 10; }"#,
+            "mkGuest \"x\": 1 problem\n  healthChecks.a.startupGraceSecs: inf is not a number, 0 or more and at most 1e18",
+        ),
+        (
+            r#"{ name = "x"; agent.busyThreshold = 1.0e308 * 10; }"#,
+            "mkGuest \"x\": 1 problem\n  agent.busyThreshold: inf is not a finite number over 0",
+        ),
     ] {
         let said = refusal(&nix, arguments);
         assert!(said.starts_with(expected), "{said}");

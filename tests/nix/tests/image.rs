@@ -64,7 +64,7 @@ const AGENT_FILES: [(&str, &str); 4] = [
         r#"{
   "name": "as-user",
   "command": "id -un",
-  "interval_secs": 86400,
+  "interval_secs": 86399.75,
   "output": "text",
   "timeout_secs": 10,
   "user": "other"

@@ -21,7 +21,7 @@ pub struct Upload<'a> {
 /// A file or folder on its way out of the guest.
 #[derive(Debug)]
 pub struct Download<'a> {
-    /// The file's size when it was opened; `None` of an archive.
+    /// The file's size when it was opened; `None` of an archive, and where a file's size says nothing.
     pub bytes: Option<u64>,
     /// The file's or folder's permission bits, as the guest says.
     pub mode: u32,
@@ -153,7 +153,10 @@ impl Download<'_> {
                 Ok(Some(bytes))
             }
             Received::Data { channel, .. } => Err(self.receiving.stray_data(channel)),
-            Received::Answer(DevAnswer::GetDone(done)) if done.bytes == self.received => {
+            // A file may have grown meanwhile.
+            Received::Answer(DevAnswer::GetDone(done))
+                if done.bytes == self.received && self.received >= self.bytes.unwrap_or(0) =>
+            {
                 self.receiving.is_over();
                 Ok(None)
             }

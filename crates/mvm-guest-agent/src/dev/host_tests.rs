@@ -202,6 +202,7 @@ async fn wrong_frames_without_end_take_no_memory_and_none_is_forgotten() {
 }
 
 /// Reads so many frames on a thread of its own, then closes.
+#[expect(clippy::disallowed_methods, reason = "a test has threads")]
 fn reader(mut theirs: UnixStream, frames: usize) -> JoinHandle<Vec<Frame>> {
     std::thread::spawn(move || {
         let mut decoder = Decoder::default();

@@ -18,7 +18,6 @@ pub(crate) mod files;
 mod flow;
 mod forward;
 mod host;
-mod image;
 mod jobs;
 mod outbox;
 mod relay;

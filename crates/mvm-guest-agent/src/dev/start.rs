@@ -2,14 +2,13 @@
 
 use super::files;
 use super::flow::{InputQueue, OutputSource};
-use super::image::{ExecFailure, Image, PATH};
 use super::reply::failed;
 use super::running::Running;
 use super::terminal::Terminal;
 use crate::core::RunId;
-use crate::machine::children::MARK;
-use crate::machine::inherited::is_the_agents;
+use crate::machine::children::{MARK, Orphans};
 use crate::machine::process::{Launcher, NotStarted};
+use crate::machine::program::{Program, StartFailure, no_input, own_environment, set_variable};
 use crate::machine::users::{self, Identity};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::exec::{Exec, Window};
@@ -18,11 +17,13 @@ use mvm_protocol::object::printable;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::rc::Rc;
+
+/// Where programs are looked for if nobody says otherwise.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How much of a command's output waits in its pipe, in bytes.
 const PIPE: usize = 256 * 1024;
@@ -45,6 +46,9 @@ pub(super) struct Started {
     /// Its terminal, if it has one.
     pub(super) terminal: Option<Terminal>,
 }
+
+/// A command's standard input, output and error: its own ends.
+type Stdio = [OwnedFd; 3];
 
 /// The agent's ends of a command's standard input and output.
 #[derive(Default)]
@@ -75,20 +79,27 @@ impl Commands {
     /// Starts what was asked for, or says why not.
     pub(super) async fn start(&self, run: RunId, exec: &Exec) -> Result<Started, ErrorAnswer> {
         let identity = exec.user.as_deref().map(look_up).transpose()?;
-        let mut command = Command::new(exec.argv.program());
         let io_ends = match exec.tty {
-            Some(window) => on_terminal(&mut command, window, exec.stdin, identity.as_ref()),
-            None => on_pipes(&mut command, exec.stdin),
+            Some(window) => on_terminal(window, exec.stdin, identity.as_ref()),
+            None => on_pipes(exec.stdin),
         };
-        let io_ends = io_ends.map_err(|failure| explain(exec, &failure))?;
+        let (io_ends, stdio) = io_ends.map_err(|failure| explain(exec, &failure))?;
         let user = identity.clone().or_else(|| self.user.clone());
         let launcher = &self.launcher;
-        let scope = launcher.scope(run, &mut command, identity);
+        // It may run for weeks, and need not be one that reaps what others leave to it.
+        let scope = launcher.scope(run, Orphans::ToAgent, identity);
         let scope = scope.map_err(|failure| explain(exec, &failure))?;
         let env = environment(exec, user.as_ref(), &scope.mark);
-        let image = Image::new(exec, &env).ok_or_else(|| failed("a word has a NUL in it"))?;
-        image.set(&mut command, exec.tty.is_some());
-        let process = launcher.launch(command, scope, START).await;
+        let path = env.get("PATH").map_or(PATH, String::as_str);
+        let paths = programs(exec.argv.program(), path);
+        let cwd = exec.cwd.as_ref().map_or("/", |cwd| cwd.as_str());
+        let env = env
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()));
+        let program = Program::new(cwd, &paths, exec.argv.words(), env.collect(), stdio)
+            .ok_or_else(|| failed("a word has a NUL in it"))?
+            .on_terminal(exec.tty.is_some());
+        let process = launcher.launch(&program, scope, START).await;
         let process = process.map_err(|failure| explain(exec, &failure))?;
         let timeout = exec.timeout_secs.map(Secs::duration);
         Ok(Started {
@@ -113,12 +124,13 @@ impl Commands {
         stdin: bool,
     ) -> Result<Started, ErrorAnswer> {
         let told = |failure: NotStarted| explain_own(&failure);
-        let mut command = helper(body);
-        let io_ends = on_pipes(&mut command, stdin).map_err(told)?;
+        let (io_ends, ends) = on_pipes(stdin).map_err(told)?;
         let launcher = &self.launcher;
-        let scope = launcher.scope(run, &mut command, None).map_err(told)?;
+        let scope = launcher.scope(run, Orphans::ToAgent, None).map_err(told)?;
+        let program =
+            helper(body, &scope.mark, ends).ok_or_else(|| failed("the request has a NUL in it"))?;
         let process = launcher
-            .launch(command, scope, "the agent once more")
+            .launch(&program, scope, "the agent once more")
             .await
             .map_err(told)?;
         Ok(Started {
@@ -129,24 +141,36 @@ impl Commands {
     }
 }
 
-fn helper(body: &str) -> Command {
-    let mut command = Command::new(OWN_PROGRAM);
-    command.args([&format!("--{}", files::FLAG), body]);
-    command
+fn helper(body: &str, mark: &str, stdio: Stdio) -> Option<Program> {
+    let words = [OWN_PROGRAM, &format!("--{}", files::FLAG), body];
+    let mut env = own_environment();
+    set_variable(&mut env, MARK, mark);
+    Program::new("/", &[OWN_PROGRAM.to_owned()], &words, env, stdio)
 }
 
-fn on_pipes(command: &mut Command, stdin: bool) -> Result<CommandIo, NotStarted> {
+/// Where a program may be.
+fn programs(program: &str, path: &str) -> Vec<String> {
+    if program.contains('/') {
+        return vec![program.to_owned()];
+    }
+    path.split(':')
+        .map(|dir| if dir.is_empty() { "." } else { dir })
+        .map(|dir| format!("{dir}/{program}"))
+        .collect()
+}
+
+fn on_pipes(takes_input: bool) -> Result<(CommandIo, Stdio), NotStarted> {
     let failed = |error: io::Error| NotStarted::new("pipe", error);
     let mut io_ends = CommandIo::default();
-    if stdin {
+    let stdin_end = if takes_input {
         let (read, write) = pipe().map_err(failed)?;
         io_ends.stdin = nonblocking(write)
             .and_then(InputQueue::new)
             .map_err(failed)?;
-        command.stdin(Stdio::from(read));
+        read
     } else {
-        command.stdin(Stdio::null());
-    }
+        no_input().map_err(failed)?
+    };
     let output = || {
         let (read, write) = pipe().map_err(failed)?;
         // Larger reads are fewer of them. Over the user's limit (pipe(7)) the pipe stays as it is.
@@ -154,23 +178,18 @@ fn on_pipes(command: &mut Command, stdin: bool) -> Result<CommandIo, NotStarted>
         let source = nonblocking(read)
             .and_then(OutputSource::new)
             .map_err(failed)?;
-        Ok((source, Stdio::from(write)))
+        Ok((source, write))
     };
     let ((stdout, stdout_end), (stderr, stderr_end)) = (output()?, output()?);
     io_ends.outputs = [stdout, stderr];
-    command
-        .stdout(stdout_end)
-        .stderr(stderr_end)
-        .process_group(0);
-    Ok(io_ends)
+    Ok((io_ends, [stdin_end, stdout_end, stderr_end]))
 }
 
 fn on_terminal(
-    command: &mut Command,
     window: Window,
     stdin: bool,
     user: Option<&Identity>,
-) -> Result<CommandIo, NotStarted> {
+) -> Result<(CommandIo, Stdio), NotStarted> {
     let failed = |error: io::Error| NotStarted::new("terminal (is /dev/pts mounted?)", error);
     let (terminal, slave) = Terminal::open(window, user).map_err(failed)?;
     let source = terminal.end().and_then(OutputSource::new).map_err(failed)?;
@@ -183,14 +202,9 @@ fn on_terminal(
         io_ends.stdin = InputQueue::terminal(end).map_err(failed)?;
     }
     io_ends.terminal = Some(terminal);
-    let same = || slave.try_clone().map(Stdio::from).map_err(failed);
-    io_ends.slave = Some(slave.try_clone().map_err(failed)?);
-    // It leads a session, and so a process group of its own: see `Image::set`.
-    command
-        .stdin(same()?)
-        .stdout(same()?)
-        .stderr(Stdio::from(slave));
-    Ok(io_ends)
+    let same = || slave.try_clone().map_err(failed);
+    io_ends.slave = Some(same()?);
+    Ok((io_ends, [same()?, same()?, slave]))
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -209,10 +223,10 @@ fn look_up(user: &str) -> Result<Identity, ErrorAnswer> {
 }
 
 /// The agent's own variables, the user's, and what was asked for, the later before the earlier.
-fn environment(exec: &Exec, user: Option<&Identity>, mark: &str) -> Vec<(String, String)> {
-    let mut all = std::collections::BTreeMap::new();
-    let own = std::env::vars_os()
-        .filter(|(name, _)| !is_the_agents(name))
+fn environment(exec: &Exec, user: Option<&Identity>, mark: &str) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    let own = own_environment()
+        .into_iter()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     all.insert("PATH".to_owned(), PATH.to_owned());
     all.extend(own);
@@ -232,7 +246,7 @@ fn environment(exec: &Exec, user: Option<&Identity>, mark: &str) -> Vec<(String,
     all.extend(asked.map(|(name, value)| (name.to_owned(), value.to_owned())));
     // By this variable the command's process tree is found again.
     all.insert(MARK.to_owned(), mark.to_owned());
-    all.into_iter().collect()
+    all
 }
 
 /// Why a command was not started, in the terms of the protocol.
@@ -242,15 +256,17 @@ fn explain(exec: &Exec, failure: &NotStarted) -> ErrorAnswer {
     }
     let program = printable(exec.argv.program());
     let cwd = exec.cwd.as_ref().map_or("/", |cwd| cwd.as_str());
-    let (what, errno) = match ExecFailure::from_error(&failure.error) {
-        ExecFailure::Cwd(errno) => (format!("folder `{}`", printable(cwd)), errno),
+    let (what, errno) = match StartFailure::from_error(&failure.error) {
+        StartFailure::Cwd(errno) => (format!("folder `{}`", printable(cwd)), errno),
         // A script that is there says the same if its interpreter is not.
-        ExecFailure::Program(Errno::NOENT) => (
+        StartFailure::Program(Errno::NOENT) => (
             format!("`{program}`, or the interpreter that it names"),
             Errno::NOENT,
         ),
-        ExecFailure::Program(errno) => (format!("`{program}`"), errno),
-        ExecFailure::Before(errno) => (format!("`{program}` as user `{}`", user_name(exec)), errno),
+        StartFailure::Program(errno) => (format!("`{program}`"), errno),
+        StartFailure::Before(errno) => {
+            (format!("`{program}` as user `{}`", user_name(exec)), errno)
+        }
     };
     let error = io::Error::from(errno);
     match errno {
@@ -282,4 +298,15 @@ fn explain_own(failure: &NotStarted) -> ErrorAnswer {
 
 fn user_name(exec: &Exec) -> String {
     printable(exec.user.as_deref().unwrap_or("the agent's own"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::programs;
+
+    #[test]
+    fn a_slash_is_a_path_and_a_name_is_looked_for() {
+        assert_eq!(programs("./x", "/a:/b"), ["./x"]);
+        assert_eq!(programs("x", "/a::/b"), ["/a/x", "./x", "/b/x"]);
+    }
 }

@@ -1,16 +1,21 @@
 //! The agent's children: who they are, and the end of whole trees.
 //!
-//! What a run started is in its cgroup, where there are cgroups. Without them there are two traces:
-//! its process group, and, since the agent is a child subreaper (prctl(2)), that every process
-//! whose parent died becomes the agent's own child. `MVM_RUN` in its environment tells whose it
-//! was, so that a helper of a run that is still under way is left alone. One that was started with
-//! another environment (`env -i`, `su -`) may be of any run that began before it, and is left alone
-//! as long as one of those is under way.
+//! The agent is a child subreaper (prctl(2)): a process whose parents have ended becomes the agent's
+//! own child, an orphan. So is the shell of each check, probe and lifecycle command for what it has
+//! started: none of that comes to the agent before the shell has ended. So an orphan is what an ended
+//! run has left, and is ended, wherever it went: another session, another cgroup, another
+//! environment.
+//!
+//! The commands of hosts alone (dev builds) are none, since they may run for weeks and need not be
+//! programs that reap what comes to them. As long as one is under way an orphan may be its: if it is
+//! in its cgroup, or has its mark in its environment. One that has left the cgroups and has another
+//! environment (`env -i`, `su -`) is left alone while a host's command that is older is under way.
 
 use super::proc::read;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 /// Carries a run's mark to all that it starts.
@@ -19,31 +24,47 @@ pub(crate) const MARK: &str = "MVM_RUN";
 /// How long the end of a killed tree is waited for.
 const END_WITHIN: Duration = Duration::from_secs(2);
 
+/// Whose children those become whose parents have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Orphans {
+    /// The run's first process's, as long as that lives.
+    ToLeader,
+    /// The agent's, at once.
+    ToAgent,
+}
+
+/// A run's first process, while it is neither reaped nor abandoned.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) pid: Pid,
+    /// The run's mark.
+    pub(super) mark: String,
+    /// The run's cgroup.
+    pub(super) cgroup: Option<PathBuf>,
+    pub(super) orphans: Orphans,
+}
+
 /// The processes that were started for a run and not reaped yet.
 #[derive(Debug)]
 pub(crate) struct Children {
     run_dir: String,
-    /// Process id → the run's mark.
-    started: RefCell<Vec<(Pid, String)>>,
-    /// Whether cgroups do the killing, and orphans need only be reaped.
-    cgroups: bool,
+    started: RefCell<Vec<Member>>,
+    /// Whom the agent has had from before it was the agent: `sh -c 'logger & exec mvm-guest-agent'`.
+    inherited: Vec<Pid>,
 }
 
 impl Children {
-    /// Makes the agent the one to whom orphans come. Without cgroups it also ends what an earlier
-    /// agent with the same run directory left behind when it was killed.
-    pub(crate) fn new(run_dir: &Path, cgroups: bool) -> Self {
+    /// Makes the agent the one to whom orphans come, and ends what an earlier agent with the same
+    /// run directory left behind when it was killed.
+    pub(crate) fn new(run_dir: &Path) -> Self {
         // Any process id switches it on: the value is a flag to the kernel.
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-        let run_dir = run_dir.to_string_lossy().into_owned();
         let children = Self {
-            run_dir,
+            run_dir: run_dir.to_string_lossy().into_owned(),
             started: RefCell::default(),
-            cgroups,
+            inherited: children_of_agent(),
         };
-        if !cgroups {
-            children.end_leftovers();
-        }
+        children.end_leftovers();
         children
     }
 
@@ -52,14 +73,29 @@ impl Children {
         format!("{}:{}:{run}", self.run_dir, std::process::id())
     }
 
-    /// A process was started for the run with this mark.
-    pub(crate) fn add(&self, pid: Pid, mark: String) {
-        self.started.borrow_mut().push((pid, mark));
+    /// A process was started for a run.
+    pub(super) fn add(&self, member: Member) {
+        self.started.borrow_mut().push(member);
     }
 
     /// It was reaped, or abandoned: from now on it is an orphan like others.
     pub(crate) fn remove(&self, pid: Pid) {
-        self.started.borrow_mut().retain(|(other, _)| *other != pid);
+        self.started.borrow_mut().retain(|other| other.pid != pid);
+    }
+
+    /// Kills all that a process has started, and has not come to the agent.
+    pub(super) fn kill_below(pid: Pid) {
+        // What is killed leaves its own children to the process above.
+        for _ in 0..10 {
+            let killed = processes().filter(|other| {
+                parent(*other) == Some(pid.as_raw_pid().unsigned_abs())
+                    && !is_exiting(*other)
+                    && kill_process(*other, Signal::KILL).is_ok()
+            });
+            if killed.count() == 0 {
+                break;
+            }
+        }
     }
 
     /// Reaps orphans that are dead and kills those whose run is over, until there are none left.
@@ -91,20 +127,21 @@ impl Children {
     fn look(&self) -> Seen {
         let started = self.started.borrow();
         let mut orphans = children_of_agent();
-        orphans.retain(|pid| started.iter().all(|(other, _)| other != pid));
+        orphans.retain(|pid| started.iter().all(|it| it.pid != *pid));
+        orphans.retain(|pid| !self.inherited.contains(pid));
         let mut seen = Seen::default();
         for orphan in orphans {
             match waitpid(Some(orphan), WaitOptions::NOHANG) {
-                // Who is about to die has left its cgroup already.
-                Ok(None) if self.cgroups => seen.dying += usize::from(is_exiting(orphan)),
                 Ok(None) => match owner(orphan, &started) {
                     Owner::Run => {}
-                    // Whose it is shows at the next look. Nobody's run can be harmed if there is none.
-                    Owner::Unknown if !started.is_empty() => seen.dying += 1,
-                    Owner::Unknown | Owner::Nobody => {
-                        let _ = kill_process(orphan, Signal::KILL);
-                        seen.dying += 1;
-                    }
+                    // Whose it is shows at the next look.
+                    Owner::Unknown => seen.dying += 1,
+                    Owner::Nobody => match kill_process(orphan, Signal::KILL) {
+                        // A program that is root's by its mode, and an agent that is not: nothing
+                        // more can be done about it.
+                        Err(Errno::PERM) => {}
+                        _ => seen.dying += 1,
+                    },
                 },
                 Ok(Some(_)) => seen.reaped += 1,
                 Err(_) => {}
@@ -152,10 +189,33 @@ enum Owner {
     Unknown,
 }
 
-/// In the middle of execve(2) a process has no environment yet, and reads like one that was started
-/// with none. So an environment counts only if its place, which each execve draws anew, is known
-/// and the same before and after.
-fn owner(pid: Pid, started: &[(Pid, String)]) -> Owner {
+fn owner(pid: Pid, started: &[Member]) -> Owner {
+    let mut hosts = started.iter().filter(|it| it.orphans == Orphans::ToAgent);
+    if hosts.clone().next().is_none() {
+        return Owner::Nobody;
+    }
+    let cgroup = cgroup(pid);
+    let is_in = |run: &Path| {
+        // What the agent sees as the hierarchy's root need not be where it is mounted: the run's own
+        // name and the one above are as good.
+        let mut parts = run.components().rev().map(Component::as_os_str);
+        let (name, root) = (parts.next(), parts.next());
+        let mut above = None;
+        cgroup.components().any(|part| {
+            let found = name == Some(part.as_os_str()) && above == root;
+            above = Some(part.as_os_str());
+            found
+        })
+    };
+    if hosts
+        .clone()
+        .any(|it| it.cgroup.as_deref().is_some_and(is_in))
+    {
+        return Owner::Run;
+    }
+    // In the middle of execve(2) a process has no environment yet, and reads like one that was
+    // started with none. So an environment counts only if its place, which each execve draws anew,
+    // is known and the same before and after.
     let place = environment_end(pid);
     let environment = environment(pid);
     let mut marks = environment.split('\0').filter_map(|var| {
@@ -163,23 +223,25 @@ fn owner(pid: Pid, started: &[(Pid, String)]) -> Owner {
             .and_then(|rest| rest.strip_prefix('='))
     });
     let mark = marks.next();
-    let of_a_run = mark.is_some_and(|mark| started.iter().any(|(_, run)| run == mark));
     match place {
-        _ if of_a_run => Owner::Run,
+        _ if mark.is_some_and(|mark| hosts.clone().any(|it| it.mark == mark)) => Owner::Run,
         Some(_) if place != environment_end(pid) => Owner::Unknown,
-        Some(_) if mark.is_none() && is_younger_than_one_of(started, pid) => Owner::Run,
-        Some(_) => Owner::Nobody,
+        Some(_) if mark.is_some() => Owner::Nobody,
+        Some(_) => {
+            let born = began(pid);
+            let older =
+                hosts.any(|it| began(it.pid).is_some_and(|run| born.is_none_or(|it| it >= run)));
+            if older { Owner::Run } else { Owner::Nobody }
+        }
         None => Owner::Unknown,
     }
 }
 
-/// Whether a process began after one of those, as far as can be told: by the tick.
-fn is_younger_than_one_of(started: &[(Pid, String)], pid: Pid) -> bool {
-    let born = began(pid);
-    let leaders = started.iter().map(|(leader, _)| *leader);
-    leaders
-        .filter_map(began)
-        .any(|began| born.is_none_or(|born| born >= began))
+/// The cgroup (v2) that a process is in, from the root of what the agent sees of the hierarchy.
+fn cgroup(pid: Pid) -> PathBuf {
+    let text = read(format!("/proc/{}/cgroup", pid.as_raw_pid()), 16 * 1024).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("0::"));
+    line.unwrap_or_default().into()
 }
 
 /// When a process began, in ticks since the boot (proc_pid_stat(5), field 22).

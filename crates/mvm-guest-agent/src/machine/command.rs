@@ -10,9 +10,11 @@
 //!                                      └──2 s──▶ abandoned: unkillable
 //! ```
 
+use super::children::{MARK, Orphans};
 use super::clock;
 use super::polled::polled;
 use super::process::{KILL_GRACE, Launcher, NotStarted, Process, TERM_GRACE};
+use super::program::{Program, no_input, own_environment, set_variable};
 use super::users;
 use crate::core::ended::{End, Ended, Tail};
 use crate::core::registry::Command;
@@ -22,14 +24,15 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal};
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
+
+/// What each command is run by.
+const SHELL: &str = "/bin/sh";
 
 /// How much is still read from a pipe once the command has ended. More than a pipe holds.
 const DRAIN: usize = 1024 * 1024;
@@ -139,23 +142,20 @@ impl Launcher {
         } else {
             (Output::default(), stdout_end.try_clone().map_err(pipe)?)
         };
-        let mut shell = std::process::Command::new("/bin/sh");
-        shell
-            .arg("-c")
-            .arg(&command.text)
-            .stdin(Stdio::null())
-            .stdout(Stdio::from(stdout_end))
-            .stderr(Stdio::from(stderr_end))
-            .current_dir("/")
-            .process_group(0);
+        let mut env = own_environment();
         if let Some(identity) = &identity {
-            shell.env("USER", &identity.name);
-            shell
-                .env("LOGNAME", &identity.name)
-                .env("HOME", &identity.home);
+            set_variable(&mut env, "USER", &identity.name);
+            set_variable(&mut env, "LOGNAME", &identity.name);
+            set_variable(&mut env, "HOME", &identity.home);
         }
-        let scope = self.scope(run, &mut shell, identity)?;
-        let process = self.spawn(shell, scope)?;
+        // It ends in time, and so does what it leaves to be reaped meanwhile.
+        let scope = self.scope(run, Orphans::ToLeader, identity)?;
+        set_variable(&mut env, MARK, &scope.mark);
+        let stdio = [no_input().map_err(pipe)?, stdout_end, stderr_end];
+        let words = [SHELL, "-c", &command.text];
+        let shell = Program::new("/", &[SHELL.to_owned()], &words, env, stdio)
+            .ok_or_else(|| NotStarted::new("a NUL in it", io::ErrorKind::InvalidInput.into()))?;
+        let process = self.spawn(&shell, scope)?;
         Ok(Running {
             process,
             stdout,
@@ -203,8 +203,8 @@ impl Launcher {
         let not_started_for = running.process.not_started();
         let exit = self.finish(running.process).await;
         self.cpu.set(self.cpu.get() + exit.cpu);
-        if let Some(error) = not_started_for {
-            ended.end = not_started(&NotStarted::new("/bin/sh", error));
+        if let Some(failure) = not_started_for {
+            ended.end = not_started(&NotStarted::new(SHELL, failure.error()));
             return;
         }
         ended.end = match (state, exit.code, exit.signal) {

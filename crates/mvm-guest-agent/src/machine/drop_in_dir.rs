@@ -1,24 +1,13 @@
 //! Reads a folder of drop-in files. Each is rejected alone; the rest stand.
 
+use super::regular_file::{Link, Trust, read_regular};
 use crate::core::registry::Loaded;
 use mvm_protocol::drop_in::{self, DropIn, MAX_FILE};
 use mvm_protocol::object::Problem;
 use mvm_protocol::status::DropInError;
-use rustix::fs::{Mode, OFlags};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::io;
 use std::path::{Path, PathBuf};
-
-/// Whether a file's owner and mode count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trust {
-    /// In a guest: nobody but root and the agent's own user may be able to write it.
-    Owner,
-    /// On the machine that builds an image, where files belong to whoever builds.
-    Anybody,
-}
 
 /// Reads both folders. Other work goes on in between.
 pub(crate) async fn load(integrations: PathBuf, probes: PathBuf, trust: Trust) -> Loaded {
@@ -48,7 +37,8 @@ async fn read_folder<T: DropIn>(dir: &Path, trust: Trust, errors: &mut Vec<DropI
         if count % 64 == 63 {
             tokio::task::yield_now().await;
         }
-        let read = read_file(file, trust)
+        let read = read_regular(file, Link::Followed, trust, MAX_FILE)
+            .map_err(|error| error.to_string())
             .and_then(|content| drop_in::read::<T>(&content).map_err(|problem| at_line(&problem)));
         match read {
             Err(message) => reject(file, message),
@@ -93,56 +83,10 @@ fn at_line(problem: &Problem) -> String {
     format!("line {}: {}", problem.line, problem.message)
 }
 
-/// A file's content, if it is what a drop-in may be. What counts is the file at the end of links.
-fn read_file(path: &Path, trust: Trust) -> Result<Vec<u8>, String> {
-    // Without NONBLOCK a FIFO would hold the agent until somebody writes to it.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|error| format!("cannot be opened: {}", io::Error::from(error)))?;
-    let file = File::from(fd);
-    let meta = file
-        .metadata()
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    if !meta.is_file() {
-        let kind = meta.file_type();
-        let kind = match () {
-            () if kind.is_dir() => "a folder",
-            () if kind.is_fifo() => "a FIFO",
-            () if kind.is_socket() => "a socket",
-            () => "a device",
-        };
-        return Err(format!("is {kind}, not a regular file"));
-    }
-    if trust == Trust::Owner {
-        let own = rustix::process::geteuid().as_raw();
-        if meta.uid() != 0 && meta.uid() != own {
-            return Err(format!(
-                "belongs to uid {}: a drop-in runs commands, so only root or the agent's own user may own it",
-                meta.uid()
-            ));
-        }
-        if meta.mode() & 0o022 != 0 {
-            return Err(format!(
-                "may be written by others (mode {:04o}): a drop-in runs commands; chmod go-w it",
-                meta.mode() & 0o7777
-            ));
-        }
-    }
-    let mut content =
-        Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0).min(MAX_FILE + 1));
-    let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX) + 1;
-    file.take(limit)
-        .read_to_end(&mut content)
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    if content.len() > MAX_FILE {
-        return Err(format!("is larger than {MAX_FILE} bytes"));
-    }
-    Ok(content)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::Mode;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     struct Folder(tempfile::TempDir);

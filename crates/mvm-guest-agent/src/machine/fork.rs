@@ -5,21 +5,21 @@
 //! is to be synced. So nobody waits here for longer than a moment, and it has no descriptor but those
 //! that it needs: nothing of the agent's hangs with it, least of all its listening sockets.
 
+use super::inherited::close_all_but;
+use super::program::{Entry, Program};
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 /// Forks. The copy has a process group of its own, and ends with what `work` returns, which may do
 /// nothing but make bare system calls on memory that is there already.
 pub(super) fn fork(work: impl FnOnce() -> u8) -> io::Result<Pid> {
     let pid = copy(|| {
         let _ = rustix::process::setpgid(None, None);
-        close_all_but(None);
+        close_all_but(&[]);
         work()
     })?;
     // Here as well: whichever of the two is first. It fails if the copy has ended.
@@ -55,11 +55,10 @@ impl Report {
     }
 
     /// Forks, and has the copy become a program. Gives the end at which the report comes.
-    pub(super) fn begin(self, command: &mut Command) -> io::Result<(Pid, OwnedFd)> {
+    pub(super) fn begin(self, program: &Program, entry: &Entry) -> io::Result<(Pid, OwnedFd)> {
         let Self { read, write } = self;
         let pid = copy(|| {
-            let error = command.exec();
-            let number = error.raw_os_error().unwrap_or(libc::EINVAL);
+            let number = program.begin(entry);
             let _ = rustix::io::write(&write, &number.to_ne_bytes());
             127
         })?;
@@ -81,26 +80,14 @@ pub(super) fn reported(report: &OwnedFd) -> Option<io::Result<()>> {
     }
 }
 
-/// In a copy: closes what is the agent's, but for one descriptor and the first three. Where the
-/// kernel does not know the call (before 5.9) they stay open until the copy ends.
-pub(super) fn close_all_but(needed: Option<RawFd>) {
-    const FIRST: u32 = 3;
-    let close = |first: u32, last: u32| {
-        if first <= last {
-            #[expect(unsafe_code, reason = "the calls of this process alone are affected")]
-            // SAFETY: in a copy, which leaves by execve or _exit and drops none of what it closes.
-            unsafe {
-                libc::syscall(libc::SYS_close_range, first, last, 0);
-            }
-        }
-    };
-    match needed.and_then(|needed| u32::try_from(needed).ok()) {
-        Some(needed) => {
-            close(FIRST, needed.saturating_sub(1));
-            close(needed.saturating_add(1).max(FIRST), u32::MAX);
-        }
-        None => close(FIRST, u32::MAX),
-    }
+/// Whether this is the only thread. A copy of one of several would find locks that nobody gives
+/// back, first of all the allocator's. The kernel lets a thread leave its process if there is no
+/// other to leave behind (unshare(2)), and where it may not be asked it is not known to be wrong.
+#[expect(unsafe_code, reason = "no safe binding knows this flag")]
+fn is_only_thread() -> bool {
+    // SAFETY: this changes nothing: it is refused, or there is nothing to be separated from.
+    let alone = unsafe { libc::unshare(libc::CLONE_THREAD) } == 0;
+    alone || io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL)
 }
 
 #[expect(
@@ -108,6 +95,10 @@ pub(super) fn close_all_but(needed: Option<RawFd>) {
     reason = "there is no other way to a copy of this process"
 )]
 fn copy(child: impl FnOnce() -> u8) -> io::Result<Pid> {
+    // The harness of the tests has threads of its own.
+    if !cfg!(test) && !is_only_thread() {
+        return Err(io::Error::other("there is more than one thread"));
+    }
     // SAFETY: the agent has one thread, so the copy is whole, and no lock in it is held by another.
     // It leaves by execve or `_exit`, so that nothing of the agent's is flushed or dropped twice.
     let pid = unsafe { libc::fork() };
@@ -168,6 +159,13 @@ mod tests {
         }
     }
 
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "that is what is looked for")]
+    fn a_second_thread_is_noticed() {
+        let other = std::thread::spawn(super::is_only_thread);
+        assert!(!other.join().unwrap(), "this one waits for it");
+    }
+
     #[tokio::test]
     async fn a_copy_that_hangs_is_ended() {
         let end = end_of(Duration::from_millis(50), hang).await;
@@ -175,6 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "the harness has threads anyway")]
     async fn a_copy_that_nobody_waits_for_is_ended() {
         let dir = tempfile::tempdir().unwrap();
         let launcher = Launcher::new(dir.path(), false);

@@ -1,4 +1,7 @@
-//! Descriptors that the agent inherits.
+//! Descriptors that a process inherits: the agent, and its copies.
+
+use nix::libc;
+use rustix::fd::RawFd;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -10,12 +13,38 @@ use std::os::unix::ffi::OsStrExt;
 pub(crate) fn close_on_exec() {
     // SAFETY: setting the close-on-exec flag changes no descriptor that is in use here.
     unsafe {
-        nix::libc::syscall(
-            nix::libc::SYS_close_range,
+        libc::syscall(
+            libc::SYS_close_range,
             3,
-            nix::libc::c_uint::MAX,
-            nix::libc::CLOSE_RANGE_CLOEXEC,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
         );
+    }
+}
+
+/// In a copy: closes what is the agent's, but for these and the first three. Where the kernel does
+/// not know the call (before 5.9) they stay open until the copy ends.
+pub(super) fn close_all_but(needed: &[Option<RawFd>]) {
+    let mut first: u32 = 3;
+    let needed = |from: u32| {
+        let needed = needed.iter().flatten();
+        let needed = needed.filter_map(|fd| u32::try_from(*fd).ok());
+        needed.filter(|fd| *fd >= from).min()
+    };
+    loop {
+        let next = needed(first);
+        let last = next.map_or(u32::MAX, |next| next.saturating_sub(1));
+        if first <= last {
+            #[expect(unsafe_code, reason = "the calls of this process alone are affected")]
+            // SAFETY: in a copy, which leaves by execve or _exit and drops none of what it closes.
+            unsafe {
+                libc::syscall(libc::SYS_close_range, first, last, 0);
+            }
+        }
+        match next {
+            Some(next) => first = next.saturating_add(1),
+            None => return,
+        }
     }
 }
 

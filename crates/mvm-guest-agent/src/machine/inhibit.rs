@@ -4,12 +4,17 @@
 //! `{"pid": 42, "lease_secs": 600}` with either field. It counts while its owner is alive, or while
 //! it is younger than its lease. A file that names neither has a lease of a minute, so that a
 //! forgotten one cannot hold a guest busy, and be paid for, for ever. `touch` renews a lease.
+//!
+//! Anybody in the guest may write there, and nobody can hide another's word: each user's files are
+//! counted apart, and a folder of any size is gone through to its end, in as many samples as that
+//! takes.
 
 use super::proc::read_small;
 use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 use std::collections::HashMap;
-use std::fs::File;
+use std::ffi::OsString;
+use std::fs::{DirEntry, File, Metadata, ReadDir};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,16 +23,23 @@ use std::time::{Duration, SystemTime};
 /// The lease of a file that names neither owner nor lease.
 const DEFAULT_LEASE: Duration = Duration::from_secs(60);
 
-/// How many files are looked at, and how much of each: anybody in the guest may write there.
-const MAX_FILES: usize = 1024;
+/// How many entries of the folder are looked at for one sample. The next one goes on from there.
+const LOOKS: usize = 16 * 1024;
+
+/// How many files of one user are known at once. Of many users each has an equal share of `ALL`,
+/// but root and the agent's own user, who have theirs whatever others do.
+const PER_OWNER: usize = 1024;
+const ALL: usize = 8 * PER_OWNER;
+
+/// How much of a file is read.
 const MAX_BYTES: u64 = 4096;
 
-/// One writing of one file.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// One writing of one file, by its inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Writing {
-    name: PathBuf,
     inode: u64,
     modified: (i64, i64),
+    owner: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,63 +52,153 @@ enum Claim {
     Void,
 }
 
+/// A writing that was read.
+#[derive(Debug)]
+struct Known {
+    writing: Writing,
+    /// By which it is found again.
+    name: OsString,
+    claim: Claim,
+    /// The pass in which it was last seen.
+    pass: u64,
+}
+
 /// What is known of the files in `busy.d`. Leases run on the monotonic clock from when a writing
 /// was first seen, so that a jump of the wall clock neither ends nor prolongs them.
 #[derive(Debug)]
 pub(crate) struct Inhibitors {
     dir: PathBuf,
-    seen: HashMap<Writing, Claim>,
+    /// By inode.
+    known: HashMap<u64, Known>,
+    /// How many of those each user has.
+    owners: HashMap<u32, usize>,
+    /// What is left of the pass under way.
+    entries: Option<ReadDir>,
+    pass: u64,
+    /// How many entries are looked at for one sample.
+    looks: usize,
 }
 
 impl Inhibitors {
     pub(crate) fn new(dir: PathBuf) -> Self {
         Self {
             dir,
-            seen: HashMap::new(),
+            known: HashMap::new(),
+            owners: HashMap::new(),
+            entries: None,
+            pass: 0,
+            looks: LOOKS,
         }
     }
 
     /// Whether any file holds the guest busy.
     pub(crate) fn any(&mut self, mono: Duration) -> bool {
-        let Ok(entries) = std::fs::read_dir(&self.dir) else {
-            return false;
-        };
-        let mut before = std::mem::take(&mut self.seen);
-        for entry in entries.flatten().take(MAX_FILES) {
-            let path = entry.path();
-            let Some((writing, file)) = open(&path) else {
-                continue;
+        self.look(mono);
+        self.known.values().any(|known| {
+            let holds = match known.claim {
+                Claim::Owner { pid, started } => started_at(pid) == Some(started),
+                Claim::Lease { until } => mono < until,
+                Claim::Void => false,
             };
-            let claim = before
-                .remove(&writing)
-                .unwrap_or_else(|| read_claim(file, mono));
-            self.seen.insert(writing, claim);
-        }
-        self.seen.values().any(|claim| match claim {
-            Claim::Owner { pid, started } => started_at(*pid) == Some(*started),
-            Claim::Lease { until } => mono < *until,
-            Claim::Void => false,
+            // The pass need not have come to it since it was removed.
+            holds && {
+                let meta = std::fs::symlink_metadata(self.dir.join(&known.name));
+                meta.is_ok_and(|meta| Writing::of(&meta) == known.writing)
+            }
         })
+    }
+
+    /// Goes through the folder, or through the next part of it.
+    fn look(&mut self, mono: Duration) {
+        let mut entries = self.entries.take();
+        if entries.is_none() {
+            self.pass += 1;
+            entries = std::fs::read_dir(&self.dir).ok();
+        }
+        for _ in 0..self.looks {
+            match entries.as_mut().and_then(Iterator::next) {
+                Some(Ok(entry)) => self.see(&entry, mono),
+                Some(Err(_)) => {}
+                None => return self.forget_what_is_gone(),
+            }
+        }
+        self.entries = entries;
+    }
+
+    /// The pass is over: what it has not seen is not there any more.
+    fn forget_what_is_gone(&mut self) {
+        let Self { known, pass, .. } = self;
+        known.retain(|_, known| known.pass == *pass);
+        self.owners.clear();
+        for known in self.known.values() {
+            *self.owners.entry(known.writing.owner).or_default() += 1;
+        }
+    }
+
+    fn see(&mut self, entry: &DirEntry, mono: Duration) {
+        let Some(meta) = entry.metadata().ok().filter(Metadata::is_file) else {
+            return;
+        };
+        let writing = Writing::of(&meta);
+        match self.known.get_mut(&writing.inode) {
+            Some(known) if known.writing == writing => {
+                known.pass = self.pass;
+                known.name = entry.file_name();
+                return;
+            }
+            // Written anew.
+            Some(known) if known.writing.owner == writing.owner => {}
+            _ => {
+                let count = self.owners.entry(writing.owner).or_default();
+                *count += 1;
+                let count = *count;
+                if count > self.share(writing.owner) {
+                    return;
+                }
+            }
+        }
+        let Some(file) = open(&entry.path()) else {
+            return;
+        };
+        let claim = read_claim(&file, mono);
+        let known = Known {
+            // Of the file that was read, should it be another one by now.
+            writing: file.metadata().map_or(writing, |meta| Writing::of(&meta)),
+            name: entry.file_name(),
+            claim,
+            pass: self.pass,
+        };
+        self.known.insert(known.writing.inode, known);
+    }
+
+    /// How many files of a user are known at once.
+    fn share(&self, owner: u32) -> usize {
+        if owner == 0 || owner == rustix::process::geteuid().as_raw() {
+            PER_OWNER
+        } else {
+            PER_OWNER.min(ALL / self.owners.len().max(1)).max(1)
+        }
+    }
+}
+
+impl Writing {
+    fn of(meta: &Metadata) -> Self {
+        Self {
+            inode: meta.ino(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            owner: meta.uid(),
+        }
     }
 }
 
 /// Opens a regular file without following a link or waiting for a FIFO's other end.
-fn open(path: &Path) -> Option<(Writing, File)> {
+fn open(path: &Path) -> Option<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
-    let meta = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    let modified = (meta.mtime(), meta.mtime_nsec());
-    Some((
-        Writing {
-            name: path.to_owned(),
-            inode: meta.ino(),
-            modified,
-        },
-        file,
-    ))
+    file.metadata().ok()?.is_file().then_some(file)
 }
 
-fn read_claim(mut file: File, mono: Duration) -> Claim {
+fn read_claim(mut file: &File, mono: Duration) -> Claim {
     let mut text = String::new();
     let readable = file
         .by_ref()
@@ -215,5 +317,75 @@ mod tests {
         std::fs::create_dir(dir.path().join("folder")).unwrap();
         assert!(!Inhibitors::new(dir.path().to_owned()).any(MONO));
         assert!(!Inhibitors::new("/nonexistent".into()).any(MONO));
+    }
+
+    /// Who may write there, and what: root's claim is one file among others'.
+    fn flooded(owners: &[u32], files: usize) -> (tempfile::TempDir, Inhibitors) {
+        assert!(rustix::process::geteuid().is_root(), "this test needs root");
+        let dir = tempfile::tempdir().unwrap();
+        for owner in owners {
+            for number in 0..files {
+                let path = dir.path().join(format!("{owner}-{number}"));
+                std::fs::write(&path, "0").unwrap();
+                std::os::unix::fs::chown(&path, Some(*owner), None).unwrap();
+            }
+        }
+        let inhibitors = Inhibitors::new(dir.path().to_owned());
+        (dir, inhibitors)
+    }
+
+    #[test]
+    fn nobody_hides_anothers_claim() {
+        let own = std::process::id().to_string();
+        for claimant in [0, 1000] {
+            for before in [false, true] {
+                let (dir, mut inhibitors) = flooded(&[65534], 3000);
+                assert!(!inhibitors.any(MONO));
+                if before {
+                    inhibitors = Inhibitors::new(dir.path().to_owned());
+                }
+                let claim = dir.path().join("claim");
+                std::fs::write(&claim, &own).unwrap();
+                std::os::unix::fs::chown(&claim, Some(claimant), None).unwrap();
+                assert!(inhibitors.any(MONO), "of {claimant}");
+                assert!(inhibitors.known.len() <= PER_OWNER + 1);
+                std::fs::remove_file(&claim).unwrap();
+                assert!(!inhibitors.any(MONO));
+            }
+        }
+    }
+
+    #[test]
+    fn many_users_have_equal_shares() {
+        let owners: Vec<u32> = (100_000..100_040).collect();
+        let (dir, mut inhibitors) = flooded(&owners, 300);
+        for _ in 0..3 {
+            assert!(!inhibitors.any(MONO));
+            assert!(
+                inhibitors.known.len() <= 2 * ALL,
+                "{}",
+                inhibitors.known.len()
+            );
+        }
+        let claim = dir.path().join("claim");
+        std::fs::write(&claim, std::process::id().to_string()).unwrap();
+        std::os::unix::fs::chown(&claim, Some(33), None).unwrap();
+        assert!(inhibitors.any(MONO));
+    }
+
+    #[test]
+    fn a_folder_that_is_too_large_for_one_sample_is_gone_through_in_several() {
+        let (dir, mut inhibitors) = flooded(&[65534], 300);
+        inhibitors.looks = 100;
+        std::fs::write(dir.path().join("claim"), std::process::id().to_string()).unwrap();
+        assert!((0..5).any(|_| inhibitors.any(MONO)), "within a pass");
+        for _ in 0..10 {
+            assert!(inhibitors.any(MONO), "once it is known it is at once");
+        }
+        std::fs::remove_file(dir.path().join("claim")).unwrap();
+        assert!(!inhibitors.any(MONO), "and so is its end");
+        for _ in 0..10 {
+            assert!(!inhibitors.any(MONO));
+        }
     }
 }

@@ -2,9 +2,20 @@
 
 use super::console::say;
 use super::interface::Machine;
+use super::regular_file::{Link, Trust, read_regular};
 use crate::core::lifecycle::Journal;
+use std::fmt;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+/// The journal, and the largest that is read, in bytes: more than ten thousand integrations make.
+const JOURNAL: &str = "journal.json";
+const MAX_JOURNAL: usize = 4 * 1024 * 1024;
+
+/// The generation's number, and the largest such file that is read, in bytes.
+const GENERATION: &str = "generation";
+const MAX_NUMBER: usize = 64;
 
 /// What is removed to make room, in the run directory.
 const RESERVE: &str = ".reserve";
@@ -29,30 +40,60 @@ impl Files {
     /// Sets room aside for a journal: a guest whose `/run` is full has to sleep and wake as well.
     pub(crate) fn make_reserve(&self) {
         // Zeros, since a file with a hole in it takes no room.
-        let _ = std::fs::write(self.path(RESERVE), [0; RESERVE_BYTES]);
+        let _ = create(&self.path(RESERVE), &vec![0; RESERVE_BYTES]);
     }
 
-    /// What an earlier agent kept; nothing if there was none. A journal that cannot be read is told
-    /// by its error: to go on as if nothing were owed would break a promise silently.
-    pub(crate) fn read(&self) -> Result<Journal, String> {
-        let path = self.dir.join("journal.json");
-        let text = match std::fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Journal::default()),
-            Err(error) => return Err(format!("{}: {error}", path.display())),
-            Ok(text) => text,
+    /// What an earlier agent kept; nothing if there was none. A journal that is none is said to be
+    /// that: what may be owed is not known then, and nothing is run for it. The generation's number
+    /// stands in a file of its own as well.
+    pub(crate) fn read(&self) -> Journal {
+        let told = |name: &str, why: &dyn fmt::Display| {
+            say!("{}: {why}", self.path(name).display());
         };
-        serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
+        let read = |name: &str, max| {
+            let read = read_regular(&self.path(name), Link::Refused, Trust::Owner, max);
+            match read {
+                Ok(content) => Some(content),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => {
+                    told(name, &error);
+                    None
+                }
+            }
+        };
+        let journal = read(JOURNAL, MAX_JOURNAL).and_then(|text| {
+            let journal = serde_json::from_slice::<Journal>(&text);
+            journal.map_err(|error| told(JOURNAL, &error)).ok()
+        });
+        match journal {
+            Some(journal) => journal,
+            None if self.path(JOURNAL).symlink_metadata().is_err() => Journal::default(),
+            None => {
+                told(
+                    JOURNAL,
+                    &"not gone by: what may have been owed is not known",
+                );
+                let number = read(GENERATION, MAX_NUMBER);
+                let number = number.and_then(|text| String::from_utf8(text).ok());
+                Journal {
+                    generation: number
+                        .and_then(|text| text.trim().parse().ok())
+                        .unwrap_or_default(),
+                    ..Journal::default()
+                }
+            }
+        }
     }
 
     /// Keeps the journal: whole or not at all.
     pub(crate) fn keep(&self, journal: &Journal) -> io::Result<()> {
         let text = serde_json::to_vec(journal)?;
-        self.replace("journal.json", &text)
+        self.replace(JOURNAL, &text)
     }
 
     /// Writes the generation's number, by which a program sees that it was restored.
     pub(crate) fn write_generation(&self, generation: u64) -> io::Result<()> {
-        self.replace("generation", format!("{generation}\n").as_bytes())
+        self.replace(GENERATION, format!("{generation}\n").as_bytes())
     }
 
     /// A file of the run directory.
@@ -79,14 +120,21 @@ impl Files {
     /// new and nothing between.
     fn exchange(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let beside = self.dir.join(format!(".{name}.new"));
-        let exchanged = std::fs::File::create(&beside)
-            .and_then(|mut file| file.write_all(content))
-            .and_then(|()| std::fs::rename(&beside, self.dir.join(name)));
+        let exchanged =
+            create(&beside, content).and_then(|()| std::fs::rename(&beside, self.dir.join(name)));
         if exchanged.is_err() {
             let _ = std::fs::remove_file(beside);
         }
         exchanged
     }
+}
+
+/// Writes a new file in the place of what has that name: a link would lead to another, and a FIFO
+/// would hold the agent.
+fn create(path: &Path, content: &[u8]) -> io::Result<()> {
+    let _ = std::fs::remove_file(path);
+    let mut file = File::create_new(path)?;
+    file.write_all(content)
 }
 
 /// Keeps the journal when it has changed, which most steps do not do, and tries again what it could
@@ -134,7 +182,7 @@ mod tests {
     fn a_kept_journal_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::new(dir.path());
-        assert_eq!(files.read(), Ok(Journal::default()));
+        assert_eq!(files.read(), Journal::default());
         let journal = Journal {
             asleep: true,
             owed: vec!["db".into()],
@@ -142,13 +190,37 @@ mod tests {
             ..Journal::default()
         };
         files.keep(&journal).unwrap();
-        assert_eq!(files.read(), Ok(journal));
+        assert_eq!(files.read(), journal);
         files.write_generation(3).unwrap();
         assert_eq!(
             std::fs::read_to_string(dir.path().join("generation")).unwrap(),
             "3\n"
         );
         std::fs::write(dir.path().join("journal.json"), "{").unwrap();
-        assert!(files.read().unwrap_err().contains("journal.json"));
+        let known = Journal {
+            generation: 3,
+            ..Journal::default()
+        };
+        assert_eq!(files.read(), known, "of one that is cut");
+    }
+
+    /// Each of these would be written through, or hold whoever opens it.
+    #[test]
+    fn what_stands_in_the_way_is_replaced_and_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (mode, fifo) = (rustix::fs::Mode::RUSR, rustix::fs::FileType::Fifo);
+        std::fs::write(path("precious"), "x").unwrap();
+        std::os::unix::fs::symlink("precious", path(".journal.json.new")).unwrap();
+        for name in [".reserve", ".generation.new"] {
+            rustix::fs::mknodat(rustix::fs::CWD, path(name), fifo, mode, 0).unwrap();
+        }
+        let files = Files::new(dir.path());
+        files.make_reserve();
+        files.keep(&Journal::default()).unwrap();
+        files.write_generation(7).unwrap();
+        assert_eq!(std::fs::read(path("precious")).unwrap(), b"x");
+        assert_eq!(std::fs::read(path("generation")).unwrap(), b"7\n");
+        assert_eq!(std::fs::metadata(path(".reserve")).unwrap().len(), 16_384);
     }
 }

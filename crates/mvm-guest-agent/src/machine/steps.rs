@@ -147,21 +147,30 @@ struct RandPoolInfo {
     buf: [u8; 512],
 }
 
+impl RandPoolInfo {
+    /// As many of the bytes as there is room for.
+    fn new(bytes: &[u8]) -> Self {
+        let mut info = Self {
+            entropy_count: 0,
+            buf_size: 0,
+            buf: [0; 512],
+        };
+        for (to, from) in info.buf.iter_mut().zip(bytes) {
+            *to = *from;
+            info.buf_size += 1;
+            info.entropy_count += 8;
+        }
+        info
+    }
+}
+
 #[expect(unsafe_code, reason = "no safe binding knows this ioctl")]
 fn add_entropy(device: &File, bytes: &[u8]) -> io::Result<()> {
     /// `_IOW('R', 0x03, int [2])`
     const RNDADDENTROPY: nix::libc::Ioctl = 0x4008_5203_u32 as nix::libc::Ioctl;
-    let size = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
-    let mut info = RandPoolInfo {
-        entropy_count: size.saturating_mul(8),
-        buf_size: size,
-        buf: [0; 512],
-    };
-    for (to, from) in info.buf.iter_mut().zip(bytes) {
-        *to = *from;
-    }
-    // SAFETY: the kernel reads the header and `buf_size` bytes after it, at most 512 by
-    // `Entropy`'s own bound, all of which `info` holds.
+    let info = RandPoolInfo::new(bytes);
+    // SAFETY: the kernel reads the header and `buf_size` bytes after it, all of which `info` holds
+    // however many it was made of.
     let result = unsafe { nix::libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &raw const info) };
     if result == 0 {
         Ok(())
@@ -252,6 +261,16 @@ fn identity(generation: u64, clone: bool, context: StepContext<'_>) -> StepResul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_is_told_of_no_more_entropy_than_there_is() {
+        for (given, told) in [(0, 0), (32, 32), (512, 512), (513, 512), (100_000, 512)] {
+            let info = RandPoolInfo::new(&vec![7; given]);
+            assert_eq!((info.buf_size, info.entropy_count), (told, 8 * told));
+            let filled: i32 = info.buf.iter().map(|byte| i32::from(*byte)).sum();
+            assert_eq!(7 * told, filled);
+        }
+    }
 
     #[test]
     fn a_failed_sync_reports_its_errno() {

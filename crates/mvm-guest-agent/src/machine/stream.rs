@@ -106,6 +106,12 @@ impl Stream {
         }
     }
 
+    /// Waits until a connection is made, or fails with what the connect would have failed with.
+    pub(crate) async fn connected(&self) -> io::Result<()> {
+        self.has_room().await?;
+        Ok(rustix::net::sockopt::socket_error(self.fd.get_ref())??)
+    }
+
     /// Waits until the peer has read something, or a connection is made. That is rare, and a socket that is always watched
     /// for it wakes the agent for every answer that is read.
     pub(crate) async fn has_room(&self) -> io::Result<()> {

@@ -16,10 +16,12 @@ use mvm_protocol::Lenient;
 use mvm_protocol::answer::{self, Change};
 use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::request::Request;
+use mvm_protocol::status::Lifecycle;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 /// How long the end of commands is waited for at shutdown.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
@@ -33,6 +35,8 @@ pub(crate) struct Driver<M, E> {
     extension: E,
     journal: JournalWriter,
     notify_port: Option<u32>,
+    /// What tells the host that the guest is there, until a host has taken it.
+    notifying: Option<AbortHandle>,
     watchers: Watchers,
     /// Who waits for the core. At most one a connection, so that a list is as good as a table, and
     /// smaller.
@@ -66,6 +70,7 @@ impl<M: Machine, E: Extension> Driver<M, E> {
             extension,
             journal: JournalWriter::default(),
             notify_port,
+            notifying: None,
             watchers: Watchers::default(),
             waiting: Vec::new(),
             running: Vec::new(),
@@ -219,6 +224,10 @@ impl<M: Machine, E: Extension> Driver<M, E> {
                 } = &change
                 {
                     say!("lifecycle: {}", lifecycle.as_str());
+                    // Nothing goes out of a guest that sleeps. Awake again, it tells anew.
+                    if *lifecycle != Lifecycle::Running {
+                        self.stop_notifying();
+                    }
                 }
                 self.watchers.publish(answer::Event {
                     at: self.machine.now().wall,
@@ -247,9 +256,17 @@ impl<M: Machine, E: Extension> Driver<M, E> {
     }
 
     /// Tells the host that the guest is there, if it wants to be told.
-    fn notify(&self) {
+    fn notify(&mut self) {
+        self.stop_notifying();
         if let Some(port) = self.notify_port {
-            tokio::task::spawn_local(notify::notify(port, self.handle()));
+            let task = tokio::task::spawn_local(notify::notify(port, self.handle()));
+            self.notifying = Some(task.abort_handle());
+        }
+    }
+
+    fn stop_notifying(&mut self) {
+        if let Some(task) = self.notifying.take() {
+            task.abort();
         }
     }
 

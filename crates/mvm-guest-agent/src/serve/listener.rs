@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer};
 use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -74,6 +74,8 @@ impl<'de> Deserialize<'de> for ListenAddress {
 pub(crate) struct Listener {
     fd: AsyncFd<OwnedFd>,
     address: ListenAddress,
+    /// Its own Unix socket, by device and inode.
+    socket: Option<(u64, u64)>,
     reserve: Option<OwnedFd>,
 }
 
@@ -84,10 +86,15 @@ impl Listener {
             ListenAddress::Vsock(port) => vsock(*port)?,
             ListenAddress::Unix(path) => unix(path)?,
         };
+        let socket = match address {
+            ListenAddress::Vsock(_) => None,
+            ListenAddress::Unix(path) => socket_at(path),
+        };
         let fd = polled(fd, Interest::READABLE)?;
         Ok(Self {
             fd,
             address: address.clone(),
+            socket,
             reserve: spare(),
         })
     }
@@ -193,7 +200,11 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let ListenAddress::Unix(path) = &self.address {
+        // What has taken its place in the meantime is somebody else's.
+        if let ListenAddress::Unix(path) = &self.address
+            && self.socket.is_some()
+            && self.socket == socket_at(path)
+        {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -240,11 +251,15 @@ fn vsock(port: u32) -> io::Result<OwnedFd> {
 }
 
 /// A Unix socket for its owner alone. A socket that a killed agent left behind is replaced; one
-/// that somebody listens on is not.
+/// that somebody listens on is not, and neither is anything else that has the name.
 fn unix(path: &Path) -> io::Result<OwnedFd> {
     let bind = || std::os::unix::net::UnixListener::bind(path);
     let listener = match bind() {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            // Of a file that is no socket a connect says the same as of one that nobody listens on.
+            if socket_at(path).is_none() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
             match std::os::unix::net::UnixStream::connect(path) {
                 Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {
                     std::fs::remove_file(path)?;
@@ -259,6 +274,13 @@ fn unix(path: &Path) -> io::Result<OwnedFd> {
     listener.set_nonblocking(true)?;
     rustix::net::listen(&listener, BACKLOG)?;
     Ok(listener.into())
+}
+
+/// The socket of that name, by device and inode; nothing if it is none, or a link.
+fn socket_at(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    let socket = found.file_type().is_socket();
+    socket.then_some((found.dev(), found.ino()))
 }
 
 fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
@@ -287,6 +309,9 @@ pub(crate) fn explain(address: &ListenAddress, error: &io::Error) -> String {
         (ListenAddress::Vsock(_), Some(nix::libc::EAFNOSUPPORT | nix::libc::ENODEV)) => {
             "the guest's kernel has no vsock: load vmw_vsock_virtio_transport, or give the VM a vsock device"
         }
+        (ListenAddress::Unix(_), None) if error.kind() == io::ErrorKind::AlreadyExists => {
+            "something that is no socket has that name: remove it, or listen elsewhere"
+        }
         (_, Some(nix::libc::EADDRINUSE)) => "another agent, or another program, listens there",
         (ListenAddress::Unix(path), Some(nix::libc::ENOENT))
             if path.parent().is_some_and(|p| !p.exists()) =>
@@ -297,4 +322,50 @@ pub(crate) fn explain(address: &ListenAddress, error: &io::Error) -> String {
         _ => "see the listen setting",
     };
     format!("cannot listen on {address}: {error}; {remedy}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    #[tokio::test]
+    async fn what_is_no_socket_is_never_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("file"), "precious").unwrap();
+        std::fs::create_dir(path("folder")).unwrap();
+        symlink("file", path("link")).unwrap();
+        symlink("nowhere", path("dangling")).unwrap();
+        drop(UnixListener::bind(path("left")).unwrap());
+        symlink("left", path("link-to-a-socket")).unwrap();
+        for name in ["file", "folder", "link", "dangling", "link-to-a-socket"] {
+            let address = ListenAddress::Unix(path(name));
+            let error = Listener::bind(&address).unwrap_err();
+            let told = explain(&address, &error);
+            assert!(told.contains("no socket has that name"), "{told}");
+            assert!(path(name).symlink_metadata().is_ok(), "{name} is gone");
+        }
+        assert_eq!(std::fs::read(path("file")).unwrap(), b"precious");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_was_left_is_replaced_and_one_that_is_in_use_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let address = ListenAddress::Unix(path.clone());
+        let listener = Listener::bind(&address).unwrap();
+        let error = Listener::bind(&address).unwrap_err();
+        assert!(explain(&address, &error).contains("listens there"));
+        // Its own goes with it, another's does not.
+        drop(listener);
+        assert!(!path.exists());
+        let listener = Listener::bind(&address).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "another's").unwrap();
+        drop(listener);
+        assert_eq!(std::fs::read(&path).unwrap(), b"another's");
+    }
 }

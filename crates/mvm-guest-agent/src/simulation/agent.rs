@@ -88,7 +88,7 @@ impl Agent {
     }
 
     pub(super) fn journal(&self) -> Journal {
-        self.files().read().unwrap()
+        self.files().read()
     }
 
     fn start(&mut self) {

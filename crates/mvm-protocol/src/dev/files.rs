@@ -125,7 +125,8 @@ pub struct PutDone {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GetStarted {
-    /// The file's size now; null for an archive, whose size shows at its end.
+    /// The file's size now; null for an archive, whose size shows at its end, and where a file's size
+    /// says nothing, as in `/sys`. No fewer bytes follow.
     pub bytes: Option<u64>,
     /// The file's or folder's permission bits.
     pub mode: u32,

@@ -126,6 +126,23 @@ pub(crate) fn mode(path: &Path) -> u32 {
 }
 
 #[test]
+fn a_file_that_ends_short_of_what_was_announced_leaves_nothing() {
+    let host = giving(|peer, asked| {
+        started(peer, asked, Some(8), 0o644, false);
+        peer.data(3, b"half");
+        done(peer, asked, 4);
+    });
+    let folder = TempDir::new().unwrap();
+    let old = folder.path().join("old");
+    fs::write(&old, "old").unwrap();
+    for target in [folder.path().join("new"), old.clone()] {
+        cp(&host, "web:/x", &target).exits(3);
+    }
+    assert_eq!(names(folder.path()), ["old"]);
+    assert_eq!(fs::read(&old).unwrap(), b"old");
+}
+
+#[test]
 fn a_file_goes_into_the_guest() {
     let (host, heard) = taking();
     let folder = TempDir::new().unwrap();

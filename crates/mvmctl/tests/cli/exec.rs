@@ -73,6 +73,10 @@ fn the_commands_exit_code_is_ours() {
         let host = ending(exited(Some(code), None, false));
         host.mvmctl("vm exec web -- true").exits(code).silently();
     }
+    for code in [256, 512, 65_536, -1, -256, i32::MIN, i32::MAX] {
+        let host = ending(exited(Some(code), None, false));
+        host.mvmctl("vm exec web -- true").exits(255);
+    }
     let host = ending(exited(None, Some("SEGV"), false));
     host.mvmctl("vm exec web -- true").exits(139).silently();
     let host = ending(exited(None, Some("34"), false));

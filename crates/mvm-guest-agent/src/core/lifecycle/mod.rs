@@ -107,6 +107,7 @@ impl Lifecycle {
             return acts;
         }
         if let State::Waking(waking) = &mut self.state {
+            keep_what_can_be_paid(&mut self.journal.owed, participants);
             waking
                 .plan
                 .extend(restores(&self.journal.owed, participants));
@@ -381,7 +382,7 @@ impl Lifecycle {
             State::Waking(waking) => match waking.plan.pop_front() {
                 Some(task) => {
                     if task == Task::Identity && waking.restored {
-                        self.journal.generation += 1;
+                        self.journal.generation = self.journal.generation.saturating_add(1);
                     }
                     waking.current = Some(task.clone());
                     let limit = TICK * 60;
@@ -451,6 +452,31 @@ impl Lifecycle {
         }
         self.answered = waking.fingerprint.map(|fingerprint| (fingerprint, awake));
     }
+}
+
+/// How many of those that are owed a restore and are not loaded any more are tried, so that it is
+/// said: a journal may name any number.
+const MOST_GONE: usize = 16;
+
+/// Each that is loaded once, in load order, and the first few of the others.
+fn keep_what_can_be_paid(owed: &mut Vec<String>, participants: &[Participant]) {
+    let sorted = |names: &mut dyn Iterator<Item = String>| {
+        let mut names: Vec<String> = names.collect();
+        names.sort_unstable();
+        names
+    };
+    let all = sorted(&mut owed.iter().cloned());
+    let loaded = sorted(&mut participants.iter().map(|it| it.name.clone()));
+    let mut gone = std::mem::take(owed);
+    gone.retain(|name| loaded.binary_search(name).is_err());
+    gone.truncate(MOST_GONE);
+    let names = participants.iter().map(|it| &it.name);
+    owed.extend(
+        names
+            .filter(|name| all.binary_search(name).is_ok())
+            .cloned(),
+    );
+    owed.append(&mut gone);
 }
 
 /// The restores that are owed, in load order; what is not loaded any more comes last, and says so

@@ -23,14 +23,23 @@ pub(super) fn serve(asked: &Get) -> Result<DevAnswer, ErrorAnswer> {
         .metadata()
         .map_err(|error| trouble("look at", path, &error))?;
     let mut started = GetStarted {
-        bytes: found.is_file().then_some(found.len()),
+        bytes: (found.is_file() && !is_made_up(&file)).then_some(found.len()),
         mode: Bits::of(found.mode()).bits(),
         archive: None,
     };
     let mut output = output().map_err(|error| failed(format!("standard output: {error}")))?;
     let bytes = if found.is_file() {
+        let announced = started.bytes.unwrap_or_default();
         report(DevAnswer::GetStarted(started));
-        io::copy(&mut file, &mut output).map_err(|error| trouble("read", path, &error))?
+        let bytes = io::copy(&mut file, &mut output);
+        let bytes = bytes.map_err(|error| trouble("read", path, &error))?;
+        if bytes < announced {
+            return Err(failed(format!(
+                "{} became shorter while it was read: {bytes} bytes have come of {announced}",
+                shown(path)
+            )));
+        }
+        bytes
     } else if found.is_dir() && asked.archive.is_some() {
         started.archive = asked.archive;
         report(DevAnswer::GetStarted(started));
@@ -47,4 +56,11 @@ pub(super) fn serve(asked: &Get) -> Result<DevAnswer, ErrorAnswer> {
         )));
     };
     Ok(DevAnswer::GetDone(GetDone { bytes }))
+}
+
+/// Whether a file's size says nothing: in sysfs each has that of a page (sysfs(5)).
+fn is_made_up(file: &File) -> bool {
+    const SYSFS_MAGIC: u64 = 0x6265_6572;
+    let kind = rustix::fs::fstatfs(file).map(|it| u64::try_from(it.f_type));
+    kind == Ok(Ok(SYSFS_MAGIC))
 }
