@@ -290,8 +290,9 @@ fn what_moved_to_another_cgroup_goes_with_its_command() {
         assert_eq!(processes(&mark), NONE, "of a checkpoint");
         let awake = agent.ask(&json!({"type": "wake", "token": "t", "cause": "aborted"}));
         assert_eq!(awake["type"], "awake", "{awake}");
-        assert_eq!(processes(&mark), NONE, "of a restore");
-        assert_eq!(children(agent.pid()), NONE, "no zombie is left");
+        // The first check after a wake comes soon, and may run just now.
+        within(|| processes(&mark).is_empty().then_some(()));
+        within(|| children(agent.pid()).is_empty().then_some(()));
         let was_moved = integration("moved", &format!("{command}; sleep 600")).to_string();
         std::fs::write(agent.path("integrations.d/moved.json"), was_moved).unwrap();
         agent.ask(&json!({"type": "reload"}));
