@@ -4,7 +4,11 @@ use super::console::say;
 use super::interface::Machine;
 use crate::core::lifecycle::Journal;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+/// The payload's file.
+pub(crate) const PAYLOAD: &str = "payload.json";
 
 /// What is removed to make room, in the run directory.
 const RESERVE: &str = ".reserve";
@@ -55,6 +59,19 @@ impl Files {
         self.replace("generation", format!("{generation}\n").as_bytes())
     }
 
+    /// Puts the payload where programs find it, for the agent's own user alone: it may have secrets.
+    pub(crate) fn write_payload(&self, text: &str) -> io::Result<()> {
+        self.replace(PAYLOAD, text.as_bytes())
+    }
+
+    /// Removes the payload of the wake before.
+    pub(crate) fn remove_payload(&self) -> io::Result<()> {
+        match std::fs::remove_file(self.path(PAYLOAD)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// A file of the run directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
@@ -79,7 +96,13 @@ impl Files {
     /// new and nothing between.
     fn exchange(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let beside = self.dir.join(format!(".{name}.new"));
-        let exchanged = std::fs::File::create(&beside)
+        let mode = if name == PAYLOAD { 0o600 } else { 0o644 };
+        let exchanged = std::fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&beside)
             .and_then(|mut file| file.write_all(content))
             .and_then(|()| std::fs::rename(&beside, self.dir.join(name)));
         if exchanged.is_err() {

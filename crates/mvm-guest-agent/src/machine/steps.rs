@@ -3,14 +3,14 @@
 
 use super::clock;
 use super::identity;
-use super::journal::Files;
+use super::journal::{Files, PAYLOAD};
 use super::mounts::{self, Mount};
 use super::outcome::{NotDone, StepResult};
 use super::process::Launcher;
 use crate::core::RunId;
 use crate::core::ended::End;
 use crate::core::lifecycle::Done;
-use crate::core::sleeping::Work;
+use crate::core::sleeping::{PayloadWork, Work};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{Entropy, Outcome};
 use rustix::fs::{Mode, OFlags};
@@ -38,12 +38,18 @@ pub(crate) struct StepContext<'a> {
 pub(crate) async fn run(work: Work, limit: Duration, context: StepContext<'_>) -> Done {
     let began = Instant::now();
     let outcome = match work {
-        Work::Identity { generation, clone } => identity(generation, clone, context),
+        Work::Generation(generation) => write_generation(generation, context),
+        Work::Payload(payload) => write_payload(payload, context),
+        Work::Identity { clone: false } => Err(NotDone::Skipped("not a clone".to_owned())),
         _ if !context.effects => Err(NotDone::Skipped("--no-system-effects".to_owned())),
         Work::Sync(run) => sync(run, mounts::writable_local(), limit, context).await,
         Work::DropCaches => drop_caches(),
         Work::Reseed(entropy) => reseed(entropy.as_ref()),
         Work::Clock(told) => set_clock(told),
+        Work::Identity { clone: true } => identity::renew(context.files),
+        Work::Freeze { .. } | Work::CheckFrozen { .. } | Work::Thaw => {
+            Err(NotDone::Skipped("TODO".to_owned()))
+        }
         Work::Command(..) => Err(NotDone::Failed("not a step of the system".to_owned())),
     };
     let (outcome, detail) = match outcome {
@@ -234,19 +240,27 @@ fn ptp() -> Option<i64> {
 }
 
 /// The generation is the agent's own file, and is written whatever else may be.
-fn identity(generation: u64, clone: bool, context: StepContext<'_>) -> StepResult {
+fn write_generation(generation: u64, context: StepContext<'_>) -> StepResult {
     let path = context.files.path("generation");
     context
         .files
         .write_generation(generation)
-        .map_err(|error| NotDone::Failed(format!("{}: {error}", path.display())))?;
-    if !clone {
-        return Err(NotDone::Skipped("not a clone".to_owned()));
-    }
-    if !context.effects {
-        return Err(NotDone::Skipped("--no-system-effects".to_owned()));
-    }
-    identity::renew(context.files)
+        .map(|()| None)
+        .map_err(|error| NotDone::Failed(format!("{}: {error}", path.display())))
+}
+
+/// Its length alone is reported.
+fn write_payload(payload: PayloadWork, context: StepContext<'_>) -> StepResult {
+    let written = match payload {
+        PayloadWork::Keep => return Ok(None),
+        PayloadWork::Remove => context.files.remove_payload().map(|()| None),
+        PayloadWork::Write(payload) => context
+            .files
+            .write_payload(payload.as_str())
+            .map(|()| Some(format!("{} bytes", payload.as_str().len()))),
+    };
+    let path = context.files.path(PAYLOAD);
+    written.map_err(|error| NotDone::Failed(format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]
