@@ -4,7 +4,8 @@
 //!
 //! They take what the real ones take on the command line and over the API socket, and write down
 //! each request with its answer in `calls.log`. A file named `fault` in the VM's folder, such as
-//! `PUT /vsock 500`, makes them misbehave once.
+//! `PUT /vsock 500`, makes them misbehave once. They are of the version that a file `version` there
+//! has, or one beside the program, such as `firecracker.version`.
 //!
 //! The executable that has the tests is the stand-in as well: called by a VMM's name it is that VMM.
 //! So its `main` begins with [`run_if_called`], and then [`install`]s itself for what is to start it.
@@ -54,8 +55,10 @@ const PROGRAMS: [(&str, &str); 4] = [
 pub fn run_if_called() {
     let arguments: Vec<String> = env::args().collect();
     let (called, arguments) = arguments.split_first().expect("a program has a name");
-    let called = Path::new(called).file_name().and_then(|name| name.to_str());
+    let program = Path::new(called);
+    let called = program.file_name().and_then(|name| name.to_str());
     let version = fs::read_to_string("version");
+    let version = version.or_else(|_| fs::read_to_string(program.with_extension("version")));
     let version = version.as_deref().map(str::trim);
     match called {
         Some("firecracker") => firecracker::run(arguments, version.unwrap_or("1.16.1")),

@@ -2,6 +2,8 @@
 //! [`Error::hint`] what to do next. Decisions look at the variant, never at its text. The texts leave
 //! the VM's name to whoever shows them, who knows it.
 
+pub use crate::hint::Standing;
+use crate::hint::{DOCTOR, MORE_TIME, of_api, of_qmp, of_system};
 use crate::http::HttpError;
 use crate::image::ImageError;
 use crate::snapshot::SnapshotError;
@@ -143,6 +145,8 @@ pub enum Error {
         doing: String,
         /// What it answered.
         reason: String,
+        /// What kind of failure that is.
+        fault: QmpFault,
     },
     /// The VMM's API refused something, or broke off.
     #[error("{vmm} cannot {doing}: {source}{}", then(ended.as_deref()))]
@@ -155,6 +159,10 @@ pub enum Error {
         source: HttpError,
         /// How its process ended, if it did.
         ended: Option<String>,
+        /// Whether the VM was being started.
+        standing: Standing,
+        /// Whether it had all the time that such an answer takes.
+        hangs: bool,
         /// The ends of what it, and the guest, said.
         logs: Logs,
     },
@@ -180,45 +188,17 @@ pub enum Error {
     },
 }
 
-/// What helps where a deadline has passed.
-const MORE_TIME: &str = "a longer --timeout helps if the guest is merely slow";
-
-/// What to do about an answer of a VMM.
-fn of_api(error: &HttpError) -> &'static str {
-    match error {
-        HttpError::NotListening => "it has ended: `mvmctl vm stop` clears what is left of it",
-        HttpError::TimedOut { .. } => MORE_TIME,
-        HttpError::Interrupted => "give the same command again",
-        HttpError::Refused { .. } => {
-            "its words say why; if they speak of a field or path that it does not know, its version \
-             has another interface: `mvmctl doctor` shows which version it is"
-        }
-        HttpError::Closed => {
-            "it has probably ended: `mvmctl vm logs` has its last words, `mvmctl vm stop` clears what \
-             is left of it"
-        }
-        HttpError::NotHttp(_) | HttpError::Unexpected(_) | HttpError::Request(_) => {
-            "its version may have another interface: `mvmctl doctor` shows which version it is; take \
-             one that docs/vmms.md speaks of"
-        }
-        HttpError::Io(error) => of_system(error),
-    }
-}
-
-/// What to do about a refusal of the system's.
-pub(crate) fn of_system(error: &io::Error) -> &'static str {
-    use io::ErrorKind as Kind;
-    match error.kind() {
-        Kind::PermissionDenied => {
-            "run it as the owner, or use a folder of your own: MVM_HOME names that of the VMs"
-        }
-        Kind::StorageFull | Kind::QuotaExceeded => {
-            "make room on that file system, or use a folder on another"
-        }
-        Kind::ReadOnlyFilesystem => "use a folder that can be written",
-        Kind::NotFound => "see whether that path is right, and what has removed it",
-        _ => "look at that path, and whether the kernel's log (dmesg) says more",
-    }
+/// Why a conversation with QEMU failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QmpFault {
+    /// Nobody listens, or the connection ended.
+    Gone,
+    /// No answer came in time.
+    Silent,
+    /// QEMU said no.
+    Refused,
+    /// What came is not QEMU's.
+    NotQmp,
 }
 
 /// The ends of the logs that belong to a failure, oldest line first.
@@ -275,15 +255,19 @@ impl Error {
             Self::Unsupported { hint, .. }
             | Self::MissingProgram { hint, .. }
             | Self::BadProgram { hint, .. } => hint.clone(),
-            Self::EndedEarly { .. } => "`mvmctl doctor` checks what a VM needs".into(),
+            Self::EndedEarly { logs, .. } if logs.parts.is_empty() => DOCTOR.into(),
+            Self::EndedEarly { .. } => {
+                format!("the end of its log says why; {DOCTOR}")
+            }
             Self::TimedOut { .. } => MORE_TIME.into(),
             Self::Interrupted => "give the same command again".into(),
-            Self::Qmp { .. } => {
-                "`mvmctl doctor` tells whether its QEMU still runs; `mvmctl vm stop \
-                 --force` ends one that does not answer"
-                    .into()
-            }
-            Self::Api { source, .. } => of_api(source).into(),
+            Self::Qmp { fault, reason, .. } => of_qmp(*fault, reason).into(),
+            Self::Api {
+                source,
+                standing,
+                hangs,
+                ..
+            } => of_api(source, *standing, *hangs).into(),
             Self::Unkillable { pid, .. } => {
                 format!("it is stuck in the kernel; see where in /proc/{pid}/stack")
             }

@@ -4,6 +4,7 @@
 //! this `mvmctl`; a key that would be ignored, or a file that is missing, has to be told before a
 //! VMM is started, not by a guest that does not come up.
 
+use crate::hint::of_system;
 use crate::manifest::{self, Wrong};
 use mvm_protocol::object::Problem;
 use serde::{Deserialize, Serialize};
@@ -123,7 +124,15 @@ impl ImageError {
     /// What to do next.
     pub(crate) fn hint(&self) -> String {
         match self {
-            Self::Unreadable { .. } => "`mvmctl image build --out DIR` makes one".into(),
+            Self::Unreadable { source, .. }
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                "`mvmctl image build --out DIR` makes one".into()
+            }
+            Self::Unreadable { source, .. } => of_system(source).into(),
             Self::Version { .. } => "build the image again with this mvmctl".into(),
             Self::Manifest { .. } | Self::File { .. } => {
                 "build the image again, or mend its manifest.json".into()

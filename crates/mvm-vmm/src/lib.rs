@@ -3,7 +3,7 @@
 //! ```text
 //! machine     start, stop, remove: what is common to all backends
 //!   driver    the seam: one file a VMM                 firecracker/, cloud_hypervisor/, qemu/, local
-//!   microvm   what the first two have in common        http, vmlinux
+//!   microvm   what the first two have in common        http, vmlinux, unpack
 //!   launch    processes while a VM is being started    ended again unless it succeeds
 //!   process   pidfds: a pid is never taken for another process's
 //! record      $MVM_HOME/vms/<name>/: vm.json, locks
@@ -15,6 +15,7 @@
 //! doctor/     what is in the way of starting VMs here
 //! socket      Unix sockets at paths of any length
 //! locate      where programs are
+//! hint        what to do about a failure
 //! ```
 //!
 //! Nothing here knows what the agent says, beyond the line on the console with which it tells that
@@ -28,6 +29,7 @@ pub mod doctor;
 pub mod driver;
 pub mod error;
 pub mod firecracker;
+mod hint;
 pub mod http;
 pub mod image;
 pub mod launch;
@@ -42,6 +44,7 @@ pub mod record;
 pub mod snapshot;
 mod socket;
 pub mod suspend;
+mod unpack;
 mod vmlinux;
 
 pub use error::Error;

@@ -1,7 +1,7 @@
 //! What Firecracker and Cloud Hypervisor have in common: one process a VM, which owns `v.sock`, is
 //! told what to do over an API socket, and runs guests by KVM alone.
 
-use crate::error::{Error, Logs};
+use crate::error::{Error, Logs, Standing};
 use crate::http::{Api, HttpError, Method};
 use crate::launch::{Deadline, VmProcesses};
 use crate::record::VmFolder;
@@ -202,16 +202,25 @@ impl VmmApi<'_> {
     /// What was asked of it could not be done. With the processes that were started it is told, too,
     /// whether it ended over it.
     pub(crate) fn failed(&self, doing: &'static str) -> impl FnOnce(HttpError) -> Error {
-        let (vmm, processes) = (self.name, self.processes);
+        let (vmm, processes, deadline) = (self.name, self.processes, self.deadline);
         move |source| {
             if let HttpError::Interrupted = source {
                 return Error::Interrupted;
             }
+            // It was its own step's time that passed, then.
+            let hangs = !deadline.left().is_zero();
+            let ended = processes.and_then(ended);
             Error::Api {
                 vmm,
                 doing,
                 source,
-                ended: processes.and_then(ended),
+                standing: match (processes, &ended) {
+                    (None, _) => Standing::Started,
+                    (Some(_), None) => Standing::Starting,
+                    (Some(_), Some(_)) => Standing::EndedAtStart,
+                },
+                hangs,
+                ended,
                 logs: processes.map_or_else(Logs::default, VmProcesses::logs),
             }
         }

@@ -1,4 +1,7 @@
 //! Unix sockets: dialled at a path of any length, and as the kernel lists them.
+//!
+//! By rustix, since neither std nor tokio dials through a folder's descriptor, or says that a queue
+//! is full where it would wait for ever.
 
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_to, socket_with,

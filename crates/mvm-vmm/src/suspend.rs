@@ -266,9 +266,7 @@ pub fn restore(
     let folder = home.vm(name);
     let last = folder.last_record()?;
     let manifest = &snapshot.manifest;
-    let driver = driver::by_name(&manifest.vmm.name)?;
-    driver.check_snapshots()?;
-    driver.check()?;
+    let driver = driver::of_snapshot(snapshot)?;
     let image = Image::open(&manifest.image)?;
     if let Some(last) = &last {
         replace_stopped_vm(name, last, &folder)?;

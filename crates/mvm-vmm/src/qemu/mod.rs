@@ -12,12 +12,12 @@ mod snapshot;
 pub mod vsock;
 
 use crate::driver::{Driver, Launch, Restore};
-use crate::error::Error;
+use crate::error::{Error, QmpFault};
 use crate::launch::{Deadline, VmProcesses};
 use crate::locate::{QEMU, VHOST_DEVICE_VSOCK};
 use crate::process::Alive;
 use crate::record::VmFolder;
-use crate::snapshot::Vmm;
+use crate::snapshot::{Snapshot, Vmm};
 use arguments::{Accelerator, Arguments, Begin, Memory, QMP_SOCKET};
 use kvm::Verdict;
 use qmp::Qmp;
@@ -91,6 +91,7 @@ impl Driver for Qemu {
             return Err(Error::Qmp {
                 doing: "ask the guest to power off".into(),
                 reason: "QEMU does not listen there".into(),
+                fault: QmpFault::Gone,
             });
         };
         qmp.execute("system_powerdown", &json!({}))?;
@@ -121,6 +122,10 @@ impl Driver for Qemu {
 
     fn run_on(&self, processes: &mut VmProcesses, deadline: Deadline<'_>) -> Result<(), Error> {
         snapshot::run_on(processes, deadline)
+    }
+
+    fn check_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        snapshot::check_snapshot(snapshot)
     }
 
     fn restore(&self, restore: &Restore<'_>, processes: &mut VmProcesses) -> Result<(), Error> {

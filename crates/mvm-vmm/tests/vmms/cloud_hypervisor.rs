@@ -1,13 +1,16 @@
 //! `--backend cloud-hypervisor`
 
 use crate::both;
-use crate::test_host::{LONG, TestHost, names, told};
+use crate::test_host::{Installed, LONG, TestHost, names, told};
 use mvm_vmm::{Deadline, Snapshot, State, Stop, Stopped};
 use serde_json::Value;
 use std::fs;
 use std::time::Duration;
 
 const BACKEND: &str = "cloud-hypervisor";
+
+/// The variable that names the program.
+const PROGRAM: &str = "MVM_CLOUD_HYPERVISOR";
 
 fn host() -> TestHost {
     TestHost::new(BACKEND)
@@ -55,6 +58,53 @@ pub(crate) fn has_its_root_file_system() {
         host.image().join("rootfs.erofs").to_str().unwrap()
     );
     assert_eq!(disk["readonly"], true);
+}
+
+/// Those from 52 on ask for it, and those before 51 do not know it.
+pub(crate) fn a_disk_has_its_type_where_the_version_asks_for_it() {
+    for (version, expected) in [
+        ("48.0.0", Value::Null),
+        ("51.2.0", Value::Null),
+        ("52.0.0", "Raw".into()),
+        ("53.0.0", "Raw".into()),
+    ] {
+        let _installed = Installed::version(PROGRAM, version);
+        let host = host();
+        host.write_manifest(r#"{"file":"rootfs.erofs","type":"erofs"}"#);
+        let vm = host.vm("web").started();
+        let snapshot = vm.snapshot(&host.path("s"), false);
+        assert_eq!(
+            config(&snapshot)["disks"][0]["image_type"],
+            expected,
+            "{version}"
+        );
+    }
+}
+
+pub(crate) fn a_later_versions_snapshot_is_refused_before_anything_starts() {
+    let host = host();
+    let vm = host.vm("web").started();
+    let snapshot = vm.snapshot(&host.path("s"), false);
+    let later = host.vm("later");
+    let installed = Installed::version(PROGRAM, "53.0.0");
+    later.restore(&snapshot, true).unwrap();
+    drop(installed);
+    let _installed = Installed::version(PROGRAM, "47.0.0");
+    let earlier = host.vm("earlier");
+    let error = earlier.restore(&snapshot, true).unwrap_err();
+    told(
+        &error,
+        &[
+            "Cloud Hypervisor 48.0.0 wrote the snapshot",
+            "this is Cloud Hypervisor 47.0.0",
+        ],
+    );
+    assert!(
+        error.hint().contains("MVM_CLOUD_HYPERVISOR"),
+        "{}",
+        error.hint()
+    );
+    assert_eq!(earlier.calls(), [""; 0]);
 }
 
 pub(crate) fn starts_again_after_a_crash() {

@@ -1,14 +1,17 @@
 //! `--backend firecracker`
 
 use crate::both;
-use crate::test_host::{LONG, TestHost, names, told};
+use crate::test_host::{Installed, LONG, TestHost, names, told};
 use mvm_vmm::error::Error;
 use mvm_vmm::http::HttpError;
-use mvm_vmm::{Deadline, State, Stop, Stopped};
+use mvm_vmm::{Deadline, Snapshot, State, Stop, Stopped};
 use std::fs;
 use std::time::{Duration, Instant};
 
 const BACKEND: &str = "firecracker";
+
+/// The variable that names the program.
+const PROGRAM: &str = "MVM_FIRECRACKER";
 
 fn host() -> TestHost {
     TestHost::new(BACKEND)
@@ -132,6 +135,84 @@ pub(crate) fn suspends_and_resumes() {
     both::suspends_and_resumes(BACKEND, &["GET /version 200", "PUT /snapshot/load 204"]);
 }
 
+/// Each knows fields that those before it do not, and none is asked for more than it knows.
+pub(crate) fn every_version_restores_its_own_snapshots() {
+    for version in ["1.10.1", "1.13.1", "1.15.1", "1.16.1", "1.17.0-dev"] {
+        let _installed = Installed::version(PROGRAM, version);
+        let host = host();
+        let vm = host.vm("web").started();
+        let snapshot = vm.snapshot(&host.path("s"), false);
+        assert_eq!(snapshot.manifest.vmm.version, version);
+        let clone = host.vm("clone");
+        clone.restore(&snapshot, true).unwrap();
+        assert!(clone.folder.file("v.sock").exists(), "{version}");
+    }
+}
+
+pub(crate) fn another_versions_snapshot_is_refused_before_anything_starts() {
+    let host = host();
+    let vm = host.vm("web").started();
+    let snapshot = vm.snapshot(&host.path("s"), false);
+    let other = host.vm("other");
+    for version in ["1.15.1", "1.17.0-dev"] {
+        let _installed = Installed::version(PROGRAM, version);
+        let error = other.restore(&snapshot, true).unwrap_err();
+        let expected =
+            format!("Firecracker 1.16.1 wrote the snapshot, and this is Firecracker {version}");
+        told(&error, &[&expected]);
+        assert!(error.hint().contains("MVM_FIRECRACKER"), "{}", error.hint());
+        assert_eq!(other.calls(), [""; 0]);
+    }
+    // One that was put in its place since it was asked is asked again.
+    fs::write(other.folder.file("version"), "1.15.1").unwrap();
+    let error = other.restore(&snapshot, true).unwrap_err();
+    told(&error, &["and this is Firecracker 1.15.1"]);
+    assert_eq!(other.calls(), ["GET /version 200"]);
+    assert!(!other.runs());
+}
+
+pub(crate) fn a_manifest_that_does_not_go_together_is_refused_before_anything_starts() {
+    let host = host();
+    let vm = host.vm("web").started();
+    let sound = vm.snapshot(&host.path("s"), false);
+    let other = host.vm("other");
+    let refused = |alter: &dyn Fn(&mut Snapshot), expected: &[&str]| {
+        let mut snapshot = sound.clone();
+        alter(&mut snapshot);
+        let error = other.restore(&snapshot, true).unwrap_err();
+        told(&error, expected);
+        assert!(!error.hint().is_empty());
+        assert_eq!(other.calls(), [""; 0]);
+    };
+    let vmm = |name: &'static str| {
+        move |snapshot: &mut Snapshot| snapshot.manifest.vmm.name = name.into()
+    };
+    refused(
+        &vmm("crosvm"),
+        &["was written by \"crosvm\"", "knows firecracker,"],
+    );
+    // It has files that this one does not write.
+    refused(&vmm("cloud-hypervisor"), &["names no file \"config.json\""]);
+    refused(
+        &|snapshot| snapshot.manifest.files.retain(|file| file.file != "memory"),
+        &["manifest.json", "names no file \"memory\""],
+    );
+    refused(
+        &|snapshot| snapshot.manifest.memory_mib = 2,
+        &["the guest has 2 MiB of memory", "1048576 bytes"],
+    );
+}
+
+/// Where they got into a line of the guest's, the agent was not heard.
+pub(crate) fn its_own_words_are_not_in_the_guests_console() {
+    let host = host();
+    let vm = host.vm("web").started();
+    let console = fs::read_to_string(vm.folder.file("console.log")).unwrap();
+    assert_eq!(console, "mvm-guest-agent: listening on vsock port 52\n");
+    let log = fs::read_to_string(vm.folder.file("vmm.log")).unwrap();
+    assert!(log.contains("Running Firecracker v1.16.1"), "{log}");
+}
+
 pub(crate) fn a_clone_has_sockets_of_its_own() {
     let host = host();
     let vm = host.vm("web").started();
@@ -201,6 +282,13 @@ pub(crate) fn the_broken_version_is_refused() {
     let error = clone.restore(&snapshot, true).unwrap_err();
     told(&error, &["loses the guest's vsock"]);
     assert!(!clone.runs());
+    let _installed = Installed::version(PROGRAM, "1.16.0");
+    clone.forget_calls();
+    let error = clone.restore(&snapshot, true).unwrap_err();
+    told(&error, &["loses the guest's vsock"]);
+    let hint = error.hint();
+    assert!(hint.contains("restore the snapshot with it"), "{hint}");
+    assert_eq!(clone.calls(), [""; 0]);
 }
 
 pub(crate) fn a_load_that_fails_is_told_with_the_end_of_the_process() {

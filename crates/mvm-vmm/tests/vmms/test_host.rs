@@ -28,6 +28,25 @@ pub(crate) fn install() -> TempDir {
     folder
 }
 
+/// A version that the stand-in of a VMM tells, be it only asked or be it started; the usual one again
+/// when this is dropped.
+pub(crate) struct Installed(PathBuf);
+
+impl Installed {
+    pub(crate) fn version(variable: &str, version: &str) -> Self {
+        let program = PathBuf::from(env::var_os(variable).unwrap());
+        let file = program.with_extension("version");
+        fs::write(&file, version).unwrap();
+        Self(file)
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 pub(crate) struct TestHost {
     backend: &'static str,
     root: TempDir,
@@ -95,6 +114,8 @@ impl Vm<'_> {
         let spec = Spec {
             image: Some(self.host.image()),
             backend: Some(backend.into()),
+            // Little, since snapshots are hashed.
+            memory_mib: Some(1),
             ..Spec::default()
         };
         let deadline = Deadline::new(at_most, None);

@@ -86,7 +86,7 @@ impl TestHost {
         }
         let image = image.display();
         host.ok(&format!(
-            "vm start web --image {image} --backend {}",
+            "vm start web --image {image} --memory 64 --backend {}",
             backend.name
         ));
         host.forget_calls();
