@@ -17,6 +17,8 @@ pub(crate) mod inhibit;
 pub(crate) mod interface;
 pub(crate) mod journal;
 pub(crate) mod local;
+#[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
+mod main_stack;
 pub(crate) mod mounts;
 pub(crate) mod outcome;
 pub(crate) mod polled;
