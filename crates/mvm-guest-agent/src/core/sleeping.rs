@@ -352,6 +352,11 @@ impl Core {
             .find_map(|check| lifecycle_command(check, name, task))
     }
 
+    /// Whether an agent that is stopped thaws the guest's work.
+    pub(crate) fn thaws_when_stopped(&self) -> bool {
+        self.lifecycle.thaws_when_stopped()
+    }
+
     /// The guest's history of snapshots.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let journal = self.lifecycle.journal();

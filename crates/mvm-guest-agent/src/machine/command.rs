@@ -11,6 +11,7 @@
 //! ```
 
 use super::clock;
+use super::lifecycle_env;
 use super::polled::polled;
 use super::process::{KILL_GRACE, Launcher, NotStarted, Process, TERM_GRACE};
 use super::users;
@@ -154,6 +155,9 @@ impl Launcher {
             shell
                 .env("LOGNAME", &identity.name)
                 .env("HOME", &identity.home);
+        }
+        if let Some(context) = command.context {
+            lifecycle_env::set(&mut shell, context, self.run_dir());
         }
         let scope = self.scope(run, &mut shell, identity)?;
         let process = self.spawn(shell, scope)?;

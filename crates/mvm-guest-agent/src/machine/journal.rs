@@ -10,12 +10,15 @@ use std::path::{Path, PathBuf};
 /// The payload's file.
 pub(crate) const PAYLOAD: &str = "payload.json";
 
+/// The list of cgroups that were frozen. Its presence says that the guest's work stands still.
+const FROZEN: &str = "frozen";
+
 /// What is removed to make room, in the run directory.
 const RESERVE: &str = ".reserve";
 
-/// How much that is, in bytes: four pages. A journal and the generation's number need one each, and
-/// one more while they are replaced.
-const RESERVE_BYTES: usize = 16 * 1024;
+/// How much that is, in bytes: eight pages. A journal and the generation's number need one each, the
+/// list of 200 cgroups four, and each its own once more while it is replaced.
+const RESERVE_BYTES: usize = 32 * 1024;
 
 /// The journal's file, and the generation's for programs in the guest.
 #[derive(Debug, Clone)]
@@ -33,7 +36,7 @@ impl Files {
     /// Sets room aside for a journal: a guest whose `/run` is full has to sleep and wake as well.
     pub(crate) fn make_reserve(&self) {
         // Zeros, since a file with a hole in it takes no room.
-        let _ = std::fs::write(self.path(RESERVE), [0; RESERVE_BYTES]);
+        let _ = std::fs::write(self.path(RESERVE), vec![0; RESERVE_BYTES]);
     }
 
     /// What an earlier agent kept; nothing if there was none. A journal that cannot be read is told
@@ -66,10 +69,30 @@ impl Files {
 
     /// Removes the payload of the wake before.
     pub(crate) fn remove_payload(&self) -> io::Result<()> {
-        match std::fs::remove_file(self.path(PAYLOAD)) {
+        self.remove(PAYLOAD)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.path(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// The folders of the cgroups that were frozen here; those above before those below.
+    pub(crate) fn frozen(&self) -> Vec<String> {
+        let list = std::fs::read_to_string(self.path(FROZEN)).unwrap_or_default();
+        list.lines().map(str::to_owned).collect()
+    }
+
+    /// Keeps that list, so that just those are thawed whatever becomes of the agent; no file is no
+    /// cgroup.
+    pub(crate) fn keep_frozen(&self, groups: &[String]) -> io::Result<()> {
+        if groups.is_empty() {
+            return self.remove(FROZEN);
+        }
+        // The kernel lets nobody have a newline in the name of a cgroup.
+        self.replace(FROZEN, groups.join("\n").as_bytes())
     }
 
     /// A file of the run directory.

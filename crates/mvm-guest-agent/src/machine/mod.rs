@@ -16,6 +16,7 @@ pub(crate) mod inherited;
 pub(crate) mod inhibit;
 pub(crate) mod interface;
 pub(crate) mod journal;
+mod lifecycle_env;
 pub(crate) mod local;
 #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
 mod main_stack;
@@ -30,3 +31,4 @@ pub(crate) mod steps;
 pub(crate) mod stream;
 pub(crate) mod system;
 pub(crate) mod users;
+pub(crate) mod workload;

@@ -7,6 +7,7 @@ use super::journal::{Files, PAYLOAD};
 use super::mounts::{self, Mount};
 use super::outcome::{NotDone, StepResult};
 use super::process::Launcher;
+use super::workload::{self, FreezePolicy, Workload};
 use crate::core::RunId;
 use crate::core::ended::End;
 use crate::core::lifecycle::Done;
@@ -32,6 +33,17 @@ pub(crate) struct StepContext<'a> {
     pub(crate) files: &'a Files,
     /// Whether the guest may be changed.
     pub(crate) effects: bool,
+    pub(crate) freeze: &'a FreezePolicy,
+}
+
+impl<'a> StepContext<'a> {
+    fn workload(&self) -> Workload<'a> {
+        Workload {
+            policy: self.freeze,
+            files: self.files,
+            commands: self.launcher.cgroup(),
+        }
+    }
 }
 
 /// Takes a step, unless the agent is to leave the machine as it is.
@@ -40,6 +52,8 @@ pub(crate) async fn run(work: Work, limit: Duration, context: StepContext<'_>) -
     let outcome = match work {
         Work::Generation(generation) => write_generation(generation, context),
         Work::Payload(payload) => write_payload(payload, context),
+        // Whatever this agent may do: an earlier one has frozen that.
+        Work::Thaw => workload::thaw(context.files),
         Work::Identity { clone: false } => Err(NotDone::Skipped("not a clone".to_owned())),
         _ if !context.effects => Err(NotDone::Skipped("--no-system-effects".to_owned())),
         Work::Sync(run) => sync(run, mounts::writable_local(), limit, context).await,
@@ -47,9 +61,8 @@ pub(crate) async fn run(work: Work, limit: Duration, context: StepContext<'_>) -
         Work::Reseed(entropy) => reseed(entropy.as_ref()),
         Work::Clock(told) => set_clock(told),
         Work::Identity { clone: true } => identity::renew(context.files),
-        Work::Freeze { .. } | Work::CheckFrozen { .. } | Work::Thaw => {
-            Err(NotDone::Skipped("TODO".to_owned()))
-        }
+        Work::Freeze { required } => context.workload().freeze(false, required, limit).await,
+        Work::CheckFrozen { required } => context.workload().freeze(true, required, limit).await,
         Work::Command(..) => Err(NotDone::Failed("not a step of the system".to_owned())),
     };
     let (outcome, detail) = match outcome {

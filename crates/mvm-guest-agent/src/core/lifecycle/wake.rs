@@ -27,16 +27,14 @@ impl Lifecycle {
         }
         match &mut self.state {
             State::Running => self.wake_running(waiter, asked, participants),
-            State::Preparing(preparing) => match &mut preparing.undo {
-                Some(waking) => {
+            State::Preparing(preparing) => {
+                if let Some(waking) = &mut preparing.undo {
                     waking.join(waiter, asked, participants, self.journal.frozen);
-                    Vec::new()
+                    return Vec::new();
                 }
-                None => {
-                    let frozen = self.journal.frozen;
-                    self.undo(Waking::asked(waiter, asked, false, participants, frozen))
-                }
-            },
+                let frozen = self.journal.frozen;
+                self.undo(Waking::asked(waiter, asked, false, participants, frozen))
+            }
             State::Ready { token, .. } => {
                 let frozen = self.journal.frozen;
                 let mut waking = Waking::asked(waiter, asked, true, participants, frozen);
