@@ -4,6 +4,7 @@
 //! parts      what a guest is made of, as `cargo xtask test` names it; when to skip
 //! image      the guest of the stories: its services, checks and probes
 //! sleeper    the guest of the snapshots' stories
+//! drawer     the guest whose service draws random numbers all the time
 //! bare       the guest of the benchmarks
 //! short_path sockets in folders of any depth
 //! remote     scripts that are run in a guest from outside
@@ -28,6 +29,7 @@
 
 mod bare;
 mod base;
+mod drawer;
 mod image;
 mod machine;
 mod mvmctl;
@@ -38,6 +40,7 @@ mod sleeper;
 mod vm;
 
 pub use bare::{AGENT_SOCKET, MOUNT_A_DISK, build_bare};
+pub use drawer::{DRAWN, build_drawer};
 pub use image::{build_dev_image, build_image};
 pub use mvmctl::{Mvmctl, Run};
 pub use parts::Parts;

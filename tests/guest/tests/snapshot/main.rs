@@ -8,7 +8,9 @@
     reason = "a test fails by panicking"
 )]
 
+mod frozen;
 mod story;
+mod thawed;
 
 use mvm_client::{Deadlines, Endpoint, Error as ClientError, Session};
 use mvm_guest_tests::{MACHINE_ID, SOON};

@@ -1,8 +1,9 @@
 //! What the stories have in common: a VM, and what is read of it.
 
 use mvm_client::{Deadlines, Endpoint, Error as ClientError, Session};
-use mvm_guest_tests::{Mvmctl, Parts, build_sleeper, eventually};
+use mvm_guest_tests::{Mvmctl, Parts, SOON, build_sleeper, eventually, remote};
 use mvm_protocol::lifecycle::{Ready, SleepPrep};
+use mvm_vmm::build::Built;
 use mvm_vmm::{Home, VmName};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 /// A running VM `golden`, all of whose checks have run.
 pub(crate) struct Story {
@@ -19,9 +21,14 @@ pub(crate) struct Story {
 
 impl Story {
     pub(crate) async fn new() -> Option<Self> {
+        Self::with(build_sleeper).await
+    }
+
+    /// With a guest of another image, which is built in a folder.
+    pub(crate) async fn with(build: impl FnOnce(&Parts, &Path) -> Built) -> Option<Self> {
         let parts = Parts::find()?;
         let folder = tempfile::tempdir().unwrap();
-        build_sleeper(&parts, folder.path());
+        build(&parts, folder.path());
         let mvmctl = Mvmctl::new();
         let image = folder.path().join("image");
         let image = image.to_str().unwrap();
@@ -84,11 +91,23 @@ impl Story {
         (before - guest).max(guest - now()).max(0)
     }
 
+    /// Runs a script in a VM whose image has the service for it, whatever its agent is doing.
+    pub(crate) async fn sh(&self, vm: &str, script: &str) -> String {
+        let socket = self.mvmctl.file(vm, "v.sock");
+        timeout(SOON, remote::run(&socket, script)).await.unwrap()
+    }
+
+    /// A conversation with a VM's agent.
+    pub(crate) async fn session(&self, vm: &str) -> Session {
+        let endpoint = Endpoint::unix(self.mvmctl.file(vm, "v.sock"));
+        let session = Session::connect(&endpoint, &Deadlines::default()).await;
+        session.unwrap()
+    }
+
     /// Asks `golden` to get ready.
     pub(crate) async fn sleep_prep(&self) -> Result<Ready, ClientError> {
-        let endpoint = Endpoint::unix(self.mvmctl.file("golden", "v.sock"));
-        let session = Session::connect(&endpoint, &Deadlines::default()).await;
-        session.unwrap().sleep_prep(SleepPrep::default()).await
+        let mut session = self.session("golden").await;
+        session.sleep_prep(SleepPrep::default()).await
     }
 
     pub(crate) fn random(&self, vm: &str) -> BTreeSet<String> {
