@@ -44,7 +44,7 @@ $bb cp "$agent/bin/mvm-guest-agent" "$root/usr/bin/mvm-guest-agent"
 $bb chmod 755 "$root/usr/bin/mvm-guest-agent"
 $bb cp -r "$written/etc" "$root/"
 $bb chmod -R u+w "$root/etc"
-for script in sysinit service shutdown; do
+for script in agent sysinit service shutdown; do
     $bb cp "$scripts/$script" "$root/etc/mvm-init/$script"
     $bb chmod 755 "$root/etc/mvm-init/$script"
 done

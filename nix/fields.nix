@@ -17,10 +17,12 @@ in
     failureThreshold = field "count" 1 "failures in a row that make it `unhealthy`";
     successThreshold = field "count" 1 "successes in a row that make it `healthy`";
     checkpointCmd = field "commandOrNull" null "run before a snapshot";
+    personalizeCmd = field "commandOrNull" null "run in a restored guest before its work goes on";
     restoreCmd = field "commandOrNull" null "run after a snapshot";
     checkpointTimeoutSecs = field "secs" 30 "how long the checkpoint command may take";
+    personalizeTimeoutSecs = field "secs" 30 "how long the personalize command may take";
     restoreTimeoutSecs = field "secs" 30 "how long the restore command may take";
-    critical = field "bool" true "whether a failed checkpoint fails the sleep";
+    critical = field "bool" true "whether a failed checkpoint fails the sleep, and a failed personalize command keeps the guest frozen";
     user = field "userOrNull" null "whom its commands run as; root without one";
   };
 
@@ -42,6 +44,8 @@ in
     sampleIntervalSecs = field "secs" 5 "how often the signals are read";
     maxConnections = field "count" 512 "further ones are refused";
     maxConcurrentChecks = field "count" 32 "further ones wait their turn";
+    freeze = field "freeze" "workload" "`off`: nothing stands still while the guest sleeps";
+    freezeExempt = field "cgroups" [ ] "cgroups that do not stand still, by their paths from the root";
     exec = field "bool" true "false switches a dev build's exec, put and get off";
   };
 

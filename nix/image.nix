@@ -61,7 +61,7 @@ let
       [
         "# What init runs: see its scripts."
         "::sysinit:${init}/sysinit"
-        "::respawn:/usr/bin/mvm-guest-agent"
+        "::respawn:${init}/agent"
       ]
       ++ each guest.services (name: _: "::respawn:${init}/service ${name}")
       ++ [

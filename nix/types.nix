@@ -54,6 +54,10 @@ let
     "session"
     "inhibit"
   ];
+  knownFreezes = [
+    "workload"
+    "off"
+  ];
   oneOf = known: "one of ${builtins.concatStringsSep ", " (map builtins.toJSON known)}";
   isListOf = known: v: isList v && v != [ ] && all (one: elem one known) v;
 
@@ -133,6 +137,17 @@ let
       expected = "a list of ${oneOf knownSignals}";
       ok = isListOf knownSignals;
       option = types: types.nonEmptyListOf (types.enum knownSignals);
+    };
+    freeze = {
+      expected = oneOf knownFreezes;
+      ok = v: elem v knownFreezes;
+      option = types: types.enum knownFreezes;
+    };
+    # As the agent has it (crates/mvm-guest-agent/src/config.rs).
+    cgroups = {
+      expected = "a list of paths of cgroups below the root, such as \"/services/web\"";
+      ok = v: isList v && all (one: matches "/?[^/]+(/[^/]+)*" one && !matches "(.*/)?[.]{1,2}(/.*)?" one) v;
+      option = types: types.listOf types.str;
     };
     # What is in it is looked at one by one: see check.nix.
     env = {

@@ -8,7 +8,7 @@ use mvm_protocol::answer::AnswerOf;
 use mvm_protocol::answer::{Checked, Hello, Reloaded};
 use mvm_protocol::frame::encode_json;
 use mvm_protocol::lifecycle::{Awake, Ready, SleepPrep, Wake};
-use mvm_protocol::request::Check;
+use mvm_protocol::request::{Check, FREEZE, PAYLOAD};
 use mvm_protocol::status::{Inspect, Status};
 use mvm_protocol::{Answer, Decoder, ErrorAnswer, ErrorCode, Frame, Request, RequestFrame};
 use serde::Serialize;
@@ -263,7 +263,15 @@ impl Session {
 
     /// Has the guest made ready to be frozen. The connection is to be closed before it is: one that
     /// is open then stays open and silent for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooOld`] if all of its work is to be frozen and the agent cannot do that; then nothing
+    /// was asked of it.
     pub async fn sleep_prep(&mut self, asked: SleepPrep) -> Result<Ready, Error> {
+        if asked.require_freeze {
+            self.can(FREEZE).await?;
+        }
         match self.request(&Request::SleepPrep(asked)).await? {
             Answer::Ready(ready) => Ok(ready),
             other => Err(self.incoming.astray(&other, "sleep-prep")),
@@ -271,11 +279,31 @@ impl Session {
     }
 
     /// Lets the guest run on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooOld`] if there is a payload, which the agent does not know; then nothing was asked
+    /// of it.
     pub async fn wake(&mut self, asked: Wake) -> Result<Awake, Error> {
+        if asked.payload.is_some() {
+            self.can(PAYLOAD).await?;
+        }
         match self.request(&Request::Wake(Box::new(asked))).await? {
             Answer::Awake(awake) => Ok(awake),
             other => Err(self.incoming.astray(&other, "wake")),
         }
+    }
+
+    /// Fails if the agent's `hello` does not list a capability: it would refuse what belongs to it.
+    async fn can(&mut self, capability: &'static str) -> Result<(), Error> {
+        let hello = self.hello().await?;
+        if hello.capabilities.iter().any(|listed| listed == capability) {
+            return Ok(());
+        }
+        Err(Error::TooOld {
+            request: capability,
+            agent_version: hello.agent_version,
+        })
     }
 
     /// Tells an agent that does not have the request from one that will not do it.
@@ -305,8 +333,10 @@ fn encode(request: &Request, id: u64) -> Result<Vec<u8>, Error> {
         request: request.clone(),
         id: Some(id),
     };
-    // Random bytes that somebody has seen are none.
-    let secret = matches!(request, Request::Wake(wake) if wake.entropy.is_some());
+    // Random bytes that somebody has seen are none, and a payload may have secrets in it.
+    let secret = matches!(
+        request, Request::Wake(wake) if wake.entropy.is_some() || wake.payload.is_some()
+    );
     encode_frame(&frame, secret)
 }
 
@@ -314,7 +344,7 @@ fn encode(request: &Request, id: u64) -> Result<Vec<u8>, Error> {
 pub(crate) fn encode_frame(frame: &impl Serialize, secret: bool) -> Result<Vec<u8>, Error> {
     let body = serde_json::to_vec(frame).unwrap_or_default();
     if secret {
-        tracing::trace!(target: WIRE, "> {{\"type\":\"wake\",…}} with entropy, {} bytes", body.len());
+        tracing::trace!(target: WIRE, "> {{\"type\":\"wake\",…}} with secrets, {} bytes", body.len());
     } else {
         tracing::trace!(target: WIRE, "> {}", String::from_utf8_lossy(&body));
     }

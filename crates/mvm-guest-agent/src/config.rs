@@ -1,6 +1,7 @@
 //! Flags, `/etc/mvm/agent.json` and defaults: a flag beats the file, the file beats the default.
 
 use crate::machine::proc;
+use crate::machine::workload::FreezePolicy;
 use crate::serve::listener::ListenAddress;
 use lexopt::{Arg, Parser, ValueExt};
 use mvm_protocol::object::{Object, Problem, printable_number};
@@ -36,6 +37,8 @@ Usage: mvm-guest-agent [FLAGS]
   --run-dir DIR                 state and busy.d (/run/mvm)
   --max-connections N           (512)
   --max-concurrent-checks N     (32)
+  --freeze WHAT                 what stands still while the guest sleeps: workload or off (workload)
+  --freeze-exempt LIST          cgroups that are not frozen, by their path from the root (none)
   --exec BOOL                   false switches a dev build's exec, put and get off (true)
   --no-system-effects           outside of a guest: leave the machine as it is
   --check-config DIR            read DIR/integrations.d, DIR/probes.d and DIR/agent.json, print
@@ -74,6 +77,33 @@ struct Given {
     max_connections: Option<NonZeroUsize>,
     max_concurrent_checks: Option<NonZeroUsize>,
     exec: Option<bool>,
+    freeze: Option<Freeze>,
+    freeze_exempt: Option<Vec<CgroupPath>>,
+}
+
+/// What is frozen while the guest sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Freeze {
+    Workload,
+    Off,
+}
+
+/// A cgroup's path, as /proc/PID/cgroup has it, but for the slash at its beginning.
+#[derive(Debug, Clone, PartialEq)]
+struct CgroupPath(String);
+
+impl<'de> Deserialize<'de> for CgroupPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let path = text.trim_matches('/');
+        if path.split('/').any(|name| matches!(name, "" | "." | "..")) {
+            let why =
+                format!("`{text}` is no path of a cgroup below the root, such as /services/web");
+            return Err(D::Error::custom(why));
+        }
+        Ok(Self(path.to_owned()))
+    }
 }
 
 /// How a flag's text becomes a JSON value, so that flags and file are read by one rule.
@@ -86,7 +116,7 @@ enum Form {
     List,
 }
 
-const FLAGS: [(&str, Form); 11] = [
+const FLAGS: [(&str, Form); 13] = [
     ("listen", Form::List),
     ("notify-port", Form::Literal),
     ("busy-threshold", Form::Literal),
@@ -98,6 +128,8 @@ const FLAGS: [(&str, Form); 11] = [
     ("max-connections", Form::Literal),
     ("max-concurrent-checks", Form::Literal),
     ("exec", Form::Literal),
+    ("freeze", Form::Text),
+    ("freeze-exempt", Form::List),
 ];
 
 /// The settings of a running agent.
@@ -114,6 +146,7 @@ pub(crate) struct Config {
     pub(crate) max_connections: usize,
     pub(crate) max_concurrent_checks: usize,
     pub(crate) exec: bool,
+    pub(crate) freeze: FreezePolicy,
     pub(crate) system_effects: bool,
 }
 
@@ -266,6 +299,16 @@ fn merge(flags: Given, file: Given, system_effects: bool) -> Config {
         max_connections: number(flags.max_connections, file.max_connections, 512),
         max_concurrent_checks: number(flags.max_concurrent_checks, file.max_concurrent_checks, 32),
         exec: flags.exec.or(file.exec).unwrap_or(true),
+        freeze: FreezePolicy {
+            off: flags.freeze.or(file.freeze) == Some(Freeze::Off),
+            exempt: flags
+                .freeze_exempt
+                .or(file.freeze_exempt)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|path| path.0)
+                .collect(),
+        },
         system_effects,
     }
 }
@@ -299,6 +342,7 @@ mod tests {
             (512, 32)
         );
         assert!(config.exec && config.system_effects);
+        assert_eq!(config.freeze, FreezePolicy::default());
     }
 
     #[test]
@@ -318,6 +362,9 @@ mod tests {
             "--listen=vsock:1",
             "--busy-signals",
             "cpu,inhibit",
+            "--freeze=off",
+            "--freeze-exempt",
+            "/services/ssh/,x.slice",
             "--no-system-effects",
         ])
         .unwrap();
@@ -328,6 +375,9 @@ mod tests {
         assert_eq!((config.busy_threshold, config.run_dir), (2.0, "/b".into()));
         assert_eq!(config.busy_signals, [BusySignal::Cpu, BusySignal::Inhibit]);
         assert!(!config.exec && !config.system_effects);
+        let exempt = ["services/ssh", "x.slice"];
+        assert_eq!(config.freeze.exempt, exempt);
+        assert!(config.freeze.off);
     }
 
     #[test]
@@ -348,6 +398,18 @@ mod tests {
                 "--busy-signals: unknown variant `moon`",
             ),
             (vec!["--max-connections", "0"], "--max-connections"),
+            (
+                vec!["--freeze", "all"],
+                "--freeze: unknown variant `all`, expected `workload` or `off`",
+            ),
+            (
+                vec!["--freeze-exempt", "/a,/../b"],
+                "--freeze-exempt: `/../b` is no path of a cgroup",
+            ),
+            (
+                vec!["--freeze-exempt", "/"],
+                "--freeze-exempt: `/` is no path of a cgroup",
+            ),
             (
                 vec!["--sample-interval-secs", "0"],
                 "--sample-interval-secs: 0 is not over 0",

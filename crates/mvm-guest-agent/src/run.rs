@@ -91,6 +91,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         files,
         folders: (config.integrations_dir.clone(), config.probes_dir.clone()),
         effects: config.system_effects,
+        freeze: config.freeze.clone(),
     };
     let files = machine.files.clone();
     let driver = Driver::new(core, facts, machine, extension.clone(), config.notify_port);

@@ -14,10 +14,11 @@ use std::path::Path;
 use std::time::Duration;
 
 /// What each step of a wake comes to, for an agent that is to leave the machine alone.
-const AWAKE: [&str; 7] = [
+const AWAKE: [&str; 8] = [
     "reseed skipped",
     "clock skipped",
     "identity skipped",
+    "payload ok",
     "restore a ok",
     "restore b ok",
     "restore c ok",
@@ -106,8 +107,9 @@ fn checkpoints_run_in_reverse_restores_in_order_and_each_step_is_reported() {
             "checkpoint b ok",
             "checkpoint a ok",
             "sync skipped",
-            "drop-caches skipped",
-            "sync skipped"
+            "freeze skipped",
+            "sync skipped",
+            "drop-caches skipped"
         ]
     );
     assert_eq!(agent.status()["lifecycle"], "ready");

@@ -203,7 +203,7 @@ impl ErrorCode {
     }
 
     /// The code as it stands on the wire.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::FrameTooLarge => "frame-too-large",
             Self::BadRequest => "bad-request",

@@ -49,7 +49,14 @@ pub struct Integration {
     /// How long the restore command may take.
     #[serde(default = "secs::<30>")]
     pub restore_timeout_secs: Secs,
-    /// Whether a failed checkpoint fails the sleep.
+    /// Run in a restored guest while its work is frozen still: what has to be done before it goes on.
+    #[serde(default)]
+    pub personalize_cmd: Option<Command>,
+    /// How long the personalize command may take.
+    #[serde(default = "secs::<30>")]
+    pub personalize_timeout_secs: Secs,
+    /// Whether a failed checkpoint fails the sleep, and a failed personalize command keeps the guest
+    /// frozen.
     #[serde(default = "yes")]
     pub critical: bool,
     /// Whom the commands run as; the agent's own user if not given.

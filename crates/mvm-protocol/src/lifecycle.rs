@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 use std::fmt;
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ pub const MAX_TOKEN: usize = 256;
 /// How many bytes of entropy a host may hand in: enough to seed the generator, and no more than
 /// the kernel's pool takes.
 pub const ENTROPY_BYTES: std::ops::RangeInclusive<usize> = 32..=512;
+
+/// The longest payload of a wake in bytes of JSON text.
+pub const MAX_PAYLOAD: usize = 65_536;
 
 /// Fields of `sleep-prep`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +34,18 @@ pub struct SleepPrep {
     /// Seconds of the guest's own time after which it wakes by itself.
     #[serde(default = "default_lease")]
     pub lease_secs: crate::drop_in::Secs,
+    /// Whether the sleep fails unless all of the guest's work could be frozen. Asked only of an agent
+    /// that has the capability `freeze`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub require_freeze: bool,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 impl Default for SleepPrep {
@@ -38,6 +54,7 @@ impl Default for SleepPrep {
             token: None,
             deadline_secs: default_deadline(),
             lease_secs: default_lease(),
+            require_freeze: false,
         }
     }
 }
@@ -70,6 +87,10 @@ pub struct Wake {
     /// Random bytes of the host, other ones for each guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entropy: Option<Entropy>,
+    /// What this guest is told of itself, there as `payload.json` before any of its work runs. Sent
+    /// only to an agent that has the capability `payload`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Payload>,
 }
 
 /// Why a guest runs on after a sleep.
@@ -168,6 +189,60 @@ impl<'de> Deserialize<'de> for Entropy {
     }
 }
 
+/// A JSON object of at most [`MAX_PAYLOAD`] bytes, kept as the text that it was sent as. It may have
+/// secrets in it, and is never logged.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Payload(String);
+
+impl Payload {
+    /// The object with that text.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it: it is no JSON object, or too long. The text itself is not in the message.
+    pub fn new(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.len() > MAX_PAYLOAD {
+            return Err(format!(
+                "a payload of {} bytes; at most {MAX_PAYLOAD} are taken",
+                text.len()
+            ));
+        }
+        match crate::object::Object::parse(text.as_bytes()) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(problem) => Err(format!(
+                "a payload that is no JSON object: {}",
+                problem.message
+            )),
+        }
+    }
+
+    /// The object's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.0.len())
+    }
+}
+
+impl Serialize for Payload {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let raw = RawValue::from_string(self.0.clone()).map_err(serde::ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        Self::new(raw.get()).map_err(D::Error::custom)
+    }
+}
+
 /// What a step of sleeping or waking does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -179,6 +254,8 @@ pub enum StepKind {
     Checkpoint,
     /// Write a filesystem's dirty pages.
     Sync,
+    /// Freeze the guest's work, so that nothing of it runs between the snapshot and the wake.
+    Freeze,
     /// Drop the page cache, so that the snapshot is small.
     DropCaches,
     /// Give the kernel's random generator a new seed.
@@ -187,6 +264,12 @@ pub enum StepKind {
     Clock,
     /// Give a clone an identity of its own.
     Identity,
+    /// Put the wake's payload where programs find it.
+    Payload,
+    /// Run an integration's personalize command, while the guest's work is frozen still.
+    Personalize,
+    /// Let the guest's work run again.
+    Thaw,
     /// Run an integration's restore command.
     Restore,
     /// Let checks run again.
@@ -257,7 +340,7 @@ impl SleepPrep {
 
 #[cfg(feature = "schema")]
 mod schema {
-    use super::{Entropy, Token};
+    use super::{Entropy, Payload, Token};
     use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
     use std::borrow::Cow;
 
@@ -272,6 +355,23 @@ mod schema {
 
         fn json_schema(_: &mut SchemaGenerator) -> Schema {
             json_schema!({ "type": "string", "minLength": 1, "maxLength": 256 })
+        }
+    }
+
+    impl JsonSchema for Payload {
+        fn inline_schema() -> bool {
+            true
+        }
+
+        fn schema_name() -> Cow<'static, str> {
+            "Payload".into()
+        }
+
+        fn json_schema(_: &mut SchemaGenerator) -> Schema {
+            json_schema!({
+                "type": "object",
+                "description": "a JSON object of at most 65,536 bytes of text"
+            })
         }
     }
 
@@ -317,6 +417,32 @@ mod tests {
         let long = format!("{{\"token\":\"{}\"}}", "x".repeat(300));
         let error = serde_json::from_str::<Wake>(&long).unwrap_err().to_string();
         assert!(!error.contains("xxx"), "{error}");
+    }
+
+    #[test]
+    fn a_payload_is_an_object_of_bounded_length_and_never_shown() {
+        let of = |length: usize| format!(r#"{{"k":"{}"}}"#, "x".repeat(length - 8));
+        assert_eq!(
+            Payload::new(&of(MAX_PAYLOAD)).unwrap().as_str().len(),
+            65_536
+        );
+        let error = Payload::new(&of(MAX_PAYLOAD + 1)).unwrap_err();
+        assert_eq!(error, "a payload of 65537 bytes; at most 65536 are taken");
+        for text in ["", "[1]", "\"secret\"", "{\"secret\":}", "{} {}"] {
+            let error = Payload::new(text).unwrap_err();
+            assert!(
+                error.starts_with("a payload that is no JSON object"),
+                "{error}"
+            );
+        }
+        let wake: Wake =
+            serde_json::from_str(r#"{"payload": {"b": 1.50, "a": "s3cret"}}"#).unwrap();
+        assert!(!format!("{wake:?}").contains("s3cret"));
+        let again = serde_json::to_string(&wake).unwrap();
+        assert!(
+            again.contains(r#""payload":{"b": 1.50, "a": "s3cret"}"#),
+            "the text as it was sent: {again}"
+        );
     }
 
     #[test]

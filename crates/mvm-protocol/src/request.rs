@@ -62,6 +62,16 @@ pub const REQUEST_TYPES: [&str; 9] = [
     "wake",
 ];
 
+/// What every build can do beyond its requests, in the order in which `hello` reports it after them: a
+/// field that belongs to one is sent only to an agent that lists it, since agents refuse unknown fields.
+pub const FEATURES: [&str; 3] = [FREEZE, PAYLOAD, "personalize"];
+
+/// The capability that `require_freeze` of `sleep-prep` belongs to.
+pub const FREEZE: &str = "freeze";
+
+/// The capability that `payload` of `wake` belongs to.
+pub const PAYLOAD: &str = "payload";
+
 /// Request types that belong to dev builds of the agent alone: a prod build answers `not-allowed`.
 pub const DEV_REQUEST_TYPES: [&str; 7] = [
     "exec",

@@ -1,6 +1,6 @@
 //! The guest of the benchmarks: nothing runs in it but the agent, and it has a disk.
 
-use crate::image::{Guest, build_guest, remote};
+use crate::image::{Guest, REMOTE_CGROUP, build_guest, remote};
 use crate::parts::Parts;
 use mvm_vmm::build::Built;
 use serde_json::json;
@@ -16,7 +16,7 @@ pub const MOUNT_A_DISK: &str = "mke2fs /dev/ram0 >/dev/null 2>&1 && mount -t ext
 pub fn build_bare(parts: &Parts, folder: &Path) -> Built {
     let listen = ["vsock:52".to_owned(), format!("unix:{AGENT_SOCKET}")];
     let guest = Guest {
-        agent: json!({"listen": listen}),
+        agent: json!({"listen": listen, "freeze_exempt": [REMOTE_CGROUP]}),
         integrations: Vec::new(),
         probes: Vec::new(),
         services: vec![remote()],

@@ -19,11 +19,18 @@ pub(crate) const NOTIFY_PORT: u32 = 1052;
 const WEB: &str = "while [ -e /run/web-down ]; do sleep 0.1; done; \
      exec httpd -f -p 127.0.0.1:8080 -h /www";
 
+/// Where the service is that runs scripts: also while the guest sleeps.
+pub(crate) const REMOTE_CGROUP: &str = "/services/remote";
+
 /// A day: these run at the agent's start, after a wake and on demand.
 const NEVER: u32 = 86_400;
 
 fn agent() -> Value {
-    json!({"notify_port": NOTIFY_PORT, "sample_interval_secs": 1})
+    json!({
+        "notify_port": NOTIFY_PORT,
+        "sample_interval_secs": 1,
+        "freeze_exempt": [REMOTE_CGROUP],
+    })
 }
 
 fn integrations() -> Vec<Value> {

@@ -5,6 +5,7 @@
 //! image      the guest of the stories: its services, checks and probes
 //! sleeper    the guest of the snapshots' stories
 //! waker      the guest of the stories about what is still true after a wake
+//! drawer     the guest whose service draws random numbers all the time
 //! bare       the guest of the benchmarks
 //! short_path sockets in folders of any depth
 //! remote     scripts that are run in a guest from outside
@@ -30,6 +31,7 @@
 
 mod bare;
 mod base;
+mod drawer;
 mod image;
 mod machine;
 mod mvmctl;
@@ -42,6 +44,7 @@ mod vm;
 mod waker;
 
 pub use bare::{AGENT_SOCKET, MOUNT_A_DISK, build_bare};
+pub use drawer::{DRAWN, build_drawer};
 pub use image::{build_dev_image, build_image};
 pub use mvmctl::{Mvmctl, Run};
 pub use parts::Parts;

@@ -262,8 +262,10 @@ fn health_checks_are_integrations() {
         failure_threshold,
         success_threshold,
         checkpoint_cmd,
+        personalize_cmd,
         restore_cmd,
         checkpoint_timeout_secs,
+        personalize_timeout_secs,
         restore_timeout_secs,
         critical,
         user,
@@ -272,6 +274,7 @@ fn health_checks_are_integrations() {
         (&health_cmd, &checkpoint_cmd, &restore_cmd),
         (&None, &None, &None)
     );
+    assert_eq!(personalize_cmd, None);
     assert_eq!(user, None);
     let agents = by_name(&[
         ("health_cmd", Value::Null),
@@ -284,7 +287,12 @@ fn health_checks_are_integrations() {
         ("failure_threshold", json!(failure_threshold.count())),
         ("success_threshold", json!(success_threshold.count())),
         ("checkpoint_cmd", Value::Null),
+        ("personalize_cmd", Value::Null),
         ("restore_cmd", Value::Null),
+        (
+            "personalize_timeout_secs",
+            secs(personalize_timeout_secs.duration()),
+        ),
         (
             "checkpoint_timeout_secs",
             secs(checkpoint_timeout_secs.duration()),
@@ -355,6 +363,8 @@ fn settings_are_the_agents() {
                 continue;
             }
             ("busy_signals", Some(one)) => json!([one]),
+            ("freeze", Some(word)) => json!(word),
+            ("freeze_exempt", Some("none")) => json!([]),
             (_, Some(default)) => serde_json::from_str(default).unwrap(),
             (_, None) => Value::Null,
         };

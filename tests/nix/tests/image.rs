@@ -26,6 +26,8 @@ const AGENT_FILES: [(&str, &str); 4] = [
   "busy_signals": ["cpu","inhibit"],
   "busy_threshold": 0.5,
   "exec": true,
+  "freeze": "workload",
+  "freeze_exempt": [],
   "max_concurrent_checks": 32,
   "max_connections": 512,
   "sample_interval_secs": 1
@@ -42,6 +44,7 @@ const AGENT_FILES: [(&str, &str); 4] = [
   "health_cmd": "wget -q -O - 'http://127.0.0.1:8080/' | grep -q \"It works\" && [ '$HOME' != \"$HOME\" ]",
   "health_interval_secs": 0.5,
   "health_timeout_secs": 5,
+  "personalize_timeout_secs": 30,
   "restore_timeout_secs": 30,
   "startup_grace_secs": 60,
   "success_threshold": 1

@@ -89,7 +89,7 @@ impl Core {
                 self.open.frozen = true;
                 actions.push(Action::FreezeJobs);
             }
-            Task::Restore(_) | Task::Resume if self.open.frozen => {
+            Task::Thaw | Task::Restore(_) | Task::Resume if self.open.frozen => {
                 self.open.frozen = false;
                 actions.push(Action::ThawJobs);
             }

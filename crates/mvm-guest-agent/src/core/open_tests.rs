@@ -135,12 +135,14 @@ fn jobs_are_frozen_from_the_sync_until_identity_and_clock_are_restored() {
     assert_eq!(story.dev, [Action::FreezeJobs]);
     story.steps_end();
     story.wake(WakeCause::Restored);
-    // The generator, the clock and the identity come first.
-    for _ in 0..3 {
+    // What a restored guest needs before its work runs comes first: the look at the freeze, the
+    // generator, the clock, the identity, the payload and the generation.
+    for _ in 0..6 {
         assert_eq!(story.dev, [Action::FreezeJobs], "{:?}", story.steps);
         story.step_ends(Outcome::Ok);
     }
     assert_eq!(story.dev, [Action::FreezeJobs, Action::ThawJobs]);
+    story.steps_end();
     assert_eq!(story.phase(), Phase::Running);
 }
 

@@ -1,6 +1,7 @@
 //! What is loaded: each integration and probe with its spec, its state and its run.
 
 use super::ended::{End, Ended};
+use super::lifecycle::Cause;
 use super::schedule::CheckId;
 use super::timeline::{Moment, Timeline};
 use super::verdict::{self, Thresholds, Verdict};
@@ -66,6 +67,19 @@ pub(crate) struct Command {
     pub(crate) timeout: Duration,
     /// Whether standard error has a pipe of its own.
     pub(crate) split: bool,
+    /// What a lifecycle command is told of the sleep or wake in its environment.
+    pub(crate) context: Option<LifecycleContext>,
+}
+
+/// `MVM_GENERATION`, `MVM_CAUSE` and `MVM_CLONE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LifecycleContext {
+    /// How many restores this guest has seen.
+    pub(crate) generation: u64,
+    /// Why the guest runs on; `None` on the way to sleep.
+    pub(crate) cause: Option<Cause>,
+    /// Whether it is one of several from one snapshot.
+    pub(crate) clone: bool,
 }
 
 impl Check {
@@ -173,6 +187,7 @@ impl Check {
             user: user.as_ref().map(|user| user.as_str().to_owned()),
             timeout,
             split,
+            context: None,
         })
     }
 

@@ -1,13 +1,13 @@
 //! What the lifecycle's acts mean to the rest of the core: who is held, who is told, what is run.
 
 use super::ended::{End, Ended};
-use super::lifecycle::{Act, DRAIN_GRACE, Done, Journal, Participant, Task, WakeAsked};
-use super::registry::{Body, Check, Command};
+use super::lifecycle::{Act, Cause, DRAIN_GRACE, Done, Journal, Participant, Task, WakeAsked};
+use super::registry::{Body, Check, Command, LifecycleContext};
 use super::worker::Counted;
 use super::{Action, Core, Now, RunId, WaiterId, answer, busy};
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::{Answer, Change, ErrorAnswer, ErrorCode};
-use mvm_protocol::lifecycle::{Entropy, Outcome, SleepPrep, Token, WakeCause};
+use mvm_protocol::lifecycle::{Entropy, Outcome, Payload, SleepPrep, Token, WakeCause};
 use mvm_protocol::status::{Lifecycle as Phase, Snapshot};
 use std::time::Duration;
 
@@ -32,14 +32,35 @@ pub(crate) enum Work {
     Command(RunId, Command),
     /// Sync each writable local filesystem; the number of the run that does it.
     Sync(RunId),
+    /// Freeze the guest's work; `required` makes whatever cannot be frozen a failure.
+    Freeze { required: bool },
+    /// Look whether all that was frozen still is, and freeze again what somebody else has thawed.
+    CheckFrozen { required: bool },
+    /// Let the work run again.
+    Thaw,
     /// Drop the page cache.
     DropCaches,
     /// Reseed the kernel's random generator.
     Reseed(Option<Entropy>),
     /// Set the wall clock: the host's time, and when it was told on the monotonic clock.
     Clock(Option<(Timestamp, Duration)>),
-    /// Write the generation, and for a clone a new identity.
-    Identity { clone: bool, generation: u64 },
+    /// Give a clone a new identity; does nothing for what is no clone.
+    Identity { clone: bool },
+    /// Put the payload into its file.
+    Payload(PayloadWork),
+    /// Write the generation's number into its file.
+    Generation(u64),
+}
+
+/// What becomes of the payload's file.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum PayloadWork {
+    /// The host sent one.
+    Write(Payload),
+    /// The host sent none: that of the wake before is not this one's.
+    Remove,
+    /// No host has spoken: the agent was restarted in a wake.
+    Keep,
 }
 
 /// Whether the guest stood still, and what it found out before is no longer to be believed.
@@ -93,7 +114,8 @@ impl Core {
         now: Now,
         actions: &mut Vec<Action>,
     ) {
-        let acts = self.lifecycle.wake(waiter, asked);
+        let participants = self.participants();
+        let acts = self.lifecycle.wake(waiter, asked, &participants);
         let accepted = !matches!(acts.as_slice(), [Act::WrongToken(_)]);
         // The first host's bytes and time are as good as a second one's, which would be too late
         // for steps that have been taken.
@@ -141,7 +163,8 @@ impl Core {
                     task,
                     limit,
                     journal,
-                } => self.begin(&task, limit, journal, now, actions),
+                    cause,
+                } => self.begin(&task, limit, journal, cause, now, actions),
                 Act::Cancel => self.cancel(now, actions),
                 Act::Keep(journal) => actions.push(Action::Keep(journal)),
                 Act::Hold => self.hold(actions),
@@ -168,6 +191,18 @@ impl Core {
                 Act::Failed(waiter, reason, steps) => {
                     let message = format!("{reason}; the guest was rolled back and runs");
                     let mut error = ErrorAnswer::new(ErrorCode::SleepPrepFailed, message);
+                    error.steps = Some(steps);
+                    actions.push(answer(waiter, Answer::Error(error)));
+                }
+                Act::Held(waiter, reason, steps) => {
+                    // The next wake brings what this one lacked.
+                    self.wake = None;
+                    let message = format!(
+                        "{reason}; the guest's work stays frozen until a wake whose personalize \
+                         commands succeed"
+                    );
+                    let mut error = ErrorAnswer::new(ErrorCode::Failed, message);
+                    error.retryable = true;
                     error.steps = Some(steps);
                     actions.push(answer(waiter, Answer::Error(error)));
                 }
@@ -227,11 +262,13 @@ impl Core {
         task: &Task,
         limit: Duration,
         journal: Journal,
+        cause: Option<Cause>,
         now: Now,
         actions: &mut Vec<Action>,
     ) {
         let wake = self.wake.clone();
-        let needs_journal = task.is_on_the_way_to_sleep();
+        let needs_journal = task.needs_journal();
+        let clone = journal.restoring.is_some_and(|restoring| restoring.clone);
         self.freeze_jobs_for(task, actions);
         let work = match task {
             Task::Drain => {
@@ -253,30 +290,43 @@ impl Core {
                 self.step_done(&done(Outcome::Ok, None), now, actions);
                 return;
             }
-            Task::Checkpoint(name) | Task::Restore(name) => {
-                let restore = matches!(task, Task::Restore(_));
-                let Some(mut command) = self.lifecycle_command(name, restore) else {
+            Task::Checkpoint(name) | Task::Personalize(name) | Task::Restore(name) => {
+                let Some(mut command) = self.lifecycle_command(name, task) else {
                     actions.push(Action::Keep(journal));
                     let detail = "its drop-in is not loaded any more".to_owned();
                     self.step_done(&done(Outcome::Failed, Some(detail)), now, actions);
                     return;
                 };
-                if !restore {
+                if matches!(task, Task::Checkpoint(_)) {
                     command.timeout = command.timeout.min(limit);
                 }
+                command.context = Some(LifecycleContext {
+                    generation: journal.generation,
+                    cause,
+                    clone: clone || wake.is_some_and(|(wake, _)| wake.clone),
+                });
                 Work::Command(RunId(self.number()), command)
             }
             Task::Sync | Task::LastSync => Work::Sync(RunId(self.number())),
+            Task::Freeze => Work::Freeze {
+                required: self.lifecycle.requires_freeze(),
+            },
+            Task::CheckFrozen => Work::CheckFrozen {
+                required: self.lifecycle.requires_freeze(),
+            },
+            Task::Thaw => Work::Thaw,
             Task::DropCaches => Work::DropCaches,
             Task::Reseed => Work::Reseed(wake.and_then(|(wake, _)| wake.entropy)),
             Task::Clock => {
                 let told = wake.and_then(|(wake, at)| Some((wake.wall_clock?, at)));
                 Work::Clock(told)
             }
-            Task::Identity => Work::Identity {
-                clone: wake.is_some_and(|(wake, _)| wake.clone),
-                generation: journal.generation,
-            },
+            Task::Identity => Work::Identity { clone },
+            Task::Payload => Work::Payload(match wake {
+                Some((wake, _)) => wake.payload.map_or(PayloadWork::Remove, PayloadWork::Write),
+                None => PayloadWork::Keep,
+            }),
+            Task::Generation => Work::Generation(journal.generation),
         };
         actions.push(Action::Step(Box::new(StepWork {
             work,
@@ -345,6 +395,7 @@ impl Core {
                 Body::Integration { spec, .. } => Some(Participant {
                     name: spec.name.as_str().to_owned(),
                     checkpoint: spec.checkpoint_cmd.is_some(),
+                    personalize: spec.personalize_cmd.is_some(),
                     restore: spec.restore_cmd.is_some(),
                     critical: spec.critical,
                 }),
@@ -353,10 +404,15 @@ impl Core {
             .collect()
     }
 
-    fn lifecycle_command(&self, name: &str, restore: bool) -> Option<Command> {
+    fn lifecycle_command(&self, name: &str, task: &Task) -> Option<Command> {
         self.checks
             .iter()
-            .find_map(|check| lifecycle_command(check, name, restore))
+            .find_map(|check| lifecycle_command(check, name, task))
+    }
+
+    /// Whether an agent that is stopped thaws the guest's work.
+    pub(crate) fn thaws_when_stopped(&self) -> bool {
+        self.lifecycle.thaws_when_stopped()
     }
 
     /// The guest's history of snapshots.
@@ -370,32 +426,33 @@ impl Core {
     }
 }
 
-fn lifecycle_command(check: &Check, name: &str, restore: bool) -> Option<Command> {
+fn lifecycle_command(check: &Check, name: &str, task: &Task) -> Option<Command> {
     let Body::Integration { spec, .. } = &check.body else {
         return None;
     };
     if spec.name.as_str() != name {
         return None;
     }
-    let (what, text, timeout) = if restore {
-        (
-            "restore of",
-            spec.restore_cmd.as_ref()?,
-            spec.restore_timeout_secs,
-        )
-    } else {
-        (
+    let (what, text, timeout) = match task {
+        Task::Checkpoint(_) => (
             "checkpoint of",
-            spec.checkpoint_cmd.as_ref()?,
+            &spec.checkpoint_cmd,
             spec.checkpoint_timeout_secs,
-        )
+        ),
+        Task::Personalize(_) => (
+            "personalize of",
+            &spec.personalize_cmd,
+            spec.personalize_timeout_secs,
+        ),
+        _ => ("restore of", &spec.restore_cmd, spec.restore_timeout_secs),
     };
     Some(Command {
         what: format!("{what} {name}"),
-        text: text.as_str().to_owned(),
+        text: text.as_ref()?.as_str().to_owned(),
         user: spec.user.as_ref().map(|user| user.as_str().to_owned()),
         timeout: timeout.duration(),
         split: false,
+        context: None,
     })
 }
 

@@ -64,6 +64,11 @@ impl CgroupRoot {
         self.left.borrow_mut().retain(|path| !remove(path));
     }
 
+    /// Its folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A new cgroup for a run, never one that is there: an earlier agent's may be frozen, and who
     /// joins it stands still before it has become a program.
     pub(crate) fn make(&self, run: u64) -> io::Result<Cgroup> {
@@ -147,7 +152,7 @@ fn remove(path: &Path) -> bool {
 }
 
 /// The cgroups below one.
-fn below(path: &Path) -> impl Iterator<Item = PathBuf> {
+pub(super) fn below(path: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
     let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     folders.map(|entry| entry.path())
@@ -155,7 +160,7 @@ fn below(path: &Path) -> impl Iterator<Item = PathBuf> {
 
 /// Where the cgroup v2 hierarchy is mounted: proc_pid_mountinfo(5). Only a mount of its root will
 /// do, since paths in `/proc/self/cgroup` count from there.
-fn mount_point(mountinfo: &str) -> Option<PathBuf> {
+pub(super) fn mount_point(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (fields, source) = line.split_once(" - ")?;
         let mut fields = fields.split_whitespace().skip(3);

@@ -68,6 +68,11 @@ impl Children {
         children
     }
 
+    /// The agent's run directory.
+    pub(crate) fn run_dir(&self) -> &str {
+        &self.run_dir
+    }
+
     /// The mark of a run.
     pub(crate) fn mark(&self, run: u64) -> String {
         format!("{}:{}:{run}", self.run_dir, std::process::id())

@@ -12,6 +12,7 @@
 
 use super::children::{MARK, Orphans};
 use super::clock;
+use super::lifecycle_env;
 use super::polled::polled;
 use super::process::{KILL_GRACE, Launcher, NotStarted, Process, TERM_GRACE};
 use super::program::{Program, no_input, own_environment, set_variable};
@@ -147,6 +148,9 @@ impl Launcher {
             set_variable(&mut env, "USER", &identity.name);
             set_variable(&mut env, "LOGNAME", &identity.name);
             set_variable(&mut env, "HOME", &identity.home);
+        }
+        if let Some(context) = command.context {
+            lifecycle_env::set(&mut env, context, self.run_dir());
         }
         // It ends in time, and so does what it leaves to be reaped meanwhile.
         let scope = self.scope(run, Orphans::ToLeader, identity)?;

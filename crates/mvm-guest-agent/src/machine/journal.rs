@@ -7,6 +7,7 @@ use crate::core::lifecycle::Journal;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// The journal, and the largest that is read, in bytes: more than ten thousand integrations make.
@@ -16,13 +17,21 @@ const MAX_JOURNAL: usize = 4 * 1024 * 1024;
 /// The generation's number, and the largest such file that is read, in bytes.
 const GENERATION: &str = "generation";
 const MAX_NUMBER: usize = 64;
+/// The payload's file.
+pub(crate) const PAYLOAD: &str = "payload.json";
+
+/// The list of cgroups that were frozen. Its presence says that the guest's work stands still.
+const FROZEN: &str = "frozen";
+
+/// The largest such list that is read, in bytes: tens of thousands of cgroups.
+const MAX_FROZEN: usize = 4 * 1024 * 1024;
 
 /// What is removed to make room, in the run directory.
 const RESERVE: &str = ".reserve";
 
-/// How much that is, in bytes: four pages. A journal and the generation's number need one each, and
-/// one more while they are replaced.
-const RESERVE_BYTES: usize = 16 * 1024;
+/// How much that is, in bytes: eight pages. A journal and the generation's number need one each, the
+/// list of 200 cgroups four, and each its own once more while it is replaced.
+const RESERVE_BYTES: usize = 32 * 1024;
 
 /// The journal's file, and the generation's for programs in the guest.
 #[derive(Debug, Clone)]
@@ -40,7 +49,7 @@ impl Files {
     /// Sets room aside for a journal: a guest whose `/run` is full has to sleep and wake as well.
     pub(crate) fn make_reserve(&self) {
         // Zeros, since a file with a hole in it takes no room.
-        let _ = create(&self.path(RESERVE), &vec![0; RESERVE_BYTES]);
+        let _ = create(&self.path(RESERVE), &vec![0; RESERVE_BYTES], 0o600);
     }
 
     /// What an earlier agent kept; nothing if there was none. A journal that is none is said to be
@@ -96,6 +105,43 @@ impl Files {
         self.replace(GENERATION, format!("{generation}\n").as_bytes())
     }
 
+    /// Puts the payload where programs find it, for the agent's own user alone: it may have secrets.
+    pub(crate) fn write_payload(&self, text: &str) -> io::Result<()> {
+        self.replace(PAYLOAD, text.as_bytes())
+    }
+
+    /// Removes the payload of the wake before.
+    pub(crate) fn remove_payload(&self) -> io::Result<()> {
+        self.remove(PAYLOAD)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The folders of the cgroups that were frozen here; those above before those below.
+    pub(crate) fn frozen(&self) -> Vec<String> {
+        let path = self.path(FROZEN);
+        let list = read_regular(&path, Link::Refused, Trust::Owner, MAX_FROZEN).unwrap_or_default();
+        String::from_utf8_lossy(&list)
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Keeps that list, so that just those are thawed whatever becomes of the agent; no file is no
+    /// cgroup.
+    pub(crate) fn keep_frozen(&self, groups: &[String]) -> io::Result<()> {
+        if groups.is_empty() {
+            return self.remove(FROZEN);
+        }
+        // The kernel lets nobody have a newline in the name of a cgroup.
+        self.replace(FROZEN, groups.join("\n").as_bytes())
+    }
+
     /// A file of the run directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
@@ -120,8 +166,9 @@ impl Files {
     /// new and nothing between.
     fn exchange(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let beside = self.dir.join(format!(".{name}.new"));
-        let exchanged =
-            create(&beside, content).and_then(|()| std::fs::rename(&beside, self.dir.join(name)));
+        let mode = if name == PAYLOAD { 0o600 } else { 0o644 };
+        let exchanged = create(&beside, content, mode)
+            .and_then(|()| std::fs::rename(&beside, self.dir.join(name)));
         if exchanged.is_err() {
             let _ = std::fs::remove_file(beside);
         }
@@ -131,9 +178,13 @@ impl Files {
 
 /// Writes a new file in the place of what has that name: a link would lead to another, and a FIFO
 /// would hold the agent.
-fn create(path: &Path, content: &[u8]) -> io::Result<()> {
+fn create(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let _ = std::fs::remove_file(path);
-    let mut file = File::create_new(path)?;
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
     file.write_all(content)
 }
 

@@ -8,6 +8,7 @@ use super::process::Launcher;
 use super::regular_file::Trust;
 use super::samples::Sampler;
 use super::steps::{self, StepContext};
+use super::workload::FreezePolicy;
 use crate::core::ended::Ended;
 use crate::core::lifecycle::{Done, Journal};
 use crate::core::registry::{Command, Loaded};
@@ -32,6 +33,8 @@ pub(crate) struct LocalMachine {
     pub(crate) folders: (PathBuf, PathBuf),
     /// Whether the guest may be changed: synced, its clock set, its identity renewed.
     pub(crate) effects: bool,
+    /// What of its work is frozen.
+    pub(crate) freeze: FreezePolicy,
 }
 
 impl Machine for LocalMachine {
@@ -56,6 +59,7 @@ impl Machine for LocalMachine {
             launcher: &self.launcher,
             files: &self.files,
             effects: self.effects,
+            freeze: &self.freeze,
         };
         steps::run(work, limit, context).await
     }

@@ -16,8 +16,11 @@ pub(crate) mod inherited;
 pub(crate) mod inhibit;
 pub(crate) mod interface;
 pub(crate) mod journal;
+mod lifecycle_env;
 mod links;
 pub(crate) mod local;
+#[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
+mod main_stack;
 pub(crate) mod mounts;
 pub(crate) mod outcome;
 pub(crate) mod polled;
@@ -31,3 +34,4 @@ pub(crate) mod steps;
 pub(crate) mod stream;
 pub(crate) mod system;
 pub(crate) mod users;
+pub(crate) mod workload;

@@ -118,6 +118,16 @@ impl Launcher {
         }
     }
 
+    /// The agent's run directory.
+    pub(super) fn run_dir(&self) -> &Path {
+        Path::new(self.children.run_dir())
+    }
+
+    /// The cgroup that all that is started here is below.
+    pub(crate) fn cgroup(&self) -> Option<&Path> {
+        self.cgroups.as_ref().map(CgroupRoot::path)
+    }
+
     /// CPU time that ended checks have used.
     pub(crate) fn cpu(&self) -> Duration {
         self.cpu.get()

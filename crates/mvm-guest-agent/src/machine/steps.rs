@@ -3,14 +3,15 @@
 
 use super::clock;
 use super::identity;
-use super::journal::Files;
+use super::journal::{Files, PAYLOAD};
 use super::mounts::{self, Mount};
 use super::outcome::{NotDone, StepResult};
 use super::process::Launcher;
+use super::workload::{self, FreezePolicy, Workload};
 use crate::core::RunId;
 use crate::core::ended::End;
 use crate::core::lifecycle::Done;
-use crate::core::sleeping::Work;
+use crate::core::sleeping::{PayloadWork, Work};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{Entropy, Outcome};
 use rustix::fs::{Mode, OFlags};
@@ -32,18 +33,36 @@ pub(crate) struct StepContext<'a> {
     pub(crate) files: &'a Files,
     /// Whether the guest may be changed.
     pub(crate) effects: bool,
+    pub(crate) freeze: &'a FreezePolicy,
+}
+
+impl<'a> StepContext<'a> {
+    fn workload(&self) -> Workload<'a> {
+        Workload {
+            policy: self.freeze,
+            files: self.files,
+            commands: self.launcher.cgroup(),
+        }
+    }
 }
 
 /// Takes a step, unless the agent is to leave the machine as it is.
 pub(crate) async fn run(work: Work, limit: Duration, context: StepContext<'_>) -> Done {
     let began = Instant::now();
     let outcome = match work {
-        Work::Identity { generation, clone } => identity(generation, clone, context),
+        Work::Generation(generation) => write_generation(generation, context),
+        Work::Payload(payload) => write_payload(payload, context),
+        // Whatever this agent may do: an earlier one has frozen that.
+        Work::Thaw => workload::thaw(context.files),
+        Work::Identity { clone: false } => Err(NotDone::Skipped("not a clone".to_owned())),
         _ if !context.effects => Err(NotDone::Skipped("--no-system-effects".to_owned())),
         Work::Sync(run) => sync(run, mounts::writable_local(), limit, context).await,
         Work::DropCaches => drop_caches(),
         Work::Reseed(entropy) => reseed(entropy.as_ref()),
         Work::Clock(told) => set_clock(told),
+        Work::Identity { clone: true } => identity::renew(context.files),
+        Work::Freeze { required } => context.workload().freeze(false, required, limit).await,
+        Work::CheckFrozen { required } => context.workload().freeze(true, required, limit).await,
         Work::Command(..) => Err(NotDone::Failed("not a step of the system".to_owned())),
     };
     let (outcome, detail) = match outcome {
@@ -243,19 +262,27 @@ fn ptp() -> Option<i64> {
 }
 
 /// The generation is the agent's own file, and is written whatever else may be.
-fn identity(generation: u64, clone: bool, context: StepContext<'_>) -> StepResult {
+fn write_generation(generation: u64, context: StepContext<'_>) -> StepResult {
     let path = context.files.path("generation");
     context
         .files
         .write_generation(generation)
-        .map_err(|error| NotDone::Failed(format!("{}: {error}", path.display())))?;
-    if !clone {
-        return Err(NotDone::Skipped("not a clone".to_owned()));
-    }
-    if !context.effects {
-        return Err(NotDone::Skipped("--no-system-effects".to_owned()));
-    }
-    identity::renew(context.files)
+        .map(|()| None)
+        .map_err(|error| NotDone::Failed(format!("{}: {error}", path.display())))
+}
+
+/// Its length alone is reported.
+fn write_payload(payload: PayloadWork, context: StepContext<'_>) -> StepResult {
+    let written = match payload {
+        PayloadWork::Keep => return Ok(None),
+        PayloadWork::Remove => context.files.remove_payload().map(|()| None),
+        PayloadWork::Write(payload) => context
+            .files
+            .write_payload(payload.as_str())
+            .map(|()| Some(format!("{} bytes", payload.as_str().len()))),
+    };
+    let path = context.files.path(PAYLOAD);
+    written.map_err(|error| NotDone::Failed(format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]

@@ -102,6 +102,10 @@ impl<M: Machine, E: Extension> Driver<M, E> {
             }
         }
         self.end_commands().await;
+        if self.core.thaws_when_stopped() {
+            let thawed = self.machine.run_step(Work::Thaw, STOP_WITHIN).await;
+            say!("thawed: {}", thawed.detail.unwrap_or_default());
+        }
         Ok(())
     }
 
@@ -309,9 +313,12 @@ impl<M: Machine, E: Extension> Driver<M, E> {
         for (_, end) in self.running.drain(..) {
             let _ = end.send(());
         }
+        // One that freezes must not go on behind the thaw.
+        let mut step = self.step.take().and_then(|cancel| cancel.send(()).ok());
         let ended = async {
-            while !left.is_empty() {
+            while !left.is_empty() || step.is_some() {
                 match self.messages.recv().await {
+                    Some(Message::StepDone(_)) => step = None,
                     Some(Message::RunEnded(run, _) | Message::Closed(run)) => {
                         left.retain(|other| *other != run);
                     }

@@ -10,6 +10,7 @@ use crate::machine::local::LocalMachine;
 use crate::machine::process::Launcher;
 use crate::machine::samples::Sampler;
 use crate::machine::stream::pair;
+use crate::machine::workload::FreezePolicy;
 use crate::serve::driver::Driver;
 use crate::serve::extension::NoExtension;
 use crate::serve::facts::Facts;
@@ -146,6 +147,7 @@ fn agent<E: Extension>(extension: impl FnOnce(&Rc<Launcher>) -> E) -> (Handle, E
         files: Files::new(&dir),
         folders: (dir.clone(), dir),
         effects: false,
+        freeze: FreezePolicy::default(),
     };
     let facts = Facts::new(true);
     let driver = Driver::new(core, facts, machine, extension.clone(), None);

@@ -24,10 +24,15 @@ use tokio::time::{Instant, sleep};
 pub(super) enum MachineStep {
     Checkpoint(char),
     Sync,
+    Freeze,
     DropCaches,
+    CheckFrozen,
     Reseed,
     Clock,
     Identity,
+    Payload,
+    Generation,
+    Thaw,
     Restore(char),
 }
 
@@ -179,6 +184,11 @@ impl Machine for SimulatedMachine {
         let step = match work {
             Work::Sync(_) => MachineStep::Sync,
             Work::DropCaches => MachineStep::DropCaches,
+            Work::Freeze { .. } => MachineStep::Freeze,
+            Work::CheckFrozen { .. } => MachineStep::CheckFrozen,
+            Work::Thaw => MachineStep::Thaw,
+            Work::Payload(_) => MachineStep::Payload,
+            Work::Generation(_) => MachineStep::Generation,
             Work::Reseed(_) => MachineStep::Reseed,
             Work::Clock(_) => MachineStep::Clock,
             Work::Identity { .. } => MachineStep::Identity,

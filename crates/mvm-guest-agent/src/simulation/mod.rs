@@ -97,13 +97,13 @@ fn the_model_and_the_agent_agree_on_a_snapshot_that_is_cloned() {
         tells_time: true,
     };
     let mut walk = vec![Transition::Sleep { host: 0, asked }];
-    walk.extend([const { Transition::End(Ok) }; 5]);
+    walk.extend([const { Transition::End(Ok) }; 7]);
     walk.push(Transition::Pass { secs: 3 });
     walk.push(Transition::Wake {
         host: 0,
         asked: restored,
     });
-    walk.extend([const { Transition::End(Ok) }; 6]);
+    walk.extend([const { Transition::End(Ok) }; 10]);
     walk.push(Transition::Pass { secs: 3 });
     let mut model = Model::default();
     let mut agent = AgentTest::init_test(&model);

@@ -108,6 +108,8 @@ struct Back {
     sleepers: Vec<Waiter>,
     /// What is done before the restores.
     first_of_all: VecDeque<MachineStep>,
+    /// Whether an agent that was restarted began it, without a host.
+    restarted: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -120,6 +122,9 @@ pub(super) struct Model {
     /// Whether checks may have run in the last transition.
     pub(super) may_check: bool,
     todo: VecDeque<MachineStep>,
+    frozen: bool,
+    /// Whether a restored guest has not got yet all that it needs before its work runs.
+    restoring: bool,
     owed: BTreeSet<char>,
     /// Whose token holds the guest.
     held: Option<usize>,
@@ -144,6 +149,8 @@ impl Default for Model {
             answers: Vec::new(),
             may_check: true,
             todo: VecDeque::new(),
+            frozen: false,
+            restoring: false,
             owed: BTreeSet::new(),
             held: None,
             lease_ms: 0,
@@ -188,6 +195,7 @@ impl ReferenceStateMachine for Model {
             8 => Just(Outcome::Ok),
             1 => Just(Outcome::Failed),
             1 => Just(Outcome::TimedOut),
+            1 => Just(Outcome::Skipped),
         ];
         // Most of the time the guest goes on with what it is doing, or a walk sees no end of it.
         let end = if state.doing.is_some() { 12 } else { 0 };
@@ -293,8 +301,10 @@ impl Model {
                     MachineStep::Checkpoint('b'),
                     MachineStep::Checkpoint('a'),
                     MachineStep::Sync,
-                    MachineStep::DropCaches,
+                    MachineStep::Freeze,
                     MachineStep::Sync,
+                    MachineStep::DropCaches,
+                    MachineStep::CheckFrozen,
                 ]);
                 self.go_on();
             }
@@ -322,7 +332,7 @@ impl Model {
                 }
                 _ if asked.restored => {
                     let mut back = Back::default();
-                    back.join(waiter, asked);
+                    back.join(waiter, asked, false);
                     self.held = asked.token;
                     self.return_by(back);
                 }
@@ -341,22 +351,29 @@ impl Model {
                     was_ready: true,
                     ..Back::default()
                 };
-                back.join(waiter, asked);
+                back.join(waiter, asked, self.frozen);
                 self.return_by(back);
             }
             Lifecycle::Preparing if self.back.is_none() => {
                 let mut back = Back::default();
-                back.join(waiter, asked);
+                back.join(waiter, asked, self.frozen);
                 self.undo(back);
             }
             Lifecycle::Preparing => {
                 if let Some(back) = &mut self.back {
-                    back.join(waiter, asked);
+                    back.join(waiter, asked, self.frozen);
                 }
             }
             Lifecycle::Waking => {
                 if let Some(back) = &mut self.back {
-                    back.join(waiter, asked);
+                    let frozen = self.frozen && self.doing != Some(MachineStep::Thaw);
+                    back.join(waiter, asked, frozen);
+                    if back.first_of_all.contains(&MachineStep::Reseed) {
+                        self.todo.retain(|step| !before_work(*step));
+                    } else if self.todo.contains(&MachineStep::Clock) {
+                        // It is set once, by what this host has told.
+                        back.first_of_all.clear();
+                    }
                     // What comes first of all comes before what is left.
                     while let Some(step) = back.first_of_all.pop_back() {
                         self.todo.push_front(step);
@@ -385,6 +402,9 @@ impl Model {
     fn return_by(&mut self, mut back: Back) {
         self.phase = Lifecycle::Waking;
         self.todo = std::mem::take(&mut back.first_of_all);
+        if self.frozen {
+            self.todo.push_back(MachineStep::Thaw);
+        }
         // In load order, which is the alphabet's.
         self.todo
             .extend(self.owed.iter().copied().map(MachineStep::Restore));
@@ -393,15 +413,39 @@ impl Model {
     }
 
     fn end(&mut self, outcome: Outcome) {
-        let failed = matches!(outcome, Outcome::Failed | Outcome::TimedOut);
+        let is_command = matches!(
+            self.doing,
+            Some(MachineStep::Checkpoint(_) | MachineStep::Restore(_))
+        );
+        let failed = match outcome {
+            Outcome::Failed | Outcome::TimedOut => true,
+            // A command runs, or has failed.
+            Outcome::Skipped => is_command,
+            Outcome::Ok => false,
+        };
         let Some(done) = self.doing.take() else {
             return;
         };
-        if let MachineStep::Restore(name) = done {
-            self.owed.remove(&name);
+        match done {
+            MachineStep::Restore(name) => {
+                self.owed.remove(&name);
+            }
+            MachineStep::Freeze if outcome == Outcome::Skipped => {
+                self.frozen = false;
+                self.todo.retain(|step| *step != MachineStep::CheckFrozen);
+            }
+            MachineStep::Thaw => self.frozen = false,
+            MachineStep::Generation => self.restoring = false,
+            _ => {}
         }
         if self.phase == Lifecycle::Preparing {
-            let required = !matches!(done, MachineStep::Checkpoint('b') | MachineStep::DropCaches);
+            let required = !matches!(
+                done,
+                MachineStep::Checkpoint('b')
+                    | MachineStep::Freeze
+                    | MachineStep::DropCaches
+                    | MachineStep::CheckFrozen
+            );
             if self.back.is_some() || (failed && required) {
                 return self.roll_back();
             }
@@ -415,7 +459,11 @@ impl Model {
                 MachineStep::Checkpoint(name) => {
                     self.owed.insert(name);
                 }
-                MachineStep::Identity => self.generation += 1,
+                MachineStep::Freeze => self.frozen = true,
+                MachineStep::Reseed if !self.restoring => {
+                    self.generation += 1;
+                    self.restoring = true;
+                }
                 _ => {}
             }
             self.doing = Some(next);
@@ -477,30 +525,55 @@ impl Model {
         self.sleepers.clear();
         self.held = None;
         if slept {
-            self.return_by(Back::default());
+            let mut back = Back {
+                restarted: true,
+                ..Back::default()
+            };
+            if self.restoring {
+                back.restore(self.frozen);
+            }
+            self.return_by(back);
         }
     }
 }
 
 impl Back {
-    fn join(&mut self, waiter: Waiter, asked: &WakeAsked) {
+    fn join(&mut self, waiter: Waiter, asked: &WakeAsked, frozen: bool) {
         self.wakers.push(waiter);
         let is_first = self.first.is_none();
         self.first.get_or_insert(*asked);
-        if self.restored {
+        if self.restored && !self.restarted {
             return;
         }
         if asked.restored {
-            self.restored = true;
-            for step in [
-                MachineStep::Identity,
-                MachineStep::Clock,
-                MachineStep::Reseed,
-            ] {
-                self.first_of_all.push_front(step);
-            }
+            self.restarted = false;
+            self.restore(frozen);
         } else if asked.tells_time && is_first {
             self.first_of_all.push_front(MachineStep::Clock);
         }
     }
+
+    fn restore(&mut self, frozen: bool) {
+        self.restored = true;
+        self.first_of_all.retain(|step| !before_work(*step));
+        for step in BEFORE_WORK.into_iter().rev() {
+            if frozen || step != MachineStep::CheckFrozen {
+                self.first_of_all.push_front(step);
+            }
+        }
+    }
+}
+
+/// What a restored guest needs before its work runs.
+const BEFORE_WORK: [MachineStep; 6] = [
+    MachineStep::CheckFrozen,
+    MachineStep::Reseed,
+    MachineStep::Clock,
+    MachineStep::Identity,
+    MachineStep::Payload,
+    MachineStep::Generation,
+];
+
+fn before_work(step: MachineStep) -> bool {
+    BEFORE_WORK.contains(&step)
 }

@@ -17,7 +17,8 @@ pub(super) const AGENT: &str = "/usr/bin/mvm-guest-agent";
 const INIT: &str = "/etc/mvm-init";
 
 /// What init runs, each saying in its head when and why; and what those read in, without `#!`.
-const SCRIPTS: [(&str, &str); 5] = [
+const SCRIPTS: [(&str, &str); 6] = [
+    ("agent", include_str!("../../../../packaging/guest/agent")),
     (
         "load-modules",
         include_str!("../../../../packaging/guest/load-modules"),
@@ -43,8 +44,9 @@ const SCRIPTS: [(&str, &str); 5] = [
 /// The busybox applets that init and its scripts call; and `env`, which the first line of many a
 /// script calls.
 pub(super) const APPLETS: &[&str] = &[
-    "awk", "cat", "chmod", "chown", "env", "find", "hostname", "init", "insmod", "ip", "ln",
-    "mkdir", "mkfifo", "mount", "poweroff", "rm", "setsid", "sh", "sleep", "su", "sync", "usleep",
+    "awk", "cat", "chmod", "chown", "env", "find", "hostname", "init", "insmod", "ip", "killall",
+    "ln", "mkdir", "mkfifo", "mount", "poweroff", "rm", "setsid", "sh", "sleep", "su", "sync",
+    "usleep",
 ];
 
 /// Adds everything that is the same in all guests but for its parameters.
@@ -128,7 +130,7 @@ fn inittab(services: &[Service]) -> String {
     format!(
         "# What init runs: see its scripts.\n\
          ::sysinit:{INIT}/sysinit\n\
-         ::respawn:{AGENT}\n\
+         ::respawn:{INIT}/agent\n\
          {}\
          ::ctrlaltdel:/bin/busybox poweroff\n\
          ::shutdown:{INIT}/shutdown\n",
@@ -164,7 +166,7 @@ mod tests {
             inittab(&[service]),
             "# What init runs: see its scripts.\n\
              ::sysinit:/etc/mvm-init/sysinit\n\
-             ::respawn:/usr/bin/mvm-guest-agent\n\
+             ::respawn:/etc/mvm-init/agent\n\
              ::respawn:/etc/mvm-init/service web\n\
              ::ctrlaltdel:/bin/busybox poweroff\n\
              ::shutdown:/etc/mvm-init/shutdown\n"

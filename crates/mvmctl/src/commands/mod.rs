@@ -43,6 +43,7 @@ pub(crate) mod ls;
 pub(crate) mod machine;
 pub(crate) mod man;
 mod mend;
+pub(crate) mod payload;
 pub(crate) mod ping;
 pub(crate) mod restore;
 pub(crate) mod rm;

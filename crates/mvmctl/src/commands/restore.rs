@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::machine::{Wanted, blocking, failure, name, not_of_another};
+use super::payload::PayloadArg;
 use super::start::{cancelled_by_signals, until_raised};
 use super::wake::{is_well, table, wake};
 use crate::render::data;
@@ -9,6 +10,7 @@ use crate::report::{Failure, Outcome};
 use crate::vm_name::{Marks, complete};
 use clap_complete::engine::ArgValueCompleter;
 use mvm_client::Endpoint;
+use mvm_protocol::ErrorCode;
 use mvm_protocol::lifecycle::{Awake, Wake, WakeCause};
 use mvm_vmm::suspend::{RestoreSpec, restore};
 use mvm_vmm::{Deadline, Error, Snapshot};
@@ -48,6 +50,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     marks: Marks,
+
+    #[command(flatten)]
+    payload: PayloadArg,
 }
 
 /// What came of it, as data.
@@ -65,6 +70,7 @@ impl Args {
         let inventory = context.inventory()?;
         not_of_another(&inventory, &self.name, Wanted::Start)?;
         let home = inventory.home().clone();
+        let payload = self.payload.read()?;
         let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
         let progress = context.ui.progress(&format!("restoring {vm}"));
         let begun = Instant::now();
@@ -86,7 +92,11 @@ impl Args {
         let (snapshot, restored) = restored.await.map_err(|error| failed(&error))?;
         let token = snapshot.manifest.token;
         let endpoint = Endpoint::unix(restored.socket()).with_port(restored.record().port);
-        let asked = || wake(Some(token.clone()), WakeCause::Restored, clone);
+        let asked = || {
+            let wake = wake(Some(token.clone()), WakeCause::Restored, clone)?;
+            let payload = payload.clone();
+            Ok(Wake { payload, ..wake })
+        };
         let woken = wake_guest(context, &self.name, &endpoint, asked, Some(&cancelled)).await;
         let awake = woken.map_err(|failure| not_woken(failure, &self.name))?;
         drop(progress);
@@ -109,6 +119,10 @@ impl Args {
 }
 
 fn not_woken(mut failure: Failure, vm: &str) -> Failure {
+    if failure.code == HELD {
+        failure.message = format!("the VM runs, and its guest is frozen: {}", failure.message);
+        return held(failure, vm);
+    }
     failure.message = format!(
         "the VM runs, and its guest could not be woken: {}",
         failure.message
@@ -117,6 +131,20 @@ fn not_woken(mut failure: Failure, vm: &str) -> Failure {
         "it is left as it is: `mvmctl vm logs {vm}` has its console, `mvmctl vm wake {vm}` tries \
          again, `mvmctl vm stop --force {vm}` ends it; it shares its random numbers with the \
          snapshot until it is woken"
+    ))
+}
+
+/// The agent's code for a guest whose work stays frozen, since it could not be personalized.
+const HELD: &str = ErrorCode::Failed.as_str();
+
+/// What to do about such a guest, whose VM is left in place.
+pub(super) fn held(failure: Failure, vm: &str) -> Failure {
+    if failure.code != HELD {
+        return failure;
+    }
+    failure.hint(format!(
+        "it is left as it is: mend what the command lacked, and `mvmctl vm wake {vm} --retry`, with \
+         another --payload if need be, tries again; `mvmctl vm stop --force {vm}` ends it"
     ))
 }
 
@@ -148,7 +176,9 @@ pub(super) async fn wake_guest(
             };
             match tried {
                 Ok(awake) => return Ok(awake),
-                Err(error) if !error.is_retryable() || Instant::now() >= until => {
+                Err(error)
+                    if !error.is_retryable() || error.code() == HELD || Instant::now() >= until =>
+                {
                     return Err(Failure::about(vm, &error));
                 }
                 Err(_) => tokio::time::sleep(BETWEEN_TRIES).await,

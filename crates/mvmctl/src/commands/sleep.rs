@@ -30,6 +30,10 @@ pub(crate) struct Args {
     /// How long it waits, of its own time, before it runs on by itself
     #[arg(long, value_name = "D", value_parser = secs, default_value = "10m")]
     lease: Secs,
+
+    /// Fail, and let the guest run on, unless all of its work could be frozen
+    #[arg(long)]
+    require_freeze: bool,
 }
 
 /// Reads a token from the command line.
@@ -49,6 +53,7 @@ impl Args {
             token: self.token,
             deadline_secs: self.deadline,
             lease_secs: self.lease,
+            require_freeze: self.require_freeze,
         };
         let names = [self.vm.name];
         let answered = fleet::ask(context, &names, async |mut session| {

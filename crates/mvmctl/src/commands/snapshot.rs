@@ -64,6 +64,10 @@ pub(crate) struct Args {
     /// How long the guest may take to get ready
     #[arg(long, value_name = "D", value_parser = secs, default_value = "60s")]
     deadline: Secs,
+
+    /// Take none unless all of the guest's work could be frozen
+    #[arg(long)]
+    require_freeze: bool,
 }
 
 /// What came of it, as data.
@@ -95,7 +99,7 @@ impl Args {
             token: token()?,
             cancelled,
         };
-        let (hello, ready) = host.sleep(self.deadline).await?;
+        let (hello, ready) = host.sleep(self.deadline, self.require_freeze).await?;
         let (session, pending) = host.freeze(session, snapshot_dir).await?;
         let made = if self.stop {
             host.name_and_end(session, pending, hello).await?
@@ -129,7 +133,7 @@ struct Host<'a> {
 impl Host<'_> {
     /// Makes the guest ready. The connection is closed when this returns: one that is open when the
     /// VM is frozen stays open and silent.
-    async fn sleep(&self, deadline: Secs) -> Result<(Hello, Ready), Failure> {
+    async fn sleep(&self, deadline: Secs, require_freeze: bool) -> Result<(Hello, Ready), Failure> {
         let about = |error: &ClientError| Failure::about(self.vm, error);
         let deadlines = self.context.deadlines();
         let mut session = self
@@ -142,6 +146,7 @@ impl Host<'_> {
         let asked = SleepPrep {
             token: Some(self.token.clone()),
             deadline_secs: deadline,
+            require_freeze,
             ..SleepPrep::default()
         };
         let prepared = tokio::select! {

@@ -2,13 +2,17 @@
 
 use super::Context;
 use super::mend::mend_if_broken_off;
+use super::payload::PayloadArg;
+use super::restore::held;
 use super::sleep::token;
-use crate::fleet;
+use crate::fleet::{self, Answered};
+use crate::render::words::wire;
 use crate::render::{data, steps};
 use crate::report::{Failure, Outcome};
 use crate::vm_name;
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{Awake, Entropy, Outcome as StepOutcome, Token, Wake, WakeCause};
+use mvm_protocol::status::Lifecycle;
 
 /// How many random bytes a wake hands in: twice what the kernel's generator is seeded with.
 const ENTROPY: usize = 64;
@@ -27,12 +31,19 @@ pub(crate) struct Args {
     token: Option<Token>,
 
     /// No snapshot was taken: the guest runs on as it was
-    #[arg(long, conflicts_with = "clone")]
+    #[arg(long, conflicts_with_all = ["clone", "payload"])]
     aborted: bool,
 
     /// The guest is one of several from one snapshot, and gets an identity of its own
     #[arg(long)]
     clone: bool,
+
+    #[command(flatten)]
+    payload: PayloadArg,
+
+    /// The guest is frozen, since it could not be personalized: run its personalize commands again
+    #[arg(long, conflicts_with = "aborted")]
+    retry: bool,
 }
 
 impl Args {
@@ -42,6 +53,7 @@ impl Args {
         } else {
             WakeCause::Restored
         };
+        let payload = self.payload.read()?;
         if let Some(awake) = mend_if_broken_off(context, &self.vm.name).await? {
             data::one(context, &self.vm.name, &awake, || table(context, &awake))?;
             return Ok(if is_well(&awake) {
@@ -51,17 +63,47 @@ impl Args {
             });
         }
         let asked = wake(self.token, cause, self.clone)?;
+        let asked = Wake { payload, ..asked };
         let names = [self.vm.name];
+        if self.retry {
+            nothing_else_than_held(context, &names).await?;
+        }
         let answered = fleet::ask(context, &names, async |mut session| {
             session.wake(asked.clone()).await
         });
-        let fleet = answered.await?;
+        let mut fleet = answered.await?;
+        for answered in &mut fleet.answers {
+            let held = |failure| held(failure, &answered.name);
+            let result = std::mem::replace(&mut answered.result, Err(Failure::failed("")));
+            answered.result = result.map_err(held);
+        }
         data::fleet(context, &fleet, || {
             fleet
                 .only()
                 .map_or_else(String::new, |(_, awake)| table(context, awake))
         })?;
         fleet.finish(context, |awake| !is_well(awake))
+    }
+}
+
+/// A guest that runs must not be told once more that it was restored.
+async fn nothing_else_than_held(context: &Context, names: &[String; 1]) -> Result<(), Failure> {
+    let asked = fleet::ask(context, names, async |mut session| session.status().await);
+    match asked.await?.answers.pop() {
+        Some(Answered {
+            name,
+            result: Ok(status),
+            ..
+        }) if status.lifecycle != Lifecycle::Waking => {
+            let lifecycle = wire(&status.lifecycle);
+            let message = format!("there is nothing to try again: the guest is {lifecycle}");
+            Err(Failure::failed(message).of(name))
+        }
+        Some(Answered {
+            result: Err(failure),
+            ..
+        }) => Err(failure),
+        _ => Ok(()),
     }
 }
 

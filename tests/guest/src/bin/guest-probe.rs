@@ -6,7 +6,10 @@
 //! from the kernel's generator, a call each, and prints 12 hexadecimal digits of each. `guest-probe
 //! reseed` has that generator take a new seed. `guest-probe clock` prints the milliseconds since
 //! 1970. `guest-probe serve PORT` runs what a test sends it from the host. `guest-probe sleep-cost
-//! SOCKET MOUNT ROUNDS` measures the agent's `sleep-prep` and the bare system calls in turn.
+//! SOCKET MOUNT ROUNDS` measures the agent's `sleep-prep` and the bare system calls in turn. `guest-probe
+//! draw FILE` adds a line to a file each millisecond: the generation that the agent has written, a random
+//! number, and both clocks in milliseconds; and when the generation is another, first of all a line with
+//! the payload.
 
 #![allow(unsafe_code, reason = "the standard library knows no AF_VSOCK")]
 
@@ -45,6 +48,7 @@ unsafe extern "C" {
     fn getrandom(buffer: *mut u8, length: usize, flags: u32) -> isize;
     fn ioctl(file: i32, request: u64, ...) -> i32;
     fn syncfs(file: i32) -> i32;
+    fn clock_gettime(clock: i32, time: *mut i64) -> i32;
 }
 
 fn main() -> io::Result<()> {
@@ -56,12 +60,13 @@ fn main() -> io::Result<()> {
         ["random", count] => random(number(count)?)?,
         ["reseed"] => reseed()?,
         ["clock"] => clock()?,
+        ["draw", file] => draw(file)?,
         ["serve", port] => serve(number(port)?)?,
         ["sleep-cost", socket, mount, rounds] => sleep_cost(socket, mount, number(rounds)?)?,
         _ => {
             return Err(io::Error::other(
                 "usage: guest-probe dial CID|self PORT | random COUNT | reseed | clock \
-                 | serve PORT | sleep-cost SOCKET MOUNT ROUNDS",
+                 | draw FILE | serve PORT | sleep-cost SOCKET MOUNT ROUNDS",
             ));
         }
     };
@@ -172,16 +177,57 @@ fn run(mut stream: File) -> io::Result<()> {
 fn random(count: u32) -> io::Result<String> {
     let mut text = String::new();
     for _ in 0..count {
-        let mut bytes = [0_u8; 8];
-        // SAFETY: the kernel writes at most as many bytes as the array has.
-        let got = unsafe { getrandom(bytes.as_mut_ptr(), bytes.len(), 0) };
-        if got != 8 {
-            return Err(io::Error::last_os_error());
-        }
-        let shown = u64::from_ne_bytes(bytes) >> 16;
-        let _ = write!(text, "{shown:012x}");
+        let _ = write!(text, "{:012x}", number_drawn()? >> 16);
     }
     Ok(text)
+}
+
+fn number_drawn() -> io::Result<u64> {
+    let mut bytes = [0_u8; 8];
+    // SAFETY: the kernel writes at most as many bytes as the array has.
+    let got = unsafe { getrandom(bytes.as_mut_ptr(), bytes.len(), 0) };
+    if got != 8 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// Each line is one write, so that who reads the file meanwhile sees whole lines. A number during whose
+/// drawing the guest slept is left out: whether it was drawn before or after nobody knows.
+fn draw(file: &str) -> io::Result<String> {
+    let mut file = File::options().append(true).create(true).open(file)?;
+    let mut last = generation();
+    loop {
+        let generation = generation();
+        if generation != last {
+            let payload = std::fs::read_to_string("/run/mvm/payload.json");
+            let payload = payload.unwrap_or_else(|_| "none".to_owned());
+            file.write_all(format!("payload {payload}\n").as_bytes())?;
+            last = generation;
+        }
+        let number = number_drawn()?;
+        let (wall, mono) = (clock()?, milliseconds(CLOCK_MONOTONIC));
+        if self::generation() == generation {
+            let line = format!("{generation} {number:016x} {wall} {mono}\n");
+            file.write_all(line.as_bytes())?;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// As the agent has written it; 0 before the first.
+fn generation() -> u64 {
+    let text = std::fs::read_to_string("/run/mvm/generation").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+const CLOCK_MONOTONIC: i32 = 1;
+
+fn milliseconds(clock: i32) -> i64 {
+    let mut time = [0_i64; 2];
+    // SAFETY: the kernel writes seconds and nanoseconds to where the pointer leads.
+    unsafe { clock_gettime(clock, time.as_mut_ptr()) };
+    time[0] * 1000 + time[1] / 1_000_000
 }
 
 fn reseed() -> io::Result<String> {

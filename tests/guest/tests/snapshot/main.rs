@@ -8,7 +8,9 @@
     reason = "a test fails by panicking"
 )]
 
+mod frozen;
 mod story;
+mod thawed;
 
 use mvm_client::{Deadlines, Endpoint, Error as ClientError, Session};
 use mvm_guest_tests::{MACHINE_ID, SOON};
@@ -199,7 +201,7 @@ async fn a_snapshot_that_fails_leaves_no_folder_and_the_vm_runs_on() {
             .concat(),
         ),
     ] {
-        story.sh(&format!(": >/run/fail-{failing}")).await;
+        story.sh("golden", &format!(": >/run/fail-{failing}")).await;
         let refused = story.sleep_prep().await.unwrap_err();
         let ClientError::Refused(answer) = &refused else {
             panic!("{refused:?}");

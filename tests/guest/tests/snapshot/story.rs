@@ -1,8 +1,9 @@
 //! What the stories have in common: a VM, and what is read of it.
 
 use mvm_client::{Deadlines, Endpoint, Error as ClientError, Session};
-use mvm_guest_tests::{Mvmctl, Parts, build_sleeper, eventually, remote};
+use mvm_guest_tests::{Mvmctl, Parts, SOON, build_sleeper, eventually, remote};
 use mvm_protocol::lifecycle::{Ready, SleepPrep};
+use mvm_vmm::build::Built;
 use mvm_vmm::{Home, VmName};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 /// A running VM `golden`, all of whose checks have run.
 pub(crate) struct Story {
@@ -19,9 +21,14 @@ pub(crate) struct Story {
 
 impl Story {
     pub(crate) async fn new() -> Option<Self> {
+        Self::with(build_sleeper).await
+    }
+
+    /// With a guest of another image, which is built in a folder.
+    pub(crate) async fn with(build: impl FnOnce(&Parts, &Path) -> Built) -> Option<Self> {
         let parts = Parts::find()?;
         let folder = tempfile::tempdir().unwrap();
-        build_sleeper(&parts, folder.path());
+        build(&parts, folder.path());
         let mvmctl = Mvmctl::new();
         let image = folder.path().join("image");
         let image = image.to_str().unwrap();
@@ -57,15 +64,9 @@ impl Story {
         checked["probe"]["value"].as_str().unwrap().to_owned()
     }
 
-    /// Runs a script in `golden`.
-    pub(crate) async fn sh(&self, script: &str) -> String {
-        let socket = self.mvmctl.file("golden", "v.sock");
-        remote::run(&socket, script).await
-    }
-
     /// Lets checkpoints succeed, and begins the log anew.
     pub(crate) async fn mend(&self) {
-        self.sh("rm -f /run/fail-* /run/log").await;
+        self.sh("golden", "rm -f /run/fail-* /run/log").await;
     }
 
     pub(crate) fn log(&self, vm: &str) -> Vec<String> {
@@ -81,7 +82,7 @@ impl Story {
             (status["uptime_secs"].as_f64().unwrap() > 10.0).then_some(())
         })
         .await;
-        self.sh("guest-probe reseed").await;
+        self.sh("golden", "guest-probe reseed").await;
     }
 
     /// By how much a VM's clock is off at least, in milliseconds.
@@ -95,11 +96,23 @@ impl Story {
         (before - guest).max(guest - now()).max(0)
     }
 
+    /// Runs a script in a VM whose image has the service for it, whatever its agent is doing.
+    pub(crate) async fn sh(&self, vm: &str, script: &str) -> String {
+        let socket = self.mvmctl.file(vm, "v.sock");
+        timeout(SOON, remote::run(&socket, script)).await.unwrap()
+    }
+
+    /// A conversation with a VM's agent.
+    pub(crate) async fn session(&self, vm: &str) -> Session {
+        let endpoint = Endpoint::unix(self.mvmctl.file(vm, "v.sock"));
+        let session = Session::connect(&endpoint, &Deadlines::default()).await;
+        session.unwrap()
+    }
+
     /// Asks `golden` to get ready.
     pub(crate) async fn sleep_prep(&self) -> Result<Ready, ClientError> {
-        let endpoint = Endpoint::unix(self.mvmctl.file("golden", "v.sock"));
-        let session = Session::connect(&endpoint, &Deadlines::default()).await;
-        session.unwrap().sleep_prep(SleepPrep::default()).await
+        let mut session = self.session("golden").await;
+        session.sleep_prep(SleepPrep::default()).await
     }
 
     pub(crate) fn random(&self, vm: &str) -> BTreeSet<String> {

@@ -65,10 +65,14 @@ use super::WaiterId;
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{Awake, Outcome, Ready as ReadyAnswer, SleepPrep, Token};
 use mvm_protocol::status::Lifecycle as Phase;
-use states::{Budget, Preparing, State, Waking};
+use states::{Budget, Held, Preparing, State, Waking};
 use std::collections::VecDeque;
 use std::time::Duration;
-pub(crate) use terms::{Act, DRAIN_GRACE, Done, Journal, Participant, TICK, Task, WakeAsked};
+pub(crate) use terms::{
+    Act, Cause, DRAIN_GRACE, Done, Journal, Participant, Restoring, TICK, Task, WakeAsked,
+};
+
+const LEASE_RAN_OUT: &str = "the lease ran out";
 
 /// The lifecycle of one guest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -85,9 +89,9 @@ pub(crate) struct Lifecycle {
 impl Lifecycle {
     /// The lifecycle of an agent that starts, with what an earlier one left behind.
     pub(crate) fn new(journal: Journal, now: Duration) -> Self {
-        let owes = journal.asleep || !journal.owed.is_empty();
+        let owes = journal.asleep || !journal.owed.is_empty() || journal.frozen;
         let state = if owes {
-            State::Waking(Waking::because("the agent was restarted"))
+            State::Waking(Waking::because(Cause::Restart, "the agent was restarted"))
         } else {
             State::Running
         };
@@ -108,6 +112,16 @@ impl Lifecycle {
         }
         if let State::Waking(waking) = &mut self.state {
             keep_what_can_be_paid(&mut self.journal.owed, participants);
+            // It was killed between a restore and the thaw: a clone must not come up as its twin.
+            if let Some(restoring) = self.journal.restoring
+                && !waking.restored
+            {
+                waking.clone = restoring.clone;
+                waking.restore(participants, self.journal.frozen);
+            }
+            if self.journal.frozen {
+                waking.plan.push_back(Task::Thaw);
+            }
             waking
                 .plan
                 .extend(restores(&self.journal.owed, participants));
@@ -129,8 +143,19 @@ impl Lifecycle {
             State::Running => Phase::Running,
             State::Preparing(_) => Phase::Preparing,
             State::Ready { .. } => Phase::Ready,
-            State::Waking(_) => Phase::Waking,
+            State::Waking(_) | State::Held(_) => Phase::Waking,
         }
+    }
+
+    /// Whether the sleep under way is to fail unless all of the work is frozen.
+    pub(crate) fn requires_freeze(&self) -> bool {
+        matches!(&self.state, State::Preparing(preparing) if preparing.require_freeze)
+    }
+
+    /// Whether an agent that is stopped by its init thaws the work: not if a restored guest is not
+    /// personalized yet.
+    pub(crate) fn thaws_when_stopped(&self) -> bool {
+        self.journal.frozen && self.journal.restoring.is_none()
     }
 
     /// What survives the agent.
@@ -143,7 +168,9 @@ impl Lifecycle {
         let left = match &self.state {
             State::Preparing(it @ Preparing { undo: None, .. }) => it.deadline.0.min(it.lease.0),
             State::Ready { lease, .. } => lease.0,
-            State::Running | State::Waking(_) | State::Preparing(_) => return None,
+            State::Running | State::Waking(_) | State::Held(_) | State::Preparing(_) => {
+                return None;
+            }
         };
         Some(
             self.last_tick
@@ -182,6 +209,10 @@ impl Lifecycle {
                 vec![Act::Busy(waiter, "another host's sleep holds the guest")]
             }
             State::Waking(_) => vec![Act::Busy(waiter, "the guest is waking")],
+            State::Held(_) => vec![Act::Busy(
+                waiter,
+                "the guest is frozen, since it could not be personalized: wake it again",
+            )],
         }
     }
 
@@ -199,7 +230,13 @@ impl Lifecycle {
             .rev()
             .filter(|it| it.checkpoint || it.restore);
         plan.extend(takes_part.map(|it| Task::Checkpoint(it.name.clone())));
-        plan.extend([Task::Sync, Task::DropCaches, Task::LastSync]);
+        plan.extend([
+            Task::Sync,
+            Task::Freeze,
+            Task::LastSync,
+            Task::DropCaches,
+            Task::CheckFrozen,
+        ]);
         self.journal.asleep = true;
         self.journal.lease_expired = false;
         self.answered = None;
@@ -212,6 +249,7 @@ impl Lifecycle {
             steps: Vec::new(),
             deadline: Budget(asked.deadline()),
             lease: Budget(asked.lease_secs.duration()),
+            require_freeze: asked.require_freeze,
             waiters: vec![waiter],
             undo: None,
         });
@@ -235,11 +273,11 @@ impl Lifecycle {
                         // What is under way may take its time to end, and the agent may not live
                         // to see it.
                         let mut acts = vec![Act::Keep(self.journal.clone())];
-                        acts.extend(self.undo(Waking::because("the lease ran out")));
+                        acts.extend(self.undo(Waking::because(Cause::Lease, LEASE_RAN_OUT)));
                         acts
                     }
                     Preparing { deadline, .. } if deadline.is_spent() => {
-                        self.undo(Waking::because("the deadline passed"))
+                        self.undo(Waking::because(Cause::Rollback, "the deadline passed"))
                     }
                     Preparing { .. } => Vec::new(),
                 }
@@ -250,19 +288,21 @@ impl Lifecycle {
                     return Vec::new();
                 }
                 self.journal.lease_expired = true;
-                self.leave_ready(Waking::because("the lease ran out"))
+                self.leave_ready(Waking::because(Cause::Lease, LEASE_RAN_OUT))
             }
-            State::Running | State::Waking(_) => Vec::new(),
+            State::Running | State::Waking(_) | State::Held(_) => Vec::new(),
         }
     }
 
     /// The task that was to be under way was not begun. A checkpoint command that was not started
-    /// is owed nothing.
+    /// is owed nothing, and nothing was frozen.
     pub(crate) fn refused(&mut self, done: &Done, at: Timestamp) -> Vec<Act> {
-        if let State::Preparing(preparing) = &self.state
-            && let Some(Task::Checkpoint(name)) = &preparing.current
-        {
-            self.journal.owed.retain(|owed| owed != name);
+        if let State::Preparing(preparing) = &self.state {
+            match &preparing.current {
+                Some(Task::Checkpoint(name)) => self.journal.owed.retain(|owed| owed != name),
+                Some(Task::Freeze) => self.journal.frozen = false,
+                _ => {}
+            }
         }
         self.done(done, at)
     }
@@ -275,13 +315,21 @@ impl Lifecycle {
                 let Some(task) = preparing.current.take() else {
                     return acts;
                 };
-                preparing.steps.push(task.step(done));
-                let failed = matches!(done.outcome, Outcome::Failed | Outcome::TimedOut);
+                if !task.is_silent(done) {
+                    preparing.steps.push(task.step(done));
+                }
+                let skipped = done.outcome == Outcome::Skipped;
+                if task == Task::Freeze && skipped {
+                    self.journal.frozen = false;
+                    preparing.plan.retain(|task| *task != Task::CheckFrozen);
+                }
+                let failed = matches!(done.outcome, Outcome::Failed | Outcome::TimedOut)
+                    || (task == Task::Freeze && skipped);
                 match preparing.undo.take() {
                     Some(waking) => self.roll_back(waking, &mut acts),
                     None if failed && preparing.requires(&task) => {
                         let reason = task.failure(done);
-                        self.roll_back(Waking::because(reason), &mut acts);
+                        self.roll_back(Waking::because(Cause::Rollback, reason), &mut acts);
                     }
                     None => {
                         // Before the journal is kept for the last time: an agent that is killed
@@ -297,16 +345,20 @@ impl Lifecycle {
                 let Some(task) = waking.current.take() else {
                     return acts;
                 };
-                if let Task::Restore(name) = &task {
-                    self.journal.owed.retain(|owed| owed != name);
+                match &task {
+                    Task::Restore(name) => self.journal.owed.retain(|owed| owed != name),
+                    Task::Identity => self.journal.last_wake_ms = Some(at.0),
+                    Task::Generation => self.journal.restoring = None,
+                    Task::Thaw => self.journal.frozen = false,
+                    _ => {}
                 }
-                if task == Task::Identity && waking.restored {
-                    self.journal.last_wake_ms = Some(at.0);
+                waking.note(&task, done, &self.journal);
+                if !task.is_silent(done) {
+                    waking.steps.push(task.step(done));
                 }
-                waking.steps.push(task.step(done));
                 self.proceed(&mut acts);
             }
-            State::Running | State::Ready { .. } => {}
+            State::Running | State::Ready { .. } | State::Held(_) => {}
         }
         acts
     }
@@ -332,6 +384,9 @@ impl Lifecycle {
         waking.token = Some(preparing.token);
         waking.sleepers.extend(preparing.waiters);
         waking.steps = preparing.steps;
+        if self.journal.frozen {
+            waking.plan.push_back(Task::Thaw);
+        }
         waking
             .plan
             .extend(restores(&self.journal.owed, &preparing.participants));
@@ -341,7 +396,11 @@ impl Lifecycle {
         self.proceed(acts);
     }
 
+    /// From `ready`, or from being held: both have nothing under way.
     fn leave_ready(&mut self, mut waking: Waking) -> Vec<Act> {
+        if self.journal.frozen {
+            waking.plan.push_back(Task::Thaw);
+        }
         // Paid in load order, which is the reverse of the order in which the debts were made.
         waking
             .plan
@@ -368,21 +427,30 @@ impl Lifecycle {
                             continue;
                         }
                     }
+                    // Known before the first cgroup is frozen: an agent that is killed must thaw it.
+                    self.journal.frozen |= task == Task::Freeze;
                     preparing.current = Some(task.clone());
                     let limit = preparing.deadline.0;
                     acts.push(Act::Do {
                         task,
                         limit,
                         journal: self.journal.clone(),
+                        cause: None,
                     });
                     return;
                 }
                 self.become_ready(acts);
             }
             State::Waking(waking) => match waking.plan.pop_front() {
+                Some(task) if waking.hold.is_some() && !matches!(task, Task::Personalize(_)) => {
+                    self.become_held(acts);
+                }
                 Some(task) => {
-                    if task == Task::Identity && waking.restored {
+                    if task == Task::Reseed && self.journal.restoring.is_none() {
                         self.journal.generation = self.journal.generation.saturating_add(1);
+                        self.journal.restoring = Some(Restoring {
+                            clone: waking.clone,
+                        });
                     }
                     waking.current = Some(task.clone());
                     let limit = TICK * 60;
@@ -390,11 +458,12 @@ impl Lifecycle {
                         task,
                         limit,
                         journal: self.journal.clone(),
+                        cause: Some(waking.cause),
                     });
                 }
                 None => self.become_running(acts),
             },
-            State::Running | State::Ready { .. } => {}
+            State::Running | State::Ready { .. } | State::Held(_) => {}
         }
     }
 
@@ -417,6 +486,22 @@ impl Lifecycle {
             steps,
             lease: preparing.lease,
         };
+    }
+
+    /// The work stays frozen until a host's next wake, which may bring another payload.
+    fn become_held(&mut self, acts: &mut Vec<Act>) {
+        let State::Waking(waking) = std::mem::replace(&mut self.state, State::Running) else {
+            return;
+        };
+        acts.push(Act::Keep(self.journal.clone()));
+        let reason = waking.hold.unwrap_or_default();
+        for waiter in waking.sleepers.into_iter().chain(waking.waiters) {
+            acts.push(Act::Held(waiter, reason.clone(), waking.steps.clone()));
+        }
+        self.state = State::Held(Held {
+            token: waking.token,
+            was_ready: waking.was_ready,
+        });
     }
 
     fn become_running(&mut self, acts: &mut Vec<Act>) {

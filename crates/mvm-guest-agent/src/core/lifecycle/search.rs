@@ -17,6 +17,12 @@ struct SearchState {
     doing: Option<Task>,
     /// Checkpoints started and not yet restored, by an observer's own count.
     debts: Vec<String>,
+    /// Whether the work is frozen: what is done to it, by an observer's own eyes.
+    frozen: bool,
+    /// Whether the agent said that it could not freeze it.
+    unfrozen: bool,
+    /// Whether a critical personalize command of the present wake has failed while it is frozen.
+    unpersonalized: bool,
     /// Whether a required step of the present preparation has failed.
     spoilt: bool,
     /// Whether a wake was taken since the guest was last running.
@@ -38,7 +44,7 @@ enum Move {
     Crash,
 }
 
-const MOVES: [Move; 15] = [
+const MOVES: [Move; 16] = [
     Move::Sleep(Some("A")),
     Move::Sleep(Some("B")),
     Move::Sleep(None),
@@ -52,6 +58,7 @@ const MOVES: [Move; 15] = [
     Move::End(Outcome::Ok),
     Move::End(Outcome::Failed),
     Move::End(Outcome::TimedOut),
+    Move::End(Outcome::Skipped),
     Move::Tick,
     Move::Crash,
 ];
@@ -64,6 +71,9 @@ impl SearchState {
             disk: Journal::default(),
             doing: None,
             debts: Vec::new(),
+            frozen: false,
+            unfrozen: false,
+            unpersonalized: false,
             spoilt: false,
             woken: false,
             due: Vec::new(),
@@ -100,6 +110,11 @@ impl SearchState {
             }
             Move::End(outcome) => {
                 let task = state.doing.take()?;
+                // A guest that cannot be frozen; of other steps it is one more way to end well.
+                if outcome == Outcome::Skipped && task != Task::Freeze {
+                    return None;
+                }
+                state.end(&task, outcome);
                 if let Task::Restore(name) = &task {
                     let at = state.debts.iter().position(|debt| debt == name);
                     state
@@ -108,7 +123,7 @@ impl SearchState {
                 }
                 let required = match &task {
                     Task::Checkpoint(name) => name == "a",
-                    Task::DropCaches => false,
+                    Task::DropCaches | Task::Freeze | Task::CheckFrozen => false,
                     _ => true,
                 };
                 state.spoilt |= required && matches!(outcome, Outcome::Failed | Outcome::TimedOut);
@@ -127,6 +142,12 @@ impl SearchState {
                 state.doing = None;
                 state.unanswered.clear();
                 (state.woken, state.due) = (false, Vec::new());
+                state.unpersonalized = false;
+                // One that was killed right after a thaw thaws again, which does nothing.
+                state.frozen = state.disk.frozen;
+                if state.disk.restoring.is_some() {
+                    state.due = before_work(state.frozen);
+                }
                 state.it = Lifecycle::new(state.disk.clone(), Duration::ZERO);
                 state.it.start(&participants())
             }
@@ -143,23 +164,49 @@ impl SearchState {
     /// A guest from a snapshot gets a seed, a clock and a generation, once however often it is woken;
     /// one that runs on gets a clock if its first host tells the time.
     fn wake(&mut self, waiter: WaiterId, asked: &WakeAsked) -> Vec<Act> {
-        let restoring = matches!(&self.it.state, State::Waking(waking) if waking.restored)
+        let restoring = matches!(&self.it.state, State::Waking(waking)
+                if waking.restored && waking.cause != Cause::Restart)
             || matches!(&self.it.state, State::Preparing(Preparing { undo: Some(undo), .. }) if undo.restored);
-        let acts = self.it.wake(waiter, asked);
+        let held = matches!(self.it.state, State::Held(_));
+        let acts = self.it.wake(waiter, asked, &participants());
         let at_once = |act: &Act| matches!(act, Act::WrongToken(_) | Act::Awake(..));
         if acts.iter().any(at_once) {
             return acts;
         }
         match asked.wake.cause {
             _ if restoring => {}
-            WakeCause::Restored => self.due = vec![Task::Reseed, Task::Clock, Task::Identity],
+            _ if held => self.expect_restore(),
+            WakeCause::Restored => self.expect_restore(),
             WakeCause::Aborted if !self.woken && asked.wake.wall_clock.is_some() => {
-                self.due = vec![Task::Clock];
+                if !self.due.contains(&Task::Clock) {
+                    self.due.insert(0, Task::Clock);
+                }
             }
             WakeCause::Aborted => {}
         }
         self.woken = true;
         acts
+    }
+
+    fn expect_restore(&mut self) {
+        let frozen = self.it.journal.frozen && self.doing != Some(Task::Thaw);
+        // What a new journal begins at once is no more to come.
+        self.due = before_work(frozen);
+        self.unpersonalized = false;
+    }
+
+    /// What an observer sees of the work when a task has ended.
+    fn end(&mut self, task: &Task, outcome: Outcome) {
+        match task {
+            Task::Freeze if outcome == Outcome::Skipped => {
+                (self.frozen, self.unfrozen) = (false, true);
+            }
+            Task::Thaw => self.frozen = false,
+            Task::Personalize(name) if name == "a" && outcome != Outcome::Ok => {
+                self.unpersonalized |= self.frozen;
+            }
+            _ => {}
+        }
     }
 
     /// Drops what grows without end and decides nothing: reports and counters.
@@ -172,7 +219,7 @@ impl SearchState {
                 }
             }
             State::Ready { steps, .. } | State::Waking(Waking { steps, .. }) => steps.clear(),
-            State::Running => {}
+            State::Running | State::Held(_) => {}
         }
         if let Some((_, awake)) = &mut self.it.answered {
             (awake.steps, awake.generation) = (Vec::new(), 0);
@@ -210,6 +257,22 @@ impl SearchState {
                     }
                     self.disk = journal;
                     self.due.retain(|due| *due != task);
+                    match &task {
+                        Task::Drain => self.unfrozen = false,
+                        Task::Freeze => {
+                            assert!(self.disk.frozen, "frozen, and a crash would forget");
+                            self.frozen = true;
+                        }
+                        Task::Thaw => {
+                            assert!(self.frozen, "thawed twice, or for nothing");
+                            assert_eq!(self.due, [], "thawed before its time");
+                            assert!(!self.unpersonalized, "thawed with its twin's identity");
+                        }
+                        Task::Restore(name) => {
+                            assert!(!self.frozen, "`{name}` is restored while frozen");
+                        }
+                        _ => {}
+                    }
                     if let Task::Restore(name) = &task {
                         assert_eq!(self.due, [], "`{name}` is restored before its time");
                     }
@@ -232,6 +295,10 @@ impl SearchState {
                     assert_eq!(self.it.phase(), Phase::Running);
                     self.answered(waiter);
                 }
+                Act::Held(waiter, ..) => {
+                    assert!(self.unpersonalized, "held without a reason");
+                    self.answered(waiter);
+                }
                 Act::Busy(waiter, _) | Act::WrongToken(waiter) => self.answered(waiter),
                 Act::Cancel | Act::Hold | Act::Release | Act::Enter(_) => {}
             }
@@ -250,6 +317,16 @@ impl SearchState {
         owed.sort();
         debts.sort();
         assert_eq!(owed, debts, "after {what:?}");
+        assert!(
+            !self.frozen || (self.disk.frozen && self.it.journal().frozen),
+            "frozen, and nobody knows after {what:?}"
+        );
+        if let State::Held(_) = self.it.state {
+            assert!(self.frozen && self.unpersonalized, "after {what:?}");
+            assert_eq!((&self.doing, self.unanswered.len()), (&None, 0));
+            assert_eq!(self.disk, *self.it.journal(), "a crash would forget");
+            return;
+        }
         match self.it.phase() {
             Phase::Running => {
                 assert_eq!(self.debts, [""; 0], "running with debts after {what:?}");
@@ -259,12 +336,15 @@ impl SearchState {
                 );
                 assert_eq!(self.doing, None);
                 assert_eq!(self.due, [], "a wake was not kept after {what:?}");
+                assert!(!self.frozen, "running, and its work is not, after {what:?}");
+                assert!(!self.disk.frozen && self.disk.restoring.is_none());
                 assert!(!self.disk.asleep && self.disk.owed.is_empty());
             }
             Phase::Ready => {
                 assert_eq!(self.doing, None, "work while ready after {what:?}");
                 assert_eq!(self.disk, *self.it.journal(), "a crash would forget");
                 assert!(self.disk.asleep);
+                assert!(self.frozen != self.unfrozen, "ready and not frozen");
             }
             Phase::Preparing | Phase::Waking => {
                 assert!(self.doing.is_some(), "stuck after {what:?}");
@@ -273,8 +353,67 @@ impl SearchState {
     }
 }
 
+/// What a restored guest needs before its work runs.
+fn before_work(frozen: bool) -> Vec<Task> {
+    let personalize = |name: &str| Task::Personalize(name.to_owned());
+    let look = frozen.then_some(Task::CheckFrozen).into_iter();
+    look.chain([
+        Task::Reseed,
+        Task::Clock,
+        Task::Identity,
+        Task::Payload,
+        personalize("a"),
+        personalize("b"),
+        Task::Generation,
+    ])
+    .collect()
+}
+
+/// Something wrong that is done to the plan of a wake, to see that it is found.
+type Mutation = fn(&mut VecDeque<Task>);
+
+fn mutate(state: &mut SearchState, mutation: Option<Mutation>) {
+    if let (Some(mutation), State::Waking(waking)) = (mutation, &mut state.it.state) {
+        mutation(&mut waking.plan);
+    }
+}
+
 #[test]
 fn every_interleaving_keeps_every_promise() {
+    let (states, phases) = explore(None);
+    println!("{states} states: {phases:?}");
+    assert_eq!(phases.len(), 4, "{phases:?}");
+    assert!(states > 1000, "{states}");
+}
+
+#[test]
+#[should_panic(expected = "thawed before its time")]
+fn a_thaw_before_the_reseed_is_found() {
+    explore(Some(|plan| {
+        if let Some(at) = plan.iter().position(|task| *task == Task::Thaw) {
+            plan.swap(0, at);
+        }
+    }));
+}
+
+#[test]
+#[should_panic(expected = "is restored while frozen")]
+fn a_thaw_that_is_forgotten_is_found() {
+    explore(Some(|plan| plan.retain(|task| *task != Task::Thaw)));
+}
+
+#[test]
+#[should_panic(expected = "thawed twice, or for nothing")]
+fn a_second_thaw_is_found() {
+    explore(Some(|plan| {
+        if !plan.is_empty() && !plan.contains(&Task::Thaw) {
+            plan.push_front(Task::Thaw);
+        }
+    }));
+}
+
+/// Goes through all that can come about. Gives the number of states, and how many in each phase.
+fn explore(mutation: Option<Mutation>) -> (usize, HashMap<String, usize>) {
     let start = SearchState::new();
     let mut seen: HashSet<SearchState> = HashSet::from([start.clone()]);
     let mut frontier = VecDeque::from([start]);
@@ -284,26 +423,27 @@ fn every_interleaving_keeps_every_promise() {
         for what in MOVES {
             // A snapshot that is taken here and restored later is this very state, explored once
             // for each that comes of it.
-            if let Some(next) = state.after(what)
-                && seen.insert(next.clone())
-            {
-                frontier.push_back(next);
+            if let Some(mut next) = state.after(what) {
+                mutate(&mut next, mutation);
+                if seen.insert(next.clone()) {
+                    frontier.push_back(next);
+                }
             }
         }
-        // From anywhere the guest is back within its lease, though no host ever speaks again.
+        // From anywhere the guest is back within its lease, though no host ever speaks again, but for
+        // one that would be its twin.
         let mut alone = state.clone();
         let mut steps = 0;
-        while alone.it.phase() != Phase::Running {
+        while alone.it.phase() != Phase::Running && !matches!(alone.it.state, State::Held(_)) {
             let outcome = Move::End(Outcome::TimedOut);
             alone = alone
                 .after(outcome)
                 .or_else(|| alone.after(Move::Tick))
                 .unwrap();
+            mutate(&mut alone, mutation);
             steps += 1;
-            assert!(steps < 30, "the guest does not come back");
+            assert!(steps < 40, "the guest does not come back");
         }
     }
-    println!("{} states: {phases:?}", seen.len());
-    assert_eq!(phases.len(), 4, "{phases:?}");
-    assert!(seen.len() > 1000, "{}", seen.len());
+    (seen.len(), phases)
 }

@@ -1,8 +1,8 @@
 //! The lifecycle's states, each with what it has to remember.
 
-use super::terms::{Participant, Task, WakeAsked};
+use super::terms::{Cause, Done, Journal, Participant, Task, WakeAsked};
 use crate::core::WaiterId;
-use mvm_protocol::lifecycle::{Step, Token, WakeCause};
+use mvm_protocol::lifecycle::{Outcome, Step, Token, WakeCause};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -30,6 +30,15 @@ pub(super) enum State {
         lease: Budget,
     },
     Waking(Waking),
+    Held(Held),
+}
+
+/// A restored guest whose critical personalize command failed. Its work is frozen, and no lease ends
+/// that: a clone that has its twin's address must not come up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Held {
+    pub(super) token: Option<Token>,
+    pub(super) was_ready: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -41,6 +50,7 @@ pub(super) struct Preparing {
     pub(super) steps: Vec<Step>,
     pub(super) deadline: Budget,
     pub(super) lease: Budget,
+    pub(super) require_freeze: bool,
     pub(super) waiters: Vec<WaiterId>,
     /// Why it is to be undone, once the task under way has ended.
     pub(super) undo: Option<Waking>,
@@ -52,6 +62,8 @@ pub(super) struct Waking {
     pub(super) was_ready: bool,
     /// Counts as a restore: the guest comes from a snapshot.
     pub(super) restored: bool,
+    pub(super) cause: Cause,
+    pub(super) clone: bool,
     pub(super) plan: VecDeque<Task>,
     pub(super) current: Option<Task>,
     pub(super) steps: Vec<Step>,
@@ -60,14 +72,20 @@ pub(super) struct Waking {
     pub(super) sleepers: Vec<WaiterId>,
     pub(super) reason: String,
     pub(super) fingerprint: Option<u64>,
+    /// Whose failed personalize command keeps the guest frozen.
+    pub(super) critical: Vec<String>,
+    /// The first such failure.
+    pub(super) hold: Option<String>,
 }
 
 impl Waking {
-    pub(super) fn because(reason: impl Into<String>) -> Self {
+    pub(super) fn because(cause: Cause, reason: impl Into<String>) -> Self {
         Self {
             token: None,
             was_ready: false,
             restored: false,
+            cause,
+            clone: false,
             plan: VecDeque::new(),
             current: None,
             steps: Vec::new(),
@@ -75,41 +93,93 @@ impl Waking {
             sleepers: Vec::new(),
             reason: reason.into(),
             fingerprint: None,
+            critical: Vec::new(),
+            hold: None,
         }
     }
 
     /// A host's wake. From a snapshot come a new seed and a right clock, whatever else holds.
-    pub(super) fn asked(waiter: WaiterId, asked: &WakeAsked, was_ready: bool) -> Self {
-        let mut waking = Self::because("the host woke the guest");
+    pub(super) fn asked(
+        waiter: WaiterId,
+        asked: &WakeAsked,
+        was_ready: bool,
+        participants: &[Participant],
+        frozen: bool,
+    ) -> Self {
+        let mut waking = Self::because(Cause::Aborted, "the host woke the guest");
         waking.token = asked.wake.token.clone();
         waking.was_ready = was_ready;
-        waking.join(waiter, asked);
+        waking.join(waiter, asked, participants, frozen);
         waking
     }
 
     /// Another wake while this one is under way. What was begun for another reason (a lease that
     /// ran out just as the snapshot was restored) still gets a new seed and a right clock first:
     /// without them two clones would go on with the same random numbers.
-    pub(super) fn join(&mut self, waiter: WaiterId, asked: &WakeAsked) {
+    pub(super) fn join(
+        &mut self,
+        waiter: WaiterId,
+        asked: &WakeAsked,
+        participants: &[Participant],
+        frozen: bool,
+    ) {
         self.waiters.push(waiter);
         let first = self.fingerprint.is_none();
         self.fingerprint = self.fingerprint.or(Some(asked.fingerprint));
-        if self.restored {
+        // What an agent that was restarted began without a host begins anew with what the host says.
+        if self.restored && self.cause != Cause::Restart {
             return;
         }
         match asked.wake.cause {
             WakeCause::Restored => {
-                self.restored = true;
-                for task in [Task::Identity, Task::Clock, Task::Reseed] {
-                    self.plan.push_front(task);
-                }
+                self.hold = None;
+                self.cause = Cause::Restored;
+                self.clone = asked.wake.clone;
+                self.restore(participants, frozen);
             }
             // A guest that was frozen and runs on has stood still as well: its clock is late by as
             // long as its state took to be written.
-            WakeCause::Aborted if first && asked.wake.wall_clock.is_some() => {
+            WakeCause::Aborted
+                if first
+                    && asked.wake.wall_clock.is_some()
+                    && !self.plan.contains(&Task::Clock) =>
+            {
                 self.plan.push_front(Task::Clock);
             }
             WakeCause::Aborted => {}
+        }
+    }
+
+    /// Puts before everything else what a restored guest needs before its work runs.
+    pub(super) fn restore(&mut self, participants: &[Participant], frozen: bool) {
+        self.restored = true;
+        let personalized = || participants.iter().filter(|it| it.personalize);
+        self.critical = personalized()
+            .filter(|it| it.critical)
+            .map(|it| it.name.clone())
+            .collect();
+        // What is just being thawed is not to be frozen again.
+        let look = frozen && self.current != Some(Task::Thaw);
+        let look = look.then_some(Task::CheckFrozen);
+        let first = [Task::Reseed, Task::Clock, Task::Identity, Task::Payload];
+        let personalize = personalized().map(|it| Task::Personalize(it.name.clone()));
+        let before_work = look.into_iter().chain(first).chain(personalize);
+        self.plan.retain(|task| !task.is_before_work());
+        let mut plan: VecDeque<Task> = before_work.chain([Task::Generation]).collect();
+        plan.append(&mut self.plan);
+        self.plan = plan;
+    }
+
+    /// Takes note of how a task ended: a critical personalize command that failed keeps a frozen guest
+    /// frozen. The other ones are run all the same, so that the host hears of all that is amiss.
+    pub(super) fn note(&mut self, task: &Task, done: &Done, journal: &Journal) {
+        if let Task::Personalize(name) = task
+            && done.outcome != Outcome::Ok
+            && journal.frozen
+            && self.critical.contains(name)
+            && self.hold.is_none()
+        {
+            self.hold = Some(task.failure(done));
         }
     }
 }
@@ -124,6 +194,7 @@ impl Preparing {
                 .is_none_or(|it| it.critical),
             // A cache that stays makes the snapshot larger, not wrong.
             Task::DropCaches => false,
+            Task::Freeze | Task::CheckFrozen => self.require_freeze,
             _ => true,
         }
     }

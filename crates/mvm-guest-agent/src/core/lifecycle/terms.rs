@@ -22,16 +22,28 @@ pub(crate) enum Task {
     Checkpoint(String),
     /// Sync each writable local filesystem.
     Sync,
+    /// Freeze the guest's work.
+    Freeze,
+    /// Sync what was written until it was frozen.
+    LastSync,
     /// Drop the page cache.
     DropCaches,
-    /// Sync what dropping the cache, or a late writer, has left.
-    LastSync,
+    /// Look whether all that was frozen still is, and freeze again what somebody else has thawed.
+    CheckFrozen,
     /// Reseed the kernel's random generator.
     Reseed,
     /// Set the wall clock.
     Clock,
-    /// Give the clone its own machine-id, hostname and boot id, and write the generation's number.
+    /// Give the clone its own machine-id, hostname and boot id.
     Identity,
+    /// Put the wake's payload where programs find it, or remove that of the wake before.
+    Payload,
+    /// Run this integration's personalize command.
+    Personalize(String),
+    /// Write the generation's number, by which programs see that they were restored.
+    Generation,
+    /// Let the guest's work run again.
+    Thaw,
     /// Run this integration's restore command.
     Restore(String),
     /// Let checks run again.
@@ -46,27 +58,58 @@ impl Task {
             Self::Checkpoint(_) => StepKind::Checkpoint,
             Self::Sync | Self::LastSync => StepKind::Sync,
             Self::DropCaches => StepKind::DropCaches,
+            Self::Freeze | Self::CheckFrozen => StepKind::Freeze,
             Self::Reseed => StepKind::Reseed,
             Self::Clock => StepKind::Clock,
-            Self::Identity => StepKind::Identity,
+            Self::Identity | Self::Generation => StepKind::Identity,
+            Self::Payload => StepKind::Payload,
+            Self::Personalize(_) => StepKind::Personalize,
+            Self::Thaw => StepKind::Thaw,
             Self::Restore(_) => StepKind::Restore,
             Self::Resume => StepKind::Resume,
         }
     }
 
-    /// Whether it makes the guest ready to be frozen. The others are taken when it runs on.
-    pub(crate) fn is_on_the_way_to_sleep(&self) -> bool {
-        match self {
-            Self::Drain | Self::Checkpoint(_) | Self::Sync | Self::DropCaches | Self::LastSync => {
-                true
-            }
-            Self::Reseed | Self::Clock | Self::Identity | Self::Restore(_) | Self::Resume => false,
-        }
+    /// Whether it must not begin unless the journal could be written. On the way to sleep a debt that
+    /// nobody would remember is not made; on the way back each step is taken whatever became of the
+    /// one before.
+    pub(crate) fn needs_journal(&self) -> bool {
+        matches!(
+            self,
+            Self::Drain
+                | Self::Checkpoint(_)
+                | Self::Sync
+                | Self::Freeze
+                | Self::LastSync
+                | Self::DropCaches
+        )
+    }
+
+    /// Whether a restored guest needs it before its work runs.
+    pub(super) fn is_before_work(&self) -> bool {
+        matches!(
+            self,
+            Self::CheckFrozen
+                | Self::Reseed
+                | Self::Clock
+                | Self::Identity
+                | Self::Payload
+                | Self::Personalize(_)
+                | Self::Generation
+        )
+    }
+
+    /// Whether it is reported only if something was amiss: a look, or a part of what another step
+    /// reports.
+    pub(super) fn is_silent(&self, done: &Done) -> bool {
+        matches!(self, Self::CheckFrozen | Self::Generation)
+            && done.outcome == Outcome::Ok
+            && done.detail.is_none()
     }
 
     pub(super) fn integration(&self) -> Option<&str> {
         match self {
-            Self::Checkpoint(name) | Self::Restore(name) => Some(name),
+            Self::Checkpoint(name) | Self::Personalize(name) | Self::Restore(name) => Some(name),
             _ => None,
         }
     }
@@ -86,13 +129,15 @@ impl Task {
     pub(super) fn failure(&self, done: &Done) -> String {
         let what = match self {
             Self::Checkpoint(name) => format!("the checkpoint of `{name}`"),
+            Self::Personalize(name) => format!("the personalize command of `{name}`"),
             Self::Drain => "the drain".to_owned(),
+            Self::Freeze | Self::CheckFrozen => "the freeze".to_owned(),
             _ => "the sync".to_owned(),
         };
-        let how = if done.outcome == Outcome::TimedOut {
-            "timed out"
-        } else {
-            "failed"
+        let how = match done.outcome {
+            Outcome::TimedOut => "timed out",
+            Outcome::Skipped => "was not possible",
+            _ => "failed",
         };
         match &done.detail {
             Some(detail) => format!("{what} {how}: {detail}"),
@@ -106,8 +151,37 @@ impl Task {
 pub(crate) struct Participant {
     pub(crate) name: String,
     pub(crate) checkpoint: bool,
+    pub(crate) personalize: bool,
     pub(crate) restore: bool,
     pub(crate) critical: bool,
+}
+
+/// Why the guest runs on, as `MVM_CAUSE` tells commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Cause {
+    /// A host says that it was restored from a snapshot.
+    Restored,
+    /// A host says that the sleep came to nothing.
+    Aborted,
+    /// The lease ran out.
+    Lease,
+    /// A required step failed, or the deadline passed.
+    Rollback,
+    /// The agent was started again.
+    Restart,
+}
+
+impl Cause {
+    /// The word for it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Restored => "restored",
+            Self::Aborted => "aborted",
+            Self::Lease => "lease",
+            Self::Rollback => "rollback",
+            Self::Restart => "restart",
+        }
+    }
 }
 
 /// What has to survive the agent: kept in the run directory, so as long as the guest runs.
@@ -118,6 +192,10 @@ pub(crate) struct Journal {
     pub(crate) asleep: bool,
     /// Whose restore command is owed, in the order of the debts.
     pub(crate) owed: Vec<String>,
+    /// Whether the guest's work is frozen, or is just being frozen or thawed.
+    pub(crate) frozen: bool,
+    /// Whether a restored guest has begun to wake and is not personalized yet: its work must not run.
+    pub(crate) restoring: Option<Restoring>,
     /// How many restores this guest has seen.
     pub(crate) generation: u64,
     /// When it was last made ready, in epoch milliseconds.
@@ -126,6 +204,13 @@ pub(crate) struct Journal {
     pub(crate) last_wake_ms: Option<i64>,
     /// Whether a lease ran out, and no host has been told.
     pub(crate) lease_expired: bool,
+}
+
+/// A restored guest that is not personalized yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Restoring {
+    /// Whether it is one of several from one snapshot.
+    pub(crate) clone: bool,
 }
 
 /// What the lifecycle wants done.
@@ -137,6 +222,8 @@ pub(crate) enum Act {
         task: Task,
         limit: Duration,
         journal: Journal,
+        /// Why the guest runs on, if it does.
+        cause: Option<Cause>,
     },
     /// End the task that is under way: its outcome is still reported.
     Cancel,
@@ -154,6 +241,8 @@ pub(crate) enum Act {
     Awake(WaiterId, Awake),
     /// Answer a `sleep-prep` that failed: why, and with which steps.
     Failed(WaiterId, String, Vec<Step>),
+    /// Answer a `wake` after which the guest is held frozen: why, and with which steps.
+    Held(WaiterId, String, Vec<Step>),
     /// Answer with `busy` and why.
     Busy(WaiterId, &'static str),
     /// Answer with `wrong-token`.

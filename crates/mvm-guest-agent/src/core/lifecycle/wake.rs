@@ -1,19 +1,24 @@
 //! A host's `wake`, in each state.
 
 use super::Lifecycle;
-use super::states::{Preparing, State, Waking};
-use super::terms::{Act, Task, WakeAsked};
+use super::states::{Held, Preparing, State, Waking};
+use super::terms::{Act, Participant, Task, WakeAsked};
 use crate::core::WaiterId;
 use mvm_protocol::lifecycle::Awake;
 use mvm_protocol::status::Lifecycle as Phase;
 
 impl Lifecycle {
     /// A host says that the guest runs on.
-    pub(crate) fn wake(&mut self, waiter: WaiterId, asked: &WakeAsked) -> Vec<Act> {
+    pub(crate) fn wake(
+        &mut self,
+        waiter: WaiterId,
+        asked: &WakeAsked,
+        participants: &[Participant],
+    ) -> Vec<Act> {
         let token = match &self.state {
             State::Running => None,
             State::Preparing(Preparing { token, .. }) | State::Ready { token, .. } => Some(token),
-            State::Waking(waking) => waking.token.as_ref(),
+            State::Waking(Waking { token, .. }) | State::Held(Held { token, .. }) => token.as_ref(),
         };
         if let (Some(held), Some(given)) = (token, &asked.wake.token)
             && held != given
@@ -21,27 +26,44 @@ impl Lifecycle {
             return vec![Act::WrongToken(waiter)];
         }
         match &mut self.state {
-            State::Running => self.wake_running(waiter, asked),
-            State::Preparing(preparing) => match &mut preparing.undo {
-                Some(waking) => {
-                    waking.join(waiter, asked);
-                    Vec::new()
+            State::Running => self.wake_running(waiter, asked, participants),
+            State::Preparing(preparing) => {
+                if let Some(waking) = &mut preparing.undo {
+                    waking.join(waiter, asked, participants, self.journal.frozen);
+                    return Vec::new();
                 }
-                None => self.undo(Waking::asked(waiter, asked, false)),
-            },
+                let frozen = self.journal.frozen;
+                self.undo(Waking::asked(waiter, asked, false, participants, frozen))
+            }
             State::Ready { token, .. } => {
-                let mut waking = Waking::asked(waiter, asked, true);
+                let frozen = self.journal.frozen;
+                let mut waking = Waking::asked(waiter, asked, true, participants, frozen);
                 waking.token = Some(token.clone());
                 self.leave_ready(waking)
             }
             State::Waking(waking) => {
-                waking.join(waiter, asked);
+                waking.join(waiter, asked, participants, self.journal.frozen);
                 Vec::new()
+            }
+            // Whatever the host says of the cause: it was restored, and is not personalized yet.
+            State::Held(held) => {
+                let mut waking = Waking::asked(waiter, asked, held.was_ready, participants, true);
+                waking.token = held.token.clone();
+                if !waking.restored {
+                    waking.plan.clear();
+                    waking.restore(participants, true);
+                }
+                self.leave_ready(waking)
             }
         }
     }
 
-    fn wake_running(&mut self, waiter: WaiterId, asked: &WakeAsked) -> Vec<Act> {
+    fn wake_running(
+        &mut self,
+        waiter: WaiterId,
+        asked: &WakeAsked,
+        participants: &[Participant],
+    ) -> Vec<Act> {
         match &self.answered {
             Some((fingerprint, awake))
                 if asked.wake.token.is_some() && *fingerprint == asked.fingerprint =>
@@ -50,7 +72,7 @@ impl Lifecycle {
             }
             _ => {}
         }
-        let mut waking = Waking::asked(waiter, asked, false);
+        let mut waking = Waking::asked(waiter, asked, false, participants, false);
         if !waking.restored {
             let lease_expired = std::mem::take(&mut self.journal.lease_expired);
             let generation = self.journal.generation;

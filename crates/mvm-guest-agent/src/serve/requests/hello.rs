@@ -4,10 +4,11 @@ use crate::core::Core;
 use crate::machine::system::boot_id;
 use crate::serve::facts::{Facts, VERSION};
 use mvm_protocol::answer::{Answer, Hello, Profile};
-use mvm_protocol::request::{DEV_REQUEST_TYPES, REQUEST_TYPES};
+use mvm_protocol::request::{DEV_REQUEST_TYPES, FEATURES, REQUEST_TYPES};
 
 pub(super) fn answer(core: &Core, facts: &Facts, profile: Profile) -> Answer {
-    let mut capabilities = REQUEST_TYPES.map(str::to_owned).to_vec();
+    let all = REQUEST_TYPES.iter().chain(&FEATURES);
+    let mut capabilities: Vec<String> = all.map(|&it| it.to_owned()).collect();
     if profile == Profile::Dev && facts.exec {
         capabilities.extend(DEV_REQUEST_TYPES.map(str::to_owned));
     }
