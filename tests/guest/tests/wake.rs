@@ -10,6 +10,8 @@
 
 use mvm_guest_tests::{Mvmctl, Parts, build_waker, compute, eventually, remote};
 use mvm_protocol::Timestamp;
+use mvm_vmm::qemu::arguments::QMP_SOCKET;
+use mvm_vmm::qemu::qmp::Qmp;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -50,6 +52,30 @@ impl Story {
     fn wait(&self, vm: &str, state: &str, timeout: &str) {
         let wait = ["vm", "wait", vm, "--for", state, "--timeout", timeout];
         self.mvmctl.ok(&wait);
+    }
+
+    /// The VM stands still as when its host sleeps, and nobody tells the guest.
+    async fn a_host_that_sleeps(&self) {
+        let shown = self.mvmctl.ok(&["vm", "status", "golden"]).stdout;
+        assert!(!shown.contains("clock"), "{shown}");
+        let qmp = Qmp::connect(&self.mvmctl.file("golden", ""), QMP_SOCKET);
+        let mut qmp = qmp.unwrap().unwrap();
+        qmp.execute("stop", &json!({})).unwrap();
+        sleep(Duration::from_secs(4)).await;
+        qmp.execute("cont", &json!({})).unwrap();
+        drop(qmp);
+        let shown = self.mvmctl.ok(&["vm", "status", "golden"]).stdout;
+        for words in [
+            "golden's clock is ",
+            " behind this host's: mvmctl vm wake golden sets it",
+        ] {
+            assert!(shown.contains(words), "{shown}");
+        }
+        let wide = self.mvmctl.ok(&["vm", "ls", "-o", "wide"]).stdout;
+        assert!(wide.contains(" behind: vm wake sets it"), "{wide}");
+        self.mvmctl.ok(&["vm", "wake", "golden"]);
+        let shown = self.mvmctl.ok(&["vm", "status", "golden"]).stdout;
+        assert!(!shown.contains("clock"), "{shown}");
     }
 
     fn place(&self) -> String {
@@ -120,6 +146,7 @@ async fn a_suspended_guest_knows_nothing_of_now_until_its_first_check() {
     if busy_before.is_null() {
         assert_eq!(after["worker"]["last_busy_at"], Value::Null);
     }
+    story.a_host_that_sleeps().await;
 }
 
 #[tokio::test]

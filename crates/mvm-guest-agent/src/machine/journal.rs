@@ -272,6 +272,7 @@ mod tests {
         files.write_generation(7).unwrap();
         assert_eq!(std::fs::read(path("precious")).unwrap(), b"x");
         assert_eq!(std::fs::read(path("generation")).unwrap(), b"7\n");
-        assert_eq!(std::fs::metadata(path(".reserve")).unwrap().len(), 16_384);
+        let reserve = std::fs::metadata(path(".reserve")).unwrap();
+        assert_eq!(reserve.len(), 32_768);
     }
 }

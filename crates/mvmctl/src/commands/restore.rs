@@ -4,13 +4,12 @@ use super::Context;
 use super::machine::{Wanted, blocking, failure, name, not_of_another};
 use super::payload::PayloadArg;
 use super::start::{cancelled_by_signals, until_raised};
-use super::wake::{is_well, table, wake};
+use super::wake::{HELD, held, is_well, table, wake};
 use crate::render::data;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::{Marks, complete};
 use clap_complete::engine::ArgValueCompleter;
 use mvm_client::Endpoint;
-use mvm_protocol::ErrorCode;
 use mvm_protocol::lifecycle::{Awake, Wake, WakeCause};
 use mvm_vmm::suspend::{RestoreSpec, restore};
 use mvm_vmm::{Deadline, Error, Snapshot};
@@ -131,20 +130,6 @@ fn not_woken(mut failure: Failure, vm: &str) -> Failure {
         "it is left as it is: `mvmctl vm logs {vm}` has its console, `mvmctl vm wake {vm}` tries \
          again, `mvmctl vm stop --force {vm}` ends it; it shares its random numbers with the \
          snapshot until it is woken"
-    ))
-}
-
-/// The agent's code for a guest whose work stays frozen, since it could not be personalized.
-const HELD: &str = ErrorCode::Failed.as_str();
-
-/// What to do about such a guest, whose VM is left in place.
-pub(super) fn held(failure: Failure, vm: &str) -> Failure {
-    if failure.code != HELD {
-        return failure;
-    }
-    failure.hint(format!(
-        "it is left as it is: mend what the command lacked, and `mvmctl vm wake {vm} --retry`, with \
-         another --payload if need be, tries again; `mvmctl vm stop --force {vm}` ends it"
     ))
 }
 

@@ -3,16 +3,15 @@
 use super::Context;
 use super::mend::mend_if_broken_off;
 use super::payload::PayloadArg;
-use super::restore::held;
 use super::sleep::token;
 use crate::fleet::{self, Answered};
 use crate::render::words::wire;
 use crate::render::{data, steps};
 use crate::report::{Failure, Outcome};
 use crate::vm_name;
-use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{Awake, Entropy, Outcome as StepOutcome, Token, Wake, WakeCause};
 use mvm_protocol::status::Lifecycle;
+use mvm_protocol::{ErrorCode, Timestamp};
 
 /// How many random bytes a wake hands in: twice what the kernel's generator is seeded with.
 const ENTROPY: usize = 64;
@@ -143,4 +142,18 @@ pub(crate) fn table(context: &Context, awake: &Awake) -> String {
         (false, false) => "it was not asleep",
     };
     format!("{steps}\nawake, generation {}: {was}\n", awake.generation)
+}
+
+/// The agent's code for a guest whose work stays frozen, since it could not be personalized.
+pub(super) const HELD: &str = ErrorCode::Failed.as_str();
+
+/// What to do about such a guest, whose VM is left in place.
+pub(super) fn held(failure: Failure, vm: &str) -> Failure {
+    if failure.code != HELD {
+        return failure;
+    }
+    failure.hint(format!(
+        "it is left as it is: mend what the command lacked, and `mvmctl vm wake {vm} --retry`, with \
+         another --payload if need be, tries again; `mvmctl vm stop --force {vm}` ends it"
+    ))
 }

@@ -543,7 +543,8 @@ impl Lifecycle {
 /// said: a journal may name any number.
 const MOST_GONE: usize = 16;
 
-/// Each that is loaded once, in load order, and the first few of the others.
+/// Each that is loaded once, in the order of the debts, which is the reverse of load order, and before
+/// them the first few of the others.
 fn keep_what_can_be_paid(owed: &mut Vec<String>, participants: &[Participant]) {
     let sorted = |names: &mut dyn Iterator<Item = String>| {
         let mut names: Vec<String> = names.collect();
@@ -562,6 +563,7 @@ fn keep_what_can_be_paid(owed: &mut Vec<String>, participants: &[Participant]) {
             .cloned(),
     );
     owed.append(&mut gone);
+    owed.reverse();
 }
 
 /// The restores that are owed, in load order; what is not loaded any more comes last, and says so
