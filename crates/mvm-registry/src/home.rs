@@ -22,9 +22,17 @@ use nix::libc;
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// How long the content of a lock's file can be.
 const MAX_HOLDER: u64 = 64;
+
+/// How long a lock may outlive who holds it. What that one was just starting has inherited it, and
+/// ends as soon as it sees that it is alone, on a busy machine a little later.
+const INHERITED: Duration = Duration::from_secs(5);
+
+/// How often it is tried again meanwhile: a lock gives no event.
+const TICK: Duration = Duration::from_millis(5);
 
 /// `$MVM_HOME`.
 #[derive(Debug, Clone)]
@@ -72,14 +80,21 @@ impl Home {
             .truncate(false)
             .open(&path)
             .map_err(Error::io("open", &path))?;
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
-            Ok(_) => {}
-            Err(Errno::EAGAIN | Errno::EACCES) => {
+        let until = Instant::now() + INHERITED;
+        loop {
+            match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
+                Ok(_) => break,
+                Err(Errno::EAGAIN | Errno::EACCES) => {}
+                Err(error) => return Err(Error::io("lock", &path)(error.into())),
+            }
+            let holder = holder(&path);
+            let has_died = holder.is_some_and(|holder| matches!(holder.open(), Ok(None)));
+            if !has_died || Instant::now() >= until {
                 return Err(Error::Locked {
-                    by: holder(&path).map(|holder| holder.pid),
+                    by: holder.map(|holder| holder.pid),
                 });
             }
-            Err(error) => return Err(Error::io("lock", &path)(error.into())),
+            std::thread::sleep(TICK);
         }
         let lock = Lock { file };
         lock.sign().map_err(Error::io("write", &path))?;
