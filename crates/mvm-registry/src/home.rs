@@ -13,14 +13,16 @@
 //! and anybody can ask whether one is held without taking it, which would be in the others' way. The
 //! file says who holds it, so that the end of that process can be waited for.
 
-use crate::files::{make_private, read_bounded};
+use crate::files::{make_private, open_regular, read_bounded};
 use crate::process::ProcessId;
+use crate::trust::{ANYBODY_ELSE, THE_WORLD, check_folder, check_parent};
 use crate::{Error, VmName};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -69,15 +71,20 @@ impl Home {
     ///
     /// # Errors
     ///
-    /// [`Error::Locked`] if another process has it.
+    /// [`Error::Locked`] if another process has it; [`Error::NotTrusted`], [`Error::Io`].
     pub fn lock(&self, name: &VmName) -> Result<Lock, Error> {
         let path = self.vm(name).lock;
-        make_private(&self.root.join("locks"))?;
+        let locks = self.root.join("locks");
+        make_private(&locks)?;
+        // It is written to, whatever others have put there.
+        check_parent(&self.root)?;
+        check_folder(&locks, THE_WORLD)?;
         let file = File::options()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&path)
             .map_err(Error::io("open", &path))?;
         let until = Instant::now() + INHERITED;
@@ -149,7 +156,7 @@ fn whole_file() -> libc::flock {
 
 /// Whether somebody holds the lock in that file.
 fn is_held(path: &Path) -> io::Result<bool> {
-    let file = match File::open(path) {
+    let file = match open_regular(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         file => file?,
     };
@@ -206,9 +213,19 @@ impl VmFolder {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::NotTrusted`] of one that is there, and is another user's.
     pub fn create(&self) -> Result<(), Error> {
-        make_private(&self.path)
+        make_private(&self.path)?;
+        self.check_trust()
+    }
+
+    /// An error unless this folder and those above it, up to `$MVM_HOME`, are root's or one's own.
+    pub(crate) fn check_trust(&self) -> Result<(), Error> {
+        let vms = self.path.parent();
+        for parent in vms.and_then(Path::parent).into_iter().chain(vms) {
+            check_parent(parent)?;
+        }
+        check_folder(&self.path, ANYBODY_ELSE)
     }
 
     /// Whether somebody is starting, stopping, snapshotting or removing the VM just now.

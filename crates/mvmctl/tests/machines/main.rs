@@ -11,6 +11,7 @@
 mod killed;
 mod states;
 mod told;
+mod trust;
 
 use serde_json::Value;
 use std::fs;
