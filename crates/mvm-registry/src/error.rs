@@ -81,6 +81,15 @@ pub enum Error {
         /// Why.
         problem: String,
     },
+    /// A record or folder that others may have written is not believed: on its word programs are run,
+    /// processes ended and folders removed.
+    #[error("{} is not believed: {problem}", .path.display())]
+    NotTrusted {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
     /// This user may not read the VM's record.
     #[error("permission denied on {}", .path.display())]
     PermissionDenied {
@@ -170,6 +179,7 @@ impl Error {
             Self::NotOurs { .. } => "not-ours",
             Self::Locked { .. } => "busy",
             Self::BadRecord { .. } => "bad-record",
+            Self::NotTrusted { .. } => "not-trusted",
             Self::PermissionDenied { .. } => "permission-denied",
             Self::BadSettings { .. } => "bad-settings",
             Self::NoInventory { .. } => "no-inventory",
@@ -189,6 +199,7 @@ impl Error {
             | Self::VsockEnded
             | Self::NotOurs { .. }
             | Self::BadRecord { .. }
+            | Self::NotTrusted { .. }
             | Self::PermissionDenied { .. }
             | Self::BadSettings { .. }
             | Self::NoInventory { .. }
@@ -256,6 +267,11 @@ impl Error {
                     folder.join("v.sock").display()
                 )
             }
+            Self::NotTrusted { path, .. } => format!(
+                "run mvmctl as the user whose VM it is; if it is to be yours, see what is in it, then \
+                 `chown` it or `chmod go-w {}`",
+                path.display()
+            ),
             Self::PermissionDenied { .. } => {
                 "become the VM's owner or root, or have its folder opened to your group".into()
             }

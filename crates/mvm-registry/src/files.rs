@@ -8,7 +8,11 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 /// Opens a regular file. Another kind is refused: opening or reading a FIFO would wait for ever.
-pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+///
+/// # Errors
+///
+/// Those of the system, and of the kind `Other` for what is no regular file.
+pub fn open_regular(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     if file.metadata()?.is_file() {
@@ -19,11 +23,18 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
 }
 
 /// The content of a regular file of at most so many bytes.
-pub(crate) fn read_bounded(path: &Path, at_most: u64) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+///
+/// Those of [`open_regular`], and of the kind `Other` for a larger one.
+pub fn read_bounded(path: &Path, at_most: u64) -> io::Result<Vec<u8>> {
+    read_all(&open_regular(path)?, at_most)
+}
+
+/// The same of one that is open.
+pub(crate) fn read_all(file: &File, at_most: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    open_regular(path)?
-        .take(at_most + 1)
-        .read_to_end(&mut content)?;
+    file.take(at_most + 1).read_to_end(&mut content)?;
     if content.len() as u64 > at_most {
         return Err(io::Error::other(format!(
             "it has more than {at_most} bytes"

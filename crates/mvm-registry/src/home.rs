@@ -13,18 +13,28 @@
 //! and anybody can ask whether one is held without taking it, which would be in the others' way. The
 //! file says who holds it, so that the end of that process can be waited for.
 
-use crate::files::{make_private, read_bounded};
+use crate::files::{make_private, open_regular, read_bounded};
 use crate::process::ProcessId;
+use crate::trust::{ANYBODY_ELSE, THE_WORLD, check_folder, check_parent};
 use crate::{Error, VmName};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// How long the content of a lock's file can be.
 const MAX_HOLDER: u64 = 64;
+
+/// How long a lock may outlive who holds it. What that one was just starting has inherited it, and
+/// ends as soon as it sees that it is alone, on a busy machine a little later.
+const INHERITED: Duration = Duration::from_secs(5);
+
+/// How often it is tried again meanwhile: a lock gives no event.
+const TICK: Duration = Duration::from_millis(5);
 
 /// `$MVM_HOME`.
 #[derive(Debug, Clone)]
@@ -61,25 +71,37 @@ impl Home {
     ///
     /// # Errors
     ///
-    /// [`Error::Locked`] if another process has it.
+    /// [`Error::Locked`] if another process has it; [`Error::NotTrusted`], [`Error::Io`].
     pub fn lock(&self, name: &VmName) -> Result<Lock, Error> {
         let path = self.vm(name).lock;
-        make_private(&self.root.join("locks"))?;
+        let locks = self.root.join("locks");
+        make_private(&locks)?;
+        // It is written to, whatever others have put there.
+        check_parent(&self.root)?;
+        check_folder(&locks, THE_WORLD)?;
         let file = File::options()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&path)
             .map_err(Error::io("open", &path))?;
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
-            Ok(_) => {}
-            Err(Errno::EAGAIN | Errno::EACCES) => {
+        let until = Instant::now() + INHERITED;
+        loop {
+            match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
+                Ok(_) => break,
+                Err(Errno::EAGAIN | Errno::EACCES) => {}
+                Err(error) => return Err(Error::io("lock", &path)(error.into())),
+            }
+            let holder = holder(&path);
+            let has_died = holder.is_some_and(|holder| matches!(holder.open(), Ok(None)));
+            if !has_died || Instant::now() >= until {
                 return Err(Error::Locked {
-                    by: holder(&path).map(|holder| holder.pid),
+                    by: holder.map(|holder| holder.pid),
                 });
             }
-            Err(error) => return Err(Error::io("lock", &path)(error.into())),
+            std::thread::sleep(TICK);
         }
         let lock = Lock { file };
         lock.sign().map_err(Error::io("write", &path))?;
@@ -134,7 +156,7 @@ fn whole_file() -> libc::flock {
 
 /// Whether somebody holds the lock in that file.
 fn is_held(path: &Path) -> io::Result<bool> {
-    let file = match File::open(path) {
+    let file = match open_regular(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         file => file?,
     };
@@ -191,9 +213,19 @@ impl VmFolder {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::NotTrusted`] of one that is there, and is another user's.
     pub fn create(&self) -> Result<(), Error> {
-        make_private(&self.path)
+        make_private(&self.path)?;
+        self.check_trust()
+    }
+
+    /// An error unless this folder and those above it, up to `$MVM_HOME`, are root's or one's own.
+    pub(crate) fn check_trust(&self) -> Result<(), Error> {
+        let vms = self.path.parent();
+        for parent in vms.and_then(Path::parent).into_iter().chain(vms) {
+            check_parent(parent)?;
+        }
+        check_folder(&self.path, ANYBODY_ELSE)
     }
 
     /// Whether somebody is starting, stopping, snapshotting or removing the VM just now.

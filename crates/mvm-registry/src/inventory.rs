@@ -116,6 +116,7 @@ impl Vm {
             VmState::Unknown(why) => Err(match why.clone() {
                 Untold::Forbidden { path } => Error::PermissionDenied { path },
                 Untold::Unreadable { path, problem } => Error::BadRecord { path, problem },
+                Untold::NotTrusted { path, problem } => Error::NotTrusted { path, problem },
                 Untold::SilentVmm { problem } => Error::SilentVmm { problem },
             }),
             state => Err(Error::NotRunning {
@@ -256,6 +257,7 @@ impl VmFolder {
             let why = match error {
                 Error::PermissionDenied { path } => Untold::Forbidden { path },
                 Error::BadRecord { path, problem } => Untold::Unreadable { path, problem },
+                Error::NotTrusted { path, problem } => Untold::NotTrusted { path, problem },
                 error => Untold::Unreadable {
                     path: self.file("vm.json"),
                     problem: error.to_string(),

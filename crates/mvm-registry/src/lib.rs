@@ -7,6 +7,7 @@
 //! watch       told when that changes                                        Watch
 //! record      vm.json: its one reader and its one writer                    Record, Recorded
 //! home        folders, and the lock on each VM                              Home, VmFolder, Lock
+//! trust       whose records count: root's and one's own
 //! process     pidfds: a pid is never taken for another process's            Process, Alive
 //! listener    who listens on a Unix socket
 //! name, labels, endpoint, settings: what users write
@@ -30,13 +31,14 @@ mod process;
 pub mod record;
 mod settings;
 pub mod state;
+mod trust;
 mod unseen;
 mod watch;
 
 pub use ending::Ending;
 pub use endpoint::{Address, Endpoint};
 pub use error::{Error, of_system};
-pub use files::{make_private, write_whole};
+pub use files::{make_private, open_regular, read_bounded, write_whole};
 pub use home::{Home, Lock, VmFolder};
 pub use inventory::{AskVmm, Inventory, Listing, Vm};
 pub use labels::{Label, Labels, POOL, Selector};

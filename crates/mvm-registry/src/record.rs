@@ -4,9 +4,10 @@
 //! that is not known may be one on which everything depends. What others write (to say where an agent
 //! is, or that its VM sleeps) is read leniently, and never written.
 
-use crate::files::{read_bounded, write_whole};
+use crate::files::{open_regular, read_all, write_whole};
 use crate::labels::Labels;
 use crate::process::{Alive, Process, boot_id};
+use crate::trust::{self, ANYBODY_ELSE, THE_WORLD};
 use crate::{Error, VmFolder};
 use mvm_protocol::object::{Object, Problem};
 use serde::de::IgnoredAny;
@@ -146,15 +147,19 @@ impl VmFolder {
     ///
     /// # Errors
     ///
-    /// [`Error::PermissionDenied`], [`Error::BadRecord`].
+    /// [`Error::PermissionDenied`], [`Error::BadRecord`], [`Error::NotTrusted`].
     pub(crate) fn look(&self) -> Result<Found, Error> {
         let path = self.file("vm.json");
         let bad = |problem: String| Error::BadRecord {
             path: path.clone(),
             problem,
         };
-        let content = match read_bounded(&path, MAX_RECORD) {
-            Ok(content) => content,
+        let read = || -> io::Result<_> {
+            let file = open_regular(&path)?;
+            Ok((file.metadata()?, read_all(&file, MAX_RECORD)?))
+        };
+        let (metadata, content) = match read() {
+            Ok(read) => read,
             Err(error) => {
                 return match error.kind() {
                     ErrorKind::NotFound | ErrorKind::NotADirectory => {
@@ -168,7 +173,14 @@ impl VmFolder {
                 };
             }
         };
-        parse(&content).map_err(bad)
+        // Before it is parsed: it may be half of one, and even what is wrong with it is another's word.
+        trust::check(&path, &metadata, THE_WORLD)?;
+        let found = parse(&content).map_err(bad)?;
+        if matches!(found, Found::Ours(_)) {
+            trust::check(&path, &metadata, ANYBODY_ELSE)?;
+            self.check_trust()?;
+        }
+        Ok(found)
     }
 
     /// What `mvmctl` has written of the VM.

@@ -109,6 +109,13 @@ pub enum Untold {
         /// Why.
         problem: String,
     },
+    /// Others may have written its record.
+    NotTrusted {
+        /// The record, or a folder on the way to it.
+        path: PathBuf,
+        /// Why it is not believed.
+        problem: String,
+    },
     /// Its VMM does not say whether it is paused.
     SilentVmm {
         /// Why.

@@ -31,16 +31,7 @@ pub(crate) fn run(command: &mut Command, at_most: Duration) -> io::Result<Output
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    #[expect(
-        unsafe_code,
-        reason = "only there can it be bound to this program's end"
-    )]
-    // SAFETY: one system call that takes a number and touches no memory, which is safe between fork
-    // and exec.
-    unsafe {
-        // A group of its own hears no Ctrl-C, and is to end with us all the same.
-        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
-    }
+    end_with_us(command);
     let mut running = Running {
         child: command.spawn()?,
         is_over: false,
@@ -79,6 +70,20 @@ pub(crate) fn run(command: &mut Command, at_most: Duration) -> io::Result<Output
                 stderr: stderr.text,
             });
         }
+    }
+}
+
+/// Has the program be killed when the thread that starts it ends, however that comes about.
+pub(crate) fn end_with_us(command: &mut Command) {
+    #[expect(
+        unsafe_code,
+        reason = "only there can it be bound to this program's end"
+    )]
+    // SAFETY: one system call that takes a number and touches no memory, which is safe between fork
+    // and exec.
+    unsafe {
+        // A group of its own hears no Ctrl-C, and is to end with us all the same.
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
     }
 }
 

@@ -1,8 +1,11 @@
 //! Programs that are to outlive the one that starts them.
 
-use std::io;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::process::{Child, Command};
 
 /// Has the program begin a session of its own, so that neither a hangup nor a Ctrl-C at this terminal
 /// reaches it, and keeps from it the descriptors that this process has open or was given by its own
@@ -27,5 +30,90 @@ pub fn detach(command: &mut Command) {
     // does not either), which is all that is allowed between fork and exec.
     unsafe {
         command.pre_exec(detach);
+    }
+}
+
+/// Starts a program only when `record` has been told its process's number: until then the process
+/// waits, and ends if this program does. So there is no moment at which a program runs that nobody
+/// has recorded, even if this one is killed with -9. `record` is called on another thread.
+///
+/// # Errors
+///
+/// Those of `record`, after which no program runs; those of starting one.
+pub(crate) fn spawn_recorded<T: Send, E: From<io::Error> + Send>(
+    command: &mut Command,
+    record: impl FnOnce(u32) -> Result<T, E> + Send,
+) -> Result<(Child, T), E> {
+    let (ours, theirs) = UnixStream::pair()?;
+    wait_until_recorded(command, &ours, theirs);
+    std::thread::scope(|scope| {
+        let recording = scope.spawn(|| {
+            let mut pid = [0; 4];
+            // However this ends, the child does not wait for ever.
+            let _closes = ShutOnDrop(&ours);
+            let mut stream = &ours;
+            // Nothing comes where no process could be made.
+            if stream.read_exact(&mut pid).is_err() {
+                return None;
+            }
+            let recorded = record(u32::from_ne_bytes(pid));
+            if recorded.is_ok() {
+                // Fails only if the process is gone, which is told as that it could not be started.
+                let _ = stream.write_all(&[1]);
+            }
+            Some(recorded)
+        });
+        // Returns when the process is the program, or has failed to become it.
+        let spawned = command.spawn();
+        // For where there is no process. One that is there has been let go.
+        drop(ShutOnDrop(&ours));
+        let recorded = match recording.join() {
+            Ok(recorded) => recorded,
+            Err(panicked) => std::panic::resume_unwind(panicked),
+        };
+        match (spawned, recorded) {
+            // What kept it from being recorded kept it from being started.
+            (_, Some(Err(error))) => Err(error),
+            (Ok(child), Some(Ok(recorded))) => Ok((child, recorded)),
+            (Err(error), _) => Err(error.into()),
+            (Ok(_), None) => Err(io::Error::other("a child that has told nothing").into()),
+        }
+    })
+}
+
+struct ShutOnDrop<'a>(&'a UnixStream);
+
+impl Drop for ShutOnDrop<'_> {
+    fn drop(&mut self) {
+        // Fails only if the other end is closed already.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+/// The child's part: it says its number, and waits for a byte before it becomes the program.
+fn wait_until_recorded(command: &mut Command, ours: &UnixStream, theirs: UnixStream) {
+    let ours = ours.as_raw_fd();
+    let wait = move || {
+        #[expect(unsafe_code, reason = "what the child has of the parent's end")]
+        // SAFETY: `ours` is open in the parent until `Command::spawn` has returned, so its copy is
+        // open here, where nothing else uses it. It is closed, so that the parent's end is seen.
+        drop(unsafe { OwnedFd::from_raw_fd(ours) });
+        (&theirs).write_all(&std::process::id().to_ne_bytes())?;
+        let mut byte = [0];
+        loop {
+            match (&theirs).read(&mut byte) {
+                Ok(1..) => return Ok(()),
+                // It was not recorded, or the parent is gone.
+                Ok(0) => return Err(io::Error::from_raw_os_error(libc::ECANCELED)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    #[expect(unsafe_code, reason = "only there can the child wait")]
+    // SAFETY: `wait` closes, writes to and reads from descriptors that are open, and allocates
+    // nothing (an io::Error from a number or a kind does not either).
+    unsafe {
+        command.pre_exec(wait);
     }
 }

@@ -28,6 +28,14 @@ pub enum Error {
         /// Its main process.
         pid: i32,
     },
+    /// It is not removed, since it runs.
+    #[error("it is running (process {pid}), and is not removed")]
+    NotRemoved {
+        /// The VM.
+        name: String,
+        /// Its main process.
+        pid: i32,
+    },
     /// It is asleep, and is not to be booted anew for nothing.
     #[error("it is asleep{}, and booting it anew would lose what it was doing", suspended(snapshot.as_deref()))]
     Suspended {
@@ -205,6 +213,9 @@ impl Error {
             Self::Running { name, .. } => {
                 format!("`mvmctl vm stop {name}` first, or choose another name")
             }
+            Self::NotRemoved { name, .. } => format!(
+                "`mvmctl vm stop {name}` first, or have it ended: `mvmctl vm rm --force {name}`"
+            ),
             Self::Suspended { name, snapshot } => {
                 let folder = snapshot.as_deref().unwrap_or(Path::new("DIR")).display();
                 format!(

@@ -6,7 +6,7 @@
 
 use crate::manifest::{self, Wrong};
 use mvm_protocol::object::Problem;
-use mvm_registry::of_system;
+use mvm_registry::{of_system, read_bounded};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -151,7 +151,7 @@ impl Image {
         // Absolute, since the VMM runs in the VM's own folder.
         let folder = std::path::absolute(folder).map_err(unreadable)?;
         let path = folder.join(MANIFEST);
-        let content = std::fs::read(&path).map_err(unreadable)?;
+        let content = read_bounded(&path, manifest::MAX).map_err(unreadable)?;
         let manifest = read_manifest(&path, &content)?;
         let image = Self { folder, manifest };
         let named = [

@@ -7,6 +7,7 @@ use crate::error::{Error, Logs};
 use crate::process::spawn_detached;
 use mvm_registry::{Alive, Record, Recorded, Role, VmFolder, boot_id};
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -17,6 +18,18 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// How long a process that is not wanted after all has to go by itself.
 const TERMINATE_GRACE: Duration = Duration::from_secs(2);
+
+/// Why there is no process.
+enum Failed {
+    Starting(io::Error),
+    Recording(mvm_registry::Error),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Starting(error)
+    }
+}
 
 /// The processes of a VM that is being started.
 #[derive(Debug)]
@@ -111,8 +124,8 @@ impl VmProcesses {
     }
 
     /// Starts a process in the VM's folder, so that its paths are short whatever the folder's own
-    /// is (a socket's may have 107 bytes), with its output in `log`, and records it: if this
-    /// program is killed in the middle of a start, the next one finds what it left.
+    /// is (a socket's may have 107 bytes), with its output in `log`. It is recorded before it begins
+    /// to run: whenever this program is killed, the next one finds what it left.
     pub(crate) fn spawn(
         &mut self,
         role: Role,
@@ -123,14 +136,33 @@ impl VmProcesses {
         let path = self.folder.file(log);
         let file = File::create(&path).map_err(Error::io("create", &path))?;
         command.current_dir(self.folder.path());
-        let (process, alive) = spawn_detached(role, command, file)
-            .map_err(Error::io("start", command.get_program().as_ref()))?;
-        self.record.processes.push(process);
-        self.members.push((alive, program));
         if !self.logs.contains(&log) {
             self.logs.push(log);
         }
-        Ok(self.folder.save(&self.record)?)
+        let before = self.record.processes.len();
+        let (folder, record) = (&self.folder, &mut self.record);
+        let started = spawn_detached(role, command, file, |process| {
+            record.processes.push(process.clone());
+            folder.save(record).map_err(Failed::Recording)
+        });
+        match started {
+            Ok((_, alive)) => {
+                self.members.push((alive, program));
+                Ok(())
+            }
+            Err(failed) => {
+                // It was noted, and is gone.
+                self.record.processes.truncate(before);
+                Err(match failed {
+                    Failed::Recording(error) => error.into(),
+                    Failed::Starting(error) => {
+                        // The first error says more than one of this would.
+                        let _ = self.folder.save(&self.record);
+                        Error::io("start", command.get_program().as_ref())(error)
+                    }
+                })
+            }
+        }
     }
 
     /// Another log that explains a failure, the most telling last.

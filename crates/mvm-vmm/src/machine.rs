@@ -121,6 +121,7 @@ pub fn start(
     if let Some(last) = &last {
         replace_stopped_vm(name, last, &folder)?;
     }
+    let is_new = last.is_none() && !folder.path().exists();
     folder.create()?;
     remove_sockets(&folder)?;
     let launch = Launch {
@@ -136,13 +137,20 @@ pub fn start(
     let guest = image.as_ref().filter(|_| driver.runs_a_guest());
     let port = guest.map(|image| image.manifest.agent.port);
     let mut processes = VmProcesses::new(
-        folder,
+        folder.clone(),
         Record {
             port: port.unwrap_or(mvm_protocol::PORT),
             ..record
         },
     )?;
-    driver.launch(&launch, &mut processes)?;
+    if let Err(error) = driver.launch(&launch, &mut processes) {
+        drop(processes);
+        // It was not even begun. Where a program has said something, `vm logs` is to have it.
+        if is_new && error.logs().is_none() {
+            forget(&folder)?;
+        }
+        return Err(error);
+    }
     Ok(Starting {
         processes,
         _lock: lock,
@@ -244,8 +252,30 @@ pub fn remove(home: &Home, name: &VmName) -> Result<(), Error> {
     folder.record()?;
     let _lock = home.lock(name)?;
     let record = folder.record()?;
+    // One whose start was broken off too: somebody may be about to look at it.
+    let alive = record.alive()?;
+    if let Some(main) = alive.iter().find(|process| process.role.is_main()) {
+        return Err(Error::NotRemoved {
+            name: name.to_string(),
+            pid: main.pid,
+        });
+    }
     replace_stopped_vm(name, &record, &folder)?;
     std::fs::remove_dir_all(folder.path()).map_err(Error::io("remove", folder.path()))
+}
+
+/// Removes what a failed start has made of a VM that was not there before, unless something of it still
+/// runs. Whoever calls this holds the VM's lock.
+pub(crate) fn forget(folder: &VmFolder) -> Result<(), Error> {
+    match folder.last_record()? {
+        Some(record) if !record.alive()?.is_empty() => Ok(()),
+        _ => match std::fs::remove_dir_all(folder.path()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(Error::io("remove", folder.path())(error))
+            }
+            _ => Ok(()),
+        },
+    }
 }
 
 /// One that is asleep in a snapshot, or whose restore was broken off, is not booted anew for nothing.

@@ -3,6 +3,9 @@
 use mvm_protocol::object::{Object, Problem};
 use serde::de::DeserializeOwned;
 
+/// The largest manifest that is read, in bytes.
+pub(crate) const MAX: u64 = 1 << 20;
+
 /// Why a manifest's text is not taken.
 pub(crate) enum Wrong {
     /// It is not as it should be.

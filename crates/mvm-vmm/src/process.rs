@@ -1,27 +1,29 @@
 //! Programs that outlive the `mvmctl` that starts them.
 
-use crate::detach::detach;
+use crate::detach::{detach, spawn_recorded};
 use mvm_registry::{Alive, Process, Role, has_open, listed};
 use std::fs::File;
 use std::io;
 use std::process::{Command, Stdio};
 
 /// Starts a program that is to outlive this one (see [`detach`]), without standard input, its output
-/// to `log`.
-pub(crate) fn spawn_detached(
+/// to `log`. It begins to run only when `record` has noted it: see [`spawn_recorded`]. One that could
+/// not be started then has been noted all the same.
+pub(crate) fn spawn_detached<E: From<io::Error> + Send>(
     role: Role,
     command: &mut Command,
     log: File,
-) -> io::Result<(Process, Alive)> {
+    record: impl FnOnce(&Process) -> Result<(), E> + Send,
+) -> Result<(Process, Alive), E> {
     let also = log.try_clone()?;
     command.stdin(Stdio::null()).stdout(also).stderr(log);
     detach(command);
-    let mut child = command.spawn()?;
-    Process::identify(role, child.id()).inspect_err(|_| {
-        // One that cannot be recorded would be nobody's. Both fail only if it has ended already.
-        let _ = child.kill();
-        let _ = child.wait();
-    })
+    let (_, started) = spawn_recorded(command, |pid| -> Result<_, E> {
+        let (process, alive) = Process::identify(role, pid)?;
+        record(&process)?;
+        Ok((process, alive))
+    })?;
+    Ok(started)
 }
 
 /// Whether a process listens on a Unix socket, bound under exactly that name. That the socket's file
@@ -34,10 +36,97 @@ pub fn listens(pid: i32, socket: &str) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::process::{Pid, Signal};
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
     use std::io::{BufRead, BufReader};
     use std::os::fd::{AsRawFd, OwnedFd};
+    use std::path::Path;
     use std::time::Duration;
+
+    fn spawn(command: &mut Command, log: File) -> io::Result<(Process, Alive)> {
+        spawn_detached(Role::Vmm, command, log, |_| Ok(()))
+    }
+
+    /// Where a test is run again as the program that is killed, a folder; see below.
+    const KILLED_IN: &str = "MVM_TEST_KILLED_IN";
+
+    /// A program that says that it runs.
+    fn marking(folder: &Path) -> Command {
+        let mut command = Command::new("sh");
+        let ran = folder.join("ran");
+        command
+            .args(["-c", "echo >\"$0\"; exec sleep 600"])
+            .arg(ran);
+        command
+    }
+
+    /// Run by the test below alone, in a process of its own.
+    #[test]
+    fn killed_before_it_has_recorded() {
+        let Some(folder) = std::env::var_os(KILLED_IN) else {
+            return;
+        };
+        let folder = Path::new(&folder);
+        let log = File::create(folder.join("log")).unwrap();
+        let _ = spawn_detached(Role::Vmm, &mut marking(folder), log, |process| {
+            std::fs::write(folder.join("pid"), process.pid.to_string())?;
+            let own = rustix::process::getpid();
+            rustix::process::kill_process(own, Signal::KILL)?;
+            // It takes effect at once.
+            std::thread::sleep(Duration::from_secs(60));
+            io::Result::Ok(())
+        });
+    }
+
+    #[test]
+    fn what_was_not_recorded_never_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let test = "process::tests::killed_before_it_has_recorded";
+        let killed = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env(KILLED_IN, folder.path())
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&killed),
+            Some(9)
+        );
+        let pid = std::fs::read_to_string(folder.path().join("pid")).unwrap();
+        let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+        // Not our child: its end is an event of a pidfd.
+        if let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) {
+            let mut ended = [PollFd::new(&process, PollFlags::IN)];
+            let at_most = Timespec {
+                tv_sec: 10,
+                tv_nsec: 0,
+            };
+            let count = poll(&mut ended, Some(&at_most)).unwrap();
+            if count == 0 {
+                rustix::process::kill_process(pid, Signal::KILL).unwrap();
+            }
+            assert_eq!(count, 1, "it is still there");
+        }
+        assert!(!folder.path().join("ran").exists(), "it ran");
+    }
+
+    #[test]
+    fn what_could_not_be_recorded_does_not_run_and_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = File::create(folder.path().join("log")).unwrap();
+        let full = |_: &Process| Err(io::Error::from(io::ErrorKind::StorageFull));
+        let refused = spawn_detached(Role::Vmm, &mut marking(folder.path()), log, full);
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(!folder.path().join("ran").exists(), "it ran");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_told_as_such() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = File::create(folder.path().join("log")).unwrap();
+        let error = spawn(&mut Command::new("/nonexistent"), log).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn a_socket_that_is_bound_is_not_yet_listened_on() {
@@ -48,7 +137,7 @@ mod tests {
         assert!(!listens(own, &path).unwrap());
         let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
-        assert!(std::path::Path::new(&path).exists() && !listens(own, &path).unwrap());
+        assert!(Path::new(&path).exists() && !listens(own, &path).unwrap());
         listen(&socket, 1).unwrap();
         assert!(listens(own, &path).unwrap());
         let parent = i32::try_from(std::os::unix::process::parent_id()).unwrap();
@@ -64,7 +153,7 @@ mod tests {
             "trap '' TERM; echo ready; while :; do sleep 600; done",
         ]);
         let log = File::from(OwnedFd::from(writer));
-        let (process, alive) = spawn_detached(Role::Vmm, &mut command, log).unwrap();
+        let (process, alive) = spawn(&mut command, log).unwrap();
         drop(command);
         let mut line = String::new();
         BufReader::new(&mut reader).read_line(&mut line).unwrap();
@@ -88,7 +177,7 @@ mod tests {
             "ls /proc/self/fd; cut -d' ' -f1,6 /proc/$$/stat; kill -9 $$",
         ]);
         let log = File::from(OwnedFd::from(writer));
-        let (_, alive) = spawn_detached(Role::Vmm, &mut command, log).unwrap();
+        let (_, alive) = spawn(&mut command, log).unwrap();
         drop(command);
         let said = io::read_to_string(&mut reader).unwrap();
         let numbers: Vec<_> = said.split_whitespace().collect();

@@ -17,15 +17,14 @@ use crate::manifest::{self, Wrong};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
 use mvm_protocol::object::Problem;
-use mvm_registry::of_system;
-use mvm_registry::{make_private, write_whole};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use mvm_registry::{make_private, of_system, open_regular, read_bounded, write_whole};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 use std::fs::{File, Permissions};
-use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use thiserror::Error as ThisError;
@@ -195,7 +194,7 @@ impl Snapshot {
         // Absolute, since the VMM runs in the VM's own folder.
         let folder = std::path::absolute(folder).map_err(unreadable)?;
         let path = folder.join(MANIFEST);
-        let content = std::fs::read(&path).map_err(unreadable)?;
+        let content = read_bounded(&path, manifest::MAX).map_err(unreadable)?;
         let manifest = read_manifest(&path, &content)?;
         let snapshot = Self { folder, manifest };
         if snapshot.manifest.files.is_empty() {
@@ -270,7 +269,7 @@ fn check_file(folder: &Path, expected: &StateFile) -> Result<(), SnapshotError> 
             }
         }
     };
-    let file = File::open(&path).map_err(failed)?;
+    let file = open_regular(&path).map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
     // The length is told before the long way through the content is gone.
     if bytes != expected.bytes {
@@ -279,7 +278,7 @@ fn check_file(folder: &Path, expected: &StateFile) -> Result<(), SnapshotError> 
             expected.bytes
         )));
     }
-    let sha256 = sha256(file).map_err(failed)?;
+    let sha256 = sha256(file.take(bytes)).map_err(failed)?;
     if sha256 == expected.sha256 {
         Ok(())
     } else {
@@ -289,7 +288,7 @@ fn check_file(folder: &Path, expected: &StateFile) -> Result<(), SnapshotError> 
     }
 }
 
-fn sha256(mut file: File) -> io::Result<String> {
+fn sha256(mut file: impl Read) -> io::Result<String> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -396,8 +395,15 @@ pub(crate) fn is_left(snapshot_dir: &Path) -> bool {
         .file_name()
         .unwrap_or_default()
         .to_string_lossy();
-    let free = || File::open(snapshot_dir).is_ok_and(|folder| folder.try_lock().is_ok());
-    name.starts_with(PARTIAL) && snapshot_dir.is_dir() && free()
+    // One that another user made is no snapshot of ours, whatever a record says.
+    let is_ours = |folder: &File| {
+        let owner = folder.metadata().map(|folder| folder.uid());
+        owner.is_ok_and(|owner| owner == 0 || owner == rustix::process::geteuid().as_raw())
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = || rustix::fs::open(snapshot_dir, flags, Mode::empty()).map(File::from);
+    let is_free = |folder: File| is_ours(&folder) && folder.try_lock().is_ok();
+    name.starts_with(PARTIAL) && folder().is_ok_and(is_free)
 }
 
 /// Removes a pending snapshot that nobody writes any more, if there is one.

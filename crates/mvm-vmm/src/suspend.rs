@@ -22,7 +22,7 @@ use crate::driver::{self, Driver, Restore};
 use crate::error::Error;
 use crate::image::Image;
 use crate::launch::VmProcesses;
-use crate::machine::{end_all, remove_sockets, replace_stopped_vm};
+use crate::machine::{end_all, forget, remove_sockets, replace_stopped_vm};
 use crate::snapshot::{self, Manifest, Snapshot, SnapshotDir, Vmm};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
@@ -275,7 +275,8 @@ pub struct RestoreSpec {
 }
 
 /// Starts a VM from a snapshot. When it returns the VM runs, its guest still asleep, and may be
-/// dialled. If it fails, what was started is ended, and a VM of that name is as it was.
+/// dialled. If it fails, what was started is ended, and a VM of that
+/// name is as it was, or is not there if it was not.
 pub fn restore(
     home: &Home,
     name: &VmName,
@@ -319,6 +320,7 @@ pub fn restore(
     if let Some(last) = &last {
         replace_stopped_vm(name, last, &folder)?;
     }
+    let is_new = last.is_none() && !folder.path().exists();
     folder.create()?;
     remove_sockets(&folder)?;
     let mut processes = VmProcesses::new(folder.clone(), record)?;
@@ -345,6 +347,8 @@ pub fn restore(
                     processes: Vec::new(),
                     ..last
                 })?;
+            } else if is_new {
+                forget(&folder)?;
             }
             Err(error)
         }

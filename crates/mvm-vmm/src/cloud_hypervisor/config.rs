@@ -9,6 +9,7 @@
 use super::{CONSOLE, VSOCK_SOCKET};
 use crate::error::Error;
 use crate::snapshot::Snapshot;
+use mvm_registry::read_bounded;
 use serde_json::Value;
 use std::io;
 use std::os::unix::fs::symlink;
@@ -17,6 +18,9 @@ use tempfile::TempDir;
 
 /// What Cloud Hypervisor calls it.
 const CONFIG: &str = "config.json";
+
+/// The largest that is read, in bytes. A real one has some thousand.
+const MAX_CONFIG: u64 = 1 << 20;
 
 /// A folder to restore from, in the VM's own folder. It is needed until the VM has been restored.
 pub(super) fn elsewhere(snapshot: &Snapshot, folder: &Path) -> Result<TempDir, Error> {
@@ -28,7 +32,7 @@ pub(super) fn elsewhere(snapshot: &Snapshot, folder: &Path) -> Result<TempDir, E
         let from = snapshot.file(&file.file);
         let to = source.path().join(&file.file);
         if file.file == CONFIG {
-            let content = std::fs::read(&from).map_err(Error::io("read", &from))?;
+            let content = read_bounded(&from, MAX_CONFIG).map_err(Error::io("read", &from))?;
             let edited = edit(&content).map_err(Error::io("use", &from))?;
             std::fs::write(&to, edited).map_err(Error::io("write", &to))?;
         } else {

@@ -6,6 +6,7 @@
 //! KVM works. The verdict is kept, since where KVM hangs the trial takes its whole deadline.
 
 use super::arguments::Accelerator;
+use crate::brief::end_with_us;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::microvm::{kvm_device, open_kvm};
@@ -90,7 +91,9 @@ pub fn boots(
     let folder = tempfile::tempdir().map_err(Error::io("make a folder in", Path::new("/tmp")))?;
     let said = folder.path().join("qemu.log");
     let log = File::create(&said).map_err(Error::io("create", &said))?;
-    let child = Command::new(qemu)
+    let mut command = Command::new(qemu);
+    end_with_us(&mut command);
+    let child = command
         .current_dir(folder.path())
         .args(["-M", "q35", "-m", "256", "-display", "none"])
         .args(["-cpu", accelerator.cpu()])

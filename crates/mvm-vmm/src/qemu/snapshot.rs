@@ -25,6 +25,7 @@ use crate::error::{Error, QmpFault};
 use crate::launch::VmProcesses;
 use crate::locate::QEMU;
 use crate::snapshot::{Snapshot, Vmm};
+use mvm_registry::open_regular;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::ErrorKind;
@@ -162,7 +163,7 @@ pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Res
     })?;
     check_version(&version(&qmp), &manifest.vmm.version)?;
     let path = snapshot.file(STATE);
-    let file = File::open(&path).map_err(Error::io("open", &path))?;
+    let file = open_regular(&path).map_err(Error::io("open", &path))?;
     qmp.give(STATE, &file)?;
     qmp.execute("migrate-incoming", &json!({"uri": format!("fd:{STATE}")}))?;
     migrated(

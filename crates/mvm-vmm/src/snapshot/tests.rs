@@ -141,3 +141,30 @@ fn whatever_was_altered_is_found() {
         "the name of a file beside it",
     );
 }
+
+#[test]
+fn what_is_no_file_or_endless_hangs_nothing() {
+    use rustix::fs::{FileType, mknodat};
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path().join("s");
+    taken(&at);
+    for name in ["state", MANIFEST] {
+        let path = at.join(name);
+        let kept = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let error = Snapshot::open(&at).unwrap_err().to_string();
+        assert!(error.contains("no regular file"), "{name}: {error}");
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        let error = Snapshot::open(&at).unwrap_err().to_string();
+        assert!(error.contains("no regular file"), "{name}: {error}");
+        std::fs::remove_file(&path).unwrap();
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let error = Snapshot::open(&at).unwrap_err().to_string();
+        assert!(error.contains("bytes"), "{name}: {error}");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, kept).unwrap();
+    }
+    Snapshot::open(&at).unwrap();
+}

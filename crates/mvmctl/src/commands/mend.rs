@@ -37,6 +37,7 @@ pub(super) async fn mend_if_broken_off(
                 | RegistryError::NoSuchVm { .. }
                 | RegistryError::NotOurs { .. }
                 | RegistryError::BadRecord { .. }
+                | RegistryError::NotTrusted { .. }
                 | RegistryError::PermissionDenied { .. },
             )
             | Error::NoSuchBackend { .. },

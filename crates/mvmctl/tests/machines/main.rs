@@ -8,8 +8,10 @@
     reason = "a test fails by panicking"
 )]
 
+mod killed;
 mod states;
 mod told;
+mod trust;
 
 use serde_json::Value;
 use std::fs;
@@ -149,7 +151,8 @@ fn from_start_to_removal() {
     assert_eq!(home.record("web")["state"], "running");
     home.ok("vm ping web");
     home.fails(START, 1, "running already");
-    home.fails("vm rm web", 1, "running already");
+    home.fails("vm rm web", 1, "it is running (process");
+    home.fails("vm rm web", 1, "`mvmctl vm rm --force web`");
     let logs = home.ok("vm logs web").stdout;
     assert!(
         logs.contains("mvm-guest-agent: listening on unix:"),

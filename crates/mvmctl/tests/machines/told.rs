@@ -117,7 +117,8 @@ fn what_came_of_it_as_data() {
 #[test]
 fn one_that_was_never_booted_has_no_console() {
     let home = Home::new();
-    home.fails(&format!("{START} --agent /nonexistent"), 1, "/nonexistent");
+    home.ok(START);
+    home.ok("vm stop web");
     fs::remove_file(home.file("web/console.log")).unwrap();
     let logs = home.run("vm logs web");
     assert_eq!(logs.code, Some(1));
@@ -153,7 +154,9 @@ fn refusals_say_what_is_wrong() {
         "is no image folder",
     );
     home.fails(&format!("{START} --agent /nonexistent"), 1, "/nonexistent");
-    home.ok("vm rm web");
+    home.fails("vm rm web", 3, "no VM has that name in");
+    home.ok("vm stop web-1");
+    home.ok("vm rm web-1");
     home.fails("image build --out /tmp/x --add a:b", 2, "FILE:DEST");
     home.fails("image build --out /tmp/x --service web", 2, "NAME=COMMAND");
     assert!(!Path::new("/tmp/x").exists());

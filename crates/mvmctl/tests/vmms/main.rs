@@ -48,6 +48,8 @@ fn main() {
         one_that_something_else_paused_is_not_dialled,
         one_whose_vmm_does_not_answer_is_not_dialled,
         a_suspended_vm_is_not_booted_for_nothing,
+        a_restore_that_is_killed_leaves_nothing_that_rm_does_not_find,
+        a_restore_that_fails_leaves_no_new_vm,
     ];
     trials.push(Trial::test(
         "firecracker::the_broken_version_is_refused",

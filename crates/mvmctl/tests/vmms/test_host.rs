@@ -237,6 +237,19 @@ impl TestHost {
         assert!(killed.unwrap().success());
     }
 
+    /// The processes that were started for its VMs, by their environment: those that have ended have
+    /// none.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let marker = format!("MVM_HOME={}\0", self.path("home").display());
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_marked = |pid: &u32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            String::from_utf8_lossy(&environment).contains(&marker)
+        };
+        pids.filter(is_marked).collect()
+    }
+
     pub(crate) fn touch(&self, vm: &str, name: &str) {
         fs::write(self.file(vm, name), "").unwrap();
     }
