@@ -23,6 +23,10 @@ mod firecracker;
 mod guest;
 mod http;
 mod qemu;
+mod relay;
+mod subject;
+
+pub use subject::{Subject, calls, forget_calls, subjects};
 
 use http::{Answer, Request};
 use serde::de::DeserializeOwned;
@@ -40,6 +44,16 @@ use tempfile::TempDir;
 /// What a VMM makes of a request.
 trait Vmm: Send + 'static {
     fn answer(&mut self, request: &Request) -> Answer;
+
+    /// Whether the request is none to the VMM, and has been seen to.
+    fn is_own(&mut self, _: &Request) -> bool {
+        false
+    }
+
+    /// Its end in the middle of a request.
+    fn die(&mut self) -> ! {
+        quit("injected")
+    }
 }
 
 /// The programs, and the variables that have them found.
@@ -54,6 +68,13 @@ const PROGRAMS: [(&str, &str); 4] = [
 pub fn run_if_called() {
     let arguments: Vec<String> = env::args().collect();
     let (called, arguments) = arguments.split_first().expect("a program has a name");
+    if called == relay::RELAY {
+        relay::relay(arguments);
+    }
+    let real = relay::link_beside(Path::new(called)).and_then(|link| fs::canonicalize(link).ok());
+    if let Some(real) = real {
+        relay::run(&real, arguments);
+    }
     let called = Path::new(called).file_name().and_then(|name| name.to_str());
     let version = fs::read_to_string("version");
     let version = version.as_deref().map(str::trim);
@@ -73,6 +94,7 @@ pub fn install() -> (TempDir, Vec<(&'static str, PathBuf)>) {
     let own = env::current_exe().unwrap();
     let kvm = folder.path().join("kvm");
     fs::write(&kvm, "").unwrap();
+    fs::create_dir(folder.path().join("real")).unwrap();
     let mut variables = vec![("MVM_KVM", kvm)];
     for (variable, name) in PROGRAMS {
         let program = folder.path().join(name);
@@ -93,8 +115,12 @@ fn listen(path: &str) -> UnixListener {
     UnixListener::bind(path).unwrap_or_else(|error| quit(&format!("cannot bind {path}: {error}")))
 }
 
-fn serve(socket: &str, mut vmm: impl Vmm) -> ! {
-    for stream in listen(socket).incoming() {
+fn serve(socket: &str, vmm: impl Vmm) -> ! {
+    serve_on(&listen(socket), vmm)
+}
+
+fn serve_on(listener: &UnixListener, mut vmm: impl Vmm) -> ! {
+    for stream in listener.incoming() {
         let Ok(stream) = stream else { continue };
         while let Some(request) = Request::read(&stream) {
             handle(&stream, &request, &mut vmm);
@@ -105,6 +131,10 @@ fn serve(socket: &str, mut vmm: impl Vmm) -> ! {
 
 fn handle(mut stream: &UnixStream, request: &Request, vmm: &mut impl Vmm) {
     let call = format!("{} {}", request.method, request.path);
+    if vmm.is_own(request) {
+        let _ = stream.write_all(&Answer::done().bytes());
+        return;
+    }
     match fault(&call).as_deref() {
         None => {
             let answer = vmm.answer(request);
@@ -154,7 +184,7 @@ fn handle(mut stream: &UnixStream, request: &Request, vmm: &mut impl Vmm) {
         }
         Some("die") => {
             note(&format!("{call} fault die"));
-            quit("injected");
+            vmm.die();
         }
         Some("extra") => {
             let mut answer = vmm.answer(request);

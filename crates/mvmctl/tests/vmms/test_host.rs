@@ -1,5 +1,6 @@
-//! What each test has: the stand-ins as programs, an image, a home with a VM `web` that runs.
+//! What each test has: the VMM's program, an image, a home with a VM `web` that runs.
 
+use mvm_fake_vmm::Subject;
 use serde_json::Value;
 use std::env;
 use std::fs;
@@ -20,21 +21,34 @@ pub(crate) struct Backend {
     pub(crate) pause: &'static str,
     pub(crate) write: &'static str,
     pub(crate) resume: &'static str,
+    /// Whether it is the real program.
+    pub(crate) real: bool,
 }
 
 impl Backend {
-    pub(crate) const FIRECRACKER: Self = Self {
+    const FIRECRACKER: Self = Self {
         name: "firecracker",
         pause: "PATCH /vm",
         write: "PUT /snapshot/create",
         resume: "PATCH /vm",
+        real: false,
     };
-    pub(crate) const CLOUD_HYPERVISOR: Self = Self {
+    const CLOUD_HYPERVISOR: Self = Self {
         name: "cloud-hypervisor",
         pause: "PUT /api/v1/vm.pause",
         write: "PUT /api/v1/vm.snapshot",
         resume: "PUT /api/v1/vm.resume",
+        real: false,
     };
+
+    pub(crate) fn of(vmm: &Subject) -> Self {
+        let known = [Self::FIRECRACKER, Self::CLOUD_HYPERVISOR];
+        let known = known.into_iter().find(|known| known.name == vmm.backend);
+        Self {
+            real: vmm.is_real(),
+            ..known.unwrap()
+        }
+    }
 }
 
 /// Has `mvmctl` find this executable under the VMMs' names. To be called before there are threads;
@@ -77,8 +91,11 @@ impl TestHost {
         fs::create_dir(&image).unwrap();
         let manifest = r#"{"version":1,"kernel":"vmlinux","initrd":null,"rootfs":null,"cmdline":"",
             "agent":{"version":"0.1.0","profile":"prod","port":52}}"#;
-        for (file, content) in [("vmlinux", "\x7fELF"), ("manifest.json", manifest)] {
-            fs::write(image.join(file), content).unwrap();
+        fs::write(image.join("manifest.json"), manifest).unwrap();
+        if backend.real {
+            mvm_bare_guest::build(&image).unwrap();
+        } else {
+            fs::write(image.join(mvm_bare_guest::KERNEL), "\x7fELF").unwrap();
         }
         fs::create_dir_all(host.file("web", "")).unwrap();
         if let Some(version) = version {
@@ -172,13 +189,13 @@ impl TestHost {
 
     /// What a VMM and its guest were asked, without the questions that change nothing.
     pub(crate) fn calls(&self, vm: &str) -> Vec<String> {
-        let calls = fs::read_to_string(self.file(vm, "calls.log")).unwrap_or_default();
-        let told = calls.lines().filter(|call| !call.starts_with("GET "));
-        told.map(str::to_owned).collect()
+        let mut calls = mvm_fake_vmm::calls(&self.file(vm, ""));
+        calls.retain(|call| !call.starts_with("GET "));
+        calls
     }
 
     pub(crate) fn forget_calls(&self) {
-        fs::remove_file(self.file("web", "calls.log")).unwrap();
+        mvm_fake_vmm::forget_calls(&self.file("web", ""));
     }
 
     /// Waits until `web` was asked that.
