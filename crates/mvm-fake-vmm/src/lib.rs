@@ -95,7 +95,8 @@ pub fn install() -> (TempDir, Vec<(&'static str, PathBuf)>) {
     let kvm = folder.path().join("kvm");
     fs::write(&kvm, "").unwrap();
     fs::create_dir(folder.path().join("real")).unwrap();
-    let mut variables = vec![("MVM_KVM", kvm)];
+    let runner = std::process::id().to_string();
+    let mut variables = vec![("MVM_KVM", kvm), (relay::RUNNER, runner.into())];
     for (variable, name) in PROGRAMS {
         let program = folder.path().join(name);
         symlink(&own, &program).unwrap();

@@ -10,8 +10,10 @@
 
 use super::http::{Answer, Request};
 use super::{Vmm, listen, note, quit, serve_on};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
-    Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal,
+    Pid, PidfdFlags, Signal, getpid, getppid, kill_process, pidfd_open,
+    set_parent_process_death_signal,
 };
 use std::env;
 use std::fs::{self, File};
@@ -21,7 +23,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio, exit};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 /// The socket that the VMM is told.
@@ -82,12 +84,34 @@ pub(super) fn relay(arguments: &[String]) -> ! {
     if getppid() != Some(vmm) {
         exit(1);
     }
+    end_with_runner(vmm);
     let listener = std::io::stdin().as_fd().try_clone_to_owned();
     let relay = Relay {
         vmm,
         console: fs::metadata(CONSOLE).map_or(0, |found| found.len()),
     };
     serve_on(&UnixListener::from(listener.expect("a listener")), relay)
+}
+
+/// The variable with the number of the process that runs the tests.
+pub(super) const RUNNER: &str = "MVM_TEST_RUNNER";
+
+/// A guest that runs keeps a core busy: it is not to outlive a test that was killed.
+fn end_with_runner(vmm: Pid) {
+    let runner = env::var(RUNNER).ok().and_then(|pid| pid.parse().ok());
+    let Some(runner) = runner.and_then(Pid::from_raw) else {
+        return;
+    };
+    let Ok(runner) = pidfd_open(runner, PidfdFlags::empty()) else {
+        let _ = kill_process(vmm, Signal::KILL);
+        exit(1);
+    };
+    thread::spawn(move || {
+        let ended = &mut [PollFd::new(&runner, PollFlags::IN)];
+        while poll(ended, None) != Ok(1) {}
+        let _ = kill_process(vmm, Signal::KILL);
+        exit(1);
+    });
 }
 
 /// Has what the guest of a VM in that folder has told by now written down in its `calls.log`.

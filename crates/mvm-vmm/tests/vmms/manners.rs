@@ -204,6 +204,16 @@ pub(crate) fn it_does_not_start_over_a_socket(subject: &Subject) {
     let program = subject
         .program()
         .map_or(stand_in.as_os_str(), Path::as_os_str);
-    let status = command(program, subject, folder.path()).status().unwrap();
-    assert_eq!(status.code(), Some(1));
+    let child = command(program, subject, folder.path()).spawn().unwrap();
+    let mut running = Running { folder, child };
+    let until = Instant::now() + LONG;
+    loop {
+        if let Some(status) = running.child.try_wait().unwrap() {
+            assert_eq!(status.code(), Some(1));
+            return;
+        }
+        assert!(running.get("/").is_err(), "it has started");
+        assert!(Instant::now() < until, "it neither starts nor ends");
+        sleep(Duration::from_millis(5));
+    }
 }
