@@ -26,7 +26,7 @@ mod qemu;
 mod relay;
 mod subject;
 
-pub use subject::{Subject, calls, forget_calls, subjects};
+pub use subject::{Subject, calls, calls_so_far, forget_calls, subjects};
 
 use http::{Answer, Request};
 use serde::de::DeserializeOwned;

@@ -110,6 +110,11 @@ fn version(program: &Path) -> Result<String, String> {
 /// What the VMM of the VM in that folder and its guest were asked, and with what they answered.
 pub fn calls(folder: &Path) -> Vec<String> {
     relay::flush(folder);
+    calls_so_far(folder)
+}
+
+/// The same while a request may be under way, without what the guest has told since the last one.
+pub fn calls_so_far(folder: &Path) -> Vec<String> {
     let calls = fs::read_to_string(folder.join("calls.log")).unwrap_or_default();
     calls.lines().map(str::to_owned).collect()
 }

@@ -49,4 +49,4 @@ pub use image::Image;
 pub use launch::Deadline;
 pub use machine::{Spec, Starting, Stop, Stopped};
 pub use record::{Home, Record, State, VmFolder, VmName};
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, Verify};

@@ -8,32 +8,38 @@
 //! ```
 //!
 //! A folder is complete or absent: it gets its name last, and never takes another one's place. It is
-//! read strictly, and every byte of it is checked before a VMM is started: a state that was cut
-//! short or altered restores into a guest that fails anywhere.
+//! read strictly, and checked before a VMM is started: a state that was cut short or altered restores
+//! into a guest that fails anywhere. How is in [`Verify`].
+
+mod digest;
+mod verified;
 
 use crate::error::Error;
 use crate::image;
 use crate::manifest::{self, Wrong};
-use crate::record::{make_private, write_whole};
+use crate::record::{Home, make_private, write_whole};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
 use mvm_protocol::object::Problem;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-use std::fmt::Write as _;
 use std::fs::{File, Permissions};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
 use tempfile::TempDir;
 use thiserror::Error as ThisError;
+use verified::{Identity, Verified};
 
 /// The manifest's name in its folder.
 pub const MANIFEST: &str = "manifest.json";
 
-/// The manifest's version that is written and read.
-pub const VERSION: u32 = 1;
+/// The manifest's version that is written. That before is read as well.
+pub const VERSION: u32 = 2;
+
+/// The version whose files have the SHA-256 of their whole content.
+const VERSION_SHA256: u32 = 1;
 
 /// What a snapshot's `manifest.json` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,8 +89,36 @@ pub struct StateFile {
     pub file: String,
     /// Its length.
     pub bytes: u64,
-    /// The SHA-256 of its content, in hexadecimal.
-    pub sha256: String,
+    /// In version 1, the SHA-256 of its content, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// From version 2 on, the SHA-256 of its blocks of 16 KiB that are not all zeros, in hexadecimal:
+    /// of each in order its number in 8 bytes, big-endian, and the SHA-256 of its content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sparse_sha256: Option<String>,
+}
+
+impl StateFile {
+    /// What is known of its content, with how it was computed.
+    fn digest(&self) -> String {
+        match (&self.sparse_sha256, &self.sha256) {
+            (Some(digest), _) => format!("sparse-sha256:{digest}"),
+            (None, digest) => format!("sha256:{}", digest.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+/// Whether a snapshot's files are read to see that they are what they were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// All of them, whatever is known.
+    Always,
+    /// Those that were not read and found sound before, on this machine by this user, or were altered
+    /// since: a file is the same while its device, inode, size, mtime and ctime are.
+    #[default]
+    Once,
+    /// None. Their sizes are compared all the same.
+    Never,
 }
 
 /// Why a snapshot folder cannot be used, or made.
@@ -107,7 +141,7 @@ pub enum SnapshotError {
         problem: Problem,
     },
     /// Its version is another one.
-    #[error("{} has version {found}; this mvmctl reads version {VERSION}", path.display())]
+    #[error("{} has version {found}; this mvmctl reads versions 1 and {VERSION}", path.display())]
     Version {
         /// The manifest.
         path: PathBuf,
@@ -158,6 +192,24 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads a snapshot folder and checks every byte of it.
     pub fn open(folder: &Path) -> Result<Self, Error> {
+        Self::read(folder, |folder, file| {
+            check_file(folder, file, Verify::Always, None)
+        })
+    }
+
+    /// Reads a snapshot folder and checks it as far as that is asked for. What was read and found
+    /// sound is remembered in `$MVM_HOME/verified`.
+    pub fn open_verified(home: &Home, folder: &Path, verify: Verify) -> Result<Self, Error> {
+        let verified = Verified::of(home);
+        Self::read(folder, |folder, file| {
+            check_file(folder, file, verify, Some(&verified))
+        })
+    }
+
+    fn read(
+        folder: &Path,
+        check: impl Fn(&Path, &StateFile) -> Result<(), SnapshotError>,
+    ) -> Result<Self, Error> {
         let unreadable = |source| SnapshotError::Unreadable {
             folder: folder.to_owned(),
             source,
@@ -167,8 +219,8 @@ impl Snapshot {
         let path = folder.join(MANIFEST);
         let content = std::fs::read(&path).map_err(unreadable)?;
         let manifest = read_manifest(&path, &content)?;
-        for expected in &manifest.files {
-            check_file(&folder, expected)?;
+        for file in &manifest.files {
+            check(&folder, file)?;
         }
         Ok(Self { folder, manifest })
     }
@@ -180,29 +232,38 @@ impl Snapshot {
 }
 
 fn read_manifest(path: &Path, content: &[u8]) -> Result<Manifest, SnapshotError> {
-    manifest::read(content, VERSION).map_err(|wrong| {
+    let failed = |wrong| {
         let path = path.to_owned();
         match wrong {
             Wrong::Shape(problem) => SnapshotError::Manifest { path, problem },
             Wrong::Version(found) => SnapshotError::Version { path, found },
         }
-    })
+    };
+    match manifest::read(content, VERSION) {
+        Err(Wrong::Version(VERSION_SHA256)) => manifest::read(content, VERSION_SHA256),
+        read => read,
+    }
+    .map_err(failed)
 }
 
-fn check_file(folder: &Path, expected: &StateFile) -> Result<(), SnapshotError> {
+fn check_file(
+    folder: &Path,
+    expected: &StateFile,
+    verify: Verify,
+    verified: Option<&Verified>,
+) -> Result<(), SnapshotError> {
     let path = folder.join(&expected.file);
     let damaged = |reason: String| SnapshotError::Damaged {
         path: path.clone(),
         reason,
     };
+    let unreadable = |error: io::Error| damaged(error.to_string());
     if !image::is_plain(&expected.file) {
         return Err(damaged("the name of a file beside it is asked for".into()));
     }
-    let file = File::open(&path).map_err(|error| damaged(error.to_string()))?;
-    let bytes = file
-        .metadata()
-        .map_err(|error| damaged(error.to_string()))?
-        .len();
+    let file = File::open(&path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    let bytes = metadata.len();
     // The length is told before the long way through the content is gone.
     if bytes != expected.bytes {
         return Err(damaged(format!(
@@ -210,30 +271,38 @@ fn check_file(folder: &Path, expected: &StateFile) -> Result<(), SnapshotError> 
             expected.bytes
         )));
     }
-    let sha256 = sha256(file).map_err(|error| damaged(error.to_string()))?;
-    if sha256 == expected.sha256 {
-        Ok(())
-    } else {
-        Err(damaged(
-            "its SHA-256 is another one than when the snapshot was taken".into(),
-        ))
+    let known = || verified.is_some_and(|v| v.knows(&Identity::of(&metadata), expected));
+    if verify == Verify::Never || (verify == Verify::Once && known()) {
+        return Ok(());
     }
+    let before = Identity::settled(&file).map_err(unreadable)?;
+    let sound = match (&expected.sha256, &expected.sparse_sha256) {
+        (Some(sha256), None) => digest::sha256(&file).map(|found| found == *sha256),
+        (None, Some(sparse)) => digest::sparse_sha256(&file, bytes).map(|found| found == *sparse),
+        _ => return Err(damaged("the manifest has not one digest of it".into())),
+    };
+    if !sound.map_err(unreadable)? {
+        return Err(damaged(
+            "its SHA-256 is another one than when the snapshot was taken".into(),
+        ));
+    }
+    remember(verified, &file, before.as_ref(), expected).map_err(unreadable)
 }
 
-fn sha256(mut file: File) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            count => hash.update(buffer.get(..count).unwrap_or_default()),
-        }
+/// Remembers a file that was read since it was that; another one by now is not.
+fn remember(
+    verified: Option<&Verified>,
+    file: &File,
+    before: Option<&Identity>,
+    found: &StateFile,
+) -> io::Result<()> {
+    // What was written by way of a mapping is seen once the page is on the disk, and not before.
+    file.sync_all()?;
+    let after = Identity::of(&file.metadata()?);
+    if let (Some(verified), true) = (verified, before == Some(&after)) {
+        verified.remember(after, found);
     }
-    let mut text = String::new();
-    for byte in hash.finalize() {
-        let _ = write!(text, "{byte:02x}");
-    }
-    Ok(text)
+    Ok(())
 }
 
 /// What the name of a folder that is being written begins with.
@@ -246,11 +315,13 @@ pub struct SnapshotDir {
     partial: TempDir,
     _lock: File,
     target: PathBuf,
+    verified: Verified,
 }
 
 impl SnapshotDir {
-    /// Begins a folder beside the one that it is to become.
-    pub(crate) fn begin(target: &Path) -> Result<Self, Error> {
+    /// Begins a folder beside the one that it is to become. What it has will be known in that home as
+    /// verified.
+    pub(crate) fn begin(home: &Home, target: &Path) -> Result<Self, Error> {
         let target = std::path::absolute(target).map_err(Error::io("resolve", target))?;
         if target.symlink_metadata().is_ok() {
             return Err(SnapshotError::Exists { path: target }.into());
@@ -269,6 +340,7 @@ impl SnapshotDir {
             partial,
             _lock: lock,
             target,
+            verified: Verified::of(home),
         })
     }
 
@@ -286,14 +358,13 @@ impl SnapshotDir {
         for entry in std::fs::read_dir(folder).map_err(failed())? {
             let entry = entry.map_err(failed())?;
             let path = entry.path();
-            let file = File::open(&path).map_err(Error::io("open", &path))?;
-            file.sync_all().map_err(Error::io("sync", &path))?;
-            let metadata = file.metadata().map_err(Error::io("read", &path))?;
-            manifest.files.push(StateFile {
-                file: entry.file_name().to_string_lossy().into_owned(),
-                bytes: metadata.len(),
-                sha256: sha256(file).map_err(Error::io("read", &path))?,
-            });
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let file = File::options().read(true).write(true).open(&path);
+            let file = file.map_err(Error::io("open", &path))?;
+            let written = self.write_out(&file, name);
+            manifest
+                .files
+                .push(written.map_err(Error::io("write", &path))?);
         }
         manifest.files.sort_by(|a, b| a.file.cmp(&b.file));
         let path = folder.join(MANIFEST);
@@ -318,6 +389,30 @@ impl SnapshotDir {
             folder: self.target,
             manifest,
         })
+    }
+}
+
+impl SnapshotDir {
+    /// Has a file on the disk, without its zeros, and tells what it has.
+    fn write_out(&self, file: &File, name: String) -> io::Result<StateFile> {
+        let bytes = file.metadata()?.len();
+        // First: what is a hole need neither be written nor read.
+        digest::dig(file, bytes)?;
+        let before = Identity::settled(file)?;
+        let (synced, digest) = thread::scope(|scope| {
+            let sync = scope.spawn(|| file.sync_all());
+            let digest = digest::sparse_sha256(file, bytes);
+            (sync.join(), digest)
+        });
+        synced.unwrap_or_else(|_| Err(io::Error::other("the thread that syncs panicked")))?;
+        let written = StateFile {
+            file: name,
+            bytes,
+            sha256: None,
+            sparse_sha256: Some(digest?),
+        };
+        remember(Some(&self.verified), file, before.as_ref(), &written)?;
+        Ok(written)
     }
 }
 
@@ -369,8 +464,13 @@ mod tests {
         }
     }
 
+    /// Of a test that does not look at what is remembered: nothing can be there.
+    fn home() -> Home {
+        Home::at("/dev/null/home")
+    }
+
     fn taken(at: &Path) -> Snapshot {
-        let snapshot_dir = SnapshotDir::begin(at).unwrap();
+        let snapshot_dir = SnapshotDir::begin(&home(), at).unwrap();
         std::fs::write(snapshot_dir.folder().join("state"), "the guest").unwrap();
         snapshot_dir.publish(manifest()).unwrap()
     }
@@ -386,10 +486,11 @@ mod tests {
             panic!("{read:?}");
         };
         assert_eq!((file.file.as_str(), file.bytes), ("state", 9));
-        // `printf 'the guest' | sha256sum`
+        assert_eq!((&file.sha256, read.manifest.version), (&None, 2));
+        // `(printf '\0\0\0\0\0\0\0\0'; printf 'the guest' | openssl sha256 -binary) | sha256sum`
         assert_eq!(
-            file.sha256,
-            "ba3c94e4024dd874eb17b3ac4b8acf810ed8da98b4ca4736ebfcd3577b9d18c3"
+            file.sparse_sha256.as_deref(),
+            Some("48ddbca158513a499e8a55feeb39912941d4af5acd6f5ec4c19b8a297b3213aa")
         );
         let mode = std::fs::metadata(&at).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o700, "the guest's memory has its secrets");
@@ -399,7 +500,7 @@ mod tests {
     #[test]
     fn a_draft_that_is_given_up_leaves_nothing() {
         let root = tempfile::tempdir().unwrap();
-        let snapshot_dir = SnapshotDir::begin(&root.path().join("s")).unwrap();
+        let snapshot_dir = SnapshotDir::begin(&home(), &root.path().join("s")).unwrap();
         std::fs::write(snapshot_dir.folder().join("state"), "half").unwrap();
         drop(snapshot_dir);
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
@@ -409,10 +510,10 @@ mod tests {
     fn nothing_is_replaced() {
         let root = tempfile::tempdir().unwrap();
         let at = root.path().join("s");
-        let late = SnapshotDir::begin(&at).unwrap();
+        let late = SnapshotDir::begin(&home(), &at).unwrap();
         taken(&at);
         let exists = |error| matches!(error, Error::Snapshot(SnapshotError::Exists { .. }));
-        assert!(exists(SnapshotDir::begin(&at).unwrap_err()));
+        assert!(exists(SnapshotDir::begin(&home(), &at).unwrap_err()));
         // An empty folder could be renamed over, if that were not forbidden.
         std::fs::remove_file(at.join("state")).unwrap();
         std::fs::remove_file(at.join(MANIFEST)).unwrap();
@@ -454,12 +555,76 @@ mod tests {
         check(&rewrite("\"cpus\"", "\"cpu\""), "unknown field `cpu`");
         check(&rewrite("\"port\": 52,", ""), "missing field `port`");
         check(
-            &rewrite("\"version\": 1", "\"version\": 2"),
-            "has version 2",
+            &rewrite("\"version\": 2", "\"version\": 3"),
+            "has version 3",
         );
         check(
             &rewrite("\"state\"", "\"../s/state\""),
             "the name of a file beside it",
         );
+    }
+    #[test]
+    fn a_snapshot_of_version_1_is_read_and_checked() {
+        let root = tempfile::tempdir().unwrap();
+        let at = root.path().join("s");
+        let mut manifest = taken(&at).manifest;
+        manifest.version = 1;
+        // `printf 'the guest' | sha256sum`
+        let sha256 = "ba3c94e4024dd874eb17b3ac4b8acf810ed8da98b4ca4736ebfcd3577b9d18c3";
+        let [file] = manifest.files.as_mut_slice() else {
+            panic!("{manifest:?}");
+        };
+        (file.sha256, file.sparse_sha256) = (Some(sha256.into()), None);
+        let write = |manifest: &Manifest| {
+            std::fs::write(at.join(MANIFEST), serde_json::to_vec(manifest).unwrap()).unwrap();
+        };
+        write(&manifest);
+        assert_eq!(Snapshot::open(&at).unwrap().manifest, manifest);
+        std::fs::write(at.join("state"), "the guesT").unwrap();
+        let error = Snapshot::open(&at).unwrap_err().to_string();
+        assert!(error.contains("its SHA-256 is another one"), "{error}");
+        for digests in [(None, None), (Some(sha256.into()), Some(sha256.into()))] {
+            (manifest.files[0].sha256, manifest.files[0].sparse_sha256) = digests;
+            write(&manifest);
+            let error = Snapshot::open(&at).unwrap_err().to_string();
+            assert!(error.contains("has not one digest"), "{error}");
+        }
+    }
+
+    /// The digest in the manifest is made another one, so that reading the file would be seen.
+    #[test]
+    fn what_was_verified_is_read_once() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::at(root.path().join("home"));
+        let at = root.path().join("s");
+        let snapshot_dir = SnapshotDir::begin(&home, &at).unwrap();
+        std::fs::write(snapshot_dir.folder().join("state"), "the guest").unwrap();
+        snapshot_dir.publish(manifest()).unwrap();
+        let entries = || std::fs::read_dir(home.root().join("verified")).unwrap();
+        let entry = entries().next().unwrap().unwrap().path();
+        let text = std::fs::read_to_string(&entry).unwrap();
+        let opened = |verify| Snapshot::open_verified(&home, &at, verify);
+        let sees_it = |verify| match opened(verify) {
+            Ok(_) => false,
+            Err(error) => error.to_string().contains("its SHA-256 is another one"),
+        };
+        for verify in [Verify::Always, Verify::Once, Verify::Never] {
+            assert!(!sees_it(verify), "{verify:?}");
+        }
+        // Taken for the same file, it is not read; what is not the same is.
+        let path = at.join("state");
+        std::fs::write(&path, "the guesT").unwrap();
+        assert!(sees_it(Verify::Once) && sees_it(Verify::Always) && !sees_it(Verify::Never));
+        let file = File::open(&path).unwrap();
+        let identity = Identity::settled(&file).unwrap().unwrap();
+        let digest = serde_json::from_str::<serde_json::Value>(&text).unwrap()["digest"].clone();
+        let forged = serde_json::json!({"identity": identity, "digest": digest});
+        std::fs::write(&entry, forged.to_string()).unwrap();
+        assert!(!sees_it(Verify::Once) && sees_it(Verify::Always));
+        // Nobody knows it any more: it is read, and remembered.
+        std::fs::write(&path, "the guest").unwrap();
+        std::fs::remove_file(&entry).unwrap();
+        opened(Verify::Once).unwrap();
+        assert!(entry.exists());
     }
 }

@@ -11,7 +11,7 @@ use clap_complete::engine::ArgValueCompleter;
 use mvm_client::{Endpoint, Session};
 use mvm_protocol::lifecycle::{Awake, Wake, WakeCause};
 use mvm_vmm::suspend::restore;
-use mvm_vmm::{Deadline, Error, Snapshot};
+use mvm_vmm::{Deadline, Error, Snapshot, Verify};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +45,32 @@ pub(crate) struct Args {
     /// Give the guest an identity of its own: machine-id, host name, boot id
     #[arg(long)]
     clone: bool,
+
+    /// Whether the snapshot's files are read to see that they are what they were
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    verify: When,
+}
+
+/// When a snapshot's files are read.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum When {
+    /// Each time
+    Always,
+    /// Once, and again when they were altered since
+    #[default]
+    Once,
+    /// Not at all: their sizes alone are compared
+    Never,
+}
+
+impl From<When> for Verify {
+    fn from(when: When) -> Self {
+        match when {
+            When::Always => Self::Always,
+            When::Once => Self::Once,
+            When::Never => Self::Never,
+        }
+    }
 }
 
 /// What came of it, as data.
@@ -65,9 +91,9 @@ impl Args {
         let begun = Instant::now();
         let cancelled = cancelled_by_signals()?;
         let flag = Arc::clone(&cancelled);
-        let (folder, clone) = (self.snapshot, self.clone);
+        let (folder, clone, verify) = (self.snapshot, self.clone, self.verify.into());
         let restored = blocking(move || {
-            let snapshot = Snapshot::open(&folder)?;
+            let snapshot = Snapshot::open_verified(&home, &folder, verify)?;
             let deadline = Deadline::new(at_most, Some(&flag));
             let restored = restore(&home, &vm, &snapshot, clone, deadline)?;
             Ok((snapshot, restored))

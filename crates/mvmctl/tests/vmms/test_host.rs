@@ -201,8 +201,9 @@ impl TestHost {
     /// Waits until `web` was asked that.
     pub(crate) fn await_call(&self, call: &str) {
         let until = Instant::now() + LONG;
-        while !self.calls("web").iter().any(|made| made == call) {
-            assert!(Instant::now() < until, "{call}: {:?}", self.calls("web"));
+        let calls = || mvm_fake_vmm::calls_so_far(&self.file("web", ""));
+        while !calls().iter().any(|made| made == call) {
+            assert!(Instant::now() < until, "{call}: {:?}", calls());
             sleep(Duration::from_millis(5));
         }
     }
