@@ -35,6 +35,12 @@ impl Subject {
         self.real.is_some()
     }
 
+    /// The version's first number.
+    pub fn major(&self) -> u32 {
+        let first = self.version.split('.').next().unwrap_or_default();
+        first.parse().expect("a version begins with a number")
+    }
+
     /// Of its tests: `firecracker`, `firecracker-1.16.1`.
     pub fn name(&self) -> String {
         if self.is_real() {

@@ -157,7 +157,9 @@ pub(crate) fn cloud_hypervisor_keeps_its_order(subject: &Subject) {
     let refused = |action: &str, body: &Value| vmm.refused(500, &format!("/api/v1/{action}"), body);
     fs::create_dir(vmm.folder.path().join("s")).unwrap();
     let snapshot = json!({"destination_url": format!("file://{}/s", vmm.folder.path().display())});
-    refused("vm.boot", &Value::Null);
+    // From 53 on the status says that there is no VM.
+    let no_vm = if subject.major() < 53 { 500 } else { 404 };
+    vmm.refused(no_vm, "/api/v1/vm.boot", &Value::Null);
     refused("vm.pause", &Value::Null);
     act("vm.create", &config());
     refused("vm.create", &config());
@@ -197,6 +199,14 @@ pub(crate) fn cloud_hypervisor_finds_unknown_fields_at_boot(subject: &Subject) {
     }
 }
 
+/// A field that is missing is, in the real program.
+pub(crate) fn cloud_hypervisor_finds_missing_fields_at_once(subject: &Subject) {
+    let vmm = Running::start(subject);
+    let mut config = config();
+    config["vsock"] = json!({"cid": 3});
+    vmm.refused(400, "/api/v1/vm.create", &config);
+}
+
 pub(crate) fn it_does_not_start_over_a_socket(subject: &Subject) {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("api.sock"), "").unwrap();
@@ -212,7 +222,8 @@ pub(crate) fn it_does_not_start_over_a_socket(subject: &Subject) {
             assert_eq!(status.code(), Some(1));
             return;
         }
-        assert!(running.get("/").is_err(), "it has started");
+        let listens = !matches!(running.get("/"), Err(HttpError::NotListening));
+        assert!(!listens, "it has started");
         assert!(Instant::now() < until, "it neither starts nor ends");
         sleep(Duration::from_millis(5));
     }
