@@ -37,11 +37,17 @@ let
   settings = cfg.settings // {
     inherit (cfg) port;
   };
+  # As packaging/systemd/journald.json. Who has one of this name has it in its place.
+  journald = mapAttrs (_: field: field.default) fields.healthCheck // {
+    restoreCmd = "exec /bin/sh ${../packaging/systemd/journald-machine-id}";
+    critical = false;
+  };
   etc = render.etc {
     inherit pkgs settings;
     name = "mvm-guest-agent";
     agent = cfg.package;
-    inherit (cfg) healthChecks probes;
+    healthChecks = { inherit journald; } // cfg.healthChecks;
+    inherit (cfg) probes;
   };
 in
 {
@@ -100,9 +106,11 @@ in
       serviceConfig = {
         Type = "notify";
         ExecStart = "${cfg.package}/bin/mvm-guest-agent";
-        ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
+        ExecReload = "/bin/sh -c 'kill -HUP $MAINPID'";
         Restart = "always";
         RestartSec = 1;
+        KillMode = "mixed";
+        Slice = "mvm.slice";
         RuntimeDirectory = "mvm";
         RuntimeDirectoryPreserve = "yes";
         Delegate = "yes";

@@ -7,7 +7,8 @@ use mvm_guest_tests::{AGENT_SOCKET, MOUNT_A_DISK, Parts, build_bare, remote};
 use mvm_protocol::frame::encode_json;
 use mvm_protocol::lifecycle::Token;
 use mvm_vmm::machine::{self, Spec, Stop};
-use mvm_vmm::{Deadline, Home, Snapshot, VmName, suspend};
+use mvm_vmm::suspend::{self, RestoreSpec};
+use mvm_vmm::{Deadline, Home, Snapshot, VmName};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -104,7 +105,7 @@ impl Guests {
         }
         let (mut session, snapshot_dir) = suspend::take(&self.home, vm, Some(to))?;
         let pending = session.freeze(snapshot_dir, deadline())?;
-        session.stop()?;
+        session.stop(to)?;
         let token = Token::new("bench").ok_or("a token")?;
         Ok(pending.publish(token, "bench".into())?)
     }
@@ -113,8 +114,12 @@ impl Guests {
     fn restore(&self, snapshot: &Snapshot, number: usize) -> Result<(f64, f64)> {
         let vm = VmName::new(&format!("clone-{number}"))?;
         let status = encode_json(br#"{"type":"status"}"#)?;
+        let spec = RestoreSpec {
+            clone: true,
+            ..RestoreSpec::default()
+        };
         let begun = Instant::now();
-        let restored = suspend::restore(&self.home, &vm, snapshot, true, deadline())?;
+        let restored = suspend::restore(&self.home, &vm, snapshot, &spec, deadline())?;
         let mut connection = Connection::dial(&restored.socket())?;
         let accepted = begun.elapsed();
         connection.ask(&status)?;
@@ -132,7 +137,7 @@ impl Drop for Guests {
             .flatten()
             .flatten()
         {
-            let name = VmName::new(&vm.file_name().to_string_lossy());
+            let name = VmName::new(&vm.file_name().to_string_lossy()).map_err(mvm_vmm::Error::from);
             if let Err(error) = name.and_then(|vm| machine::stop(&self.home, &vm, Stop::Force)) {
                 eprintln!("mvm-benches: a guest is left: {error}");
             }

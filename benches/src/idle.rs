@@ -31,12 +31,16 @@ pub(crate) fn measure(program: &Path) -> Result<Figures> {
     let wakeups = switches(pid)? - before;
     #[expect(clippy::cast_precision_loss, reason = "a small count")]
     Ok(Figures {
-        // VmRSS is kept per CPU and off by more than this process has.
-        rss_bytes: field(&format!("/proc/{pid}/smaps_rollup"), "Rss:")? * 1024,
+        rss_bytes: rss_bytes(pid)?,
         threads: field(&format!("/proc/{pid}/status"), "Threads:")?,
         wakeups_a_minute: wakeups as f64 * 60.0 / WATCHED.as_secs_f64(),
         samples_a_minute: 60.0 / SAMPLE_INTERVAL_SECS,
     })
+}
+
+/// Resident memory. VmRSS is kept per CPU and off by more than small processes have.
+pub(crate) fn rss_bytes(pid: u32) -> Result<u64> {
+    Ok(field(&format!("/proc/{pid}/smaps_rollup"), "Rss:")? * 1024)
 }
 
 /// How often the process gave up the CPU to wait: once for each time that it was woken.

@@ -9,6 +9,7 @@ mod bare;
 mod checks;
 mod copy;
 mod exec;
+mod fleet;
 mod guest;
 mod idle;
 mod output;
@@ -30,10 +31,11 @@ fn main() -> ExitCode {
         [bare::SPAWN, seconds, a_second] => bare::spawn(seconds, a_second),
         [bare::WRITE, bytes] => bare::write(bytes),
         [bare::RELAY, bytes] => bare::relay(bytes),
+        ["--fleet"] => measure_fleet(),
         ["--dev", dev, mvmctl] => measure_dev(Path::new(dev), Path::new(mvmctl)),
         [agent, dev, mvmctl] => measure(Path::new(agent), Path::new(dev), Path::new(mvmctl)),
         _ => Err(
-            "usage: mvm-benches AGENT DEV-AGENT MVMCTL, or --dev DEV-AGENT MVMCTL (or `cargo xtask bench`, which builds them)".into(),
+            "usage: mvm-benches AGENT DEV-AGENT MVMCTL, or --dev DEV-AGENT MVMCTL, or --fleet (or `cargo xtask bench`, which builds them)".into(),
         ),
     };
     match done {
@@ -105,6 +107,7 @@ fn measure(agent: &Path, dev: &Path, mvmctl: &Path) -> Result<()> {
     );
 
     measure_dev(dev, mvmctl)?;
+    measure_fleet()?;
 
     let idle = idle::measure(agent)?;
     let kb = |bytes: u64| format!("{} KB", bytes / 1000);
@@ -160,6 +163,52 @@ fn measure_dev(dev: &Path, mvmctl: &Path) -> Result<()> {
             &format!("{:.2}", mb / figures.socat),
             "at least 0.8",
         );
+    }
+    Ok(())
+}
+
+/// The pure part of a fleet of 10,000 VMs: there is nothing bare to compare it with.
+fn measure_fleet() -> Result<()> {
+    let figures = fleet::measure()?;
+    let ms = |times: &fleet::Times| format!("{:.2} ms (p99 {:.2})", times.p50_ms, times.p99_ms);
+    for (what, figure, goal) in [
+        (
+            "a decision over 10,000 VMs, p50",
+            ms(&figures.decision),
+            "at most 5 ms",
+        ),
+        (
+            "`/metrics` of 10,000 VMs as text, rendering alone, p50",
+            ms(&figures.text),
+            "at most 100 ms",
+        ),
+        (
+            "the same as OpenMetrics",
+            ms(&figures.open_metrics),
+            "at most 100 ms",
+        ),
+        (
+            "the same without each VM's series",
+            ms(&figures.no_per_vm),
+            "",
+        ),
+        (
+            "a heartbeat into a view of 10,000 VMs",
+            format!("{:.2} µs", figures.heartbeat_us),
+            "",
+        ),
+        (
+            "a view of 10,000 VMs, memory a VM",
+            format!("{:.0} bytes", figures.bytes_a_vm),
+            "",
+        ),
+        (
+            "`/metrics` of 10,000 VMs, size and samples",
+            format!("{:.1} MB, {}", figures.text_mb, figures.samples),
+            "",
+        ),
+    ] {
+        row(what, &figure, "", "", goal);
     }
     Ok(())
 }

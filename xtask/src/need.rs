@@ -7,6 +7,10 @@ use crate::sh::{Cmd, Failure, Result, Tried, say, which};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod debian;
+
+pub(crate) use debian::debian;
+
 /// A program that cargo installs.
 pub(crate) struct Tool {
     /// The crate, and the program.
@@ -317,20 +321,63 @@ fn kernel() -> Result<(PathBuf, PathBuf)> {
         home.display()
     ));
     let meta = "linux-image-cloud-amd64";
-    let scratch = Scratch::new(&cache()?.join(format!("kernel-{}", std::process::id())))?;
-    with_fresh_lists(&[meta], || {
+    unpack(meta, &home, || {
         let depends = Cmd::new("apt-cache").args(["depends", meta]).output()?;
-        let package = depends
+        depends
             .lines()
             .filter_map(|line| line.trim().strip_prefix("Depends: "))
             .find(|name| name.starts_with("linux-image-"))
+            .map(str::to_owned)
             .ok_or_else(|| {
                 Failure(format!(
                     "apt knows no kernel behind {meta}. Run `sudo apt-get update` and try again"
                 ))
-            })?;
+            })
+    })?;
+    kernel_in(&home).ok_or_else(|| {
+        Failure(format!(
+            "{} holds no kernel with its modules. Remove it and try again",
+            home.display()
+        ))
+    })
+}
+
+/// What reads metrics as Prometheus does. Debian's package would start a server for the whole machine,
+/// so it is unpacked into our cache.
+pub(crate) fn promtool() -> Result<PathBuf> {
+    if let Some(program) = which("promtool") {
+        return Ok(program);
+    }
+    let home = cache()?.join("prometheus");
+    let program = home.join("usr/bin/promtool");
+    if program.is_file() {
+        return Ok(program);
+    }
+    if !is_debian() {
+        return Err(Failure(
+            "promtool is missing. It reads our metrics as Prometheus does. Install Prometheus, or its \
+             promtool alone, and try again"
+                .into(),
+        ));
+    }
+    say(format!(
+        "promtool is not installed. It reads our metrics as Prometheus does. Unpacking Debian's \
+         prometheus into {}, which takes about ten seconds.",
+        home.display()
+    ));
+    let package = "prometheus";
+    unpack(package, &home, || Ok(package.to_owned()))?;
+    Ok(program)
+}
+
+/// Downloads a package and unpacks it into a folder of our cache. `find` names the package once apt
+/// knows `known`. It takes no root.
+fn unpack(known: &str, home: &Path, find: impl Fn() -> Result<String>) -> Result<()> {
+    let scratch = cache()?.join(format!("{known}-{}", std::process::id()));
+    let scratch = Scratch::new(&scratch)?;
+    with_fresh_lists(&[known], || {
         Cmd::new("apt-get")
-            .args(["download", "--quiet=2", package])
+            .args(["download", "--quiet=2", &find()?])
             // As root, apt downloads as a user who may not be allowed into this folder.
             .args(["-o", "APT::Sandbox::User=root"])
             .dir(&scratch.0)
@@ -340,22 +387,16 @@ fn kernel() -> Result<(PathBuf, PathBuf)> {
     let archive = listing
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|it| it == "deb"))
-        .ok_or_else(|| Failure("apt downloaded no kernel".into()))?;
-    let unpacked = scratch.0.join("kernel");
+        .ok_or_else(|| Failure(format!("apt downloaded nothing for {known}")))?;
+    let unpacked = scratch.0.join("unpacked");
     Cmd::new("dpkg-deb")
         .arg("-x")
         .args([&archive, &unpacked])
         .run()?;
     // Whole or not at all, should two chores run at once or one be interrupted.
-    fs::rename(&unpacked, &home)
+    fs::rename(&unpacked, home)
         .or_else(|error| if home.exists() { Ok(()) } else { Err(error) })
-        .tried(format!("move the kernel to {}", home.display()))?;
-    kernel_in(&home).ok_or_else(|| {
-        Failure(format!(
-            "{} holds no kernel with its modules. Remove it and try again",
-            home.display()
-        ))
-    })
+        .tried(format!("move {known} to {}", home.display()))
 }
 
 /// The kernel in a folder, if its modules are there too.

@@ -3,6 +3,7 @@
 use crate::build;
 use crate::need::{self, GuestParts};
 use crate::sh::{Cmd, Failure, Result, say};
+use std::path::Path;
 
 /// One part of the tests that can be run alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,7 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
     if wants(Rung::Guest) {
         need::terminal()?;
     }
+    let debian = wants(Rung::Guest).then(need::debian).transpose()?;
     if wants(Rung::Nix) {
         need::nix()?;
     }
@@ -61,6 +63,7 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
     if nextest {
         need::NEXTEST.installed()?;
     }
+    let promtool = wants(Rung::Unit).then(need::promtool).transpose()?;
     if wants(Rung::Fmt) {
         Cmd::new("cargo").args(["fmt", "--all", "--check"]).run()?;
     }
@@ -78,7 +81,12 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
     }
     if nextest {
         // The last thing that is printed is nextest's summary of all tests.
-        tests(&rungs, guest.as_ref())?;
+        tests(
+            &rungs,
+            guest.as_ref(),
+            promtool.as_deref(),
+            debian.as_deref(),
+        )?;
     } else {
         say("Passed.");
     }
@@ -148,12 +156,23 @@ fn failed(_: Failure) -> Failure {
     Failure("not all tests passed: see nextest's summary above".into())
 }
 
-fn tests(rungs: &[Rung], guest: Option<&GuestParts>) -> Result<()> {
+fn tests(
+    rungs: &[Rung],
+    guest: Option<&GuestParts>,
+    promtool: Option<&Path>,
+    debian: Option<&Path>,
+) -> Result<()> {
     let mut nextest = nextest()?.arg("--workspace");
+    if let Some(promtool) = promtool {
+        nextest = nextest.env("MVM_TEST_PROMTOOL", promtool);
+    }
     if let Some(parts) = guest {
         let agent = build::static_agent()?;
         let dev = build::static_dev_agent()?;
         nextest = parts.told(nextest, &agent, &dev);
+    }
+    if let Some(debian) = debian {
+        nextest = nextest.env("MVM_TEST_DEBIAN", debian);
     }
     // Nix's store for this run, which all its tests share.
     let store = rungs

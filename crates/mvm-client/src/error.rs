@@ -3,10 +3,9 @@
 //! What to do about an error depends on its variant alone, never on its words.
 
 use crate::Endpoint;
-use crate::endpoint::Address;
-use crate::inventory::Unseen;
 use mvm_protocol::answer::Profile;
 use mvm_protocol::{ErrorAnswer, Lenient, PORT};
+use mvm_registry::Address;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -18,55 +17,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Neither a VM's name nor an address.
-    #[error("neither a VM's name nor an address")]
-    BadName {
-        /// What was given.
-        name: String,
-    },
-    /// No VM has that name.
-    #[error("no VM has that name in {}{}", .home.join("vms").display(), besides(.unseen))]
-    NoSuchVm {
-        /// What was asked for.
-        name: String,
-        /// `$MVM_HOME`.
-        home: PathBuf,
-        /// The name of a VM that it may have been meant for.
-        nearest: Option<String>,
-        /// Where it may be after all.
-        unseen: Vec<Unseen>,
-    },
-    /// The VM's record says that it is not running. Such a VM is never dialled: a CONNECT to a
-    /// paused VM can wedge its vsock backend for good.
-    #[error("the VM is {state}")]
-    NotRunning {
-        /// `stopped`, `asleep`, or what else the record says.
-        state: String,
-    },
-    /// A VM's `vm.json` is there and cannot be read: whether the VM may be dialled is not known.
-    #[error("cannot read {}: {problem}", .path.display())]
-    BadRecord {
-        /// The record.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-    /// `mvmctl.toml` is there, or was named, and cannot be read.
-    #[error("cannot read {}: {problem}", .path.display())]
-    BadSettings {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-    /// The folder of VMs cannot be found or read.
-    #[error("cannot list the VMs in {}: {source}", .path.display())]
-    NoInventory {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// There is no such VM, or it does not run.
+    #[error(transparent)]
+    Registry(#[from] mvm_registry::Error),
     /// There is no file at the socket's path.
     #[error("no socket at {}", .path.display())]
     NoSocket {
@@ -106,22 +59,22 @@ pub enum Error {
         got: String,
     },
     /// Nothing came in time.
-    #[error("{endpoint}: no {stage} within {after:?}")]
+    #[error("{endpoint}: no {awaited} within {after:?}")]
     TimedOut {
         /// What was dialled.
         endpoint: Endpoint,
         /// What was being waited for.
-        stage: Stage,
+        awaited: Awaited,
         /// How long.
         after: Duration,
     },
     /// The other end closed the connection.
-    #[error("{endpoint} closed the connection {}", before(*.stage))]
+    #[error("{endpoint} closed the connection {}", before(*.awaited))]
     Closed {
         /// What was dialled.
         endpoint: Endpoint,
         /// What was being waited for.
-        stage: Stage,
+        awaited: Awaited,
     },
     /// The operating system refused something that has no variant of its own.
     #[error("{endpoint}: {source}")]
@@ -129,7 +82,7 @@ pub enum Error {
         /// What was dialled.
         endpoint: Endpoint,
         /// What was being waited for.
-        stage: Stage,
+        awaited: Awaited,
         /// Why.
         source: io::Error,
     },
@@ -163,12 +116,6 @@ pub enum Error {
     },
 }
 
-/// What is to be known about a name that was not found.
-fn besides(unseen: &[Unseen]) -> String {
-    let told = unseen.iter().map(|one| format!("; {one}"));
-    told.collect()
-}
-
 fn not_served(request: &str, profile: Lenient<Profile>) -> String {
     match profile {
         Lenient::Known(Profile::Prod) => format!(
@@ -186,7 +133,7 @@ fn not_served(request: &str, profile: Lenient<Profile>) -> String {
 
 /// What a client was waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum Awaited {
     /// The socket to be accepted.
     Connection,
     /// The line `OK <number>`.
@@ -203,7 +150,7 @@ pub enum Stage {
     Port,
 }
 
-impl fmt::Display for Stage {
+impl fmt::Display for Awaited {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
             Self::Connection => "connection",
@@ -222,12 +169,7 @@ impl Error {
     /// the protocol.
     pub fn code(&self) -> &str {
         match self {
-            Self::BadName { .. } => "bad-name",
-            Self::NoSuchVm { .. } => "no-such-vm",
-            Self::NotRunning { .. } => "not-running",
-            Self::BadRecord { .. } => "bad-record",
-            Self::BadSettings { .. } => "bad-settings",
-            Self::NoInventory { .. } => "no-inventory",
+            Self::Registry(error) => error.code(),
             Self::NoSocket { .. } => "no-socket",
             Self::NotASocket { .. } => "not-a-socket",
             Self::StaleSocket { .. } => "stale-socket",
@@ -247,20 +189,15 @@ impl Error {
     /// Whether the same request may succeed later, unchanged: the VM may still be starting.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::NotRunning { .. }
-            | Self::NoSocket { .. }
+            Self::Registry(error) => error.is_retryable(),
+            Self::NoSocket { .. }
             | Self::StaleSocket { .. }
             | Self::NobodyListening { .. }
             | Self::TimedOut { .. }
             | Self::Closed { .. }
             | Self::Io { .. } => true,
             Self::Refused(answer) => answer.retryable,
-            Self::BadName { .. }
-            | Self::NoSuchVm { .. }
-            | Self::BadRecord { .. }
-            | Self::BadSettings { .. }
-            | Self::NoInventory { .. }
-            | Self::NotASocket { .. }
+            Self::NotASocket { .. }
             | Self::PermissionDenied { .. }
             | Self::NotAnAgent { .. }
             | Self::RequestTooLarge { .. }
@@ -272,49 +209,7 @@ impl Error {
     /// What to do next about the VM that goes by this name.
     pub fn hint(&self, vm: &str) -> String {
         match self {
-            Self::BadName { name } if name.contains('/') => {
-                format!("a socket is written with its kind: unix:{name}")
-            }
-            Self::BadName { .. } => {
-                "a name has 1 to 64 letters, digits, `.`, `_` and `-`; an address is unix:PATH or \
-                 vsock:CID, the CID 3 or more"
-                    .into()
-            }
-            Self::NoSuchVm {
-                nearest, unseen, ..
-            } => {
-                let meant = nearest
-                    .as_ref()
-                    .map(|nearest| format!("did you mean `{nearest}`?"));
-                let there = unseen.first().map(|one| one.hint().to_owned());
-                match (meant, there) {
-                    (Some(meant), Some(there)) => format!("{meant} Otherwise {there}"),
-                    (Some(hint), None) | (None, Some(hint)) => hint,
-                    (None, None) => "`mvmctl vm ls` shows those that there are; $MVM_HOME says where \
-                         they are looked for"
-                        .into(),
-                }
-            }
-            Self::NotRunning { state } if state == "stopped" => {
-                format!("start it: mvmctl vm start {vm}")
-            }
-            Self::NotRunning { state } if state == "asleep" => format!(
-                "it is frozen, or suspended in a snapshot: `mvmctl vm restore DIR --name {vm}` lets it \
-                 run on, `mvmctl vm wake {vm}` if its snapshot was broken off, `mvmctl vm stop {vm}` \
-                 gives it up"
-            ),
-            Self::NotRunning { .. } => "a VM that is not running is never dialled; run it first".into(),
-            Self::BadRecord { path, .. } => format!(
-                "mend or remove the file; if the VM is surely running, it can be reached by its \
-                 address, unix:{}",
-                path.with_file_name("v.sock").display()
-            ),
-            Self::BadSettings { .. } => "mend the file, or name another with --config".into(),
-            Self::NoInventory { .. } => {
-                "set MVM_HOME to the folder in which the VMs are kept, or become a user who may \
-                 read it"
-                    .into()
-            }
+            Self::Registry(error) => error.hint(vm),
             Self::NoSocket { .. } => {
                 "the VM is not running, or its VMM has no vsock socket there; look at the VMM's own \
                  arguments and log"
@@ -345,15 +240,15 @@ impl Error {
                  port 52 in the guest"
                     .into()
             }
-            Self::TimedOut { stage, .. } => match stage {
-                Stage::Connection | Stage::Handshake => format!(
+            Self::TimedOut { awaited, .. } => match awaited {
+                Awaited::Connection | Awaited::Handshake => format!(
                     "the VM is still booting, paused or stuck: wait for it (mvmctl vm wait {vm} \
                      --for ready), or allow longer with --timeout"
                 ),
-                Stage::Answer => {
+                Awaited::Answer => {
                     "the guest is paused, stuck or overloaded; allow longer with --timeout".into()
                 }
-                Stage::Event | Stage::Command | Stage::Content | Stage::Port => format!(
+                Awaited::Event | Awaited::Command | Awaited::Content | Awaited::Port => format!(
                     "the guest was paused, snapshotted or has crashed: mvmctl vm status {vm}"
                 ),
             },
@@ -385,14 +280,14 @@ impl Error {
     }
 }
 
-fn before(stage: Stage) -> String {
-    match stage {
+fn before(awaited: Awaited) -> String {
+    match awaited {
         // It was there for any time, and owed nothing yet.
-        Stage::Event => "while it was watched".into(),
-        Stage::Command => "while a command ran".into(),
-        Stage::Content => "while a file was on its way".into(),
-        Stage::Port => "while a port was forwarded".into(),
-        stage => format!("before the {stage}"),
+        Awaited::Event => "while it was watched".into(),
+        Awaited::Command => "while a command ran".into(),
+        Awaited::Content => "while a file was on its way".into(),
+        Awaited::Port => "while a port was forwarded".into(),
+        awaited => format!("before the {awaited}"),
     }
 }
 
@@ -432,13 +327,5 @@ mod tests {
         assert!(error.to_string().len() < MAX_QUOTED + 40);
         assert_eq!(quoted(b"\x1b[2J\xff"), "\"\\u{1b}[2J\u{fffd}\"");
         assert!(quoted(&[b'x'; 1000]).len() < 80);
-    }
-
-    #[test]
-    fn a_path_is_taken_for_a_forgotten_prefix() {
-        let error = Error::BadName {
-            name: "/run/v.sock".into(),
-        };
-        assert!(error.hint("x").contains("unix:/run/v.sock"));
     }
 }

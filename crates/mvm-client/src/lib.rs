@@ -1,9 +1,8 @@
 //! Talks to `mvm-guest-agent` in microVMs, from the host.
 //!
 //! ```text
-//! inventory   which VMs there are, and where each is reached     Inventory, Vm
-//! endpoint    unix:PATH, vsock:CID                               Endpoint
 //! transport   dial, hybrid vsock's handshake, when to try again  Deadlines
+//! dialer      who dials, and finishes what was begun             Dialer
 //! session     requests and their answers on one connection       Session
 //! watch       a status, then what changes                        Watcher
 //! dev         commands, files, jobs and ports of dev builds      Command, Upload, Download, Port
@@ -12,15 +11,17 @@
 //! ```
 //!
 //! Everything that a guest sends is taken for hostile: frames are capped, waits have deadlines, and
-//! nothing of it decides anything by its wording. The crate does not know how a VM is started.
+//! nothing of it decides anything by its wording. The crate does not know how a VM is started; which
+//! there are, and which may be dialled, `mvm-registry` says.
 //!
 //! ```no_run
 //! use mvm_client::{Deadlines, Inventory, Session};
 //!
 //! # async fn example() -> Result<(), mvm_client::Error> {
+//! let deadlines = Deadlines::default();
 //! let inventory = Inventory::from_env(None)?;
-//! let vm = inventory.find("web")?;
-//! let mut session = Session::connect(vm.endpoint()?, &Deadlines::default()).await?;
+//! let vm = inventory.now("web", deadlines.connect).await?;
+//! let mut session = Session::connect(vm.endpoint()?, &deadlines).await?;
 //! let status = session.status().await?;
 //! println!("{:?}", status.health);
 //! # Ok(())
@@ -31,18 +32,17 @@
 //! line or frame, which begins with `>` for what was sent and `<` for what came.
 
 pub mod dev;
-pub mod endpoint;
+mod dialer;
 pub mod error;
-pub mod inventory;
+mod handshake;
 mod raw;
 pub mod session;
-mod settings;
 mod transport;
 pub mod watch;
 
-pub use endpoint::Endpoint;
-pub use error::{Error, Stage};
-pub use inventory::{Inventory, Listing, State, Unseen, Vm};
+pub use dialer::{Dialer, FINISH_WITHIN};
+pub use error::{Awaited, Error};
+pub use mvm_registry::{Endpoint, Inventory, Vm};
 pub use raw::RawStream;
 pub use session::Session;
 pub use transport::Deadlines;

@@ -1,7 +1,8 @@
 //! A connection to any port of the guest's, without the agent's protocol.
 
-use crate::transport::{self, Opened, Stream};
-use crate::{Deadlines, Endpoint, Error};
+use crate::handshake::{Opened, Stream};
+use crate::transport;
+use crate::{Deadlines, Dialer, Endpoint, Error};
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -16,11 +17,16 @@ pub struct RawStream {
     early: Vec<u8>,
 }
 
-impl RawStream {
-    /// Dials the endpoint, whose port can be any (see [`Endpoint::with_port`]).
-    pub async fn connect(endpoint: &Endpoint, deadlines: &Deadlines) -> Result<Self, Error> {
-        let Opened { stream, early } = transport::open(endpoint, deadlines).await?;
-        Ok(Self { stream, early })
+impl Dialer {
+    /// Dials the endpoint, whose port can be any (see [`Endpoint::with_port`]), for bytes that are no
+    /// agent's.
+    pub async fn connect_raw(
+        &self,
+        endpoint: &Endpoint,
+        deadlines: &Deadlines,
+    ) -> Result<RawStream, Error> {
+        let Opened { stream, early } = transport::open(self, endpoint, deadlines).await?;
+        Ok(RawStream { stream, early })
     }
 }
 

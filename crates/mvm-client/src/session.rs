@@ -1,8 +1,9 @@
 //! Requests and their answers on one connection.
 
 use crate::error::quoted;
-use crate::transport::{self, Opened, Stream};
-use crate::{Deadlines, Endpoint, Error, Stage, WIRE};
+use crate::handshake::{Opened, Stream};
+use crate::transport;
+use crate::{Awaited, Deadlines, Dialer, Endpoint, Error, WIRE};
 use mvm_protocol::answer::AnswerOf;
 use mvm_protocol::answer::{Checked, Hello, Reloaded};
 use mvm_protocol::frame::encode_json;
@@ -31,18 +32,18 @@ pub struct Session {
     pub(crate) next_id: u64,
     pub(crate) in_step: bool,
     /// The rest of a frame whose sending was given up: it goes before whatever is sent next.
-    pub(crate) unsent: Unsent,
+    pub(crate) send_buffer: SendBuffer,
 }
 
 /// Bytes that are still to be sent, so that a frame that was begun is finished, whoever was dropped
 /// meanwhile.
 #[derive(Debug, Default)]
-pub(crate) struct Unsent {
+pub(crate) struct SendBuffer {
     bytes: Vec<u8>,
     sent: usize,
 }
 
-impl Unsent {
+impl SendBuffer {
     /// Adds what is to be sent after the rest.
     pub(crate) fn push(&mut self, bytes: Vec<u8>) {
         if self.sent == self.bytes.len() {
@@ -80,11 +81,29 @@ impl fmt::Debug for Session {
     }
 }
 
+impl Dialer {
+    /// A conversation with the agent behind that endpoint.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps it from being dialled, or [`Error::TimedOut`]: the handshake goes on then, and
+    /// is finished unseen.
+    pub async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        deadlines: &Deadlines,
+    ) -> Result<Session, Error> {
+        let opened = transport::open(self, endpoint, deadlines).await?;
+        Ok(Session::new(opened, endpoint, deadlines))
+    }
+}
+
 impl Session {
-    /// Dials, and shakes hands where the endpoint asks for it.
+    /// Dials, and shakes hands where the endpoint asks for it, with a [`Dialer`] of its own: a
+    /// handshake that is given up is finished as long as the runtime runs. What can end in the middle
+    /// of one uses [`Dialer::connect`].
     pub async fn connect(endpoint: &Endpoint, deadlines: &Deadlines) -> Result<Self, Error> {
-        let opened = transport::open(endpoint, deadlines).await?;
-        Ok(Self::new(opened, endpoint, deadlines))
+        Dialer::new().connect(endpoint, deadlines).await
     }
 
     /// Shakes hands on a stream that is connected already: a socket of another kind, or one half of
@@ -110,7 +129,7 @@ impl Session {
             deadlines: *deadlines,
             next_id: 1,
             in_step: true,
-            unsent: Unsent::default(),
+            send_buffer: SendBuffer::default(),
         }
     }
 
@@ -128,7 +147,7 @@ impl Session {
                 Err(self.explain(request.type_name(), error).await)
             }
             Some(Err(error)) => Err(Error::Refused(error)),
-            None => Err(self.incoming.closed(Stage::Answer)),
+            None => Err(self.incoming.closed(Awaited::Answer)),
         }
     }
 
@@ -146,7 +165,7 @@ impl Session {
         requests: &[Request],
     ) -> Result<Vec<Result<Answer, ErrorAnswer>>, Error> {
         if !self.in_step {
-            return Err(self.incoming.closed(Stage::Answer));
+            return Err(self.incoming.closed(Awaited::Answer));
         }
         let first = self.next_id;
         let mut bytes = Vec::new();
@@ -154,22 +173,22 @@ impl Session {
             bytes.extend(encode(request, id)?);
             self.next_id = id + 1;
         }
-        self.unsent.push(bytes);
+        self.send_buffer.push(bytes);
         self.in_step = false;
         let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
         let incoming = &mut self.incoming;
         let deadlines = &self.deadlines;
-        let writing = self.unsent.send(&mut writer);
+        let writing = self.send_buffer.send(&mut writer);
         let reading = async {
             let mut answers = Vec::with_capacity(requests.len());
             for (id, request) in (first..).zip(requests) {
                 let after = deadlines.of(request);
-                let answer = timeout(after, incoming.answer(&mut reader, id, Stage::Answer))
+                let answer = timeout(after, incoming.answer(&mut reader, id, Awaited::Answer))
                     .await
-                    .map_err(|_| incoming.timed_out(Stage::Answer, after))??;
+                    .map_err(|_| incoming.timed_out(Awaited::Answer, after))??;
                 answers.push(answer);
             }
-            Ok(answers)
+            Ok::<_, Error>(answers)
         };
         tokio::pin!(reading);
         let answers = tokio::select! {
@@ -329,11 +348,11 @@ impl Incoming {
         &mut self,
         reader: &mut (impl AsyncRead + Unpin),
         id: u64,
-        stage: Stage,
+        awaited: Awaited,
     ) -> Result<Result<A, ErrorAnswer>, Error> {
         // Small, since each of 10,000 watchers holds one; most frames fit.
         let mut buffer = [0; 2048];
-        match self.frame(reader, &mut buffer, stage).await? {
+        match self.frame(reader, &mut buffer, awaited).await? {
             Frame::Json(body) => self.read(&body, id),
             Frame::Data { .. } | Frame::EmptyData => {
                 Err(self.stranger("raw bytes where an answer belongs".into()))
@@ -365,7 +384,7 @@ impl Incoming {
         &mut self,
         reader: &mut (impl AsyncRead + Unpin),
         buffer: &mut [u8],
-        stage: Stage,
+        awaited: Awaited,
     ) -> Result<Frame, Error> {
         loop {
             match self.decoder.next_frame() {
@@ -381,21 +400,21 @@ impl Incoming {
                 Ok(None) => {}
             }
             match reader.read(buffer).await {
-                Ok(0) => return Err(self.closed(stage)),
+                Ok(0) => return Err(self.closed(awaited)),
                 Ok(count) => self.decoder.push(buffer.get(..count).unwrap_or_default()),
-                Err(source) => return Err(self.broken(source, stage)),
+                Err(source) => return Err(self.broken(source, awaited)),
             }
         }
     }
 
     /// Why reading or writing came to nothing.
-    pub(crate) fn broken(&self, source: io::Error, stage: Stage) -> Error {
+    pub(crate) fn broken(&self, source: io::Error, awaited: Awaited) -> Error {
         if is_gone(&source) {
-            return self.closed(stage);
+            return self.closed(awaited);
         }
         Error::Io {
             endpoint: self.endpoint.clone(),
-            stage,
+            awaited,
             source,
         }
     }
@@ -413,17 +432,17 @@ impl Incoming {
         self.stranger(format!("{} to the request `{request}`", quoted(&body)))
     }
 
-    pub(crate) fn closed(&self, stage: Stage) -> Error {
+    pub(crate) fn closed(&self, awaited: Awaited) -> Error {
         Error::Closed {
             endpoint: self.endpoint.clone(),
-            stage,
+            awaited,
         }
     }
 
-    pub(crate) fn timed_out(&self, stage: Stage, after: Duration) -> Error {
+    pub(crate) fn timed_out(&self, awaited: Awaited, after: Duration) -> Error {
         Error::TimedOut {
             endpoint: self.endpoint.clone(),
-            stage,
+            awaited,
             after,
         }
     }

@@ -15,19 +15,18 @@
 //! Neither here nor anywhere else in this crate is a connection half-closed: VMMs turn that into a
 //! full close, or hide it.
 
-use crate::endpoint::Address;
-use crate::error::quoted;
-use crate::{Endpoint, Error, Stage, WIRE};
+use crate::handshake::{Fault, Opened, Stream, is_reset, shake_hands};
+use crate::{Awaited, Dialer, Endpoint, Error, WIRE};
 use mvm_protocol::Request;
-use mvm_protocol::handshake::{LineReader, connect_line, parse_ok};
+use mvm_registry::Address;
 use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_vsock::{VsockAddr, VsockStream};
 
@@ -92,46 +91,30 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest pause between tries of a full backlog.
 const LONGEST_PAUSE: Duration = Duration::from_millis(160);
 
-/// A stream of bytes in both directions: a socket, or an in-memory pair.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-
-/// A stream after the handshake, and what has come after it already.
-pub(crate) struct Opened {
-    pub(crate) stream: Box<dyn Stream>,
-    pub(crate) early: Vec<u8>,
-}
-
-/// Why one try came to nothing.
-enum Fault {
-    /// Another try would end the same.
-    Final(Error),
-    /// Closed without OK.
-    NoOk,
-    /// The backlog of the socket is full.
-    Full(io::Error),
-}
-
-/// Dials until it works, cannot work, or the deadline has passed.
-pub(crate) async fn open(endpoint: &Endpoint, deadlines: &Deadlines) -> Result<Opened, Error> {
+/// Dials until it works, cannot work, or the deadline has passed. The handshake that is under way then,
+/// or when the future is dropped, is finished by the dialer.
+pub(crate) async fn open(
+    dialer: &Dialer,
+    endpoint: &Endpoint,
+    deadlines: &Deadlines,
+) -> Result<Opened, Error> {
     // One beyond what the clock can tell never comes; 30 years are as good.
     let now = Instant::now();
     let deadline = now
         .checked_add(deadlines.connect)
         .unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 86_400));
-    let mut stage = Stage::Connection;
+    let mut awaited = Awaited::Connection;
     let mut pause = FIRST_PAUSE;
     let mut retries = 0;
-    let late = |stage| Error::TimedOut {
+    let late = |awaited| Error::TimedOut {
         endpoint: endpoint.clone(),
-        stage,
+        awaited,
         after: deadlines.connect,
     };
     loop {
         tracing::trace!(target: WIRE, "dialling {endpoint}");
-        let error = match timeout_at(deadline, attempt(endpoint, &mut stage)).await {
-            Err(_) => return Err(late(stage)),
+        let error = match timeout_at(deadline, attempt(dialer, endpoint, &mut awaited)).await {
+            Err(_) => return Err(late(awaited)),
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(Fault::Final(error))) => return Err(error),
             Ok(Err(Fault::NoOk)) => {
@@ -146,7 +129,7 @@ pub(crate) async fn open(endpoint: &Endpoint, deadlines: &Deadlines) -> Result<O
             }
             Ok(Err(Fault::Full(source))) => Error::Io {
                 endpoint: endpoint.clone(),
-                stage,
+                awaited,
                 source,
             },
         };
@@ -174,21 +157,26 @@ pub(crate) async fn over(
         }),
         Err(_) => Err(Error::TimedOut {
             endpoint: endpoint.clone(),
-            stage: Stage::Handshake,
+            awaited: Awaited::Handshake,
             after,
         }),
     }
 }
 
-async fn attempt(endpoint: &Endpoint, stage: &mut Stage) -> Result<Opened, Fault> {
-    *stage = Stage::Connection;
+async fn attempt(
+    dialer: &Dialer,
+    endpoint: &Endpoint,
+    awaited: &mut Awaited,
+) -> Result<Opened, Fault> {
+    *awaited = Awaited::Connection;
     match endpoint.address() {
         Address::Unix(path) => {
-            let stream = connect_unix(path)
-                .await
-                .map_err(|error| unix_fault(endpoint, path, error))?;
-            *stage = Stage::Handshake;
-            shake_hands(stream, endpoint).await
+            *awaited = Awaited::Handshake;
+            dialer.room(endpoint).await;
+            *awaited = Awaited::Connection;
+            let stream = connect_unix(path).map_err(|error| unix_fault(endpoint, path, error))?;
+            *awaited = Awaited::Handshake;
+            dialer.begin(stream, endpoint)?.wait().await
         }
         Address::Vsock(cid) => {
             match VsockStream::connect(VsockAddr::new(*cid, endpoint.port())).await {
@@ -200,81 +188,12 @@ async fn attempt(endpoint: &Endpoint, stage: &mut Stage) -> Result<Opened, Fault
                 Err(error) if is_reset(&error) => Err(Fault::NoOk),
                 Err(source) => Err(Fault::Final(Error::Io {
                     endpoint: endpoint.clone(),
-                    stage: *stage,
+                    awaited: *awaited,
                     source,
                 })),
             }
         }
     }
-}
-
-/// Hybrid vsock's line protocol. Nothing but the one line may be written before OK has been read:
-/// vhost-device-vsock loses bytes that come with CONNECT, and refuses one that comes in pieces.
-async fn shake_hands(
-    mut stream: impl Stream + 'static,
-    endpoint: &Endpoint,
-) -> Result<Opened, Fault> {
-    let io = |source: io::Error| {
-        if is_reset(&source) {
-            return Fault::NoOk;
-        }
-        Fault::Final(Error::Io {
-            endpoint: endpoint.clone(),
-            stage: Stage::Handshake,
-            source,
-        })
-    };
-    let line = connect_line(endpoint.port());
-    tracing::trace!(target: WIRE, "> {}", line.trim_end());
-    let written = stream.write(line.as_bytes()).await.map_err(io)?;
-    if written < line.len() {
-        return Err(io(io::ErrorKind::WriteZero.into()));
-    }
-    let mut reader = LineReader::default();
-    let mut come = Vec::new();
-    let mut buffer = [0; 256];
-    loop {
-        let count = stream.read(&mut buffer).await.map_err(io)?;
-        let bytes = buffer.get(..count).unwrap_or_default();
-        come.extend_from_slice(bytes);
-        let stranger = || {
-            Fault::Final(Error::NotAnAgent {
-                endpoint: endpoint.clone(),
-                got: quoted(&come),
-            })
-        };
-        if bytes.is_empty() {
-            return Err(if come.is_empty() {
-                Fault::NoOk
-            } else {
-                stranger()
-            });
-        }
-        // Told at once: a stranger may send a few bytes without a newline and then wait for us.
-        if !come
-            .iter()
-            .zip(b"OK ")
-            .all(|(byte, expected)| byte == expected)
-        {
-            return Err(stranger());
-        }
-        let (taken, line) = reader.push(bytes).map_err(|_| stranger())?;
-        if let Some(line) = line {
-            parse_ok(&line).map_err(|_| stranger())?;
-            tracing::trace!(target: WIRE, "< {line}");
-            return Ok(Opened {
-                stream: Box::new(stream),
-                early: bytes.get(taken..).unwrap_or_default().to_vec(),
-            });
-        }
-    }
-}
-
-fn is_reset(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-    )
 }
 
 fn unix_fault(endpoint: &Endpoint, path: &Path, source: io::Error) -> Fault {
@@ -293,7 +212,7 @@ fn unix_fault(endpoint: &Endpoint, path: &Path, source: io::Error) -> Fault {
         }
         _ => Error::Io {
             endpoint: endpoint.clone(),
-            stage: Stage::Connection,
+            awaited: Awaited::Connection,
             source,
         },
     })
@@ -302,12 +221,21 @@ fn unix_fault(endpoint: &Endpoint, path: &Path, source: io::Error) -> Fault {
 /// The longest path that fits into a socket address, in bytes.
 const MAX_SUN_PATH: usize = 107;
 
-async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+/// Connects without waiting: a backlog that is full is [`io::ErrorKind::WouldBlock`].
+fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let connect = |path: &Path| {
+        let address = SocketAddrUnix::new(path)?;
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &address)?;
+        Ok(UnixStream::from(socket))
+    };
     if path.as_os_str().len() <= MAX_SUN_PATH {
-        return UnixStream::connect(path).await;
+        return connect(path);
     }
     let (_descriptor, short) = shortened(path)?;
-    UnixStream::connect(short).await
+    connect(&short)
 }
 
 /// A short path to the same socket, good as long as the descriptor is open: the folder's entry

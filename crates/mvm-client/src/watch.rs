@@ -1,8 +1,8 @@
 //! A status, then what changes, until somebody ends it.
 
+use crate::handshake::Stream;
 use crate::session::Incoming;
-use crate::transport::Stream;
-use crate::{Error, Session, Stage};
+use crate::{Awaited, Error, Session};
 use mvm_protocol::answer::{Change, Event};
 use mvm_protocol::request::Watch;
 use mvm_protocol::status::{Health, IntegrationStatus, Lifecycle, Status};
@@ -69,7 +69,7 @@ impl Watcher {
     ///
     /// # Errors
     ///
-    /// [`Error::TimedOut`] with [`Stage::Event`] when three heartbeats are missing,
+    /// [`Error::TimedOut`] with [`Awaited::Event`] when three heartbeats are missing,
     /// [`Error::Closed`] when the agent went away; the watch is over after any error.
     pub async fn next(&mut self) -> Result<Option<Event>, Error> {
         let event = self.receive().await;
@@ -85,9 +85,9 @@ impl Watcher {
             let Some(stream) = &mut self.stream else {
                 return Ok(None);
             };
-            let answer = self.incoming.answer(stream, self.id, Stage::Event);
+            let answer = self.incoming.answer(stream, self.id, Awaited::Event);
             match timeout(self.silence, answer).await {
-                Err(_) => return Err(self.incoming.timed_out(Stage::Event, self.silence)),
+                Err(_) => return Err(self.incoming.timed_out(Awaited::Event, self.silence)),
                 Ok(Err(error)) => return Err(error),
                 Ok(Ok(Err(refusal))) => return Err(Error::Refused(refusal)),
                 Ok(Ok(Ok(Answer::Event(event)))) => match event.change {

@@ -7,7 +7,7 @@
 )]
 
 use mvm_client::watch::{Applied, apply};
-use mvm_client::{Deadlines, Endpoint, Error, Session, Stage, Watcher};
+use mvm_client::{Awaited, Deadlines, Endpoint, Error, Session, Watcher};
 use mvm_fake_agent::{FakeAgent, Peer, old, status};
 use mvm_protocol::answer::Change;
 use mvm_protocol::status::{Health, Lifecycle, Status, WorkerState};
@@ -119,8 +119,8 @@ async fn a_guest_that_falls_silent_is_lost() {
     let event = watcher.next().await.unwrap().unwrap();
     assert_eq!(event.change, Change::Heartbeat { heartbeat: true });
     match watcher.next().await.unwrap_err() {
-        Error::TimedOut { stage, after, .. } => {
-            assert_eq!((stage, after), (Stage::Event, HEARTBEAT * 3));
+        Error::TimedOut { awaited, after, .. } => {
+            assert_eq!((awaited, after), (Awaited::Event, HEARTBEAT * 3));
         }
         other => panic!("{other:?}"),
     }
@@ -204,7 +204,7 @@ async fn what_ends_a_watch() {
         matches!(
             error,
             Error::Closed {
-                stage: Stage::Event,
+                awaited: Awaited::Event,
                 ..
             }
         ),

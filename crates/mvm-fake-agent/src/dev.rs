@@ -1,10 +1,10 @@
 //! An agent that serves what dev builds do, as the test says.
 
-use crate::Peer;
+use crate::{Peer, answer_to};
 use mvm_protocol::request::{DEV_REQUEST_TYPES, REQUEST_TYPES};
 use serde_json::{Value, json};
 
-/// Shakes hands, answers `hello` as a dev build does, and gives each other request to the test.
+/// Shakes hands, answers `hello` as a dev build does, and `watch` without heartbeats, and gives each other request to the test.
 pub fn dev(
     serve: impl Fn(&mut Peer, &Value) + Send + Sync + 'static,
 ) -> impl Fn(&mut Peer) + Send + Sync + 'static {
@@ -21,6 +21,9 @@ pub fn dev(
                         "boot_id": "6f0b7f52-6e44-4d51-9a4c-3e1b5c7b2a10", "generation": 0,
                     }),
                 );
+            } else if request["type"] == "watch" {
+                peer.reply(&request, answer_to(&request));
+                peer.until_closed();
             } else {
                 serve(peer, &request);
             }

@@ -12,6 +12,7 @@
 )]
 
 mod dev;
+mod late;
 mod unprivileged;
 mod well;
 
@@ -47,6 +48,7 @@ struct Shared {
     ended: Condvar,
     accepted: AtomicUsize,
     open: Mutex<Vec<UnixStream>>,
+    late: late::Late,
 }
 
 impl FakeAgent {
@@ -110,6 +112,7 @@ fn accept(
             .lock()
             .unwrap()
             .push(stream.try_clone().unwrap());
+        shared.late.accepted();
         serving.push(std::thread::spawn({
             let behaviour = Arc::clone(&behaviour);
             let shared = Arc::clone(shared);
@@ -123,6 +126,7 @@ fn accept(
                 behaviour(&mut peer);
                 // The clone that waits to end the thread would keep the connection open.
                 let _ = peer.stream.shutdown(Shutdown::Both);
+                peer.shared.late.closed();
             }
         }));
     }
@@ -138,6 +142,7 @@ impl Drop for FakeAgent {
     fn drop(&mut self) {
         *self.shared.ending.lock().unwrap() = true;
         self.shared.ended.notify_all();
+        self.shared.late.end();
         // Ends the accept that is under way, also where the socket's file was moved.
         let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
         if let Some(accepting) = self.accepting.take() {

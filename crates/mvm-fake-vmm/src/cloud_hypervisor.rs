@@ -99,6 +99,16 @@ struct Memory {
 struct Disk {
     path: PathBuf,
     readonly: bool,
+    image_type: Option<ImageType>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum ImageType {
+    FixedVhd,
+    Qcow2,
+    Raw,
+    Vhdx,
+    Unknown,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -234,6 +244,17 @@ impl CloudHypervisor {
         }
         if config.cpus.boot_vcpus == 0 || config.cpus.boot_vcpus > config.cpus.max_vcpus {
             return Err("Max number of vCPUs".into());
+        }
+        let major = self.version.split('.').next().unwrap_or_default();
+        let knows_types = major.parse().is_ok_and(|major: u32| major >= 51);
+        for disk in &config.disks {
+            match disk.image_type {
+                Some(_) if !knows_types => return Err("unknown field `image_type`".into()),
+                None | Some(ImageType::Unknown) if knows_types => {
+                    println!("WARN: autodetection of disk image types is deprecated");
+                }
+                _ => {}
+            }
         }
         let files = config.disks.iter().map(|disk| &disk.path);
         for file in files

@@ -5,13 +5,17 @@
 //!      │                            └───── Paused ──► paused ─ /snapshot/create
 //!      └─ /snapshot/load ───────────► (either)
 //! ```
+//!
+//! What it takes, and which snapshots it reads, depends on its version as it does with the real ones,
+//! from 1.10 to what is to be 1.17.
 
 use super::guest::Guest;
 use super::http::{Answer, Request};
 use super::{Vmm, body, quit};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 
 /// What the memory file begins with, so that a damaged one is found.
@@ -19,32 +23,47 @@ const MEMORY: &str = "memory of the guest";
 
 pub(super) fn run(arguments: &[String], version: &str) -> ! {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let (id, socket) = match arguments.as_slice() {
+    let (id, socket, log) = match arguments.as_slice() {
         ["--version"] => {
             println!("Firecracker v{version}");
             std::process::exit(0);
         }
-        ["--id", id, "--api-sock", socket] => (*id, *socket),
+        ["--id", id, "--api-sock", socket] => (*id, *socket, None),
+        ["--id", id, "--api-sock", socket, "--log-path", log] => {
+            // Not made by those before 1.14 or so: it has to be there.
+            let log = fs::OpenOptions::new().append(true).open(log);
+            (
+                *id,
+                *socket,
+                Some(log.unwrap_or_else(|e| quit(&format!("Failed to open target file: {e}")))),
+            )
+        }
         other => quit(&format!("not Firecracker's arguments: {other:?}")),
     };
     if !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
         quit(&format!("Invalid instance ID: {id}"));
     }
-    super::serve(
-        socket,
-        Firecracker {
-            id: id.to_owned(),
-            version: version.to_owned(),
-            state: State::Configuring(Config::default()),
-            guest: Guest::default(),
-        },
-    )
+    let mut vmm = Firecracker {
+        id: id.to_owned(),
+        version: version.to_owned(),
+        log,
+        state: State::Configuring(Config::default()),
+        memory_mib: 0,
+        uds_path: String::new(),
+        guest: Guest::default(),
+    };
+    vmm.say("main", &format!("Running Firecracker v{version}"));
+    super::serve(socket, vmm)
 }
 
 struct Firecracker {
     id: String,
     version: String,
+    /// Without one, what it says of itself goes to the guest's console.
+    log: Option<fs::File>,
     state: State,
+    memory_mib: u32,
+    uds_path: String,
     guest: Guest,
 }
 
@@ -187,8 +206,18 @@ fn check(result: Result<(), String>) -> Answer {
     result.map_or_else(fault, |()| Answer::done())
 }
 
+/// What a snapshot has of all but the memory.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    format: u32,
+    uds_path: String,
+    memory_mib: u32,
+}
+
 impl Vmm for Firecracker {
     fn answer(&mut self, request: &Request) -> Answer {
+        let words = format!("The API server received a request on {:?}.", request.path);
+        self.say("fc_api", &words);
         match (request.method.as_str(), request.path.as_str()) {
             ("GET", "/") => self.instance(),
             ("GET", "/version") => {
@@ -207,6 +236,51 @@ impl Vmm for Firecracker {
 }
 
 impl Firecracker {
+    fn say(&mut self, thread: &str, words: &str) {
+        let line = format!(
+            "2026-11-24T10:00:00.000000000 [{}:{thread}] {words}",
+            self.id
+        );
+        match &mut self.log {
+            Some(log) => writeln!(log, "{line}").expect("a log"),
+            None => println!("{line}"),
+        }
+    }
+
+    /// Major, minor, patch.
+    fn number(&self) -> (u32, u32, u32) {
+        let plain = self.version.split('-').next().unwrap_or_default();
+        let mut parts = plain.split('.').map(|part| part.parse().unwrap_or(0));
+        let mut next = || parts.next().unwrap_or(0);
+        (next(), next(), next())
+    }
+
+    /// The format of its snapshots, which has to be that of those that it loads.
+    fn format(&self) -> u32 {
+        match self.number() {
+            (1, 9, _) | (1, 10, 0) => 3,
+            (1, 10, _) => 4,
+            (1, 11, _) => 5,
+            (1, 12, _) => 6,
+            (1, 13 | 14, _) => 8,
+            (1, 15, _) => 9,
+            (1, 16, _) => 10,
+            (1, 17, _) => 11,
+            _ => quit(&format!("there is no stand-in for {}", self.version)),
+        }
+    }
+
+    /// Whether this version has that field of `/snapshot/load`.
+    fn has(&self, field: &str) -> bool {
+        match field {
+            "vsock_override" => self.number() >= (1, 16, 0),
+            "clock_realtime" => {
+                self.number() >= (1, 15, 1) || ((1, 14, 4)..(1, 15, 0)).contains(&self.number())
+            }
+            _ => true,
+        }
+    }
+
     fn instance(&self) -> Answer {
         let state = match self.state {
             State::Configuring(_) => "Not started",
@@ -230,6 +304,7 @@ impl Firecracker {
             "/machine-config" => {
                 let machine: MachineConfig = body(request)?;
                 config.machine = machine.vcpu_count > 0;
+                self.memory_mib = machine.mem_size_mib;
             }
             "/boot-source" => {
                 let boot: BootSource = body(request)?;
@@ -247,6 +322,7 @@ impl Firecracker {
             "/vsock" => {
                 let vsock: Vsock = body(request)?;
                 self.guest.open_vsock(&vsock.uds_path)?;
+                self.uds_path = vsock.uds_path;
                 config.vsock = true;
             }
             "/entropy" => {
@@ -281,7 +357,10 @@ impl Firecracker {
                 if !config.machine || !config.vsock {
                     return fault("this stand-in insists on a size and a vsock device");
                 }
-                println!("mvm-guest-agent: listening on vsock port 52");
+                // Its own words get into a line of the guest's, where they go to the same place.
+                print!("mvm-guest-agent: liste");
+                self.say("main", "Guest-boot-time = 12345 us");
+                println!("ning on vsock port 52");
                 self.state = State::Running;
                 self.guest.run();
                 Answer::done()
@@ -328,9 +407,18 @@ impl Firecracker {
             }
             State::Running => return Err("Cannot save the microVM: it is running.".into()),
         }
-        fs::write(create.snapshot_path, &self.id).map_err(|e| e.to_string())?;
-        let memory = format!("{MEMORY}{}", self.guest.memory());
-        fs::write(create.mem_file_path, memory).map_err(|e| e.to_string())
+        let saved = Saved {
+            format: self.format(),
+            uds_path: self.uds_path.clone(),
+            memory_mib: self.memory_mib,
+        };
+        let saved = serde_json::to_string(&saved).expect("plain data");
+        fs::write(create.snapshot_path, saved).map_err(|e| e.to_string())?;
+        // A file of the guest's size, and mostly a hole.
+        let mut memory = fs::File::create(create.mem_file_path).map_err(|e| e.to_string())?;
+        write!(memory, "{MEMORY}{}", self.guest.memory()).map_err(|e| e.to_string())?;
+        let bytes = u64::from(self.memory_mib) << 20;
+        memory.set_len(bytes).map_err(|e| e.to_string())
     }
 
     fn load(&mut self, request: &Request) -> Answer {
@@ -338,6 +426,14 @@ impl Firecracker {
             Ok(load) => load,
             Err(error) => return fault(error),
         };
+        for (field, is_there) in [
+            ("vsock_override", load.vsock_override.is_some()),
+            ("clock_realtime", load.clock_realtime.is_some()),
+        ] {
+            if is_there && !self.has(field) {
+                return fault(format!("unknown field `{field}`"));
+            }
+        }
         match &self.state {
             State::Configuring(config) if !config.touched => {}
             _ => {
@@ -349,14 +445,25 @@ impl Firecracker {
         }
         // From here on a failure is its end.
         let mut restored = || -> Result<(), String> {
-            fs::read_to_string(&load.snapshot_path).map_err(|e| e.to_string())?;
-            let memory = fs::read_to_string(&load.mem_backend.backend_path);
+            let saved = fs::read(&load.snapshot_path).map_err(|e| e.to_string())?;
+            let saved: Saved = serde_json::from_slice(&saved).map_err(|e| e.to_string())?;
+            if saved.format != self.format() {
+                return Err("Failed to load snapshot state from file: bitcode error".into());
+            }
+            let memory = fs::File::open(&load.mem_backend.backend_path);
             let memory = memory.map_err(|e| e.to_string())?;
-            let memory = memory.strip_prefix(MEMORY);
+            let mut begin = String::new();
+            let read = memory.take(4096).read_to_string(&mut begin);
+            read.map_err(|e| e.to_string())?;
+            let begin = begin.trim_end_matches('\0').strip_prefix(MEMORY);
             self.guest
-                .remember(memory.ok_or("Cannot deserialize the microVM state")?)?;
-            let path = load.vsock_override.as_ref().map(|vsock| &*vsock.uds_path);
-            self.guest.open_vsock(path.unwrap_or("v.sock"))
+                .remember(begin.ok_or("Cannot deserialize the microVM state")?)?;
+            self.memory_mib = saved.memory_mib;
+            self.uds_path = match &load.vsock_override {
+                Some(vsock) => vsock.uds_path.clone(),
+                None => saved.uds_path,
+            };
+            self.guest.open_vsock(&self.uds_path)
         };
         if let Err(error) = restored() {
             return Answer {

@@ -135,6 +135,7 @@ fn serve(shared: &Shared, peer: &mut Peer) {
                 }
                 (String::new(), status)
             }
+            Some("watch") => ("guest watch".to_owned(), answer_to(&request)),
             _ => (String::new(), answer_to(&request)),
         };
         drop(state);

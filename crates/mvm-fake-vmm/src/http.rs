@@ -1,4 +1,7 @@
 //! HTTP, as much as a VMM's API server has.
+//!
+//! By hand, though there is hyper: a stand-in has to send half a status line, close in the middle of
+//! an answer and never answer, and a server's library is there to prevent that.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::net::UnixStream;

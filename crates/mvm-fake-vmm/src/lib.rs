@@ -4,7 +4,9 @@
 //!
 //! They take what the real ones take on the command line and over the API socket, and write down
 //! each request with its answer in `calls.log`. A file named `fault` in the VM's folder, such as
-//! `PUT /vsock 500`, makes them misbehave once.
+//! `PUT /vsock 500`, makes them misbehave once; one named `guest-does` has the guest power off, restart
+//! or panic. They are of the version that a file `version` there has, or one beside the program, such
+//! as `firecracker.version`.
 //!
 //! The executable that has the tests is the stand-in as well: called by a VMM's name it is that VMM.
 //! So its `main` begins with [`run_if_called`], and then [`install`]s itself for what is to start it.
@@ -71,12 +73,14 @@ pub fn run_if_called() {
     if called == relay::RELAY {
         relay::relay(arguments);
     }
-    let real = relay::link_beside(Path::new(called)).and_then(|link| fs::canonicalize(link).ok());
+    let program = Path::new(called);
+    let real = relay::link_beside(program).and_then(|link| fs::canonicalize(link).ok());
     if let Some(real) = real {
         relay::run(&real, arguments);
     }
-    let called = Path::new(called).file_name().and_then(|name| name.to_str());
+    let called = program.file_name().and_then(|name| name.to_str());
     let version = fs::read_to_string("version");
+    let version = version.or_else(|_| fs::read_to_string(program.with_extension("version")));
     let version = version.as_deref().map(str::trim);
     match called {
         Some("firecracker") => firecracker::run(arguments, version.unwrap_or("1.16.1")),
@@ -116,7 +120,44 @@ fn listen(path: &str) -> UnixListener {
     UnixListener::bind(path).unwrap_or_else(|error| quit(&format!("cannot bind {path}: {error}")))
 }
 
+/// How often is looked what the guest is to do.
+const TICK: Duration = Duration::from_millis(5);
+
+/// What the kernel of a guest says last that does so: the content of the file `guest-does`.
+const LAST_WORDS: [(&str, &str); 3] = [
+    ("power-off", "[    7.000000] reboot: Power down\r\n"),
+    ("restart", "[    7.000000] reboot: Restarting system\r\n"),
+    (
+        "panic",
+        "[    7.000000] Kernel panic - not syncing: sysrq triggered crash\r\n\
+         [    7.000001] CPU: 0 PID: 1 Comm: sh\r\n",
+    ),
+];
+
+/// Has the guest end by itself when the test says so, and with it the VMM: each of the real ones goes
+/// with its guest.
+fn obey_the_test() {
+    loop {
+        thread::sleep(TICK);
+        let Ok(deed) = fs::read_to_string("guest-does") else {
+            continue;
+        };
+        let words = LAST_WORDS.iter().find(|(name, _)| *name == deed);
+        let Some((_, words)) = words else {
+            continue;
+        };
+        let console = File::options()
+            .append(true)
+            .create(true)
+            .open("console.log");
+        let written = console.and_then(|mut console| console.write_all(words.as_bytes()));
+        written.expect("a console");
+        exit(0);
+    }
+}
+
 fn serve(socket: &str, vmm: impl Vmm) -> ! {
+    thread::spawn(obey_the_test);
     serve_on(&listen(socket), vmm)
 }
 
@@ -164,7 +205,7 @@ fn handle(mut stream: &UnixStream, request: &Request, vmm: &mut impl Vmm) {
         Some("wait") => {
             note(&format!("{call} fault wait"));
             while fs::remove_file("go").is_err() {
-                thread::sleep(Duration::from_millis(5));
+                thread::sleep(TICK);
             }
             let answer = vmm.answer(request);
             note(&format!("{call} {}", answer.status));

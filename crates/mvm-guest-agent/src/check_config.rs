@@ -1,7 +1,7 @@
 //! `--check-config DIR`: every problem of the drop-ins that an image is about to get.
 
 use crate::config;
-use crate::edge::drop_in_dir::{self, Trust};
+use crate::machine::drop_in_dir::{self, Trust};
 use std::path::Path;
 
 /// What was found.

@@ -1,5 +1,7 @@
 //! Flags, `/etc/mvm/agent.json` and defaults: a flag beats the file, the file beats the default.
 
+use crate::machine::proc;
+use crate::serve::listener::ListenAddress;
 use lexopt::{Arg, Parser, ValueExt};
 use mvm_protocol::object::{Object, Problem};
 use mvm_protocol::status::BusySignal;
@@ -7,7 +9,6 @@ use mvm_protocol::{PORT, drop_in};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
-use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,40 +43,6 @@ Usage: mvm-guest-agent [FLAGS]
   --version, --help
 ";
 
-/// Where to listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Listen {
-    /// A vsock port of this guest.
-    Vsock(u32),
-    /// A Unix socket, where the agent speaks the handshake itself.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Vsock(port) => write!(f, "vsock:{port}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Listen {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let vsock = text
-            .strip_prefix("vsock:")
-            .and_then(|port| port.parse().ok())
-            .map(Self::Vsock);
-        let unix = text.strip_prefix("unix:").filter(|path| !path.is_empty());
-        vsock
-            .or_else(|| unix.map(|path| Self::Unix(path.into())))
-            .ok_or_else(|| {
-                D::Error::custom(format!("`{text}` is neither vsock:PORT nor unix:PATH"))
-            })
-    }
-}
-
 /// A number over 0 that makes a threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Positive(f64);
@@ -95,7 +62,7 @@ impl<'de> Deserialize<'de> for Positive {
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Given {
-    listen: Option<Vec<Listen>>,
+    listen: Option<Vec<ListenAddress>>,
     notify_port: Option<u32>,
     busy_threshold: Option<Positive>,
     busy_signals: Option<Vec<BusySignal>>,
@@ -135,7 +102,7 @@ const FLAGS: [(&str, Form); 11] = [
 /// The settings of a running agent.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Config {
-    pub(crate) listen: Vec<Listen>,
+    pub(crate) listen: Vec<ListenAddress>,
     pub(crate) notify_port: Option<u32>,
     pub(crate) busy_threshold: f64,
     pub(crate) busy_signals: Vec<BusySignal>,
@@ -154,9 +121,6 @@ pub(crate) struct Config {
 pub(crate) enum Invocation {
     Run(Box<Config>),
     CheckConfig(PathBuf),
-    /// The agent's own helper, see `dev::files`: a request's body.
-    #[cfg(feature = "dev")]
-    ServeFile(String),
     Version,
     Help,
 }
@@ -176,12 +140,6 @@ pub(crate) fn read(mut parser: Parser) -> Result<Invocation, String> {
             "help" => return Ok(Invocation::Help),
             "version" => return Ok(Invocation::Version),
             "check-config" => return Ok(Invocation::CheckConfig(value()?.into())),
-            #[cfg(feature = "dev")]
-            "serve-file" => {
-                let body = value()?.string();
-                let body = body.map_err(|error| format!("--serve-file: {error}"))?;
-                return Ok(Invocation::ServeFile(body));
-            }
             "config" => file = Some(PathBuf::from(value()?)),
             "no-system-effects" => system_effects = false,
             flag => {
@@ -251,8 +209,8 @@ fn given(json: &[u8]) -> Result<Given, Problem> {
 }
 
 fn read_file(path: &Path) -> Result<Given, String> {
-    let text = crate::edge::proc::read(path, MAX_FILE + 1)
-        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let text =
+        proc::read(path, MAX_FILE + 1).map_err(|error| format!("{}: {error}", path.display()))?;
     check_file(&text).map_err(|problem| format!("{}:{}: {problem}", path.display(), problem.line))
 }
 
@@ -286,7 +244,7 @@ fn merge(flags: Given, file: Given, system_effects: bool) -> Config {
         listen: flags
             .listen
             .or(file.listen)
-            .unwrap_or_else(|| vec![Listen::Vsock(PORT)]),
+            .unwrap_or_else(|| vec![ListenAddress::Vsock(PORT)]),
         notify_port: flags.notify_port.or(file.notify_port),
         busy_threshold: flags
             .busy_threshold
@@ -325,7 +283,7 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_documentation() {
         let config = run(&[]).unwrap();
-        assert_eq!(config.listen, [Listen::Vsock(52)]);
+        assert_eq!(config.listen, [ListenAddress::Vsock(52)]);
         assert_eq!((config.notify_port, config.busy_threshold), (None, 0.1));
         assert_eq!(config.busy_signals, [BusySignal::Loadavg]);
         assert_eq!(config.sample_interval, Duration::from_secs(5));
@@ -362,14 +320,17 @@ mod tests {
             "--no-system-effects",
         ])
         .unwrap();
-        assert_eq!(config.listen, [Listen::Unix("/x".into()), Listen::Vsock(1)]);
+        assert_eq!(
+            config.listen,
+            [ListenAddress::Unix("/x".into()), ListenAddress::Vsock(1)]
+        );
         assert_eq!((config.busy_threshold, config.run_dir), (2.0, "/b".into()));
         assert_eq!(config.busy_signals, [BusySignal::Cpu, BusySignal::Inhibit]);
         assert!(!config.exec && !config.system_effects);
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_setting() {
         for (args, message) in [
             (vec!["--lissen", "x"], "no flag --lissen"),
             (vec!["--listen", "tcp:80"], "--listen: `tcp:80` is neither"),

@@ -1,23 +1,40 @@
 //! `mvm-guest-agent`: answers a microVM's host about health, load and probes.
 
+#![cfg_attr(
+    not(feature = "dev"),
+    allow(
+        dead_code,
+        reason = "core, machine and serve have what `dev` alone calls; dev builds lint all of it"
+    )
+)]
+
 mod check_config;
 mod config;
 mod core;
 #[cfg(feature = "dev")]
 mod dev;
-mod edge;
-mod requests;
+mod machine;
 mod run;
+mod serve;
 #[cfg(test)]
 mod simulation;
 
 use config::Invocation;
-use edge::console::say;
+use machine::console::say;
 use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    edge::inherited::close_on_exec();
+    machine::inherited::close_on_exec();
+    #[cfg(feature = "dev")]
+    match dev::files::asked(lexopt::Parser::from_env()) {
+        Ok(None) => {}
+        Ok(Some(body)) => return dev::files::serve(&body),
+        Err(message) => {
+            say!("{message}");
+            return ExitCode::from(2);
+        }
+    }
     let invocation = match config::read(lexopt::Parser::from_env()) {
         Ok(invocation) => invocation,
         Err(message) => {
@@ -25,10 +42,6 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    #[cfg(feature = "dev")]
-    if let Invocation::ServeFile(body) = &invocation {
-        return dev::files::serve(body);
-    }
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -40,12 +53,10 @@ fn main() -> ExitCode {
         }
     };
     match invocation {
-        #[cfg(feature = "dev")]
-        Invocation::ServeFile(_) => ExitCode::FAILURE,
         Invocation::Help => print(config::USAGE),
         Invocation::Version => print(&format!(
             "mvm-guest-agent {} ({})\n",
-            edge::system::VERSION,
+            serve::facts::VERSION,
             run::profile()
         )),
         Invocation::CheckConfig(dir) => {

@@ -3,27 +3,45 @@
 use crate::config::Config;
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
-use crate::edge::clock::{self, Timer};
-use crate::edge::console::say;
-use crate::edge::driver::{Driver, Handle};
-use crate::edge::drop_in_watch::{Watch, dirs};
-use crate::edge::inhibit::Inhibitors;
-use crate::edge::journal::Files;
-use crate::edge::listener::{Listener, explain};
-use crate::edge::process::Launcher;
-use crate::edge::run_dir::RunDir;
-use crate::edge::samples::Sampler;
-use crate::edge::system::{Facts, PROFILE, VERSION};
-use crate::edge::world::Machine;
+use crate::machine::clock::{self, Timer};
+use crate::machine::console::{self, say};
+use crate::machine::drop_in_watch::{Watch, dirs};
+use crate::machine::inhibit::Inhibitors;
+use crate::machine::journal::Files;
+use crate::machine::local::LocalMachine;
+use crate::machine::process::Launcher;
+use crate::machine::run_dir::RunDir;
+use crate::machine::samples::Sampler;
+use crate::serve::driver::Driver;
+use crate::serve::extension::Extension;
+use crate::serve::facts::{Facts, VERSION};
+use crate::serve::handle::Handle;
+use crate::serve::listener::{ListenAddress, Listener, explain};
 use mvm_protocol::answer::Profile;
 use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// What this build adds to serving.
+#[cfg(feature = "dev")]
+type Build = Rc<crate::dev::Dev>;
+#[cfg(not(feature = "dev"))]
+type Build = crate::serve::extension::NoExtension;
+
+#[cfg(feature = "dev")]
+fn extension(launcher: &Rc<Launcher>) -> Build {
+    Rc::new(crate::dev::Dev::new(Rc::clone(launcher)))
+}
+#[cfg(not(feature = "dev"))]
+fn extension(_: &Rc<Launcher>) -> Build {
+    crate::serve::extension::NoExtension
+}
 
 /// The name of this build's profile.
 pub(crate) fn profile() -> &'static str {
-    match PROFILE {
+    match Build::PROFILE {
         Profile::Prod => "prod",
         Profile::Dev => "dev",
     }
@@ -38,7 +56,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     say!(
         "{VERSION} ({}), ends commands by {}",
         profile(),
-        launcher.means()
+        launcher.kill_method()
     );
     let now = clock::now();
     let facts = Facts::new(now.wall, config.exec);
@@ -58,38 +76,84 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         config.busy_signals.clone(),
         Inhibitors::new(run_dir.busy_d()),
     );
-    let machine = Machine {
+    let launcher = Rc::new(launcher);
+    let extension = extension(&launcher);
+    let machine = LocalMachine {
         timer: Timer::new().map_err(failed)?,
-        launcher: Rc::new(launcher),
+        launcher,
         sampler: RefCell::new(sampler),
         files,
         folders: (config.integrations_dir.clone(), config.probes_dir.clone()),
         effects: config.system_effects,
     };
-    let driver = Driver::new(core, facts, machine, config.notify_port);
+    let files = machine.files.clone();
+    let driver = Driver::new(core, facts, machine, extension.clone(), config.notify_port);
     let handle = driver.handle();
     follow_signals(&handle).map_err(failed)?;
     follow_drop_ins(&config, &handle);
-    listen(&config, &handle)?;
+    listen(&config, &handle, &extension)?;
     // Told to systemd alone: without NOTIFY_SOCKET this does nothing.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let result = driver
         .run()
         .await
         .map_err(|error| format!("stopped: {error}"));
+    say_what_is_owed(&files);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     result
 }
 
-fn listen(config: &Config, handle: &Handle) -> Result<(), String> {
+/// Whoever stops the agent of a guest that is asleep learns that services are left as they are.
+fn say_what_is_owed(files: &Files) {
+    if let Ok(journal) = files.read()
+        && !journal.owed.is_empty()
+    {
+        say!(
+            "stopped while the guest is asleep: restore commands of {} are owed until it is started",
+            journal.owed.join(", ")
+        );
+    }
+}
+
+fn listen(config: &Config, handle: &Handle, extension: &Build) -> Result<(), String> {
     let open = Rc::new(Cell::new(0));
+    let dialled = Rc::new(Cell::new(false));
     for address in &config.listen {
         let listener = Listener::bind(address).map_err(|error| explain(address, &error))?;
         say!("listening on {address}");
-        let serving = listener.run(handle.clone(), Rc::clone(&open), config.max_connections);
+        let serving = listener.run(
+            handle.clone(),
+            extension.clone(),
+            Rc::clone(&open),
+            config.max_connections,
+            Rc::clone(&dialled),
+        );
         tokio::task::spawn_local(serving);
     }
+    if config.system_effects && !console::has_log() {
+        tokio::task::spawn_local(announce(config.listen.clone(), dialled));
+    }
     Ok(())
+}
+
+/// When the agent's line is said again on a console that others write to: in the middle of a boot and
+/// after it.
+const AGAIN: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(8)];
+
+/// Says on the guest's console what the log says elsewhere, a journal for one: whoever starts a VM
+/// waits for this line there before it dials. What else is written there may tear it (the kernel) or
+/// take it back before it is out (a getty that hangs the terminal up), so it is said again until
+/// somebody has dialled.
+async fn announce(addresses: Vec<ListenAddress>, dialled: Rc<Cell<bool>>) {
+    for pause in [Duration::ZERO].into_iter().chain(AGAIN) {
+        tokio::time::sleep(pause).await;
+        if dialled.get() {
+            return;
+        }
+        for address in &addresses {
+            console::write_to_console(format_args!("listening on {address}"));
+        }
+    }
 }
 
 fn follow_signals(handle: &Handle) -> std::io::Result<()> {

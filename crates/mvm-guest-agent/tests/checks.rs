@@ -96,7 +96,7 @@ fn a_flood_of_output_then_exit_1_is_unhealthy() {
 }
 
 #[test]
-fn a_child_that_holds_the_pipe_does_not_hold_the_check() {
+fn a_child_that_keeps_the_pipe_open_does_not_delay_the_check() {
     for user in [As::Tester, As::Nobody] {
         let mark = unique("holder");
         let command = format!("setsid sh -c 'sleep 600; : {mark}' & echo done");
@@ -185,7 +185,7 @@ fn a_helper_without_an_environment_survives_and_does_not_outlive_its_check() {
 }
 
 #[test]
-fn a_helper_survives_while_it_becomes_other_programs() {
+fn a_helper_survives_its_own_execs() {
     // In the middle of execve a process has no environment, and so nothing that tells whose it is.
     let dir = folder(&[], &[]);
     let done = dir.path().join("run").join("done").display().to_string();
@@ -272,7 +272,7 @@ fn ends_are_told_exactly() {
 }
 
 #[test]
-fn want_of_processes_is_a_failure_that_does_not_count() {
+fn a_lack_of_processes_does_not_count_as_a_failure() {
     let settings = Settings {
         user: As::Nobody,
         ulimit: Some("-u 0"),
@@ -327,7 +327,7 @@ fn a_json_probe_has_a_json_value_and_a_broken_one_none() {
 }
 
 #[test]
-fn a_killed_agent_leaves_nothing_once_it_is_back() {
+fn a_restarted_agent_kills_what_a_killed_one_left() {
     for user in [As::Tester, As::Nobody] {
         let mark = unique("left");
         let hung = integration(

@@ -19,7 +19,7 @@ fn ping() -> serde_json::Value {
 }
 
 #[test]
-fn a_client_that_sends_two_bytes_and_stalls_blocks_nobody() {
+fn a_client_that_stalls_after_two_bytes_blocks_no_other() {
     let agent = Agent::start(&[], &[]);
     let mut stalled: Vec<Connection> = (0..50).map(|_| agent.connection()).collect();
     for connection in &mut stalled {
@@ -68,7 +68,7 @@ fn a_thousand_pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn who_comes_when_all_connections_are_taken_is_told() {
+fn a_connection_over_the_limit_is_refused_with_a_reason() {
     let agent = Agent::launch(
         folder(&[], &[]),
         Settings::flags(&["--max-connections", "3"]),
@@ -92,7 +92,7 @@ fn who_comes_when_all_connections_are_taken_is_told() {
 }
 
 #[test]
-fn without_descriptors_a_connection_is_told_and_nothing_spins() {
+fn out_of_descriptors_a_connection_is_refused_and_nothing_spins() {
     let settings = Settings {
         ulimit: Some("-n 24"),
         ..Settings::default()

@@ -47,7 +47,7 @@ fn output_and_exit_code_come_as_they_are() {
 }
 
 #[test]
-fn what_cannot_be_started_is_told_apart() {
+fn start_failures_have_distinct_codes() {
     let agent = Agent::start(&[], &[]);
     let script = agent.path("run/no-shebang");
     std::fs::write(&script, "echo never").unwrap();
@@ -91,7 +91,7 @@ fn what_cannot_be_started_is_told_apart() {
 }
 
 #[test]
-fn a_user_has_its_own_rights_and_is_told_of_its_home() {
+fn a_user_has_its_own_permissions_and_home() {
     let agent = Agent::start(&[], &[]);
     let as_nobody = json!({"user": "nobody", "env": {"K": "v w"}, "cwd": "/tmp"});
     let ran = agent.exec(&with(
@@ -113,7 +113,7 @@ fn a_user_has_its_own_rights_and_is_told_of_its_home() {
 }
 
 #[test]
-fn what_holds_the_pipes_does_not_hold_up_the_end_and_is_killed() {
+fn a_process_that_keeps_the_pipes_open_is_killed_and_delays_no_exit() {
     both(|agent| {
         let ran = agent.exec(&shell("sleep 1001.5 & echo hi"));
         assert_eq!((ran.text().as_str(), ran.end()), ("hi\n", (Some(0), None)));
@@ -130,7 +130,7 @@ fn what_holds_the_pipes_does_not_hold_up_the_end_and_is_killed() {
 }
 
 #[test]
-fn a_host_that_goes_away_takes_the_whole_tree_along() {
+fn a_closed_connection_kills_the_whole_process_tree() {
     both(|agent| {
         let mut connection = agent.connection();
         let text = "setsid sleep 1003.5 & sleep 1003.5 & echo up; sleep 1003.5";
@@ -141,6 +141,31 @@ fn a_host_that_goes_away_takes_the_whole_tree_along() {
         within(|| processes("sleep 1003.5").is_empty().then_some(()));
         within(|| children(agent.pid()).is_empty().then_some(()));
     });
+}
+
+#[test]
+fn an_agent_that_stops_says_so_to_those_whose_commands_it_ends() {
+    let mut agent = Agent::start(&[], &[]);
+    let mut connection = agent.connection();
+    connection.begin(&shell("echo up; sleep 1003.6"));
+    connection.until("up");
+    agent.signal(rustix::process::Signal::TERM);
+    let last = connection.rest().last;
+    assert_refused(&last, "busy", "the agent is stopping");
+    assert!(agent.wait().success());
+    assert_eq!(processes("sleep 1003.6"), [0; 0]);
+}
+
+/// The tests' agents have a `NOTIFY_SOCKET` of their own.
+#[test]
+fn a_command_does_not_speak_for_the_agent() {
+    let agent = Agent::start(&[], &[]);
+    let ran = agent.exec(&exec(&["env"]));
+    assert!(ran.text().contains("PATH="), "{}", ran.text());
+    assert!(!ran.text().contains("NOTIFY_SOCKET"), "{}", ran.text());
+    let given = json!({"env": {"NOTIFY_SOCKET": "given"}});
+    let ran = agent.exec(&with(exec(&["env"]), given));
+    assert!(ran.text().contains("NOTIFY_SOCKET=given"), "{}", ran.text());
 }
 
 #[test]
@@ -169,7 +194,7 @@ fn the_connection_serves_on_and_late_frames_are_dropped() {
 }
 
 #[test]
-fn without_descriptors_it_is_busy_and_nothing_leaks() {
+fn out_of_descriptors_a_command_is_refused_as_busy_and_nothing_leaks() {
     let settings = Settings {
         ulimit: Some("-n 24"),
         ..Settings::default()

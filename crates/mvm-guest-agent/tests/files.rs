@@ -55,7 +55,7 @@ fn a_file_comes_back_as_it_was_put() {
 }
 
 #[test]
-fn it_goes_where_it_is_meant_to_and_nowhere_else() {
+fn a_put_writes_the_named_path_only() {
     let (agent, files) = agent();
     let mut host = agent.connection();
     let named = with(put(&files), json!({"name": "into"}));
@@ -150,7 +150,7 @@ fn who_may_not_is_told_so() {
 }
 
 #[test]
-fn what_is_broken_off_leaves_the_old_file_and_nothing_beside_it() {
+fn an_aborted_put_leaves_the_old_file_and_no_temporary() {
     let (agent, files) = agent();
     let path = files.join("a");
     fs::write(&path, "old").unwrap();
@@ -173,7 +173,7 @@ fn what_is_broken_off_leaves_the_old_file_and_nothing_beside_it() {
 }
 
 #[test]
-fn a_sleep_breaks_off_what_is_on_its_way() {
+fn a_sleep_ends_transfers() {
     let (agent, files) = agent();
     within(|| (agent.status()["lifecycle"] == "running").then_some(()));
     let mut host = agent.connection();
@@ -202,7 +202,7 @@ fn a_sleep_breaks_off_what_is_on_its_way() {
 }
 
 #[test]
-fn a_sleep_breaks_off_what_a_host_reads_slowly_and_the_answer_is_in_step() {
+fn a_sleep_ends_a_slow_download_without_breaking_the_framing() {
     let (agent, files) = agent();
     let path = files.join("a");
     fs::write(&path, vec![b'x'; 8 << 20]).unwrap();
@@ -270,7 +270,7 @@ fn a_sleep_that_has_no_time_left_does_not_wait_for_a_file() {
 }
 
 #[test]
-fn who_could_read_a_file_that_is_replaced_stays_the_same() {
+fn replacing_a_file_keeps_its_owner_and_mode() {
     let (agent, files) = agent();
     let mut host = agent.connection();
     let path = files.join("a");
@@ -289,7 +289,7 @@ fn who_could_read_a_file_that_is_replaced_stays_the_same() {
 }
 
 #[test]
-fn a_right_to_run_as_its_owner_does_not_go_over_to_another_one() {
+fn setuid_is_dropped_when_the_owner_changes() {
     let agent = Agent::launch(folder(&[], &[]), Settings::user(As::Nobody));
     let files = agent.path("files");
     fs::create_dir(&files).unwrap();
@@ -304,7 +304,7 @@ fn a_right_to_run_as_its_owner_does_not_go_over_to_another_one() {
 }
 
 #[test]
-fn a_gigabyte_of_zeroes_takes_no_room_and_pings_are_answered_meanwhile() {
+fn a_gigabyte_of_zeroes_is_a_hole_and_pings_are_answered_meanwhile() {
     let (agent, files) = agent();
     let path = files.join("sparse");
     let mut host = agent.connection();

@@ -69,7 +69,7 @@ fn a_gigabyte_of_output_through_a_slow_reader_takes_no_memory() {
 }
 
 #[test]
-fn what_a_command_wrote_before_its_end_is_read_however_slowly() {
+fn output_from_before_the_exit_is_read_however_slowly() {
     let agent = Agent::start(&[], &[]);
     let mut host = agent.connection();
     // More than the socket holds, less than socket and pipe together: it ends at once.
@@ -88,7 +88,7 @@ fn what_a_command_wrote_before_its_end_is_read_however_slowly() {
 }
 
 #[test]
-fn a_command_that_reads_its_own_output_takes_nothing_that_was_announced() {
+fn a_command_that_reads_its_own_output_cannot_take_announced_bytes() {
     let agent = Agent::start(&[], &[]);
     // It fills pipe and socket, of which the host takes nothing, and then reads what it can.
     let text = "i=0; while [ $i -lt 5 ]; do dd if=/dev/zero bs=65536 count=100 oflag=nonblock; \
@@ -235,7 +235,7 @@ fn input_that_nobody_reads_waits_and_the_end_of_its_host_is_noticed() {
 }
 
 #[test]
-fn a_command_that_takes_no_input_is_not_held_up_by_it() {
+fn unread_input_does_not_block_a_command() {
     let agent = Agent::start(&[], &[]);
     let mut host = agent.connection();
     let request = with(
@@ -252,7 +252,7 @@ fn a_command_that_takes_no_input_is_not_held_up_by_it() {
 }
 
 #[test]
-fn when_its_time_is_up_the_whole_tree_is_ended() {
+fn a_timeout_ends_the_whole_process_tree() {
     for user in [As::Tester, As::Nobody] {
         let agent = Agent::launch(folder(&[], &[]), Settings::user(user));
         let text = "setsid sleep 1031.5 & trap 'echo asked; exit 8' TERM; sleep 1031.5 & wait";
@@ -334,7 +334,7 @@ fn a_sleep_ends_commands_and_waits_for_their_end() {
 }
 
 #[test]
-fn what_is_open_makes_the_worker_busy_at_once() {
+fn an_open_request_makes_the_worker_busy_at_once() {
     let settings = Settings::flags(&[
         "--busy-signals",
         "session",

@@ -66,7 +66,7 @@ fn the_port_may_end_first() {
 }
 
 #[test]
-fn a_connection_that_breaks_off_is_done() {
+fn a_reset_connection_ends_the_forward() {
     let agent = Agent::start(&[], &[]);
     let (mut host, port, _) = joined(&agent, "127.0.0.1:0");
     // With bytes that nobody has read a close is a reset.
@@ -78,7 +78,7 @@ fn a_connection_that_breaks_off_is_done() {
 }
 
 #[test]
-fn nobody_listening_is_not_found() {
+fn a_port_without_listener_is_not_found() {
     let agent = Agent::start(&[], &[]);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -92,7 +92,7 @@ fn nobody_listening_is_not_found() {
 }
 
 #[test]
-fn who_does_not_read_slows_the_other_down_and_nothing_is_lost() {
+fn a_slow_reader_slows_the_sender_and_nothing_is_lost() {
     let agent = Agent::start(&[], &[]);
     let (mut host, mut port, _) = joined(&agent, "127.0.0.1:0");
     let bytes: Vec<u8> = (0..8_000_000_u32)
@@ -127,7 +127,7 @@ fn who_does_not_read_slows_the_other_down_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_host_that_goes_away_closes_the_port_and_leaves_nothing() {
+fn a_closed_connection_closes_the_port_and_leaks_nothing() {
     let agent = Agent::start(&[], &[]);
     agent.ask(&json!({"type": "ping"}));
     let before = within(|| Some(descriptors(agent.pid())).filter(|count| *count < 20));

@@ -130,7 +130,7 @@ fn the_last_megabyte_is_kept_and_a_slow_reader_slows_no_job() {
 }
 
 #[test]
-fn sixty_four_are_remembered() {
+fn sixty_four_jobs_are_remembered() {
     let agent = Agent::start(&[], &[]);
     let kept = begin(&agent, "sleep 1021.5");
     for _ in 0..63 {
@@ -214,7 +214,7 @@ fn jobs_are_held_while_the_guest_sleeps() {
 }
 
 #[test]
-fn the_time_of_a_job_stands_still_while_it_is_held() {
+fn a_held_jobs_timeout_does_not_run() {
     let agent = Agent::start(&[], &[]);
     let request = json!({"detach": true, "timeout_secs": 2});
     let answer = agent.ask(&with(shell("exec sleep 1023.5"), request));

@@ -91,7 +91,7 @@ fn steps(answer: &Value) -> Vec<String> {
 }
 
 #[test]
-fn a_sleep_saves_in_reverse_and_a_wake_loads_in_order_and_each_step_is_reported() {
+fn checkpoints_run_in_reverse_restores_in_order_and_each_step_is_reported() {
     let agent = agent(&[]);
     let ready = sleep(&agent, "t");
     assert_eq!(
@@ -137,7 +137,7 @@ fn a_sleep_saves_in_reverse_and_a_wake_loads_in_order_and_each_step_is_reported(
 }
 
 #[test]
-fn a_checkpoint_that_fails_at_any_place_takes_back_what_was_begun_and_no_more() {
+fn a_failed_checkpoint_rolls_back_exactly_what_was_begun() {
     for (failing, expected) in [
         ("c", "save c, load c"),
         ("b", "save c, save b, load b, load c"),
@@ -182,7 +182,7 @@ fn one_that_is_not_critical_is_reported_and_the_sleep_goes_on() {
 }
 
 #[test]
-fn a_deadline_that_passes_ends_the_command_and_takes_back() {
+fn a_passed_deadline_ends_the_command_and_rolls_back() {
     let agent = agent(&[("b", "sleep 600")]);
     let request = json!({"type": "sleep-prep", "token": "t", "deadline_secs": 0.4});
     let answer = within(|| Some(agent.ask(&request)).filter(|answer| answer["code"] != "busy"));
@@ -196,7 +196,7 @@ fn a_deadline_that_passes_ends_the_command_and_takes_back() {
 }
 
 #[test]
-fn killed_while_it_prepares_the_agent_pays_its_debts_once_it_is_back() {
+fn an_agent_killed_while_preparing_runs_owed_restores_when_restarted() {
     let agent = agent(&[("b", "sleep 600")]);
     let mut host = agent.connection();
     within(|| {
@@ -217,7 +217,7 @@ fn killed_while_it_prepares_the_agent_pays_its_debts_once_it_is_back() {
 }
 
 #[test]
-fn killed_while_ready_the_agent_pays_its_debts_once_it_is_back() {
+fn an_agent_killed_while_ready_runs_owed_restores_when_restarted() {
     let agent = agent(&[]);
     sleep(&agent, "t");
     let agent = agent.crash_and_restart();
@@ -235,7 +235,7 @@ fn killed_while_ready_the_agent_pays_its_debts_once_it_is_back() {
 }
 
 #[test]
-fn killed_while_it_wakes_the_agent_runs_the_broken_restore_again_and_the_done_one_not() {
+fn an_agent_killed_while_waking_repeats_only_the_interrupted_restore() {
     let dir = folder(&[], &[]);
     let gate = dir.path().join("run/gate");
     for name in ["a", "b"] {
@@ -287,7 +287,7 @@ fn a_lease_ends_the_sleep_and_a_later_wake_says_so() {
 }
 
 #[test]
-fn of_two_hosts_one_wins_and_a_lost_answer_is_given_again() {
+fn one_of_two_hosts_wins_and_a_lost_answer_is_repeated() {
     let agent = agent(&[]);
     let first = sleep(&agent, "one");
     assert_eq!(
@@ -306,7 +306,7 @@ fn of_two_hosts_one_wins_and_a_lost_answer_is_given_again() {
 }
 
 #[test]
-fn a_host_that_gave_no_token_is_given_one() {
+fn a_sleep_without_a_token_gets_one() {
     let agent = agent(&[]);
     within(|| Some(agent.ask(&json!({"type": "reload"}))).filter(|it| it["type"] == "reloaded"));
     let ready = agent.ask(&json!({"type": "sleep-prep"}));
@@ -315,7 +315,7 @@ fn a_host_that_gave_no_token_is_given_one() {
 }
 
 #[test]
-fn asleep_no_check_runs_and_awake_there_is_no_burst() {
+fn no_check_runs_while_asleep_and_a_wake_causes_no_burst() {
     let dir = folder(&[], &[]);
     let runs = dir.path().join("run/runs");
     let failing = format!("echo >> {}; false", runs.display());
@@ -370,7 +370,7 @@ fn a_hundred_sleeps_leak_nothing() {
 }
 
 #[test]
-fn a_journal_that_cannot_be_kept_starts_no_checkpoint() {
+fn an_unwritable_journal_starts_no_checkpoint() {
     let agent = agent(&[]);
     within(|| Some(agent.ask(&json!({"type": "reload"}))).filter(|it| it["type"] == "reloaded"));
     // A folder in its place cannot be replaced by a file.
@@ -383,7 +383,7 @@ fn a_journal_that_cannot_be_kept_starts_no_checkpoint() {
 
 /// A debt is paid whether or not that can be written down, and is written down when it can be.
 #[test]
-fn a_journal_that_cannot_be_kept_any_more_stops_no_wake() {
+fn an_unwritable_journal_does_not_stop_a_wake() {
     let agent = agent(&[]);
     sleep(&agent, "t");
     let journal = agent.path("run/journal.json");

@@ -41,7 +41,7 @@ impl Lease {
 }
 
 #[test]
-fn a_program_that_does_not_start_holds_up_nobody() {
+fn a_program_that_does_not_start_blocks_no_other_request() {
     let agent = Agent::start(&[], &[]);
     let program = agent.path("run/slow");
     std::fs::copy("/bin/true", &program).unwrap();

@@ -28,7 +28,7 @@ fn begin(agent: &Agent, request: Value) -> Connection {
 }
 
 #[test]
-fn it_is_the_controlling_terminal_of_a_session_of_its_own_and_has_its_size() {
+fn a_terminal_is_the_controlling_one_of_a_new_session_and_has_its_size() {
     let agent = Agent::start(&[], &[]);
     let mut connection = begin(
         &agent,
@@ -48,7 +48,7 @@ fn it_is_the_controlling_terminal_of_a_session_of_its_own_and_has_its_size() {
 }
 
 #[test]
-fn what_closes_its_terminal_can_open_it_again() {
+fn a_command_can_close_its_terminal_and_reopen_it() {
     let agent = Agent::start(&[], &[]);
     // Nobody has it open for a while, twice; more than it holds is read all the same.
     let text = "for n in 1 2; do exec 0<&- 1>&- 2>&-; sleep 0.2; exec >/dev/tty; echo again $n; \
@@ -70,7 +70,7 @@ fn what_closes_its_terminal_can_open_it_again() {
 }
 
 #[test]
-fn what_is_typed_is_echoed_and_the_size_can_change() {
+fn a_terminal_echoes_input_and_can_be_resized() {
     let agent = Agent::start(&[], &[]);
     let text =
         "trap 'stty size' WINCH; echo up; while read -r line; do echo \"<$line>\"; done; echo over";

@@ -23,7 +23,7 @@ fn add(agent: &Agent, file: &str, content: &str) {
 }
 
 #[test]
-fn a_change_of_a_folder_is_noticed_and_the_unchanged_keep_their_state() {
+fn a_changed_folder_is_reloaded_and_unchanged_checks_keep_their_state() {
     let agent = Agent::start(&[hello("a")], &[]);
     let before = agent.check("a");
     let mut watch = agent.connection();
@@ -82,7 +82,7 @@ fn hangup_reloads() {
 }
 
 #[test]
-fn what_is_not_there_cannot_be_checked() {
+fn a_check_that_is_not_loaded_is_not_found() {
     let agent = Agent::start(&[json!({"name": "quiet"})], &[]);
     let ask = |kind, name| agent.ask(&json!({"type": "check", "kind": kind, "name": name}));
     let quiet = ask("integration", "quiet");
@@ -105,7 +105,7 @@ fn what_is_not_there_cannot_be_checked() {
 }
 
 #[test]
-fn a_removed_checks_waiter_is_told() {
+fn a_waiter_for_a_removed_check_is_answered() {
     let slow = json!({"name": "slow", "command": "sleep 600", "timeout_secs": 600});
     let agent = Agent::start(&[], &[slow]);
     let mut connection = agent.connection();
@@ -119,7 +119,7 @@ fn a_removed_checks_waiter_is_told() {
 }
 
 #[test]
-fn a_verdict_that_turns_is_an_event_and_one_that_stays_is_none() {
+fn only_a_changed_verdict_is_an_event() {
     let dir = folder(&[], &[]);
     let flag = dir.path().join("run/flag");
     let it = json!({"name": "it", "health_cmd": format!("test -e {}", flag.display()),

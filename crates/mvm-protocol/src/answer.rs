@@ -2,6 +2,7 @@
 
 use crate::lenient::Lenient;
 use crate::lifecycle::{Awake, Ready, Step};
+pub use crate::status::Profile;
 use crate::status::{
     DropInError, DropIns, Inspect, IntegrationStatus, Lifecycle, ProbeStatus, Status, Worker,
 };
@@ -66,17 +67,6 @@ pub struct Hello {
     pub boot_id: String,
     /// How many wakes this guest has seen.
     pub generation: u64,
-}
-
-/// Which build of the agent it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum Profile {
-    /// Has no code for remote commands.
-    Prod,
-    /// Serves remote commands, files, jobs and ports as well.
-    Dev,
 }
 
 /// The fresh entry of what was checked, in the shape that `status` or `inspect` gives it.

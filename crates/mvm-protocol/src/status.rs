@@ -1,6 +1,5 @@
 //! What `status`, `inspect`, `check` and `watch` report.
 
-use crate::answer::Profile;
 use crate::lenient::Lenient;
 use crate::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -217,6 +216,17 @@ pub struct System {
     pub memory_available_bytes: u64,
     /// The load averages over 1, 5 and 15 minutes.
     pub load: [f64; 3],
+}
+
+/// Which build of the agent it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// Has no code for remote commands.
+    Prod,
+    /// Serves remote commands, files, jobs and ports as well.
+    Dev,
 }
 
 /// What the agent is.

@@ -1,5 +1,9 @@
 //! Running a program for what it says, such as its version: with a deadline, after which it is ended
 //! with all that it has started. A program that was named by mistake may do anything.
+//!
+//! By hand, though there are crates: wait-timeout has a handler for SIGCHLD of its own for the whole
+//! process, and those that read the output too (subprocess, duct) wait for its end, which something
+//! that the program has left running puts off for as long as it likes.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{

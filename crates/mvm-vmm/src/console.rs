@@ -1,5 +1,6 @@
 //! A log that another process writes: waiting for a line in it, and its end for error messages.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -14,14 +15,23 @@ const TAIL: u64 = 4096;
 /// How many lines of it.
 const TAIL_LINES: usize = 25;
 
+/// Within how many lines the rest of a line has to come that was torn.
+const WITHIN: usize = 8;
+
 /// Looks for a text in a log that grows, each byte once.
+///
+/// The text is within one line, and is found if that was torn: a kernel's message, or a VMM's, gets
+/// into it where it just is, with an end of line of its own, and the rest begins a line later.
+///
+/// ```text
+/// mvm-guest-agent: liste[    2.183] random: crng init done
+/// ning on vsock port 52
+/// ```
 #[derive(Debug)]
 pub struct Watch {
     path: PathBuf,
-    wanted: Vec<u8>,
     file: Option<File>,
-    /// The end of what was read: the text may begin in one read and end in the next.
-    seam: Vec<u8>,
+    search: Search,
 }
 
 impl Watch {
@@ -29,9 +39,8 @@ impl Watch {
     pub fn new(path: impl Into<PathBuf>, wanted: &str) -> Self {
         Self {
             path: path.into(),
-            wanted: wanted.into(),
             file: None,
-            seam: Vec::new(),
+            search: Search::new(wanted),
         }
     }
 
@@ -51,14 +60,75 @@ impl Watch {
             let Some(piece) = buffer.get(..count).filter(|piece| !piece.is_empty()) else {
                 return Ok(false);
             };
-            self.seam.extend_from_slice(piece);
-            let wanted = self.wanted.as_slice();
-            if self.seam.windows(wanted.len()).any(|w| w == wanted) {
+            if self.search.read(piece) {
                 return Ok(true);
             }
-            let keep = self.seam.len().min(wanted.len().saturating_sub(1));
-            self.seam.drain(..self.seam.len() - keep);
         }
+    }
+}
+
+/// A text that is looked for in bytes as they come, with no more of them in memory than the text has.
+#[derive(Debug)]
+struct Search {
+    wanted: Vec<u8>,
+    /// The last bytes of the line that is being read, as many as are the text's beginning.
+    last: Vec<u8>,
+    /// The first bytes of the line that is being read, as many as may be the text's rest.
+    first: Vec<u8>,
+    /// The most of the text's beginning that is in the line that is being read.
+    begun: usize,
+    /// The same of each line before it that is not too long ago.
+    begun_before: VecDeque<usize>,
+}
+
+impl Search {
+    fn new(wanted: &str) -> Self {
+        Self {
+            wanted: wanted.into(),
+            last: Vec::new(),
+            first: Vec::new(),
+            begun: 0,
+            begun_before: VecDeque::new(),
+        }
+    }
+
+    /// Whether the text has come.
+    fn read(&mut self, piece: &[u8]) -> bool {
+        piece.iter().any(|byte| self.read_byte(*byte))
+    }
+
+    fn read_byte(&mut self, byte: u8) -> bool {
+        if byte == b'\n' {
+            self.begun_before.push_back(self.begun);
+            if self.begun_before.len() > WITHIN {
+                self.begun_before.pop_front();
+            }
+            self.begun = 0;
+            self.first.clear();
+            self.last.clear();
+            return false;
+        }
+        self.last.push(byte);
+        while !self.wanted.starts_with(&self.last) {
+            self.last.remove(0);
+        }
+        self.begun = self.begun.max(self.last.len());
+        if self.last.len() == self.wanted.len() {
+            return true;
+        }
+        // Longer than what can be missing of the text, it has been looked at.
+        if self.first.len() < self.wanted.len() {
+            self.first.push(byte);
+            return self.is_rest();
+        }
+        false
+    }
+
+    /// Whether the line begins with what is missing of the text since a line before it.
+    fn is_rest(&self) -> bool {
+        let begun = self.begun_before.iter().max().copied().unwrap_or(0);
+        let before = self.wanted.len().saturating_sub(self.first.len());
+        (1..=begun).contains(&before) && self.wanted.ends_with(&self.first)
     }
 }
 
@@ -125,7 +195,58 @@ mod tests {
         assert!(Watch::new(&path, LISTENING).contains().unwrap());
         let mut other = Watch::new(&path, "never");
         assert!(!other.contains().unwrap());
-        assert!(other.seam.len() < "never".len());
+        assert!(other.search.last.len() < "never".len());
+        assert!(other.search.first.len() <= "never".len());
+    }
+
+    fn heard(log: &str) -> bool {
+        let at_once = Search::new(LISTENING).read(log.as_bytes());
+        let mut search = Search::new(LISTENING);
+        let by_bytes = log.bytes().any(|byte| search.read(&[byte]));
+        assert_eq!(at_once, by_bytes, "{log:?}");
+        at_once
+    }
+
+    #[test]
+    fn a_line_that_was_torn_anywhere_is_heard() {
+        let line = format!("{LISTENING}vsock port 52\r\n");
+        for at in 0..LISTENING.len() {
+            let (head, rest) = line.split_at(at);
+            for between in [
+                "[    2.183] random: crng init done\r\n",
+                "2026-11-24T10:00:00.000000000 [web:main] The API server received a request.\n",
+                "one\r\ntwo\r\n",
+                "\n",
+            ] {
+                let log = format!("boot\r\n{head}{between}{rest}");
+                assert!(heard(&log), "{log:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_it_is_not() {
+        for log in [
+            // Its other lines.
+            "mvm-guest-agent: ready\nistening on vsock\n",
+            "mvm-guest-agent: listen\nmvm-guest-agent: listen\n",
+            // The rest is not at a line's beginning, or of no line before it.
+            "mvm-guest-agent: lis[ 1.0] x\n tening on vsock\n",
+            "mvm-guest-agent: lis[ 1.0] x\ntening off\n",
+            "tening on vsock\nmvm-guest-agent: lis",
+            // A piece of it is missing.
+            "mvm-guest-agent: l\ntening on vsock\n",
+        ] {
+            assert!(!heard(log), "{log:?}");
+        }
+        let torn = |lines| {
+            format!(
+                "mvm-guest-agent: lis{}tening on vsock\n",
+                "x\n".repeat(lines)
+            )
+        };
+        assert!(heard(&torn(WITHIN)));
+        assert!(!heard(&torn(WITHIN + 1)));
     }
 
     #[test]

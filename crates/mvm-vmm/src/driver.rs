@@ -9,19 +9,21 @@
 //! driver's `launch`.
 
 use crate::cloud_hypervisor::CloudHypervisor;
+use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::firecracker::Firecracker;
 use crate::image::Image;
-use crate::launch::{Deadline, VmProcesses};
+use crate::launch::VmProcesses;
 use crate::local::Local;
-use crate::locate::QEMU;
-use crate::process::Alive;
+use crate::locate::{Program, QEMU};
 use crate::qemu::Qemu;
 use crate::qemu::kvm::{self, Verdict};
-use crate::record::{Home, VmFolder};
-use crate::snapshot::{Snapshot, Vmm};
+use crate::snapshot::{Snapshot, SnapshotError, Vmm};
+use mvm_registry::Alive;
+use mvm_registry::{AskVmm, Home, Record, VmFolder};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// All backends, in the order in which `auto` tries them.
 pub const DRIVERS: &[&dyn Driver] = &[&Firecracker, &CloudHypervisor, &Qemu, &Local];
@@ -94,11 +96,13 @@ pub trait Driver: Sync + fmt::Debug {
     /// Asks the VM to stop of its own accord and does not wait for it.
     fn request_stop(&self, folder: &VmFolder, processes: &[Alive]) -> Result<(), Error>;
 
-    /// Which of the processes is the VM itself; when it ends, the VM is off.
-    fn main_role(&self) -> &'static str;
+    /// Whether the CPUs of a VM stand still that has been started. Its VMM is asked, by the deadline.
+    fn is_paused(&self, _: &VmFolder, _: Deadline<'_>) -> Result<bool, Error> {
+        Ok(false)
+    }
 
     /// Whether it can keep VMs as snapshots. Asked before the guest is told to sleep; where the
-    /// answer is no, none of the three below is called.
+    /// answer is no, none of the following is called.
     fn check_snapshots(&self) -> Result<(), Error> {
         Err(no_snapshots(self.name()))
     }
@@ -122,10 +126,33 @@ pub trait Driver: Sync + fmt::Debug {
         Err(no_snapshots(self.name()))
     }
 
+    /// Whether the program that is installed can restore that snapshot, by its manifest: told before
+    /// anything is started.
+    fn check_snapshot(&self, _: &Snapshot) -> Result<(), Error> {
+        Err(no_snapshots(self.name()))
+    }
+
     /// Starts a VM where a snapshot was taken. When it returns the VM runs and its guest, which is
     /// asleep, may be dialled. What was started is ended by the caller if this fails.
     fn restore(&self, _: &Restore<'_>, _: &mut VmProcesses) -> Result<(), Error> {
         Err(no_snapshots(self.name()))
+    }
+}
+
+/// All VMMs, for the registry to ask.
+#[derive(Debug)]
+pub struct Vmms;
+
+impl AskVmm for Vmms {
+    fn is_paused(
+        &self,
+        record: &Record,
+        folder: &VmFolder,
+        at_most: Duration,
+    ) -> Result<bool, String> {
+        by_name(&record.backend)
+            .and_then(|driver| driver.is_paused(folder, Deadline::new(at_most, None)))
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -134,6 +161,39 @@ fn no_snapshots(backend: &'static str) -> Error {
         backend,
         reason: "it has no snapshots".into(),
         hint: "start the VM with a backend that has: `mvmctl vm start NAME --backend qemu`".into(),
+    }
+}
+
+/// The backend that restores a snapshot here, by its manifest.
+pub fn of_snapshot(snapshot: &Snapshot) -> Result<&'static dyn Driver, Error> {
+    let wrote = &snapshot.manifest.vmm.name;
+    let Ok(driver) = by_name(wrote) else {
+        return Err(SnapshotError::OtherVmm {
+            folder: snapshot.folder.clone(),
+            vmm: wrote.clone(),
+            known: names().join(", "),
+        }
+        .into());
+    };
+    driver.check()?;
+    driver.check_snapshot(snapshot)?;
+    Ok(driver)
+}
+
+/// The one version of a VMM does not restore what the other wrote.
+pub(crate) fn other_version(
+    backend: &'static str,
+    vmm: &str,
+    (own, wrote): (&str, &str),
+    program: &Program,
+) -> Error {
+    Error::Unsupported {
+        backend,
+        reason: format!("{vmm} {wrote} wrote the snapshot, and this is {vmm} {own}"),
+        hint: format!(
+            "restore it with the version that wrote it: {} names the program",
+            program.variable
+        ),
     }
 }
 

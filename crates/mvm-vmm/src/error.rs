@@ -2,9 +2,12 @@
 //! [`Error::hint`] what to do next. Decisions look at the variant, never at its text. The texts leave
 //! the VM's name to whoever shows them, who knows it.
 
+use crate::hint::{DOCTOR, MORE_TIME, of_api, of_qmp};
+pub use crate::hint::{QmpFault, Standing};
 use crate::http::HttpError;
 use crate::image::ImageError;
 use crate::snapshot::SnapshotError;
+use mvm_registry::of_system;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,25 +17,9 @@ use thiserror::Error;
 /// Why something could not be done to a VM.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The name is not of the allowed form.
-    #[error("this cannot be a VM's name: 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-' can")]
-    BadName(String),
-    /// There is no folder of that name.
-    #[error("no VM has that name in {}", vms.display())]
-    NoSuchVm {
-        /// The name that was looked for.
-        name: String,
-        /// The folder that was looked in.
-        vms: PathBuf,
-    },
-    /// It is there and was not started here, so it cannot be stopped here either.
-    #[error("mvmctl did not start it: it has a socket or a vm.json of another's making")]
-    NotOurs {
-        /// The VM.
-        name: String,
-        /// Whether it may run, and so be dialled: it does unless its vm.json says otherwise.
-        may_run: bool,
-    },
+    /// There is no such VM, it is another's, or it is not as it was wanted.
+    #[error(transparent)]
+    Registry(#[from] mvm_registry::Error),
     /// It runs already.
     #[error("it is running already (process {pid})")]
     Running {
@@ -41,19 +28,13 @@ pub enum Error {
         /// Its main process.
         pid: i32,
     },
-    /// Another process holds the VM's lock.
-    #[error("another mvmctl is starting, stopping, snapshotting or removing it right now")]
-    Locked {
+    /// It is asleep, and is not to be booted anew for nothing.
+    #[error("it is asleep{}, and booting it anew would lose what it was doing", suspended(snapshot.as_deref()))]
+    Suspended {
         /// The VM.
         name: String,
-    },
-    /// `vm.json` cannot be trusted.
-    #[error("cannot use {}: {reason}", path.display())]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
+        /// The snapshot in which it is, as far as its record says.
+        snapshot: Option<PathBuf>,
     },
     /// The image folder cannot be used.
     #[error(transparent)]
@@ -143,6 +124,8 @@ pub enum Error {
         doing: String,
         /// What it answered.
         reason: String,
+        /// What kind of failure that is.
+        fault: QmpFault,
     },
     /// The VMM's API refused something, or broke off.
     #[error("{vmm} cannot {doing}: {source}{}", then(ended.as_deref()))]
@@ -155,6 +138,10 @@ pub enum Error {
         source: HttpError,
         /// How its process ended, if it did.
         ended: Option<String>,
+        /// Whether the VM was being started.
+        standing: Standing,
+        /// Whether it had all the time that such an answer takes.
+        hangs: bool,
         /// The ends of what it, and the guest, said.
         logs: Logs,
     },
@@ -164,7 +151,7 @@ pub enum Error {
         /// The VM.
         name: String,
         /// What the process is to it.
-        role: String,
+        role: mvm_registry::Role,
         /// Its number.
         pid: i32,
     },
@@ -180,44 +167,11 @@ pub enum Error {
     },
 }
 
-/// What helps where a deadline has passed.
-const MORE_TIME: &str = "a longer --timeout helps if the guest is merely slow";
-
-/// What to do about an answer of a VMM.
-fn of_api(error: &HttpError) -> &'static str {
-    match error {
-        HttpError::NotListening => "it has ended: `mvmctl vm stop` clears what is left of it",
-        HttpError::TimedOut { .. } => MORE_TIME,
-        HttpError::Interrupted => "give the same command again",
-        HttpError::Refused { .. } => {
-            "its words say why; if they speak of a field or path that it does not know, its version \
-             has another interface: `mvmctl doctor` shows which version it is"
-        }
-        HttpError::Closed => {
-            "it has probably ended: `mvmctl vm logs` has its last words, `mvmctl vm stop` clears what \
-             is left of it"
-        }
-        HttpError::NotHttp(_) | HttpError::Unexpected(_) | HttpError::Request(_) => {
-            "its version may have another interface: `mvmctl doctor` shows which version it is; take \
-             one that docs/vmms.md speaks of"
-        }
-        HttpError::Io(error) => of_system(error),
-    }
-}
-
-/// What to do about a refusal of the system's.
-pub(crate) fn of_system(error: &io::Error) -> &'static str {
-    use io::ErrorKind as Kind;
-    match error.kind() {
-        Kind::PermissionDenied => {
-            "run it as the owner, or use a folder of your own: MVM_HOME names that of the VMs"
-        }
-        Kind::StorageFull | Kind::QuotaExceeded => {
-            "make room on that file system, or use a folder on another"
-        }
-        Kind::ReadOnlyFilesystem => "use a folder that can be written",
-        Kind::NotFound => "see whether that path is right, and what has removed it",
-        _ => "look at that path, and whether the kernel's log (dmesg) says more",
+fn suspended(snapshot: Option<&Path>) -> String {
+    match snapshot {
+        None => String::new(),
+        Some(folder) if folder.is_dir() => format!(" in {}", folder.display()),
+        Some(folder) => format!(" in {}, which is not there any more", folder.display()),
     }
 }
 
@@ -247,24 +201,17 @@ impl Error {
     /// What to do next.
     pub fn hint(&self) -> String {
         match self {
-            Self::BadName(name) if name.starts_with("unix:") || name.starts_with("vsock:") => {
-                "an address will not do here, since this is about the VM and not its agent: \
-                 `mvmctl vm ls` shows the names of those that mvmctl has started"
-                    .into()
-            }
-            Self::BadName(_) => "`mvmctl vm ls` shows the names that there are".into(),
-            Self::NoSuchVm { .. } => "`mvmctl vm ls` shows those that there are".into(),
-            Self::NotOurs { .. } => {
-                "whatever started it has its console, and has to stop it".into()
-            }
+            Self::Registry(error) => error.hint("NAME"),
             Self::Running { name, .. } => {
                 format!("`mvmctl vm stop {name}` first, or choose another name")
             }
-            Self::Locked { .. } => "try again when that one is done".into(),
-            Self::Record { path, .. } => format!(
-                "if the VM is not running, remove {}",
-                path.parent().unwrap_or(path).display()
-            ),
+            Self::Suspended { name, snapshot } => {
+                let folder = snapshot.as_deref().unwrap_or(Path::new("DIR")).display();
+                format!(
+                    "`mvmctl vm restore {folder} --name {name}` lets it run on; `mvmctl vm start \
+                     --discard-state {name}` boots it anew"
+                )
+            }
             Self::Image(error) => error.hint(),
             Self::Snapshot(error) => error.hint(),
             Self::NotRunning { name } => format!("`mvmctl vm start {name}` first"),
@@ -275,15 +222,19 @@ impl Error {
             Self::Unsupported { hint, .. }
             | Self::MissingProgram { hint, .. }
             | Self::BadProgram { hint, .. } => hint.clone(),
-            Self::EndedEarly { .. } => "`mvmctl doctor` checks what a VM needs".into(),
+            Self::EndedEarly { logs, .. } if logs.parts.is_empty() => DOCTOR.into(),
+            Self::EndedEarly { .. } => {
+                format!("the end of its log says why; {DOCTOR}")
+            }
             Self::TimedOut { .. } => MORE_TIME.into(),
             Self::Interrupted => "give the same command again".into(),
-            Self::Qmp { .. } => {
-                "`mvmctl doctor` tells whether its QEMU still runs; `mvmctl vm stop \
-                 --force` ends one that does not answer"
-                    .into()
-            }
-            Self::Api { source, .. } => of_api(source).into(),
+            Self::Qmp { fault, reason, .. } => of_qmp(*fault, reason).into(),
+            Self::Api {
+                source,
+                standing,
+                hangs,
+                ..
+            } => of_api(source, *standing, *hangs).into(),
             Self::Unkillable { pid, .. } => {
                 format!("it is stuck in the kernel; see where in /proc/{pid}/stack")
             }

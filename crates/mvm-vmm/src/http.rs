@@ -1,25 +1,31 @@
 //! HTTP/1.1 with JSON over a VMM's Unix socket, as Firecracker and Cloud Hypervisor speak it.
 //!
-//! One connection a request, and all of it blocks, with a deadline on each step. hyper would bring
-//! an async runtime into a crate that has none, for requests of a few hundred bytes that are
-//! answered in turn; so only the head of an answer is left to a library, httparse, which is hyper's
-//! own.
+//! hyper speaks it, on a runtime of one thread that lives for one request: the callers block, and a
+//! request has a connection of its own, so that nothing of one that was given up is left for the
+//! next. From async code they are called on a thread for blocking work.
 //!
 //! A VMM is trusted with its guest, and not with this program: what it sends is capped, and its words
 //! are cleaned of control characters before they get into an error.
 
-use crate::launch::Deadline;
+use crate::deadline::Deadline;
 use crate::socket;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::error::Error as StdError;
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 use thiserror::Error;
+use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
 
 /// The most that the head of an answer may have, in bytes. Real ones have about 150.
 const MAX_HEAD: usize = 16 * 1024;
@@ -34,7 +40,11 @@ const MAX_HEADERS: usize = 64;
 /// The most of a refusal's words that is told, in bytes.
 const MAX_MESSAGE: usize = 2048;
 
-/// How often it is looked at whether the caller still wants the answer.
+/// What stands in every request, and in every answer that has a body.
+const JSON: &str = "application/json";
+
+/// How often it is looked at whether the caller still wants the answer, and whether a socket whose
+/// queue was full has room: neither gives an event.
 const TICK: Duration = Duration::from_millis(100);
 
 /// What is to be done with a resource.
@@ -49,11 +59,11 @@ pub enum Method {
 }
 
 impl Method {
-    fn name(self) -> &'static str {
+    fn name(self) -> hyper::Method {
         match self {
-            Self::Get => "GET",
-            Self::Put => "PUT",
-            Self::Patch => "PATCH",
+            Self::Get => hyper::Method::GET,
+            Self::Put => hyper::Method::PUT,
+            Self::Patch => hyper::Method::PATCH,
         }
     }
 }
@@ -127,7 +137,7 @@ impl Api<'_> {
         deadline: Deadline<'_>,
     ) -> Result<(), HttpError> {
         let body = serde_json::to_vec(request).map_err(HttpError::Request)?;
-        self.exchange(method, path, Some(&body), deadline)
+        self.exchange(method, path, Some(body), deadline)
             .map(|_| ())
     }
 
@@ -141,172 +151,125 @@ impl Api<'_> {
         &self,
         method: Method,
         path: &str,
-        body: Option<&[u8]>,
+        body: Option<Vec<u8>>,
         deadline: Deadline<'_>,
-    ) -> Result<Vec<u8>, HttpError> {
-        let connection = Connection {
-            socket: self.dial(deadline)?,
-            deadline,
-        };
-        let method = method.name();
-        let about_body = body.map_or(String::new(), |body| {
-            let length = body.len();
-            format!("Content-Type: application/json\r\nContent-Length: {length}\r\n")
-        });
-        let mut bytes = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\
-             {about_body}\r\n"
-        )
-        .into_bytes();
-        bytes.extend_from_slice(body.unwrap_or_default());
-        connection.write(&bytes)?;
-        let (status, body) = connection.answer()?;
-        if (200..300).contains(&status) {
+    ) -> Result<Bytes, HttpError> {
+        let mut request = Request::builder()
+            .method(method.name())
+            .uri(path)
+            .header(HOST, "localhost")
+            .header(ACCEPT, JSON);
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, JSON);
+        }
+        let request = request
+            .body(Full::from(body.unwrap_or_default()))
+            .map_err(io::Error::other)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()?;
+        runtime.block_on(async {
+            let mut answer = pin!(self.answer(request));
+            loop {
+                check(deadline)?;
+                let step = TICK.min(deadline.left());
+                if let Ok(answer) = timeout(step, &mut answer).await {
+                    return answer;
+                }
+            }
+        })
+    }
+
+    /// Asks, and waits as long as it takes.
+    async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Bytes, HttpError> {
+        let stream = self.dial().await?;
+        let (mut sender, connection) = http1::Builder::new()
+            // A VMM's parser need not know that a header's name has letters of either case.
+            .title_case_headers(true)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(failed)?;
+        let connection = tokio::spawn(connection);
+        let answer = sender.send_request(request).await.map_err(failed)?;
+        let status = answer.status();
+        let body = whole_body(answer).await?;
+        drop(sender);
+        // What came behind the answer shows when the connection ends. That a VMM whose answer is
+        // whole ends it in its own way does not count.
+        if let Ok(Err(error)) = connection.await
+            && let error @ HttpError::NotHttp(_) = failed(error)
+        {
+            return Err(error);
+        }
+        if status.is_success() {
             Ok(body)
         } else {
             Err(HttpError::Refused {
-                status,
+                status: status.as_u16(),
                 message: message(&body),
             })
         }
     }
 
-    fn dial(&self, deadline: Deadline<'_>) -> Result<OwnedFd, HttpError> {
+    async fn dial(&self) -> Result<UnixStream, HttpError> {
         loop {
             let error = match socket::connect(self.folder, self.socket) {
-                Ok(socket) => return Ok(socket),
+                Ok(socket) => return Ok(UnixStream::from_std(StdUnixStream::from(socket))?),
                 Err(error) => error,
             };
             match error.kind() {
                 ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
                     return Err(HttpError::NotListening);
                 }
-                // Its queue is full: it is busy, or hangs. There is no event to wait for.
-                ErrorKind::WouldBlock | ErrorKind::Interrupted => {
-                    check(deadline)?;
-                    std::thread::sleep(TICK.min(deadline.left()));
-                }
+                // Its queue is full: it is busy, or hangs.
+                ErrorKind::WouldBlock | ErrorKind::Interrupted => sleep(TICK).await,
                 _ => return Err(error.into()),
             }
         }
     }
 }
 
-struct Connection<'a> {
-    socket: OwnedFd,
-    deadline: Deadline<'a>,
-}
-
-impl Connection<'_> {
-    fn write(&self, mut bytes: &[u8]) -> Result<(), HttpError> {
-        while !bytes.is_empty() {
-            match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
-                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
-                Err(Errno::AGAIN) => self.wait(PollFlags::OUT)?,
-                Err(Errno::INTR) => {}
-                Err(Errno::PIPE | Errno::CONNRESET) => return Err(HttpError::Closed),
-                Err(errno) => return Err(io::Error::from(errno).into()),
-            }
-        }
-        Ok(())
+async fn whole_body(answer: Response<Incoming>) -> Result<Bytes, HttpError> {
+    let (head, body) = answer.into_parts();
+    let too_long = || HttpError::NotHttp(format!("its body has more than {MAX_BODY} bytes"));
+    // By HTTP's rules one without a length ends with the connection. Both VMMs leave the length out
+    // where there is no body, and keep the connection.
+    if !head.headers.contains_key(CONTENT_LENGTH) && !head.headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(Bytes::new());
     }
-
-    /// Reads what there is; 0 at the end.
-    fn read(&self, into: &mut Vec<u8>) -> Result<usize, HttpError> {
-        let mut buffer = [0_u8; 8192];
-        loop {
-            match recv(&self.socket, &mut buffer, RecvFlags::empty()) {
-                Ok((count, _)) => {
-                    into.extend_from_slice(buffer.get(..count).unwrap_or_default());
-                    return Ok(count);
-                }
-                Err(Errno::AGAIN) => self.wait(PollFlags::IN)?,
-                Err(Errno::INTR) => {}
-                // With what was sent to it unread: it died.
-                Err(Errno::CONNRESET) => return Ok(0),
-                Err(errno) => return Err(io::Error::from(errno).into()),
-            }
-        }
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(too_long());
     }
-
-    fn wait(&self, what: PollFlags) -> Result<(), HttpError> {
-        check(self.deadline)?;
-        let time = Timespec::try_from(TICK.min(self.deadline.left())).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(&self.socket, what)], Some(&time)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(io::Error::from(errno).into()),
-        }
-    }
-
-    fn answer(&self) -> Result<(u16, Vec<u8>), HttpError> {
-        let mut bytes = Vec::new();
-        let (head, at) = loop {
-            if let Some(found) = Head::parse(&bytes)? {
-                break found;
-            }
-            if bytes.len() > MAX_HEAD {
-                return Err(HttpError::NotHttp(format!(
-                    "its head has more than {MAX_HEAD} bytes"
-                )));
-            }
-            if self.read(&mut bytes)? == 0 {
-                return Err(HttpError::Closed);
-            }
-        };
-        let mut body = bytes.split_off(at);
-        while body.len() < head.length {
-            if self.read(&mut body)? == 0 {
-                return Err(HttpError::Closed);
-            }
-        }
-        if body.len() > head.length {
-            return Err(HttpError::NotHttp("it goes on after its end".into()));
-        }
-        Ok((head.status, body))
+    match Limited::new(body, MAX_BODY).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_long()),
+        Err(error) => Err(match error.downcast::<hyper::Error>() {
+            Ok(error) => failed(*error),
+            Err(error) => io::Error::other(error).into(),
+        }),
     }
 }
 
-/// What of an answer's head is needed.
-#[derive(Debug, PartialEq, Eq)]
-struct Head {
-    status: u16,
-    length: usize,
-}
-
-impl Head {
-    /// The head and where the body begins, once the head is whole.
-    fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HttpError> {
-        let wrong = |reason: &str| HttpError::NotHttp(reason.to_owned());
-        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut answer = httparse::Response::new(&mut headers);
-        let at = match answer.parse(bytes) {
-            Ok(httparse::Status::Complete(at)) => at,
-            Ok(httparse::Status::Partial) => return Ok(None),
-            Err(error) => return Err(wrong(&error.to_string())),
-        };
-        let status = answer.code.ok_or_else(|| wrong("it has no status"))?;
-        let mut length = None;
-        for header in &*answer.headers {
-            if header.name.eq_ignore_ascii_case("transfer-encoding") {
-                return Err(wrong("it is sent in chunks, which neither VMM does"));
-            }
-            if header.name.eq_ignore_ascii_case("content-length") {
-                let text = str::from_utf8(header.value).unwrap_or_default();
-                let value: usize = text
-                    .trim()
-                    .parse()
-                    .map_err(|_| wrong("its length is no number"))?;
-                if length.replace(value).is_some_and(|other| other != value) {
-                    return Err(wrong("it has two lengths"));
-                }
-            }
+/// What hyper's errors mean here.
+fn failed(error: hyper::Error) -> HttpError {
+    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+        return HttpError::Closed;
+    }
+    let Some(cause) = error.source() else {
+        return HttpError::NotHttp(error.to_string());
+    };
+    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+        // It died, perhaps with what was sent to it unread; or before its answer was whole.
+        Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof) => {
+            HttpError::Closed
         }
-        // One without a length has no body: neither VMM sends one that ends with the connection.
-        let length = length.unwrap_or(0);
-        if length > MAX_BODY {
-            return Err(wrong(&format!("its body has more than {MAX_BODY} bytes")));
+        Some(ErrorKind::InvalidData | ErrorKind::InvalidInput) | None => {
+            HttpError::NotHttp(format!("{error}: {cause}"))
         }
-        Ok(Some((Self { status, length }, at)))
+        Some(_) => io::Error::other(error).into(),
     }
 }
 

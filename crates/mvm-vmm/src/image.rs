@@ -6,6 +6,7 @@
 
 use crate::manifest::{self, Wrong};
 use mvm_protocol::object::Problem;
+use mvm_registry::of_system;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -123,7 +124,15 @@ impl ImageError {
     /// What to do next.
     pub(crate) fn hint(&self) -> String {
         match self {
-            Self::Unreadable { .. } => "`mvmctl image build --out DIR` makes one".into(),
+            Self::Unreadable { source, .. }
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                "`mvmctl image build --out DIR` makes one".into()
+            }
+            Self::Unreadable { source, .. } => of_system(source).into(),
             Self::Version { .. } => "build the image again with this mvmctl".into(),
             Self::Manifest { .. } | Self::File { .. } => {
                 "build the image again, or mend its manifest.json".into()

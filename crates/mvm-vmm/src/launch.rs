@@ -2,14 +2,14 @@
 //! start succeeds.
 
 use crate::console;
+use crate::deadline::Deadline;
 use crate::error::{Error, Logs};
-use crate::process::{Alive, boot_id, spawn_detached};
-use crate::record::{Record, State, VmFolder};
+use crate::process::spawn_detached;
+use mvm_registry::{Alive, Record, Recorded, Role, VmFolder, boot_id};
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often something is looked at that gives no event, such as a socket that is to appear. The
 /// end of a process is seen at once.
@@ -17,52 +17,6 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// How long a process that is not wanted after all has to go by itself.
 const TERMINATE_GRACE: Duration = Duration::from_secs(2);
-
-/// Until when to wait for something, and whether still to.
-#[derive(Debug, Clone, Copy)]
-pub struct Deadline<'a> {
-    started: Instant,
-    at_most: Duration,
-    cancelled: Option<&'a AtomicBool>,
-}
-
-impl<'a> Deadline<'a> {
-    /// From now on, for at most so long, and until the flag is raised.
-    pub fn new(at_most: Duration, cancelled: Option<&'a AtomicBool>) -> Self {
-        Self {
-            started: Instant::now(),
-            at_most,
-            cancelled,
-        }
-    }
-
-    /// From now on, for at most so long, and until the same flag is raised.
-    #[must_use]
-    pub fn anew(&self, at_most: Duration) -> Self {
-        Self::new(at_most, self.cancelled)
-    }
-
-    /// How much is left.
-    pub fn left(&self) -> Duration {
-        self.at_most.saturating_sub(self.started.elapsed())
-    }
-
-    /// How much there was in all.
-    pub(crate) fn whole(&self) -> Duration {
-        self.at_most
-    }
-
-    /// For one step of what is waited for: what is left, and no more than so long.
-    pub(crate) fn step(&self, at_most: Duration) -> Self {
-        Self::new(self.left().min(at_most), self.cancelled)
-    }
-
-    /// Whether the flag was raised.
-    pub fn is_cancelled(&self) -> bool {
-        self.cancelled
-            .is_some_and(|flag| flag.load(Ordering::Relaxed))
-    }
-}
 
 /// The processes of a VM that is being started.
 #[derive(Debug)]
@@ -79,8 +33,8 @@ impl VmProcesses {
         let processes = Self {
             folder,
             record: Record {
-                state: State::Stopped,
-                boot_id: boot_id()?,
+                state: Recorded::Starting,
+                boot_id: boot_id().map_err(Error::io("read", Path::new("/proc")))?,
                 processes: Vec::new(),
                 ..record
             },
@@ -105,7 +59,7 @@ impl VmProcesses {
     }
 
     /// Ends the process with that role, if there is one.
-    pub(crate) fn terminate(&mut self, role: &str) -> Result<(), Error> {
+    pub(crate) fn terminate(&mut self, role: Role) -> Result<(), Error> {
         for process in self.record.alive()?.iter().filter(|p| p.role == role) {
             let gone = process
                 .end(TERMINATE_GRACE)
@@ -113,26 +67,32 @@ impl VmProcesses {
             if !gone {
                 return Err(Error::Unkillable {
                     name: self.record.name.clone(),
-                    role: process.role.clone(),
+                    role: process.role,
                     pid: process.pid,
                 });
             }
         }
         self.record.processes.retain(|process| process.role != role);
         self.members.retain(|(member, _)| member.role != role);
-        self.folder.save(&self.record)
+        Ok(self.folder.save(&self.record)?)
     }
 
     /// Notes in `vm.json` how the VM is left.
-    pub(crate) fn set_state(&mut self, state: State) -> Result<(), Error> {
+    pub(crate) fn set_state(&mut self, state: Recorded) -> Result<(), Error> {
         self.record.state = state;
-        self.folder.save(&self.record)
+        Ok(self.folder.save(&self.record)?)
+    }
+
+    /// Notes that the VM is asleep in a snapshot alone.
+    pub(crate) fn set_suspended(&mut self, snapshot: &Path) -> Result<(), Error> {
+        self.record.suspended_in = Some(snapshot.to_owned());
+        self.set_state(Recorded::Asleep)
     }
 
     /// Notes where a snapshot is being written.
     pub(crate) fn set_snapshot_dir(&mut self, snapshot_dir: Option<&Path>) -> Result<(), Error> {
         self.record.snapshot_dir = snapshot_dir.map(Path::to_owned);
-        self.folder.save(&self.record)
+        Ok(self.folder.save(&self.record)?)
     }
 
     /// The VM's folder.
@@ -155,7 +115,7 @@ impl VmProcesses {
     /// program is killed in the middle of a start, the next one finds what it left.
     pub(crate) fn spawn(
         &mut self,
-        role: &'static str,
+        role: Role,
         program: &'static str,
         log: &'static str,
         command: &mut Command,
@@ -163,14 +123,14 @@ impl VmProcesses {
         let path = self.folder.file(log);
         let file = File::create(&path).map_err(Error::io("create", &path))?;
         command.current_dir(self.folder.path());
-        let spawned = spawn_detached(role, command, file)
+        let (process, alive) = spawn_detached(role, command, file)
             .map_err(Error::io("start", command.get_program().as_ref()))?;
-        self.record.processes.push(spawned.process);
-        self.members.push((spawned.alive, program));
+        self.record.processes.push(process);
+        self.members.push((alive, program));
         if !self.logs.contains(&log) {
             self.logs.push(log);
         }
-        self.folder.save(&self.record)
+        Ok(self.folder.save(&self.record)?)
     }
 
     /// Another log that explains a failure, the most telling last.
@@ -198,7 +158,7 @@ impl VmProcesses {
             if deadline.left().is_zero() {
                 return Err(Error::TimedOut {
                     awaited: awaited.to_owned(),
-                    after: deadline.at_most,
+                    after: deadline.whole(),
                     logs: self.logs(),
                 });
             }
@@ -236,7 +196,8 @@ impl VmProcesses {
 
     /// The VM is up: its processes stay, and `vm.json` says `running`.
     pub(crate) fn keep(mut self) -> Result<Record, Error> {
-        self.record.state = State::Running;
+        self.record.state = Recorded::Running;
+        self.record.suspended_in = None;
         self.folder.save(&self.record)?;
         self.kept = true;
         Ok(self.record.clone())
@@ -266,6 +227,8 @@ impl Drop for VmProcesses {
                 self.record.processes.retain(|p| p.pid != member.pid);
             }
         }
+        // Also if one of them cannot be ended: nobody is starting it any more.
+        self.record.state = Recorded::Stopped;
         // The start has failed already, with an error that says more than this one would.
         let _ = self.folder.save(&self.record);
     }

@@ -3,10 +3,9 @@
 //! ```text
 //! machine     start, stop, remove: what is common to all backends
 //!   driver    the seam: one file a VMM                 firecracker/, cloud_hypervisor/, qemu/, local
-//!   microvm   what the first two have in common        http, vmlinux
+//!   microvm   what the first two have in common        http, vmlinux, unpack
 //!   launch    processes while a VM is being started    ended again unless it succeeds
-//!   process   pidfds: a pid is never taken for another process's
-//! record      $MVM_HOME/vms/<name>/: vm.json, locks
+//!   process   programs that outlive this one
 //! snapshot    a snapshot's folder: written, named, read, checked
 //! suspend     taking a snapshot of a VM, and starting one from it
 //! image       manifest.json and the files that it names
@@ -15,19 +14,23 @@
 //! doctor/     what is in the way of starting VMs here
 //! socket      Unix sockets at paths of any length
 //! locate      where programs are
+//! hint        what to do about a failure
 //! ```
 //!
-//! Nothing here knows what the agent says, beyond the line on the console with which it tells that
+//! Which VMs there are, what each is, and `vm.json` are `mvm-registry`'s. Nothing here knows what the agent says, beyond the line on the console with which it tells that
 //! it listens. Everything blocks; an async caller runs it on a thread of its own.
 
 mod brief;
 pub mod build;
 pub mod cloud_hypervisor;
 pub mod console;
+pub mod deadline;
+mod detach;
 pub mod doctor;
 pub mod driver;
 pub mod error;
 pub mod firecracker;
+mod hint;
 pub mod http;
 pub mod image;
 pub mod launch;
@@ -38,15 +41,17 @@ mod manifest;
 mod microvm;
 pub mod process;
 pub mod qemu;
-pub mod record;
 pub mod snapshot;
 mod socket;
 pub mod suspend;
+mod unpack;
 mod vmlinux;
 
+pub use deadline::Deadline;
+pub use detach::detach;
+pub use driver::Vmms;
 pub use error::Error;
 pub use image::Image;
-pub use launch::Deadline;
 pub use machine::{Spec, Starting, Stop, Stopped};
-pub use record::{Home, Record, State, VmFolder, VmName};
+pub use mvm_registry::{Home, Record, Recorded, VmFolder, VmName};
 pub use snapshot::{Snapshot, Verify};

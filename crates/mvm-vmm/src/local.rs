@@ -7,8 +7,8 @@ use crate::driver::{Driver, Launch};
 use crate::error::Error;
 use crate::launch::VmProcesses;
 use crate::locate::AGENT;
-use crate::process::Alive;
-use crate::record::{VmFolder, write_whole};
+use mvm_registry::Alive;
+use mvm_registry::{Role, VmFolder, write_whole};
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +17,7 @@ use std::process::Command;
 #[derive(Debug)]
 pub struct Local;
 
-const ROLE: &str = "agent";
+const ROLE: Role = Role::Agent;
 
 impl Driver for Local {
     fn name(&self) -> &'static str {
@@ -83,10 +83,6 @@ impl Driver for Local {
                 .map_err(Error::io("stop the agent of", folder.path()))?;
         }
         Ok(())
-    }
-
-    fn main_role(&self) -> &'static str {
-        ROLE
     }
 }
 

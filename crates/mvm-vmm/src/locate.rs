@@ -1,10 +1,14 @@
 //! Where the programs are that a VM needs.
+//!
+//! By hand, though there is a crate `which`: it looks in the folders of `PATH` alone, and in relative
+//! ones too. Whether a program may be run is asked of the kernel, for this user.
 
 use crate::brief::{self, BRIEFLY};
 use crate::error::Error;
+use rustix::fs::{Access, access};
 use std::env;
 use std::ffi::OsString;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -92,12 +96,7 @@ impl Program {
     /// and where `cargo xtask` does.
     pub fn find(&self) -> Result<PathBuf, Error> {
         if let Some(named) = env::var_os(self.variable).filter(|value| !value.is_empty()) {
-            let path = PathBuf::from(&named);
-            return if is_executable(&path) {
-                absolute(&path)
-            } else {
-                Err(self.missing(format!("${} ({})", self.variable, path.display())))
-            };
+            return self.named(&PathBuf::from(&named));
         }
         let folders = folders(|name| env::var_os(name));
         let found = folders
@@ -110,6 +109,41 @@ impl Program {
             return Err(self.missing(looked_in.join(", ")));
         };
         absolute(&path)
+    }
+
+    /// The one that the variable names.
+    fn named(&self, path: &Path) -> Result<PathBuf, Error> {
+        let variable = self.variable;
+        let metadata = match std::fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::MissingProgram {
+                    program: self.name,
+                    looked_in: format!("${variable} ({})", path.display()),
+                    hint: format!(
+                        "have {variable} name one that is there, or unset it; to get one: {}",
+                        self.hint
+                    ),
+                });
+            }
+            Err(error) => return Err(Error::io("look at", path)(error)),
+        };
+        let unusable = |reason: &str, hint: String| Error::BadProgram {
+            program: self.name,
+            path: path.to_owned(),
+            reason: format!("${variable} names it, and {reason}"),
+            hint,
+        };
+        if !metadata.is_file() {
+            let hint = format!("have {variable} name the program itself");
+            return Err(unusable("it is no file", hint));
+        }
+        if let Err(errno) = access(path, Access::EXEC_OK) {
+            let reason = format!("it may not be run: {}", io::Error::from(errno));
+            let hint = format!("chmod +x it, or have {variable} name one that may be run");
+            return Err(unusable(&reason, hint));
+        }
+        absolute(path)
     }
 
     /// What the program at that path says of its version, on one line.
@@ -198,7 +232,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Error> {
 }
 
 fn is_executable(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    path.is_file() && access(path, Access::EXEC_OK).is_ok()
 }
 
 #[cfg(test)]
@@ -233,6 +267,28 @@ mod tests {
             found(&[("PATH", "/p"), ("HOME", "/h")]),
             by_default.map(PathBuf::from)
         );
+    }
+
+    #[test]
+    fn one_that_is_named_and_does_not_do_is_told_as_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("firecracker");
+        let told = |path: &Path, expected: &str, remedy: &str| {
+            let error = FIRECRACKER.named(path).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(expected), "{text:?} lacks {expected:?}");
+            let hint = error.hint();
+            assert!(hint.contains(remedy), "{hint:?} lacks {remedy:?}");
+        };
+        told(
+            &file,
+            "looked in $MVM_FIRECRACKER (/",
+            "or unset it; to get one: install",
+        );
+        told(folder.path(), "it is no file", "the program itself");
+        std::fs::write(&file, "#!/bin/sh\n").unwrap();
+        told(&file, "it may not be run: Permission denied", "chmod +x");
+        told(&file.join("x"), "Not a directory", "");
     }
 
     #[test]

@@ -8,18 +8,19 @@
 //!    └────────────── stopped ◄────────────────────────────┘
 //! ```
 //!
-//! While it is starting, `vm.json` says `stopped`, so that nobody dials a guest that is not up, but
-//! has the processes, so that nothing is lost if this program is killed. Each step holds the VM's
-//! lock.
+//! While it is starting, `vm.json` says so, and nobody dials a guest that is not up; and it has the
+//! processes, so that nothing is lost if this program is killed. Each step holds the VM's lock. What a
+//! VM is at any moment, `mvm_registry::state` says.
 
 use crate::console::{LISTENING, Watch};
+use crate::deadline::Deadline;
 use crate::driver::{self, Driver, Launch};
 use crate::error::{Error, Logs};
 use crate::image::Image;
-use crate::launch::{Deadline, VmProcesses};
-use crate::process::Alive;
-use crate::record::{Home, Lock, Record, State, VERSION, VmFolder, VmName};
+use crate::launch::VmProcesses;
 use crate::snapshot;
+use mvm_registry::record::VERSION;
+use mvm_registry::{Alive, Home, Label, Lock, Record, Recorded, VmFolder, VmName};
 use serde::Serialize;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -48,6 +49,12 @@ pub struct Spec {
     pub agent: Option<PathBuf>,
     /// Its settings and drop-ins, likewise.
     pub etc: Option<PathBuf>,
+    /// Labels that are put on those of the last start.
+    pub labels: Vec<Label>,
+    /// Whether the fleet is to leave it alone.
+    pub pinned: Option<bool>,
+    /// Whether one that is asleep in a snapshot is to be booted anew.
+    pub discard_state: bool,
 }
 
 /// A VM that has been started and whose agent is not yet known to answer. If it is dropped, what
@@ -90,6 +97,11 @@ pub fn start(
     let lock = home.lock(name)?;
     let folder = home.vm(name);
     let last = folder.last_record()?;
+    if let Some(last) = &last
+        && !spec.discard_state
+    {
+        refuse_suspended(last)?;
+    }
     let driver = match spec
         .backend
         .as_deref()
@@ -184,12 +196,18 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     let mut record = folder.record()?;
     let alive = record.alive()?;
     let driver = driver::by_name(&record.backend)?;
-    let main = alive.iter().find(|p| p.role == driver.main_role());
+    let main = alive.iter().find(|process| process.role.is_main());
+    let was_asleep = record.state == Recorded::Asleep;
+    if main.is_some() {
+        // Before it is asked: one that goes is not taken for one that has ended by itself.
+        record.state = Recorded::Stopping;
+        folder.save(&record)?;
+    }
     let stopped = match (main, how) {
         (None, _) => Stopped::Already,
         (Some(_), Stop::Force) => Stopped::Forced,
         // Its snapshot was broken off: it is frozen, and hears nothing.
-        (Some(_), Stop::Ask(_)) if record.state == State::Asleep => Stopped::Forced,
+        (Some(_), Stop::Ask(_)) if was_asleep => Stopped::Forced,
         (Some(main), Stop::Ask(deadline)) => {
             let until = Instant::now() + deadline;
             // A VMM that cannot even be asked has to be forced all the same.
@@ -211,8 +229,9 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     if let Some(snapshot_dir) = record.snapshot_dir.take() {
         snapshot::discard(&snapshot_dir)?;
     }
-    if !(record.state == State::Asleep && stopped == Stopped::Already) {
-        record.state = State::Stopped;
+    // One that was put to sleep in order stays asleep.
+    if !(was_asleep && record.processes.is_empty()) {
+        record.state = Recorded::Stopped;
     }
     record.processes.clear();
     folder.save(&record)?;
@@ -227,6 +246,18 @@ pub fn remove(home: &Home, name: &VmName) -> Result<(), Error> {
     let record = folder.record()?;
     replace_stopped_vm(name, &record, &folder)?;
     std::fs::remove_dir_all(folder.path()).map_err(Error::io("remove", folder.path()))
+}
+
+/// One that is asleep in a snapshot, or whose restore was broken off, is not booted anew for nothing.
+fn refuse_suspended(last: &Record) -> Result<(), Error> {
+    let is_asleep = last.state == Recorded::Asleep && last.processes.is_empty();
+    if is_asleep || last.suspended_in.is_some() {
+        return Err(Error::Suspended {
+            name: last.name.clone(),
+            snapshot: last.suspended_in.clone(),
+        });
+    }
+    Ok(())
 }
 
 /// What will be in `vm.json`: what was asked for, else what was there, else the default.
@@ -245,7 +276,7 @@ fn plan(
         version: VERSION,
         name: name.to_string(),
         backend: driver.name().to_owned(),
-        state: State::Stopped,
+        state: Recorded::Starting,
         image: pick(&spec.image, last.and_then(|r| r.image.clone()))?,
         cpus: spec.cpus.or(last.map(|r| r.cpus)).unwrap_or(1),
         memory_mib: spec
@@ -255,26 +286,32 @@ fn plan(
         port: mvm_protocol::PORT,
         agent: pick(&spec.agent, last.and_then(|r| r.agent.clone()))?,
         etc: pick(&spec.etc, last.and_then(|r| r.etc.clone()))?,
+        labels: last
+            .map(|r| r.labels.clone())
+            .unwrap_or_default()
+            .with(&spec.labels)?,
+        pinned: spec.pinned.or(last.map(|r| r.pinned)).unwrap_or(false),
         accelerator: None,
         boot_id: String::new(),
         snapshot_dir: None,
+        suspended_in: None,
         processes: Vec::new(),
     })
 }
 
-/// A VM whose main process runs is in the way; what else is left of one (it crashed, or its start
-/// was killed in the middle) is ended.
+/// A VM that runs is in the way, one that is frozen too; what else is left of one (it has ended, or its
+/// start was broken off) is ended. Whoever calls this holds the VM's lock.
 pub(crate) fn replace_stopped_vm(
     name: &VmName,
     record: &Record,
     folder: &VmFolder,
 ) -> Result<(), Error> {
     let alive = record.alive()?;
-    let main_role = driver::by_name(&record.backend).map(Driver::main_role)?;
-    // One that is asleep and has its process still is frozen: its snapshot was broken off.
-    if record.state != State::Stopped
-        && let Some(main) = alive.iter().find(|p| p.role == main_role)
-    {
+    let was_up = matches!(
+        record.state,
+        Recorded::Running | Recorded::Stopping | Recorded::Asleep
+    );
+    if was_up && let Some(main) = alive.iter().find(|process| process.role.is_main()) {
         return Err(Error::Running {
             name: name.to_string(),
             pid: main.pid,
@@ -299,7 +336,7 @@ pub(crate) fn end_all(name: &VmName, processes: &[Alive]) -> Result<(), Error> {
         if !gone {
             return Err(Error::Unkillable {
                 name: name.to_string(),
-                role: process.role.clone(),
+                role: process.role,
                 pid: process.pid,
             });
         }
@@ -336,11 +373,4 @@ pub fn console(home: &Home, name: &VmName) -> Result<File, Error> {
         }),
         opened => opened.map_err(Error::io("read", &path)),
     }
-}
-
-/// Whether the VM's main process runs.
-pub fn is_running(home: &Home, name: &VmName) -> Result<bool, Error> {
-    let record = home.vm(name).record()?;
-    let main_role = driver::by_name(&record.backend)?.main_role();
-    Ok(record.alive()?.iter().any(|p| p.role == main_role))
 }

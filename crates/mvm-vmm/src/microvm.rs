@@ -1,10 +1,11 @@
 //! What Firecracker and Cloud Hypervisor have in common: one process a VM, which owns `v.sock`, is
 //! told what to do over an API socket, and runs guests by KVM alone.
 
-use crate::error::{Error, Logs};
+use crate::deadline::Deadline;
+use crate::error::{Error, Logs, Standing};
 use crate::http::{Api, HttpError, Method};
-use crate::launch::{Deadline, VmProcesses};
-use crate::record::VmFolder;
+use crate::launch::VmProcesses;
+use mvm_registry::{Role, VmFolder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The one process of the VM.
-pub(crate) const ROLE: &str = "vmm";
+pub(crate) const ROLE: Role = Role::Vmm;
 
 /// The API socket in the VM's folder.
 pub(crate) const API_SOCKET: &str = "api.sock";
@@ -202,16 +203,25 @@ impl VmmApi<'_> {
     /// What was asked of it could not be done. With the processes that were started it is told, too,
     /// whether it ended over it.
     pub(crate) fn failed(&self, doing: &'static str) -> impl FnOnce(HttpError) -> Error {
-        let (vmm, processes) = (self.name, self.processes);
+        let (vmm, processes, deadline) = (self.name, self.processes, self.deadline);
         move |source| {
             if let HttpError::Interrupted = source {
                 return Error::Interrupted;
             }
+            // It was its own step's time that passed, then.
+            let hangs = !deadline.left().is_zero();
+            let ended = processes.and_then(ended);
             Error::Api {
                 vmm,
                 doing,
                 source,
-                ended: processes.and_then(ended),
+                standing: match (processes, &ended) {
+                    (None, _) => Standing::Started,
+                    (Some(_), None) => Standing::Starting,
+                    (Some(_), Some(_)) => Standing::EndedAtStart,
+                },
+                hangs,
+                ended,
                 logs: processes.map_or_else(Logs::default, VmProcesses::logs),
             }
         }

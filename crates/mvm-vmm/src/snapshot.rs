@@ -17,10 +17,11 @@ mod verified;
 use crate::error::Error;
 use crate::image;
 use crate::manifest::{self, Wrong};
-use crate::record::{Home, make_private, write_whole};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
 use mvm_protocol::object::Problem;
+use mvm_registry::of_system;
+use mvm_registry::{Home, make_private, write_whole};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Permissions};
@@ -132,6 +133,14 @@ pub enum SnapshotError {
         /// Why not.
         source: io::Error,
     },
+    /// A file of it cannot be read, which says nothing about what is in it.
+    #[error("cannot read {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The manifest is not as it should be.
     #[error("{}, line {}: {}", path.display(), problem.line, problem.message)]
     Manifest {
@@ -147,6 +156,24 @@ pub enum SnapshotError {
         path: PathBuf,
         /// The version that it has.
         found: u32,
+    },
+    /// The manifest does not go together.
+    #[error("{}: {reason}", path.display())]
+    Contradiction {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// It was taken with a VMM that is not known here.
+    #[error("{} was written by {vmm:?}, and this mvmctl knows {known}", folder.display())]
+    OtherVmm {
+        /// The folder.
+        folder: PathBuf,
+        /// What its manifest names.
+        vmm: String,
+        /// The backends that there are.
+        known: String,
     },
     /// A file is not what the manifest says.
     #[error("{}: {reason}", path.display())]
@@ -168,11 +195,14 @@ impl SnapshotError {
     /// What to do next.
     pub(crate) fn hint(&self) -> String {
         match self {
-            Self::Unreadable { .. } => {
+            Self::Unreadable { source, .. } if is_absent(source) => {
                 "`mvmctl vm snapshot NAME` says into which folder it wrote".into()
             }
-            Self::Version { .. } => "restore it with the mvmctl that took it".into(),
-            Self::Manifest { .. } | Self::Damaged { .. } => {
+            Self::Unreadable { source, .. } | Self::File { source, .. } => of_system(source).into(),
+            Self::Version { .. } | Self::OtherVmm { .. } => {
+                "restore it with the mvmctl that took it".into()
+            }
+            Self::Manifest { .. } | Self::Contradiction { .. } | Self::Damaged { .. } => {
                 "the snapshot cannot be trusted: take it again, or copy it again".into()
             }
             Self::Exists { .. } => "choose another folder with --to, or remove that one".into(),
@@ -219,10 +249,34 @@ impl Snapshot {
         let path = folder.join(MANIFEST);
         let content = std::fs::read(&path).map_err(unreadable)?;
         let manifest = read_manifest(&path, &content)?;
-        for file in &manifest.files {
-            check(&folder, file)?;
+        let snapshot = Self { folder, manifest };
+        if snapshot.manifest.files.is_empty() {
+            return Err(snapshot.contradicts_itself("it names no files of the VM's state".into()));
         }
-        Ok(Self { folder, manifest })
+        for expected in &snapshot.manifest.files {
+            check(&snapshot.folder, expected)?;
+        }
+        Ok(snapshot)
+    }
+
+    /// What its manifest says of a file that its VMM has written, if it was this one.
+    pub(crate) fn need(&self, name: &str) -> Result<&StateFile, Error> {
+        let found = self.manifest.files.iter().find(|file| file.file == name);
+        let Some(file) = found else {
+            let vmm = &self.manifest.vmm.name;
+            let missing = format!("it names no file {name:?}, which {vmm} writes");
+            return Err(self.contradicts_itself(missing));
+        };
+        if file.bytes == 0 {
+            return Err(self.contradicts_itself(format!("its file {name:?} has no bytes")));
+        }
+        Ok(file)
+    }
+
+    /// The manifest's parts do not go together.
+    pub(crate) fn contradicts_itself(&self, reason: String) -> Error {
+        let path = self.folder.join(MANIFEST);
+        SnapshotError::Contradiction { path, reason }.into()
     }
 
     /// A file of it.
@@ -246,6 +300,14 @@ fn read_manifest(path: &Path, content: &[u8]) -> Result<Manifest, SnapshotError>
     .map_err(failed)
 }
 
+/// Whether there is no such file at all.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
 fn check_file(
     folder: &Path,
     expected: &StateFile,
@@ -257,12 +319,21 @@ fn check_file(
         path: path.clone(),
         reason,
     };
-    let unreadable = |error: io::Error| damaged(error.to_string());
     if !image::is_plain(&expected.file) {
         return Err(damaged("the name of a file beside it is asked for".into()));
     }
-    let file = File::open(&path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
+    let failed = |error: io::Error| {
+        if is_absent(&error) {
+            damaged(error.to_string())
+        } else {
+            SnapshotError::File {
+                path: path.clone(),
+                source: error,
+            }
+        }
+    };
+    let file = File::open(&path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
     let bytes = metadata.len();
     // The length is told before the long way through the content is gone.
     if bytes != expected.bytes {
@@ -275,18 +346,18 @@ fn check_file(
     if verify == Verify::Never || (verify == Verify::Once && known()) {
         return Ok(());
     }
-    let before = Identity::settled(&file).map_err(unreadable)?;
+    let before = Identity::settled(&file).map_err(failed)?;
     let sound = match (&expected.sha256, &expected.sparse_sha256) {
         (Some(sha256), None) => digest::sha256(&file).map(|found| found == *sha256),
         (None, Some(sparse)) => digest::sparse_sha256(&file, bytes).map(|found| found == *sparse),
         _ => return Err(damaged("the manifest has not one digest of it".into())),
     };
-    if !sound.map_err(unreadable)? {
+    if !sound.map_err(failed)? {
         return Err(damaged(
             "its SHA-256 is another one than when the snapshot was taken".into(),
         ));
     }
-    remember(verified, &file, before.as_ref(), expected).map_err(unreadable)
+    remember(verified, &file, before.as_ref(), expected).map_err(failed)
 }
 
 /// Remembers a file that was read since it was that; another one by now is not.
@@ -441,190 +512,4 @@ fn sync_folder(folder: &Path) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn manifest() -> Manifest {
-        Manifest {
-            version: VERSION,
-            vm: "web".into(),
-            vmm: Vmm {
-                name: "qemu".into(),
-                version: "7.2.22".into(),
-                accelerator: Some("tcg".into()),
-            },
-            image: "/images/web".into(),
-            cpus: 1,
-            memory_mib: 256,
-            port: 52,
-            token: Token::new("t0ken").unwrap(),
-            agent_version: "0.1.0".into(),
-            created: Timestamp(1_763_964_131_123),
-            files: Vec::new(),
-        }
-    }
-
-    /// Of a test that does not look at what is remembered: nothing can be there.
-    fn home() -> Home {
-        Home::at("/dev/null/home")
-    }
-
-    fn taken(at: &Path) -> Snapshot {
-        let snapshot_dir = SnapshotDir::begin(&home(), at).unwrap();
-        std::fs::write(snapshot_dir.folder().join("state"), "the guest").unwrap();
-        snapshot_dir.publish(manifest()).unwrap()
-    }
-
-    #[test]
-    fn what_was_published_is_read_back_and_is_for_its_owner_alone() {
-        let root = tempfile::tempdir().unwrap();
-        let at = root.path().join("a/b");
-        let taken = taken(&at);
-        let read = Snapshot::open(&at).unwrap();
-        assert_eq!(read.manifest, taken.manifest);
-        let [file] = read.manifest.files.as_slice() else {
-            panic!("{read:?}");
-        };
-        assert_eq!((file.file.as_str(), file.bytes), ("state", 9));
-        assert_eq!((&file.sha256, read.manifest.version), (&None, 2));
-        // `(printf '\0\0\0\0\0\0\0\0'; printf 'the guest' | openssl sha256 -binary) | sha256sum`
-        assert_eq!(
-            file.sparse_sha256.as_deref(),
-            Some("48ddbca158513a499e8a55feeb39912941d4af5acd6f5ec4c19b8a297b3213aa")
-        );
-        let mode = std::fs::metadata(&at).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode, 0o700, "the guest's memory has its secrets");
-        assert_eq!(std::fs::read_dir(at.parent().unwrap()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_draft_that_is_given_up_leaves_nothing() {
-        let root = tempfile::tempdir().unwrap();
-        let snapshot_dir = SnapshotDir::begin(&home(), &root.path().join("s")).unwrap();
-        std::fs::write(snapshot_dir.folder().join("state"), "half").unwrap();
-        drop(snapshot_dir);
-        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn nothing_is_replaced() {
-        let root = tempfile::tempdir().unwrap();
-        let at = root.path().join("s");
-        let late = SnapshotDir::begin(&home(), &at).unwrap();
-        taken(&at);
-        let exists = |error| matches!(error, Error::Snapshot(SnapshotError::Exists { .. }));
-        assert!(exists(SnapshotDir::begin(&home(), &at).unwrap_err()));
-        // An empty folder could be renamed over, if that were not forbidden.
-        std::fs::remove_file(at.join("state")).unwrap();
-        std::fs::remove_file(at.join(MANIFEST)).unwrap();
-        assert!(exists(late.publish(manifest()).unwrap_err()));
-        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn whatever_was_altered_is_found() {
-        let check = |alter: &dyn Fn(&Path), expected: &str| {
-            let root = tempfile::tempdir().unwrap();
-            let at = root.path().join("s");
-            taken(&at);
-            alter(&at);
-            let error = Snapshot::open(&at).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error:?} lacks {expected:?}");
-        };
-        let state = |content: &'static str| {
-            move |at: &Path| std::fs::write(at.join("state"), content).unwrap()
-        };
-        let rewrite = |from: &'static str, to: &'static str| {
-            move |at: &Path| {
-                let path = at.join(MANIFEST);
-                let text = std::fs::read_to_string(&path).unwrap();
-                assert!(text.contains(from), "{text}");
-                std::fs::write(path, text.replace(from, to)).unwrap();
-            }
-        };
-        check(&state("the gu"), "it has 6 bytes, and had 9");
-        check(&state("the guesT"), "its SHA-256 is another one");
-        check(
-            &|at| std::fs::remove_file(at.join("state")).unwrap(),
-            "state: No such file",
-        );
-        check(
-            &|at| std::fs::remove_file(at.join(MANIFEST)).unwrap(),
-            "is no snapshot",
-        );
-        check(&rewrite("\"cpus\"", "\"cpu\""), "unknown field `cpu`");
-        check(&rewrite("\"port\": 52,", ""), "missing field `port`");
-        check(
-            &rewrite("\"version\": 2", "\"version\": 3"),
-            "has version 3",
-        );
-        check(
-            &rewrite("\"state\"", "\"../s/state\""),
-            "the name of a file beside it",
-        );
-    }
-    #[test]
-    fn a_snapshot_of_version_1_is_read_and_checked() {
-        let root = tempfile::tempdir().unwrap();
-        let at = root.path().join("s");
-        let mut manifest = taken(&at).manifest;
-        manifest.version = 1;
-        // `printf 'the guest' | sha256sum`
-        let sha256 = "ba3c94e4024dd874eb17b3ac4b8acf810ed8da98b4ca4736ebfcd3577b9d18c3";
-        let [file] = manifest.files.as_mut_slice() else {
-            panic!("{manifest:?}");
-        };
-        (file.sha256, file.sparse_sha256) = (Some(sha256.into()), None);
-        let write = |manifest: &Manifest| {
-            std::fs::write(at.join(MANIFEST), serde_json::to_vec(manifest).unwrap()).unwrap();
-        };
-        write(&manifest);
-        assert_eq!(Snapshot::open(&at).unwrap().manifest, manifest);
-        std::fs::write(at.join("state"), "the guesT").unwrap();
-        let error = Snapshot::open(&at).unwrap_err().to_string();
-        assert!(error.contains("its SHA-256 is another one"), "{error}");
-        for digests in [(None, None), (Some(sha256.into()), Some(sha256.into()))] {
-            (manifest.files[0].sha256, manifest.files[0].sparse_sha256) = digests;
-            write(&manifest);
-            let error = Snapshot::open(&at).unwrap_err().to_string();
-            assert!(error.contains("has not one digest"), "{error}");
-        }
-    }
-
-    /// The digest in the manifest is made another one, so that reading the file would be seen.
-    #[test]
-    fn what_was_verified_is_read_once() {
-        let root = tempfile::tempdir().unwrap();
-        let home = Home::at(root.path().join("home"));
-        let at = root.path().join("s");
-        let snapshot_dir = SnapshotDir::begin(&home, &at).unwrap();
-        std::fs::write(snapshot_dir.folder().join("state"), "the guest").unwrap();
-        snapshot_dir.publish(manifest()).unwrap();
-        let entries = || std::fs::read_dir(home.root().join("verified")).unwrap();
-        let entry = entries().next().unwrap().unwrap().path();
-        let text = std::fs::read_to_string(&entry).unwrap();
-        let opened = |verify| Snapshot::open_verified(&home, &at, verify);
-        let sees_it = |verify| match opened(verify) {
-            Ok(_) => false,
-            Err(error) => error.to_string().contains("its SHA-256 is another one"),
-        };
-        for verify in [Verify::Always, Verify::Once, Verify::Never] {
-            assert!(!sees_it(verify), "{verify:?}");
-        }
-        // Taken for the same file, it is not read; what is not the same is.
-        let path = at.join("state");
-        std::fs::write(&path, "the guesT").unwrap();
-        assert!(sees_it(Verify::Once) && sees_it(Verify::Always) && !sees_it(Verify::Never));
-        let file = File::open(&path).unwrap();
-        let identity = Identity::settled(&file).unwrap().unwrap();
-        let digest = serde_json::from_str::<serde_json::Value>(&text).unwrap()["digest"].clone();
-        let forged = serde_json::json!({"identity": identity, "digest": digest});
-        std::fs::write(&entry, forged.to_string()).unwrap();
-        assert!(!sees_it(Verify::Once) && sees_it(Verify::Always));
-        // Nobody knows it any more: it is read, and remembered.
-        std::fs::write(&path, "the guest").unwrap();
-        std::fs::remove_file(&entry).unwrap();
-        opened(Verify::Once).unwrap();
-        assert!(entry.exists());
-    }
-}
+mod tests;

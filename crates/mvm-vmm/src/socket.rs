@@ -1,4 +1,7 @@
-//! Unix sockets: dialled at a path of any length, and as the kernel lists them.
+//! Unix sockets: dialled at a path of any length.
+//!
+//! By rustix, since neither std nor tokio dials through a folder's descriptor, or says that a queue
+//! is full where it would wait for ever.
 
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_to, socket_with,
@@ -22,20 +25,4 @@ pub(crate) fn connect(folder: &Path, name: &str) -> io::Result<OwnedFd> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect_to(&socket, &address)?;
     Ok(socket)
-}
-
-/// The inodes of the sockets that are listened on and were bound under exactly that name, as the
-/// kernel lists them for the network namespace of a process: its number, or `self`.
-pub(crate) fn listed(process: &str, name: &str) -> io::Result<Vec<String>> {
-    // __SO_ACCEPTCON, in proc_pid_net(5)'s /proc/net/unix.
-    const LISTENS: &str = "00010000";
-    let table = std::fs::read(format!("/proc/{process}/net/unix"))?;
-    let table = String::from_utf8_lossy(&table);
-    let inodes = table.lines().filter_map(|line| {
-        let mut fields = line.split_whitespace().skip(3);
-        let (flags, inode) = (fields.next()?, fields.nth(2)?);
-        let path = fields.next()?;
-        (flags == LISTENS && path == name).then(|| inode.to_owned())
-    });
-    Ok(inodes.collect())
 }

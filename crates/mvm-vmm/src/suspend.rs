@@ -1,4 +1,4 @@
-//! SnapshotSession a snapshot of a VM, and starting a VM from one, whichever backend runs it.
+//! Taking a snapshot of a VM, and starting a VM from one, whichever backend runs it.
 //!
 //! ```text
 //!            take()                 freeze()              stop()
@@ -17,20 +17,26 @@
 //!
 //! What the guest is told, and when, is the caller's part: this crate does not speak with agents.
 
+use crate::deadline::Deadline;
 use crate::driver::{self, Driver, Restore};
 use crate::error::Error;
 use crate::image::Image;
-use crate::launch::{Deadline, VmProcesses};
+use crate::launch::VmProcesses;
 use crate::machine::{end_all, remove_sockets, replace_stopped_vm};
-use crate::record::{self, Home, Lock, Record, State, VmName};
 use crate::snapshot::{self, Manifest, Snapshot, SnapshotDir, Vmm};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
+use mvm_registry::{
+    Error as RegistryError, Home, Label, Lock, Pause, Record, Recorded, VmName, VmState, record,
+};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// How long a VMM that is dying may take to be gone.
 const DYING: Duration = Duration::from_secs(1);
+
+/// How long a VMM may take to say whether its VM is paused.
+const ASKED: Duration = Duration::from_secs(10);
 
 /// A VM of which a snapshot is being taken.
 #[derive(Debug)]
@@ -65,11 +71,15 @@ pub fn take(
     let record = folder.record()?;
     let driver = driver::by_name(&record.backend)?;
     driver.check_snapshots()?;
-    let runs = record.alive()?.iter().any(|p| p.role == driver.main_role());
-    if record.state != State::Running || !runs {
-        return Err(Error::NotRunning {
-            name: name.to_string(),
-        });
+    let state = folder.vm().map_or(VmState::Stopped, |vm| vm.state);
+    match state {
+        VmState::Running if driver.is_paused(&folder, Deadline::new(ASKED, None))? => {
+            let state = VmState::Paused(Pause::Other);
+            return Err(RegistryError::NotRunning { state }.into());
+        }
+        VmState::Running => {}
+        VmState::Ended(ending) => return Err(RegistryError::Ended(ending).into()),
+        state => return Err(RegistryError::NotRunning { state }.into()),
     }
     let Some(image) = record.image.clone() else {
         return Err(Error::Unsupported {
@@ -100,9 +110,8 @@ pub fn take(
 /// Whether a snapshot of the VM was broken off, going by its record alone: its program was killed,
 /// or is at it just now, which only the VM's lock tells. The VM may be frozen, or its guest asleep.
 pub fn may_be_broken_off(record: &Record) -> Result<bool, Error> {
-    let main = driver::by_name(&record.backend)?.main_role();
-    let runs = record.alive()?.iter().any(|process| process.role == main);
-    let frozen = record.state == State::Asleep;
+    let runs = record.alive()?.iter().any(|process| process.role.is_main());
+    let frozen = record.state == Recorded::Asleep;
     let left = record
         .snapshot_dir
         .as_deref()
@@ -127,7 +136,7 @@ pub fn mend(
     if !may_be_broken_off(&record)? {
         return Ok(None);
     }
-    let frozen = record.state == State::Asleep;
+    let frozen = record.state == Recorded::Asleep;
     let snapshot_dir = record.snapshot_dir.clone();
     let mut session = SnapshotSession {
         driver: driver::by_name(&record.backend)?,
@@ -164,7 +173,7 @@ impl SnapshotSession {
         snapshot_dir: SnapshotDir,
         deadline: Deadline<'_>,
     ) -> Result<PendingSnapshot, Error> {
-        self.processes.set_state(State::Asleep)?;
+        self.processes.set_state(Recorded::Asleep)?;
         let created = now();
         let vmm = self
             .driver
@@ -182,9 +191,10 @@ impl SnapshotSession {
     pub fn run_on(&mut self, deadline: Deadline<'_>) -> Result<(), Error> {
         let ran = self.driver.run_on(&mut self.processes, deadline);
         if ran.is_ok() {
-            self.processes.set_state(State::Running)?;
+            self.processes.set_state(Recorded::Running)?;
         } else if self.has_died()? {
-            self.end(State::Stopped)?;
+            self.end()?;
+            self.processes.set_state(Recorded::Stopped)?;
         }
         // Otherwise it is frozen still, and can be let go of or ended by hand.
         ran
@@ -193,25 +203,25 @@ impl SnapshotSession {
     /// Whether the VMM is gone, or will be in a moment: its connections break before it ends.
     fn has_died(&self) -> Result<bool, Error> {
         let alive = self.processes.record().alive()?;
-        let main = alive.iter().find(|p| p.role == self.driver.main_role());
+        let main = alive.iter().find(|process| process.role.is_main());
         main.map_or(Ok(true), |main| {
             let ended = main.wait(DYING);
             ended.map_err(Error::io("wait for", self.processes.folder().path()))
         })
     }
 
-    /// Ends the frozen VM, which lives on in its snapshot alone.
-    pub fn stop(&mut self) -> Result<(), Error> {
-        self.end(State::Asleep)
+    /// Ends the frozen VM, which lives on in that snapshot of it alone.
+    pub fn stop(&mut self, snapshot: &Path) -> Result<(), Error> {
+        self.end()?;
+        self.processes.set_suspended(snapshot)
     }
 
-    fn end(&mut self, state: State) -> Result<(), Error> {
+    fn end(&mut self) -> Result<(), Error> {
         let processes = self.processes.record().processes.clone();
         for process in processes.iter().rev() {
-            self.processes.terminate(&process.role)?;
+            self.processes.terminate(process.role)?;
         }
-        remove_sockets(self.processes.folder())?;
-        self.processes.set_state(state)
+        remove_sockets(self.processes.folder())
     }
 }
 
@@ -256,50 +266,70 @@ impl Restored {
     }
 }
 
+/// What a VM is to be that is started from a snapshot.
+#[derive(Debug, Default, Clone)]
+pub struct RestoreSpec {
+    /// Whether other VMs may run from the same snapshot.
+    pub clone: bool,
+    /// Labels that are put on those that a VM of that name had.
+    pub labels: Vec<Label>,
+    /// Whether the fleet is to leave it alone.
+    pub pinned: Option<bool>,
+}
+
 /// Starts a VM from a snapshot. When it returns the VM runs, its guest still asleep, and may be
 /// dialled. If it fails, what was started is ended, and a VM of that name is as it was.
 pub fn restore(
     home: &Home,
     name: &VmName,
     snapshot: &Snapshot,
-    clone: bool,
+    spec: &RestoreSpec,
     deadline: Deadline<'_>,
 ) -> Result<Restored, Error> {
     let lock = home.lock(name)?;
     let folder = home.vm(name);
     let last = folder.last_record()?;
     let manifest = &snapshot.manifest;
-    let driver = driver::by_name(&manifest.vmm.name)?;
-    driver.check_snapshots()?;
-    driver.check()?;
+    let driver = driver::of_snapshot(snapshot)?;
     let image = Image::open(&manifest.image)?;
-    if let Some(last) = &last {
-        replace_stopped_vm(name, last, &folder)?;
-    }
-    folder.create()?;
-    remove_sockets(&folder)?;
     let record = Record {
         version: record::VERSION,
         name: name.to_string(),
         backend: driver.name().to_owned(),
-        state: State::Stopped,
+        state: Recorded::Starting,
         image: Some(manifest.image.clone()),
         cpus: manifest.cpus,
         memory_mib: manifest.memory_mib,
         port: manifest.port,
         agent: None,
         etc: None,
+        labels: last
+            .as_ref()
+            .map(|last| last.labels.clone())
+            .unwrap_or_default()
+            .with(&spec.labels)?,
+        pinned: spec
+            .pinned
+            .or(last.as_ref().map(|last| last.pinned))
+            .unwrap_or(false),
         accelerator: manifest.vmm.accelerator.clone(),
         snapshot_dir: None,
+        // Until it runs: if this program is killed, nobody boots it anew for nothing.
+        suspended_in: last.as_ref().and_then(|last| last.suspended_in.clone()),
         boot_id: String::new(),
         processes: Vec::new(),
     };
+    if let Some(last) = &last {
+        replace_stopped_vm(name, last, &folder)?;
+    }
+    folder.create()?;
+    remove_sockets(&folder)?;
     let mut processes = VmProcesses::new(folder.clone(), record)?;
     let started = driver.restore(
         &Restore {
             snapshot,
             image: &image,
-            clone,
+            clone: spec.clone,
             deadline,
         },
         &mut processes,

@@ -2,8 +2,10 @@
 
 use crate::commands::Context;
 use crate::report::{self, Failure, Outcome};
+use crate::vm_name::Choice;
 use futures_util::stream::{self, StreamExt as _};
-use mvm_client::{Error, Inventory, Session, State, Vm};
+use mvm_client::{Error, Session};
+use mvm_registry::{Error as RegistryError, Inventory, Vm};
 use tracing::Instrument as _;
 
 /// Which VMs a command is about.
@@ -37,27 +39,42 @@ pub(crate) struct Answered<T> {
 /// A name, and the VM that it stands for.
 pub(crate) struct Target {
     pub(crate) name: String,
-    pub(crate) vm: Result<Vm, Error>,
+    pub(crate) vm: Result<Vm, RegistryError>,
 }
 
-/// The VMs of those names, or all if there are none, in name order and each once. Where some of all
-/// may be that could not be looked at is told on stderr.
-pub(crate) fn targets(
+/// The VMs that are meant, in name order and each once. Where some may be that could not be looked at
+/// is told on stderr, and that there are none.
+pub(crate) fn targets<'a>(
     context: &Context,
     inventory: &Inventory,
-    names: &[String],
+    choice: impl Into<Choice<'a>>,
 ) -> Result<(Scope, Vec<Target>), Failure> {
+    let Choice { names, selectors } = choice.into();
     if names.is_empty() {
         let found = inventory.list()?;
         for unseen in &found.unseen {
             context.ui.warning(&unseen.to_string());
             context.ui.hint(unseen.hint());
         }
-        let all = found.vms.into_iter().map(|vm| Target {
-            name: vm.name.clone(),
-            vm: Ok(vm),
-        });
-        return Ok((Scope::All, all.collect()));
+        let meant = found.vms.into_iter().filter(|vm| vm.is_meant_by(selectors));
+        let targets: Vec<_> = meant
+            .map(|vm| Target {
+                name: vm.name.clone(),
+                vm: Ok(vm),
+            })
+            .collect();
+        if targets.is_empty() {
+            let which = if selectors.is_empty() {
+                ""
+            } else {
+                " with these labels"
+            };
+            let vms = inventory.home().vms();
+            context
+                .ui
+                .note(&format!("no VMs{which} in {}", vms.display()));
+        }
+        return Ok((Scope::All, targets));
     }
     let mut names = names.to_vec();
     names.sort();
@@ -70,53 +87,54 @@ pub(crate) fn targets(
     let mut found = Vec::with_capacity(names.len());
     for name in names {
         let vm = inventory.find(&name);
-        if let Err(error @ Error::BadName { .. }) = &vm {
+        if let Err(error @ RegistryError::NeitherNameNorAddress { .. }) = &vm {
             // A fault of the command line: nobody is asked anything.
-            return Err(Failure::about(&name, error));
+            return Err(Failure::registry(&name, error));
         }
         found.push(Target { name, vm });
     }
     Ok((scope, found))
 }
 
-/// Asks the VMs of those names, or all, on a connection each: at most `--parallel` at once. One
+/// Asks the VMs that are meant, on a connection each: at most `--parallel` at once. One
 /// that is slow or dead takes up a place until its deadline, and delays no other beyond that.
-pub(crate) async fn ask<T>(
+pub(crate) async fn ask<'a, T>(
     context: &Context,
-    names: &[String],
+    choice: impl Into<Choice<'a>>,
     what: impl AsyncFn(Session) -> Result<T, Error>,
 ) -> Result<Fleet<T>, Failure> {
     let inventory = context.inventory()?;
-    let (scope, targets) = targets(context, &inventory, names)?;
-    if targets.is_empty() {
-        context.ui.note(&format!(
-            "no VMs in {}",
-            inventory.home().join("vms").display()
-        ));
-    }
+    let (scope, targets) = targets(context, &inventory, choice)?;
     let _progress = context.ui.progress(&match targets.as_slice() {
         [one] => format!("waiting for {}", one.name),
         several => format!("waiting for {} VMs", several.len()),
     });
     allow_descriptors();
     let deadlines = context.deadlines();
-    let what = &what;
+    let (what, inventory) = (&what, &inventory);
     let mut answers: Vec<_> = stream::iter(targets)
         .map(|Target { name, vm }| {
             let span = tracing::info_span!("vm", name);
             async move {
-                let result = async {
-                    let endpoint = vm.as_ref().map_err(|error| Failure::about(&name, error))?;
-                    let answer = async {
-                        what(Session::connect(endpoint.endpoint()?, &deadlines).await?).await
-                    };
-                    answer.await.map_err(|error| Failure::about(&name, &error))
+                let found = match vm {
+                    Ok(vm) => inventory.asked(vm, deadlines.connect).await,
+                    Err(error) => {
+                        return Answered {
+                            result: Err(Failure::registry(&name, &error)),
+                            name,
+                            vm: None,
+                        };
+                    }
                 };
-                let result = result.await;
+                let answer = async { what(context.connect(&found, &deadlines).await?).await };
+                let (vm, result) = match answer.await {
+                    Ok(answer) => (found, Ok(answer)),
+                    Err(error) => told(inventory, found, error),
+                };
                 Answered {
+                    result: result.map_err(|error| Failure::about(&name, &error)),
                     name,
-                    vm: vm.ok(),
-                    result,
+                    vm: Some(vm),
                 }
             }
             .instrument(span)
@@ -126,6 +144,18 @@ pub(crate) async fn ask<T>(
         .await;
     answers.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Fleet { scope, answers })
+}
+
+/// Why a VM did not answer. One that was dialled may have ended over it: that says more than that the
+/// connection broke.
+fn told<T>(inventory: &Inventory, vm: Vm, error: Error) -> (Vm, Result<T, Error>) {
+    if let (Ok(_), Some(_), true) = (vm.endpoint(), vm.record(), error.is_retryable())
+        && let Ok(now) = inventory.find(&vm.name)
+        && let Err(since) = now.endpoint()
+    {
+        return (now, Err(since.into()));
+    }
+    (vm, Err(error))
 }
 
 /// How many failures of a fleet are told on stderr. All of them stand in the data.
@@ -205,15 +235,15 @@ impl<T> Fleet<T> {
 }
 
 impl<T> Answered<T> {
-    /// Whether it is a VM that does not run, and says so.
+    /// Whether it is a VM that does not run, as it should be.
     pub(crate) fn is_off(&self) -> bool {
         self.vm.as_ref().is_some_and(is_off)
     }
 }
 
-/// Whether the VM's record says that it does not run.
+/// Whether the VM does not run, as it should be.
 pub(crate) fn is_off(vm: &Vm) -> bool {
-    matches!(vm.state, State::Asleep | State::Stopped | State::Other(_))
+    vm.state.is_off()
 }
 
 /// A thousand connections take more descriptors than the usual soft limit of 1,024 allows; the hard

@@ -4,23 +4,32 @@
 //! or a failure; [`report`] alone turns that into words on stderr and an exit code.
 
 mod args;
-mod asked_to_end;
 mod backoff;
 mod commands;
 mod conversation;
 mod fleet;
+mod handshakes;
 mod raw_terminal;
 mod render;
 mod report;
 mod stdio;
+mod termination;
 mod transfer;
 mod ui;
 mod vm_name;
+mod vm_state;
 
 use clap::Parser as _;
+use handshakes::{AtTheEnd, FinishHandshakes};
 use std::process::ExitCode;
+use std::sync::Arc;
+use termination::Termination;
 
 fn main() -> ExitCode {
+    if handshakes::is_helper() {
+        handshakes::finish();
+        return ExitCode::SUCCESS;
+    }
     // Ends the process if it is a shell that asks for completions.
     clap_complete::CompleteEnv::with_factory(args::command).complete();
     let cli = args::Cli::parse();
@@ -28,7 +37,18 @@ fn main() -> ExitCode {
     if cli.global.verbose {
         conversation::show();
     }
-    let context = commands::Context::new(ui, cli.global);
+    let dialer = mvm_client::Dialer::new();
+    let handshakes = Arc::new(FinishHandshakes::of(dialer.clone()));
+    // Dropped after the runtime, whatever happens below.
+    let _at_the_end = AtTheEnd(Arc::clone(&handshakes));
+    let termination = match Termination::watch(Arc::clone(&handshakes)) {
+        Ok(termination) => termination,
+        Err(error) => {
+            ui.error(&format!("cannot wait for signals: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let context = commands::Context::new(ui, cli.global, dialer, termination);
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -37,5 +57,7 @@ fn main() -> ExitCode {
         Err(error) => return report::finish(&context, Err(error.into())),
     };
     let outcome = runtime.block_on(cli.command.run(&context));
-    report::finish(&context, outcome)
+    let code = report::finish(&context, outcome);
+    runtime.block_on(handshakes.wait());
+    code
 }

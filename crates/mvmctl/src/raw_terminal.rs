@@ -40,12 +40,13 @@ impl RawTerminal {
 
     /// As it was before. A command that was cut off could not tidy up: that is done for it.
     pub(crate) fn leave(self, cut_off: bool) {
+        // First: what is written may wait for a terminal that stands still.
+        drop(self);
         if cut_off && std::io::stdout().is_terminal() {
             let mut stdout = std::io::stdout().lock();
             let _ = stdout.write_all(SANE.as_bytes());
             let _ = stdout.flush();
         }
-        drop(self);
     }
 }
 

@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     Usage,
     /// There is no such VM, or its agent cannot be reached.
     Unreachable,
+    /// The VM has ended by itself: no command in it can be run.
+    VmEnded,
     /// Whatever kept a command in a guest from being run to its end, on our side or the agent's.
     NotRun,
     /// The guest has such a program, and it cannot be run.
@@ -117,6 +119,18 @@ impl Failure {
         }
     }
 
+    /// That there is no such VM, or that it is not as it was wanted.
+    pub(crate) fn registry(vm: &str, error: &mvm_registry::Error) -> Self {
+        Self {
+            vm: Some(vm.to_owned()),
+            kind: kind_of_registry(error),
+            code: error.code().into(),
+            message: error.to_string(),
+            hint: Some(error.hint(vm)),
+            retryable: error.is_retryable(),
+        }
+    }
+
     /// What went wrong between a VM's name and its answer.
     pub(crate) fn about(vm: &str, error: &mvm_client::Error) -> Self {
         Self {
@@ -145,7 +159,7 @@ impl Failure {
 fn kind_of(error: &mvm_client::Error) -> Kind {
     use mvm_client::Error;
     match error {
-        Error::BadName { .. } | Error::BadSettings { .. } => Kind::Usage,
+        Error::Registry(error) => kind_of_registry(error),
         Error::Refused(_)
         | Error::TooOld { .. }
         | Error::NotServed { .. }
@@ -154,12 +168,25 @@ fn kind_of(error: &mvm_client::Error) -> Kind {
     }
 }
 
-impl From<mvm_client::Error> for Failure {
+fn kind_of_registry(error: &mvm_registry::Error) -> Kind {
+    use mvm_registry::Error;
+    match error {
+        Error::Ended(_) => Kind::VmEnded,
+        Error::BadName { .. }
+        | Error::NeitherNameNorAddress { .. }
+        | Error::BadSettings { .. }
+        | Error::BadLabel(_) => Kind::Usage,
+        Error::NotOurs { .. } | Error::Locked { .. } | Error::Io { .. } => Kind::Failed,
+        _ => Kind::Unreachable,
+    }
+}
+
+impl From<mvm_registry::Error> for Failure {
     /// Of what is about no VM: the inventory and its settings.
-    fn from(error: mvm_client::Error) -> Self {
+    fn from(error: mvm_registry::Error) -> Self {
         Self {
             vm: None,
-            ..Self::about("NAME", &error)
+            ..Self::registry("NAME", &error)
         }
     }
 }
@@ -177,8 +204,9 @@ pub(crate) struct InData<'a> {
     error: ErrorInData<'a>,
 }
 
+/// Why there is no answer.
 #[derive(Debug, Serialize)]
-struct ErrorInData<'a> {
+pub(crate) struct ErrorInData<'a> {
     code: &'a str,
     message: &'a str,
     retryable: bool,
@@ -189,12 +217,18 @@ impl<'a> From<&'a Failure> for InData<'a> {
     fn from(failure: &'a Failure) -> Self {
         Self {
             vm: failure.vm.as_deref(),
-            error: ErrorInData {
-                code: &failure.code,
-                message: &failure.message,
-                retryable: failure.retryable,
-                hint: failure.hint.as_deref(),
-            },
+            error: failure.into(),
+        }
+    }
+}
+
+impl<'a> From<&'a Failure> for ErrorInData<'a> {
+    fn from(failure: &'a Failure) -> Self {
+        Self {
+            code: &failure.code,
+            message: &failure.message,
+            retryable: failure.retryable,
+            hint: failure.hint.as_deref(),
         }
     }
 }
@@ -238,7 +272,7 @@ pub(crate) fn finish(context: &Context, result: Result<Outcome, Failure>) -> Exi
             ExitCode::from(match failure.kind {
                 Kind::Failed => 1,
                 Kind::Usage => 2,
-                Kind::Unreachable => 3,
+                Kind::Unreachable | Kind::VmEnded => 3,
                 Kind::NotRun => 125,
                 Kind::CannotRun => 126,
                 Kind::NoProgram => 127,

@@ -58,7 +58,7 @@ pub(crate) enum Stream {
 
 /// Why nothing more can be written.
 #[derive(Debug)]
-pub(crate) enum Stuck {
+pub(crate) enum WriteError {
     /// The reader of standard output has gone.
     Closed,
     /// The system refused it.
@@ -68,8 +68,9 @@ pub(crate) enum Stuck {
 /// Writes standard output and error.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    pieces: mpsc::Sender<(Stream, Vec<u8>)>,
-    end: oneshot::Receiver<Result<(), Stuck>>,
+    /// None once all was given.
+    pieces: Option<mpsc::Sender<(Stream, Vec<u8>)>>,
+    end: oneshot::Receiver<Result<(), WriteError>>,
 }
 
 impl Writer {
@@ -80,35 +81,40 @@ impl Writer {
         let writing = move || {
             let mut result = Ok(());
             while let Some((stream, bytes)) = received.blocking_recv() {
-                if let Err(stuck) = write(stream, &bytes) {
-                    result = Err(stuck);
+                if let Err(error) = write(stream, &bytes) {
+                    result = Err(error);
                     break;
                 }
             }
             let _ = ended.send(result);
         };
         Builder::new().name("writer".into()).spawn(writing)?;
-        Ok(Self { pieces, end })
+        Ok(Self {
+            pieces: Some(pieces),
+            end,
+        })
     }
 
     /// Has this written next. Waits while what is written before it is not.
-    pub(crate) async fn write(&mut self, stream: Stream, bytes: Vec<u8>) -> Result<(), Stuck> {
-        match self.pieces.send((stream, bytes)).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.why().await),
+    pub(crate) async fn write(&mut self, stream: Stream, bytes: Vec<u8>) -> Result<(), WriteError> {
+        if let Some(pieces) = &self.pieces
+            && pieces.send((stream, bytes)).await.is_ok()
+        {
+            return Ok(());
         }
+        Err(self.why().await)
     }
 
-    /// Waits until all is written.
-    pub(crate) async fn finish(self) -> Result<(), Stuck> {
-        drop(self.pieces);
-        self.end.await.unwrap_or_else(|_| Err(ended()))
+    /// Waits until all is written. After that nothing else may be asked.
+    pub(crate) async fn finish(&mut self) -> Result<(), WriteError> {
+        self.pieces = None;
+        (&mut self.end).await.unwrap_or_else(|_| Err(ended()))
     }
 
     /// Waits until writing fails, and says why. After that nothing else may be asked.
-    pub(crate) async fn why(&mut self) -> Stuck {
+    pub(crate) async fn why(&mut self) -> WriteError {
         match (&mut self.end).await {
-            Ok(Err(stuck)) => stuck,
+            Ok(Err(error)) => error,
             Ok(Ok(())) | Err(_) => ended(),
         }
     }
@@ -131,17 +137,17 @@ pub(crate) async fn unread() {
     }
 }
 
-fn ended() -> Stuck {
-    Stuck::Failed(std::io::Error::other("its thread has ended"))
+fn ended() -> WriteError {
+    WriteError::Failed(std::io::Error::other("its thread has ended"))
 }
 
-fn write(stream: Stream, bytes: &[u8]) -> Result<(), Stuck> {
+fn write(stream: Stream, bytes: &[u8]) -> Result<(), WriteError> {
     match stream {
         Stream::Stdout => write_all(std::io::stdout(), bytes).map_err(|error| {
             if error == Errno::PIPE {
-                Stuck::Closed
+                WriteError::Closed
             } else {
-                Stuck::Failed(error.into())
+                WriteError::Failed(error.into())
             }
         }),
         // One that has gone leaves nobody to tell.

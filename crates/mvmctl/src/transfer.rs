@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::{Duration, Instant};
 
 /// When it is first shown.
-const PATIENCE: Duration = Duration::from_secs(1);
+const SHOWN_AFTER: Duration = Duration::from_secs(1);
 
 /// One that takes longer than a second is shown: as a bar on a terminal, in one line elsewhere.
 pub(crate) struct Transfer<'a> {
@@ -42,7 +42,7 @@ impl<'a> Transfer<'a> {
         self.moved = self.moved.saturating_add(bytes as u64);
         match &self.shown {
             Shown::Bar(bar) => bar.set_position(self.moved),
-            Shown::NotYet if self.begun.elapsed() >= PATIENCE => self.show(),
+            Shown::NotYet if self.begun.elapsed() >= SHOWN_AFTER => self.show(),
             Shown::NotYet | Shown::Line => {}
         }
     }

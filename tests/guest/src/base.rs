@@ -1,4 +1,4 @@
-//! The guest that all stories begin with: booted once a run, kept as a snapshot.
+//! The guests that stories begin with: each booted once a run, and kept as a snapshot.
 //!
 //! A runner may give each test a process of its own, so the snapshot lies in a folder that they
 //! find by the run's id. The first test makes it while it holds the lock; the others wait for it.
@@ -21,23 +21,19 @@ pub(crate) enum Profile {
     Dev,
 }
 
-/// A guest that was kept. Nobody removes it while this is held.
+/// A folder that all tests of a run share. Nobody removes it while this is held.
 #[derive(Debug)]
-pub(crate) struct Base {
+pub(crate) struct Shared {
     pub(crate) folder: PathBuf,
-    pub(crate) image: Image,
     _lock: File,
 }
 
-impl Base {
-    /// This run's guest; boots and keeps it if no test has yet.
-    pub(crate) fn of_this_run(parts: &Parts, profile: Profile) -> Self {
+impl Shared {
+    /// This run's folder of that name, filled by the first test that asks for it.
+    pub(crate) fn of_this_run(name: &str, fill: impl FnOnce(&Path) + Send) -> Self {
         let all = target().join("tmp/mvm-guest-tests");
         let run = run_id();
-        let folder = all.join(match profile {
-            Profile::Prod => format!("{run}.prod"),
-            Profile::Dev => format!("{run}.dev"),
-        });
+        let folder = all.join(format!("{run}.{name}"));
         fs::create_dir_all(&folder).expect("make a folder");
         let lock = File::create(folder.join("lock")).expect("create a lock");
         lock.lock().expect("lock");
@@ -49,8 +45,7 @@ impl Base {
         if !folder.join("ready").exists() {
             remove_others(&all, &run);
             // On a thread of its own: the test may be in a runtime already.
-            let made =
-                std::thread::scope(|scope| scope.spawn(|| make(parts, profile, &folder)).join());
+            let made = std::thread::scope(|scope| scope.spawn(|| fill(&folder)).join());
             let outcome = if made.is_ok() { "ready" } else { "failed" };
             fs::write(folder.join(outcome), "").expect("write a mark");
             if let Err(panic) = made {
@@ -59,15 +54,41 @@ impl Base {
         }
         lock.lock_shared().expect("lock");
         Self {
-            image: Image::open(&folder.join("image")).expect("an image"),
             folder,
             _lock: lock,
         }
     }
+}
+
+/// A guest that was kept.
+#[derive(Debug)]
+pub(crate) struct Base {
+    shared: Shared,
+    pub(crate) image: Image,
+}
+
+impl Base {
+    /// This run's guest; boots and keeps it if no test has yet.
+    pub(crate) fn of_this_run(parts: &Parts, profile: Profile) -> Self {
+        let name = match profile {
+            Profile::Prod => "prod",
+            Profile::Dev => "dev",
+        };
+        let shared = Shared::of_this_run(name, |folder| make(parts, profile, folder));
+        Self {
+            image: Image::open(&shared.folder.join("image")).expect("an image"),
+            shared,
+        }
+    }
+
+    /// Where it is kept.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.shared.folder
+    }
 
     /// The state of its devices. Its memory is `ram` in the same folder.
     pub(crate) fn state(&self) -> PathBuf {
-        self.folder.join("state")
+        self.folder().join("state")
     }
 }
 

@@ -169,7 +169,7 @@ pub(crate) fn build_guest(parts: &Parts, folder: &Path, guest: Guest) -> Built {
 }
 
 /// The program of `src/bin/guest-probe.rs`, without need of libraries.
-fn helper(folder: &Path) -> PathBuf {
+pub(crate) fn helper(folder: &Path) -> PathBuf {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bin/guest-probe.rs");
     let program = folder.join("guest-probe");
     let status = Command::new("rustc")
@@ -182,7 +182,7 @@ fn helper(folder: &Path) -> PathBuf {
     program
 }
 
-fn executable(path: PathBuf) -> PathBuf {
+pub(crate) fn executable(path: PathBuf) -> PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set a script's mode");
     path

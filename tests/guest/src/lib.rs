@@ -11,6 +11,7 @@
 //! base       boots that guest once a run, and keeps it as a snapshot
 //! vm         TestVm: each test's own clone of it, and what a story does with it
 //! mvmctl     the program as a user runs it, with a home of its own
+//! systemd    the guest with systemd: a Debian as its users make it
 //! ```
 //!
 //! A story of its own takes a second, since its guest does not boot: it continues where the
@@ -35,6 +36,7 @@ mod parts;
 pub mod remote;
 mod short_path;
 mod sleeper;
+mod systemd;
 mod vm;
 
 pub use bare::{AGENT_SOCKET, MOUNT_A_DISK, build_bare};
@@ -42,6 +44,7 @@ pub use image::{build_dev_image, build_image};
 pub use mvmctl::{Mvmctl, Run};
 pub use parts::Parts;
 pub use sleeper::{MACHINE_ID, build_sleeper};
+pub use systemd::SystemdVm;
 pub use vm::TestVm;
 
 use std::time::{Duration, Instant};

@@ -27,19 +27,12 @@ impl Parts {
     /// All of them, or `None` with a loud line: the caller's test is to end then. Where a VM is
     /// required (`MVM_REQUIRE_VM`, or `CI` is set) it panics instead.
     pub fn find() -> Option<Self> {
-        match Self::look() {
-            Ok(parts) => Some(parts),
-            Err(missing) => {
-                let required = ["MVM_REQUIRE_VM", "CI"]
-                    .iter()
-                    .any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()));
-                assert!(!required, "no microVM can be had: {missing}");
-                eprintln!(
-                    "SKIPPED, NOTHING WAS TESTED: {missing}; `cargo xtask test guest` gets it"
-                );
-                None
-            }
-        }
+        required(Self::look())
+    }
+
+    /// `MVM_TEST_DEBIAN`: a Debian with systemd as an archive; looked for in the same way.
+    pub(crate) fn debian() -> Option<PathBuf> {
+        required(named("MVM_TEST_DEBIAN"))
     }
 
     fn look() -> Result<Self, String> {
@@ -57,6 +50,18 @@ impl Parts {
             qemu: QEMU.find().map_err(|error| error.to_string())?,
         })
     }
+}
+
+fn required<T>(found: Result<T, String>) -> Option<T> {
+    found
+        .map_err(|missing| {
+            let required = ["MVM_REQUIRE_VM", "CI"]
+                .iter()
+                .any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()));
+            assert!(!required, "no microVM can be had: {missing}");
+            eprintln!("SKIPPED, NOTHING WAS TESTED: {missing}; `cargo xtask test guest` gets it");
+        })
+        .ok()
 }
 
 fn named(variable: &str) -> Result<PathBuf, String> {

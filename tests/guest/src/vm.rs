@@ -46,11 +46,11 @@ impl TestVm {
         let base = Base::of_this_run(&parts, profile);
         let folder = tempfile::Builder::new()
             .prefix(DEEP)
-            .tempdir_in(&base.folder)
+            .tempdir_in(base.folder())
             .expect("make a folder");
         let copied = Command::new("cp")
             .args(["--sparse=always", "--reflink=auto"])
-            .arg(base.folder.join(MEMORY_FILE))
+            .arg(base.folder().join(MEMORY_FILE))
             .arg(folder.path())
             .status()
             .expect("run cp");

@@ -8,15 +8,18 @@
     reason = "a test fails by panicking"
 )]
 
-use mvm_guest_tests::{Mvmctl, Parts, build_image, eventually};
+use mvm_guest_tests::{Mvmctl, Parts, Run, build_dev_image, build_image, eventually};
 use mvm_vmm::Deadline;
 use mvm_vmm::build::Built;
-use mvm_vmm::qemu::arguments::Accelerator;
+use mvm_vmm::qemu::arguments::{Accelerator, QMP_SOCKET};
 use mvm_vmm::qemu::kvm::{Verdict, boots};
+use mvm_vmm::qemu::qmp::Qmp;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Child, Command};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 struct Image {
@@ -97,6 +100,131 @@ fn a_vm_is_started_seen_stopped_and_removed() {
     mvmctl.ok(&["vm", "rm", "web"]);
     assert!(!mvmctl.home().join("vms/web").exists());
     assert_eq!(mvmctl.run(&["vm", "stop", "web"]).code, Some(3));
+}
+
+/// How long a follower may take to notice, on a busy machine. vhost-device-vsock outlives its QEMU, and
+/// keeps connections open: without being told it takes 15 s until three heartbeats are missing.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// A follower that has seen the guest.
+fn follow(mvmctl: &Mvmctl, arguments: &[&str]) -> Child {
+    let mut follower = mvmctl.start(arguments);
+    let mut lines = BufReader::new(follower.stdout.as_mut().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("running"));
+    follower
+}
+
+#[test]
+fn a_vm_that_ended_by_itself_says_how() {
+    let Some(parts) = Parts::find() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    build_dev_image(&parts, folder.path());
+    let image = folder.path().join("image");
+    let mvmctl = Mvmctl::new();
+    mvmctl.ok(&[
+        "vm",
+        "start",
+        "web",
+        "--image",
+        image.to_str().unwrap(),
+        "--backend",
+        "qemu",
+    ]);
+    for (deed, in_short, words) in [
+        (
+            Some("poweroff"),
+            "ended (powered off)",
+            "its guest powered off",
+        ),
+        (
+            Some("echo c >/proc/sysrq-trigger"),
+            "ended (panicked)",
+            "Kernel panic - not syncing: sysrq triggered crash",
+        ),
+        (None, "ended (killed?)", "neither console nor log says why"),
+    ] {
+        let events = follow(&mvmctl, &["vm", "events", "web"]);
+        // One of its checks hangs: it is never healthy.
+        let waits = mvmctl.start(&["vm", "wait", "web", "--for", "healthy"]);
+        let qemu = *mvmctl.pids("web").last().unwrap();
+        let asked = deed.map(|deed| mvmctl.start(&["vm", "exec", "web", "--", "sh", "-c", deed]));
+        if asked.is_none() {
+            let killed = Command::new("kill")
+                .args(["-KILL", &qemu.to_string()])
+                .status();
+            assert!(killed.unwrap().success());
+        }
+        let until = Instant::now() + Duration::from_secs(30);
+        while is_there(qemu) {
+            assert!(Instant::now() < until, "QEMU runs on");
+            sleep(Duration::from_millis(5));
+        }
+        let ended = Instant::now();
+        for follower in [events, waits] {
+            let run = Run::from(follower.wait_with_output().unwrap());
+            assert_eq!(run.code, Some(3), "{run:?}");
+            assert!(run.stderr.contains(words), "{run:?}");
+        }
+        assert!(ended.elapsed() < AT_ONCE, "{:?}", ended.elapsed());
+        eprintln!("{in_short}: told after {:?}", ended.elapsed());
+        if let Some(mut asked) = asked {
+            // It was in the guest when that ended.
+            let _ = asked.kill();
+            asked.wait().unwrap();
+        }
+        let begun = Instant::now();
+        for line in [["vm", "status", "web"], ["vm", "ping", "web"]] {
+            let run = mvmctl.run(&line);
+            assert_eq!(run.code, Some(3), "{run:?}");
+            assert!(run.stderr.contains(words), "{run:?}");
+        }
+        let run = mvmctl.run(&["vm", "exec", "web", "--", "true"]);
+        assert_eq!(run.code, Some(3), "{run:?}");
+        assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+        let listed = mvmctl.run(&["vm", "ls"]).stdout;
+        assert!(listed.contains(in_short), "{listed}");
+        mvmctl.ok(&["vm", "start", "web"]);
+    }
+}
+
+#[test]
+fn one_that_qemu_s_monitor_paused_is_not_dialled() {
+    let Some(parts) = Parts::find() else { return };
+    let image = Image::new(&parts);
+    let image = image.path();
+    let mvmctl = Mvmctl::new();
+    mvmctl.ok(&[
+        "vm",
+        "start",
+        "web",
+        "--image",
+        image.to_str().unwrap(),
+        "--backend",
+        "qemu",
+    ]);
+    let folder = mvmctl.file("web", "");
+    let monitor = |command: &str| {
+        let mut qmp = Qmp::connect(&folder, QMP_SOCKET).unwrap().unwrap();
+        qmp.execute(command, &serde_json::json!({})).unwrap();
+    };
+    monitor("stop");
+    for line in [["vm", "ping", "web"], ["vm", "status", "web"]] {
+        let run = mvmctl.run(&line);
+        assert_eq!(run.code, Some(3), "{run:?}");
+        assert!(
+            run.stderr.contains("it was not mvmctl that paused it"),
+            "{run:?}"
+        );
+    }
+    // Somebody who sits at the monitor may have paused it as well as not.
+    let held = Qmp::connect(&folder, QMP_SOCKET).unwrap().unwrap();
+    let run = mvmctl.run(&["vm", "ping", "web", "--timeout", "500ms", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(told["error"]["code"], "vmm-silent", "{run:?}");
+    drop(held);
+    monitor("cont");
+    // Its vsock backend was not dialled while it stood still, and works.
+    mvmctl.ok(&["vm", "ping", "web"]);
 }
 
 #[test]

@@ -110,7 +110,6 @@ in
   zstd = tools "zstd";
 
   # For documents and the template, which name programs that a guest could have.
-  coreutils = writeShellScriptBin "kill" "exit 1";
   curl = writeShellScriptBin "curl" "exit 1";
   darkhttpd = writeShellScriptBin "darkhttpd" "exit 1";
   python3 = writeShellScriptBin "python3" "exit 1";

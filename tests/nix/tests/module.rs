@@ -53,6 +53,21 @@ fn it_writes_what_mkguest_writes() {
         let modules = fs::read_to_string(etc.join(file)).unwrap();
         assert_eq!(modules, guest.text(&format!("etc/mvm/{file}")), "{file}");
     }
+    // Of its own it has what goes with systemd alone.
+    let own = fs::read_to_string(etc.join("integrations.d/journald.json")).unwrap();
+    let own: Value = serde_json::from_str(&own).unwrap();
+    let shipped: Value = serde_json::from_str(&read("packaging/systemd/journald.json")).unwrap();
+    let program = |of: &Value| {
+        let command = of["restore_cmd"].as_str().unwrap().to_owned();
+        let (_, name) = command.rsplit_once('/').unwrap();
+        name.rsplit_once("journald")
+            .map(|(_, name)| name.to_owned())
+    };
+    assert_eq!(program(&own), program(&shipped));
+    assert_eq!(
+        (&own["name"], &own["critical"]),
+        (&shipped["name"], &shipped["critical"])
+    );
 }
 
 #[test]

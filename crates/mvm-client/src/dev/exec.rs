@@ -1,7 +1,7 @@
 //! `exec` and `attach`: a command in the guest, and its two halves.
 
 use super::{Received, Receiving, Sending};
-use crate::{Error, Session, Stage};
+use crate::{Awaited, Error, Session};
 use mvm_protocol::dev::exec::{Exec, ExecExited, Send, Window};
 use mvm_protocol::dev::jobs::Attach;
 use mvm_protocol::dev::{Control, DevAnswer, DevRequest, channel};
@@ -113,7 +113,7 @@ impl CommandOutput<'_> {
     ///
     /// [`Error::Closed`] if the agent went away: how the command ended is not known then.
     pub async fn next(&mut self) -> Result<Output, Error> {
-        match self.receiving.next(Stage::Command).await? {
+        match self.receiving.next(Awaited::Command).await? {
             Received::Data { channel, bytes } => match channel {
                 channel::STDOUT => Ok(Output::Stdout(bytes)),
                 channel::STDERR => Ok(Output::Stderr(bytes)),

@@ -1,7 +1,7 @@
 //! `put` and `get`: files and folders.
 
 use super::{Received, Receiving, Sending};
-use crate::{Error, Session, Stage};
+use crate::{Awaited, Error, Session};
 use mvm_protocol::dev::files::{Archive, Get, Put, PutDone};
 use mvm_protocol::dev::{Control, DevAnswer, DevRequest, channel};
 use std::time::Duration;
@@ -77,7 +77,7 @@ impl Upload<'_> {
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let refused = {
             let sent = self.sending.data(channel::FILE, bytes);
-            let answered = self.receiving.next(Stage::Content);
+            let answered = self.receiving.next(Awaited::Content);
             let both = async {
                 tokio::pin!(answered);
                 tokio::select! {
@@ -91,7 +91,7 @@ impl Upload<'_> {
                 }
             };
             let over = timeout(self.silence, both).await;
-            over.map_err(|_| self.receiving.late(Stage::Content, self.silence))?
+            over.map_err(|_| self.receiving.late(Awaited::Content, self.silence))?
         };
         match refused {
             None => Ok(()),
@@ -102,7 +102,7 @@ impl Upload<'_> {
     /// Waits until the agent says that it has failed, which it may do at any time. The future may be
     /// dropped without losing anything.
     pub async fn failure(&mut self) -> Error {
-        let answer = self.receiving.next(Stage::Content).await;
+        let answer = self.receiving.next(Awaited::Content).await;
         self.early(answer).await
     }
 
@@ -111,11 +111,11 @@ impl Upload<'_> {
         let both = async {
             // A failed write ends nothing: an agent that closed may have said why.
             let _ = self.sending.control(Control::PutEnd).await;
-            self.receiving.next(Stage::Content).await
+            self.receiving.next(Awaited::Content).await
         };
         let answer = timeout(self.silence, both)
             .await
-            .map_err(|_| self.receiving.late(Stage::Content, self.silence))?;
+            .map_err(|_| self.receiving.late(Awaited::Content, self.silence))?;
         match answer? {
             Received::Answer(DevAnswer::PutDone(done)) => {
                 self.receiving.is_over();
@@ -145,8 +145,8 @@ impl Upload<'_> {
 impl Download<'_> {
     /// The next piece of it; `None` at its end, when all of it has come.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
-        let received = timeout(self.silence, self.receiving.next(Stage::Content)).await;
-        let received = received.map_err(|_| self.receiving.late(Stage::Content, self.silence))?;
+        let received = timeout(self.silence, self.receiving.next(Awaited::Content)).await;
+        let received = received.map_err(|_| self.receiving.late(Awaited::Content, self.silence))?;
         match received? {
             Received::Data { channel, bytes } if channel == channel::FILE => {
                 self.received = self.received.saturating_add(bytes.len() as u64);

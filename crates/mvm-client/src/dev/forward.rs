@@ -1,7 +1,7 @@
 //! `forward`: a TCP port on the guest's loopback.
 
 use super::{Received, Receiving, Sending};
-use crate::{Error, Session, Stage};
+use crate::{Awaited, Error, Session};
 use mvm_protocol::dev::forward::{Forward, ForwardDone};
 use mvm_protocol::dev::{Control, DevAnswer, DevRequest, channel};
 use std::io;
@@ -82,7 +82,7 @@ impl PortInput<'_> {
 impl PortOutput<'_> {
     /// What comes next. The future may be dropped without losing anything.
     pub async fn next(&mut self) -> Result<FromPort, Error> {
-        match self.receiving.next(Stage::Port).await? {
+        match self.receiving.next(Awaited::Port).await? {
             Received::Data { channel, bytes } if channel == channel::STDOUT => {
                 Ok(FromPort::Bytes(bytes))
             }

@@ -14,9 +14,9 @@ pub use exec::{Command, CommandInput, CommandOutput, Output};
 pub use files::{Download, Upload};
 pub use forward::{FromPort, Port, PortInput, PortOutput};
 
-use crate::session::{AnswerKind, Incoming, Unsent, encode_frame};
-use crate::transport::Stream;
-use crate::{Error, Session, Stage};
+use crate::handshake::Stream;
+use crate::session::{AnswerKind, Incoming, SendBuffer, encode_frame};
+use crate::{Awaited, Error, Session};
 use mvm_protocol::dev::{Control, ControlFrame, DevAnswer, DevRequest, DevRequestFrame};
 use mvm_protocol::frame::encode_data;
 use mvm_protocol::{ErrorAnswer, ErrorCode, Frame, MAX_BODY};
@@ -41,7 +41,7 @@ impl AnswerKind for DevAnswer {
 /// The half of a connection by which a request that is under way is sent more.
 struct Sending<'a> {
     writer: WriteHalf<&'a mut Box<dyn Stream>>,
-    unsent: &'a mut Unsent,
+    send_buffer: &'a mut SendBuffer,
 }
 
 /// The other half: what comes of it.
@@ -67,7 +67,7 @@ impl Session {
         request: DevRequest,
     ) -> Result<(DevAnswer, Sending<'_>, Receiving<'_>), Error> {
         if !self.in_step {
-            return Err(self.incoming.closed(Stage::Answer));
+            return Err(self.incoming.closed(Awaited::Answer));
         }
         let id = self.next_id;
         let name = request.type_name();
@@ -75,15 +75,15 @@ impl Session {
             request,
             id: Some(id),
         };
-        self.unsent.push(encode_frame(&frame, false)?);
+        self.send_buffer.push(encode_frame(&frame, false)?);
         self.next_id += 1;
         self.in_step = false;
         let after = self.deadlines.answer;
         let answered = {
             let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
             let incoming = &mut self.incoming;
-            let writing = self.unsent.send(&mut writer);
-            let reading = incoming.answer(&mut reader, id, Stage::Answer);
+            let writing = self.send_buffer.send(&mut writer);
+            let reading = incoming.answer(&mut reader, id, Awaited::Answer);
             let both = async {
                 tokio::pin!(reading);
                 tokio::select! {
@@ -95,7 +95,7 @@ impl Session {
             timeout(after, both).await
         };
         let answer: DevAnswer = match answered {
-            Err(_) => return Err(self.incoming.timed_out(Stage::Answer, after)),
+            Err(_) => return Err(self.incoming.timed_out(Awaited::Answer, after)),
             Ok(Err(error)) => return Err(error),
             Ok(Ok(Ok(answer))) => answer,
             Ok(Ok(Err(refusal))) => {
@@ -111,7 +111,7 @@ impl Session {
         let (reader, writer) = tokio::io::split(&mut self.stream);
         let sending = Sending {
             writer,
-            unsent: &mut self.unsent,
+            send_buffer: &mut self.send_buffer,
         };
         let receiving = Receiving {
             reader,
@@ -150,14 +150,14 @@ impl Sending<'_> {
     /// Sends what was not sent yet. The future may be dropped, here and in what follows: a frame
     /// that was begun is finished before anything else is sent.
     async fn flush(&mut self) -> io::Result<()> {
-        self.unsent.send(&mut self.writer).await
+        self.send_buffer.send(&mut self.writer).await
     }
 
     async fn data(&mut self, channel: u8, bytes: &[u8]) -> io::Result<()> {
         for piece in bytes.chunks(MAX_BODY - 1) {
             self.flush().await?;
             // Of that length it always fits a frame.
-            self.unsent
+            self.send_buffer
                 .push(encode_data(channel, piece).unwrap_or_default());
         }
         self.flush().await
@@ -170,7 +170,7 @@ impl Sending<'_> {
             id: None,
         };
         // It has no more than a word and two numbers.
-        self.unsent
+        self.send_buffer
             .push(encode_frame(&frame, false).unwrap_or_default());
         self.flush().await
     }
@@ -178,13 +178,13 @@ impl Sending<'_> {
 
 impl Receiving<'_> {
     /// The next frame. The future may be dropped without losing anything.
-    async fn next(&mut self, stage: Stage) -> Result<Received, Error> {
+    async fn next(&mut self, awaited: Awaited) -> Result<Received, Error> {
         if self.buffer.is_empty() {
             self.buffer.resize(PIECE, 0);
         }
         let frame = self
             .incoming
-            .frame(&mut self.reader, &mut self.buffer, stage);
+            .frame(&mut self.reader, &mut self.buffer, awaited);
         match frame.await? {
             Frame::Data { channel, bytes } => Ok(Received::Data { channel, bytes }),
             Frame::EmptyData => Err(self.incoming.stranger("raw bytes of no channel".into())),
@@ -215,7 +215,7 @@ impl Receiving<'_> {
     }
 
     /// It took too long.
-    fn late(&self, stage: Stage, after: Duration) -> Error {
-        self.incoming.timed_out(stage, after)
+    fn late(&self, awaited: Awaited, after: Duration) -> Error {
+        self.incoming.timed_out(awaited, after)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{put, serving, session, sh};
 use mvm_client::dev::Output;
-use mvm_client::{Error, Stage};
+use mvm_client::{Awaited, Error};
 use mvm_fake_agent::{FakeAgent, well};
 use mvm_protocol::Frame;
 use mvm_protocol::dev::exec::{Exec, Window};
@@ -206,7 +206,7 @@ async fn an_agent_that_goes_away_in_the_middle() {
         matches!(
             error,
             Error::Closed {
-                stage: Stage::Command,
+                awaited: Awaited::Command,
                 ..
             }
         ),

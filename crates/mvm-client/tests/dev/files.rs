@@ -1,7 +1,7 @@
 //! Files, both ways.
 
 use super::{put, serving, session};
-use mvm_client::{Deadlines, Endpoint, Error, Session, Stage};
+use mvm_client::{Awaited, Deadlines, Endpoint, Error, Session};
 use mvm_protocol::dev::exec::Path;
 use mvm_protocol::dev::files::{Archive, Get};
 use mvm_protocol::{ErrorCode, Frame};
@@ -89,7 +89,7 @@ async fn a_put_whose_agent_stalls_is_given_up() {
         matches!(
             error,
             Error::TimedOut {
-                stage: Stage::Content,
+                awaited: Awaited::Content,
                 ..
             }
         ),

@@ -2,7 +2,7 @@
 
 use super::{serving, session, sh};
 use mvm_client::dev::{FromPort, Output};
-use mvm_client::{Deadlines, Endpoint, RawStream};
+use mvm_client::{Deadlines, Dialer, Endpoint};
 use mvm_fake_agent::FakeAgent;
 use mvm_protocol::Frame;
 use mvm_protocol::dev::jobs::{Attach, JobSignal};
@@ -83,7 +83,8 @@ async fn any_port_without_the_protocol() {
         peer.send(&bytes);
     });
     let endpoint = Endpoint::unix(agent.path()).with_port(22);
-    let mut stream = RawStream::connect(&endpoint, &Deadlines::default())
+    let mut stream = Dialer::new()
+        .connect_raw(&endpoint, &Deadlines::default())
         .await
         .unwrap();
     let mut first = [0; 3];

@@ -1,7 +1,7 @@
 //! From a request to its answer.
 
 use super::{LONG, SHORT, answering, not_an_agent, ping, ping_within, timed_out, unix};
-use mvm_client::{Deadlines, Error, Session, Stage};
+use mvm_client::{Awaited, Deadlines, Error, Session};
 use mvm_fake_agent::{FakeAgent, old, well};
 use mvm_protocol::request::{Check, CheckKind};
 use mvm_protocol::{Answer, ErrorCode, Request};
@@ -41,7 +41,7 @@ async fn a_drip_is_no_answer() {
         }
     });
     let error = ping_within(SHORT, &agent).await.unwrap_err();
-    assert_eq!(timed_out(&error), Stage::Answer);
+    assert_eq!(timed_out(&error), Awaited::Answer);
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn closing_after_ok_or_in_an_answer() {
             matches!(
                 error,
                 Error::Closed {
-                    stage: Stage::Answer,
+                    awaited: Awaited::Answer,
                     ..
                 }
             ),
@@ -126,7 +126,7 @@ async fn an_agent_that_never_reads() {
         .pipeline(&vec![Request::Ping; 100_000])
         .await
         .unwrap_err();
-    assert_eq!(timed_out(&error), Stage::Answer);
+    assert_eq!(timed_out(&error), Awaited::Answer);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! From CONNECT to OK.
 
 use super::{SHORT, not_an_agent, ping, ping_within};
-use mvm_client::{Error, Stage};
+use mvm_client::{Awaited, Error};
 use mvm_fake_agent::{FakeAgent, Peer, well};
 use mvm_protocol::ErrorCode;
 use serde_json::json;
@@ -117,21 +117,23 @@ async fn further_tries_do_not_outlast_the_deadline() {
 
 #[tokio::test]
 async fn silence_ends_at_the_deadline_and_says_where() {
-    let at = |stage: Stage, agent: FakeAgent| async move {
+    let at = |awaited: Awaited, agent: FakeAgent| async move {
         let start = Instant::now();
         let error = ping_within(SHORT, &agent).await.unwrap_err();
         assert!(start.elapsed() >= SHORT);
         match error {
             Error::TimedOut {
-                stage: seen, after, ..
-            } => assert_eq!((seen, after), (stage, SHORT)),
+                awaited: seen,
+                after,
+                ..
+            } => assert_eq!((seen, after), (awaited, SHORT)),
             other => panic!("{other:?}"),
         }
     };
-    at(Stage::Handshake, FakeAgent::start(Peer::until_closed)).await;
+    at(Awaited::Handshake, FakeAgent::start(Peer::until_closed)).await;
     let silent = FakeAgent::start(|peer| {
         peer.shake_hands();
         peer.until_closed();
     });
-    at(Stage::Answer, silent).await;
+    at(Awaited::Answer, silent).await;
 }

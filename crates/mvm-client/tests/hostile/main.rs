@@ -11,7 +11,7 @@ mod answers;
 mod handshake;
 mod sockets;
 
-use mvm_client::{Deadlines, Endpoint, Error, Session, Stage};
+use mvm_client::{Awaited, Deadlines, Endpoint, Error, Session};
 use mvm_fake_agent::{FakeAgent, Peer};
 use std::time::Duration;
 
@@ -43,9 +43,9 @@ fn not_an_agent(result: Result<Duration, Error>) -> String {
 }
 
 /// At what the time was up.
-fn timed_out(error: &Error) -> Stage {
+fn timed_out(error: &Error) -> Awaited {
     match error {
-        Error::TimedOut { stage, .. } => *stage,
+        Error::TimedOut { awaited, .. } => *awaited,
         other => panic!("{other:?}"),
     }
 }

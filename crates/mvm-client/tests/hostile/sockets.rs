@@ -1,7 +1,7 @@
 //! Before anything is said: the socket itself.
 
 use super::{LONG, SHORT, timed_out, unix};
-use mvm_client::{Deadlines, Endpoint, Error, Session, Stage};
+use mvm_client::{Awaited, Deadlines, Endpoint, Error, Session};
 use mvm_fake_agent::{FakeAgent, unprivileged, well};
 use std::future::poll_fn;
 use std::os::unix::fs::PermissionsExt as _;
@@ -33,7 +33,7 @@ async fn any_stream_will_do() {
     let error = Session::over(ours, &endpoint, &Deadlines::all(SHORT))
         .await
         .unwrap_err();
-    assert_eq!(timed_out(&error), Stage::Handshake);
+    assert_eq!(timed_out(&error), Awaited::Handshake);
 }
 
 #[tokio::test]

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_output_is_kept() {
+    fn the_tail_of_the_output_is_kept() {
         let exact = tail(&[&[b'a'; MAX_OUTPUT]]);
         assert_eq!((exact.bytes.len(), exact.truncated), (MAX_OUTPUT, false));
         let more = tail(&[&[b'a'; MAX_OUTPUT], b"b"]);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn each_end_says_which_it_was() {
+    fn each_kind_of_end_is_reported() {
         let told = |end: End| {
             let (stdout, stderr) = (tail(&[b"out\n"]), tail(&[b"err\n"]));
             let ended = Ended {

@@ -2,11 +2,10 @@
 //!
 //! The core is the only owner of state. It opens no file, starts no process, reads no clock and
 //! knows no connection but the number of one that waits for an answer. So every promise about what
-//! runs when, and what is said of it, can be tested and replayed without waiting.
+//! runs when, and what status is reported, can be tested and replayed without waiting.
 
 pub(crate) mod ended;
 pub(crate) mod lifecycle;
-#[cfg(feature = "dev")]
 pub(crate) mod open;
 pub(crate) mod registry;
 pub(crate) mod reloading;
@@ -26,7 +25,6 @@ use registry::{Check, Command, Loaded};
 use reloading::Reload;
 use schedule::{CheckId, Schedule, slot_after};
 use sleeping::{Drain, StepWork};
-use std::collections::HashMap;
 use std::time::Duration;
 use worker::{BusyPolicy, Sample};
 
@@ -47,7 +45,7 @@ pub(crate) struct RunId(pub(crate) u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct WaiterId(pub(crate) u64);
 
-/// What came about in the world.
+/// What came about on the machine, or was asked for.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The deadline has passed.
@@ -73,14 +71,12 @@ pub(crate) enum Event {
     /// It was not begun, and why.
     StepRefused(String),
     /// A host asks for a command, a file or a port.
-    #[cfg(feature = "dev")]
     OpenAsked(WaiterId, open::Kind),
     /// That has ended.
-    #[cfg(feature = "dev")]
     Closed(RunId),
 }
 
-/// What the edge is to do.
+/// What the driver is to do.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Action {
     /// Run a command, and report its end.
@@ -99,22 +95,18 @@ pub(crate) enum Action {
     CancelStep,
     /// Keep what has to survive the agent.
     Keep(Journal),
-    /// The guest runs again: whoever wants to be told of that is.
+    /// The guest runs again: notify the host that asked for it.
     Woke,
     /// Answer a request.
     Answer(WaiterId, Box<Answer>),
-    /// Let a host have what it asked for, under this number, and report its end.
-    #[cfg(feature = "dev")]
+    /// Admit what a host asked for, under this number, and report its end.
     Admit(WaiterId, RunId),
     /// End what a host has open: its end is reported all the same.
-    #[cfg(feature = "dev")]
     End(RunId),
-    /// Let all jobs stand still.
-    #[cfg(feature = "dev")]
-    HoldJobs,
-    /// Let them go on.
-    #[cfg(feature = "dev")]
-    ReleaseJobs,
+    /// Freeze all jobs.
+    FreezeJobs,
+    /// Thaw them.
+    ThawJobs,
 }
 
 /// What the core is held to.
@@ -133,14 +125,15 @@ pub(crate) struct Core {
     settings: Settings,
     schedule: Schedule,
     checks: Vec<Check>,
-    runs: HashMap<RunId, CheckId>,
+    /// The checks that run: as many as may run at once, at most.
+    runs: Vec<(RunId, CheckId)>,
     drop_in_errors: Vec<DropInError>,
     worker: Worker,
     next_sample: Duration,
     reload: Reload,
-    /// Who is told of the load that is under way.
+    /// Who waits for the load that is under way.
     loading_for: Vec<WaiterId>,
-    /// Who is told of the load after it.
+    /// Who waits for the load after it.
     reload_waiters: Vec<WaiterId>,
     next_number: u64,
     lifecycle: Lifecycle,
@@ -148,7 +141,6 @@ pub(crate) struct Core {
     wake: Option<(Wake, Duration)>,
     drain: Option<Drain>,
     seed: u64,
-    #[cfg(feature = "dev")]
     open: open::Open,
 }
 
@@ -158,7 +150,7 @@ impl Core {
         Self {
             schedule: Schedule::new(settings.max_concurrent_checks),
             checks: Vec::new(),
-            runs: HashMap::new(),
+            runs: Vec::new(),
             drop_in_errors: Vec::new(),
             worker: BusyPolicy::unsampled(now.wall),
             next_sample: now.mono,
@@ -174,7 +166,6 @@ impl Core {
             drain: None,
             seed: settings.seed,
             settings,
-            #[cfg(feature = "dev")]
             open: open::Open::default(),
         }
     }
@@ -194,31 +185,13 @@ impl Core {
             Event::WakeAsked(waiter, asked) => self.wake_asked(waiter, &asked, now, &mut actions),
             Event::StepDone(done) => self.step_done(&done, now, &mut actions),
             Event::StepRefused(why) => self.step_refused(why, now, &mut actions),
-            Event::Sampled(sample) => {
-                #[cfg(feature = "dev")]
-                let sample = {
-                    let mut sample = sample;
-                    self.open.count_into(&mut sample);
-                    sample
-                };
-                if self
-                    .settings
-                    .busy
-                    .apply(&mut self.worker, &sample, now.wall)
-                {
-                    actions.push(Action::Publish(Change::Worker {
-                        worker: self.worker.clone(),
-                    }));
-                }
-            }
+            Event::Sampled(sample) => self.judge(sample, now, &mut actions),
             Event::RunEnded(run, ended) => self.run_ended(run, &ended, now, &mut actions),
             Event::DropInsChanged => self.drop_ins_changed(now),
             Event::DropInsLoaded(loaded) => self.loaded(loaded, now, &mut actions),
             Event::CheckAsked(waiter, check) => self.check_asked(waiter, &check, &mut actions),
             Event::ReloadAsked(waiter) => self.reload_asked(waiter, now, &mut actions),
-            #[cfg(feature = "dev")]
             Event::OpenAsked(waiter, kind) => self.open_asked(waiter, kind, now, &mut actions),
-            #[cfg(feature = "dev")]
             Event::Closed(run) => self.closed(run, now, &mut actions),
         }
         self.act_on_deadlines(now, &mut actions);
@@ -238,6 +211,16 @@ impl Core {
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// Judges idle or busy by what was read, and by what hosts have open.
+    fn judge(&mut self, mut sample: Sample, now: Now, actions: &mut Vec<Action>) {
+        self.open.count_into(&mut sample);
+        let policy = &self.settings.busy;
+        if policy.apply(&mut self.worker, &sample, now.wall) {
+            let worker = self.worker.clone();
+            actions.push(Action::Publish(Change::Worker { worker }));
+        }
     }
 
     /// Whether the guest is about to be frozen: then nothing is run, read or written.
@@ -264,15 +247,16 @@ impl Core {
             };
             check.running = Some(run);
             check.run_waiters.append(&mut check.waiters);
-            self.runs.insert(run, id);
+            self.runs.push((run, id));
             actions.push(Action::Run(run, command));
         }
     }
 
     fn run_ended(&mut self, run: RunId, ended: &Ended, now: Now, actions: &mut Vec<Action>) {
-        let Some(id) = self.runs.remove(&run) else {
+        let Some(at) = self.runs.iter().position(|(other, _)| *other == run) else {
             return;
         };
+        let (_, id) = self.runs.remove(at);
         self.schedule.ended(id);
         let running = |check: &&mut Check| check.running == Some(run);
         let Some(check) = self.checks.iter_mut().find(running) else {
@@ -302,7 +286,7 @@ impl Core {
 
     fn check_asked(&mut self, waiter: WaiterId, asked: &request::Check, actions: &mut Vec<Action>) {
         if self.lifecycle.phase() != Phase::Running {
-            actions.push(sleeping::busy(waiter, "the guest is not running"));
+            actions.push(busy(waiter, "the guest is not running"));
             return;
         }
         let found = self
@@ -329,7 +313,7 @@ impl Core {
         self.next_number
     }
 
-    /// What `status` answers, all but what the edge alone knows.
+    /// What `status` answers, but for what the machine alone knows.
     pub(crate) fn status(&self, uptime: Duration) -> Status {
         Status {
             lifecycle: self.lifecycle.phase().into(),
@@ -356,14 +340,20 @@ impl Core {
         &self.drop_in_errors
     }
 
-    /// The runs that are under way.
+    /// What is under way: the runs of checks, and what hosts have open.
     pub(crate) fn runs(&self) -> impl Iterator<Item = RunId> {
-        self.runs.keys().copied()
+        let checks = self.runs.iter().map(|(run, _)| *run);
+        checks.chain(self.open.runs())
     }
 }
 
 fn answer(waiter: WaiterId, answer: Answer) -> Action {
     Action::Answer(waiter, Box::new(answer))
+}
+
+fn busy(waiter: WaiterId, reason: &str) -> Action {
+    let error = ErrorAnswer::new(ErrorCode::Busy, reason);
+    answer(waiter, Answer::Error(error))
 }
 
 fn kind_name(kind: CheckKind) -> &'static str {

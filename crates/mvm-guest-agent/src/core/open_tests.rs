@@ -69,13 +69,13 @@ fn loaded() -> Story {
 }
 
 #[test]
-fn what_works_is_ended_before_the_first_step_and_waited_for() {
+fn active_requests_are_ended_and_waited_for_before_the_first_step() {
     let mut story = loaded();
     let (first, second) = (
-        story.open(Kind::Works).unwrap(),
-        story.open(Kind::Works).unwrap(),
+        story.open(Kind::Active).unwrap(),
+        story.open(Kind::Active).unwrap(),
     );
-    let looks_on = story.open(Kind::LooksOn).unwrap();
+    let looks_on = story.open(Kind::Observer).unwrap();
     story.sleep();
     assert_eq!(story.dev, [Action::End(first), Action::End(second)]);
     assert_eq!(story.steps, []);
@@ -94,9 +94,9 @@ fn what_works_is_ended_before_the_first_step_and_waited_for() {
 }
 
 #[test]
-fn nothing_that_works_is_let_in_until_the_guest_runs() {
+fn active_requests_are_refused_until_the_guest_runs() {
     let mut story = loaded();
-    let open = story.open(Kind::Works).unwrap();
+    let open = story.open(Kind::Active).unwrap();
     story.sleep();
     for phase in [
         Phase::Preparing,
@@ -105,7 +105,7 @@ fn nothing_that_works_is_let_in_until_the_guest_runs() {
         Phase::Running,
     ] {
         assert_eq!(story.phase(), phase);
-        let admitted = story.open(Kind::Works);
+        let admitted = story.open(Kind::Active);
         assert_eq!(admitted.is_some(), phase == Phase::Running, "{phase:?}");
         if admitted.is_none() {
             let Some((WaiterId(7), Answer::Error(error))) = story.answers.pop() else {
@@ -116,7 +116,7 @@ fn nothing_that_works_is_let_in_until_the_guest_runs() {
                 (ErrorCode::Busy.into(), true)
             );
         }
-        assert!(story.open(Kind::LooksOn).is_some(), "{phase:?}");
+        assert!(story.open(Kind::Observer).is_some(), "{phase:?}");
         match phase {
             Phase::Preparing => {
                 story.event(Event::Closed(open));
@@ -129,18 +129,18 @@ fn nothing_that_works_is_let_in_until_the_guest_runs() {
 }
 
 #[test]
-fn jobs_stand_still_from_the_sync_until_the_guest_is_itself_again() {
+fn jobs_are_frozen_from_the_sync_until_identity_and_clock_are_restored() {
     let mut story = loaded();
     story.sleep();
-    assert_eq!(story.dev, [Action::HoldJobs]);
+    assert_eq!(story.dev, [Action::FreezeJobs]);
     story.steps_end();
     story.wake(WakeCause::Restored);
     // The generator, the clock and the identity come first.
     for _ in 0..3 {
-        assert_eq!(story.dev, [Action::HoldJobs], "{:?}", story.steps);
+        assert_eq!(story.dev, [Action::FreezeJobs], "{:?}", story.steps);
         story.step_ends(Outcome::Ok);
     }
-    assert_eq!(story.dev, [Action::HoldJobs, Action::ReleaseJobs]);
+    assert_eq!(story.dev, [Action::FreezeJobs, Action::ThawJobs]);
     assert_eq!(story.phase(), Phase::Running);
 }
 
@@ -149,7 +149,7 @@ fn jobs_go_on_after_a_rollback_and_when_the_lease_runs_out() {
     let mut story = loaded();
     story.sleep();
     story.step_ends(Outcome::Failed);
-    assert_eq!(story.dev, [Action::HoldJobs, Action::ReleaseJobs]);
+    assert_eq!(story.dev, [Action::FreezeJobs, Action::ThawJobs]);
     story.steps_end();
     story.sleep();
     story.steps_end();
@@ -157,13 +157,13 @@ fn jobs_go_on_after_a_rollback_and_when_the_lease_runs_out() {
     story.pass(Duration::from_secs(700));
     story.steps_end();
     assert_eq!(story.phase(), Phase::Running);
-    assert_eq!(story.dev, [Action::HoldJobs, Action::ReleaseJobs]);
+    assert_eq!(story.dev, [Action::FreezeJobs, Action::ThawJobs]);
 }
 
 #[test]
-fn a_sleep_that_is_ended_in_its_drain_waits_no_longer_and_holds_no_job() {
+fn a_sleep_cancelled_while_draining_freezes_no_job() {
     let mut story = loaded();
-    let open = story.open(Kind::Works).unwrap();
+    let open = story.open(Kind::Active).unwrap();
     story.sleep();
     story.wake(WakeCause::Aborted);
     assert_eq!(story.phase(), Phase::Running);
@@ -180,10 +180,10 @@ fn a_sleep_that_is_ended_in_its_drain_waits_no_longer_and_holds_no_job() {
 }
 
 #[test]
-fn what_takes_longer_to_end_than_the_sleep_may_take_is_told_and_holds_up_no_rollback() {
+fn a_request_that_outlasts_the_deadline_is_reported_and_delays_no_rollback() {
     let mut story = loaded();
-    let slow = story.open(Kind::Works).unwrap();
-    let quick = story.open(Kind::Works).unwrap();
+    let slow = story.open(Kind::Active).unwrap();
+    let quick = story.open(Kind::Active).unwrap();
     story.sleep();
     story.event(Event::Closed(quick));
     story.pass(SleepPrep::default().deadline() + Duration::from_secs(1));
@@ -203,7 +203,7 @@ fn what_takes_longer_to_end_than_the_sleep_may_take_is_told_and_holds_up_no_roll
 #[test]
 fn a_wake_of_a_guest_that_runs_ends_nothing() {
     let mut story = loaded();
-    story.open(Kind::Works).unwrap();
+    story.open(Kind::Active).unwrap();
     story.dev.clear();
     story.wake(WakeCause::Restored);
     story.steps_end();
@@ -211,14 +211,14 @@ fn a_wake_of_a_guest_that_runs_ends_nothing() {
 }
 
 #[test]
-fn what_is_open_makes_the_worker_busy_and_samples_do_not_forget_it() {
+fn open_requests_keep_the_worker_busy_across_samples() {
     let mut story = loaded();
     let state = |story: &Story| {
         let worker = story.core.status(Duration::ZERO).worker;
         let because = worker.because.into_iter().filter_map(Lenient::known);
         (worker.state.known().unwrap(), because.collect())
     };
-    let run = story.open(Kind::LooksOn).unwrap();
+    let run = story.open(Kind::Observer).unwrap();
     let busy = (WorkerState::Busy, vec![BusySignal::Session]);
     assert_eq!(state(&story), busy);
     story.event(Event::Sampled(Sample::default()));

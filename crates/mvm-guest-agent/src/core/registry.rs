@@ -11,7 +11,7 @@ use mvm_protocol::status::{DropInError, Health, IntegrationStatus, LastCheck, Pr
 use serde_json::Value;
 use std::time::Duration;
 
-/// What the drop-in folders hold, read by the edge, in load order.
+/// What the drop-in folders hold, read by the machine layer, in load order.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Loaded {
     pub(crate) integrations: Vec<Integration>,
@@ -47,7 +47,7 @@ pub(crate) enum Body {
     },
 }
 
-/// The command of a check, as the edge needs it.
+/// The command of a check, as it is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Command {
     /// For the log: `integration web`.

@@ -2,8 +2,7 @@
 
 use super::registry::{Check, Loaded};
 use super::schedule::CheckId;
-use super::sleeping::busy;
-use super::{Action, Core, Now, WaiterId, answer, kind_name};
+use super::{Action, Core, Now, WaiterId, answer, busy, kind_name};
 use mvm_protocol::answer::{Answer, Change, ErrorAnswer, ErrorCode, Reloaded};
 use mvm_protocol::drop_in::DropIn;
 use mvm_protocol::request::CheckKind;

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_bounded_and_a_freed_one_goes_to_the_longest_due() {
+    fn a_freed_slot_goes_to_the_check_that_is_longest_due() {
         let mut schedule = Schedule::new(2);
         for id in 1..=4 {
             schedule.add(CheckId(id), secs(10), secs(id));
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_removed_keeps_its_place_until_it_ends() {
+    fn a_removed_checks_run_keeps_its_slot_until_it_ends() {
         let mut schedule = Schedule::new(1);
         schedule.add(A, secs(10), secs(0));
         assert_eq!(started(&mut schedule, 0), [1]);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_starts_nothing_and_is_released_without_a_burst() {
+    fn a_held_schedule_starts_nothing_and_is_released_without_a_burst() {
         let mut schedule = Schedule::new(1000);
         for id in 0..1000 {
             schedule.add(CheckId(id), secs(100), secs(0));
@@ -343,7 +343,7 @@ mod tests {
         }
 
         #[test]
-        fn never_two_at_once_never_over_the_places(
+        fn one_run_per_check_and_never_more_than_the_slots(
             places in 1_usize..4,
             steps in prop::collection::vec((0_u8..4, 0_u64..5, 0_u64..8), 1..200),
         ) {

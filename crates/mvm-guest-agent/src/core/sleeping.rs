@@ -3,14 +3,14 @@
 use super::ended::{End, Ended};
 use super::lifecycle::{Act, DRAIN_GRACE, Done, Journal, Participant, Task, WakeAsked};
 use super::registry::{Body, Check, Command};
-use super::{Action, Core, Now, RunId, WaiterId, answer};
+use super::{Action, Core, Now, RunId, WaiterId, answer, busy};
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::{Answer, Change, ErrorAnswer, ErrorCode};
 use mvm_protocol::lifecycle::{Entropy, Outcome, SleepPrep, Token, WakeCause};
 use mvm_protocol::status::{Lifecycle as Phase, Snapshot};
 use std::time::Duration;
 
-/// A step that the edge takes.
+/// A step that the machine takes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct StepWork {
     pub(crate) work: Work,
@@ -48,11 +48,9 @@ pub(crate) struct Drain {
     kill_at: Option<Duration>,
     runs: usize,
     /// What hosts had open.
-    #[cfg(feature = "dev")]
     open: usize,
-    /// Whether the sleep is given up. What hosts have open was told to end, and may take its time
-    /// for it in a guest that runs.
-    #[cfg(feature = "dev")]
+    /// Whether the sleep is given up: then open requests, which have been told to end, are not
+    /// waited for.
     given_up: bool,
 }
 
@@ -156,7 +154,7 @@ impl Core {
         }
     }
 
-    /// Holds checks. Whoever waits for one is told that now is not the time.
+    /// Holds checks. Requests that wait for one are answered `busy`.
     fn hold(&mut self, actions: &mut Vec<Action>) {
         self.schedule.hold();
         for check in &mut self.checks {
@@ -176,21 +174,17 @@ impl Core {
     ) {
         let wake = self.wake.clone();
         let needs_journal = task.is_on_the_way_to_sleep();
-        #[cfg(feature = "dev")]
-        self.hold_jobs_for(task, actions);
+        self.freeze_jobs_for(task, actions);
         let work = match task {
             Task::Drain => {
                 actions.push(Action::Keep(journal));
-                #[cfg(feature = "dev")]
                 self.end_open(actions);
                 let kill_at = Some(now.mono.saturating_add(DRAIN_GRACE.min(limit)));
                 self.drain = Some(Drain {
                     began: now.mono,
                     kill_at,
                     runs: self.runs.len(),
-                    #[cfg(feature = "dev")]
                     open: self.open.working(),
-                    #[cfg(feature = "dev")]
                     given_up: false,
                 });
                 self.drained(now, actions);
@@ -238,10 +232,7 @@ impl Core {
         match &mut self.drain {
             Some(drain) => {
                 drain.kill_at = None;
-                #[cfg(feature = "dev")]
-                {
-                    drain.given_up = true;
-                }
+                drain.given_up = true;
                 self.kill_runs(actions);
                 self.drained(now, actions);
             }
@@ -250,7 +241,7 @@ impl Core {
     }
 
     fn kill_runs(&self, actions: &mut Vec<Action>) {
-        actions.extend(self.runs.keys().copied().map(Action::Kill));
+        actions.extend(self.runs.iter().map(|(run, _)| Action::Kill(*run)));
     }
 
     /// When running checks are to be killed, if any hold up a sleep.
@@ -261,12 +252,8 @@ impl Core {
     /// Ends the drain once nothing runs, or kills what does.
     pub(super) fn drained(&mut self, now: Now, actions: &mut Vec<Action>) {
         let Some(drain) = &mut self.drain else { return };
-        #[cfg(feature = "dev")]
         let open = self.open.working();
-        #[cfg(feature = "dev")]
         let waits = open > 0 && !drain.given_up;
-        #[cfg(not(feature = "dev"))]
-        let waits = false;
         if self.runs.is_empty() && !waits {
             let took = now.mono.saturating_sub(drain.began);
             let detail = match (drain.runs, drain.kill_at) {
@@ -274,10 +261,7 @@ impl Core {
                 (runs, Some(_)) => Some(format!("waited for {runs} running checks")),
                 (runs, None) => Some(format!("ended {runs} running checks")),
             };
-            #[cfg(feature = "dev")]
             let (outcome, detail) = super::open::drained(drain.open, open, detail);
-            #[cfg(not(feature = "dev"))]
-            let outcome = Outcome::Ok;
             let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             self.drain = None;
             self.step_done(
@@ -389,11 +373,4 @@ fn done(outcome: Outcome, detail: Option<String>) -> Done {
         duration_ms: 0,
         detail,
     }
-}
-
-pub(super) fn busy(waiter: WaiterId, reason: &str) -> Action {
-    answer(
-        waiter,
-        Answer::Error(ErrorAnswer::new(ErrorCode::Busy, reason)),
-    )
 }

@@ -18,7 +18,6 @@ pub(super) struct Story {
     samples: usize,
     killed: Vec<RunId>,
     pub(super) steps: Vec<Work>,
-    #[cfg(feature = "dev")]
     pub(super) dev: Vec<Action>,
 }
 
@@ -51,7 +50,6 @@ impl Story {
             samples: 0,
             killed,
             steps: Vec::new(),
-            #[cfg(feature = "dev")]
             dev: Vec::new(),
         };
         story.event(Event::Tick);
@@ -69,7 +67,6 @@ impl Story {
                 Action::Answer(waiter, answer) => self.answers.push((waiter, *answer)),
                 Action::Step(step) => self.steps.push(step.work),
                 Action::Keep(_) | Action::CancelStep | Action::Woke => {}
-                #[cfg(feature = "dev")]
                 action => self.dev.push(action),
             }
         }
@@ -174,7 +171,7 @@ fn checks_start_at_once_a_bounded_number_together() {
 }
 
 #[test]
-fn a_clock_that_jumps_a_year_gives_no_burst_and_no_verdict() {
+fn a_clock_jump_of_a_year_causes_no_burst_and_no_verdict() {
     let mut story = Story::new(8);
     story.load(&[("a", ",\"health_interval_secs\":1")]);
     story.end(End::Exited(0));
@@ -190,7 +187,7 @@ fn a_clock_that_jumps_a_year_gives_no_burst_and_no_verdict() {
 }
 
 #[test]
-fn who_asks_for_a_check_gets_the_outcome_of_a_run_that_began_later() {
+fn a_requested_check_reports_a_run_that_began_after_the_request() {
     let mut story = Story::new(4);
     story.load(&[("a", "")]);
     let asked = request::Check {
@@ -238,7 +235,7 @@ fn a_burst_of_changes_is_one_load_once_it_is_quiet() {
 }
 
 #[test]
-fn changes_without_end_do_not_put_the_load_off_for_ever() {
+fn endless_changes_do_not_postpone_the_load_for_ever() {
     let mut story = Story::new(4);
     story.load(&[]);
     for _ in 0..60 {
@@ -286,7 +283,7 @@ fn a_reload_kills_the_runs_of_what_is_gone_and_keeps_the_rest() {
 }
 
 #[test]
-fn an_event_is_sent_when_the_outcome_changes_and_not_else() {
+fn only_a_changed_outcome_sends_an_event() {
     let mut story = Story::new(4);
     story.load(&[("a", ",\"failure_threshold\":3")]);
     story.published.clear();

@@ -1,4 +1,4 @@
-//! From how checks ended to what is said of a service.
+//! From the outcomes of checks to the verdict on a service.
 //!
 //! ```text
 //!                    success_threshold in a row
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn want_of_resources_moves_no_verdict() {
+    fn a_lack_of_resources_changes_no_verdict() {
         check(1, 2, 0, "0+=h 1-=h 2!=h 3!=h 4-=u 5!=u");
     }
 

@@ -4,7 +4,7 @@ use mvm_protocol::Lenient;
 use mvm_protocol::Timestamp;
 use mvm_protocol::status::{BusySignal, Worker, WorkerState};
 
-/// What the edge read at one moment. `None` where the kernel does not tell.
+/// What was read of the machine at one moment. `None` where the kernel does not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) struct Sample {
     /// The 1-minute load average.

@@ -4,9 +4,10 @@
 use super::exec::last_frame;
 use super::flow::PIECE;
 use super::host::{Host, Sent};
-use super::jobs::Job;
+use super::jobs::{Job, Jobs};
+use super::reply;
 use crate::core::open::Kind;
-use crate::edge::session::{Ending, Session};
+use crate::serve::connection::{Connection, Ending};
 use mvm_protocol::dev::exec::ExecStarted;
 use mvm_protocol::dev::jobs::{Attach, JobStarted};
 use mvm_protocol::dev::{Control, DevAnswer};
@@ -15,24 +16,25 @@ use std::rc::Rc;
 
 /// Replays and follows a job's output.
 pub(super) async fn serve(
-    session: &mut Session,
+    connection: &mut Connection,
+    jobs: &Jobs,
     asked: Attach,
     id: Option<u64>,
 ) -> Result<(), Ending> {
-    let found = session.handle.dev().jobs.find(asked.job);
+    let found = jobs.find(asked.job);
     let found = match found {
-        Ok(job) => session
+        Ok(job) => connection
             .handle
-            .open(Kind::LooksOn)
+            .open(Kind::Observer)
             .await
             .map(|open| (open, job)),
         Err(error) => Err(error),
     };
     let (_open, job) = match found {
         Ok(found) => found,
-        Err(error) => return session.dev_answer(DevAnswer::Error(error), id).await,
+        Err(error) => return reply::send(connection, DevAnswer::Error(error), id).await,
     };
-    let mut host = Host::new(session, id, false);
+    let mut host = Host::new(connection, id, false);
     host.answer(DevAnswer::ExecStarted(ExecStarted { pid: job.pid() }));
     let mut replay = Replay {
         place: 0,

@@ -2,7 +2,7 @@
 //! Never arguments, environment, paths or content.
 
 use super::running::Outcome;
-use crate::edge::console::say;
+use crate::machine::console::say;
 use mvm_protocol::answer::ErrorAnswer;
 use mvm_protocol::object::printable;
 use mvm_protocol::signal;

@@ -1,15 +1,16 @@
 //! `exec`: a command whose input and output are the connection's.
 
 use super::audit::Audit;
-use super::failed;
-use super::flow::{Inlet, Nowhere, Turns};
+use super::flow::{Discard, InputQueue, YieldBudget};
 use super::host::{Host, Sent};
-use super::jobs;
+use super::jobs::Jobs;
+use super::reply::{self, failed};
 use super::running::{Outcome, Running};
-use super::start::{Started, start};
+use super::start::{Commands, Started};
 use super::terminal::Terminal;
 use crate::core::open::Kind;
-use crate::edge::session::{Ending, Session};
+use crate::serve::connection::{Connection, Ending};
+use crate::serve::handle::stopping;
 use mvm_protocol::dev::channel::STDIN;
 use mvm_protocol::dev::exec::{Exec, ExecExited, ExecStarted};
 use mvm_protocol::dev::{Control, DevAnswer};
@@ -18,43 +19,45 @@ use tokio::sync::oneshot;
 
 /// Runs a command to its end, or begins a job.
 pub(super) async fn serve(
-    session: &mut Session,
+    connection: &mut Connection,
+    commands: &Commands,
+    jobs: &Jobs,
     asked: Exec,
     id: Option<u64>,
 ) -> Result<(), Ending> {
     let kind = if asked.detach { "job" } else { "exec" };
     let audit = Audit::begin(kind, asked.argv.program());
     let started = async {
-        let admitted = session.handle.open(Kind::Works).await?;
-        let dev = session.handle.dev();
-        let room = asked.detach.then(|| dev.jobs.make_room()).transpose()?;
-        let started = start(dev, admitted.run, &asked).await?;
+        let admitted = connection.handle.open(Kind::Active).await?;
+        let slot = asked.detach.then(|| jobs.reserve_slot()).transpose()?;
+        let started = commands.start(admitted.run, &asked).await?;
         // From here to its beginning nothing is awaited.
-        drop(room);
+        drop(slot);
         Ok((admitted, started))
     };
     let (mut admitted, started) = match started.await {
         Ok(started) => started,
         Err(error) => {
             audit.refused(&error);
-            return session.dev_answer(DevAnswer::Error(error), id).await;
+            return reply::send(connection, DevAnswer::Error(error), id).await;
         }
     };
     if asked.detach {
-        let answer = jobs::begin(session.handle.dev(), &asked, started, audit);
-        return session.dev_answer(answer, id).await;
+        let answer = jobs.begin(&asked, started, audit);
+        return reply::send(connection, answer, id).await;
     }
     let Started {
         running,
         stdin,
         terminal,
     } = started;
-    let mut host = Host::new(session, id, asked.stdin);
+    let mut host = Host::new(connection, id, asked.stdin);
     host.answer(DevAnswer::ExecStarted(ExecStarted { pid: running.pid() }));
     let mut exec = Execution {
         running,
         stdin,
         terminal,
+        was_told: false,
     };
     let served = exec.serve(&mut host, &mut admitted.end).await;
     let outcome = match exec.running.outcome() {
@@ -63,11 +66,19 @@ pub(super) async fn serve(
         None => exec.kill().await,
     };
     audit.exited(&outcome);
-    // From here on it keeps nobody from sleeping, however slowly the host reads.
-    drop(admitted);
+    let is_stopping = exec.was_told && host.connection.handle.is_stopping();
+    // From here on it delays no sleep, however slowly the host reads. An agent that stops waits for it,
+    // since after that nothing is sent any more.
+    let kept = is_stopping.then_some(admitted);
     served?;
-    host.answer(last_frame(&outcome));
-    host.finish().await
+    host.answer(if is_stopping {
+        DevAnswer::Error(stopping())
+    } else {
+        last_frame(&outcome)
+    });
+    let finished = host.finish().await;
+    drop(kept);
+    finished
 }
 
 /// The last frame of a command's answer.
@@ -87,8 +98,10 @@ pub(super) fn last_frame(outcome: &Outcome) -> DevAnswer {
 
 struct Execution {
     running: Running,
-    stdin: Inlet,
+    stdin: InputQueue,
     terminal: Option<Terminal>,
+    /// Whether the agent has asked it to end.
+    was_told: bool,
 }
 
 impl Execution {
@@ -98,7 +111,6 @@ impl Execution {
         host: &mut Host<'_>,
         end: &mut oneshot::Receiver<()>,
     ) -> Result<(), Ending> {
-        let mut told = false;
         while self.running.outcome().is_none() {
             self.take(host).await?;
             host.send().await?;
@@ -106,11 +118,11 @@ impl Execution {
             tokio::select! {
                 next = host.next(self.stdin.has_room()) => next?,
                 () = self.stdin.takes() => self.stdin.write(),
-                happened = self.running.happens(room) => {
-                    self.running.act(happened, &mut host.out).await;
+                event = self.running.next_event(room) => {
+                    self.running.act(event, &mut host.out).await;
                 }
-                _ = &mut *end, if !told => {
-                    told = true;
+                _ = &mut *end, if !self.was_told => {
+                    self.was_told = true;
                     self.running.terminate();
                 }
             }
@@ -145,14 +157,14 @@ impl Execution {
     async fn kill(&mut self) -> Outcome {
         self.stdin.close();
         self.running.kill();
-        let mut turns = Turns::default();
+        let mut budget = YieldBudget::default();
         loop {
             if let Some(outcome) = self.running.outcome() {
                 return outcome;
             }
-            turns.take().await;
-            let happened = self.running.happens(true).await;
-            self.running.act(happened, &mut Nowhere).await;
+            budget.spend().await;
+            let event = self.running.next_event(true).await;
+            self.running.act(event, &mut Discard).await;
         }
     }
 }

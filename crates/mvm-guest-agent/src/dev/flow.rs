@@ -1,7 +1,7 @@
 //! Bytes on their way: where the guest's come from, and what waits for the guest to take it.
 
 use super::terminal::Terminal;
-use crate::edge::polled::polled;
+use crate::machine::polled::polled;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -15,16 +15,16 @@ pub(super) const PIECE: usize = 64 * 1024;
 /// Beyond so much that the guest does not take, no more is read from the host.
 const WAITING: usize = 256 * 1024;
 
-/// Lets the agent's other tasks have their turn now and then. Whoever always finds bytes to carry
-/// never waits for any, and the agent has one thread.
+/// Makes a task yield after a number of pieces. A task that always finds bytes to carry never waits
+/// for any, and the agent has one thread.
 #[derive(Default)]
-pub(super) struct Turns(u8);
+pub(super) struct YieldBudget(u8);
 
-impl Turns {
+impl YieldBudget {
     const IN_A_ROW: u8 = 8;
 
     /// To be called once for each piece that is carried.
-    pub(super) async fn take(&mut self) {
+    pub(super) async fn spend(&mut self) {
         self.0 += 1;
         if self.0 >= Self::IN_A_ROW {
             self.0 = 0;
@@ -39,10 +39,10 @@ pub(super) trait Sink {
     fn take_from(&mut self, channel: u8, from: &OwnedFd) -> Result<usize, Errno>;
 }
 
-/// Takes output of whose reader nothing is left.
-pub(super) struct Nowhere;
+/// Reads output and discards it.
+pub(super) struct Discard;
 
-impl Sink for Nowhere {
+impl Sink for Discard {
     fn take_from(&mut self, _: u8, from: &OwnedFd) -> Result<usize, Errno> {
         rustix::io::read(from, &mut [0_u8; 4096])
     }
@@ -50,7 +50,7 @@ impl Sink for Nowhere {
 
 /// What the guest has not taken yet.
 #[derive(Default)]
-pub(super) struct Inlet {
+pub(super) struct InputQueue {
     to: Option<AsyncFd<OwnedFd>>,
     pieces: VecDeque<Vec<u8>>,
     /// How much of the first piece has been written.
@@ -62,7 +62,7 @@ pub(super) struct Inlet {
     line_has_begun: bool,
 }
 
-impl Inlet {
+impl InputQueue {
     /// Writes into a descriptor that does not block.
     pub(super) fn new(to: OwnedFd) -> io::Result<Self> {
         Ok(Self {
@@ -160,12 +160,12 @@ impl Inlet {
 
 /// Where output comes from; nothing once it has been closed.
 #[derive(Default)]
-pub(super) struct Source {
+pub(super) struct OutputSource {
     from: Option<AsyncFd<OwnedFd>>,
     broken: bool,
 }
 
-impl Source {
+impl OutputSource {
     /// Reads from a descriptor that does not block.
     pub(super) fn new(from: OwnedFd) -> io::Result<Self> {
         Ok(Self {
@@ -242,13 +242,13 @@ impl Source {
 
 #[cfg(test)]
 mod tests {
-    use super::Turns;
+    use super::YieldBudget;
     use std::cell::Cell;
     use std::rc::Rc;
     use tokio::task::{LocalSet, spawn_local};
 
     #[tokio::test]
-    async fn who_never_waits_lets_others_have_their_turn() {
+    async fn a_task_that_never_waits_yields_to_others() {
         let story = async {
             let had_turns = Rc::new(Cell::new(0));
             let counter = Rc::clone(&had_turns);
@@ -258,9 +258,9 @@ mod tests {
                     tokio::task::yield_now().await;
                 }
             });
-            let mut turns = Turns::default();
-            for _ in 0..10 * u32::from(Turns::IN_A_ROW) {
-                turns.take().await;
+            let mut budget = YieldBudget::default();
+            for _ in 0..10 * u32::from(YieldBudget::IN_A_ROW) {
+                budget.spend().await;
             }
             assert!(had_turns.get() >= 9, "{}", had_turns.get());
         };

@@ -1,10 +1,11 @@
-//! `forward`: a connection joined to a TCP port of the guest's loopback.
+//! `forward`: a connection relayed to a TCP port of the guest's loopback.
 
 use super::audit::Audit;
-use super::flow::{Inlet, Source};
+use super::flow::{InputQueue, OutputSource};
 use super::host::{Host, Sent};
+use super::reply;
 use crate::core::open::Kind;
-use crate::edge::session::{Ending, Session};
+use crate::serve::connection::{Connection, Ending};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::channel::{STDIN, STDOUT};
 use mvm_protocol::dev::forward::{Forward, ForwardDone, ForwardStarted};
@@ -23,12 +24,12 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// Joins the connection to a port until both sides have ended.
 pub(super) async fn serve(
-    session: &mut Session,
+    connection: &mut Connection,
     asked: Forward,
     id: Option<u64>,
 ) -> Result<(), Ending> {
     let audit = Audit::begin("forward", "");
-    let opened = match session.handle.open(Kind::Works).await {
+    let opened = match connection.handle.open(Kind::Active).await {
         Ok(admitted) => open(asked).await.map(|port| (admitted, port)),
         Err(error) => Err(error),
     };
@@ -36,10 +37,10 @@ pub(super) async fn serve(
         Ok(opened) => opened,
         Err(error) => {
             audit.refused(&error);
-            return session.dev_answer(DevAnswer::Error(error), id).await;
+            return reply::send(connection, DevAnswer::Error(error), id).await;
         }
     };
-    let mut host = Host::new(session, id, true);
+    let mut host = Host::new(connection, id, true);
     let address = address.to_string();
     host.answer(DevAnswer::ForwardStarted(ForwardStarted { address }));
     let served = port.serve(&mut host, &mut admitted.end).await;
@@ -98,8 +99,8 @@ fn cannot(port: u16, error: &io::Error) -> ErrorAnswer {
 struct Port {
     /// Kept to say that there is no more to come.
     socket: OwnedFd,
-    to: Inlet,
-    from: Source,
+    to: InputQueue,
+    from: OutputSource,
     /// Whether the host has said that it has nothing more to send.
     host_ended: bool,
     sent: u64,
@@ -111,8 +112,8 @@ impl Port {
         stream.set_nodelay(true)?;
         let socket = OwnedFd::from(stream.into_std()?);
         Ok(Self {
-            to: Inlet::new(socket.try_clone()?)?,
-            from: Source::new(socket.try_clone()?)?,
+            to: InputQueue::new(socket.try_clone()?)?,
+            from: OutputSource::new(socket.try_clone()?)?,
             socket,
             host_ended: false,
             sent: 0,

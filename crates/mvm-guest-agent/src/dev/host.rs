@@ -1,9 +1,9 @@
 //! The host's side of a request under way: what it sends, and what is sent to it.
 
-use super::encode;
-use super::flow::{PIECE, Turns};
+use super::flow::{PIECE, YieldBudget};
 use super::outbox::Outbox;
-use crate::edge::session::{Ending, Session};
+use super::reply::encode;
+use crate::serve::connection::{Connection, Ending};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::{Control, DevAnswer, ParsedControl};
 use mvm_protocol::{Frame, FrameError};
@@ -15,18 +15,18 @@ const FULL: usize = 2 * PIECE;
 
 /// A connection while one request has it.
 pub(super) struct Host<'a> {
-    pub(super) session: &'a mut Session,
+    pub(super) connection: &'a mut Connection,
     id: Option<u64>,
     pub(super) out: Outbox,
     buffer: Vec<u8>,
-    turns: Turns,
+    budget: YieldBudget,
     /// Whether the request goes on only if the host sends more.
-    pub(super) owes: bool,
+    pub(super) awaits_input: bool,
     /// Whether its last answer has been given.
     over: bool,
     /// Whether frames have come that were not looked at, for want of room for answers.
-    unseen: bool,
-    lateness: Lateness,
+    has_unread_frames: bool,
+    stalls: StallTimers,
 }
 
 /// What the host sent for the request.
@@ -37,8 +37,8 @@ pub(super) enum Sent {
 
 /// Since when a host has kept the agent waiting.
 #[derive(Default)]
-struct Lateness {
-    /// Since when nothing has come of what it owes.
+struct StallTimers {
+    /// Since when nothing of the awaited input has arrived.
     silent: Option<Instant>,
     /// Since when a frame has begun and not come to its end.
     within_frame: Option<Instant>,
@@ -48,17 +48,17 @@ struct Lateness {
 
 impl<'a> Host<'a> {
     /// `sends` is whether it will send more than a word now and then.
-    pub(super) fn new(session: &'a mut Session, id: Option<u64>, sends: bool) -> Self {
+    pub(super) fn new(connection: &'a mut Connection, id: Option<u64>, sends: bool) -> Self {
         Self {
-            session,
+            connection,
             id,
             out: Outbox::default(),
             buffer: vec![0; if sends { PIECE } else { 4096 }],
-            turns: Turns::default(),
-            owes: false,
+            budget: YieldBudget::default(),
+            awaits_input: false,
             over: false,
-            unseen: false,
-            lateness: Lateness::default(),
+            has_unread_frames: false,
+            stalls: StallTimers::default(),
         }
     }
 
@@ -84,18 +84,18 @@ impl<'a> Host<'a> {
 
     /// Sends what there is room for.
     pub(super) async fn send(&mut self) -> Result<(), Ending> {
-        self.turns.take().await;
+        self.budget.spend().await;
         self.send_now()?;
         Ok(())
     }
 
     /// Sends what there is room for, and gives how many bytes that was.
     fn send_now(&mut self) -> Result<usize, Ending> {
-        let sent = self.out.send(&self.session.stream)?;
+        let sent = self.out.send(&self.connection.stream)?;
         if self.out.is_empty() {
-            self.lateness.unread = None;
-        } else if sent > 0 || self.lateness.unread.is_none() {
-            self.lateness.unread = Some(Instant::now());
+            self.stalls.unread = None;
+        } else if sent > 0 || self.stalls.unread.is_none() {
+            self.stalls.unread = Some(Instant::now());
         }
         Ok(sent)
     }
@@ -104,24 +104,24 @@ impl<'a> Host<'a> {
     /// be taken from it; that it goes away is noticed in any case, and if it keeps the agent waiting
     /// for too long it is cut off. To be dropped at any time.
     pub(super) async fn next(&mut self, listens: bool) -> Result<(), Ending> {
-        if self.unseen && !self.is_full() {
-            self.unseen = false;
+        if self.has_unread_frames && !self.is_full() {
+            self.has_unread_frames = false;
             return Ok(());
         }
-        let listens = listens && self.session.dev.held_back.is_none() && !self.is_full();
+        let listens = listens && self.connection.postponed.is_none() && !self.is_full();
         let deadline = self.deadline(listens);
         tokio::select! {
             // What has come in time counts, however late it is seen.
             biased;
-            read = self.session.stream.read(&mut self.buffer), if listens => match read? {
+            read = self.connection.stream.read(&mut self.buffer), if listens => match read? {
                 0 => return Err(Ending::Closed),
                 read => {
                     let bytes = self.buffer.get(..read).unwrap_or_default();
-                    self.session.decoder.push(bytes);
-                    self.lateness.silent = None;
+                    self.connection.decoder.push(bytes);
+                    self.stalls.silent = None;
                 }
             },
-            () = self.session.stream.closed(), if !listens => return Err(Ending::Closed),
+            () = self.connection.stream.closed(), if !listens => return Err(Ending::Closed),
             () = self.out.has_room() => {}
             // A socket tells of room when there is much of it: a slow reader has made some before.
             () = at(deadline) => if self.send_now()? == 0 {
@@ -134,17 +134,17 @@ impl<'a> Host<'a> {
     /// The next thing that the host has sent, if it is whole. A request of its own is held back
     /// until the one under way is over, and nothing is taken after it.
     pub(super) async fn sent(&mut self) -> Result<Option<Sent>, Ending> {
-        while self.session.dev.held_back.is_none() {
+        while self.connection.postponed.is_none() {
             if self.is_full() {
-                self.unseen = true;
+                self.has_unread_frames = true;
                 break;
             }
-            let frame = match self.session.decoder.next_frame() {
+            let frame = match self.connection.decoder.next_frame() {
                 Ok(None) => break,
                 Ok(Some(frame)) => frame,
                 Err(error) => return Err(self.out_of_step(error).await),
             };
-            self.lateness.within_frame = None;
+            self.stalls.within_frame = None;
             let body = match frame {
                 Frame::Json(body) => body,
                 Frame::Data { channel, bytes } => return Ok(Some(Sent::Data(channel, bytes))),
@@ -157,7 +157,7 @@ impl<'a> Host<'a> {
             match parsed.request {
                 Ok(control) => return Ok(Some(Sent::Control(control, parsed.id))),
                 Err(error) if error.code == ErrorCode::UnknownRequest => {
-                    self.session.dev.held_back = Some(body);
+                    self.connection.postponed = Some(body);
                 }
                 Err(error) => self.refuse(&error.message, parsed.id),
             }
@@ -168,7 +168,7 @@ impl<'a> Host<'a> {
     /// Ends a connection that is out of step. What was begun is sent first: within another frame
     /// nobody would see why.
     async fn out_of_step(&mut self, error: FrameError) -> Ending {
-        let deadline = Instant::now() + self.session.patience.linger;
+        let deadline = Instant::now() + self.connection.timeouts.linger;
         while !self.out.is_empty() {
             if let Err(ending) = self.send().await {
                 return ending;
@@ -179,13 +179,13 @@ impl<'a> Host<'a> {
                 else => {}
             }
         }
-        self.session.out_of_step(error).await
+        self.connection.out_of_step(error).await
     }
 
     /// Sends what is left, and drops what the host still sends meanwhile: it may not read before
     /// that is taken.
     pub(super) async fn finish(mut self) -> Result<(), Ending> {
-        (self.over, self.owes, self.unseen) = (true, false, false);
+        (self.over, self.awaits_input, self.has_unread_frames) = (true, false, false);
         loop {
             while self.sent().await?.is_some() {}
             self.send().await?;
@@ -202,25 +202,25 @@ impl<'a> Host<'a> {
     }
 
     /// When the host is to be cut off, unless it sends or takes something before. As long as nothing
-    /// is taken from it, it owes nothing.
+    /// is read from it, no input is awaited.
     fn deadline(&mut self, listens: bool) -> Option<Instant> {
-        let patience = self.session.patience;
-        let Lateness {
+        let timeouts = self.connection.timeouts;
+        let StallTimers {
             silent,
             within_frame,
             unread,
-        } = &mut self.lateness;
-        let mid_frame = listens && self.session.decoder.is_mid_frame();
-        let pause = match (mid_frame, listens && self.owes) {
-            (true, _) => Some(patience.within_frame),
-            (false, true) => Some(patience.idle),
+        } = &mut self.stalls;
+        let mid_frame = listens && self.connection.decoder.is_mid_frame();
+        let pause = match (mid_frame, listens && self.awaits_input) {
+            (true, _) => Some(timeouts.within_frame),
+            (false, true) => Some(timeouts.idle),
             (false, false) => None,
         };
-        let whole_within = mid_frame.then_some(patience.idle);
+        let whole_within = mid_frame.then_some(timeouts.idle);
         [
             counted(silent, pause),
             counted(within_frame, whole_within),
-            unread.map(|since| since + patience.idle),
+            unread.map(|since| since + timeouts.idle),
         ]
         .into_iter()
         .flatten()

@@ -1,15 +1,16 @@
 //! Hosts that keep a request waiting: who is cut off, and who is not.
 
 use super::*;
-use crate::edge::session::Patience;
-use crate::edge::session::tests::{PATIENT, SHORT, session, story};
-use crate::edge::session::{Handshake, tests};
-use crate::edge::stream::pair;
+use crate::dev::Dev;
+use crate::machine::stream::pair;
+use crate::serve::connection::{Handshake, Timeouts};
+use crate::serve::session::tests::{self, PATIENT, SHORT, connection, story};
 use mvm_protocol::Decoder;
 use mvm_protocol::frame::{encode_data, encode_json};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -22,8 +23,8 @@ macro_rules! story {
         story(async {
             let (ours, theirs) = pair();
             theirs.set_nonblocking(true).unwrap();
-            let mut session = session(ours, Patience::default());
-            let mut $host = Host::new(&mut session, None, true);
+            let mut connection = connection(ours, Timeouts::default());
+            let mut $host = Host::new(&mut connection, None, true);
             #[allow(unused_mut, reason = "some hosts do nothing")]
             let mut $theirs = theirs;
             $tell
@@ -49,6 +50,13 @@ async fn serve(host: &mut Host<'_>, listens: bool) -> (Ending, Duration) {
     }
 }
 
+/// A host at a session that serves what dev builds do.
+fn dev_host(handshake: Handshake, timeouts: Timeouts) -> tests::Host {
+    tests::Host::connect_to(handshake, timeouts, |launcher| {
+        Rc::new(Dev::new(Rc::clone(launcher)))
+    })
+}
+
 /// Whether it was cut off after so long.
 fn cut_off((ending, after): &(Ending, Duration), expected: Duration) -> bool {
     let late = expected + Duration::from_secs(1);
@@ -56,7 +64,7 @@ fn cut_off((ending, after): &(Ending, Duration), expected: Duration) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_that_has_begun_has_to_go_on() {
+async fn a_host_that_stalls_within_a_frame_is_cut_off() {
     story!(host, theirs, {
         theirs.write_all(&[0, 0, 0, 9, b'{']).unwrap();
         let ended = serve(&mut host, true).await;
@@ -91,13 +99,13 @@ async fn a_frame_that_has_begun_has_to_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_owes_nothing_may_be_silent() {
+async fn a_host_that_need_not_send_may_be_silent() {
     story!(host, theirs, {
         tokio::select! {
             ended = serve(&mut host, true) => panic!("{ended:?}"),
             () = sleep(600 * MINUTE) => {}
         }
-        host.owes = true;
+        host.awaits_input = true;
         let sends = async {
             for _ in 0..5 {
                 sleep(9 * MINUTE).await;
@@ -114,7 +122,7 @@ async fn who_owes_nothing_may_be_silent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_takes_something_now_and_then_is_waited_for() {
+async fn a_host_that_reads_slowly_is_waited_for() {
     // Much at once, and so little that the socket does not tell of it by itself.
     for taken in [300_000, 50_000] {
         story!(host, theirs, {
@@ -213,8 +221,8 @@ fn reader(mut theirs: UnixStream, frames: usize) -> JoinHandle<Vec<Frame>> {
 async fn nothing_comes_after_the_last_answer() {
     story(async {
         let (ours, mut theirs) = pair();
-        let mut session = session(ours, PATIENT);
-        let mut host = Host::new(&mut session, None, true);
+        let mut connection = connection(ours, PATIENT);
+        let mut host = Host::new(&mut connection, None, true);
         // More than fits at once, so that the host is heard before all is sent.
         host.out.push(encode_data(1, &vec![b'x'; 250_000]).unwrap());
         host.answer(DevAnswer::ForwardEnd);
@@ -238,11 +246,11 @@ async fn nothing_comes_after_the_last_answer() {
 }
 
 #[tokio::test]
-async fn what_breaks_the_framing_is_told_behind_what_was_begun() {
+async fn a_framing_error_is_answered_after_the_frame_in_progress() {
     story(async {
         let (ours, mut theirs) = pair();
-        let mut session = session(ours, PATIENT);
-        let mut host = Host::new(&mut session, None, true);
+        let mut connection = connection(ours, PATIENT);
+        let mut host = Host::new(&mut connection, None, true);
         host.out.push(encode_data(1, &vec![b'x'; 250_000]).unwrap());
         host.send().await.unwrap();
         assert!(!host.out.is_empty(), "so that the test can fail");
@@ -261,8 +269,8 @@ async fn what_breaks_the_framing_is_told_behind_what_was_begun() {
 }
 
 /// A host of a whole session, with a request under way that was answered.
-async fn begun(request: &Value, patience: Patience) -> (tests::Host, Value) {
-    let mut host = tests::Host::connect(Handshake::ByVmm, patience);
+async fn begun(request: &Value, timeouts: Timeouts) -> (tests::Host, Value) {
+    let mut host = dev_host(Handshake::ByVmm, timeouts);
     host.request(&request.to_string()).await;
     let answer = host.json().await;
     (host, answer)
@@ -278,11 +286,11 @@ fn is_there(pid: &Value) -> bool {
 
 #[tokio::test]
 async fn a_host_that_stalls_is_cut_off_and_what_it_asked_for_is_ended() {
-    let stalls_within = Patience {
+    let stalls_within = Timeouts {
         within_frame: SHORT,
         ..PATIENT
     };
-    let idles = Patience {
+    let idles = Timeouts {
         idle: SHORT * 4,
         ..PATIENT
     };
@@ -291,7 +299,7 @@ async fn a_host_that_stalls_is_cut_off_and_what_it_asked_for_is_ended() {
     let half = &encode_data(3, &[b'x'; 100]).unwrap()[..50];
     let whole = &encode_data(3, &[b'x'; 100]).unwrap()[..];
     story(async {
-        for (request, sent, patience) in [
+        for (request, sent, timeouts) in [
             (
                 exec(&["sleep", "1050.5"]),
                 &[0, 0, 0, 9, b'{'][..],
@@ -303,7 +311,7 @@ async fn a_host_that_stalls_is_cut_off_and_what_it_asked_for_is_ended() {
             (get, &[], idles),
             (exec(&["yes"]), &[], idles),
         ] {
-            let (mut host, started) = begun(&request, patience).await;
+            let (mut host, started) = begun(&request, timeouts).await;
             assert_ne!(started["type"], "error", "{started}");
             host.send(sent).await;
             let ending = host.ending().await;
@@ -315,18 +323,18 @@ async fn a_host_that_stalls_is_cut_off_and_what_it_asked_for_is_ended() {
 }
 
 #[tokio::test]
-async fn a_command_may_be_silent_for_longer_than_a_host() {
+async fn a_silent_command_is_not_cut_off() {
     story(async {
-        let hasty = Patience {
+        let hasty = Timeouts {
             idle: SHORT,
             within_frame: SHORT,
             ..PATIENT
         };
         let (mut host, _) = begun(&exec(&["sh", "-c", "read line; exit 3"]), hasty).await;
         for _ in 0..3 {
-            let idle = tests::Host::connect(
+            let idle = dev_host(
                 Handshake::ByVmm,
-                Patience {
+                Timeouts {
                     first_frame: SHORT,
                     ..hasty
                 },
@@ -341,15 +349,15 @@ async fn a_command_may_be_silent_for_longer_than_a_host() {
 }
 
 #[tokio::test]
-async fn a_file_may_take_longer_to_be_written_than_a_host_may_be_silent() {
+async fn a_slow_disk_does_not_cut_off_the_host() {
     story(async {
-        let hasty = Patience {
+        let hasty = Timeouts {
             idle: SHORT,
             ..PATIENT
         };
-        let mut host = tests::Host::connect(Handshake::ByVmm, hasty);
+        let mut host = dev_host(Handshake::ByVmm, hasty);
         let request = |body: &[u8]| encode_json(body).unwrap();
-        // All at once: what it owes has come before anybody waits for it.
+        // All at once: the awaited input is there before it is waited for.
         let all = [
             request(br#"{"type":"put","path":"/x"}"#),
             encode_data(3, b"x").unwrap(),

@@ -1,4 +1,4 @@
-//! What a new process turns into: its folder, its program, its arguments and its environment.
+//! What a new process executes: its folder, its program, its arguments and its environment.
 //!
 //! The standard library would start a program as well, but then says nothing of whether the folder
 //! or the program was at fault, looks for the program before it is the other user, and hands a file
@@ -20,7 +20,7 @@ const PROGRAM: i32 = 2 << 16;
 
 /// What did not work in the new process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Failed {
+pub(super) enum ExecFailure {
     /// To enter its folder.
     Cwd(Errno),
     /// To become the program.
@@ -29,7 +29,7 @@ pub(super) enum Failed {
     Before(Errno),
 }
 
-impl Failed {
+impl ExecFailure {
     pub(super) fn from_error(error: &io::Error) -> Self {
         let number = error.raw_os_error().unwrap_or_default();
         let errno = Errno::from_raw_os_error(number & 0xffff);
@@ -138,13 +138,13 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_is_told_by_the_number() {
+    fn the_number_encodes_what_failed() {
         for (error, failed) in [
-            (tagged(CWD, 2), Failed::Cwd(Errno::NOENT)),
-            (tagged(PROGRAM, 13), Failed::Program(Errno::ACCESS)),
-            (tagged(0, 1), Failed::Before(Errno::PERM)),
+            (tagged(CWD, 2), ExecFailure::Cwd(Errno::NOENT)),
+            (tagged(PROGRAM, 13), ExecFailure::Program(Errno::ACCESS)),
+            (tagged(0, 1), ExecFailure::Before(Errno::PERM)),
         ] {
-            assert_eq!(Failed::from_error(&error), failed);
+            assert_eq!(ExecFailure::from_error(&error), failed);
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Jobs: commands that go on when the connection that started them is closed.
 
 use super::audit::Audit;
-use super::flow::{PIECE, Sink, Turns};
+use super::flow::{PIECE, Sink, YieldBudget};
+use super::reply::failed;
 use super::ring::Ring;
 use super::running::{Outcome, Running};
 use super::start::Started;
 use super::terminal::Terminal;
-use super::{Dev, failed};
-use crate::edge::clock;
-use crate::edge::process::Hold;
+use crate::machine::clock;
+use crate::machine::freezer::Freezer;
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::exec::Exec;
 use mvm_protocol::dev::jobs::{self as wire, JobSignal, JobState, KEPT_JOBS};
@@ -26,15 +26,15 @@ use tokio::sync::{Notify, mpsc};
 pub(super) struct Jobs {
     all: RefCell<BTreeMap<u64, Rc<Job>>>,
     last: Cell<u64>,
-    held: Cell<bool>,
+    frozen: Cell<bool>,
     /// How many are being started.
     starting: Rc<Cell<usize>>,
 }
 
-/// Room for a job that is being started.
-pub(super) struct Room(Rc<Cell<usize>>);
+/// A slot for a job that is being started.
+pub(super) struct JobSlot(Rc<Cell<usize>>);
 
-impl Drop for Room {
+impl Drop for JobSlot {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
@@ -47,7 +47,7 @@ pub(super) struct Job {
     argv: Vec<String>,
     started_at: Timestamp,
     terminal: Option<Terminal>,
-    hold: Option<Hold>,
+    freezer: Option<Freezer>,
     orders: mpsc::UnboundedSender<Order>,
     ring: RefCell<Ring>,
     /// How it ended, and when.
@@ -58,34 +58,11 @@ pub(super) struct Job {
 
 enum Order {
     Signal(i32),
-    Hold(bool),
+    Freeze(bool),
 }
 
-/// Begins a job with a command that was started.
-pub(super) fn begin(dev: &Dev, asked: &Exec, started: Started, audit: Audit) -> DevAnswer {
-    let jobs = &dev.jobs;
-    let number = jobs.last.get() + 1;
-    jobs.last.set(number);
-    let (orders, received) = mpsc::unbounded_channel();
-    let job = Rc::new(Job {
-        number,
-        pid: started.running.pid(),
-        argv: asked.argv.words().to_vec(),
-        started_at: clock::now().wall,
-        terminal: started.terminal,
-        hold: started.running.hold(),
-        orders,
-        ring: RefCell::default(),
-        ended: Cell::new(None),
-        news: Notify::new(),
-    });
-    jobs.all.borrow_mut().insert(number, Rc::clone(&job));
-    let pid = job.pid;
-    tokio::task::spawn_local(see_through(job, started.running, received, audit));
-    DevAnswer::JobStarted(wire::JobStarted { job: number, pid })
-}
-
-async fn see_through(
+/// Runs a job to its end, whoever is attached to it.
+async fn supervise(
     job: Rc<Job>,
     mut running: Running,
     mut orders: mpsc::UnboundedReceiver<Order>,
@@ -95,18 +72,18 @@ async fn see_through(
         job: &job,
         buffer: vec![0; PIECE / 4],
     };
-    let mut turns = Turns::default();
+    let mut budget = YieldBudget::default();
     let outcome = loop {
-        turns.take().await;
+        budget.spend().await;
         if let Some(outcome) = running.outcome() {
             break outcome;
         }
         tokio::select! {
-            happened = running.happens(true) => running.act(happened, &mut output).await,
+            event = running.next_event(true) => running.act(event, &mut output).await,
             Some(mut order) = orders.recv() => loop {
                 match order {
                     Order::Signal(number) => running.signal(number),
-                    Order::Hold(hold) => running.held(hold),
+                    Order::Freeze(frozen) => running.frozen(frozen),
                 }
                 // All at once, or a host could send them faster than they are taken.
                 match orders.try_recv() {
@@ -138,15 +115,38 @@ impl Sink for Output<'_> {
 }
 
 impl Jobs {
-    /// Makes room for one more, by forgetting the one that ended first.
-    pub(super) fn make_room(&self) -> Result<Room, ErrorAnswer> {
+    /// Begins a job with a command that was started.
+    pub(super) fn begin(&self, asked: &Exec, started: Started, audit: Audit) -> DevAnswer {
+        let number = self.last.get() + 1;
+        self.last.set(number);
+        let (orders, received) = mpsc::unbounded_channel();
+        let job = Rc::new(Job {
+            number,
+            pid: started.running.pid(),
+            argv: asked.argv.words().to_vec(),
+            started_at: clock::now().wall,
+            terminal: started.terminal,
+            freezer: started.running.freezer(),
+            orders,
+            ring: RefCell::default(),
+            ended: Cell::new(None),
+            news: Notify::new(),
+        });
+        self.all.borrow_mut().insert(number, Rc::clone(&job));
+        let pid = job.pid;
+        tokio::task::spawn_local(supervise(job, started.running, received, audit));
+        DevAnswer::JobStarted(wire::JobStarted { job: number, pid })
+    }
+
+    /// Reserves a slot, if need be by forgetting the job that ended first.
+    pub(super) fn reserve_slot(&self) -> Result<JobSlot, ErrorAnswer> {
         let mut all = self.all.borrow_mut();
-        let room = || {
+        let slot = || {
             self.starting.set(self.starting.get() + 1);
-            Room(Rc::clone(&self.starting))
+            JobSlot(Rc::clone(&self.starting))
         };
         if all.len() + self.starting.get() < KEPT_JOBS {
-            return Ok(room());
+            return Ok(slot());
         }
         let ended = all
             .values()
@@ -156,7 +156,7 @@ impl Jobs {
             return Err(ErrorAnswer::new(ErrorCode::Busy, message));
         };
         all.remove(&first);
-        Ok(room())
+        Ok(slot())
     }
 
     pub(super) fn find(&self, number: u64) -> Result<Rc<Job>, ErrorAnswer> {
@@ -171,7 +171,9 @@ impl Jobs {
         let all = self.all.borrow();
         let mut words = usize::MAX;
         loop {
-            let jobs = all.values().map(|job| job.told(self.held.get(), words));
+            let jobs = all
+                .values()
+                .map(|job| job.described(self.frozen.get(), words));
             let answer = DevAnswer::Jobs(wire::Jobs {
                 jobs: jobs.collect(),
             });
@@ -193,15 +195,15 @@ impl Jobs {
         Ok(DevAnswer::JobSignaled(wire::JobSignaled { job: asked.job }))
     }
 
-    /// Lets all stand still, or go on.
-    pub(super) fn hold(&self, hold: bool) {
-        self.held.set(hold);
+    /// Freezes or thaws all.
+    pub(super) fn freeze(&self, frozen: bool) {
+        self.frozen.set(frozen);
         for job in self.all.borrow().values() {
             // At once, and not when the job's own task comes to it: the guest may be frozen by then.
-            if let Some(it) = &job.hold {
-                it.set(hold);
+            if let Some(freezer) = &job.freezer {
+                freezer.set(frozen);
             }
-            let _ = job.orders.send(Order::Hold(hold));
+            let _ = job.orders.send(Order::Freeze(frozen));
         }
     }
 
@@ -248,8 +250,8 @@ impl Job {
         let _ = self.orders.send(Order::Signal(number));
     }
 
-    /// As `jobs` tells it; of its words at most so many bytes.
-    fn told(&self, held: bool, words: usize) -> wire::Job {
+    /// As `jobs` lists it, with at most so many bytes of its arguments.
+    fn described(&self, frozen: bool, words: usize) -> wire::Job {
         let ended = self.ended.get();
         let outcome = ended.map(|(outcome, _)| outcome);
         wire::Job {
@@ -258,7 +260,7 @@ impl Job {
             pid: self.pid,
             state: match ended {
                 Some(_) => JobState::Ended,
-                None if held => JobState::Held,
+                None if frozen => JobState::Held,
                 None => JobState::Running,
             }
             .into(),
@@ -298,7 +300,7 @@ mod tests {
     use super::shortened;
 
     #[test]
-    fn words_are_cut_where_they_may_be() {
+    fn arguments_are_cut_at_character_boundaries() {
         let words = ["ls".to_owned(), "ü-long".to_owned(), "x".to_owned()];
         assert_eq!(shortened(&words, usize::MAX), words);
         assert_eq!(shortened(&words, 4), ["ls", "…"]);

@@ -22,115 +22,113 @@ mod image;
 mod jobs;
 mod outbox;
 mod relay;
+mod reply;
 mod ring;
 mod running;
 mod start;
 mod terminal;
 
-use crate::edge::process::Launcher;
-use crate::edge::session::{Ending, Session};
-use crate::edge::users::{self, Identity};
-use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
-use mvm_protocol::dev::{DevAnswer, DevAnswerFrame, DevRequest, ParsedControl, ParsedDevRequest};
-use mvm_protocol::frame::{HEADER, data_header, encode_json};
-use mvm_protocol::{Frame, MAX_BODY};
-use std::path::Path;
+use crate::machine::process::Launcher;
+use crate::serve::connection::{Connection, Ending};
+use crate::serve::extension::Extension;
+use jobs::Jobs;
+use mvm_protocol::Frame;
+use mvm_protocol::answer::{ErrorCode, Profile};
+use mvm_protocol::dev::{DevAnswer, DevRequest, ParsedControl, ParsedDevRequest};
+use start::Commands;
 use std::rc::Rc;
 
-/// What all connections share.
+/// What all connections of a dev build share.
 pub(crate) struct Dev {
-    /// None where there can be no commands: in a simulation.
-    launcher: Option<Rc<Launcher>>,
-    jobs: jobs::Jobs,
-    /// The agent's own user, whose name and home commands are told.
-    user: Option<Identity>,
+    commands: Commands,
+    jobs: Jobs,
 }
 
 impl Dev {
-    pub(crate) fn new(launcher: Option<Rc<Launcher>>) -> Self {
-        let jobs = jobs::Jobs::default();
-        let uid = rustix::process::geteuid().as_raw().to_string();
+    pub(crate) fn new(launcher: Rc<Launcher>) -> Self {
         Self {
-            launcher,
-            jobs,
-            user: users::look_up(Path::new("/etc"), &uid).ok(),
+            commands: Commands::new(launcher),
+            jobs: Jobs::default(),
         }
     }
 
-    fn launcher(&self) -> Result<Rc<Launcher>, ErrorAnswer> {
-        let launcher = self.launcher.clone();
-        launcher.ok_or_else(|| failed("commands cannot be started here"))
-    }
-
-    /// The guest goes to sleep, or has woken.
-    pub(crate) fn hold_jobs(&self, hold: bool) {
-        self.jobs.hold(hold);
-    }
-
-    /// The agent stops.
-    pub(crate) async fn end_jobs(&self) {
-        self.jobs.end().await;
+    async fn request(
+        &self,
+        connection: &mut Connection,
+        request: DevRequest,
+        id: Option<u64>,
+    ) -> Result<(), Ending> {
+        let Self { commands, jobs } = self;
+        match request {
+            DevRequest::Exec(asked) => exec::serve(connection, commands, jobs, asked, id).await,
+            DevRequest::Attach(asked) => attach::serve(connection, jobs, asked, id).await,
+            DevRequest::Jobs => reply::send(connection, jobs.list(id), id).await,
+            DevRequest::JobSignal(asked) => {
+                let answer = jobs.signal(asked).unwrap_or_else(DevAnswer::Error);
+                reply::send(connection, answer, id).await
+            }
+            DevRequest::Put(_) | DevRequest::Get(_) => {
+                relay::serve(connection, commands, request, id).await
+            }
+            DevRequest::Forward(asked) => forward::serve(connection, asked, id).await,
+        }
     }
 }
 
 /// What a connection keeps from one request to the next.
-#[derive(Default)]
-pub(crate) struct OfSession {
-    /// Whether what comes may have been sent for a request that has been answered to its end.
+#[derive(Debug, Default)]
+pub(crate) struct DevSession {
+    /// Whether the frames that arrive may belong to a request whose last answer has been sent.
     late: bool,
-    /// A request that came while another was under way: it is next.
-    pub(crate) held_back: Option<Vec<u8>>,
 }
 
-impl Session {
-    /// Serves a frame that is dev builds' alone; gives back one that is not.
-    pub(crate) async fn serve_dev(&mut self, frame: Frame) -> Result<Option<Frame>, Ending> {
+impl Extension for Rc<Dev> {
+    const PROFILE: Profile = Profile::Dev;
+
+    type Session = DevSession;
+
+    async fn serve(
+        &self,
+        connection: &mut Connection,
+        session: &mut DevSession,
+        frame: Frame,
+    ) -> Result<Option<Frame>, Ending> {
         let body = match frame {
-            Frame::Data { .. } if self.dev.late => return Ok(None),
+            Frame::Data { .. } if session.late => return Ok(None),
             Frame::Json(body) => body,
             other => return Ok(Some(other)),
         };
-        if self.dev.late && is_control(&body) {
+        if session.late && is_control(&body) {
             return Ok(None);
         }
-        self.dev.late = false;
+        session.late = false;
         let parsed = ParsedDevRequest::read(&body);
         let request = match parsed.request {
-            _ if !self.handle.facts().exec => return Ok(Some(Frame::Json(body))),
+            _ if !connection.handle.facts().exec => return Ok(Some(Frame::Json(body))),
             Err(error) if error.code == ErrorCode::UnknownRequest || parsed.kind.is_none() => {
                 return Ok(Some(Frame::Json(body)));
             }
             Err(error) => Err(error),
             Ok(request) => Ok(request),
         };
-        self.dev.late = true;
+        session.late = true;
         match request {
-            Err(error) => self.dev_answer(DevAnswer::Error(error), parsed.id).await?,
-            Ok(request) => self.dev_request(request, parsed.id).await?,
+            Err(error) => reply::send(connection, DevAnswer::Error(error), parsed.id).await?,
+            Ok(request) => self.request(connection, request, parsed.id).await?,
         }
         Ok(None)
     }
 
-    async fn dev_request(&mut self, request: DevRequest, id: Option<u64>) -> Result<(), Ending> {
-        match request {
-            DevRequest::Exec(asked) => exec::serve(self, asked, id).await,
-            DevRequest::Attach(asked) => attach::serve(self, asked, id).await,
-            DevRequest::Jobs => {
-                let answer = self.handle.dev().jobs.list(id);
-                self.dev_answer(answer, id).await
-            }
-            DevRequest::JobSignal(asked) => {
-                let answer = self.handle.dev().jobs.signal(asked);
-                self.dev_answer(answer.unwrap_or_else(DevAnswer::Error), id)
-                    .await
-            }
-            DevRequest::Put(_) | DevRequest::Get(_) => relay::serve(self, request, id).await,
-            DevRequest::Forward(asked) => forward::serve(self, asked, id).await,
-        }
+    fn freeze(&self) {
+        self.jobs.freeze(true);
     }
 
-    async fn dev_answer(&mut self, answer: DevAnswer, id: Option<u64>) -> Result<(), Ending> {
-        self.write(&encode(answer, id)).await
+    fn thaw(&self) {
+        self.jobs.freeze(false);
+    }
+
+    async fn shut_down(&self) {
+        self.jobs.end().await;
     }
 }
 
@@ -140,31 +138,4 @@ fn is_control(body: &[u8]) -> bool {
         Ok(_) => true,
         Err(error) => error.code != ErrorCode::UnknownRequest,
     }
-}
-
-/// A data frame's header, and its channel.
-const DATA_HEADER: usize = HEADER + 1;
-
-/// Writes the header of a data frame of so many bytes in front of them.
-fn write_data_header(frame: &mut [u8], channel: u8, bytes: usize) {
-    let header = data_header(channel, bytes);
-    if let Some(place) = frame.first_chunk_mut() {
-        *place = header;
-    }
-}
-
-/// An answer as a frame. None of them is longer than a frame may be; that would be told.
-fn encode(answer: DevAnswer, id: Option<u64>) -> Vec<u8> {
-    let to_json = |answer| serde_json::to_vec(&DevAnswerFrame { answer, id }).unwrap_or_default();
-    let mut body = to_json(answer);
-    if body.len() > MAX_BODY {
-        body = to_json(DevAnswer::Error(failed(
-            "the answer does not fit into a frame",
-        )));
-    }
-    encode_json(&body).unwrap_or_default()
-}
-
-fn failed(message: impl Into<String>) -> ErrorAnswer {
-    ErrorAnswer::new(ErrorCode::Failed, message)
 }

@@ -6,8 +6,8 @@
 //! may well read from its own standard output.
 
 use super::flow::{PIECE, Sink};
-use super::{DATA_HEADER, write_data_header};
-use crate::edge::stream::Stream;
+use super::reply::{DATA_HEADER, write_data_header};
+use crate::machine::stream::Stream;
 use mvm_protocol::MAX_BODY;
 use mvm_protocol::frame::data_header;
 use rustix::buffer::spare_capacity;
@@ -253,7 +253,7 @@ mod tests {
 
     /// Sends all to a reader that is behind, and gives the frames that come.
     fn sent(outbox: &mut Outbox) -> Vec<Frame> {
-        let (ours, mut theirs) = crate::edge::stream::pair();
+        let (ours, mut theirs) = crate::machine::stream::pair();
         let mut decoder = Decoder::default();
         let mut buffer = vec![0; 1000];
         loop {
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_moved_and_what_is_copied_come_out_alike() {
+    async fn spliced_and_copied_output_are_the_same() {
         for splices in [true, false] {
             for bytes in [1, BULK - 1, BULK, PIECE] {
                 let (from, _write, content) = pipe(bytes);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_read_behind_a_body_in_the_pipe_stays_behind_it() {
+    async fn bytes_queued_after_a_spliced_body_are_sent_after_it() {
         let (from, mut write, content) = pipe(PIECE - 10);
         let mut outbox = Outbox {
             splices: true,
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_taken_is_sent_whoever_reads_from_the_pipe_afterwards() {
+    async fn bytes_moved_to_the_own_pipe_are_sent_whatever_reads_the_commands() {
         let (from, write, content) = pipe(PIECE);
         let mut outbox = Outbox {
             splices: true,
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_frame_that_cannot_be_made_whole_is_an_error_and_not_waited_for() {
+    async fn a_frame_whose_rest_is_lost_is_an_error() {
         let (from, _write, _) = pipe(PIECE);
         let mut outbox = Outbox {
             splices: true,
@@ -346,7 +346,7 @@ mod tests {
         // A process that may look into the agent's own descriptors could.
         let own = &outbox.own.as_ref().unwrap().read;
         rustix::io::read(own, &mut [0_u8; 100][..]).unwrap();
-        let (ours, mut theirs) = crate::edge::stream::pair();
+        let (ours, mut theirs) = crate::machine::stream::pair();
         let error = loop {
             match outbox.send(&ours) {
                 Ok(_) => theirs.read(&mut vec![0; 100_000]).unwrap(),
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_pipe_is_copied() {
+    async fn a_source_that_is_no_pipe_is_copied() {
         let (from, to) = std::os::unix::net::UnixStream::pair().unwrap();
         let content = vec![b'x'; BULK];
         (&to).write_all(&content).unwrap();

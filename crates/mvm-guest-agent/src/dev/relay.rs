@@ -1,14 +1,14 @@
 //! `put` and `get`: carries bytes between the host and the process that has the files, see `files`.
 
 use super::audit::Audit;
-use super::failed;
-use super::flow::{Inlet, Nowhere, Sink, Turns};
+use super::flow::{Discard, InputQueue, Sink, YieldBudget};
 use super::host::{Host, Sent};
 use super::outbox::Outbox;
-use super::running::{Happened, Running};
-use super::start::start_helper;
+use super::reply::{self, failed};
+use super::running::{CommandEvent, Running};
+use super::start::Commands;
 use crate::core::open::Kind;
-use crate::edge::session::{Ending, Session};
+use crate::serve::connection::{Connection, Ending};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::channel::{FILE, STDOUT};
 use mvm_protocol::dev::{
@@ -27,30 +27,31 @@ const LONGEST_REPORT: usize = 64 * 1024;
 
 /// Writes or reads a file or a folder.
 pub(super) async fn serve(
-    session: &mut Session,
+    connection: &mut Connection,
+    commands: &Commands,
     asked: DevRequest,
     id: Option<u64>,
 ) -> Result<(), Ending> {
     let audit = Audit::begin(asked.type_name(), "");
     let takes = matches!(asked, DevRequest::Put(_));
     let started = async {
-        let admitted = session.handle.open(Kind::Works).await?;
+        let admitted = connection.handle.open(Kind::Active).await?;
         let request = DevRequestFrame {
             request: asked,
             id: None,
         };
         let body = serde_json::to_string(&request).map_err(|error| failed(error.to_string()))?;
-        let started = start_helper(session.handle.dev(), admitted.run, &body, takes).await?;
+        let started = commands.start_helper(admitted.run, &body, takes).await?;
         Ok((admitted, started))
     };
     let (mut admitted, started) = match started.await {
         Ok(started) => started,
         Err(error) => {
             audit.refused(&error);
-            return session.dev_answer(DevAnswer::Error(error), id).await;
+            return reply::send(connection, DevAnswer::Error(error), id).await;
         }
     };
-    let mut host = Host::new(session, id, takes);
+    let mut host = Host::new(connection, id, takes);
     let mut relay = Relay {
         running: started.running,
         input: started.stdin,
@@ -80,7 +81,7 @@ pub(super) async fn serve(
 
 struct Relay {
     running: Running,
-    input: Inlet,
+    input: InputQueue,
     /// Whether it is a `put`, which has something to clean up.
     takes: bool,
     reports: Reports,
@@ -98,14 +99,14 @@ impl Relay {
         while self.running.outcome().is_none() {
             self.take(host).await?;
             // Before it has been told to begin it has nothing to send.
-            host.owes = self.takes && self.begun && !self.input.is_ending();
+            host.awaits_input = self.takes && self.begun && !self.input.is_ending();
             host.send().await?;
             let room = host.out.is_empty();
             tokio::select! {
                 next = host.next(self.input.has_room()) => next?,
                 () = self.input.takes() => self.input.write(),
-                happened = self.running.happens(room) => {
-                    self.act(happened, &mut host.out).await;
+                event = self.running.next_event(room) => {
+                    self.act(event, &mut host.out).await;
                     self.read_reports(Some(&mut *host));
                 }
                 _ = &mut *end => {
@@ -122,17 +123,19 @@ impl Relay {
         Ok(())
     }
 
-    async fn act(&mut self, happened: Happened, out: &mut Outbox) {
+    async fn act(&mut self, event: CommandEvent, out: &mut Outbox) {
         // What was said before the first byte is read before it.
-        let happened = match happened {
-            Happened::Output(0) if !self.begun && self.running.says_more() => Happened::Output(1),
+        let event = match event {
+            CommandEvent::Output(0) if !self.begun && self.running.stderr_is_open() => {
+                CommandEvent::Output(1)
+            }
             other => other,
         };
-        let mut sink = Both {
+        let mut sink = ContentAndReports {
             out,
             reports: &mut self.reports,
         };
-        self.running.act(happened, &mut sink).await;
+        self.running.act(event, &mut sink).await;
     }
 
     /// Takes what the host has sent, as far as there is room for it.
@@ -179,14 +182,14 @@ impl Relay {
         } else {
             self.running.terminate();
         }
-        let mut turns = Turns::default();
+        let mut budget = YieldBudget::default();
         while self.running.outcome().is_none() {
-            turns.take().await;
-            let happened = self.running.happens(true).await;
-            let mut sink = Reported {
+            budget.spend().await;
+            let event = self.running.next_event(true).await;
+            let mut sink = ReportsOnly {
                 reports: &mut self.reports,
             };
-            self.running.act(happened, &mut sink).await;
+            self.running.act(event, &mut sink).await;
         }
         self.read_reports(None);
     }
@@ -199,12 +202,12 @@ fn put_end() -> Vec<u8> {
 }
 
 /// Content goes to the host, reports are kept.
-struct Both<'a> {
+struct ContentAndReports<'a> {
     out: &'a mut Outbox,
     reports: &'a mut Reports,
 }
 
-impl Sink for Both<'_> {
+impl Sink for ContentAndReports<'_> {
     fn take_from(&mut self, channel: u8, from: &OwnedFd) -> Result<usize, Errno> {
         if channel == STDOUT {
             self.out.take_from(FILE, from)
@@ -215,14 +218,14 @@ impl Sink for Both<'_> {
 }
 
 /// Reports are kept, content is of no use any more.
-struct Reported<'a> {
+struct ReportsOnly<'a> {
     reports: &'a mut Reports,
 }
 
-impl Sink for Reported<'_> {
+impl Sink for ReportsOnly<'_> {
     fn take_from(&mut self, channel: u8, from: &OwnedFd) -> Result<usize, Errno> {
         if channel == STDOUT {
-            Nowhere.take_from(channel, from)
+            Discard.take_from(channel, from)
         } else {
             self.reports.take_from(channel, from)
         }

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_kept_and_the_rest_counted() {
+    fn the_tail_is_kept_and_the_rest_counted() {
         let mut ring = Ring::default();
         assert_eq!(ring.at(0, 10), None);
         ring.push(1, &vec![b'a'; KEPT_OUTPUT]);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_alternates_byte_by_byte_stays_bounded() {
+    fn alternating_single_bytes_stay_bounded() {
         let mut ring = Ring::default();
         for n in 0..100_000_u32 {
             ring.push(1 + u8::try_from(n % 2).unwrap(), b"x");
@@ -117,7 +117,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_the_end_of_what_was_pushed(
+        fn the_ring_keeps_the_end_of_what_was_pushed(
             pushed in prop::collection::vec((1_u8..3, prop::collection::vec(any::<u8>(), 0..9)), 0..40),
             limit in 1_usize..20,
         ) {

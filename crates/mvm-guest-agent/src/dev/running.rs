@@ -12,8 +12,9 @@
 //! The command's own output is never cut off: what it wrote before its end is in the pipe by then,
 //! and is read however slowly the host takes it.
 
-use super::flow::{Sink, Source};
-use crate::edge::process::{Exit, Hold, KILL_GRACE, Launcher, Process, TERM_GRACE};
+use super::flow::{OutputSource, Sink};
+use crate::machine::freezer::Freezer;
+use crate::machine::process::{Exit, KILL_GRACE, Launcher, Process, TERM_GRACE};
 use mvm_protocol::dev::channel::{STDERR, STDOUT};
 use rustix::fd::OwnedFd;
 use rustix::process::Signal;
@@ -23,13 +24,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 /// After the end of the command, so long a silence is the end of its output.
-const PAUSE: Duration = Duration::from_millis(100);
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// So long after the end of the command its output ends in any case.
-const LIMIT: Duration = Duration::from_secs(1);
+const OUTPUT_LIMIT: Duration = Duration::from_secs(1);
 
 /// How much is read at most once all are killed: more than a pipe holds.
-const LEFT: usize = 1024 * 1024;
+const DRAIN_LIMIT: usize = 1024 * 1024;
 
 /// A command that was started.
 pub(super) struct Running {
@@ -37,19 +38,19 @@ pub(super) struct Running {
     process: Option<Process>,
     pid: u32,
     /// Standard output, or the terminal, and standard error.
-    outputs: [Source; 2],
+    outputs: [OutputSource; 2],
     /// The command's end of its terminal. While nobody at all has that open the agent's end has
     /// neither output nor an end, and a command may close it and open it again.
     terminal: Option<OwnedFd>,
-    stage: Stage,
+    state: State,
     deadline: Option<Instant>,
     timed_out: bool,
-    /// Since when it is held: its time stands still.
-    held: Option<Instant>,
+    /// Since when it is frozen: its timeout does not count that time.
+    frozen_since: Option<Instant>,
     finished: Rc<Cell<bool>>,
 }
 
-enum Stage {
+enum State {
     Runs,
     Terminated,
     Killed,
@@ -58,7 +59,7 @@ enum Stage {
         /// How much of its output is left to be read.
         own: u64,
         /// Whether more than that has come, from what it left running.
-        others: bool,
+        from_others: bool,
     },
     Done(Outcome),
 }
@@ -68,24 +69,24 @@ enum Stage {
 pub(super) struct Outcome {
     pub(super) exit: Exit,
     pub(super) timed_out: bool,
-    /// Whether others were still writing when its output was ended.
+    /// Whether other processes were still writing when its output was ended.
     pub(super) truncated: bool,
     /// Whether it did not end at all.
     pub(super) unkillable: bool,
 }
 
 /// What there is to be done about it.
-pub(super) enum Happened {
+pub(super) enum CommandEvent {
     Output(usize),
     Exited,
-    TimeUp,
+    DeadlinePassed,
 }
 
 impl Running {
     pub(super) fn new(
         launcher: Rc<Launcher>,
         process: Process,
-        outputs: [Source; 2],
+        outputs: [OutputSource; 2],
         terminal: Option<OwnedFd>,
         timeout: Option<Duration>,
     ) -> Self {
@@ -95,26 +96,26 @@ impl Running {
             process: Some(process),
             outputs,
             terminal,
-            stage: Stage::Runs,
+            state: State::Runs,
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             timed_out: false,
-            held: None,
+            frozen_since: None,
             finished: Rc::default(),
         }
     }
 
-    /// By which it is made to stand still, as long as it runs.
-    pub(super) fn hold(&self) -> Option<Hold> {
+    /// What freezes it, as long as it runs.
+    pub(super) fn freezer(&self) -> Option<Freezer> {
         let process = self.process.as_ref()?;
-        Some(Hold::of(process, Rc::clone(&self.finished)))
+        Some(process.freezer(Rc::clone(&self.finished)))
     }
 
-    /// It was made to stand still, or goes on.
-    pub(super) fn held(&mut self, hold: bool) {
-        if hold {
-            self.held.get_or_insert_with(Instant::now);
-        } else if let Some(since) = self.held.take()
-            && let Stage::Runs = self.stage
+    /// It was frozen or thawed: its timeout does not count frozen time.
+    pub(super) fn frozen(&mut self, frozen: bool) {
+        if frozen {
+            self.frozen_since.get_or_insert_with(Instant::now);
+        } else if let Some(since) = self.frozen_since.take()
+            && let State::Runs = self.state
         {
             self.deadline = self.deadline.map(|deadline| deadline + since.elapsed());
         }
@@ -126,49 +127,49 @@ impl Running {
     }
 
     /// Whether there may be more on its standard error.
-    pub(super) fn says_more(&self) -> bool {
+    pub(super) fn stderr_is_open(&self) -> bool {
         !self.outputs[1].is_closed()
     }
 
     /// How it ended, once it has and its output has been read.
     pub(super) fn outcome(&self) -> Option<Outcome> {
-        match self.stage {
-            Stage::Done(outcome) => Some(outcome),
+        match self.state {
+            State::Done(outcome) => Some(outcome),
             _ => None,
         }
     }
 
     /// Waits for the next thing; `room` is whether output can be taken. To be dropped at any time.
-    pub(super) async fn happens(&self, room: bool) -> Happened {
+    pub(super) async fn next_event(&self, room: bool) -> CommandEvent {
         let [stdout, stderr] = &self.outputs;
         tokio::select! {
-            () = stdout.readable(), if room => Happened::Output(0),
-            () = stderr.readable(), if room => Happened::Output(1),
-            () = self.exits() => Happened::Exited,
-            () = self.time_is_up() => Happened::TimeUp,
+            () = stdout.readable(), if room => CommandEvent::Output(0),
+            () = stderr.readable(), if room => CommandEvent::Output(1),
+            () = self.exited() => CommandEvent::Exited,
+            () = self.deadline_passed() => CommandEvent::DeadlinePassed,
         }
     }
 
     /// Does what is to be done about it.
-    pub(super) async fn act(&mut self, happened: Happened, sink: &mut impl Sink) {
-        match happened {
-            Happened::Output(which) => self.read(which, sink),
-            Happened::Exited => {
+    pub(super) async fn act(&mut self, event: CommandEvent, sink: &mut impl Sink) {
+        match event {
+            CommandEvent::Output(which) => self.read(which, sink),
+            CommandEvent::Exited => {
                 // From here on the end is when nobody else has it.
                 self.terminal = None;
-                let own = self.waits();
+                let own = self.pending();
                 let now = Instant::now();
-                self.deadline = Some(now + PAUSE);
-                self.stage = Stage::Exited {
-                    limit: now + LIMIT,
+                self.deadline = Some(now + SILENCE);
+                self.state = State::Exited {
+                    limit: now + OUTPUT_LIMIT,
                     own,
-                    others: false,
+                    from_others: false,
                 };
             }
-            Happened::TimeUp => self.time_up(sink).await,
+            CommandEvent::DeadlinePassed => self.on_deadline(sink).await,
         }
-        let closed = self.outputs.iter().all(Source::is_closed);
-        if closed && let Stage::Exited { .. } = self.stage {
+        let closed = self.outputs.iter().all(OutputSource::is_closed);
+        if closed && let State::Exited { .. } = self.state {
             self.end(false, sink).await;
         }
     }
@@ -178,71 +179,79 @@ impl Running {
             return;
         };
         let read = output.read(channel(which), sink);
-        if let Stage::Exited { limit, own, others } = &mut self.stage
+        if let State::Exited {
+            limit,
+            own,
+            from_others,
+        } = &mut self.state
             && read > 0
         {
-            *others |= read as u64 > *own;
+            *from_others |= read as u64 > *own;
             *own = own.saturating_sub(read as u64);
-            self.deadline = Some((*limit).min(Instant::now() + PAUSE));
+            self.deadline = Some((*limit).min(Instant::now() + SILENCE));
         }
     }
 
     /// How many bytes of output wait to be taken.
-    fn waits(&self) -> u64 {
-        self.outputs.iter().map(Source::pending).sum()
+    fn pending(&self) -> u64 {
+        self.outputs.iter().map(OutputSource::pending).sum()
     }
 
-    async fn time_up(&mut self, sink: &mut impl Sink) {
-        match self.stage {
-            Stage::Runs => {
+    async fn on_deadline(&mut self, sink: &mut impl Sink) {
+        match self.state {
+            State::Runs => {
                 self.timed_out = true;
                 self.terminate();
             }
-            Stage::Terminated => self.kill(),
-            Stage::Killed => self.give_up(),
-            Stage::Exited { limit, own, others } => {
+            State::Terminated => self.kill(),
+            State::Killed => self.give_up(),
+            State::Exited {
+                limit,
+                own,
+                from_others,
+            } => {
                 let now = Instant::now();
-                let waits = self.waits();
+                let pending = self.pending();
                 if now >= limit {
                     // What waits is read all the same; what is not its own would have gone on.
-                    self.end(others || waits > own, sink).await;
-                } else if waits > 0 {
-                    self.deadline = Some(limit.min(now + PAUSE));
+                    self.end(from_others || pending > own, sink).await;
+                } else if pending > 0 {
+                    self.deadline = Some(limit.min(now + SILENCE));
                 } else {
                     self.end(false, sink).await;
                 }
             }
-            Stage::Done(_) => self.deadline = None,
+            State::Done(_) => self.deadline = None,
         }
     }
 
     /// Gives it so much time to end by itself.
     pub(super) fn end_within(&mut self, time: Duration) {
-        if let Stage::Runs = self.stage {
+        if let State::Runs = self.state {
             self.deadline = Some(Instant::now() + time);
         }
     }
 
     /// Asks it to end, and kills it if it does not.
     pub(super) fn terminate(&mut self) {
-        if let (Stage::Runs, Some(process)) = (&self.stage, &self.process) {
+        if let (State::Runs, Some(process)) = (&self.state, &self.process) {
             process.signal(Signal::TERM);
             // What is stopped has to go on to end.
             process.signal(Signal::CONT);
-            self.stage = Stage::Terminated;
+            self.state = State::Terminated;
             self.deadline = Some(Instant::now() + TERM_GRACE);
         }
     }
 
     /// Kills it and all that it started.
     pub(super) fn kill(&mut self) {
-        match (&mut self.stage, &self.process) {
-            (Stage::Runs | Stage::Terminated | Stage::Killed, Some(process)) => {
+        match (&mut self.state, &self.process) {
+            (State::Runs | State::Terminated | State::Killed, Some(process)) => {
                 process.kill();
-                self.stage = Stage::Killed;
+                self.state = State::Killed;
                 self.deadline = Some(Instant::now() + KILL_GRACE);
             }
-            (Stage::Exited { limit, .. }, _) => {
+            (State::Exited { limit, .. }, _) => {
                 *limit = Instant::now();
                 self.deadline = Some(*limit);
             }
@@ -254,8 +263,8 @@ impl Running {
     pub(super) fn signal(&mut self, signal: i32) {
         if signal == Signal::KILL.as_raw() {
             self.kill();
-        } else if let (Stage::Runs | Stage::Terminated, Some(process)) =
-            (&self.stage, &self.process)
+        } else if let (State::Runs | State::Terminated, Some(process)) =
+            (&self.state, &self.process)
         {
             process.signal(to_signal(signal));
         }
@@ -276,7 +285,7 @@ impl Running {
         };
         self.finished.set(true);
         let exit = self.launcher.finish(process).await;
-        let mut left = LEFT;
+        let mut left = DRAIN_LIMIT;
         for (which, output) in self.outputs.iter_mut().enumerate() {
             loop {
                 let read = output.read_now(channel(which), sink);
@@ -291,7 +300,7 @@ impl Running {
 
     fn done(&mut self, exit: Exit, truncated: bool, unkillable: bool) {
         self.deadline = None;
-        self.stage = Stage::Done(Outcome {
+        self.state = State::Done(Outcome {
             exit,
             timed_out: self.timed_out,
             truncated,
@@ -299,19 +308,19 @@ impl Running {
         });
     }
 
-    async fn exits(&self) {
-        match (&self.stage, &self.process) {
-            (Stage::Runs | Stage::Terminated | Stage::Killed, Some(process)) => {
+    async fn exited(&self) {
+        match (&self.state, &self.process) {
+            (State::Runs | State::Terminated | State::Killed, Some(process)) => {
                 process.exited().await;
             }
             _ => std::future::pending().await,
         }
     }
 
-    async fn time_is_up(&self) {
-        match (self.deadline, &self.stage) {
-            // What stands still has no time that could be up.
-            (Some(_), Stage::Runs) if self.held.is_some() => std::future::pending().await,
+    async fn deadline_passed(&self) {
+        match (self.deadline, &self.state) {
+            // A frozen command has no deadline.
+            (Some(_), State::Runs) if self.frozen_since.is_some() => std::future::pending().await,
             (Some(deadline), _) => sleep_until(deadline).await,
             (None, _) => std::future::pending().await,
         }

@@ -1,14 +1,16 @@
 //! Starts a command: on pipes or on a terminal of its own, as whom and where it was asked for.
 
-use super::flow::{Inlet, Source};
-use super::image::{Failed, Image, PATH};
+use super::files;
+use super::flow::{InputQueue, OutputSource};
+use super::image::{ExecFailure, Image, PATH};
+use super::reply::failed;
 use super::running::Running;
 use super::terminal::Terminal;
-use super::{Dev, failed};
 use crate::core::RunId;
-use crate::edge::children::MARK;
-use crate::edge::process::NotStarted;
-use crate::edge::users::{self, Identity};
+use crate::machine::children::MARK;
+use crate::machine::inherited::is_the_agents;
+use crate::machine::process::{Launcher, NotStarted};
+use crate::machine::users::{self, Identity};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::exec::{Exec, Window};
 use mvm_protocol::drop_in::Secs;
@@ -20,6 +22,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 
 /// How much of a command's output waits in its pipe, in bytes.
 const PIPE: usize = 256 * 1024;
@@ -38,101 +41,128 @@ const START: &str = "start";
 /// A command that was started, and the way to its standard input.
 pub(super) struct Started {
     pub(super) running: Running,
-    pub(super) stdin: Inlet,
+    pub(super) stdin: InputQueue,
     /// Its terminal, if it has one.
     pub(super) terminal: Option<Terminal>,
 }
 
-/// What a command's standard input and output are joined to.
+/// The agent's ends of a command's standard input and output.
 #[derive(Default)]
-struct Joined {
-    stdin: Inlet,
-    outputs: [Source; 2],
+struct CommandIo {
+    stdin: InputQueue,
+    outputs: [OutputSource; 2],
     terminal: Option<Terminal>,
     /// The command's end of its terminal, once more.
     slave: Option<OwnedFd>,
 }
 
-/// Starts what was asked for, or says why not.
-pub(super) async fn start(dev: &Dev, run: RunId, exec: &Exec) -> Result<Started, ErrorAnswer> {
-    let identity = exec.user.as_deref().map(look_up).transpose()?;
-    let mut command = Command::new(exec.argv.program());
-    let joined = match exec.tty {
-        Some(window) => on_terminal(&mut command, window, exec.stdin, identity.as_ref()),
-        None => on_pipes(&mut command, exec.stdin),
-    };
-    let joined = joined.map_err(|failure| explain(exec, &failure))?;
-    let user = identity.clone().or_else(|| dev.user.clone());
-    let launcher = dev.launcher()?;
-    let place = launcher.place(run, &mut command, identity);
-    let place = place.map_err(|failure| explain(exec, &failure))?;
-    let env = environment(exec, user.as_ref(), &place.mark);
-    let image = Image::new(exec, &env).ok_or_else(|| failed("a word has a NUL in it"))?;
-    image.set(&mut command, exec.tty.is_some());
-    let process = launcher.launch(command, place, START).await;
-    let process = process.map_err(|failure| explain(exec, &failure))?;
-    let timeout = exec.timeout_secs.map(Secs::duration);
-    Ok(Started {
-        running: Running::new(launcher, process, joined.outputs, joined.slave, timeout),
-        stdin: joined.stdin,
-        terminal: joined.terminal,
-    })
+/// What starts the commands of hosts.
+pub(super) struct Commands {
+    launcher: Rc<Launcher>,
+    /// The agent's own user, whose name and home a command gets if no other user is asked for.
+    user: Option<Identity>,
 }
 
-/// Starts this program once more, to serve the request for a file that is given as its body. Its
-/// standard output is content, its standard error are reports.
-pub(super) async fn start_helper(
-    dev: &Dev,
-    run: RunId,
-    body: &str,
-    stdin: bool,
-) -> Result<Started, ErrorAnswer> {
-    let told = |failure: NotStarted| explain_own(&failure);
-    let mut command = helper(body);
-    let joined = on_pipes(&mut command, stdin).map_err(told)?;
-    let launcher = dev.launcher()?;
-    let place = launcher.place(run, &mut command, None).map_err(told)?;
-    let process = launcher
-        .launch(command, place, "the agent once more")
-        .await
-        .map_err(told)?;
-    Ok(Started {
-        running: Running::new(launcher, process, joined.outputs, None, None),
-        stdin: joined.stdin,
-        terminal: None,
-    })
+impl Commands {
+    pub(super) fn new(launcher: Rc<Launcher>) -> Self {
+        let uid = rustix::process::geteuid().as_raw().to_string();
+        Self {
+            launcher,
+            user: users::look_up(Path::new("/etc"), &uid).ok(),
+        }
+    }
+
+    /// Starts what was asked for, or says why not.
+    pub(super) async fn start(&self, run: RunId, exec: &Exec) -> Result<Started, ErrorAnswer> {
+        let identity = exec.user.as_deref().map(look_up).transpose()?;
+        let mut command = Command::new(exec.argv.program());
+        let io_ends = match exec.tty {
+            Some(window) => on_terminal(&mut command, window, exec.stdin, identity.as_ref()),
+            None => on_pipes(&mut command, exec.stdin),
+        };
+        let io_ends = io_ends.map_err(|failure| explain(exec, &failure))?;
+        let user = identity.clone().or_else(|| self.user.clone());
+        let launcher = &self.launcher;
+        let scope = launcher.scope(run, &mut command, identity);
+        let scope = scope.map_err(|failure| explain(exec, &failure))?;
+        let env = environment(exec, user.as_ref(), &scope.mark);
+        let image = Image::new(exec, &env).ok_or_else(|| failed("a word has a NUL in it"))?;
+        image.set(&mut command, exec.tty.is_some());
+        let process = launcher.launch(command, scope, START).await;
+        let process = process.map_err(|failure| explain(exec, &failure))?;
+        let timeout = exec.timeout_secs.map(Secs::duration);
+        Ok(Started {
+            running: Running::new(
+                Rc::clone(launcher),
+                process,
+                io_ends.outputs,
+                io_ends.slave,
+                timeout,
+            ),
+            stdin: io_ends.stdin,
+            terminal: io_ends.terminal,
+        })
+    }
+
+    /// Starts this program once more, to serve the request for a file that is given as its body. Its
+    /// standard output is content, its standard error are reports.
+    pub(super) async fn start_helper(
+        &self,
+        run: RunId,
+        body: &str,
+        stdin: bool,
+    ) -> Result<Started, ErrorAnswer> {
+        let told = |failure: NotStarted| explain_own(&failure);
+        let mut command = helper(body);
+        let io_ends = on_pipes(&mut command, stdin).map_err(told)?;
+        let launcher = &self.launcher;
+        let scope = launcher.scope(run, &mut command, None).map_err(told)?;
+        let process = launcher
+            .launch(command, scope, "the agent once more")
+            .await
+            .map_err(told)?;
+        Ok(Started {
+            running: Running::new(Rc::clone(launcher), process, io_ends.outputs, None, None),
+            stdin: io_ends.stdin,
+            terminal: None,
+        })
+    }
 }
 
 fn helper(body: &str) -> Command {
     let mut command = Command::new(OWN_PROGRAM);
-    command.args(["--serve-file", body]);
+    command.args([&format!("--{}", files::FLAG), body]);
     command
 }
 
-fn on_pipes(command: &mut Command, stdin: bool) -> Result<Joined, NotStarted> {
+fn on_pipes(command: &mut Command, stdin: bool) -> Result<CommandIo, NotStarted> {
     let failed = |error: io::Error| NotStarted::new("pipe", error);
-    let mut joined = Joined::default();
+    let mut io_ends = CommandIo::default();
     if stdin {
         let (read, write) = pipe().map_err(failed)?;
-        joined.stdin = nonblocking(write).and_then(Inlet::new).map_err(failed)?;
+        io_ends.stdin = nonblocking(write)
+            .and_then(InputQueue::new)
+            .map_err(failed)?;
         command.stdin(Stdio::from(read));
     } else {
         command.stdin(Stdio::null());
     }
     let output = || {
         let (read, write) = pipe().map_err(failed)?;
-        // More at a time is fewer turns; who may not have it makes do with less.
+        // Larger reads are fewer of them. Over the user's limit (pipe(7)) the pipe stays as it is.
         let _ = fcntl_setpipe_size(&read, PIPE);
-        let source = nonblocking(read).and_then(Source::new).map_err(failed)?;
+        let source = nonblocking(read)
+            .and_then(OutputSource::new)
+            .map_err(failed)?;
         Ok((source, Stdio::from(write)))
     };
     let ((stdout, stdout_end), (stderr, stderr_end)) = (output()?, output()?);
-    joined.outputs = [stdout, stderr];
+    io_ends.outputs = [stdout, stderr];
     command
         .stdout(stdout_end)
         .stderr(stderr_end)
         .process_group(0);
-    Ok(joined)
+    Ok(io_ends)
 }
 
 fn on_terminal(
@@ -140,27 +170,27 @@ fn on_terminal(
     window: Window,
     stdin: bool,
     user: Option<&Identity>,
-) -> Result<Joined, NotStarted> {
+) -> Result<CommandIo, NotStarted> {
     let failed = |error: io::Error| NotStarted::new("terminal (is /dev/pts mounted?)", error);
     let (terminal, slave) = Terminal::open(window, user).map_err(failed)?;
-    let source = terminal.end().and_then(Source::new).map_err(failed)?;
-    let mut joined = Joined {
-        outputs: [source, Source::default()],
-        ..Joined::default()
+    let source = terminal.end().and_then(OutputSource::new).map_err(failed)?;
+    let mut io_ends = CommandIo {
+        outputs: [source, OutputSource::default()],
+        ..CommandIo::default()
     };
     if stdin {
         let end = terminal.again().map_err(failed)?;
-        joined.stdin = Inlet::terminal(end).map_err(failed)?;
+        io_ends.stdin = InputQueue::terminal(end).map_err(failed)?;
     }
-    joined.terminal = Some(terminal);
+    io_ends.terminal = Some(terminal);
     let same = || slave.try_clone().map(Stdio::from).map_err(failed);
-    joined.slave = Some(slave.try_clone().map_err(failed)?);
+    io_ends.slave = Some(slave.try_clone().map_err(failed)?);
     // It leads a session, and so a process group of its own: see `Image::set`.
     command
         .stdin(same()?)
         .stdout(same()?)
         .stderr(Stdio::from(slave));
-    Ok(joined)
+    Ok(io_ends)
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -182,6 +212,7 @@ fn look_up(user: &str) -> Result<Identity, ErrorAnswer> {
 fn environment(exec: &Exec, user: Option<&Identity>, mark: &str) -> Vec<(String, String)> {
     let mut all = std::collections::BTreeMap::new();
     let own = std::env::vars_os()
+        .filter(|(name, _)| !is_the_agents(name))
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     all.insert("PATH".to_owned(), PATH.to_owned());
     all.extend(own);
@@ -199,7 +230,7 @@ fn environment(exec: &Exec, user: Option<&Identity>, mark: &str) -> Vec<(String,
     }
     let asked = exec.env.iter();
     all.extend(asked.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    // By this the command's tree is found again: it is not to be had otherwise.
+    // By this variable the command's process tree is found again.
     all.insert(MARK.to_owned(), mark.to_owned());
     all.into_iter().collect()
 }
@@ -211,15 +242,15 @@ fn explain(exec: &Exec, failure: &NotStarted) -> ErrorAnswer {
     }
     let program = printable(exec.argv.program());
     let cwd = exec.cwd.as_ref().map_or("/", |cwd| cwd.as_str());
-    let (what, errno) = match Failed::from_error(&failure.error) {
-        Failed::Cwd(errno) => (format!("folder `{}`", printable(cwd)), errno),
+    let (what, errno) = match ExecFailure::from_error(&failure.error) {
+        ExecFailure::Cwd(errno) => (format!("folder `{}`", printable(cwd)), errno),
         // A script that is there says the same if its interpreter is not.
-        Failed::Program(Errno::NOENT) => (
+        ExecFailure::Program(Errno::NOENT) => (
             format!("`{program}`, or the interpreter that it names"),
             Errno::NOENT,
         ),
-        Failed::Program(errno) => (format!("`{program}`"), errno),
-        Failed::Before(errno) => (format!("`{program}` as user `{}`", user_name(exec)), errno),
+        ExecFailure::Program(errno) => (format!("`{program}`"), errno),
+        ExecFailure::Before(errno) => (format!("`{program}` as user `{}`", user_name(exec)), errno),
     };
     let error = io::Error::from(errno);
     match errno {
@@ -241,7 +272,7 @@ fn explain(exec: &Exec, failure: &NotStarted) -> ErrorAnswer {
 
 /// Why it did not come to a new process. For want of descriptors it may later.
 fn explain_own(failure: &NotStarted) -> ErrorAnswer {
-    let code = if failure.is_for_want() {
+    let code = if failure.is_resource_shortage() {
         ErrorCode::Busy
     } else {
         ErrorCode::Failed

@@ -1,6 +1,6 @@
 //! A terminal of a command's own: pty(7).
 
-use crate::edge::users::Identity;
+use crate::machine::users::Identity;
 use mvm_protocol::dev::exec::Window;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, fchmod, fchown};
@@ -47,7 +47,7 @@ impl Terminal {
         Ok(Self { master })
     }
 
-    /// It has this size now; who runs on it is told by the kernel (WINCH).
+    /// Sets its size; the kernel notifies its processes (WINCH).
     pub(super) fn resize(&self, window: Window) {
         let size = Winsize {
             ws_row: window.rows,

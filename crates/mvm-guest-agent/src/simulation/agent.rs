@@ -1,17 +1,20 @@
 //! The agent as a test has it: started, asked, killed.
 
+use super::machine::{MachineStep, Script, SimulatedMachine};
 use super::model::{Expect, HOSTS};
-use super::world::{Deed, Script, Simulated};
 use crate::core::lifecycle::Journal;
 use crate::core::registry::Loaded;
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
-use crate::edge::driver::{Driver, Handle};
-use crate::edge::journal::Files;
-use crate::edge::session::{Handshake, Patience, serve};
-use crate::edge::stream::pair;
-use crate::edge::system::Facts;
-use crate::edge::world::World as _;
+use crate::machine::interface::Machine as _;
+use crate::machine::journal::Files;
+use crate::machine::stream::pair;
+use crate::serve::connection::{Handshake, Timeouts};
+use crate::serve::driver::Driver;
+use crate::serve::extension::NoExtension;
+use crate::serve::facts::Facts;
+use crate::serve::handle::Handle;
+use crate::serve::session::serve;
 use mvm_protocol::answer::{Answer, AnswerFrame, ErrorCode};
 use mvm_protocol::drop_in;
 use mvm_protocol::frame::encode_json;
@@ -35,7 +38,7 @@ const OBSERVER: usize = HOSTS;
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// Longer than any walk.
-const PATIENT: Patience = Patience {
+const PATIENT: Timeouts = Timeouts {
     first_frame: Duration::from_hours(9),
     within_frame: Duration::from_hours(9),
     idle: Duration::from_hours(9),
@@ -44,14 +47,14 @@ const PATIENT: Patience = Patience {
 
 pub(super) struct Agent {
     // Dropped in this order: what lives in the runtime goes before it.
-    living: Option<Living>,
+    running: Option<RunningAgent>,
     script: Rc<Script>,
     run_dir: TempDir,
     runtime: Runtime,
 }
 
 /// What ends with the agent.
-struct Living {
+struct RunningAgent {
     tasks: LocalSet,
     handle: Handle,
     hosts: Vec<Host>,
@@ -71,7 +74,7 @@ impl Agent {
             .unwrap();
         let script = runtime.block_on(async { Script::new(loaded()) });
         let mut agent = Self {
-            living: None,
+            running: None,
             script: Rc::new(script),
             run_dir: tempfile::tempdir().unwrap(),
             runtime,
@@ -90,7 +93,7 @@ impl Agent {
 
     fn start(&mut self) {
         let tasks = LocalSet::new();
-        let world = Simulated {
+        let machine = SimulatedMachine {
             script: Rc::clone(&self.script),
             files: self.files(),
             deadline: Cell::default(),
@@ -107,14 +110,15 @@ impl Agent {
                 busy,
                 seed: 7,
             };
-            let core = Core::new(settings, journal, world.now());
-            let driver = Driver::new(core, Facts::new(Timestamp(0), true), world, None);
+            let core = Core::new(settings, journal, machine.now());
+            let facts = Facts::new(Timestamp(0), true);
+            let driver = Driver::new(core, facts, machine, NoExtension, None);
             let handle = driver.handle();
             spawn_local(driver.run());
             let hosts = (0..=OBSERVER).map(|_| connect(&handle)).collect();
             (handle, hosts)
         });
-        self.living = Some(Living {
+        self.running = Some(RunningAgent {
             tasks,
             handle,
             hosts,
@@ -122,29 +126,29 @@ impl Agent {
         self.wait(MOMENT);
     }
 
-    fn living(&mut self) -> &mut Living {
-        self.living.as_mut().unwrap()
+    fn running(&mut self) -> &mut RunningAgent {
+        self.running.as_mut().unwrap()
     }
 
     /// Lets time pass, and with it all that comes about by then.
     fn wait(&mut self, time: Duration) {
-        let living = self.living.as_ref().unwrap();
+        let running = self.running.as_ref().unwrap();
         let passed = async { sleep(time).await };
-        living.tasks.block_on(&self.runtime, passed);
+        running.tasks.block_on(&self.runtime, passed);
     }
 
     pub(super) fn ask(&mut self, host: usize, request: &str) {
         let frame = encode_json(request.as_bytes()).unwrap();
-        self.living().hosts[host].stream.write_all(&frame).unwrap();
+        self.running().hosts[host].stream.write_all(&frame).unwrap();
         self.wait(MOMENT);
     }
 
     pub(super) fn lose(&mut self, host: usize, half_a_frame: bool) {
-        let Living {
+        let RunningAgent {
             tasks,
             handle,
             hosts,
-        } = self.living.as_mut().unwrap();
+        } = self.running.as_mut().unwrap();
         if half_a_frame {
             let half = &encode_json(br#"{"type":"wake"}"#).unwrap()[..9];
             hosts[host].stream.write_all(half).unwrap();
@@ -168,7 +172,7 @@ impl Agent {
     }
 
     pub(super) fn crash(&mut self) {
-        self.living = None;
+        self.running = None;
         assert_eq!(self.script.doing(), None, "nothing outlives the agent");
         self.start();
     }
@@ -184,7 +188,7 @@ impl Agent {
 
     /// An answer that has come to a host.
     pub(super) fn stray_answer(&mut self, host: usize) -> Option<Expect> {
-        let answer = self.living().hosts[host].answer()?;
+        let answer = self.running().hosts[host].answer()?;
         Some(match &answer {
             Answer::Ready(_) => Expect::Ready,
             Answer::Checked(_) => Expect::Checked,
@@ -205,13 +209,13 @@ impl Agent {
 
     pub(super) fn status(&mut self) -> Status {
         self.ask(OBSERVER, r#"{"type":"status"}"#);
-        match self.living().hosts[OBSERVER].answer() {
+        match self.running().hosts[OBSERVER].answer() {
             Some(Answer::Status(status)) => status,
             other => panic!("{other:?}"),
         }
     }
 
-    pub(super) fn doing(&self) -> Option<Deed> {
+    pub(super) fn doing(&self) -> Option<MachineStep> {
         self.script.doing()
     }
 
@@ -249,7 +253,8 @@ impl Agent {
 fn connect(handle: &Handle) -> Host {
     let (ours, stream) = pair();
     stream.set_nonblocking(true).unwrap();
-    spawn_local(serve(ours, Handshake::ByVmm, handle.clone(), PATIENT));
+    let (handle, extension) = (handle.clone(), NoExtension);
+    spawn_local(serve(ours, Handshake::ByVmm, handle, extension, PATIENT));
     Host {
         stream,
         decoder: Decoder::default(),

@@ -8,24 +8,24 @@
 //!                 │                                   │
 //!                 └──▶ host ──socket──▶ session ──▶ driver ──▶ core
 //!                      host ──socket──▶ session ──▶   │          … and here
-//!                                                     └──▶ world: clock, commands, steps
+//!                                                     └──▶ machine: clock, commands, steps
 //! ```
 //!
 //! Time is the runtime's own, which stands still while anything can happen and jumps to the next
 //! deadline when nothing can. So ten minutes of lease take no time, and every run is the same.
 
 mod agent;
+mod machine;
 mod model;
-mod world;
 
 use agent::Agent;
 use model::{Expect, Model, Transition};
 use proptest::test_runner::Config;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 
-struct TheAgent;
+struct AgentTest;
 
-impl StateMachineTest for TheAgent {
+impl StateMachineTest for AgentTest {
     type SystemUnderTest = Agent;
     type Reference = Model;
 
@@ -74,7 +74,7 @@ prop_state_machine! {
     #![proptest_config(Config { failure_persistence: None, ..Config::with_cases(128) })]
 
     #[test]
-    fn the_agent_does_what_the_model_says(sequential 1..80 => TheAgent);
+    fn the_agent_does_what_the_model_says(sequential 1..80 => AgentTest);
 }
 
 /// The steps that a random walk takes seldom, one after the other.
@@ -100,11 +100,11 @@ fn the_model_and_the_agent_agree_on_a_snapshot_that_is_cloned() {
     walk.extend([const { Transition::End(Ok) }; 6]);
     walk.push(Transition::Pass { secs: 3 });
     let mut model = Model::default();
-    let mut agent = TheAgent::init_test(&model);
+    let mut agent = AgentTest::init_test(&model);
     for transition in walk {
         assert!(Model::preconditions(&model, &transition), "{transition:?}");
         model = Model::apply(model, &transition);
-        agent = TheAgent::apply(agent, &model, transition);
+        agent = AgentTest::apply(agent, &model, transition);
     }
     assert_eq!((model.phase, model.generation), (model::RUNNING, 1));
     assert_eq!(model.answers, [], "all were given before");

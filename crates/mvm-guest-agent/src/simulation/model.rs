@@ -1,10 +1,10 @@
 //! What the agent has to do, written down a second time and from the outside: what hosts see, and
-//! what is done in the guest, one deed after the other.
+//! what is done in the guest, one step after the other.
 //!
 //! The guest has three integrations, loaded in this order: `a`; `b`, which is not critical; and `c`,
 //! which has a restore command alone.
 
-use super::world::Deed;
+use super::machine::MachineStep;
 use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::status::Lifecycle;
 use proptest::prelude::*;
@@ -107,19 +107,19 @@ struct Back {
     wakers: Vec<Waiter>,
     sleepers: Vec<Waiter>,
     /// What is done before the restores.
-    first_of_all: VecDeque<Deed>,
+    first_of_all: VecDeque<MachineStep>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Model {
     pub(super) phase: Lifecycle,
-    pub(super) doing: Option<Deed>,
+    pub(super) doing: Option<MachineStep>,
     pub(super) generation: u64,
     /// What hosts were answered in the last transition.
     pub(super) answers: Vec<(usize, Expect)>,
     /// Whether checks may have run in the last transition.
     pub(super) may_check: bool,
-    todo: VecDeque<Deed>,
+    todo: VecDeque<MachineStep>,
     owed: BTreeSet<char>,
     /// Whose token holds the guest.
     held: Option<usize>,
@@ -280,11 +280,11 @@ impl Model {
                 // The last to be loaded is the first to be saved; `c` has nothing to save.
                 self.owed = BTreeSet::from(['c']);
                 self.todo = VecDeque::from([
-                    Deed::Checkpoint('b'),
-                    Deed::Checkpoint('a'),
-                    Deed::Sync,
-                    Deed::DropCaches,
-                    Deed::Sync,
+                    MachineStep::Checkpoint('b'),
+                    MachineStep::Checkpoint('a'),
+                    MachineStep::Sync,
+                    MachineStep::DropCaches,
+                    MachineStep::Sync,
                 ]);
                 self.go_on();
             }
@@ -348,8 +348,8 @@ impl Model {
                 if let Some(back) = &mut self.back {
                     back.join(waiter, asked);
                     // What comes first of all comes before what is left.
-                    while let Some(deed) = back.first_of_all.pop_back() {
-                        self.todo.push_front(deed);
+                    while let Some(step) = back.first_of_all.pop_back() {
+                        self.todo.push_front(step);
                     }
                 }
             }
@@ -360,7 +360,7 @@ impl Model {
     /// left behind at once.
     fn undo(&mut self, back: Back) {
         self.back = Some(back);
-        if !matches!(self.doing, Some(Deed::Checkpoint(_))) {
+        if !matches!(self.doing, Some(MachineStep::Checkpoint(_))) {
             self.doing = None;
             self.roll_back();
         }
@@ -377,7 +377,7 @@ impl Model {
         self.todo = std::mem::take(&mut back.first_of_all);
         // In load order, which is the alphabet's.
         self.todo
-            .extend(self.owed.iter().copied().map(Deed::Restore));
+            .extend(self.owed.iter().copied().map(MachineStep::Restore));
         self.back = Some(back);
         self.go_on();
     }
@@ -387,11 +387,11 @@ impl Model {
         let Some(done) = self.doing.take() else {
             return;
         };
-        if let Deed::Restore(name) = done {
+        if let MachineStep::Restore(name) = done {
             self.owed.remove(&name);
         }
         if self.phase == Lifecycle::Preparing {
-            let required = !matches!(done, Deed::Checkpoint('b') | Deed::DropCaches);
+            let required = !matches!(done, MachineStep::Checkpoint('b') | MachineStep::DropCaches);
             if self.back.is_some() || (failed && required) {
                 return self.roll_back();
             }
@@ -402,10 +402,10 @@ impl Model {
     fn go_on(&mut self) {
         if let Some(next) = self.todo.pop_front() {
             match next {
-                Deed::Checkpoint(name) => {
+                MachineStep::Checkpoint(name) => {
                     self.owed.insert(name);
                 }
-                Deed::Identity => self.generation += 1,
+                MachineStep::Identity => self.generation += 1,
                 _ => {}
             }
             self.doing = Some(next);
@@ -480,11 +480,15 @@ impl Back {
         }
         if asked.restored {
             self.restored = true;
-            for deed in [Deed::Identity, Deed::Clock, Deed::Reseed] {
-                self.first_of_all.push_front(deed);
+            for step in [
+                MachineStep::Identity,
+                MachineStep::Clock,
+                MachineStep::Reseed,
+            ] {
+                self.first_of_all.push_front(step);
             }
         } else if asked.tells_time && is_first {
-            self.first_of_all.push_front(Deed::Clock);
+            self.first_of_all.push_front(MachineStep::Clock);
         }
     }
 }

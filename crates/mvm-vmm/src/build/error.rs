@@ -1,7 +1,8 @@
 //! Why an image could not be built: what was tried, why it failed, and in [`BuildError::hint`] what
 //! to do next.
 
-use crate::error::{Error, of_system};
+use crate::error::Error;
+use mvm_registry::of_system;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -40,6 +41,14 @@ pub enum BuildError {
         name: String,
         /// Where it was looked for.
         folder: PathBuf,
+    },
+    /// A kernel module cannot be unpacked.
+    #[error("cannot use {}: {reason}", path.display())]
+    BadModule {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
     },
     /// A program is not statically linked.
     #[error("{} needs shared libraries, which the guest does not have", path.display())]
@@ -118,12 +127,20 @@ impl BuildError {
             Self::NoModulesFor(_) => "give --modules DIR, a lib/modules/VERSION folder",
             Self::OtherVersion { .. } => "give the kernel and the modules of one package",
             Self::NoModule { .. } => "this kernel cannot run a guest with vsock; give another",
+            Self::BadModule { .. } => {
+                "install the kernel's package again (apt-get install --reinstall linux-image-…), or \
+                 give the modules of a sound one with --modules DIR"
+            }
             Self::NotStatic { hint, .. } | Self::NotDev { hint, .. } => hint,
             Self::DropIns { .. } => "mend these files; the guest would leave them out",
             Self::InTheWay(_) => "remove it, or give another --out",
             Self::BadFile { .. } => "give another file, or mend this one",
             Self::Collision(_) => "leave it out of --add and --etc, or give it another place",
             Self::GuestPath(_) => "write it as in --add FILE:/srv/FILE",
+            // Some distributions have kernels that root alone may read.
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run it as a user who may do that, or give a copy of that file that you may read"
+            }
             Self::Io { source, .. } => of_system(source),
         };
         hint.to_owned()

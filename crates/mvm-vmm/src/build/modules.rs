@@ -5,12 +5,18 @@
 //! installed, and a kernel package that was only unpacked does not have them.
 
 use super::BuildError;
+use crate::unpack::{Packing, UnpackError};
 use object::Endianness;
 use object::elf::FileHeader64;
 use object::read::elf::{FileHeader as _, SectionHeader as _};
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+/// The most that a module may have, in bytes. The largest have some ten million; ten times that with
+/// what a debugger needs.
+const MAX_MODULE: u64 = 512 << 20;
 
 /// What every guest needs: the PCI transport, and vsock.
 pub(super) const REQUIRED: &[&str] = &["virtio_pci", "vmw_vsock_virtio_transport"];
@@ -241,29 +247,34 @@ fn values<'a>(info: &[&'a str], key: &'static str) -> impl Iterator<Item = &'a s
         .filter_map(move |entry| entry.strip_prefix(key)?.strip_prefix('='))
 }
 
-/// A module's content, unpacked: busybox's insmod may know fewer packers than the distribution.
+/// A module's content, unpacked: busybox's insmod may know fewer packers than the distribution. What
+/// it is packed with, its name may tell; its content does.
 fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
-    let packer = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("xz") => "xz",
-        Some("zst") => "zstd",
-        Some("gz") => "gzip",
-        _ => return std::fs::read(path).map_err(BuildError::io("read", path)),
+    let failed = || BuildError::io("read", path);
+    let mut file = BufReader::new(File::open(path).map_err(failed())?);
+    let mut content = Vec::new();
+    let Some(packing) = Packing::of(file.fill_buf().map_err(failed())?) else {
+        file.take(MAX_MODULE + 1)
+            .read_to_end(&mut content)
+            .map_err(failed())?;
+        let at_most = MAX_MODULE;
+        return if content.len() as u64 > at_most {
+            Err(bad(path, &UnpackError::TooLong { at_most }))
+        } else {
+            Ok(content)
+        };
     };
-    let output = Command::new(packer)
-        .arg("-dc")
-        .arg(path)
-        .output()
-        .map_err(BuildError::io("unpack, with xz, zstd or gzip,", path))?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    Err(BuildError::BadFile {
+    packing
+        .unpack(file, MAX_MODULE, &mut content)
+        .map_err(|error| bad(path, &error))?;
+    Ok(content)
+}
+
+fn bad(path: &Path, error: &UnpackError) -> BuildError {
+    BuildError::BadModule {
         path: path.to_owned(),
-        reason: format!(
-            "{packer} cannot unpack it: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        ),
-    })
+        reason: error.to_string(),
+    }
 }
 
 fn walk(folder: &Path, files: &mut HashMap<String, PathBuf>) -> Result<(), BuildError> {
@@ -295,6 +306,8 @@ fn canonical(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flate2::write::GzEncoder;
+    use std::io::Write as _;
 
     /// A module as the kernel's build makes it, as far as is looked at here: what it depends on, and
     /// after a space further entries, divided by `;`.
@@ -389,11 +402,20 @@ mod tests {
     fn a_packed_one_is_unpacked() {
         let folder = folder(&[("vsock.ko", "")], "");
         let file = folder.path().join("kernel/net/vsock.ko");
-        let packed = Command::new("gzip").arg(&file).status().unwrap();
-        assert!(packed.success() && !file.exists());
-        let modules = ModuleFolder::open(folder.path()).unwrap();
-        let modules = modules.resolve(["vsock"], []).unwrap();
-        assert_eq!(modules[0].content, module(""));
+        let mut packed = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(&std::fs::read(&file).unwrap()).unwrap();
+        let packed = packed.finish().unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let content = |bytes: &[u8]| {
+            std::fs::write(file.with_extension("ko.gz"), bytes).unwrap();
+            let modules = ModuleFolder::open(folder.path()).unwrap();
+            modules.resolve(["vsock"], [])
+        };
+        assert_eq!(content(&packed).unwrap()[0].content, module(""));
+        let error = content(&packed[..packed.len() - 9]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("vsock.ko.gz: it is damaged"), "{text}");
+        assert!(error.hint().contains("--reinstall"), "{}", error.hint());
     }
 
     /// As Linux 6.1 has them, whose erofs cannot mount anything without.

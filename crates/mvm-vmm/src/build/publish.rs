@@ -2,8 +2,9 @@
 
 use super::BuildError;
 use super::files::entries;
+use crate::Error;
 use crate::image::{MANIFEST, Manifest};
-use crate::record::write_whole;
+use mvm_registry::write_whole;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -29,14 +30,14 @@ pub(super) fn publish(
         .tempdir_in(parent)
         .map_err(BuildError::io("make a folder in", parent))?;
     let folder = draft.path();
-    write_whole(&folder.join(&manifest.kernel), kernel)?;
+    write_whole(&folder.join(&manifest.kernel), kernel).map_err(Error::from)?;
     if let Some(name) = &manifest.initrd {
-        write_whole(&folder.join(name), initrd)?;
+        write_whole(&folder.join(name), initrd).map_err(Error::from)?;
     }
     let mut text = serde_json::to_vec_pretty(manifest)
         .map_err(|error| BuildError::io("write", folder)(error.into()))?;
     text.push(b'\n');
-    write_whole(&folder.join(MANIFEST), &text)?;
+    write_whole(&folder.join(MANIFEST), &text).map_err(Error::from)?;
     for path in entries(folder)? {
         std::fs::set_permissions(&path, Permissions::from_mode(0o644))
             .map_err(BuildError::io("set the mode of", &path))?;

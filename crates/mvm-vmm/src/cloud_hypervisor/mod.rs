@@ -13,19 +13,20 @@
 mod config;
 mod requests;
 
-use crate::driver::{Driver, Launch, Restore};
+use crate::deadline::Deadline;
+use crate::driver::{Driver, Launch, Restore, other_version};
 use crate::error::Error;
 use crate::http::HttpError;
-use crate::launch::{Deadline, VmProcesses};
+use crate::launch::VmProcesses;
 use crate::locate::CLOUD_HYPERVISOR;
 use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, VSOCK_SOCKET, Vmm, VmmApi};
-use crate::process::Alive;
-use crate::record::VmFolder;
-use crate::snapshot;
+use crate::snapshot::{self, Snapshot};
 use crate::vmlinux;
+use mvm_registry::Alive;
+use mvm_registry::VmFolder;
 use requests::{
-    Console, Cpus, Disk, Info, Memory, Mode, Payload, Ping, Rng, Serial, Snapshot, State, VmConfig,
-    Vsock,
+    Console, Cpus, Disk, ImageType, Info, Memory, Mode, Payload, Ping, Rng, Serial, State,
+    VmConfig, Vsock,
 };
 use std::io::ErrorKind;
 use std::path::Path;
@@ -77,7 +78,9 @@ impl Driver for CloudHypervisor {
         spawn(processes)?;
         let folder = processes.folder().clone();
         let api = VMM.in_folder(&folder, Some(processes), launch.deadline);
-        let _: Ping = api.wait_until_up("vmm.ping")?;
+        let ping: Ping = api.wait_until_up("vmm.ping")?;
+        // Those before find out by themselves what a disk is, which later ones warn of.
+        let image_type = (major(&ping.version) >= Some(52)).then_some(ImageType::Raw);
         let rootfs = image.rootfs();
         // Read-only whatever it is: the file is the image's, and other VMs run from it.
         let root = if rootfs.is_some() {
@@ -105,6 +108,7 @@ impl Driver for CloudHypervisor {
                 .map(|path| Disk {
                     path,
                     readonly: true,
+                    image_type,
                 })
                 .collect(),
             vsock: Vsock {
@@ -131,8 +135,9 @@ impl Driver for CloudHypervisor {
         api.act("vm.power-button", "ask the guest to stop")
     }
 
-    fn main_role(&self) -> &'static str {
-        ROLE
+    fn is_paused(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<bool, Error> {
+        let state = state(&VMM.in_folder(folder, None, deadline))?;
+        Ok(state != State::Running)
     }
 
     fn check_snapshots(&self) -> Result<(), Error> {
@@ -150,7 +155,7 @@ impl Driver for CloudHypervisor {
         if state(&api)? != State::Paused {
             api.act("vm.pause", "pause the VM")?;
         }
-        let snapshot = Snapshot {
+        let snapshot = requests::Snapshot {
             destination_url: url(into),
         };
         api.put_at_length("vm.snapshot", &snapshot, "write the snapshot")?;
@@ -173,6 +178,18 @@ impl Driver for CloudHypervisor {
         }
     }
 
+    fn check_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        for file in ["config.json", "memory-ranges", "state.json"] {
+            snapshot.need(file)?;
+        }
+        let Ok(said) = CLOUD_HYPERVISOR.version(&CLOUD_HYPERVISOR.find()?) else {
+            // One that cannot tell its version is found out once it runs.
+            return Ok(());
+        };
+        let own = said.split_whitespace().nth(1).unwrap_or_default();
+        check_restore(own.trim_start_matches('v'), &snapshot.manifest.vmm.version)
+    }
+
     fn restore(&self, restore: &Restore<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
         let Restore {
             snapshot, deadline, ..
@@ -180,7 +197,8 @@ impl Driver for CloudHypervisor {
         spawn(processes)?;
         let folder = processes.folder().clone();
         let api = VMM.in_folder(&folder, Some(processes), deadline);
-        let _: Ping = api.wait_until_up("vmm.ping")?;
+        let ping: Ping = api.wait_until_up("vmm.ping")?;
+        check_restore(&ping.version, &snapshot.manifest.vmm.version)?;
         let path = std::path::absolute(folder.path());
         let path = path.map_err(Error::io("resolve", folder.path()))?;
         let source = config::elsewhere(snapshot, &path)?;
@@ -211,6 +229,25 @@ fn spawn(processes: &mut VmProcesses) -> Result<(), Error> {
     processes.set_accelerator("kvm");
     processes.add_log(CONSOLE);
     processes.spawn(ROLE, VMM.name, "vmm.log", &mut command)
+}
+
+/// Whether the one version restores what the other wrote: later ones read what earlier ones wrote.
+fn check_restore(own: &str, wrote: &str) -> Result<(), Error> {
+    match (major(own), major(wrote)) {
+        (Some(reads), Some(is)) if reads < is => Err(other_version(
+            BACKEND,
+            VMM.name,
+            (own, wrote),
+            &CLOUD_HYPERVISOR,
+        )),
+        // One that is not understood is left to the VMM.
+        _ => Ok(()),
+    }
+}
+
+/// The first number of a version, by which its interface goes.
+fn major(version: &str) -> Option<u32> {
+    version.split('.').next()?.parse().ok()
 }
 
 /// A folder as Cloud Hypervisor reads it: what is behind `file://` is the path as it is.

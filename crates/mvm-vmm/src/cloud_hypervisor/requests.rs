@@ -47,6 +47,14 @@ pub(super) struct Memory {
 pub(super) struct Disk<'a> {
     pub(super) path: &'a Path,
     pub(super) readonly: bool,
+    /// Known from version 51 on, and to be given from 52 on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) image_type: Option<ImageType>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) enum ImageType {
+    Raw,
 }
 
 #[derive(Debug, Serialize)]

@@ -2,11 +2,11 @@
 
 use super::{Finding, Level};
 use crate::build::installed_kernel;
-use crate::launch::Deadline;
+use crate::deadline::Deadline;
 use crate::locate::QEMU;
 use crate::microvm::{kvm_device, open_kvm};
 use crate::qemu::kvm::{self, Verdict};
-use crate::record::Home;
+use mvm_registry::Home;
 use rustix::fs::{Access, access};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

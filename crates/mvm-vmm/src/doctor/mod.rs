@@ -7,8 +7,8 @@ mod machine;
 mod programs;
 mod vms;
 
-use crate::launch::Deadline;
-use crate::record::Home;
+use crate::deadline::Deadline;
+use mvm_registry::Home;
 
 use serde::Serialize;
 use std::path::PathBuf;

@@ -1,15 +1,15 @@
 //! VMs of which something is left that should not be, and sockets that cannot be used.
 
 use super::{DiscoveredVm, Finding, Level};
-use crate::driver::{self, Driver};
-use crate::error::Error;
-use crate::record::{Home, Record, State, VmName};
-use crate::socket::{connect, listed};
+use crate::driver::Vmms;
+use crate::socket::connect;
 use crate::suspend::may_be_broken_off;
+use mvm_registry::{Home, Inventory, Pause, Vm, VmFolder, VmName, VmState, listed};
 use rustix::fs::{Access, access};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -17,8 +17,12 @@ use std::time::Duration;
 /// there, and it is not dead.
 const FROM_BIND_TO_LISTEN: Duration = Duration::from_millis(200);
 
+/// How long a VMM may take to say whether its VM is paused.
+const ASKED: Duration = Duration::from_secs(2);
+
 /// Those of `$MVM_HOME`.
 pub(super) fn own(home: &Home) -> Vec<Finding> {
+    let inventory = Inventory::at(home.root()).with_vmms(Arc::new(Vmms));
     // That the folder cannot be read, whoever lists the VMs is told.
     let Ok(entries) = std::fs::read_dir(home.vms()) else {
         return Vec::new();
@@ -26,10 +30,13 @@ pub(super) fn own(home: &Home) -> Vec<Finding> {
     let mut names: Vec<_> = entries
         .filter_map(|entry| VmName::new(entry.ok()?.file_name().to_str()?).ok())
         .collect();
-    names.sort_by_key(ToString::to_string);
+    names.sort();
     names
         .iter()
-        .filter_map(|name| vm(name, &home.vm(name).record(), &home.vm(name).file("v.sock")))
+        .filter_map(|name| {
+            let folder = home.vm(name);
+            vm(&folder, &inventory.ask(folder.vm()?, ASKED))
+        })
         .collect()
 }
 
@@ -38,53 +45,47 @@ pub(super) fn discovered(vm: &DiscoveredVm) -> Option<Finding> {
     foreign(&format!("vm {}", vm.name), &vm.socket)
 }
 
-fn vm(name: &VmName, record: &Result<Record, Error>, socket: &Path) -> Option<Finding> {
+fn vm(folder: &VmFolder, vm: &Vm) -> Option<Finding> {
+    let name = folder.name();
     let subject = format!("vm {name}");
     let warn =
         |message: String, fix: String| Some(Finding::amiss(Level::Warning, &subject, message, fix));
-    match record {
-        Ok(record) => {
-            let main = driver::by_name(&record.backend).map(Driver::main_role);
-            let (runs, all) = match (main, record.alive()) {
-                (Ok(main), Ok(alive)) => (
-                    alive.iter().any(|process| process.role == main),
-                    alive.len() == record.processes.len(),
-                ),
-                (Err(error), _) | (_, Err(error)) => {
-                    return warn(error.to_string(), "use the mvmctl that started it".into());
-                }
-            };
-            let clear = || format!("mvmctl vm stop {name}");
-            match record.state {
-                State::Running if !runs => warn("it has ended by itself".into(), clear()),
-                State::Running if !all => {
-                    let again = format!("mvmctl vm stop {name}, and start it again");
-                    warn(
-                        "a process of it has ended that its guest is reached by".into(),
-                        again,
-                    )
-                }
-                _ if may_be_broken_off(record).unwrap_or_default() => warn(
-                    "a snapshot of it is being taken, or was broken off".into(),
-                    format!("if nobody is taking one: mvmctl vm wake {name}"),
-                ),
-                // Which of the two, only the lock would tell, and taking it would be in the way.
-                State::Stopped if runs => warn(
-                    "it is being started, or its start was broken off".into(),
-                    format!("if nobody is starting it: {}", clear()),
-                ),
-                State::Stopped | State::Asleep if socket.exists() && !runs => warn(
-                    "its socket is left, and none of its processes".into(),
-                    clear(),
-                ),
-                State::Running => forbidden(&subject, socket),
-                _ => None,
-            }
-        }
-        Err(Error::NotOurs { may_run: true, .. }) => foreign(&subject, socket),
-        Err(Error::NotOurs { may_run: false, .. } | Error::NoSuchVm { .. }) => None,
-        Err(error) => warn(error.to_string(), error.hint()),
+    let clear = || format!("mvmctl vm stop {name}");
+    let broken_off = || {
+        warn(
+            "a snapshot of it was broken off".into(),
+            format!("mvmctl vm wake {name}"),
+        )
+    };
+    let socket = folder.socket();
+    match (&vm.state, vm.endpoint()) {
+        (VmState::Running, Err(_)) => warn(
+            "a process of it has ended that its guest is reached by".into(),
+            format!("{}, and start it again", clear()),
+        ),
+        (VmState::Running, Ok(_)) if is_left_by_a_snapshot(folder, vm) => broken_off(),
+        (VmState::Running, Ok(_)) => forbidden(&subject, &socket),
+        (VmState::Paused(Pause::BrokenSnapshot), _) => broken_off(),
+        (VmState::Paused(Pause::Other), Err(error)) => warn(
+            "it is paused, and it was not mvmctl that paused it".into(),
+            error.hint(name.as_str()),
+        ),
+        (VmState::Ended(ending), _) => warn(format!("it has ended by itself: {ending}"), clear()),
+        (VmState::StartBrokenOff, _) => warn("its start was broken off".into(), clear()),
+        (VmState::Stopped | VmState::Asleep { .. }, _) if socket.exists() => warn(
+            "its socket is left, and none of its processes".into(),
+            clear(),
+        ),
+        (VmState::NotOurs { state: None }, _) => foreign(&subject, &socket),
+        (VmState::Unknown(_), Err(error)) => warn(error.to_string(), error.hint(name.as_str())),
+        _ => None,
     }
+}
+
+/// Whether something is left of a snapshot that nobody is taking: the guest may be asleep.
+fn is_left_by_a_snapshot(folder: &VmFolder, vm: &Vm) -> bool {
+    let may_be = |record| may_be_broken_off(record).unwrap_or_default();
+    vm.record().is_some_and(may_be) && !folder.is_locked().unwrap_or(true)
 }
 
 /// A socket that is there, and that its user may not open.

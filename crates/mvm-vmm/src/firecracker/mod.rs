@@ -4,32 +4,38 @@
 //! launch    /machine-config, /boot-source, /drives/…, /vsock, /entropy ─► InstanceStart
 //! freeze    /version, and again ─► /vm Paused ─► /snapshot/create
 //! run_on    / ─► /vm Resumed, if it is paused
-//! restore   in a fresh process: /version ─► /snapshot/load, resumed, vsock at its new path
+//! restore   in a fresh process: /version ─► /snapshot/load, resumed
 //! ```
 //!
 //! One process a VM, started in the VM's folder with all its paths relative to that, `v.sock` as it
-//! is kept in a snapshot too. The guest's console is its standard output, where it also writes what
-//! it has to say itself: both are in `console.log`.
+//! is kept in a snapshot too: so a clone has its own without being told, which versions before 1.16
+//! could not be. The guest's console is its standard output, and what it has to say itself is in a
+//! file of its own, since it would get into the middle of the guest's lines.
+//!
+//! The monotonic clock of a restored guest goes on where it stood, as with any other VMM: leases and
+//! intervals are measured by it. The agent sets the wall clock when it is woken.
 //!
 //! A restored VM reads its memory from the snapshot's file for as long as it runs, and writes to
 //! copies of its own: the file must stay, unchanged, until the last VM from it has ended.
 
 mod requests;
 
-use crate::driver::{Driver, Launch, Restore};
+use crate::deadline::Deadline;
+use crate::driver::{Driver, Launch, Restore, other_version};
 use crate::error::Error;
-use crate::launch::{Deadline, VmProcesses};
+use crate::launch::VmProcesses;
 use crate::locate::FIRECRACKER;
 use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, VSOCK_SOCKET, Vmm, VmmApi};
-use crate::process::Alive;
-use crate::record::VmFolder;
-use crate::snapshot;
+use crate::snapshot::{self, Snapshot};
 use crate::vmlinux;
+use mvm_registry::Alive;
+use mvm_registry::VmFolder;
 use requests::{
     Action, ActionType, BackendType, BootSource, CacheType, Drive, Entropy, Instance,
     InstanceState, MachineConfig, MemBackend, SnapshotCreate, SnapshotLoad, SnapshotType, Version,
-    Vm, VmState, Vsock, VsockOverride,
+    Vm, VmState, Vsock,
 };
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
@@ -43,6 +49,12 @@ const VMM: Vmm = Vmm {
 };
 
 const BACKEND: &str = "firecracker";
+
+/// The guest's console, in the VM's folder.
+const CONSOLE: &str = "console.log";
+
+/// What Firecracker says itself, in the VM's folder.
+const LOG: &str = "vmm.log";
 
 /// The devices' state in a snapshot folder.
 const STATE: &str = "state";
@@ -120,14 +132,15 @@ impl Driver for Firecracker {
         action(&api, ActionType::SendCtrlAltDel, "ask the guest to stop")
     }
 
-    fn main_role(&self) -> &'static str {
-        ROLE
+    fn is_paused(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<bool, Error> {
+        let state = state(&VMM.in_folder(folder, None, deadline))?;
+        Ok(state != InstanceState::Running)
     }
 
     /// By the program that is installed.
     fn check_snapshots(&self) -> Result<(), Error> {
         match FIRECRACKER.version(&FIRECRACKER.find()?) {
-            Ok(said) => check_version(version_in(&said)),
+            Ok(said) => check_version(version_in(&said), START_AGAIN),
             // One that cannot tell its version is found out by the one that runs.
             Err(_) => Ok(()),
         }
@@ -135,11 +148,8 @@ impl Driver for Firecracker {
 
     fn check_running(&self, processes: &VmProcesses) -> Result<(), Error> {
         let deadline = Deadline::new(ANSWER, None);
-        check_version(&version(&VMM.in_folder(
-            processes.folder(),
-            None,
-            deadline,
-        ))?)
+        let api = VMM.in_folder(processes.folder(), None, deadline);
+        check_version(&version(&api)?, START_AGAIN)
     }
 
     fn freeze(
@@ -176,6 +186,23 @@ impl Driver for Firecracker {
         }
     }
 
+    fn check_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let manifest = &snapshot.manifest;
+        snapshot.need(STATE)?;
+        let memory = snapshot.need(MEMORY)?;
+        if memory.bytes != u64::from(manifest.memory_mib) << 20 {
+            return Err(snapshot.contradicts_itself(format!(
+                "the guest has {} MiB of memory, and its file {MEMORY:?} {} bytes",
+                manifest.memory_mib, memory.bytes
+            )));
+        }
+        match FIRECRACKER.version(&FIRECRACKER.find()?) {
+            Ok(said) => check_restore(version_in(&said), &manifest.vmm.version),
+            // One that cannot tell its version is found out once it runs.
+            Err(_) => Ok(()),
+        }
+    }
+
     fn restore(&self, restore: &Restore<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
         let Restore {
             snapshot, deadline, ..
@@ -184,7 +211,8 @@ impl Driver for Firecracker {
         let folder = processes.folder().clone();
         let api = VMM.in_folder(&folder, Some(processes), deadline);
         let version: Version = api.wait_until_up("/version")?;
-        check_version(&version.firecracker_version)?;
+        let wrote = &snapshot.manifest.vmm.version;
+        check_restore(&version.firecracker_version, wrote)?;
         let load = SnapshotLoad {
             snapshot_path: &snapshot.file(STATE),
             mem_backend: MemBackend {
@@ -192,12 +220,6 @@ impl Driver for Firecracker {
                 backend_path: &snapshot.file(MEMORY),
             },
             resume_vm: true,
-            vsock_override: VsockOverride {
-                uds_path: VSOCK_SOCKET,
-            },
-            // The guest's monotonic clock goes on where it stood, as with any other VMM: leases and
-            // intervals are measured by it. The agent sets the wall clock when it is woken.
-            clock_realtime: false,
         };
         api.put_at_length("/snapshot/load", &load, "load the snapshot")
     }
@@ -207,9 +229,13 @@ impl Driver for Firecracker {
 fn spawn(processes: &mut VmProcesses) -> Result<(), Error> {
     let id = id(&processes.record().name);
     let mut command = Command::new(FIRECRACKER.find()?);
-    command.args(["--id", &id, "--api-sock", API_SOCKET]);
+    command.args(["--id", &id, "--api-sock", API_SOCKET, "--log-path", LOG]);
+    // It has to be there.
+    let log = processes.folder().file(LOG);
+    File::create(&log).map_err(Error::io("create", &log))?;
     processes.set_accelerator("kvm");
-    processes.spawn(ROLE, VMM.name, "console.log", &mut command)
+    processes.add_log(LOG);
+    processes.spawn(ROLE, VMM.name, CONSOLE, &mut command)
 }
 
 /// A VM's name in the letters that Firecracker takes in an id. It is shown by its logs alone, and
@@ -222,18 +248,48 @@ fn id(name: &str) -> String {
 /// What `firecracker --version` says, less its name: `Firecracker v1.16.1`, and empty lines.
 fn version_in(said: &str) -> &str {
     let mut words = said.split_whitespace();
-    words.nth(1).unwrap_or_default()
+    words.nth(1).unwrap_or_default().trim_start_matches('v')
 }
 
+/// What to do about the version of a VM that runs.
+const START_AGAIN: &str = "and start the VM again with it";
+
 /// Whether snapshots of this version can be used.
-fn check_version(version: &str) -> Result<(), Error> {
+fn check_version(version: &str, then: &str) -> Result<(), Error> {
     if !loses_vsock(version) {
         return Ok(());
     }
     Err(Error::Unsupported {
         backend: BACKEND,
         reason: format!("Firecracker {version} loses the guest's vsock device at restore"),
-        hint: "install Firecracker 1.16.1 or later, and start the VM again with it".into(),
+        hint: format!("install Firecracker 1.16.1 or later, {then}"),
+    })
+}
+
+/// Whether the one version restores what the other wrote: each reads snapshots of its own format
+/// alone.
+fn check_restore(own: &str, wrote: &str) -> Result<(), Error> {
+    check_version(own, "and restore the snapshot with it")?;
+    match (format_of(own), format_of(wrote)) {
+        (Some(reads), Some(is)) if reads != is => {
+            Err(other_version(BACKEND, VMM.name, (own, wrote), &FIRECRACKER))
+        }
+        // One that is not understood is left to the VMM.
+        _ => Ok(()),
+    }
+}
+
+/// The format of a version's snapshots, by the first version that has it.
+fn format_of(version: &str) -> Option<(u32, u32, u32)> {
+    let number = version.trim_start_matches('v');
+    let number = number.split(['-', '+']).next()?;
+    let mut parts = number.split('.').map(|part| part.parse::<u32>().ok());
+    let (major, minor, patch) = (parts.next()??, parts.next()??, parts.next()??);
+    Some(match (major, minor, patch) {
+        (1, 10, 0) => (1, 9, 0),
+        (1, 10, _) => (1, 10, 1),
+        (1, 14, _) => (1, 13, 0),
+        (major, minor, _) => (major, minor, 0),
     })
 }
 
@@ -275,12 +331,41 @@ mod tests {
             assert!(!loses_vsock(sound), "{sound}");
         }
         let said = version_in("Firecracker v1.16.0\n\n");
-        let error = check_version(said).unwrap_err();
+        let error = check_version(said, START_AGAIN).unwrap_err();
         assert!(error.to_string().contains("loses the guest's vsock"));
         assert!(
-            check_version(version_in("")).is_ok(),
+            check_version(version_in(""), START_AGAIN).is_ok(),
             "the VMM itself is asked later"
         );
+    }
+
+    #[test]
+    fn each_version_restores_what_has_its_format() {
+        for (own, wrote) in [
+            ("1.16.1", "1.16.0"),
+            ("v1.14.4", "1.13.1"),
+            ("1.10.0", "1.9.1"),
+            ("1.17.0-dev", "1.17.0"),
+            ("1.15.1", "1.15.0"),
+            ("of my own", "1.16.1"),
+        ] {
+            check_restore(own, wrote).unwrap();
+        }
+        for (own, wrote) in [
+            ("1.16.1", "1.15.1"),
+            ("1.17.0-dev", "1.16.1"),
+            ("1.15.1", "1.16.1"),
+            ("1.10.1", "1.10.0"),
+            ("1.15.0", "1.14.4"),
+        ] {
+            let error = check_restore(own, wrote).unwrap_err();
+            let expected =
+                format!("Firecracker {wrote} wrote the snapshot, and this is Firecracker {own}");
+            assert!(error.to_string().contains(&expected), "{error}");
+            assert!(error.hint().contains("MVM_FIRECRACKER"), "{}", error.hint());
+        }
+        // It would load it, and then lose its vsock device.
+        assert!(check_restore("1.16.0", "1.16.1").is_err());
     }
 
     #[test]

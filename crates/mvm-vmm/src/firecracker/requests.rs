@@ -88,14 +88,14 @@ pub(super) enum SnapshotType {
     Full,
 }
 
-/// `PUT /snapshot/load`
+/// `PUT /snapshot/load`, of what all versions from 1.10 on know. Later ones can be given another
+/// path for the vsock socket and have the guest's clock set (`vsock_override`, `clock_realtime`),
+/// and neither is needed: see the module.
 #[derive(Debug, Serialize)]
 pub(super) struct SnapshotLoad<'a> {
     pub(super) snapshot_path: &'a Path,
     pub(super) mem_backend: MemBackend<'a>,
     pub(super) resume_vm: bool,
-    pub(super) vsock_override: VsockOverride<'a>,
-    pub(super) clock_realtime: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -107,11 +107,6 @@ pub(super) struct MemBackend<'a> {
 #[derive(Debug, Serialize)]
 pub(super) enum BackendType {
     File,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct VsockOverride<'a> {
-    pub(super) uds_path: &'a str,
 }
 
 /// What `GET /` answers.

@@ -106,10 +106,79 @@ fn an_answer_that_is_cut_is_told_from_one_that_is_no_answer() {
     assert!(not_http(more), "longer than its length");
     let two = &["HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} "];
     assert!(not_http(two), "two lengths");
-    let chunks = &["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"];
-    assert!(not_http(chunks), "chunked");
+    let chunks = &["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno\r\n\r\n"];
+    assert!(not_http(chunks), "no chunk");
     let text = &["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"];
     assert!(matches!(get(text), Err(HttpError::Unexpected(_))));
+}
+
+#[test]
+fn an_answer_in_chunks_is_whole_with_its_last_one() {
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let vmm = |rest: &'static str| get(vec![head, rest].leak());
+    let whole = vmm("4\r\n{\"a\"\r\n3\r\n:1}\r\n0\r\n\r\n");
+    assert_eq!(whole.unwrap(), json!({"a": 1}));
+    let cut = vmm("4\r\n{\"a\"\r\n");
+    assert!(matches!(cut, Err(HttpError::Closed)), "{cut:?}");
+    let long = format!("100001\r\n{}\r\n0\r\n\r\n", " ".repeat(0x0010_0001));
+    let long = vmm(long.leak());
+    assert!(matches!(long, Err(HttpError::NotHttp(_))), "{long:?}");
+}
+
+#[test]
+fn an_answer_without_a_length_has_no_body_though_the_connection_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(folder.path().join("api.sock")).unwrap();
+    let thread = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buffer = [0; 4096];
+        let _ = stream.read(&mut buffer).unwrap();
+        let answer = b"HTTP/1.1 404 \r\nConnection: keep-alive\r\n\r\n";
+        stream.write_all(answer).unwrap();
+        // Until the other side has enough of it.
+        while stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
+    });
+    let api = Api {
+        folder: folder.path(),
+        socket: "api.sock",
+    };
+    let got = api.act("/", deadline());
+    assert!(
+        matches!(&got, Err(HttpError::Refused { status: 404, message }) if message == "it gave no reason"),
+        "{got:?}"
+    );
+    thread.join().unwrap();
+}
+
+/// Firecracker ends so after a load that failed.
+#[test]
+fn an_answer_counts_though_the_vmm_dies_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(folder.path().join("api.sock")).unwrap();
+    let thread = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let answer = b"HTTP/1.1 400 \r\nContent-Length: 3\r\n\r\nbad";
+        // Closed with the request unread: the other side's next look is a reset.
+        rustix::event::poll(
+            &mut [rustix::event::PollFd::new(
+                &stream,
+                rustix::event::PollFlags::IN,
+            )],
+            None,
+        )
+        .unwrap();
+        stream.write_all(answer).unwrap();
+    });
+    let api = Api {
+        folder: folder.path(),
+        socket: "api.sock",
+    };
+    let got = api.act("/", deadline());
+    thread.join().unwrap();
+    assert!(
+        matches!(&got, Err(HttpError::Refused { status: 400, message }) if message == "bad"),
+        "{got:?}"
+    );
 }
 
 #[test]
@@ -163,7 +232,7 @@ fn a_full_queue_has_the_deadline_too() {
         folder: folder.path(),
         socket: "api.sock",
     };
-    let _fills_it = api.dial(deadline()).unwrap();
+    let _fills_it = socket::connect(folder.path(), "api.sock").unwrap();
     let got = api.get::<Value>("/", Deadline::new(Duration::from_millis(150), None));
     assert!(matches!(got, Err(HttpError::TimedOut { .. })), "{got:?}");
 }

@@ -113,6 +113,9 @@ impl Arguments<'_> {
             "-qmp",
             format!("unix:{QMP_SOCKET},server=on,wait=off").into(),
         );
+        // Into its log, for those who are to say how the VM ended. Where QEMU has no such event it
+        // warns, and runs.
+        add("-trace", "qemu_system_shutdown_request".into());
         add("-kernel", self.kernel.into());
         if let Some(initrd) = self.initrd {
             add("-initrd", initrd.into());
@@ -221,6 +224,7 @@ mod tests {
             "-M q35,memory-backend=mem -accel tcg -cpu max -smp 1 -m 256 \
              -object memory-backend-memfd,id=mem,size=256M,share=on -display none \
              -serial file:console.log -qmp unix:qmp,server=on,wait=off \
+             -trace qemu_system_shutdown_request \
              -kernel /img/vmlinuz -initrd /img/initrd \
              -append console=ttyS0 panic=-1 quiet init_on_free=1 \
              -device pcie-root-port,id=rp0,chassis=1,slot=1 \

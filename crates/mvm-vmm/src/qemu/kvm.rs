@@ -6,10 +6,10 @@
 //! KVM works. The verdict is kept, since where KVM hangs the trial takes its whole deadline.
 
 use super::arguments::Accelerator;
+use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::launch::Deadline;
 use crate::microvm::{kvm_device, open_kvm};
-use crate::record::{Home, write_whole};
+use mvm_registry::{Home, write_whole};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
@@ -155,7 +155,7 @@ fn recall(file: &Path, about: &str) -> Option<Verdict> {
 
 /// What a verdict depends on: this boot of the machine, the QEMU and the kernel.
 fn about(qemu: &Path, kernel: &Path) -> Result<String, Error> {
-    let mut about = crate::process::boot_id()?;
+    let mut about = mvm_registry::boot_id().map_err(Error::io("read", Path::new("/proc")))?;
     for path in [qemu, kernel] {
         let metadata = std::fs::metadata(path).map_err(Error::io("look at", path))?;
         let (length, changed) = (metadata.len(), metadata.mtime());

@@ -11,17 +11,18 @@ pub mod qmp;
 mod snapshot;
 pub mod vsock;
 
+use crate::deadline::Deadline;
 use crate::driver::{Driver, Launch, Restore};
-use crate::error::Error;
-use crate::launch::{Deadline, VmProcesses};
+use crate::error::{Error, QmpFault};
+use crate::launch::VmProcesses;
 use crate::locate::{QEMU, VHOST_DEVICE_VSOCK};
-use crate::process::Alive;
-use crate::record::VmFolder;
-use crate::snapshot::Vmm;
+use crate::snapshot::{Snapshot, Vmm};
 use arguments::{Accelerator, Arguments, Begin, Memory, QMP_SOCKET};
 use kvm::Verdict;
+use mvm_registry::Alive;
+use mvm_registry::{Role, VmFolder};
 use qmp::Qmp;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 
@@ -31,7 +32,7 @@ pub struct Qemu;
 
 const BACKEND: &str = "qemu";
 
-const ROLE: &str = "vmm";
+const ROLE: Role = Role::Vmm;
 
 /// The guest's own vsock address. Each VM has a vhost-device-vsock of its own, so that it need not
 /// differ between them.
@@ -91,6 +92,7 @@ impl Driver for Qemu {
             return Err(Error::Qmp {
                 doing: "ask the guest to power off".into(),
                 reason: "QEMU does not listen there".into(),
+                fault: QmpFault::Gone,
             });
         };
         qmp.execute("system_powerdown", &json!({}))?;
@@ -102,8 +104,19 @@ impl Driver for Qemu {
         Ok(())
     }
 
-    fn main_role(&self) -> &'static str {
-        ROLE
+    fn is_paused(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<bool, Error> {
+        let doing = "tell whether the VM is paused";
+        let failed = |fault, reason: &str| Error::Qmp {
+            doing: doing.into(),
+            fault,
+            reason: reason.into(),
+        };
+        let qmp = Qmp::connect_within(folder.path(), QMP_SOCKET, deadline.left())?;
+        let mut qmp = qmp.ok_or_else(|| failed(QmpFault::Gone, "QEMU does not listen there"))?;
+        let status = qmp.execute("query-status", &json!({}))?;
+        let runs = status.get("running").and_then(Value::as_bool);
+        runs.map(|runs| !runs)
+            .ok_or_else(|| failed(QmpFault::NotQmp, "its answer does not say so"))
     }
 
     fn check_snapshots(&self) -> Result<(), Error> {
@@ -121,6 +134,10 @@ impl Driver for Qemu {
 
     fn run_on(&self, processes: &mut VmProcesses, deadline: Deadline<'_>) -> Result<(), Error> {
         snapshot::run_on(processes, deadline)
+    }
+
+    fn check_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        snapshot::check_snapshot(snapshot)
     }
 
     fn restore(&self, restore: &Restore<'_>, processes: &mut VmProcesses) -> Result<(), Error> {

@@ -1,7 +1,12 @@
 //! QEMU's control socket (QMP): a JSON object a line, asked and answered in turn, with events in
 //! between.
+//!
+//! By hand, though there are types for all of QEMU's schema (qapi-qmp): of its hundreds of commands
+//! a dozen are used, with two or three fields each, by QEMUs of many versions, each with a schema of
+//! its own. And what makes up most of this file those types do not have: a bound on the length of a
+//! line, deadlines, and handing over descriptors.
 
-use crate::error::Error;
+use crate::error::{Error, QmpFault};
 use crate::socket;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
@@ -30,12 +35,24 @@ pub struct Qmp {
     /// Events that came while an answer was awaited.
     events: Vec<Value>,
     version: (u64, u64, u64),
+    /// How long an answer may take.
+    at_most: Duration,
 }
 
 impl Qmp {
     /// Connects, and gets past the greeting. `Ok(None)` if QEMU does not listen there (yet).
     pub fn connect(folder: &Path, socket: &str) -> Result<Option<Self>, Error> {
-        let stream = match dial(folder, socket, ANSWER) {
+        Self::connect_within(folder, socket, ANSWER)
+    }
+
+    /// The same where connecting, the greeting and each answer may take no longer than that.
+    pub fn connect_within(
+        folder: &Path,
+        socket: &str,
+        at_most: Duration,
+    ) -> Result<Option<Self>, Error> {
+        let until = Instant::now() + at_most;
+        let stream = match dial(folder, socket, at_most) {
             Ok(stream) => stream,
             Err(error)
                 if matches!(
@@ -51,11 +68,13 @@ impl Qmp {
             reader: BufReader::new(stream),
             events: Vec::new(),
             version: (0, 0, 0),
+            at_most,
         };
         let doing = "connect";
-        let greeting = qmp.read(doing, Instant::now() + ANSWER)?;
+        let greeting = qmp.read(doing, until)?;
         let Some(own) = greeting.get("QMP") else {
-            return Err(failed(doing, "something else than QEMU answers there"));
+            let other = "something else than QEMU answers there";
+            return Err(failed(doing, QmpFault::NotQmp, other));
         };
         let number = |part| {
             let path = format!("/version/qemu/{part}");
@@ -73,7 +92,7 @@ impl Qmp {
         self.reader
             .get_mut()
             .write_all(line.as_bytes())
-            .map_err(|error| failed(command, &error.to_string()))?;
+            .map_err(|error| broken(command, &error))?;
         self.answer(command)
     }
 
@@ -98,17 +117,17 @@ impl Qmp {
             &mut control,
             SendFlags::NOSIGNAL,
         )
-        .map_err(|errno| failed(COMMAND, &io::Error::from(errno).to_string()))?;
+        .map_err(|errno| broken(COMMAND, &errno.into()))?;
         // A line this short is taken whole, or the socket's buffer is full of what nobody reads.
         if sent < line.len() {
-            return Err(failed(COMMAND, "QEMU does not read"));
+            return Err(failed(COMMAND, QmpFault::Silent, "QEMU does not read"));
         }
         self.answer(COMMAND).map(|_| ())
     }
 
     /// Reads the answer to a command that was sent.
     fn answer(&mut self, command: &str) -> Result<Value, Error> {
-        let until = Instant::now() + ANSWER;
+        let until = Instant::now() + self.at_most;
         loop {
             let mut answer = self.read(command, until)?;
             if answer.get("event").is_some() {
@@ -117,7 +136,8 @@ impl Qmp {
                 return Ok(value.take());
             } else {
                 let reason = answer.pointer("/error/desc").and_then(Value::as_str);
-                return Err(failed(command, reason.unwrap_or("it gave no reason")));
+                let reason = reason.unwrap_or("it gave no reason");
+                return Err(failed(command, QmpFault::Refused, reason));
             }
         }
     }
@@ -150,7 +170,7 @@ impl Qmp {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(failed(doing, "no answer in time"));
+                return Err(failed(doing, QmpFault::Silent, "no answer in time"));
             }
             let step = self
                 .reader
@@ -163,10 +183,18 @@ impl Qmp {
             match step {
                 Ok(_) if line.ends_with(b"\n") => {
                     return serde_json::from_slice(&line).map_err(|error| {
-                        failed(doing, &format!("the answer is no JSON: {error}"))
+                        let other = format!("the answer is no JSON: {error}");
+                        failed(doing, QmpFault::NotQmp, &other)
                     });
                 }
-                Ok(0) => return Err(failed(doing, "QEMU closed the connection")),
+                Ok(0) if line.len() as u64 >= MAX_LINE => {
+                    let long = format!("the answer has more than {MAX_LINE} bytes");
+                    return Err(failed(doing, QmpFault::NotQmp, &long));
+                }
+                Ok(0) => {
+                    let closed = "QEMU closed the connection";
+                    return Err(failed(doing, QmpFault::Gone, closed));
+                }
                 Ok(_) => {}
                 Err(error)
                     if matches!(
@@ -175,7 +203,7 @@ impl Qmp {
                             | io::ErrorKind::TimedOut
                             | io::ErrorKind::Interrupted
                     ) => {}
-                Err(error) => return Err(failed(doing, &error.to_string())),
+                Err(error) => return Err(broken(doing, &error)),
             }
         }
     }
@@ -203,11 +231,17 @@ fn dial(folder: &Path, socket: &str, at_most: Duration) -> io::Result<UnixStream
     }
 }
 
-fn failed(doing: &str, reason: &str) -> Error {
+fn failed(doing: &str, fault: QmpFault, reason: &str) -> Error {
     Error::Qmp {
         doing: doing.to_owned(),
         reason: reason.to_owned(),
+        fault,
     }
+}
+
+/// The connection is of no use any more.
+fn broken(doing: &str, error: &io::Error) -> Error {
+    failed(doing, QmpFault::Gone, &error.to_string())
 }
 
 #[cfg(test)]
@@ -282,6 +316,7 @@ mod tests {
         thread.join().unwrap();
         let error = qmp.execute("query-status", &json!({})).unwrap_err();
         assert!(matches!(error, Error::Qmp { .. }), "{error}");
+        assert!(error.hint().contains("vm stop"), "{}", error.hint());
     }
 
     #[test]

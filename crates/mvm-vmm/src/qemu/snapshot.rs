@@ -19,11 +19,12 @@ use super::arguments::{
 };
 use super::qmp::Qmp;
 use super::{GUEST_CID, ROLE, vsock};
-use crate::driver::Restore;
-use crate::error::Error;
-use crate::launch::{Deadline, VmProcesses};
+use crate::deadline::Deadline;
+use crate::driver::{Restore, other_version};
+use crate::error::{Error, QmpFault};
+use crate::launch::VmProcesses;
 use crate::locate::QEMU;
-use crate::snapshot::Vmm;
+use crate::snapshot::{Snapshot, Vmm};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::ErrorKind;
@@ -181,10 +182,28 @@ pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Res
     wait_until_ready(processes, &mut qmp, deadline)
 }
 
+/// By the program that is installed; the one that runs is asked again.
+pub(super) fn check_snapshot(snapshot: &Snapshot) -> Result<(), Error> {
+    snapshot.need(STATE)?;
+    let Ok(said) = QEMU.version(&QEMU.find()?) else {
+        return Ok(());
+    };
+    check_version(version_in(&said), &snapshot.manifest.vmm.version)
+}
+
+/// What `qemu-system-x86_64 --version` says, less what is around it: `QEMU emulator version 7.2.22
+/// (Debian 1:7.2+dfsg-7)`.
+fn version_in(said: &str) -> &str {
+    let mut words = said.split_whitespace();
+    words.find(|word| *word == "version");
+    words.next().unwrap_or_default()
+}
+
 fn connect(processes: &VmProcesses) -> Result<Qmp, Error> {
     Qmp::connect(processes.folder().path(), QMP_SOCKET)?.ok_or_else(|| Error::Qmp {
         doing: "reach the VM".into(),
         reason: "QEMU does not listen there".into(),
+        fault: QmpFault::Gone,
     })
 }
 
@@ -305,6 +324,7 @@ fn migrated(
                         "the migration is {bad}: {}",
                         why.unwrap_or("no reason given")
                     ),
+                    fault: QmpFault::Refused,
                 })
             }
             _ => Ok(None),
@@ -324,11 +344,7 @@ fn check_version(own: &str, wrote: &str) -> Result<(), Error> {
     if minor(own) == minor(wrote) {
         return Ok(());
     }
-    Err(Error::Unsupported {
-        backend: "qemu",
-        reason: format!("QEMU {wrote} wrote the snapshot, and this is QEMU {own}"),
-        hint: "restore it with the version that wrote it: MVM_QEMU names the program".into(),
-    })
+    Err(other_version("qemu", "QEMU", (own, wrote), &QEMU))
 }
 
 #[cfg(test)]
@@ -341,6 +357,8 @@ mod tests {
         let error = check_version("8.2.1", "7.2.22").unwrap_err().to_string();
         assert!(error.contains("QEMU 7.2.22 wrote the snapshot"), "{error}");
         assert!(check_version("7.2.22", "nonsense").is_err());
+        let said = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)";
+        assert_eq!(version_in(said), "7.2.22");
     }
 
     #[test]

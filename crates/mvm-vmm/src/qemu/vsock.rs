@@ -1,15 +1,17 @@
 //! vhost-device-vsock: the process that a guest's vsock device is joined to.
 
+use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::launch::{Deadline, VmProcesses};
+use crate::launch::VmProcesses;
 use crate::locate::VHOST_DEVICE_VSOCK;
 use crate::process::listens;
 use crate::qemu::arguments::VSOCK_SOCKET;
+use mvm_registry::Role;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Its role in `vm.json`.
-pub(super) const ROLE: &str = "vsock";
+pub(super) const ROLE: Role = Role::Vsock;
 
 /// How long its queues are waited for. That they are not seen may mean that they cannot be, since
 /// another version numbers them otherwise or its `/proc/PID/fdinfo` is closed to us.

@@ -8,7 +8,7 @@
 //! not found in this way: `--verify always` reads everything.
 
 use super::StateFile;
-use crate::record::{Home, make_private, write_whole};
+use mvm_registry::{Home, make_private, write_whole};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};

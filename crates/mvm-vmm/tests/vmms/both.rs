@@ -3,7 +3,7 @@
 use crate::test_host::{LONG, TestHost, names, told};
 use mvm_fake_vmm::Subject;
 use mvm_vmm::error::Error;
-use mvm_vmm::{Deadline, State};
+use mvm_vmm::{Deadline, Recorded};
 use std::time::Duration;
 
 /// How the end of a VMM is told that was made to die.
@@ -32,7 +32,7 @@ pub(crate) fn failing_start(vmm: &Subject, fault: &str, at_most: Duration) -> Er
     vm.inject(fault);
     let error = vm.try_start(at_most).unwrap_err();
     assert!(!vm.runs(), "{fault}");
-    assert_eq!(vm.record().state, State::Stopped, "{fault}");
+    assert_eq!(vm.record().state, Recorded::Stopped, "{fault}");
     vm.try_start(LONG).unwrap();
     error
 }
@@ -43,7 +43,7 @@ pub(crate) fn suspends_and_resumes(vmm: &Subject, restored: &[impl AsRef<str>]) 
     let vm = host.vm("web").started();
     let snapshot = vm.snapshot(&host.path("s"), true);
     assert!(!vm.runs());
-    assert_eq!(vm.record().state, State::Asleep);
+    assert_eq!(vm.record().state, Recorded::Asleep);
     vm.forget_calls();
     vm.restore(&snapshot, false).unwrap();
     let calls = vm.calls();
@@ -51,7 +51,7 @@ pub(crate) fn suspends_and_resumes(vmm: &Subject, restored: &[impl AsRef<str>]) 
         calls.iter().eq(restored.iter().map(AsRef::as_ref)),
         "{calls:?}"
     );
-    assert_eq!(vm.record().state, State::Running);
+    assert_eq!(vm.record().state, Recorded::Running);
 }
 
 /// A snapshot with that fault fails with those words, and leaves nothing but the VM as it ran. To
@@ -74,7 +74,7 @@ pub(crate) fn a_snapshot_that_fails_leaves_the_vm_running(
     let calls = vm.calls();
     let resumed = calls.iter().any(|call| call.starts_with(resume));
     assert_eq!(resumed, was_paused, "{fault}: {calls:?}");
-    assert_eq!(vm.record().state, State::Running);
+    assert_eq!(vm.record().state, Recorded::Running);
     assert_eq!(names(to.parent().unwrap()), ["home", "image"], "{fault}");
 }
 
@@ -87,6 +87,6 @@ pub(crate) fn a_vmm_that_dies_while_snapshotting_is_told(vmm: &Subject, fault: &
     told(&frozen.unwrap_err(), &["in the middle of the answer"]);
     // Nobody listens any more, or still but not for long.
     session.run_on(Deadline::new(LONG, None)).unwrap_err();
-    assert_eq!(vm.record().state, State::Stopped);
+    assert_eq!(vm.record().state, Recorded::Stopped);
     assert!(!vm.folder.file("v.sock").exists());
 }

@@ -1,12 +1,15 @@
 //! `--backend cloud-hypervisor`
 
 use crate::both;
-use crate::test_host::{LONG, TestHost, names, told};
+use crate::test_host::{Installed, LONG, TestHost, names, told};
 use mvm_fake_vmm::Subject;
-use mvm_vmm::{Deadline, Snapshot, State, Stop, Stopped};
+use mvm_vmm::{Deadline, Recorded, Snapshot, Stop, Stopped};
 use serde_json::Value;
 use std::fs;
 use std::time::Duration;
+
+/// The variable that names the program.
+const PROGRAM: &str = "MVM_CLOUD_HYPERVISOR";
 
 fn api(calls: &[&str]) -> Vec<String> {
     let path = |call: &&str| {
@@ -24,7 +27,7 @@ pub(crate) fn starts_and_stops(vmm: &Subject) {
         vm.calls(),
         api(&["GET vmm.ping 200", "PUT vm.create 204", "PUT vm.boot 204"])
     );
-    assert_eq!(record.state, State::Running);
+    assert_eq!(record.state, Recorded::Running);
     assert_eq!(record.accelerator.as_deref(), Some("kvm"));
     if vmm.is_real() {
         // The bare guest does not listen to the button.
@@ -59,6 +62,53 @@ pub(crate) fn has_its_root_file_system(vmm: &Subject) {
     assert_eq!(disk["readonly"], true);
 }
 
+/// Those from 52 on ask for it, and those before 51 do not know it.
+pub(crate) fn a_disk_has_its_type_where_the_version_asks_for_it(vmm: &Subject) {
+    for (version, expected) in [
+        ("48.0.0", Value::Null),
+        ("51.2.0", Value::Null),
+        ("52.0.0", "Raw".into()),
+        ("53.0.0", "Raw".into()),
+    ] {
+        let _installed = Installed::version(PROGRAM, version);
+        let host = TestHost::new(vmm);
+        host.write_manifest(r#"{"file":"rootfs.erofs","type":"erofs"}"#);
+        let vm = host.vm("web").started();
+        let snapshot = vm.snapshot(&host.path("s"), false);
+        assert_eq!(
+            config(&snapshot)["disks"][0]["image_type"],
+            expected,
+            "{version}"
+        );
+    }
+}
+
+pub(crate) fn a_later_versions_snapshot_is_refused_before_anything_starts(vmm: &Subject) {
+    let host = TestHost::new(vmm);
+    let vm = host.vm("web").started();
+    let snapshot = vm.snapshot(&host.path("s"), false);
+    let later = host.vm("later");
+    let installed = Installed::version(PROGRAM, "53.0.0");
+    later.restore(&snapshot, true).unwrap();
+    drop(installed);
+    let _installed = Installed::version(PROGRAM, "47.0.0");
+    let earlier = host.vm("earlier");
+    let error = earlier.restore(&snapshot, true).unwrap_err();
+    told(
+        &error,
+        &[
+            "Cloud Hypervisor 48.0.0 wrote the snapshot",
+            "this is Cloud Hypervisor 47.0.0",
+        ],
+    );
+    assert!(
+        error.hint().contains("MVM_CLOUD_HYPERVISOR"),
+        "{}",
+        error.hint()
+    );
+    assert_eq!(earlier.calls(), [""; 0]);
+}
+
 pub(crate) fn starts_again_after_a_crash(vmm: &Subject) {
     both::starts_again_after_a_crash(vmm);
 }
@@ -78,8 +128,9 @@ pub(crate) fn a_start_that_fails_leaves_no_process(vmm: &Subject) {
 pub(crate) fn an_answer_with_more_in_it_is_not_taken(vmm: &Subject) {
     let host = TestHost::new(vmm);
     let vm = host.vm("web").started();
+    let (mut session, snapshot_dir) = vm.take(&host.path("s"));
     vm.inject("GET /api/v1/vm.info extra");
-    let (mut session, frozen) = vm.freeze(&host.path("s"), LONG);
+    let frozen = session.freeze(snapshot_dir, Deadline::new(LONG, None));
     told(
         &frozen.unwrap_err(),
         &["not what its API promises", "unheard_of"],
@@ -99,6 +150,7 @@ pub(crate) fn snapshots_and_runs_on(vmm: &Subject) {
     assert_eq!(
         vm.calls(),
         api(&[
+            "GET vm.info 200",
             "GET vmm.ping 200",
             "GET vm.info 200",
             "PUT vm.pause 204",
@@ -121,7 +173,7 @@ pub(crate) fn snapshots_and_runs_on(vmm: &Subject) {
     // A build that is no release's says more of itself.
     let release = vmm.version.split('-').next().unwrap();
     assert!(version.starts_with(release), "{version}");
-    assert_eq!(vm.record().state, State::Running);
+    assert_eq!(vm.record().state, Recorded::Running);
 }
 
 pub(crate) fn suspends_and_resumes(vmm: &Subject) {

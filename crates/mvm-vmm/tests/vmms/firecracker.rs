@@ -1,13 +1,16 @@
 //! `--backend firecracker`
 
 use crate::both;
-use crate::test_host::{LONG, TestHost, names, told};
+use crate::test_host::{Installed, LONG, TestHost, names, told};
 use mvm_fake_vmm::Subject;
 use mvm_vmm::error::Error;
 use mvm_vmm::http::HttpError;
-use mvm_vmm::{Deadline, State, Stop, Stopped};
+use mvm_vmm::{Deadline, Recorded, Snapshot, Stop, Stopped};
 use std::fs;
 use std::time::{Duration, Instant};
+
+/// The variable that names the program.
+const PROGRAM: &str = "MVM_FIRECRACKER";
 
 const STARTED: [&str; 6] = [
     "GET /version 200",
@@ -24,7 +27,7 @@ pub(crate) fn starts_and_stops(vmm: &Subject) {
     let vm = host.vm("web_1.a");
     let record = vm.try_start(LONG).unwrap();
     assert_eq!(vm.calls(), STARTED);
-    assert_eq!(record.state, State::Running);
+    assert_eq!(record.state, Recorded::Running);
     assert_eq!(record.accelerator.as_deref(), Some("kvm"));
     if !vmm.is_real() {
         assert_eq!(
@@ -113,6 +116,7 @@ pub(crate) fn snapshots_and_runs_on(vmm: &Subject) {
     assert_eq!(
         vm.calls(),
         [
+            "GET / 200",
             "GET /version 200",
             "GET /version 200",
             "PATCH /vm 204",
@@ -127,11 +131,99 @@ pub(crate) fn snapshots_and_runs_on(vmm: &Subject) {
     );
     assert_eq!(snapshot.manifest.vmm.name, "firecracker");
     assert_eq!(snapshot.manifest.vmm.version, vmm.version);
-    assert_eq!(vm.record().state, State::Running);
+    assert_eq!(vm.record().state, Recorded::Running);
 }
 
 pub(crate) fn suspends_and_resumes(vmm: &Subject) {
     both::suspends_and_resumes(vmm, &["GET /version 200", "PUT /snapshot/load 204"]);
+}
+
+/// Each knows fields that those before it do not, and none is asked for more than it knows.
+pub(crate) fn every_version_restores_its_own_snapshots(vmm: &Subject) {
+    for version in ["1.10.1", "1.13.1", "1.15.1", "1.16.1", "1.17.0-dev"] {
+        let _installed = Installed::version(PROGRAM, version);
+        let host = TestHost::new(vmm);
+        let vm = host.vm("web").started();
+        let snapshot = vm.snapshot(&host.path("s"), false);
+        assert_eq!(snapshot.manifest.vmm.version, version);
+        let clone = host.vm("clone");
+        clone.restore(&snapshot, true).unwrap();
+        assert!(clone.folder.file("v.sock").exists(), "{version}");
+    }
+}
+
+pub(crate) fn another_versions_snapshot_is_refused_before_anything_starts(vmm: &Subject) {
+    let host = TestHost::new(vmm);
+    let vm = host.vm("web").started();
+    let snapshot = vm.snapshot(&host.path("s"), false);
+    let other = host.vm("other");
+    for version in ["1.15.1", "1.17.0-dev"] {
+        let _installed = Installed::version(PROGRAM, version);
+        let error = other.restore(&snapshot, true).unwrap_err();
+        let expected =
+            format!("Firecracker 1.16.1 wrote the snapshot, and this is Firecracker {version}");
+        told(&error, &[&expected]);
+        assert!(error.hint().contains("MVM_FIRECRACKER"), "{}", error.hint());
+        assert_eq!(other.calls(), [""; 0]);
+    }
+    // One that was put in its place since it was asked is asked again.
+    fs::write(other.folder.file("version"), "1.15.1").unwrap();
+    let error = other.restore(&snapshot, true).unwrap_err();
+    told(&error, &["and this is Firecracker 1.15.1"]);
+    assert_eq!(other.calls(), ["GET /version 200"]);
+    assert!(!other.runs());
+}
+
+pub(crate) fn a_manifest_that_does_not_go_together_is_refused_before_anything_starts(
+    vmm: &Subject,
+) {
+    let host = TestHost::new(vmm);
+    let vm = host.vm("web").started();
+    let sound = vm.snapshot(&host.path("s"), false);
+    let other = host.vm("other");
+    let refused = |alter: &dyn Fn(&mut Snapshot), expected: &[&str]| {
+        let mut snapshot = sound.clone();
+        alter(&mut snapshot);
+        let error = other.restore(&snapshot, true).unwrap_err();
+        told(&error, expected);
+        assert!(!error.hint().is_empty());
+        assert_eq!(other.calls(), [""; 0]);
+    };
+    let vmm = |name: &'static str| {
+        move |snapshot: &mut Snapshot| snapshot.manifest.vmm.name = name.into()
+    };
+    refused(
+        &vmm("crosvm"),
+        &["was written by \"crosvm\"", "knows firecracker,"],
+    );
+    // It has files that this one does not write.
+    refused(&vmm("cloud-hypervisor"), &["names no file \"config.json\""]);
+    refused(
+        &|snapshot| snapshot.manifest.files.retain(|file| file.file != "memory"),
+        &["manifest.json", "names no file \"memory\""],
+    );
+    let mib = sound.manifest.memory_mib;
+    let more = format!("the guest has {} MiB of memory", mib + 1);
+    let bytes = format!("{} bytes", u64::from(mib) << 20);
+    refused(
+        &|snapshot| snapshot.manifest.memory_mib = mib + 1,
+        &[&more, &bytes],
+    );
+}
+
+/// Where they got into a line of the guest's, the agent was not heard.
+pub(crate) fn its_own_words_are_not_in_the_guests_console(vmm: &Subject) {
+    let host = TestHost::new(vmm);
+    let vm = host.vm("web").started();
+    let console = fs::read_to_string(vm.folder.file("console.log")).unwrap();
+    if vmm.is_real() {
+        assert!(!console.contains("Running Firecracker"), "{console}");
+    } else {
+        assert_eq!(console, "mvm-guest-agent: listening on vsock port 52\n");
+    }
+    let log = fs::read_to_string(vm.folder.file("vmm.log")).unwrap();
+    let words = format!("Running Firecracker v{}", vmm.version);
+    assert!(log.contains(&words), "{log}");
 }
 
 pub(crate) fn a_clone_has_sockets_of_its_own(vmm: &Subject) {
@@ -175,7 +267,7 @@ pub(crate) fn a_vmm_that_hangs_while_snapshotting_is_given_up(vmm: &Subject) {
     let error = session.run_on(Deadline::new(soon, None)).unwrap_err();
     told(&error, &["not answered within 0.4 s"]);
     // It may be frozen still: nobody is to dial it.
-    assert_eq!(vm.record().state, State::Asleep);
+    assert_eq!(vm.record().state, Recorded::Asleep);
     drop(session);
     assert_eq!(vm.stop(Stop::Force), Stopped::Forced);
     assert!(!vm.runs());
@@ -191,7 +283,8 @@ pub(crate) fn the_broken_version_is_refused(vmm: &Subject) {
     let error = vm.try_take(&host.path("s")).unwrap_err();
     told(&error, &["1.16.0", "loses the guest's vsock"]);
     assert!(error.hint().contains("1.16.1"));
-    assert_eq!(vm.calls(), ["GET /version 200"], "it was not paused");
+    let asked = ["GET / 200", "GET /version 200"];
+    assert_eq!(vm.calls(), asked, "it was not paused");
     assert_eq!(names(&host.path("")), ["home", "image"]);
     // Nor is a sound snapshot restored with it.
     let other = host.vm("other").started();
@@ -201,6 +294,13 @@ pub(crate) fn the_broken_version_is_refused(vmm: &Subject) {
     let error = clone.restore(&snapshot, true).unwrap_err();
     told(&error, &["loses the guest's vsock"]);
     assert!(!clone.runs());
+    let _installed = Installed::version(PROGRAM, "1.16.0");
+    clone.forget_calls();
+    let error = clone.restore(&snapshot, true).unwrap_err();
+    told(&error, &["loses the guest's vsock"]);
+    let hint = error.hint();
+    assert!(hint.contains("restore the snapshot with it"), "{hint}");
+    assert_eq!(clone.calls(), [""; 0]);
 }
 
 /// Of the real program of that version.
@@ -209,7 +309,7 @@ pub(crate) fn no_snapshot_is_taken_with_it(vmm: &Subject) {
     let vm = host.vm("web").started();
     let error = vm.try_take(&host.path("s")).unwrap_err();
     told(&error, &["1.16.0", "loses the guest's vsock"]);
-    assert_eq!(vm.record().state, State::Running);
+    assert_eq!(vm.record().state, Recorded::Running);
 }
 
 pub(crate) fn a_load_that_fails_is_told_with_the_end_of_the_process(vmm: &Subject) {
@@ -231,7 +331,7 @@ pub(crate) fn a_load_that_fails_is_told_with_the_end_of_the_process(vmm: &Subjec
         ],
     );
     assert!(!vm.runs());
-    assert_eq!(vm.record().state, State::Asleep, "as it was");
+    assert_eq!(vm.record().state, Recorded::Asleep, "as it was");
     fs::write(&memory, kept).unwrap();
     vm.restore(&snapshot, false).unwrap();
 }

@@ -67,6 +67,7 @@ fn of_firecracker(vmm: &Subject) -> Vec<Trial> {
     let mut trials = Vec::from(stories! {
         vmm, firecracker: starts_and_stops, has_its_root_file_system, starts_again_after_a_crash,
         a_start_that_fails_leaves_no_process, an_answer_with_more_in_it_is_not_taken,
+        its_own_words_are_not_in_the_guests_console,
     });
     trials.extend(stories! {
         vmm, manners: firecracker_keeps_its_order, firecracker_knows_its_fields,
@@ -75,14 +76,19 @@ fn of_firecracker(vmm: &Subject) -> Vec<Trial> {
     if !vmm.is_real() {
         trials.extend(stories! {
             vmm, firecracker: is_chosen_if_kvm_boots_the_kernel, the_broken_version_is_refused,
+            every_version_restores_its_own_snapshots,
+            another_versions_snapshot_is_refused_before_anything_starts,
         });
+        trials.extend(stories! { vmm, manners: firecracker_knows_the_fields_of_its_version });
     }
     if vmm.version == "1.16.0" {
         trials.extend(stories! { vmm, firecracker: no_snapshot_is_taken_with_it });
     } else {
         trials.extend(stories! {
             vmm, firecracker: snapshots_and_runs_on, suspends_and_resumes,
-            a_clone_has_sockets_of_its_own, a_snapshot_that_fails_leaves_the_vm_running,
+            a_clone_has_sockets_of_its_own,
+            a_manifest_that_does_not_go_together_is_refused_before_anything_starts,
+            a_snapshot_that_fails_leaves_the_vm_running,
             a_vmm_that_dies_while_snapshotting_is_told,
             a_vmm_that_hangs_while_snapshotting_is_given_up,
             a_load_that_fails_is_told_with_the_end_of_the_process,
@@ -105,6 +111,10 @@ fn of_cloud_hypervisor(vmm: &Subject) -> Vec<Trial> {
         trials.extend(stories! { vmm, manners: cloud_hypervisor_finds_missing_fields_at_once });
     } else {
         trials.extend(stories! { vmm, manners: cloud_hypervisor_finds_unknown_fields_at_boot });
+        trials.extend(stories! {
+            vmm, cloud_hypervisor: a_disk_has_its_type_where_the_version_asks_for_it,
+            a_later_versions_snapshot_is_refused_before_anything_starts,
+        });
     }
     // Later ones take the place of one where nobody listens.
     if vmm.major() < 53 {

@@ -1,7 +1,7 @@
 //! What is out of order, or has a field too many or too few, a stand-in refuses as the real program
 //! does. Without that the other tests would prove little.
 
-use crate::test_host::{LONG, put_kernel};
+use crate::test_host::{Installed, LONG, put_kernel};
 use mvm_fake_vmm::Subject;
 use mvm_vmm::Deadline;
 use mvm_vmm::http::{Api, HttpError, Method};
@@ -151,6 +151,42 @@ pub(crate) fn firecracker_knows_its_fields(subject: &Subject) {
     vmm.refused(400, "/nonsense", &json!({}));
 }
 
+pub(crate) fn firecracker_knows_the_fields_of_its_version(subject: &Subject) {
+    let load = |field: &str, value: Value| {
+        let mut load = json!({"snapshot_path": "nowhere",
+            "mem_backend": {"backend_type": "File", "backend_path": "m"}});
+        load[field] = value;
+        load
+    };
+    for (version, knows_override, knows_clock) in [
+        ("1.10.1", false, false),
+        ("1.14.4", false, true),
+        ("1.15.0", false, false),
+        ("1.15.1", false, true),
+        ("1.16.1", true, true),
+        ("1.17.0-dev", true, true),
+    ] {
+        let _installed = Installed::version("MVM_FIRECRACKER", version);
+        for (field, value, knows) in [
+            (
+                "vsock_override",
+                json!({"uds_path": "v.sock"}),
+                knows_override,
+            ),
+            ("clock_realtime", json!(false), knows_clock),
+        ] {
+            let vmm = Running::start(subject);
+            match vmm.ask(Method::Put, "/snapshot/load", &load(field, value)) {
+                Err(HttpError::Refused { message, .. }) => {
+                    let unknown = message.contains("unknown field");
+                    assert_eq!(unknown, !knows, "{version}, {field}: {message}");
+                }
+                other => panic!("{version}, {field}: {other:?}"),
+            }
+        }
+    }
+}
+
 pub(crate) fn cloud_hypervisor_keeps_its_order(subject: &Subject) {
     let vmm = Running::start(subject);
     let act = |action: &str, body: &Value| vmm.put(&format!("/api/v1/{action}"), body);
@@ -196,6 +232,15 @@ pub(crate) fn cloud_hypervisor_finds_unknown_fields_at_boot(subject: &Subject) {
         *config.pointer_mut(pointer).unwrap() = value;
         vmm.put("/api/v1/vm.create", &config);
         vmm.refused(500, "/api/v1/vm.boot", &Value::Null);
+    }
+    for (version, knows) in [("50.0.0", false), ("51.0.0", true), ("53.0.0", true)] {
+        let _installed = Installed::version("MVM_CLOUD_HYPERVISOR", version);
+        let vmm = Running::start(subject);
+        let mut config = config();
+        config["disks"] = json!([{"path": "vmlinux", "readonly": true, "image_type": "Raw"}]);
+        vmm.put("/api/v1/vm.create", &config);
+        let booted = vmm.ask(Method::Put, "/api/v1/vm.boot", &Value::Null);
+        assert_eq!(booted.is_ok(), knows, "{version}: {booted:?}");
     }
 }
 

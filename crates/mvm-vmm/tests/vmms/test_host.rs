@@ -4,8 +4,9 @@ use mvm_fake_vmm::Subject;
 use mvm_protocol::lifecycle::Token;
 use mvm_vmm::error::Error;
 use mvm_vmm::machine::{self, Spec, Stop};
-use mvm_vmm::suspend::{self, Restored, SnapshotSession};
-use mvm_vmm::{Deadline, Home, Record, Snapshot, State, VmFolder, VmName};
+use mvm_vmm::snapshot::SnapshotDir;
+use mvm_vmm::suspend::{self, RestoreSpec, Restored, SnapshotSession};
+use mvm_vmm::{Deadline, Home, Record, Recorded, Snapshot, VmFolder, VmName};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,25 @@ pub(crate) fn install() -> TempDir {
         }
     }
     folder
+}
+
+/// A version that the stand-in of a VMM tells, be it only asked or be it started; the usual one again
+/// when this is dropped.
+pub(crate) struct Installed(PathBuf);
+
+impl Installed {
+    pub(crate) fn version(variable: &str, version: &str) -> Self {
+        let program = PathBuf::from(env::var_os(variable).unwrap());
+        let file = program.with_extension("version");
+        fs::write(&file, version).unwrap();
+        Self(file)
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 pub(crate) struct TestHost {
@@ -112,6 +132,8 @@ impl Vm<'_> {
         let spec = Spec {
             image: Some(self.host.image()),
             backend: Some(backend.into()),
+            // Little, since snapshots are hashed; the bare guest needs some.
+            memory_mib: Some(if self.host.vmm.is_real() { 64 } else { 1 }),
             ..Spec::default()
         };
         let deadline = Deadline::new(at_most, None);
@@ -169,14 +191,18 @@ impl Vm<'_> {
         suspend::take(&self.host.home, &self.name, Some(to)).map(drop)
     }
 
+    /// Up to the moment at which the guest would be told to sleep.
+    pub(crate) fn take(&self, to: &Path) -> (SnapshotSession, SnapshotDir) {
+        suspend::take(&self.host.home, &self.name, Some(to)).unwrap()
+    }
+
     /// Up to the frozen VM: what is to follow is the test's.
     pub(crate) fn freeze(
         &self,
         to: &Path,
         at_most: Duration,
     ) -> (SnapshotSession, Result<suspend::PendingSnapshot, Error>) {
-        let (mut session, snapshot_dir) =
-            suspend::take(&self.host.home, &self.name, Some(to)).unwrap();
+        let (mut session, snapshot_dir) = self.take(to);
         let frozen = session.freeze(snapshot_dir, Deadline::new(at_most, None));
         (session, frozen)
     }
@@ -185,9 +211,9 @@ impl Vm<'_> {
     pub(crate) fn snapshot(&self, to: &Path, stop: bool) -> Snapshot {
         let (mut session, frozen) = self.freeze(to, LONG);
         let pending = frozen.unwrap();
-        assert_eq!(self.record().state, State::Asleep);
+        assert_eq!(self.record().state, Recorded::Asleep);
         if stop {
-            session.stop().unwrap();
+            session.stop(to).unwrap();
         } else {
             session.run_on(Deadline::new(LONG, None)).unwrap();
         }
@@ -198,7 +224,11 @@ impl Vm<'_> {
 
     pub(crate) fn restore(&self, snapshot: &Snapshot, clone: bool) -> Result<Restored, Error> {
         let deadline = Deadline::new(LONG, None);
-        suspend::restore(&self.host.home, &self.name, snapshot, clone, deadline)
+        let spec = RestoreSpec {
+            clone,
+            ..RestoreSpec::default()
+        };
+        suspend::restore(&self.host.home, &self.name, snapshot, &spec, deadline)
     }
 }
 

@@ -7,11 +7,12 @@ use crate::render::{data, inspect};
 use crate::report::{Failure, Outcome};
 use crate::vm_name;
 use clap::ValueEnum;
-use mvm_client::{Error, Session, inventory::nearest};
+use mvm_client::{Error, Session};
 use mvm_protocol::ErrorCode;
 use mvm_protocol::answer::Checked;
 use mvm_protocol::request::{Check, CheckKind};
 use mvm_protocol::status::{Health, Inspect};
+use mvm_registry::nearest;
 
 /// Run a health check or a probe now, and show what it found
 ///

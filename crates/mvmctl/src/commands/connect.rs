@@ -1,10 +1,12 @@
 //! `mvmctl vm connect`
 
 use super::Context;
-use crate::asked_to_end::AskedToEnd;
+use super::liveness;
+use super::running::{self, Broken, Why};
 use crate::report::{Failure, Outcome};
-use crate::stdio::{self, PIECE, Stream, Stuck, Writer};
+use crate::stdio::{self, PIECE, Stream, WriteError, Writer};
 use crate::vm_name;
+use crate::vm_state::VmStates;
 use mvm_client::RawStream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tracing::Instrument as _;
@@ -34,8 +36,9 @@ enum Over {
     Closed,
     Guest(std::io::Error),
     Input(std::io::Error),
-    Output(Stuck),
+    Output(WriteError),
     Signalled(i32),
+    NotRunning(Why),
 }
 
 impl Args {
@@ -49,28 +52,35 @@ impl Args {
         let vm = self.vm.name.as_str();
         let inventory = context.inventory()?;
         let connected = async {
-            let found = inventory.find(vm)?;
+            let found = inventory.now(vm, context.deadlines().connect).await?;
             let endpoint = found.endpoint()?.clone().with_port(self.port);
-            RawStream::connect(&endpoint, &context.deadlines()).await
+            context
+                .dialer
+                .connect_raw(&endpoint, &context.deadlines())
+                .await
         };
         let stream = connected.await;
         let stream = stream.map_err(|error| Failure::about(vm, &error))?;
-        let mut asked = AskedToEnd::new()?;
+        let mut asked = context.termination_requests();
+        let states = VmStates::new(context);
+        let mut state = states.of(vm)?;
         let over = tokio::select! {
             over = pump(stream) => over?,
+            cut = liveness::not_running(&mut state) => Over::NotRunning(cut.why),
             number = asked.next() => Over::Signalled(number),
         };
         match over {
-            Over::Closed | Over::Output(Stuck::Closed) => Ok(Outcome::Done),
+            Over::Closed | Over::Output(WriteError::Closed) => Ok(Outcome::Done),
             Over::Guest(error) => {
                 Err(Failure::failed(format!("the connection broke off: {error}")).of(vm))
             }
             Over::Input(error) => {
                 Err(Failure::failed(format!("cannot read standard input: {error}")).of(vm))
             }
-            Over::Output(Stuck::Failed(error)) => {
+            Over::Output(WriteError::Failed(error)) => {
                 Err(Failure::failed(format!("cannot write to standard output: {error}")).of(vm))
             }
+            Over::NotRunning(why) => Err(running::failed(vm, Broken::Cut(why))),
             Over::Signalled(number) => {
                 Err(Failure::signalled(number, "and with it the connection").of(vm))
             }
@@ -100,7 +110,7 @@ async fn pump(stream: RawStream) -> Result<Over, Failure> {
         loop {
             let read = tokio::select! {
                 read = from_guest.read(&mut buffer) => read,
-                stuck = writer.why() => return Over::Output(stuck),
+                error = writer.why() => return Over::Output(error),
             };
             let written = match read {
                 Ok(0) => break,
@@ -110,18 +120,18 @@ async fn pump(stream: RawStream) -> Result<Over, Failure> {
                 }
                 Err(error) => return Over::Guest(error),
             };
-            if let Err(stuck) = written {
-                return Over::Output(stuck);
+            if let Err(error) = written {
+                return Over::Output(error);
             }
         }
         match writer.finish().await {
             Ok(()) => Over::Closed,
-            Err(stuck) => Over::Output(stuck),
+            Err(error) => Over::Output(error),
         }
     };
     Ok(tokio::select! {
         over = receiving => over,
         over = sending => over,
-        () = stdio::unread() => Over::Output(Stuck::Closed),
+        () = stdio::unread() => Over::Output(WriteError::Closed),
     })
 }

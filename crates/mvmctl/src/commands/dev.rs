@@ -12,8 +12,8 @@ pub(super) async fn session(
 ) -> Result<Session, Failure> {
     let inventory = context.inventory()?;
     let connected = async {
-        let found = inventory.find(vm)?;
-        Session::connect(found.endpoint()?, deadlines).await
+        let found = inventory.now(vm, deadlines.connect).await?;
+        context.connect(&found, deadlines).await
     };
     connected.await.map_err(|error| failure(vm, &error))
 }

@@ -5,9 +5,9 @@ use crate::args::Format;
 use crate::render::data::document;
 use crate::render::text::clean;
 use crate::report::{Failure, Kind, Outcome};
-use mvm_client::{Error, Inventory, Unseen};
+use mvm_registry::{Error, Inventory, Unseen};
+use mvm_vmm::Deadline;
 use mvm_vmm::doctor::{self, DiscoveredVm, Finding, Level};
-use mvm_vmm::{Deadline, Home};
 use serde_json::json;
 
 /// Find out what is in the way of starting VMs here, and how to mend it
@@ -21,7 +21,7 @@ pub(crate) struct Args {}
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let (inventory, mut amiss) = inventory(context)?;
-        let home = Home::at(inventory.home());
+        let home = inventory.home().clone();
         let discovered =
             match discovered(&inventory) {
                 Ok((discovered, unseen)) => {
@@ -84,7 +84,7 @@ fn discovered(inventory: &Inventory) -> Result<(Vec<DiscoveredVm>, Vec<Unseen>),
     let found = inventory.list()?;
     let sockets = found.vms.into_iter().filter_map(|vm| {
         let socket = vm.endpoint().ok()?.path()?.to_owned();
-        let own = inventory.folder(&vm.name).join("v.sock");
+        let own = inventory.home().vms().join(&vm.name).join("v.sock");
         (socket != own).then_some(DiscoveredVm {
             name: vm.name,
             socket,

@@ -9,13 +9,15 @@ use crate::render::event;
 use crate::render::text::{clean, cut};
 use crate::report::{self, Failure, InData, Outcome};
 use crate::vm_name;
+use crate::vm_state::{Now, VmState, VmStates};
 use futures_util::future::join_all;
-use mvm_client::{Error, Session, Vm, Watcher};
+use mvm_client::{Error, Watcher};
 use mvm_protocol::answer::{Change, Event};
 use mvm_protocol::status::Status;
+use mvm_registry::Vm;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::timeout;
 use tracing::Instrument as _;
 
 /// Show changes as they happen
@@ -23,8 +25,9 @@ use tracing::Instrument as _;
 /// First the status of each VM as it is, then a line for each change, until it is interrupted. With
 /// --json each line is an object: a status has `lifecycle` and no `at`, a change has `at`, a VM that
 /// was lost has `error`. A VM that cannot be reached at the beginning is given up; one that is lost
-/// later is dialled again with growing pauses, and told of by its status when it is back. It ends
-/// when all VMs are given up.
+/// later is dialled again with growing pauses, and told of by its status when it is back. One that is
+/// frozen for a snapshot, put to sleep or stopped is let go of, and followed again once it runs. It
+/// ends when all VMs are given up or have ended by themselves.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -40,14 +43,9 @@ const MOST: usize = 500;
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let inventory = context.inventory()?;
-        let (scope, targets) = fleet::targets(context, &inventory, &self.vms.names)?;
-        if targets.is_empty() {
-            context.ui.note(&format!(
-                "no VMs in {}",
-                inventory.home().join("vms").display()
-            ));
-        }
+        let (scope, targets) = fleet::targets(context, &inventory, &self.vms)?;
         fleet::allow_descriptors();
+        let states = VmStates::new(context);
         let dialling = Semaphore::new(context.parallel);
         let wanted = targets.into_iter().filter(|target| {
             // Among all VMs, one that is not running is as it should be.
@@ -59,6 +57,7 @@ impl Args {
                 context,
                 scope,
                 dialling: &dialling,
+                states: &states,
                 name: target.name.clone(),
             };
             follower.follow(target).instrument(span)
@@ -82,6 +81,7 @@ struct Follower<'a> {
     scope: Scope,
     /// Bounds how many VMs are dialled at once, not how many are watched.
     dialling: &'a Semaphore,
+    states: &'a VmStates<'a>,
     name: String,
 }
 
@@ -91,17 +91,44 @@ enum Over {
     Unread,
     /// The guest is about to be frozen. Dialling it now could wedge its vsock backend.
     Asleep,
+    /// The VM does not run any more.
+    NotRunning,
 }
 
 impl Follower<'_> {
+    /// Until the VM has ended, whatever is being waited for just then.
     async fn follow(self, target: Target) -> Result<(), Failure> {
-        let mut vm = target.vm;
+        if let Err(error) = target.vm {
+            return self.give_up(&error.into());
+        }
+        let mut state = self.states.of(&self.name)?;
         let mut was_up = false;
         let mut backoff = Backoff::new();
         loop {
+            let vm = match state.now().await {
+                Ok(Now::Runs(vm)) => vm,
+                Ok(Now::Off(error)) if was_up => {
+                    self.tell(&Failure::about(&self.name, &error))?;
+                    while let Ok(Now::Off(_)) = state.now().await {
+                        state.changed().await;
+                    }
+                    continue;
+                }
+                Ok(Now::Ended(failure)) => return self.give_up_for(failure),
+                Ok(Now::Off(error)) | Err(error) => return self.give_up(&error),
+            };
             let mut is_up = false;
-            let error = match self.watch(vm, &mut is_up).await {
+            let error = match self.watch(&vm, &mut state, &mut is_up).await {
                 Ok(Over::Unread) => return Ok(()),
+                Ok(Over::NotRunning) => {
+                    was_up = true;
+                    continue;
+                }
+                Ok(Over::Asleep) if state.is_told() => {
+                    was_up = true;
+                    state.frozen_or_not().await;
+                    continue;
+                }
                 Ok(Over::Asleep) => {
                     let name = &self.name;
                     self.context
@@ -112,36 +139,62 @@ impl Follower<'_> {
                 Err(Stop::Output(failure)) => return Err(failure),
                 Err(Stop::Watch(error)) => error,
             };
-            let failure = Failure::about(&self.name, &error);
             was_up |= is_up;
-            if !was_up || !error.is_retryable() {
-                // The one VM's failure is told by the report of the command.
-                if self.scope != Scope::One {
-                    self.tell(&failure)?;
-                }
-                return Err(failure);
+            match state.now().await {
+                Ok(Now::Runs(_)) if was_up && error.is_retryable() => {}
+                // What became of it says more than how the connection ended.
+                Ok(Now::Off(_)) if was_up => continue,
+                Ok(Now::Ended(failure)) => return self.give_up_for(failure),
+                _ => return self.give_up(&error),
             }
             if is_up {
                 // Once for each time that it is lost, not for each try in vain.
-                self.tell(&failure)?;
+                self.tell(&Failure::about(&self.name, &error))?;
                 backoff = Backoff::new();
             }
-            sleep(backoff.pause()).await;
-            // Its state may have changed, and by that whether it may be dialled.
-            vm = self.context.inventory()?.find(&self.name);
+            let _ = timeout(backoff.pause(), state.changed()).await;
         }
     }
 
-    async fn watch(&self, vm: Result<Vm, Error>, is_up: &mut bool) -> Result<Over, Stop> {
-        let vm = vm?;
+    fn give_up(&self, error: &Error) -> Result<(), Failure> {
+        self.give_up_for(Failure::about(&self.name, error))
+    }
+
+    fn give_up_for(&self, failure: Failure) -> Result<(), Failure> {
+        // The one VM's failure is told by the report of the command.
+        if self.scope != Scope::One {
+            self.tell(&failure)?;
+        }
+        Err(failure)
+    }
+
+    async fn watch(
+        &self,
+        vm: &Vm,
+        state: &mut VmState<'_>,
+        is_up: &mut bool,
+    ) -> Result<Over, Stop> {
         let permit = self.dialling.acquire().await;
-        let session = Session::connect(vm.endpoint()?, &self.context.deadlines()).await?;
-        let (status, mut watcher) = Watcher::start(session, HEARTBEAT).await?;
+        let deadlines = self.context.deadlines();
+        let begun = async {
+            let session = self.context.connect(vm, &deadlines).await?;
+            Watcher::start(session, HEARTBEAT).await
+        };
+        let (status, mut watcher) = tokio::select! {
+            biased;
+            begun = begun => begun?,
+            _ = state.until_not_running() => return Ok(Over::NotRunning),
+        };
         drop(permit);
         *is_up = true;
         self.show_status(&status)?;
         while !self.context.ui.is_closed() {
-            match watcher.next().await? {
+            let event = tokio::select! {
+                biased;
+                event = watcher.next() => event?,
+                _ = state.until_not_running() => return Ok(Over::NotRunning),
+            };
+            match event {
                 None => return Ok(Over::Asleep),
                 Some(event) => self.show(&event)?,
             }

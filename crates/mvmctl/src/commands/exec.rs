@@ -2,12 +2,14 @@
 
 use super::Context;
 use super::dev::{failure, session};
-use super::running::{self, End, Followed, ForSignals, Joined, follow};
+use super::liveness;
+use super::running::{self, End, LastHeard, OutputSink, Passthrough, SignalTarget, follow};
 use crate::args::Format;
 use crate::raw_terminal;
 use crate::render::data::{self, Named};
 use crate::report::{Ended, Failure, Kind, Outcome};
 use crate::vm_name;
+use crate::vm_state::VmStates;
 use mvm_client::{Deadlines, Error};
 use mvm_protocol::ErrorCode;
 use mvm_protocol::dev::exec::{Argv, Env, Exec, ExecExited, Path};
@@ -29,7 +31,8 @@ Exit codes:
 /// Run a command in a guest (dev builds of the agent)
 ///
 /// Its output is ours, and so is its exit code. No shell is involved: for one, run sh -c '…'. There
-/// is no deadline unless --timeout sets one. Ctrl-C is passed on; the second one ends the command
+/// is no deadline unless --timeout sets one, which the guest keeps; a guest that does not is given up
+/// five seconds later. Ctrl-C is passed on; the second one ends the command
 /// with all that it has started. With --json its outcome is one object, with the last 1 MiB of each
 /// output.
 #[derive(Debug, clap::Args)]
@@ -154,16 +157,18 @@ impl Args {
         }
         let asked = self.asked(context)?;
         let keys = self.interactive && self.tty;
-        let joined = Joined {
+        let passthrough = Passthrough {
             input: self.interactive,
             window: self.tty,
             keys,
             signals: if keys {
-                ForSignals::Us
+                SignalTarget::Mvmctl
             } else {
-                ForSignals::Command
+                SignalTarget::Command
             },
         };
+        let states = VmStates::new(context);
+        let mut state = states.of(vm)?;
         // `--timeout` is the command's, not the connection's.
         let mut session = session(context, vm, &Deadlines::default()).await?;
         let begun = Instant::now();
@@ -171,9 +176,29 @@ impl Args {
             .exec(asked)
             .await
             .map_err(|error| refused(vm, &error))?;
-        let followed = follow(vm, command, joined, as_data).await?;
-        let exited = match &followed.end {
-            End::Exited(exited) => exited.clone(),
+        let mut output = if as_data {
+            OutputSink::kept()
+        } else {
+            OutputSink::streams()?
+        };
+        let heard = LastHeard::now();
+        let cut = async {
+            tokio::select! {
+                cut = liveness::limit(vm, context.timeout) => cut,
+                cut = liveness::not_running(&mut state) => cut,
+            }
+        };
+        let followed = follow(
+            command,
+            passthrough,
+            Some(context.termination_requests()),
+            &mut output,
+            &heard,
+            cut,
+        );
+        let end = followed.await?;
+        let exited = match end.map_err(|broken| running::failed(vm, broken))? {
+            End::Exited(exited) => exited,
             // As if our output had been its own.
             End::Unread => return Ok(Outcome::Ended(Ended::Signal(running::SIGPIPE))),
             End::RunsOn => {
@@ -182,7 +207,7 @@ impl Args {
         };
         let ended = running::ended(vm, &exited)?;
         if as_data {
-            show(context, vm, exited, followed, begun.elapsed())?;
+            show(context, vm, exited, output, begun.elapsed())?;
         } else if ended == Ended::TimedOut {
             let after = context.timeout.unwrap_or_default();
             context.ui.error(&format!(
@@ -213,17 +238,18 @@ fn show(
     context: &Context,
     vm: &str,
     exited: ExecExited,
-    mut followed: Followed,
+    output: OutputSink,
     took: Duration,
 ) -> Result<(), Failure> {
+    let (mut stdout, mut stderr) = output.into_kept();
     let answer = Shown {
         exit_code: exited.exit_code,
         signal: exited.signal,
         timed_out: exited.timed_out,
-        truncated: exited.truncated || followed.stdout.is_cut() || followed.stderr.is_cut(),
+        truncated: exited.truncated || stdout.is_cut() || stderr.is_cut(),
         duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        stdout: followed.stdout.text(),
-        stderr: followed.stderr.text(),
+        stdout: stdout.text(),
+        stderr: stderr.text(),
     };
     data::document(context, &Named { vm, answer })
 }

@@ -2,14 +2,16 @@
 
 use super::Context;
 use super::dev::{failure, session};
+use super::liveness;
+use super::running::{LastHeard, Why};
 use crate::args::Format;
-use crate::asked_to_end::AskedToEnd;
 use crate::render::data::{self, Named};
 use crate::report::{Failure, Outcome, tell};
 use crate::vm_name;
+use crate::vm_state::{Now, VmStates};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use mvm_client::dev::{FromPort, PortInput, PortOutput};
-use mvm_client::{Endpoint, Error, Session};
+use mvm_client::{Error, Vm};
 use mvm_protocol::ErrorCode;
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -28,7 +30,9 @@ const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// Forward a TCP port of this host to one on a guest's loopback (dev builds of the agent)
 ///
 /// Listens on 127.0.0.1 until it is interrupted. Each connection is one to the guest's agent; any
-/// number at once.
+/// number at once. While the VM is frozen, asleep or stopped connections are closed at once. A guest
+/// from which nothing comes for 15s, or for 5s more than --timeout, not even a heartbeat, ends it with
+/// exit code 125.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -74,23 +78,19 @@ impl Args {
 
     async fn forward(&self, context: &Context) -> Result<Outcome, Failure> {
         let vm = self.vm.name.as_str();
-        let mut asked = AskedToEnd::new()?;
-        let inventory = context.inventory()?;
-        let about = |error: Error| failure(vm, &error);
-        let found = inventory.find(vm).map_err(about)?;
-        let endpoint = found.endpoint().map_err(about)?.clone();
         // Whether it can work at all is told before a port is taken.
         session(context, vm, &context.deadlines())
             .await?
             .serves("forward")
             .await
-            .map_err(about)?;
+            .map_err(|error| failure(vm, &error))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.local));
         let listener = TcpListener::bind(address).await.map_err(|error| {
             Failure::failed(format!("cannot listen on {address}: {error}"))
                 .hint("give another port: LOCAL:PORT, or 0:PORT for any that is free")
         })?;
         let listening = listener.local_addr()?;
+        let mut requests = context.termination_requests();
         let guest = self.ports.guest;
         if matches!(context.format, Format::Json | Format::Yaml) {
             let answer = Shown {
@@ -103,24 +103,92 @@ impl Args {
             "{listening} is port {guest} of {vm}; Ctrl-C ends it"
         ));
         tokio::select! {
-            never = serve(context, vm, &endpoint, guest, &listener) => match never {},
-            _ = asked.next() => Ok(Outcome::Done),
+            failure = self.serve_while_it_runs(context, &listener) => Err(Failure {
+                kind: failure.kind.of_a_run(),
+                ..failure
+            }),
+            _ = requests.next() => Ok(Outcome::Done),
+        }
+    }
+
+    /// Serves while the VM runs, and takes no connection while it does not; gives the failure that
+    /// ends it.
+    async fn serve_while_it_runs(&self, context: &Context, listener: &TcpListener) -> Failure {
+        let name = self.vm.name.as_str();
+        let states = VmStates::new(context);
+        let mut state = match states.of(name) {
+            Ok(state) => state,
+            Err(failure) => return failure,
+        };
+        loop {
+            let vm = match state.now().await {
+                Ok(Now::Runs(vm)) => vm,
+                Ok(Now::Off(error)) => {
+                    context.ui.note(&format!(
+                        "{name}: {error}; connections are taken again when it runs"
+                    ));
+                    let off = async {
+                        while let Ok(Now::Off(_)) = state.now().await {
+                            state.changed().await;
+                        }
+                    };
+                    while_refusing(listener, off).await;
+                    continue;
+                }
+                Ok(Now::Ended(failure)) => return failure,
+                Err(error) => return failure(name, &error),
+            };
+            let heard = LastHeard::now();
+            let cut = tokio::select! {
+                never = serve(context, &vm, self.ports.guest, listener, &heard) => match never {},
+                cut = liveness::lost(context, &vm, &mut state, &heard) => cut,
+            };
+            // The connections are closed by now.
+            match cut.why {
+                Why::NotRunning(_) => {}
+                Why::AboutToBeFrozen if state.is_told() => {
+                    while_refusing(listener, state.frozen_or_not()).await;
+                }
+                Why::AboutToBeFrozen => {
+                    return Failure {
+                        retryable: true,
+                        ..Failure::failed("the guest is being put to sleep").of(name)
+                    }
+                    .hint("nothing tells when it has woken: forward again then");
+                }
+                Why::StandsStill(failure) => return failure,
+            }
+        }
+    }
+}
+
+/// Takes connections and closes them until that is done.
+async fn while_refusing<T>(listener: &TcpListener, done: impl Future<Output = T>) -> T {
+    tokio::pin!(done);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut done => return done,
+            accepted = listener.accept() => match accepted {
+                Ok((client, _)) => drop(client),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            },
         }
     }
 }
 
 async fn serve(
     context: &Context,
-    vm: &str,
-    endpoint: &Endpoint,
+    vm: &Vm,
     port: NonZeroU16,
     listener: &TcpListener,
+    heard: &LastHeard,
 ) -> std::convert::Infallible {
     let mut open = FuturesUnordered::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((client, _)) => open.push(join(context, vm, endpoint, port, client)),
+                Ok((client, _)) => open.push(join(context, vm, port, client, heard)),
                 Err(error) => {
                     context.ui.note(&format!("cannot take a connection: {error}"));
                     tokio::time::sleep(PAUSE).await;
@@ -134,24 +202,25 @@ async fn serve(
 /// One connection, from its beginning to its end.
 async fn join(
     context: &Context,
-    vm: &str,
-    endpoint: &Endpoint,
+    vm: &Vm,
     port: NonZeroU16,
     mut client: TcpStream,
+    heard: &LastHeard,
 ) {
     // What is typed is to arrive as it is typed.
     let _ = client.set_nodelay(true);
     let joined = async {
-        let mut session = Session::connect(endpoint, &context.deadlines()).await?;
+        let mut session = context.connect(vm, &context.deadlines()).await?;
         let (to_port, from_port) = session.forward(port).await?.split();
         let (from_client, to_client) = client.split();
         // The agent's last frame ends it, or a client that is gone.
         tokio::select! {
-            result = receive(from_port, to_client) => result,
+            result = receive(from_port, to_client, heard) => result,
             () = send(from_client, to_port) => Ok(()),
         }
     };
     if let Err(error) = joined.await {
+        let vm = vm.name.as_str();
         let failure = failure(vm, &error);
         tell(
             context,
@@ -186,9 +255,15 @@ async fn send(mut client: ReadHalf<'_>, mut port: PortInput<'_>) {
 }
 
 /// From the port to the client.
-async fn receive(mut port: PortOutput<'_>, mut client: WriteHalf<'_>) -> Result<(), Error> {
+async fn receive(
+    mut port: PortOutput<'_>,
+    mut client: WriteHalf<'_>,
+    heard: &LastHeard,
+) -> Result<(), Error> {
     loop {
-        let written = match port.next().await? {
+        let come = port.next().await?;
+        heard.heard();
+        let written = match come {
             FromPort::Bytes(bytes) => client.write_all(&bytes).await,
             FromPort::End => client.shutdown().await,
             FromPort::Done(_) => return Ok(()),

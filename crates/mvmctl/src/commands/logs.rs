@@ -1,17 +1,17 @@
 //! `mvmctl vm logs NAME`
 
 use super::Context;
-use super::machine::{failure, home, name};
+use super::machine::{Wanted, failure, home, name};
 use crate::render::text::clean;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
-use mvm_vmm::{Home, VmName};
+use mvm_registry::{Pause, VmState, Watch};
 use std::fs::File;
 use std::io::{IsTerminal as _, Read as _};
 use std::time::Duration;
 
-/// How often a log is looked at that is followed. The VM's end comes by no event either.
+/// How often a log is looked at that is followed.
 const TICK: Duration = Duration::from_millis(100);
 
 /// How much is read at once, in bytes.
@@ -36,33 +36,45 @@ impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let vm = name(&self.name)?;
         let home = home(context)?;
-        let failed = |error: &mvm_vmm::Error| {
-            let failure = failure(context, &self.name, error);
-            match error {
-                mvm_vmm::Error::NotOurs { .. } => {
-                    failure.hint("its VMM has the console: see that one's arguments and log")
-                }
-                _ => failure,
-            }
-        };
-        let file = mvm_vmm::machine::console(&home, &vm).map_err(|error| failed(&error))?;
+        let file = mvm_vmm::machine::console(&home, &vm)
+            .map_err(|error| failure(context, &self.name, Wanted::Logs, &error))?;
         let mut log = Log::new(file);
+        let folder = home.vm(&vm);
+        // Where it cannot be had, each look is one at the VM too.
+        let mut watch = self.follow.then(|| Watch::of(&home, [vm.clone()]).ok());
         loop {
-            // Asked before the log is read: what is written before the end is not missed.
-            let goes_on = self.follow && is_running(&home, &vm);
+            // Seen before the log is read: what is written before the end is not missed.
+            let goes_on = match &watch {
+                None => false,
+                Some(Some(watch)) => watch.state(&vm).is_some_and(may_write),
+                Some(None) => folder.vm().is_some_and(|vm| may_write(&vm.state)),
+            };
             log.print_new(context)?;
             if !goes_on || context.ui.is_closed() {
                 log.print_rest(context)?;
                 return Ok(Outcome::Done);
             }
-            tokio::time::sleep(TICK).await;
+            let tick = tokio::time::sleep(TICK);
+            match watch.as_mut().and_then(Option::as_mut) {
+                None => tick.await,
+                Some(watch) => tokio::select! {
+                    () = tick => {}
+                    change = watch.next() => drop(change?),
+                },
+            }
         }
     }
 }
 
-/// One that is removed while its log is followed has stopped.
-fn is_running(home: &Home, vm: &VmName) -> bool {
-    mvm_vmm::machine::is_running(home, vm).unwrap_or(false)
+/// Whether the console of such a VM may be written to.
+fn may_write(state: &VmState) -> bool {
+    matches!(
+        state,
+        VmState::Running
+            | VmState::Starting
+            | VmState::Paused(Pause::Snapshot | Pause::BrokenSnapshot | Pause::Other)
+            | VmState::StartBrokenOff
+    )
 }
 
 /// A log that is printed as it grows.

@@ -2,21 +2,19 @@
 
 use super::Context;
 use crate::report::{Failure, Kind};
+use mvm_registry::{Error as RegistryError, Home, Inventory, VmName, VmState};
+use mvm_vmm::Error;
 use mvm_vmm::error::Logs;
-use mvm_vmm::{Error, Home, VmName};
+use std::path::Path;
 
 /// Reads a VM's name. An address will not do: it is about the VM itself, not its agent.
 pub(crate) fn name(text: &str) -> Result<VmName, Failure> {
-    VmName::new(text).map_err(|error| {
-        Failure::usage(error.to_string())
-            .hint(error.hint())
-            .of(text)
-    })
+    VmName::new(text).map_err(|error| Failure::registry(text, &error))
 }
 
 /// `$MVM_HOME`
 pub(crate) fn home(context: &Context) -> Result<Home, Failure> {
-    Ok(Home::at(context.inventory()?.home()))
+    Ok(context.inventory()?.home().clone())
 }
 
 /// Runs what blocks on a thread of its own.
@@ -30,21 +28,47 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
+/// What is wanted of a VM, for what to say where it is another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Start,
+    Stop,
+    Remove,
+    Logs,
+    Snapshot,
+}
+
+impl Wanted {
+    /// What to do about a VM that something else runs.
+    fn of_another(self, vm: &str) -> String {
+        match self {
+            Self::Start => "choose another name".into(),
+            Self::Stop => format!(
+                "whatever started it has to stop it; `mvmctl vm sleep {vm}` makes its guest ready for \
+                 that: all is written, and `mvmctl vm wake {vm}` has it go on if it is not stopped"
+            ),
+            Self::Remove => {
+                "whatever started it has to end it, and then its socket is not found any more"
+                    .into()
+            }
+            Self::Logs => "its VMM has the console: see that one's arguments and log".into(),
+            Self::Snapshot => format!(
+                "have whatever started it snapshot it, between `mvmctl vm sleep {vm}` and `mvmctl vm \
+                 wake {vm}`"
+            ),
+        }
+    }
+}
+
 /// A failure in mvmctl's terms. What the VMM and the guest said last goes to stderr before it.
-pub(crate) fn failure(context: &Context, vm: &str, error: &Error) -> Failure {
+pub(crate) fn failure(context: &Context, vm: &str, wanted: Wanted, error: &Error) -> Failure {
     if let Some(logs) = error.logs() {
         tell_logs(context, logs);
     }
-    // The inventory knows the nearest name.
-    if let Error::NoSuchVm { .. } = error
-        && let Ok(Err(error)) = context.inventory().map(|vms| vms.find(vm))
-    {
-        return Failure::about(vm, &error);
-    }
     let (kind, code) = match error {
-        Error::NoSuchVm { .. } => (Kind::Unreachable, "no-such-vm"),
-        Error::BadName(_) | Error::NoSuchBackend { .. } => (Kind::Usage, "usage"),
-        Error::Locked { .. } => (Kind::Failed, "busy"),
+        Error::Registry(error) => return registry_failure(context, vm, wanted, error),
+        Error::NoSuchBackend { .. } => (Kind::Usage, "usage"),
+        Error::Suspended { .. } => (Kind::Failed, "suspended"),
         _ => (Kind::Failed, "failed"),
     };
     Failure {
@@ -53,7 +77,49 @@ pub(crate) fn failure(context: &Context, vm: &str, error: &Error) -> Failure {
         code: code.into(),
         message: error.to_string(),
         hint: Some(error.hint()),
-        retryable: matches!(error, Error::Locked { .. }),
+        retryable: false,
+    }
+}
+
+fn registry_failure(context: &Context, vm: &str, wanted: Wanted, error: &RegistryError) -> Failure {
+    // The inventory knows those that something else runs, and the nearest name.
+    if let RegistryError::NoSuchVm { .. } = error
+        && let Ok(inventory) = context.inventory()
+    {
+        return match not_of_another(&inventory, vm, wanted) {
+            Err(failure) => failure,
+            Ok(()) => match inventory.find(vm) {
+                Err(error) => Failure::registry(vm, &error),
+                // It has come meanwhile.
+                Ok(_) => Failure::registry(vm, error),
+            },
+        };
+    }
+    let failure = Failure::registry(vm, error);
+    match error {
+        RegistryError::NotOurs { .. } => failure.hint(wanted.of_another(vm)),
+        // It is there, and is not as it was wanted.
+        RegistryError::NoSuchVm { .. } | RegistryError::BadName { .. } => failure,
+        _ => Failure {
+            kind: Kind::Failed,
+            ..failure
+        },
+    }
+}
+
+/// Refuses a VM that something else runs, and says who and what can be done.
+pub(crate) fn not_of_another(
+    inventory: &Inventory,
+    vm: &str,
+    wanted: Wanted,
+) -> Result<(), Failure> {
+    match inventory.find(vm) {
+        Ok(found) if matches!(found.state, VmState::NotOurs { .. }) => {
+            let socket = found.address().path().unwrap_or(Path::new(vm));
+            let error = RegistryError::not_ours(socket.to_owned());
+            Err(Failure::registry(vm, &error).hint(wanted.of_another(vm)))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -2,14 +2,15 @@
 //! of this machine's session: nobody else would let it run on.
 
 use super::Context;
-use super::machine::{blocking, failure, home};
+use super::machine::{Wanted, blocking, failure, home};
 use super::restore::wake_guest;
 use super::wake::wake;
 use crate::report::Failure;
 use mvm_client::Endpoint;
 use mvm_protocol::lifecycle::{Awake, WakeCause};
+use mvm_registry::{Error as RegistryError, VmName};
 use mvm_vmm::suspend::mend;
-use mvm_vmm::{Deadline, Error, VmName};
+use mvm_vmm::{Deadline, Error};
 use std::time::Duration;
 
 /// How long the VM may take to run on.
@@ -31,14 +32,17 @@ pub(super) async fn mend_if_broken_off(
         // itself tells of.
         Ok(None)
         | Err(
-            Error::Locked { .. }
-            | Error::NoSuchVm { .. }
-            | Error::NotOurs { .. }
-            | Error::Record { .. }
+            Error::Registry(
+                RegistryError::Locked { .. }
+                | RegistryError::NoSuchVm { .. }
+                | RegistryError::NotOurs { .. }
+                | RegistryError::BadRecord { .. }
+                | RegistryError::PermissionDenied { .. },
+            )
             | Error::NoSuchBackend { .. },
         ) => return Ok(None),
         Err(error) => {
-            let mut failure = failure(context, vm, &error);
+            let mut failure = failure(context, vm, Wanted::Snapshot, &error);
             failure.message = format!(
                 "a snapshot of it was broken off, and it cannot be made to run on: {}",
                 failure.message

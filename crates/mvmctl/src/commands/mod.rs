@@ -37,6 +37,7 @@ pub(crate) mod image_build;
 pub(crate) mod inspect;
 pub(crate) mod jobs;
 pub(crate) mod kill;
+mod liveness;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod machine;
@@ -56,9 +57,13 @@ pub(crate) mod wake;
 
 use crate::args::{Format, Global};
 use crate::report::{Failure, Outcome};
+use crate::termination::{Termination, TerminationRequests};
 use crate::ui::Ui;
-use mvm_client::{Deadlines, Inventory};
+use mvm_client::{Deadlines, Dialer, Error, Session};
+use mvm_registry::Inventory;
+use mvm_vmm::Vmms;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -143,24 +148,45 @@ pub(crate) struct Context {
     pub(crate) timeout: Option<Duration>,
     /// How many VMs may be asked at once: no more than a semaphore can count.
     pub(crate) parallel: usize,
+    /// Who dials: what it has begun is finished, whatever ends this program.
+    pub(crate) dialer: Dialer,
+    termination: Termination,
     config: Option<PathBuf>,
 }
 
 impl Context {
     /// From the options that every command takes.
-    pub(crate) fn new(ui: Ui, global: Global) -> Self {
+    pub(crate) fn new(ui: Ui, global: Global, dialer: Dialer, termination: Termination) -> Self {
         Self {
             ui,
             format: global.format(),
             timeout: global.timeout,
             parallel: global.parallel.get().min(Semaphore::MAX_PERMITS),
+            dialer,
+            termination,
             config: global.config,
         }
     }
 
-    /// The VMs of this host, read anew.
+    /// The VMs of this host, read anew. Before one is dialled, it is to be asked for by
+    /// [`Inventory::now`], or [`Inventory::asked`].
     pub(crate) fn inventory(&self) -> Result<Inventory, Failure> {
-        Ok(Inventory::from_env(self.config.as_deref())?)
+        let inventory = Inventory::from_env(self.config.as_deref())?;
+        Ok(inventory.with_vmms(Arc::new(Vmms)))
+    }
+
+    /// A conversation with a VM's agent.
+    pub(crate) async fn connect(
+        &self,
+        vm: &mvm_client::Vm,
+        deadlines: &Deadlines,
+    ) -> Result<Session, Error> {
+        self.dialer.connect(vm.endpoint()?, deadlines).await
+    }
+
+    /// From now on signals that ask this program to end are for the command.
+    pub(crate) fn termination_requests(&self) -> TerminationRequests {
+        self.termination.requests()
     }
 
     /// How long to wait for agents.

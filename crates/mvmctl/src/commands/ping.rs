@@ -25,7 +25,7 @@ struct Pong {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let asked = fleet::ask(context, &self.vms.names, async |mut session| {
+        let asked = fleet::ask(context, &self.vms, async |mut session| {
             let rtt = session.ping().await?;
             Ok(Pong { rtt_ms: in_ms(rtt) })
         });

@@ -1,16 +1,16 @@
 //! `mvmctl vm restore DIR --name NEW`
 
 use super::Context;
-use super::machine::{blocking, failure, home, name};
+use super::machine::{Wanted, blocking, failure, name, not_of_another};
 use super::start::{cancelled_by_signals, until_raised};
 use super::wake::{is_well, table, wake};
 use crate::render::data;
 use crate::report::{Failure, Outcome};
-use crate::vm_name::complete;
+use crate::vm_name::{Marks, complete};
 use clap_complete::engine::ArgValueCompleter;
-use mvm_client::{Endpoint, Session};
+use mvm_client::Endpoint;
 use mvm_protocol::lifecycle::{Awake, Wake, WakeCause};
-use mvm_vmm::suspend::restore;
+use mvm_vmm::suspend::{RestoreSpec, restore};
 use mvm_vmm::{Deadline, Error, Snapshot, Verify};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -49,6 +49,9 @@ pub(crate) struct Args {
     /// Whether the snapshot's files are read to see that they are what they were
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
     verify: When,
+
+    #[command(flatten)]
+    marks: Marks,
 }
 
 /// When a snapshot's files are read.
@@ -83,19 +86,26 @@ struct Report<'a> {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let failed = |error: &Error| failure(context, &self.name, error);
+        let failed = |error: &Error| failure(context, &self.name, Wanted::Start, error);
         let vm = name(&self.name)?;
-        let home = home(context)?;
+        let inventory = context.inventory()?;
+        not_of_another(&inventory, &self.name, Wanted::Start)?;
+        let home = inventory.home().clone();
         let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
         let progress = context.ui.progress(&format!("restoring {vm}"));
         let begun = Instant::now();
-        let cancelled = cancelled_by_signals()?;
+        let cancelled = cancelled_by_signals(context);
         let flag = Arc::clone(&cancelled);
         let (folder, clone, verify) = (self.snapshot, self.clone, self.verify.into());
+        let spec = RestoreSpec {
+            clone,
+            pinned: self.marks.pinned(),
+            labels: self.marks.labels,
+        };
         let restored = blocking(move || {
             let snapshot = Snapshot::open_verified(&home, &folder, verify)?;
             let deadline = Deadline::new(at_most, Some(&flag));
-            let restored = restore(&home, &vm, &snapshot, clone, deadline)?;
+            let restored = restore(&home, &vm, &snapshot, &spec, deadline)?;
             Ok((snapshot, restored))
         });
         // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
@@ -151,7 +161,7 @@ pub(super) async fn wake_guest(
     let mut request = None;
     let trying = async {
         loop {
-            let tried = match Session::connect(endpoint, &deadlines).await {
+            let tried = match context.dialer.connect(endpoint, &deadlines).await {
                 Ok(mut session) => {
                     // The time that goes along is that of the first connection.
                     let request: &Wake = match &request {

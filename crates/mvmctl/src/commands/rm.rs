@@ -1,19 +1,19 @@
 //! `mvmctl vm rm NAME…`
 
 use super::Context;
+use super::machine::Wanted;
 use super::stop::for_each;
 use crate::report::{Failure, Outcome};
-use crate::vm_name::complete;
-use clap_complete::engine::ArgValueCompleter;
-use mvm_vmm::{Home, Stop, VmName};
+use crate::vm_name;
+use mvm_registry::{Home, VmName};
+use mvm_vmm::Stop;
 use serde::Serialize;
 
 /// Remove VMs that do not run: their folders, with logs and snapshots
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The VMs
-    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(complete))]
-    names: Vec<String>,
+    #[command(flatten)]
+    vms: vm_name::Several,
 
     /// End those that run, without asking the guest
     #[arg(long)]
@@ -36,9 +36,7 @@ impl Args {
             mvm_vmm::machine::remove(home, vm)?;
             Ok(Report { removed: true })
         };
-        for_each(context, &self.names, "removing", work, |vm, _| {
-            format!("{vm} is removed")
-        })
-        .await
+        let told = |vm: &str, _: &Report| format!("{vm} is removed");
+        for_each(context, &self.vms, Wanted::Remove, "removing", work, told).await
     }
 }

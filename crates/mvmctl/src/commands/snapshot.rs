@@ -8,7 +8,7 @@
 //! ```
 
 use super::Context;
-use super::machine::{blocking, failure, home, name};
+use super::machine::{Wanted, blocking, failure, home, name};
 use super::mend::mend_if_broken_off;
 use super::restore::wake_guest;
 use super::sleep::secs;
@@ -19,7 +19,7 @@ use crate::render::{data, steps};
 use crate::report::{Failure, Outcome};
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
-use mvm_client::{Endpoint, Error as ClientError, Session};
+use mvm_client::{Endpoint, Error as ClientError};
 use mvm_protocol::ErrorAnswer;
 use mvm_protocol::answer::Hello;
 use mvm_protocol::drop_in::Secs;
@@ -78,23 +78,13 @@ struct Report {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let failed = |error: &Error| {
-            let failure = failure(context, &self.name, error);
-            match error {
-                Error::NotOurs { .. } => failure.hint(format!(
-                    "have whatever started it snapshot it, between `mvmctl vm sleep {0}` and `mvmctl \
-                     vm wake {0}`",
-                    self.name
-                )),
-                _ => failure,
-            }
-        };
+        let failed = |error: &Error| failure(context, &self.name, Wanted::Snapshot, error);
         let vm = name(&self.name)?;
         let home = home(context)?;
         let to = self.to.clone();
         mend_if_broken_off(context, &self.name).await?;
         let progress = context.ui.progress(&format!("snapshotting {vm}"));
-        let cancelled = cancelled_by_signals()?;
+        let cancelled = cancelled_by_signals(context);
         let begun = blocking(move || take(&home, &vm, to.as_deref()));
         let (session, snapshot_dir) = begun.await.map_err(|error| failed(&error))?;
         let endpoint = Endpoint::unix(session.socket()).with_port(session.record().port);
@@ -142,7 +132,10 @@ impl Host<'_> {
     async fn sleep(&self, deadline: Secs) -> Result<(Hello, Ready), Failure> {
         let about = |error: &ClientError| Failure::about(self.vm, error);
         let deadlines = self.context.deadlines();
-        let mut session = Session::connect(&self.endpoint, &deadlines)
+        let mut session = self
+            .context
+            .dialer
+            .connect(&self.endpoint, &deadlines)
             .await
             .map_err(|error| about(&error))?;
         let hello = session.hello().await.map_err(|error| about(&error))?;
@@ -205,7 +198,7 @@ impl Host<'_> {
         match frozen.await {
             Ok((session, Ok(pending))) => Ok((session, pending)),
             Ok((session, Err(error))) => Err(self.undo(session, &error).await),
-            Err(error) => Err(failure(self.context, self.vm, &error)),
+            Err(error) => Err(self.failure(&error)),
         }
     }
 
@@ -220,9 +213,10 @@ impl Host<'_> {
             Ok(snapshot) => snapshot,
             Err(error) => return Err(self.undo(session, &error).await),
         };
-        let ended = blocking(move || session.stop()).await;
+        let folder = snapshot.folder.clone();
+        let ended = blocking(move || session.stop(&folder)).await;
         ended.map_err(|error| {
-            let failure = failure(self.context, self.vm, &error);
+            let failure = self.failure(&error);
             self.with_snapshot(failure, &snapshot)
         })?;
         Ok(Made {
@@ -247,10 +241,14 @@ impl Host<'_> {
             }),
             (Ok(snapshot), Err(failure)) => Err(self.with_snapshot(failure, &snapshot)),
             (Err(error), awake) => {
-                let failure = failure(self.context, self.vm, &error);
+                let failure = self.failure(&error);
                 Err(self.told(failure, awake))
             }
         }
+    }
+
+    fn failure(&self, error: &Error) -> Failure {
+        failure(self.context, self.vm, Wanted::Snapshot, error)
     }
 
     async fn publish(&self, pending: PendingSnapshot, hello: Hello) -> Result<Snapshot, Error> {
@@ -263,7 +261,7 @@ impl Host<'_> {
         let failure = match error {
             // Its own words are those of a start, which ends what it has begun.
             Error::Interrupted => Failure::failed("interrupted").of(self.vm),
-            error => failure(self.context, self.vm, error),
+            error => self.failure(error),
         };
         self.told(failure, self.run_on(session).await)
     }
@@ -276,7 +274,7 @@ impl Host<'_> {
         });
         let ran = ran.await;
         // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
-        let _taking = ran.map_err(|error| failure(self.context, self.vm, &error))?;
+        let _taking = ran.map_err(|error| self.failure(&error))?;
         self.wake_aborted().await
     }
 

@@ -1,20 +1,20 @@
 //! `mvmctl vm start NAME`
 
 use super::Context;
-use super::machine::{blocking, failure, home, name, tell_logs};
+use super::machine::{Wanted, blocking, failure, name, not_of_another, tell_logs};
 use super::mend::mend_if_broken_off;
 use crate::render::data;
 use crate::report::{Failure, Outcome};
-use crate::vm_name::complete;
+use crate::vm_name::{Marks, complete};
 use clap_complete::engine::ArgValueCompleter;
-use mvm_client::{Deadlines, Endpoint, Session};
-use mvm_vmm::{Deadline, Error, Record, Spec, Starting, State};
+use mvm_client::{Deadlines, Endpoint};
+use mvm_registry::{Labels, Record, Recorded};
+use mvm_vmm::{Deadline, Error, Spec, Starting};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// How long a start may take that was given no `--timeout`. Emulated, on a busy machine, a guest
 /// takes 10 s.
@@ -25,7 +25,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(100);
 
 /// Start a VM and wait until its agent answers
 ///
-/// A VM that was started before keeps its image, backend and size; what is given replaces them.
+/// A VM that was started before keeps its image, backend, size and labels; what is given replaces them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The VM's name: letters, digits, '.', '_' and '-'
@@ -60,6 +60,13 @@ pub(crate) struct Args {
     /// Return as soon as the VM runs, whether its agent answers or not
     #[arg(long)]
     no_wait: bool,
+
+    /// Boot a VM that is asleep in a snapshot, and give up what it was doing
+    #[arg(long)]
+    discard_state: bool,
+
+    #[command(flatten)]
+    marks: Marks,
 }
 
 fn backends() -> clap::builder::PossibleValuesParser {
@@ -70,7 +77,7 @@ fn backends() -> clap::builder::PossibleValuesParser {
 /// What came of it, as data.
 #[derive(Debug, Serialize)]
 struct Report {
-    state: State,
+    state: Recorded,
     /// Whether its agent has answered; not asked with `--no-wait`.
     answers: bool,
     backend: String,
@@ -78,6 +85,8 @@ struct Report {
     image: Option<PathBuf>,
     cpus: u32,
     memory_mib: u32,
+    labels: Labels,
+    pinned: bool,
     duration_ms: u64,
 }
 
@@ -91,6 +100,8 @@ impl Report {
             image: record.image.clone(),
             cpus: record.cpus,
             memory_mib: record.memory_mib,
+            labels: record.labels.clone(),
+            pinned: record.pinned,
             duration_ms: begun.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
         }
     }
@@ -99,17 +110,19 @@ impl Report {
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let vm = name(&self.name)?;
-        let home = home(context)?;
+        let inventory = context.inventory()?;
+        not_of_another(&inventory, &self.name, Wanted::Start)?;
+        let home = inventory.home().clone();
         let begun = Instant::now();
         if mend_if_broken_off(context, &self.name).await?.is_some() {
             let record = home.vm(&vm).record();
-            let record = record.map_err(|error| failure(context, &self.name, &error))?;
+            let record = record.map_err(|error| Failure::registry(&self.name, &error))?;
             let report = Report::of(&record, true, begun);
             data::one(context, &self.name, &report, String::new)?;
             return Ok(Outcome::Done);
         }
         let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
-        let failed = |error: &Error| failure(context, &self.name, error);
+        let failed = |error: &Error| failure(context, &self.name, Wanted::Start, error);
         let progress = context.ui.progress(&format!("starting {vm}"));
         let spec = Spec {
             image: self.image,
@@ -118,9 +131,12 @@ impl Args {
             memory_mib: self.memory,
             agent: self.agent,
             etc: self.etc,
+            pinned: self.marks.pinned(),
+            labels: self.marks.labels,
+            discard_state: self.discard_state,
         };
         let wait = !self.no_wait;
-        let cancelled = cancelled_by_signals()?;
+        let cancelled = cancelled_by_signals(context);
         let flag = Arc::clone(&cancelled);
         let starting = blocking(move || {
             let deadline = Deadline::new(at_most, Some(&flag));
@@ -133,7 +149,7 @@ impl Args {
         let starting = starting.await.map_err(|error| failed(&error))?;
         if wait {
             let left = at_most.saturating_sub(begun.elapsed());
-            if let Err(error) = answer(&starting, left, &cancelled).await {
+            if let Err(error) = answer(context, &starting, left, &cancelled).await {
                 // The guest's side of the story, before it is gone.
                 tell_logs(context, &starting.logs());
                 let ended = blocking(move || {
@@ -165,22 +181,17 @@ impl Args {
 
 /// A flag that is raised when this program is asked to end, in place of ending: what it has started
 /// has to be ended first.
-pub(super) fn cancelled_by_signals() -> Result<Arc<AtomicBool>, Failure> {
+pub(super) fn cancelled_by_signals(context: &Context) -> Arc<AtomicBool> {
     let cancelled = Arc::new(AtomicBool::new(false));
-    for kind in [
-        SignalKind::interrupt(),
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-    ] {
-        let mut signals = signal(kind)?;
-        let flag = Arc::clone(&cancelled);
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                flag.store(true, Ordering::Relaxed);
-            }
-        });
-    }
-    Ok(cancelled)
+    let mut requests = context.termination_requests();
+    let flag = Arc::clone(&cancelled);
+    tokio::spawn(async move {
+        loop {
+            requests.next().await;
+            flag.store(true, Ordering::Relaxed);
+        }
+    });
+    cancelled
 }
 
 /// Waits until the flag is raised. It gives no event, and a person who presses Ctrl-C does not see
@@ -194,6 +205,7 @@ pub(super) async fn until_raised(flag: &AtomicBool) {
 /// Waits for the first pong. The agent has said on the console that it listens; what can still be
 /// in the way is a vsock device that drops a connection or two.
 async fn answer(
+    context: &Context,
     starting: &Starting,
     at_most: Duration,
     cancelled: &AtomicBool,
@@ -202,7 +214,10 @@ async fn answer(
     let until = Instant::now() + at_most;
     loop {
         let tried = async {
-            let mut session = Session::connect(&endpoint, &Deadlines::default()).await?;
+            let mut session = context
+                .dialer
+                .connect(&endpoint, &Deadlines::default())
+                .await?;
             session.ping().await
         };
         let Err(error) = tried.await else {

@@ -16,7 +16,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let asked = fleet::ask(context, &self.vms.names, async |mut session| {
+        let asked = fleet::ask(context, &self.vms, async |mut session| {
             session.status().await
         });
         let fleet = asked.await?;

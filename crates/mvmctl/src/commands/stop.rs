@@ -1,14 +1,14 @@
 //! `mvmctl vm stop NAME…`
 
 use super::Context;
-use super::machine::{blocking, failure, home, name};
-use crate::fleet::{Answered, Fleet, Scope, allow_descriptors};
+use super::machine::{Wanted, blocking, failure, home, name};
+use crate::fleet::{self, Answered, Fleet, Scope, allow_descriptors};
 use crate::render::data;
 use crate::report::{Failure, Outcome};
-use crate::vm_name::complete;
-use clap_complete::engine::ArgValueCompleter;
+use crate::vm_name::{self, Choice};
 use futures_util::stream::{self, StreamExt as _};
-use mvm_vmm::{Error, Home, Stop, Stopped, VmName};
+use mvm_registry::{Home, VmName};
+use mvm_vmm::{Error, Stop, Stopped};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -21,9 +21,8 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
 /// it may take (else 20s). Several are stopped at once, as many as --parallel says.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The VMs
-    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(complete))]
-    names: Vec<String>,
+    #[command(flatten)]
+    vms: vm_name::Several,
 
     /// End it at once, without asking the guest: like pulling the plug
     #[arg(long)]
@@ -49,7 +48,8 @@ impl Args {
         };
         for_each(
             context,
-            &self.names,
+            &self.vms,
+            Wanted::Stop,
             "stopping",
             work,
             |vm, report| match (report.stopped, how) {
@@ -70,12 +70,18 @@ impl Args {
 /// is done to any.
 pub(crate) async fn for_each<T: Serialize + Send + 'static>(
     context: &Context,
-    names: &[String],
+    choice: impl Into<Choice<'_>>,
+    wanted: Wanted,
     doing: &str,
     work: impl Fn(&Home, &VmName) -> Result<T, Error> + Clone + Send + 'static,
     told: impl Fn(&str, &T) -> String,
 ) -> Result<Outcome, Failure> {
-    let mut names = names.to_vec();
+    let choice = choice.into();
+    let mut names = choice.names.to_vec();
+    if names.is_empty() {
+        let (_, meant) = fleet::targets(context, &context.inventory()?, choice)?;
+        names.extend(meant.into_iter().map(|target| target.name));
+    }
     names.sort();
     names.dedup();
     let vms: Vec<_> = names
@@ -87,7 +93,7 @@ pub(crate) async fn for_each<T: Serialize + Send + 'static>(
         [(_, only)] => format!("{doing} {only}"),
         several => format!("{doing} {} VMs", several.len()),
     });
-    let scope = if vms.len() == 1 {
+    let scope = if vms.len() == 1 && !choice.names.is_empty() {
         Scope::One
     } else {
         Scope::Several
@@ -98,7 +104,7 @@ pub(crate) async fn for_each<T: Serialize + Send + 'static>(
             let (home, work) = (home.clone(), work.clone());
             async move {
                 let done = blocking(move || work(&home, &parsed)).await;
-                let result = done.map_err(|error| failure(context, &name, &error));
+                let result = done.map_err(|error| failure(context, &name, wanted, &error));
                 Answered {
                     name,
                     vm: None,

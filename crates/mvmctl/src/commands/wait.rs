@@ -7,20 +7,22 @@ use crate::render::data::{self, Named};
 use crate::render::{event, text::clean};
 use crate::report::{Failure, Kind, Outcome};
 use crate::vm_name;
+use crate::vm_state::{Now, VmState, VmStates};
 use clap::ValueEnum;
 use mvm_client::watch::{Applied, apply};
-use mvm_client::{Deadlines, Error, Inventory, Session, Watcher};
+use mvm_client::{Deadlines, Error, Vm, Watcher};
 use mvm_protocol::status::{Health, Lifecycle, Status, WorkerState};
 use std::fmt;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tracing::Instrument as _;
 
 /// Wait until a VM is as asked for
 ///
 /// It watches the agent: nothing is polled. While the VM is not up yet it is dialled again and
-/// again, with growing pauses; a VM that mvmctl has stopped or put to sleep is not dialled. Without
-/// --timeout it waits as long as it takes. A name that does not exist ends it at once.
+/// again, with growing pauses; a VM that was stopped or put to sleep is not dialled, and waited for
+/// until it runs again. Without --timeout it waits as long as it takes. A name that does not exist
+/// ends it at once, and so does a VM that has ended by itself.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -100,56 +102,87 @@ impl Args {
         Ok(Outcome::Done)
     }
 
-    /// Watches until the goal is met, through the VM's start and restarts.
+    /// Watches until the goal is met, through the VM's start and restarts, and through its sleeps.
     async fn until_met(
         &self,
         context: &Context,
         seen: &mut Option<Seen>,
     ) -> Result<Status, Failure> {
+        let name = &self.vm.name;
+        let followed = VmStates::new(context);
+        let mut vm_state = followed.of(name)?;
         let mut backoff = Backoff::new();
         loop {
-            // Its state may have changed, and by that whether it may be dialled.
-            let inventory = context.inventory()?;
-            match self.watch(&inventory, seen, &mut backoff).await {
+            let about = |error: &Error| Failure::about(name, error);
+            let vm = match vm_state.now().await {
+                Ok(Now::Runs(vm)) => vm,
+                Ok(Now::Off(error)) => {
+                    *seen = Some(Seen::Error(about(&error)));
+                    vm_state.changed().await;
+                    continue;
+                }
+                Ok(Now::Ended(failure)) => return Err(failure),
+                Err(error) => return Err(about(&error)),
+            };
+            match self
+                .watch(context, &vm, &mut vm_state, seen, &mut backoff)
+                .await
+            {
                 Ok(Watched::Met(status)) => return Ok(*status),
-                Ok(Watched::Stale) => {}
+                Ok(Watched::Stale | Watched::NotRunning) => {}
+                Ok(Watched::AboutToBeFrozen) if vm_state.is_told() => {
+                    vm_state.frozen_or_not().await;
+                }
                 Ok(Watched::AboutToBeFrozen) => {
-                    let vm = &self.vm.name;
                     return Err(Failure {
-                        vm: Some(vm.clone()),
+                        vm: Some(name.clone()),
                         retryable: true,
                         ..Failure::failed("the guest is being put to sleep").hint(format!(
                             "it is about to be frozen; wait again when it has woken (mvmctl vm wake \
-                             {vm} wakes it)"
+                             {name} wakes it)"
                         ))
                     });
                 }
                 Err(error) if error.is_retryable() => {
-                    *seen = Some(Seen::Error(Failure::about(&self.vm.name, &error)));
-                    sleep(backoff.pause()).await;
+                    *seen = Some(Seen::Error(about(&error)));
+                    let _ = timeout(backoff.pause(), vm_state.changed()).await;
                 }
-                Err(error) => return Err(Failure::about(&self.vm.name, &error)),
+                Err(error) => return Err(about(&error)),
             }
         }
     }
 
     async fn watch(
         &self,
-        inventory: &Inventory,
+        context: &Context,
+        vm: &Vm,
+        state: &mut VmState<'_>,
         seen: &mut Option<Seen>,
         backoff: &mut Backoff,
     ) -> Result<Watched, Error> {
-        let vm = inventory.find(&self.vm.name)?;
         // `--timeout` is for the whole wait; each try has the usual deadlines.
-        let session = Session::connect(vm.endpoint()?, &Deadlines::default()).await?;
-        let (mut status, mut watcher) = Watcher::start(session, HEARTBEAT).await?;
+        let deadlines = Deadlines::default();
+        let begun = async {
+            let session = context.connect(vm, &deadlines).await?;
+            Watcher::start(session, HEARTBEAT).await
+        };
+        let (mut status, mut watcher) = tokio::select! {
+            biased;
+            begun = begun => begun?,
+            _ = state.until_not_running() => return Ok(Watched::NotRunning),
+        };
         *backoff = Backoff::new();
         loop {
             if self.state.is_met(&status) {
                 return Ok(Watched::Met(Box::new(status)));
             }
             *seen = Some(Seen::Status(event::status(&status)));
-            match watcher.next().await? {
+            let event = tokio::select! {
+                biased;
+                event = watcher.next() => event?,
+                _ = state.until_not_running() => return Ok(Watched::NotRunning),
+            };
+            match event {
                 None => return Ok(Watched::AboutToBeFrozen),
                 Some(event) => {
                     if apply(&mut status, &event.change) == Applied::Stale {
@@ -204,6 +237,8 @@ enum Watched {
     /// Integrations may have come or gone: the status has to be had anew.
     Stale,
     AboutToBeFrozen,
+    /// The VM does not run any more.
+    NotRunning,
 }
 
 /// What was seen last.

@@ -6,10 +6,11 @@ use crate::args::Format;
 use crate::commands::Context;
 use crate::fleet::{Answered, Fleet};
 use mvm_protocol::status::Status;
+use mvm_registry::VmState;
 use std::time::Duration;
 
 /// All VMs, a line each.
-pub(crate) fn ls<T: AsRef<Status>>(context: &Context, fleet: &Fleet<T>) -> String {
+pub(crate) fn ls(context: &Context, fleet: &Fleet<Status>) -> String {
     let wide = context.format == Format::Wide;
     let mut headers = vec![
         "NAME",
@@ -20,21 +21,39 @@ pub(crate) fn ls<T: AsRef<Status>>(context: &Context, fleet: &Fleet<T>) -> Strin
         "WORKER",
     ];
     if wide {
-        headers.extend(["UPTIME", "INTEGRATIONS", "ADDRESS"]);
+        headers.extend(["UPTIME", "INTEGRATIONS", "ADDRESS", "POOL", "LABELS"]);
     }
     let mut table = Table::new(&context.ui, &headers);
     for one in &fleet.answers {
-        let status = one.result.as_ref().ok().map(AsRef::as_ref);
+        let status = one.result.as_ref().ok();
         let mut row = vec![cell(Style::Plain, &one.name), backend(one), reachable(one)];
         row.extend(state(one, status));
         if wide {
             row.push(uptime(status));
             row.push(integrations(status));
             row.push(address(one));
+            row.extend(labels(one));
         }
         table.row(row);
     }
     table.finish()
+}
+
+/// Its pool, and the labels that it was given.
+fn labels(one: &Answered<Status>) -> [Cell; 2] {
+    let none = || cell(Style::Dim, "-");
+    let Some(vm) = &one.vm else {
+        return [none(), none()];
+    };
+    let pinned = vm.pinned.then(|| "pinned".to_owned());
+    let given = (!vm.labels.is_empty()).then(|| vm.labels.to_string());
+    let shown: Vec<_> = given.into_iter().chain(pinned).collect();
+    let labels = if shown.is_empty() {
+        none()
+    } else {
+        cell(Style::Plain, &shown.join(", "))
+    };
+    [cell(Style::Plain, vm.pool()), labels]
 }
 
 /// One VM with its integrations.
@@ -161,6 +180,11 @@ fn state<T>(one: &Answered<T>, status: Option<&Status>) -> [Cell; 3] {
     }
     let lifecycle = match &one.vm {
         Some(vm) if one.is_off() => (Style::Dim, vm.state.to_string()),
+        // What it is says more than that it cannot be reached.
+        Some(vm) if vm.endpoint().is_err() => match vm.state {
+            VmState::Running | VmState::Unknown(_) => words::unknown(),
+            _ => (Style::Bad, vm.state.to_string()),
+        },
         _ => words::unknown(),
     };
     [

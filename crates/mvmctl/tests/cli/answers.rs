@@ -72,7 +72,7 @@ fn unhealthy_is_a_bad_answer() {
 fn ls_shows_all_that_there_are() {
     let host = Host::with("web", well)
         .record("web", r#"{"backend":"qemu","state":"running"}"#)
-        .record("old", r#"{"backend":"qemu","state":"stopped"}"#)
+        .own("old", "qemu", "stopped")
         .record("zzz", r#"{"backend":"firecracker","state":"asleep"}"#);
     let ran = host.mvmctl("vm ls").exits(0).silently();
     let expected = "\
@@ -85,7 +85,12 @@ zzz   firecracker  no         asleep     unknown  unknown
     let listed = host.mvmctl("vm ls --json").exits(0).json();
     let mut web = named("web", status("healthy"));
     web["backend"] = "qemu".into();
+    web["state"] = "not-ours".into();
+    web["pool"] = "web".into();
+    web["labels"] = json!({});
+    web["pinned"] = false.into();
     assert_eq!(listed[1], web);
+    assert_eq!(listed[0]["state"], "stopped");
     assert_eq!(listed[0]["error"]["code"], "not-running");
     let wide = host.mvmctl("vm ls -o wide").exits(0).stdout;
     assert!(wide.contains("1 healthy"), "{wide}");
@@ -140,8 +145,7 @@ fn what_found_no_room_in_the_answer_is_counted() {
 
 #[test]
 fn yaml_has_the_shapes_of_json() {
-    let host = Host::with("web", answering(json!({"type": "pong"})))
-        .record("old", r#"{"state":"stopped"}"#);
+    let host = Host::with("web", answering(json!({"type": "pong"}))).own("old", "qemu", "stopped");
     let ran = host.mvmctl("vm ping -o yaml").exits(0).silently();
     let expected = "\
 - vm: old

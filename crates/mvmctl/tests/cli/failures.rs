@@ -90,11 +90,17 @@ fn a_failure_of_the_one_vm_is_data_too() {
 
 #[test]
 fn what_does_not_run_is_never_dialled() {
-    let host = Host::with("web", well).record("web", r#"{"state":"stopped"}"#);
+    let host = Host::with("web", well).own("web", "qemu", "stopped");
     host.mvmctl("vm ping web")
         .exits(3)
         .says("web: the VM is stopped")
         .says("mvmctl vm start web");
+    // Nor is one of which another says so.
+    let host = host.record("web", r#"{"state":"stopped"}"#);
+    host.mvmctl("vm ping web")
+        .exits(3)
+        .says("web: the VM is stopped")
+        .says("something else runs it");
     host.mvmctl("vm ls").exits(0);
     host.mvmctl("vm status").exits(0);
     host.mvmctl("vm events").exits(0);
@@ -302,6 +308,57 @@ fn a_vm_that_others_started_has_its_console_there() {
         .exits(1)
         .says("mvmctl did not start it")
         .says("its VMM has the console");
+}
+
+/// A VM that `discover` finds, and the records and sockets of others in our own folder.
+#[test]
+fn a_vm_that_something_else_runs_is_told_as_such_by_every_command() {
+    let host = Host::with("bare", well)
+        .and("foreign", well)
+        .record("foreign", r#"{"state":"running","backend":"nomad"}"#);
+    let jailed = host.path().join("jailer/web");
+    std::fs::create_dir_all(&jailed).unwrap();
+    let agent = FakeAgent::at(&jailed.join("v.sock"), well);
+    let pattern = host.path().join("jailer/*/v.sock");
+    let settings = format!("discover = [{pattern:?}]");
+    std::fs::write(host.path().join("mvmctl.toml"), settings).unwrap();
+    let own = format!("(process {})", std::process::id());
+    for vm in ["web", "bare", "foreign"] {
+        for (line, hint) in [
+            ("vm stop NAME", "whatever started it has to stop it"),
+            ("vm rm NAME", "whatever started it has to end it"),
+            ("vm rm --force NAME", "whatever started it has to end it"),
+            ("vm logs NAME", "its VMM has the console"),
+            (
+                "vm snapshot NAME",
+                "between `mvmctl vm sleep NAME` and `mvmctl vm wake NAME`",
+            ),
+            ("vm start NAME --backend local", "choose another name"),
+            ("vm restore /nonexistent --name NAME", "choose another name"),
+        ] {
+            let ran = host.mvmctl(&line.replace("NAME", vm)).exits(1);
+            assert!(
+                !ran.stderr.contains("no VM has that name"),
+                "{line}: {ran:?}"
+            );
+            ran.says(&format!("{vm}: mvmctl did not start it: "))
+                .says(&own)
+                .says("v.sock")
+                .says(&hint.replace("NAME", vm));
+        }
+        host.mvmctl(&format!("vm status {vm}")).exits(0);
+    }
+    let stopped = host.mvmctl("vm stop web --json").exits(1).json();
+    assert_eq!(stopped["error"]["code"], "not-ours");
+    assert_eq!(agent.accepted(), 1, "for its status alone");
+    let listed = host.mvmctl("vm ls --json").exits(0).json();
+    let states: Vec<_> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|vm| &vm["state"])
+        .collect();
+    assert_eq!(states, ["not-ours"; 3]);
 }
 
 #[test]

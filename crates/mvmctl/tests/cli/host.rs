@@ -54,6 +54,25 @@ impl Host {
         self
     }
 
+    /// Writes a VM's record anew, whole or not at all, as whoever runs the VM does.
+    pub(crate) fn write_record(&self, name: &str, record: &str) {
+        let folder = self.path().join("vms").join(name);
+        let draft = folder.join("vm.json.new");
+        std::fs::write(&draft, record).unwrap();
+        std::fs::rename(draft, folder.join("vm.json")).unwrap();
+    }
+
+    /// With the record of a VM that mvmctl has started with that backend, and none of whose processes
+    /// runs.
+    pub(crate) fn own(self, name: &str, backend: &str, state: &str) -> Self {
+        let record = serde_json::json!({
+            "version": 1, "name": name, "backend": backend, "state": state,
+            "image": "/images/web", "cpus": 1, "memory_mib": 128, "port": 52,
+            "accelerator": "tcg", "boot_id": "", "processes": [],
+        });
+        self.record(name, &record.to_string())
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.home.path()
     }
@@ -64,8 +83,13 @@ impl Host {
 
     /// How many connections a VM's agent has taken.
     pub(crate) fn accepted(&self, name: &str) -> usize {
+        self.agent(name).accepted()
+    }
+
+    /// A VM's agent.
+    pub(crate) fn agent(&self, name: &str) -> &FakeAgent {
         let agent = self.agents.iter().find(|(agent, _)| agent == name);
-        agent.unwrap().1.accepted()
+        &agent.unwrap().1
     }
 
     /// The program with these arguments, split at spaces, and nothing of the machine's environment.

@@ -4,16 +4,6 @@ use crate::host::Host;
 use mvm_fake_agent::well;
 use std::fs;
 
-/// A record of a VM that mvmctl has started with that backend.
-fn record(backend: &str, state: &str) -> String {
-    serde_json::json!({
-        "version": 1, "name": "web", "backend": backend, "state": state, "image": "/images/web",
-        "cpus": 1, "memory_mib": 128, "port": 52, "accelerator": "tcg", "boot_id": "",
-        "processes": [],
-    })
-    .to_string()
-}
-
 #[test]
 fn a_vm_that_cannot_be_kept_is_not_put_to_sleep() {
     for (backend, state, expected) in [
@@ -22,11 +12,11 @@ fn a_vm_that_cannot_be_kept_is_not_put_to_sleep() {
             "running",
             "backend local cannot do this: it has no snapshots",
         ),
-        ("qemu", "asleep", "web: it is not running"),
+        ("qemu", "asleep", "web: the VM is asleep"),
         // Its record says so, and its process is gone: it has crashed.
-        ("qemu", "running", "web: it is not running"),
+        ("qemu", "running", "web: the VM has ended by itself"),
     ] {
-        let host = Host::with("web", well).record("web", &record(backend, state));
+        let host = Host::with("web", well).own("web", backend, state);
         let to = host.path().join("snapshot");
         host.mvmctl(&format!("vm snapshot web --to {}", to.display()))
             .exits(1)
@@ -35,7 +25,7 @@ fn a_vm_that_cannot_be_kept_is_not_put_to_sleep() {
         assert!(!to.exists());
     }
     Host::with("web", well)
-        .record("web", &record("qemu", "running"))
+        .own("web", "qemu", "running")
         .mvmctl("vm snapshot wbe")
         .exits(3)
         .says("did you mean `web`?");
@@ -51,8 +41,8 @@ fn what_is_no_snapshot_starts_nothing() {
     host.mvmctl(&restore)
         .exits(1)
         .says("cannot read its manifest.json");
-    fs::write(folder.join("manifest.json"), "{\"version\": 2}").unwrap();
-    host.mvmctl(&restore).exits(1).says("has version 2");
+    fs::write(folder.join("manifest.json"), "{\"version\": 3}").unwrap();
+    host.mvmctl(&restore).exits(1).says("has version 3");
     assert!(!host.path().join("vms/new").exists());
     let unnamed = format!("vm restore {}", folder.display());
     host.mvmctl(&unnamed).exits(2).says("--name <NEW>");
@@ -70,4 +60,18 @@ fn a_vm_that_others_started_is_theirs_to_snapshot() {
         .says("mvmctl did not start it")
         .says("between `mvmctl vm sleep web` and `mvmctl vm wake web`");
     assert_eq!(host.accepted("web"), 0);
+}
+
+/// Its `mvmctl` was killed before the VM ran: the snapshot has what it was doing still.
+#[test]
+fn a_restore_that_was_broken_off_does_not_make_a_cold_boot_of_it() {
+    let host = Host::new().own("web", "qemu", "starting");
+    let record = host.path().join("vms/web/vm.json");
+    let text = fs::read_to_string(&record).unwrap();
+    let text = text.replace("\"processes\"", "\"suspended_in\":\"/kept\",\"processes\"");
+    fs::write(&record, text).unwrap();
+    host.mvmctl("vm start web")
+        .exits(1)
+        .says("it is asleep in /kept")
+        .says("mvmctl vm restore /kept --name web");
 }

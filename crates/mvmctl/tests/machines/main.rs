@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod states;
 mod told;
 
 use serde_json::Value;
@@ -281,7 +282,9 @@ fn one_that_crashed_is_told_and_cleared_by_the_next_start() {
     let report: Value = serde_json::from_str(&doctor.stdout).unwrap();
     let findings = report["findings"].as_array().unwrap();
     let finding = findings.iter().find(|f| f["subject"] == "vm web").unwrap();
-    assert_eq!(finding["message"], "it has ended by itself");
+    let message = "it has ended by itself: its process is gone, and neither console nor log says why \
+                   (killed?)";
+    assert_eq!(finding["message"], message);
     assert_eq!(finding["fix"], "mvmctl vm stop web");
     home.ok("vm start web");
     assert_ne!(home.pid("web"), pid);

@@ -66,6 +66,7 @@ fn of(vmm: &Subject) -> Vec<Trial> {
         trials.extend(trials![vmm, backend;
             a_guest_that_does_not_get_ready_costs_the_vm_nothing,
             a_sleep_whose_answer_is_lost_is_undone,
+            how_a_vm_ended_is_told_by_every_command,
         ]);
         if vmm.backend == "firecracker" {
             trials.extend(trials![vmm, backend; the_broken_version_is_refused]);
@@ -82,6 +83,9 @@ fn of(vmm: &Subject) -> Vec<Trial> {
         a_vmm_that_dies_is_told,
         a_vmm_that_is_too_slow_is_given_up_and_the_vm_runs_on,
         the_next_command_mends_what_a_killed_one_has_left,
+        one_that_something_else_paused_is_not_dialled,
+        one_whose_vmm_does_not_answer_is_not_dialled,
+        a_suspended_vm_is_not_booted_for_nothing,
     ]);
     trials
 }

@@ -1,7 +1,8 @@
 //! The stories, each told of each VMM.
 
-use crate::test_host::{Backend, TestHost};
+use crate::test_host::{Backend, LONG, TestHost};
 use std::fs;
+use std::time::{Duration, Instant};
 
 /// A call and what it came to.
 fn done(call: &str) -> String {
@@ -226,4 +227,164 @@ fn refused(host: &TestHost) {
         "neither the VM nor its guest noticed"
     );
     assert_eq!((host.state(), host.left()), ("running".into(), vec![]));
+}
+
+/// How long a follower may take to notice, on a busy machine. Without being told it takes 15 s until
+/// three heartbeats are missing.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+pub(crate) fn how_a_vm_ended_is_told_by_every_command(backend: &Backend) {
+    for (deed, how, in_short, words) in [
+        (
+            "power-off",
+            "powered-off",
+            "ended (powered off)",
+            "its guest powered off",
+        ),
+        (
+            "restart",
+            "restarted",
+            "ended (restarted)",
+            "its guest restarted",
+        ),
+        (
+            "panic",
+            "panicked",
+            "ended (panicked)",
+            "Kernel panic - not syncing: sysrq triggered crash",
+        ),
+        (
+            "kill",
+            "unknown",
+            "ended (killed?)",
+            "neither console nor log says why (killed?)",
+        ),
+    ] {
+        let host = TestHost::with_web(backend);
+        let mut followers = ["vm wait web --for busy", "vm events web", "vm events"]
+            .map(|line| (line, host.begin(line)));
+        host.await_watchers(followers.len());
+        let begun = Instant::now();
+        if deed == "kill" {
+            host.kill("web");
+        } else {
+            fs::write(host.file("web", "guest-does"), deed).unwrap();
+        }
+        for (line, follower) in &mut followers {
+            let code = follower.wait().unwrap().code();
+            let expected = if *line == "vm events" { 4 } else { 3 };
+            assert_eq!(code, Some(expected), "{line}: {deed}");
+        }
+        let took = begun.elapsed();
+        assert!(took < AT_ONCE, "{deed}: {took:?}");
+        for (line, follower) in followers {
+            let said = follower.wait_with_output().unwrap().stderr;
+            let said = String::from_utf8(said).unwrap();
+            assert!(
+                said.contains("the VM has ended by itself: "),
+                "{line}: {said}"
+            );
+            assert!(said.contains(words), "{line}: {said}");
+        }
+        let listed = host.run("vm ls");
+        assert_eq!(listed.code, Some(4), "{listed:?}");
+        assert!(listed.stdout.contains(in_short), "{listed:?}");
+        let listed: serde_json::Value =
+            serde_json::from_str(&host.run("vm ls --json").stdout).unwrap();
+        assert_eq!(listed[0]["state"], "ended");
+        assert_eq!(listed[0]["ended"]["how"], how);
+        for line in [
+            "vm status web",
+            "vm ping web",
+            "vm exec web -- true",
+            "vm wait web --for ready",
+        ] {
+            let run = host.run(line);
+            assert_eq!(run.code, Some(3), "{line}: {run:?}");
+            assert!(run.stderr.contains(words), "{line}: {run:?}");
+        }
+        let status = host.run("vm status web --json").stdout;
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        assert_eq!(status["error"]["code"], "vm-ended");
+        assert_eq!(status["error"]["retryable"], false);
+        // It is nobody's fault any more once it was stopped, and can be started again.
+        host.ok("vm stop web");
+        assert_eq!(host.state(), "stopped");
+        let stopped = host.run("vm status web --json").stdout;
+        let stopped: serde_json::Value = serde_json::from_str(&stopped).unwrap();
+        assert_eq!(stopped["error"]["code"], "not-running");
+        fs::remove_file(host.file("web", "guest-does")).ok();
+        host.ok("vm start web");
+        assert_eq!(host.lifecycle("web"), "running");
+    }
+}
+
+pub(crate) fn one_that_something_else_paused_is_not_dialled(backend: &Backend) {
+    let host = TestHost::with_web(backend);
+    host.api("web", backend.pause, backend.paused);
+    let begun = Instant::now();
+    for line in ["vm status web", "vm ping web", "vm snapshot web --to s"] {
+        let run = host.run(line);
+        let expected = if line.starts_with("vm snapshot") {
+            1
+        } else {
+            3
+        };
+        assert_eq!(run.code, Some(expected), "{line}: {run:?}");
+        let words = "the VM is paused, and it was not mvmctl that paused it";
+        assert!(run.stderr.contains(words), "{line}: {run:?}");
+    }
+    assert!(begun.elapsed() < LONG);
+    let listed = host.json("vm ls");
+    assert_eq!(listed[0]["state"], "paused");
+    assert_eq!(listed[0]["error"]["code"], "not-running");
+    assert_eq!(listed[0]["error"]["retryable"], true);
+    let calls = host.calls("web");
+    let dialled = calls.iter().any(|call| call.starts_with("guest"));
+    assert!(!dialled, "{calls:?}");
+    host.api("web", backend.resume, backend.resumed);
+    assert_eq!(host.lifecycle("web"), "running");
+}
+
+/// It may be paused as well as not.
+pub(crate) fn one_whose_vmm_does_not_answer_is_not_dialled(backend: &Backend) {
+    let host = TestHost::with_web(backend);
+    host.inject(&format!("{} hang", backend.ask));
+    let run = host.run("vm status web --json --timeout 300ms");
+    assert_eq!(run.code, Some(3), "{run:?}");
+    let told: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(told["error"]["code"], "vmm-silent", "{told}");
+    assert!(run.stderr.contains("within"), "{run:?}");
+}
+
+pub(crate) fn a_suspended_vm_is_not_booted_for_nothing(backend: &Backend) {
+    let host = TestHost::with_web(backend);
+    host.ok("vm snapshot web --to s --stop");
+    let folder = host.path("s");
+    let restore = format!("`mvmctl vm restore {} --name web`", folder.display());
+    host.fails(
+        "vm start web",
+        &["it is asleep in ", "--discard-state", &restore],
+    );
+    assert_eq!(host.state(), "asleep");
+    let told = host.run("vm status web");
+    assert_eq!(told.code, Some(3), "{told:?}");
+    assert!(told.stderr.contains(&restore), "{told:?}");
+    // It says so as well if the snapshot has gone.
+    fs::rename(&folder, host.path("t")).unwrap();
+    host.fails("vm start web", &["which is not there any more"]);
+    fs::rename(host.path("t"), &folder).unwrap();
+    host.ok("vm restore s --name web --label tier=front --pin");
+    assert_eq!(host.lifecycle("web"), "running");
+    let listed = host.json("vm ls -l tier=front");
+    assert_eq!(
+        (&listed[0]["vm"], &listed[0]["pinned"]),
+        (&"web".into(), &true.into())
+    );
+    host.ok("vm snapshot web --to u --stop");
+    host.ok("vm start web --discard-state");
+    assert_eq!(host.lifecycle("web"), "running");
+    host.ok("vm stop web");
+    // Nothing of it is left: this is a start as any other.
+    host.ok("vm start web");
 }

@@ -4,6 +4,8 @@ use mvm_fake_vmm::Subject;
 use serde_json::Value;
 use std::env;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A deadline that is not meant to be met.
-const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// What the two call their requests.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +23,11 @@ pub(crate) struct Backend {
     pub(crate) pause: &'static str,
     pub(crate) write: &'static str,
     pub(crate) resume: &'static str,
+    /// What goes along with the first and the last.
+    pub(crate) paused: &'static str,
+    pub(crate) resumed: &'static str,
+    /// A request by which it says whether the VM is paused.
+    pub(crate) ask: &'static str,
     /// Whether it is the real program.
     pub(crate) real: bool,
 }
@@ -31,6 +38,9 @@ impl Backend {
         pause: "PATCH /vm",
         write: "PUT /snapshot/create",
         resume: "PATCH /vm",
+        paused: r#"{"state":"Paused"}"#,
+        resumed: r#"{"state":"Resumed"}"#,
+        ask: "GET /",
         real: false,
     };
     const CLOUD_HYPERVISOR: Self = Self {
@@ -38,6 +48,9 @@ impl Backend {
         pause: "PUT /api/v1/vm.pause",
         write: "PUT /api/v1/vm.snapshot",
         resume: "PUT /api/v1/vm.resume",
+        paused: "",
+        resumed: "",
+        ask: "GET /api/v1/vm.info",
         real: false,
     };
 
@@ -103,7 +116,7 @@ impl TestHost {
         }
         let image = image.display();
         host.ok(&format!(
-            "vm start web --image {image} --backend {}",
+            "vm start web --image {image} --memory 64 --backend {}",
             backend.name
         ));
         host.forget_calls();
@@ -206,6 +219,40 @@ impl TestHost {
             assert!(Instant::now() < until, "{call}: {:?}", calls());
             sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Waits until so many watch `web`'s guest.
+    pub(crate) fn await_watchers(&self, count: usize) {
+        let until = Instant::now() + LONG;
+        let watches = || {
+            let calls = self.calls("web");
+            calls.iter().filter(|call| *call == "guest watch").count()
+        };
+        while watches() < count {
+            assert!(Instant::now() < until, "{:?}", self.calls("web"));
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Asks a VMM for something, as another program than mvmctl may.
+    pub(crate) fn api(&self, vm: &str, call: &str, body: &str) {
+        let mut stream = UnixStream::connect(self.file(vm, "api.sock")).unwrap();
+        let length = body.len();
+        let request =
+            format!("{call} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 204", "{call}");
+    }
+
+    /// Ends a VM's process as the kernel does for want of memory.
+    pub(crate) fn kill(&self, vm: &str) {
+        let record = fs::read(self.file(vm, "vm.json")).unwrap();
+        let record: Value = serde_json::from_slice(&record).unwrap();
+        let pid = record["processes"][0]["pid"].to_string();
+        let killed = Command::new("kill").args(["-KILL", &pid]).status();
+        assert!(killed.unwrap().success());
     }
 
     pub(crate) fn touch(&self, vm: &str, name: &str) {

@@ -17,7 +17,8 @@ use mvm_protocol::lifecycle::{Entropy, Outcome, SleepPrep, Step, Token, Wake};
 use mvm_protocol::request::{Check, CheckKind};
 use mvm_vmm::qemu::arguments::QMP_SOCKET;
 use mvm_vmm::qemu::qmp::Qmp;
-use mvm_vmm::{Deadline, Error, Snapshot, suspend};
+use mvm_vmm::suspend::{self, RestoreSpec};
+use mvm_vmm::{Deadline, Error, Snapshot};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -123,7 +124,7 @@ async fn clones_that_are_not_woken_share_their_random_numbers_and_their_clocks_l
     let (mut session, snapshot_dir) =
         suspend::take(&story.home(), &name("golden"), Some(&place)).unwrap();
     let pending = session.freeze(snapshot_dir, deadline()).unwrap();
-    session.stop().unwrap();
+    session.stop(&place).unwrap();
     drop(session);
     let token = Token::new("none").unwrap();
     pending.publish(token, "none".into()).unwrap();
@@ -133,8 +134,12 @@ async fn clones_that_are_not_woken_share_their_random_numbers_and_their_clocks_l
     let mut drawn: Vec<BTreeSet<String>> = Vec::new();
     // Two would do, but for a clone in which the kernel was faster than the probe.
     for clone in ["one", "two", "three", "four", "five"] {
+        let spec = RestoreSpec {
+            clone: true,
+            ..RestoreSpec::default()
+        };
         let restored =
-            suspend::restore(&story.home(), &name(clone), &snapshot, true, deadline()).unwrap();
+            suspend::restore(&story.home(), &name(clone), &snapshot, &spec, deadline()).unwrap();
         let endpoint = Endpoint::unix(restored.socket());
         let session = Session::connect(&endpoint, &Deadlines::default()).await;
         let check = Check {

@@ -11,15 +11,55 @@
 //!                                   └── the agent starts and the journal says that it was not running
 //! ```
 //!
-//! Who leaves a state, and why: `running` by a request alone; `preparing` by its last step, or by
-//! whatever makes it fail; `ready` by a wake, or by the lease, so that a host that never comes back
-//! cannot keep a guest asleep; `waking` when its last step has ended, however it ended.
+//! # The happy path
 //!
-//! One step is under way at a time. Preparing is only ever undone by waking, so there is one way
-//! back, and the debt of restores (`owed`) is paid there and nowhere else.
+//! A host asks for `sleep-prep`. The guest is `preparing` at once: checks are held, running ones are
+//! drained, checkpoint commands run in reverse load order, filesystems are synced, the page cache is
+//! dropped, and the filesystems are synced again. With the last step the guest is `ready`, and the
+//! host gets its answer. From here the agent runs and writes nothing, so the VM can be frozen at any
+//! moment.
+//!
+//! After the VM was restored, or its snapshot was aborted, a host asks for `wake`. The guest is
+//! `waking`: for a restore the random generator is reseeded, the clock set and the identity renewed;
+//! then restore commands run in load order, and checks are released. With the last step the guest is
+//! `running`, and the host gets its answer.
+//!
+//! One step is under way at a time. This module names it ([`Act::Do`]), the machine runs it and
+//! reports its outcome ([`Lifecycle::done`]).
+//!
+//! # Who leaves a state, and why
+//!
+//! - `running`: by a request alone, a `sleep-prep` or the `wake` of a restore.
+//! - `preparing`: by its last step, or by whatever makes it fail.
+//! - `ready`: by a `wake`, or when the lease runs out, so that a host that never returns cannot keep a
+//!   guest asleep.
+//! - `waking`: when its last step has ended, with whatever outcome. A restore that fails is reported
+//!   and not repeated: a guest must not stay asleep for it.
+//!
+//! # What can fail
+//!
+//! - **A required step fails, or the deadline passes.** The preparation is undone by `waking`, the only
+//!   way back; a step that is under way is cancelled first, and its outcome awaited. The host is
+//!   answered `sleep-prep-failed` once the guest runs again.
+//! - **The host goes away.** The lease counts on in every state before `waking`, and undoes the sleep.
+//!   The next `wake` reports that it expired.
+//! - **The agent is killed.** Before a checkpoint command starts, its restore is written to the journal
+//!   as owed; if the journal cannot be written, the command does not start. An agent that finds the
+//!   journal asleep, or restores owed, begins in `waking` and runs each owed restore. A restore that was
+//!   interrupted runs again, one that has ended does not.
+//! - **Two hosts ask.** The token decides: the same token joins what is under way, another one is
+//!   answered `busy`, or `wrong-token` for a `wake`.
+//! - **The answer is lost.** The host repeats its request. A `sleep-prep` with the same token is
+//!   answered again; a `wake` with the same fingerprint gets the recorded answer, and nothing runs.
+//! - **The clock jumps** when the VM is restored. Deadline and lease are counted in ticks of at most a
+//!   second of the agent's own time, so that a jump costs one tick.
+//! - **A wake meets a running rollback**, for example of a lease that ran out just as the snapshot was
+//!   taken. It joins, and its reseed, clock and identity come first: two clones must not go on with
+//!   the same random numbers.
 
 mod states;
 mod terms;
+mod wake;
 
 use super::WaiterId;
 use mvm_protocol::Timestamp;
@@ -175,68 +215,6 @@ impl Lifecycle {
             undo: None,
         });
         let mut acts = vec![Act::Hold, Act::Enter(Phase::Preparing)];
-        self.proceed(&mut acts);
-        acts
-    }
-
-    /// A host says that the guest runs on.
-    pub(crate) fn wake(&mut self, waiter: WaiterId, asked: &WakeAsked) -> Vec<Act> {
-        let token = match &self.state {
-            State::Running => None,
-            State::Preparing(Preparing { token, .. }) | State::Ready { token, .. } => Some(token),
-            State::Waking(waking) => waking.token.as_ref(),
-        };
-        if let (Some(held), Some(given)) = (token, &asked.wake.token)
-            && held != given
-        {
-            return vec![Act::WrongToken(waiter)];
-        }
-        match &mut self.state {
-            State::Running => self.wake_running(waiter, asked),
-            State::Preparing(preparing) => match &mut preparing.undo {
-                Some(waking) => {
-                    waking.join(waiter, asked);
-                    Vec::new()
-                }
-                None => self.undo(Waking::asked(waiter, asked, false)),
-            },
-            State::Ready { token, .. } => {
-                let mut waking = Waking::asked(waiter, asked, true);
-                waking.token = Some(token.clone());
-                self.leave_ready(waking)
-            }
-            State::Waking(waking) => {
-                waking.join(waiter, asked);
-                Vec::new()
-            }
-        }
-    }
-
-    fn wake_running(&mut self, waiter: WaiterId, asked: &WakeAsked) -> Vec<Act> {
-        match &self.answered {
-            Some((fingerprint, awake))
-                if asked.wake.token.is_some() && *fingerprint == asked.fingerprint =>
-            {
-                return vec![Act::Awake(waiter, awake.clone())];
-            }
-            _ => {}
-        }
-        let mut waking = Waking::asked(waiter, asked, false);
-        if !waking.restored {
-            let lease_expired = std::mem::take(&mut self.journal.lease_expired);
-            let generation = self.journal.generation;
-            let awake = Awake {
-                was_ready: false,
-                lease_expired,
-                generation,
-                steps: Vec::new(),
-            };
-            return vec![Act::Keep(self.journal.clone()), Act::Awake(waiter, awake)];
-        }
-        waking.plan.push_back(Task::Resume);
-        self.journal.asleep = true;
-        self.state = State::Waking(waking);
-        let mut acts = vec![Act::Hold, Act::Enter(Phase::Waking)];
         self.proceed(&mut acts);
         acts
     }

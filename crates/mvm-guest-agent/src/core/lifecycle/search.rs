@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 /// What the search knows beside the machine: what a perfect observer has seen.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct World {
+struct SearchState {
     it: Lifecycle,
     /// The journal as it is on disk: all that survives a crash.
     disk: Journal,
@@ -56,10 +56,10 @@ const MOVES: [Move; 15] = [
     Move::Crash,
 ];
 
-impl World {
+impl SearchState {
     fn new() -> Self {
         let now = Duration::ZERO;
-        let mut world = Self {
+        let mut state = Self {
             it: Lifecycle::new(Journal::default(), now),
             disk: Journal::default(),
             doing: None,
@@ -70,39 +70,39 @@ impl World {
             unanswered: Vec::new(),
             now,
         };
-        let acts = world.it.start(&participants());
-        world.take(acts);
-        world
+        let acts = state.it.start(&participants());
+        state.take(acts);
+        state
     }
 
-    /// The world after a move, or nothing if the move is impossible here.
+    /// The state after a move, or nothing if the move is impossible here.
     fn after(&self, what: Move) -> Option<Self> {
-        let mut world = self.clone();
+        let mut state = self.clone();
         let acts = match what {
             Move::Sleep(name) => {
-                let waiter = world.ask()?;
+                let waiter = state.ask()?;
                 let made_up = Token::new("made up").unwrap();
                 let asked = prep(name, 2, 3);
-                world
+                state
                     .it
-                    .sleep_prep(waiter, &asked, made_up, participants(), world.now)
+                    .sleep_prep(waiter, &asked, made_up, participants(), state.now)
             }
             Move::Wake(name, cause) => {
-                let waiter = world.ask()?;
-                world.wake(waiter, &waking(name, cause))
+                let waiter = state.ask()?;
+                state.wake(waiter, &waking(name, cause))
             }
             Move::WakeAndTell(name) => {
-                let waiter = world.ask()?;
+                let waiter = state.ask()?;
                 let mut asked = waking(Some(name), WakeCause::Aborted);
                 asked.wake.wall_clock = Some(AT);
                 asked.fingerprint += 4;
-                world.wake(waiter, &asked)
+                state.wake(waiter, &asked)
             }
             Move::End(outcome) => {
-                let task = world.doing.take()?;
+                let task = state.doing.take()?;
                 if let Task::Restore(name) = &task {
-                    let at = world.debts.iter().position(|debt| debt == name);
-                    world
+                    let at = state.debts.iter().position(|debt| debt == name);
+                    state
                         .debts
                         .remove(at.expect("a restore that nobody is owed"));
                 }
@@ -111,33 +111,33 @@ impl World {
                     Task::DropCaches => false,
                     _ => true,
                 };
-                world.spoilt |= required && matches!(outcome, Outcome::Failed | Outcome::TimedOut);
-                world.it.done(&ended(outcome), AT)
+                state.spoilt |= required && matches!(outcome, Outcome::Failed | Outcome::TimedOut);
+                state.it.done(&ended(outcome), AT)
             }
             Move::Tick => {
-                world.it.deadline()?;
+                state.it.deadline()?;
                 // Time itself is no part of the state, or the search would have no end.
-                world.now = TICK;
-                world.it.last_tick = Duration::ZERO;
-                world.it.tick(TICK)
+                state.now = TICK;
+                state.it.last_tick = Duration::ZERO;
+                state.it.tick(TICK)
             }
             Move::Crash => {
                 // What was under way is killed, its hosts see their connections end, and init
                 // starts another agent.
-                world.doing = None;
-                world.unanswered.clear();
-                (world.woken, world.due) = (false, Vec::new());
-                world.it = Lifecycle::new(world.disk.clone(), Duration::ZERO);
-                world.it.start(&participants())
+                state.doing = None;
+                state.unanswered.clear();
+                (state.woken, state.due) = (false, Vec::new());
+                state.it = Lifecycle::new(state.disk.clone(), Duration::ZERO);
+                state.it.start(&participants())
             }
         };
-        world.now = Duration::ZERO;
-        world.it.last_tick = Duration::ZERO;
-        world.take(acts);
-        world.woken &= world.it.phase() != Phase::Running;
-        world.check(what);
-        world.forget();
-        Some(world)
+        state.now = Duration::ZERO;
+        state.it.last_tick = Duration::ZERO;
+        state.take(acts);
+        state.woken &= state.it.phase() != Phase::Running;
+        state.check(what);
+        state.forget();
+        Some(state)
     }
 
     /// A guest from a snapshot gets a seed, a clock and a generation, once however often it is woken;
@@ -275,23 +275,23 @@ impl World {
 
 #[test]
 fn every_interleaving_keeps_every_promise() {
-    let start = World::new();
-    let mut seen: HashSet<World> = HashSet::from([start.clone()]);
+    let start = SearchState::new();
+    let mut seen: HashSet<SearchState> = HashSet::from([start.clone()]);
     let mut frontier = VecDeque::from([start]);
     let mut phases: HashMap<String, usize> = HashMap::new();
-    while let Some(world) = frontier.pop_front() {
-        *phases.entry(format!("{:?}", world.it.phase())).or_default() += 1;
+    while let Some(state) = frontier.pop_front() {
+        *phases.entry(format!("{:?}", state.it.phase())).or_default() += 1;
         for what in MOVES {
-            // A snapshot that is taken here and restored later is this very world, explored once
+            // A snapshot that is taken here and restored later is this very state, explored once
             // for each that comes of it.
-            if let Some(next) = world.after(what)
+            if let Some(next) = state.after(what)
                 && seen.insert(next.clone())
             {
                 frontier.push_back(next);
             }
         }
         // From anywhere the guest is back within its lease, though no host ever speaks again.
-        let mut alone = world.clone();
+        let mut alone = state.clone();
         let mut steps = 0;
         while alone.it.phase() != Phase::Running {
             let outcome = Move::End(Outcome::TimedOut);

@@ -146,7 +146,7 @@ pub(crate) enum Act {
     Hold,
     /// Let checks run.
     Release,
-    /// The phase that watchers are told of.
+    /// Publish this phase to watchers.
     Enter(Phase),
     /// Answer a `sleep-prep`.
     Ready(WaiterId, ReadyAnswer),

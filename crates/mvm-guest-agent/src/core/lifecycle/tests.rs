@@ -172,7 +172,7 @@ impl Story {
 }
 
 #[test]
-fn a_sleep_runs_its_steps_in_order_and_a_wake_in_the_other() {
+fn a_sleep_runs_its_steps_in_order_and_a_wake_in_reverse() {
     let mut story = Story::new();
     let sleep = story.sleep(Some("A"));
     story.finish();
@@ -279,7 +279,7 @@ fn a_failed_checkpoint_rolls_back_unless_it_is_not_critical() {
 }
 
 #[test]
-fn a_checkpoint_that_was_not_begun_is_owed_nothing() {
+fn a_checkpoint_that_was_not_begun_owes_no_restore() {
     let mut story = Story::new();
     let sleep = story.sleep(None);
     story.end(&ok());
@@ -293,7 +293,7 @@ fn a_checkpoint_that_was_not_begun_is_owed_nothing() {
 }
 
 #[test]
-fn a_cache_that_stays_is_no_failure_and_a_sync_that_fails_is() {
+fn failing_to_drop_caches_is_no_failure_and_a_failed_sync_is() {
     for (step, answer) in [
         (Task::DropCaches, "ready"),
         (Task::LastSync, "the sync failed"),
@@ -392,7 +392,7 @@ fn a_wake_whose_answer_was_lost_is_answered_again_and_runs_nothing() {
 }
 
 #[test]
-fn a_restarted_agent_pays_its_debts_once() {
+fn a_restarted_agent_runs_owed_restores_once() {
     let journal = Journal {
         asleep: true,
         owed: vec!["b".into(), "gone".into(), "a".into()],

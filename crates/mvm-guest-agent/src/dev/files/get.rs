@@ -1,7 +1,8 @@
 //! `get`: a file's content, or a folder as an archive.
 
-use super::{output, pack, report, shown, trouble};
-use crate::dev::failed;
+use super::pack;
+use super::report::{output, report, shown, trouble};
+use crate::dev::reply::failed;
 use mvm_protocol::answer::ErrorAnswer;
 use mvm_protocol::dev::DevAnswer;
 use mvm_protocol::dev::files::{Get, GetDone, GetStarted, Mode as Bits};

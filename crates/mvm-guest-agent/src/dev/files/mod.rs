@@ -15,25 +15,36 @@ mod content;
 mod get;
 mod pack;
 mod put;
+mod report;
 mod sparse;
+mod target;
 mod unpack;
 
-use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
+use super::reply::failed;
+use lexopt::{Arg, Parser, ValueExt};
 use mvm_protocol::dev::{DevAnswer, DevRequest, ParsedDevRequest};
-use mvm_protocol::object::printable;
-use std::fmt::Display;
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use report::report;
 use std::process::ExitCode;
+
+/// The flag by which the agent starts this process, with a request's body as its value.
+pub(super) const FLAG: &str = "serve-file";
+
+/// The request's body, if this process was started to serve one; an error is a sentence.
+pub(crate) fn asked(mut parser: Parser) -> Result<Option<String>, String> {
+    match parser.next() {
+        Ok(Some(Arg::Long(FLAG))) => {}
+        _ => return Ok(None),
+    }
+    let body = parser.value().and_then(ValueExt::string);
+    body.map(Some).map_err(|error| format!("--{FLAG}: {error}"))
+}
 
 /// Serves the request that is given as its body.
 pub(crate) fn serve(body: &str) -> ExitCode {
     let served = match ParsedDevRequest::read(body.as_bytes()).request {
         Ok(DevRequest::Put(asked)) => put::serve(&asked),
         Ok(DevRequest::Get(asked)) => get::serve(&asked),
-        Ok(_) => Err(super::failed("not a file's request")),
+        Ok(_) => Err(failed("not a file's request")),
         Err(error) => Err(error),
     };
     match served {
@@ -46,37 +57,4 @@ pub(crate) fn serve(body: &str) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Hands an answer to the agent. If the agent is gone, so is everybody who could want it.
-fn report(answer: DevAnswer) {
-    let frame = mvm_protocol::dev::DevAnswerFrame { answer, id: None };
-    let mut line = serde_json::to_vec(&frame).unwrap_or_default();
-    line.push(b'\n');
-    let _ = io::stderr().write_all(&line);
-}
-
-/// Standard output, without a buffer.
-fn output() -> io::Result<File> {
-    let fd: OwnedFd = rustix::io::dup(rustix::stdio::stdout())?;
-    Ok(File::from(fd))
-}
-
-/// What failed with which file, in the terms of the protocol.
-fn trouble(what: impl Display, path: &Path, error: &io::Error) -> ErrorAnswer {
-    let code = match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ErrorCode::NotFound,
-        io::ErrorKind::PermissionDenied => ErrorCode::NotAllowed,
-        _ => ErrorCode::Failed,
-    };
-    let path = shown(path);
-    ErrorAnswer::new(code, format!("{what} {path}: {error}"))
-}
-
-fn shown(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    // A path may be long, and its end tells more than its beginning.
-    let from = text.char_indices().rev().nth(63).map_or(0, |(at, _)| at);
-    let cut = if from > 0 { "…" } else { "" };
-    format!("`{cut}{}`", printable(text.get(from..).unwrap_or_default()))
 }

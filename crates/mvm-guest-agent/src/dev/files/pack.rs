@@ -1,6 +1,6 @@
 //! A folder as a tar stream: its files, folders and links, in the order of their names.
 
-use super::trouble;
+use super::report::trouble;
 use mvm_protocol::answer::ErrorAnswer;
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, File, Metadata};

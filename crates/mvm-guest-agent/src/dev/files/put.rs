@@ -1,30 +1,21 @@
 //! `put`: a file or a folder, whole or not at all.
 
 use super::content::Content;
-use super::{report, shown, sparse, trouble, unpack};
-use crate::dev::failed;
+use super::report::{report, shown, trouble};
+use super::target::Target;
+use super::{sparse, unpack};
+use crate::dev::reply::failed;
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::DevAnswer;
 use mvm_protocol::dev::files::{Mode as Bits, Put, PutDone, PutReady};
 use rustix::fs::{AtFlags, Mode, OFlags, fchmod, fchown, linkat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
-use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-/// Where it goes.
-pub(super) struct Target {
-    pub(super) path: PathBuf,
-    /// The folder that it goes into, and its name there.
-    pub(super) folder: OwnedFd,
-    pub(super) name: OsString,
-    /// Beside it, until it is whole.
-    pub(super) temporary: String,
-}
 
 pub(super) fn serve(asked: &Put) -> Result<DevAnswer, ErrorAnswer> {
     let (path, replaced) = decide(asked)?;
@@ -105,32 +96,6 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Err(Errno::LOOP.into())
-}
-
-impl Target {
-    fn new(path: PathBuf) -> Result<Self, ErrorAnswer> {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(failed(format!("{} names no file", shown(&path))));
-        };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(parent, flags, Mode::empty())
-            .map_err(|error| trouble("open folder", parent, &error.into()))?;
-        let mut random = [0_u8; 8];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-            .map_err(|error| failed(format!("getrandom: {error}")))?;
-        let number = u64::from_ne_bytes(random);
-        Ok(Self {
-            name: name.to_owned(),
-            folder,
-            temporary: format!(".mvm-put-{number:016x}"),
-            path,
-        })
-    }
-
-    /// What failed with it.
-    pub(super) fn trouble(&self, what: &str, error: impl Into<io::Error>) -> ErrorAnswer {
-        trouble(what, &self.path, &error.into())
-    }
 }
 
 /// A file that is not at its place yet, and is gone unless it gets there.

@@ -91,7 +91,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
-        fn what_is_read_is_what_was_written(
+        fn written_files_read_back_the_same(
             runs in prop::collection::vec((0_u8..2, 0_usize..3 * BLOCK), 0..60),
         ) {
             let content: Vec<u8> = runs.iter().flat_map(|(byte, count)| vec![*byte; *count]).collect();

@@ -2,9 +2,10 @@
 //! the folder, and nothing through a link that the stream itself has put there.
 
 use super::content::Content;
-use super::put::Target;
-use super::{shown, sparse};
-use crate::dev::failed;
+use super::report::{shown, trouble};
+use super::sparse;
+use super::target::Target;
+use crate::dev::reply::failed;
 use mvm_protocol::answer::ErrorAnswer;
 use mvm_protocol::dev::files::Mode as Bits;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps};
@@ -70,7 +71,7 @@ impl<'a> Folder<'a> {
         }
         let bytes = archive.into_inner().finish().map_err(broken)?;
         for folder in folders.iter().rev() {
-            finish(folder).map_err(|error| super::trouble("finish", &folder.path, &error))?;
+            finish(folder).map_err(|error| trouble("finish", &folder.path, &error))?;
         }
         let root = mode.map_or(root, Bits::bits);
         let target = self.target;

@@ -135,7 +135,8 @@ fn a_vm_that_ended_by_itself_is_found() {
     let jailed = Jailed::new();
     write_record(&jailed, "running");
     let [finding] = jailed.findings().try_into().unwrap();
-    assert_eq!(finding.message, "it has ended by itself");
+    let message = "it has ended by itself: this machine was restarted";
+    assert_eq!(finding.message, message);
     assert_eq!(finding.fix.unwrap(), "mvmctl vm stop jailed");
     write_record(&jailed, "stopped");
     assert_eq!(jailed.findings(), []);

@@ -5,7 +5,7 @@ use super::unpack::unpack;
 use crate::commands::Context;
 use crate::commands::dev::failure;
 use crate::report::Failure;
-use crate::stdio::{Stream, Stuck, Writer};
+use crate::stdio::{Stream, WriteError, Writer};
 use crate::transfer::Transfer;
 use mvm_client::dev::Download;
 use std::ffi::OsStr;
@@ -82,8 +82,8 @@ async fn stdout(
     }
     match result {
         // A reader that has enough is no error.
-        Ok(()) | Err(Stuck::Closed) => Ok(()),
-        Err(Stuck::Failed(error)) => Err(Failure::failed(format!(
+        Ok(()) | Err(WriteError::Closed) => Ok(()),
+        Err(WriteError::Failed(error)) => Err(Failure::failed(format!(
             "cannot write to standard output: {error}"
         ))),
     }

@@ -9,7 +9,6 @@ mod upload;
 
 use super::Context;
 use super::dev::{failure, session};
-use crate::asked_to_end::AskedToEnd;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::complete_operand;
 use clap_complete::engine::ArgValueCompleter;
@@ -43,7 +42,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         // What was begun is removed before we end.
-        let mut asked = AskedToEnd::new()?;
+        let mut asked = context.termination_requests();
         tokio::select! {
             result = self.copy(context) => result.map(|()| Outcome::Done),
             number = asked.next() => Err(Failure::signalled(number, "and nothing was copied")),

@@ -1,0 +1,483 @@
+//! One pool's part of a plan.
+
+use super::members::{LAST_NUMBER, Members, is_ours, number};
+use super::plan::{Action, Cause, Facts, Held, Plan, Reason, backoff};
+use super::terms::PoolPolicy;
+use crate::input::RunState;
+use crate::view::Vm;
+use crate::{ActionKind, Now, View};
+use std::time::Duration;
+
+/// How long one that is over its lifetime has to be idle where the policy has no idle period: the
+/// load average, by which agents tell idle from busy, looks back over one minute.
+const LIFETIME_IDLE: Duration = Duration::from_secs(60);
+
+/// How long a VM that the fleet made stays after it was stopped or has ended: for somebody to look at
+/// its console.
+const LEFT_OVER: Duration = Duration::from_secs(600);
+
+/// What is decided for one pool.
+pub(super) struct Decision<'a> {
+    name: &'a str,
+    policy: &'a PoolPolicy,
+    members: Members<'a>,
+    view: &'a View,
+    facts: &'a Facts,
+    now: Now,
+    plan: &'a mut Plan,
+    waiting: u32,
+    /// How many take room: with what is decided here.
+    up: u32,
+    /// The same with the sleepers.
+    total: u32,
+    raised: u32,
+}
+
+/// Those that could be brought up, the first choice last.
+#[derive(Default)]
+struct Ready<'a> {
+    /// They have been down for their period.
+    rested: Vec<&'a Vm>,
+    /// They have not.
+    recent: Vec<&'a Vm>,
+    /// After how long another one may be.
+    wait: Option<Duration>,
+}
+
+impl<'a> Decision<'a> {
+    pub(super) fn new(
+        name: &'a str,
+        policy: &'a PoolPolicy,
+        members: Members<'a>,
+        view: &'a View,
+        facts: &'a Facts,
+        now: Now,
+        plan: &'a mut Plan,
+    ) -> Self {
+        let up = members.busy
+            + members.starting
+            + members.unknown
+            + number(&members.idle)
+            + number(&members.paused)
+            + members.coming
+            + members.leaving;
+        Self {
+            name,
+            policy,
+            total: up + number(&members.asleep),
+            up,
+            members,
+            view,
+            facts,
+            now,
+            plan,
+            waiting: facts.waiting.get(name).copied().unwrap_or(0),
+            raised: 0,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        if !self.view.is_pool_complete(self.name) {
+            self.hold(Cause::Incomplete);
+            return;
+        }
+        if self.members.unknown > 0 {
+            let vms = self.members.unknown;
+            self.hold(Cause::Unknown { vms });
+        }
+        self.end_the_oldest();
+        let (mut fresh, expired): (Vec<_>, Vec<_>) = std::mem::take(&mut self.members.idle)
+            .into_iter()
+            .partition(|(_, vm)| !(is_ours(vm) && self.is_over_lifetime(vm)));
+        // The one that has been idle for longest first; of two the one that comes first by name.
+        fresh.sort_by_key(|(idle, _)| std::cmp::Reverse(*idle));
+        let all_idle = number(&fresh) + number(&expired);
+        self.bring_up(number(&fresh), all_idle);
+        if self.waiting == 0 {
+            self.end_expired(&expired, all_idle);
+            self.put_down(&fresh);
+            self.put_paused_to_sleep();
+        }
+        self.remove();
+    }
+
+    /// Stops what has lived for twice its lifetime, whatever it does, but for what is unknown.
+    fn end_the_oldest(&mut self) {
+        let Some(after) = self.policy.max_lifetime else {
+            return;
+        };
+        let twice = after.saturating_mul(2);
+        let mut at_work = std::mem::take(&mut self.members.at_work);
+        at_work.retain(|vm| {
+            if !is_ours(vm) {
+                return true;
+            }
+            let age = vm.age(&self.now);
+            if age < twice {
+                self.look_again(twice.saturating_sub(age));
+                return true;
+            }
+            let reason = Reason::TwiceLifetime { age, after };
+            !self.act(ActionKind::Stop, vm, reason)
+        });
+        let mut idle = std::mem::take(&mut self.members.idle);
+        idle.retain(|(_, vm)| {
+            let age = vm.age(&self.now);
+            if !is_ours(vm) || age < twice {
+                return true;
+            }
+            let reason = Reason::TwiceLifetime { age, after };
+            !self.act(ActionKind::Stop, vm, reason)
+        });
+        self.members.idle = idle;
+        // They take room until they have ended, and do not count as what they were any more.
+        let states = |state| at_work.iter().filter(|vm| vm.state() == state).count();
+        let busy = u32::try_from(states(crate::State::Busy)).unwrap_or(u32::MAX);
+        let starting = u32::try_from(states(crate::State::Starting)).unwrap_or(u32::MAX);
+        self.members.busy = busy;
+        self.members.starting = starting;
+    }
+
+    /// Wakes, resumes and clones what is missing.
+    fn bring_up(&mut self, fresh: u32, all_idle: u32) {
+        let bounds = self.policy.bounds;
+        let Members {
+            busy,
+            starting,
+            unknown,
+            coming,
+            ..
+        } = self.members;
+        let taken = busy + starting + unknown + coming;
+        let have = taken + fresh;
+        let missing = bounds.wanted(taken).saturating_sub(have);
+        let is_demanded = self.waiting > 0 && all_idle == 0 && starting == 0 && coming == 0;
+        let units = missing.max(u32::from(is_demanded));
+        let asleep = std::mem::take(&mut self.members.asleep);
+        let mut sleepers = self.ready(asleep, ActionKind::Wake, self.policy.idle_sleep_after);
+        let paused = std::mem::take(&mut self.members.paused);
+        let mut paused = self.ready(paused, ActionKind::Resume, self.policy.idle_pause_after);
+        for unit in 0..units {
+            let reason = if unit == 0 && is_demanded {
+                let waiting = self.waiting;
+                Reason::Demand { waiting }
+            } else if have + unit < bounds.min {
+                let (up, min) = (have + unit, bounds.min);
+                Reason::BelowMin { up, min }
+            } else {
+                let (idle, spare) = (fresh + coming + unit, bounds.spare);
+                Reason::FewSpare { idle, spare }
+            };
+            if let Err(cause) = self.bring_up_one(reason, &mut sleepers, &mut paused) {
+                if let Cause::Waiting { for_now } = cause {
+                    self.look_again(for_now);
+                }
+                self.hold(cause);
+                break;
+            }
+            self.raised += 1;
+        }
+        self.members.asleep.append(&mut sleepers.rested);
+        self.members.asleep.append(&mut sleepers.recent);
+        self.members.paused.append(&mut paused.rested);
+        self.members.paused.append(&mut paused.recent);
+    }
+
+    fn bring_up_one(
+        &mut self,
+        reason: Reason,
+        sleepers: &mut Ready<'a>,
+        paused: &mut Ready<'a>,
+    ) -> Result<(), Cause> {
+        // Only what is asked for from outside cuts short the time for which a VM is down.
+        let is_urgent = !matches!(reason, Reason::FewSpare { .. });
+        let max = self.policy.bounds.max;
+        let has_room = self.up < max;
+        if has_room && let Some(vm) = sleepers.take(is_urgent) {
+            self.up += 1;
+            self.act(ActionKind::Wake, vm, reason);
+            return Ok(());
+        }
+        // It takes its room already.
+        if let Some(vm) = paused.take(is_urgent) {
+            self.act(ActionKind::Resume, vm, reason);
+            return Ok(());
+        }
+        if !has_room {
+            let up = self.up;
+            return Err(Cause::AtMax { up, max });
+        }
+        let resting = [&*sleepers, &*paused];
+        let resting = resting.into_iter().filter(|ready| !ready.recent.is_empty());
+        if let Some(for_now) = resting.filter_map(|ready| ready.wait).min() {
+            return Err(Cause::Waiting { for_now });
+        }
+        let failed = self.facts.failed_clones.get(self.name).copied();
+        let waits = [
+            sleepers.wait,
+            paused.wait,
+            backoff(failed, ActionKind::Clone, &self.now),
+        ];
+        if self.policy.golden.is_none() {
+            let wait = waits.into_iter().flatten().min();
+            return Err(wait.map_or(Cause::NoneLeft, |for_now| Cause::Waiting { for_now }));
+        }
+        if let Some(for_now) = waits[2] {
+            return Err(Cause::Waiting { for_now });
+        }
+        if self.total >= max {
+            let up = self.total;
+            return Err(Cause::AtMax { up, max });
+        }
+        let name = self.new_name();
+        self.up += 1;
+        self.total += 1;
+        self.push(ActionKind::Clone, &name, reason);
+        Ok(())
+    }
+
+    /// Those of the sleepers or paused ones that may be brought up. The others stay members.
+    fn ready(
+        &mut self,
+        mut down: Vec<&'a Vm>,
+        kind: ActionKind,
+        period: Option<Duration>,
+    ) -> Ready<'a> {
+        let mut ready = Ready::default();
+        let period = period.unwrap_or_default();
+        // Last: the one that went down last, so that the others get old enough to be removed.
+        down.sort_by_key(|vm| std::cmp::Reverse(vm.untouched_for(&self.now)));
+        let mut rest = Vec::new();
+        for vm in down {
+            if !is_ours(vm) || self.is_over_lifetime(vm) {
+                rest.push(vm);
+                continue;
+            }
+            if let Some(left) = backoff(vm.failed(), kind, &self.now) {
+                ready.wait_for(left);
+                rest.push(vm);
+                continue;
+            }
+            let down_for = self.now.since(vm.changed_at().unwrap_or(self.now.wall));
+            if down_for < period {
+                ready.wait_for(period.saturating_sub(down_for));
+                ready.recent.push(vm);
+            } else {
+                ready.rested.push(vm);
+            }
+        }
+        // Last: the one that has been down for longest.
+        ready.recent.reverse();
+        match kind {
+            ActionKind::Wake => self.members.asleep = rest,
+            _ => self.members.paused = rest,
+        }
+        ready
+    }
+
+    /// Stops those that are over their lifetime and idle, unless others are on their way to stand in
+    /// for them.
+    fn end_expired(&mut self, expired: &[(Duration, &'a Vm)], all_idle: u32) {
+        let Some(after) = self.policy.max_lifetime else {
+            return;
+        };
+        let periods = [self.policy.idle_pause_after, self.policy.idle_sleep_after];
+        let quiet = periods.into_iter().flatten().min().unwrap_or(LIFETIME_IDLE);
+        let mut idle_left = all_idle;
+        for (idle, vm) in expired {
+            let stands_in = self.members.busy + idle_left > self.policy.bounds.min;
+            if self.raised > 0 || self.members.coming > 0 || !stands_in {
+                self.look_again(after.saturating_mul(2).saturating_sub(vm.age(&self.now)));
+            } else if *idle < quiet {
+                self.look_again(quiet.saturating_sub(*idle));
+            } else if !self.is_kept(vm) {
+                let age = vm.age(&self.now);
+                let reason = Reason::Lifetime { age, after };
+                idle_left -= u32::from(self.act(ActionKind::Stop, vm, reason));
+            }
+        }
+    }
+
+    /// Pauses, or puts to sleep, what is idle beyond what is to be at hand.
+    fn put_down(&mut self, fresh: &[(Duration, &'a Vm)]) {
+        let bounds = self.policy.bounds;
+        let Members {
+            busy,
+            starting,
+            unknown,
+            coming,
+            ..
+        } = self.members;
+        let taken = busy + starting + unknown + coming;
+        let at_hand = bounds.wanted(taken).saturating_sub(taken);
+        let keep = at_hand.max(bounds.min.saturating_sub(busy));
+        let mut surplus = number(fresh).saturating_sub(keep);
+        for (idle, vm) in fresh {
+            if surplus == 0 {
+                break;
+            }
+            if is_ours(vm) && !self.is_kept(vm) && self.put_down_one(*idle, vm) {
+                surplus -= 1;
+            }
+        }
+    }
+
+    /// Whether something is done to it.
+    fn put_down_one(&mut self, idle: Duration, vm: &'a Vm) -> bool {
+        if let Some(after) = self.policy.idle_sleep_after {
+            if idle >= after {
+                // One that cannot be put to sleep runs on until the next try, and is not paused.
+                return self.act(ActionKind::Sleep, vm, Reason::Idle { idle, after });
+            }
+            self.look_again(after.saturating_sub(idle));
+        }
+        if let Some(after) = self.policy.idle_pause_after {
+            if idle >= after {
+                return self.act(ActionKind::Pause, vm, Reason::Idle { idle, after });
+            }
+            self.look_again(after.saturating_sub(idle));
+        }
+        false
+    }
+
+    fn put_paused_to_sleep(&mut self) {
+        let paused = std::mem::take(&mut self.members.paused);
+        let pause = self.policy.idle_pause_after.unwrap_or_default();
+        let sleep = self
+            .policy
+            .idle_sleep_after
+            .map(|after| after.saturating_sub(pause));
+        for vm in paused {
+            if !is_ours(vm) || self.is_kept(vm) {
+                continue;
+            }
+            if let Some(after) = self
+                .policy
+                .max_lifetime
+                .filter(|after| vm.age(&self.now) >= *after)
+            {
+                let age = vm.age(&self.now);
+                self.act(ActionKind::Stop, vm, Reason::Lifetime { age, after });
+                continue;
+            }
+            let paused = vm.untouched_for(&self.now);
+            match sleep {
+                Some(after) if paused >= after => {
+                    self.act(ActionKind::Sleep, vm, Reason::Paused { paused, after });
+                }
+                Some(after) => self.look_again(after.saturating_sub(paused)),
+                None => {}
+            }
+        }
+    }
+
+    /// Removes what has slept for too long, and what the fleet made and nobody needs any more.
+    fn remove(&mut self) {
+        for vm in std::mem::take(&mut self.members.asleep) {
+            if !is_ours(vm) || self.is_kept(vm) {
+                continue;
+            }
+            let asleep = vm.untouched_for(&self.now);
+            let lifetime = self
+                .policy
+                .max_lifetime
+                .filter(|_| self.is_over_lifetime(vm));
+            match (self.policy.asleep_remove_after, lifetime) {
+                (Some(after), _) if asleep >= after => {
+                    self.act(ActionKind::Remove, vm, Reason::Asleep { asleep, after });
+                }
+                (_, Some(after)) if vm.is_made_by_fleet() => {
+                    let age = vm.age(&self.now);
+                    self.act(ActionKind::Remove, vm, Reason::Lifetime { age, after });
+                }
+                (Some(after), _) => self.look_again(after.saturating_sub(asleep)),
+                (None, _) => {}
+            }
+        }
+        for vm in std::mem::take(&mut self.members.stopped) {
+            if !vm.is_made_by_fleet() || !is_ours(vm) || self.is_kept(vm) {
+                continue;
+            }
+            let stopped = vm.untouched_for(&self.now);
+            if vm.run_state() == RunState::StartBrokenOff {
+                self.act(ActionKind::Remove, vm, Reason::BrokenOff);
+            } else if stopped >= LEFT_OVER {
+                self.act(ActionKind::Remove, vm, Reason::LeftOver { stopped });
+            } else {
+                self.look_again(LEFT_OVER.saturating_sub(stopped));
+            }
+        }
+    }
+
+    fn is_over_lifetime(&self, vm: &Vm) -> bool {
+        let lifetime = self.policy.max_lifetime;
+        lifetime.is_some_and(|lifetime| vm.age(&self.now) >= lifetime)
+    }
+
+    /// Whether a host wants it kept as it is.
+    fn is_kept(&mut self, vm: &Vm) -> bool {
+        let until = vm.kept_until(&self.now);
+        if let Some(until) = until {
+            self.look_again(self.now.until(until));
+        }
+        until.is_some()
+    }
+
+    /// Puts an action into the plan, unless it failed just now. Says whether it did.
+    fn act(&mut self, kind: ActionKind, vm: &Vm, reason: Reason) -> bool {
+        if let Some(left) = backoff(vm.failed(), kind, &self.now) {
+            self.look_again(left);
+            return false;
+        }
+        self.push(kind, vm.name(), reason);
+        true
+    }
+
+    fn push(&mut self, kind: ActionKind, vm: &str, reason: Reason) {
+        self.plan.actions.push(Action {
+            kind,
+            vm: vm.into(),
+            pool: self.name.into(),
+            reason,
+        });
+    }
+
+    fn hold(&mut self, cause: Cause) {
+        let pool = self.name.into();
+        self.plan.held.push(Held { pool, cause });
+    }
+
+    fn look_again(&mut self, after: Duration) {
+        let next = self.plan.look_again_after.get_or_insert(after);
+        *next = (*next).min(after);
+    }
+
+    /// A name for a clone: with the number after the highest one that is there, so that names, and with
+    /// them series, are seldom used again.
+    fn new_name(&mut self) -> String {
+        let is_free = |name: &String| {
+            self.view.vm(name).is_none() && !self.facts.under_way.contains_key(name)
+        };
+        let next = self.members.last_number + 1;
+        let higher = (next..=LAST_NUMBER).chain(1..next);
+        let names = higher.map(|number| (number, format!("{}-{number}", self.name)));
+        // There are more numbers than VMs can be.
+        let found = names.into_iter().find(|(_, name)| is_free(name));
+        let (number, name) = found.unwrap_or((next, format!("{}-{next}", self.name)));
+        self.members.last_number = number;
+        name
+    }
+}
+
+impl<'a> Ready<'a> {
+    fn take(&mut self, is_urgent: bool) -> Option<&'a Vm> {
+        self.rested.pop().or_else(|| {
+            let recent = is_urgent.then(|| self.recent.pop());
+            recent.flatten()
+        })
+    }
+
+    fn wait_for(&mut self, wait: Duration) {
+        self.wait = Some(self.wait.map_or(wait, |known| known.min(wait)));
+    }
+}

@@ -1,0 +1,105 @@
+//! The VMs of one pool, as a decision takes them.
+
+use super::plan::UnderWay;
+use crate::input::RunState;
+use crate::state::State;
+use crate::view::Vm;
+use crate::{ActionKind, Now, View};
+use std::time::Duration;
+
+/// The VMs of one pool, each in one list or count.
+#[derive(Debug, Default)]
+pub(super) struct Members<'a> {
+    /// Those that are busy or starting, for their lifetime's sake.
+    pub(super) at_work: Vec<&'a Vm>,
+    pub(super) busy: u32,
+    pub(super) starting: u32,
+    pub(super) unknown: u32,
+    /// With how long they have been idle.
+    pub(super) idle: Vec<(Duration, &'a Vm)>,
+    pub(super) paused: Vec<&'a Vm>,
+    pub(super) asleep: Vec<&'a Vm>,
+    pub(super) stopped: Vec<&'a Vm>,
+    /// Being woken, resumed or cloned.
+    pub(super) coming: u32,
+    /// Being paused, put to sleep or stopped: they still take room.
+    pub(super) leaving: u32,
+    /// The highest number behind a name of this pool.
+    pub(super) last_number: u32,
+}
+
+/// The highest number that a clone's name may have.
+pub(super) const LAST_NUMBER: u32 = 999_999_999;
+
+impl<'a> Members<'a> {
+    pub(super) fn add(&mut self, vm: &'a Vm, under_way: Option<&UnderWay>, view: &View, now: &Now) {
+        self.count_name(vm.name());
+        match under_way.map(|under_way| under_way.kind) {
+            Some(ActionKind::Wake | ActionKind::Resume | ActionKind::Clone) => {
+                self.coming += 1;
+                return;
+            }
+            Some(ActionKind::Pause | ActionKind::Sleep | ActionKind::Stop) => {
+                self.leaving += 1;
+                return;
+            }
+            Some(ActionKind::Remove) => return,
+            None => {}
+        }
+        match vm.state() {
+            State::Busy => {
+                self.busy += 1;
+                self.at_work.push(vm);
+            }
+            State::Starting => {
+                self.starting += 1;
+                self.at_work.push(vm);
+            }
+            State::Idle => {
+                let idle = view.idle_for(vm, now).unwrap_or_default();
+                self.idle.push((idle, vm));
+            }
+            State::Unknown => self.unknown += 1,
+            State::Paused => self.paused.push(vm),
+            State::Asleep => self.asleep.push(vm),
+            State::Stopped => self.stopped.push(vm),
+        }
+    }
+
+    /// A clone that has no folder yet.
+    pub(super) fn add_coming(&mut self, name: &str) {
+        self.count_name(name);
+        self.coming += 1;
+    }
+
+    fn count_name(&mut self, name: &str) {
+        let number = name
+            .rsplit_once('-')
+            .and_then(|(_, digits)| digits.parse().ok());
+        if let Some(number) = number.filter(|number| *number <= LAST_NUMBER) {
+            self.last_number = self.last_number.max(number);
+        }
+    }
+}
+
+/// Whether the fleet may do anything to a VM at all.
+pub(super) fn is_ours(vm: &Vm) -> bool {
+    !vm.is_pinned()
+        && match vm.run_state() {
+            RunState::NotOurs | RunState::Unreadable | RunState::Paused { by_fleet: false } => {
+                false
+            }
+            RunState::Starting
+            | RunState::Running
+            | RunState::Paused { by_fleet: true }
+            | RunState::Asleep
+            | RunState::Stopped
+            | RunState::Ended
+            | RunState::StartBrokenOff => true,
+        }
+}
+
+/// How many there are: counts that cannot be more than a u32 holds.
+pub(super) fn number<T>(list: &[T]) -> u32 {
+    u32::try_from(list.len()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,123 @@
+//! What is too old, has slept for too long, or is left over.
+
+use super::*;
+
+#[test]
+fn lifetimes_end_when_idle_and_at_twice_in_any_case() {
+    let policy =
+        "[[pool]]\nname = \"web\"\nmax_lifetime = \"1h\"\nmax = 3\nmin = 1\ngolden = \"/s\"";
+    let mut script = Script::new(vec![
+        up("web-1", -3599),
+        up("web-2", -3600),
+        up("web-3", -7200),
+    ]);
+    for name in ["web-1", "web-2", "web-3"] {
+        script.busy(name);
+    }
+    assert_eq!(
+        script.plan(policy, &none()),
+        "stop web-3: 2h old, over twice 1h"
+    );
+    script.idle("web-1", 100);
+    script.idle("web-2", 100);
+    assert_eq!(
+        script.plan(policy, &none()),
+        "stop web-3: 2h old, over twice 1h\nstop web-2: 1h old, over 1h, and idle"
+    );
+    // One that is alone waits until another one stands in for it.
+    let mut script = Script::new(vec![up("web-2", -3700)]);
+    script.idle("web-2", 100);
+    assert_eq!(script.plan(policy, &none()), "clone web-3: 0 up, min is 1");
+    assert_eq!(
+        script.plan(policy, &under_way(&[("web-3", ActionKind::Clone)])),
+        ""
+    );
+    script.changed(up("web-3", 0));
+    script.idle("web-3", 0);
+    assert_eq!(
+        script.plan(policy, &none()),
+        "stop web-2: 1h1m old, over 1h, and idle"
+    );
+    // Where there is no room for another one it stays until twice its lifetime.
+    let one = policy.replace("max = 3", "max = 1");
+    let mut script = Script::new(vec![up("web-2", -3700)]);
+    script.idle("web-2", 100);
+    let held = "web held: one more is wanted: 1 are up, max is 1";
+    assert_eq!(script.plan(&one, &none()), held);
+    script.beat(3500);
+    assert_eq!(
+        script.plan(&one, &none()),
+        format!("stop web-2: 2h old, over twice 1h\n{held}")
+    );
+    // A pinned one, and one of which nobody knows what it does, live on.
+    let pinned = Registered {
+        pinned: true,
+        ..up("web-1", -9000)
+    };
+    let mut script = Script::new(vec![pinned, up("web-2", -9000)]);
+    script.idle("web-1", 1000);
+    script.agent("web-2", AgentEvent::Lost);
+    assert_eq!(
+        script.plan(policy, &none()),
+        "web held: 1 VM is unknown, counts as busy, is left alone"
+    );
+}
+
+#[test]
+fn what_is_over_its_lifetime_is_not_brought_up_again() {
+    let policy = "[[pool]]\nname = \"web\"\nmax_lifetime = \"1h\"\nmax = 3\ngolden = \"/s\"";
+    let mut script = Script::new(vec![asleep("web-1", -10), paused("web-2", -10)]);
+    assert_eq!(
+        script.plan(policy, &waiting("web", 1)),
+        "clone web-3: a connection waits"
+    );
+    assert_eq!(
+        script.plan(policy, &none()),
+        "stop web-2: 1h old, over 1h, and idle"
+    );
+    let mut script = Script::new(vec![Registered {
+        made_by_fleet: true,
+        ..asleep("web-1", -10)
+    }]);
+    assert_eq!(
+        script.plan(policy, &none()),
+        "remove web-1: 1h old, over 1h, and idle"
+    );
+}
+
+#[test]
+fn sleepers_are_removed_when_their_time_is_over() {
+    let policy = "[[pool]]\nname = \"web\"\nasleep_remove_after = \"7d\"";
+    let week = 7 * 86_400;
+    let mut script = Script::new(vec![asleep("web-1", -week), asleep("web-2", 1 - week)]);
+    assert_eq!(
+        script.plan(policy, &none()),
+        "remove web-1: asleep for 7d, over 7d"
+    );
+    // Unless somebody wants one.
+    assert_eq!(
+        script.plan(policy, &waiting("web", 1)),
+        "wake web-2: a connection waits\nremove web-1: asleep for 7d, over 7d"
+    );
+}
+
+#[test]
+fn what_the_fleet_made_and_nobody_needs_is_removed() {
+    let made = |name: &str, state, since| Registered {
+        made_by_fleet: true,
+        ..down(name, state, since)
+    };
+    let mut script = Script::new(vec![
+        made("web-1", RunState::StartBrokenOff, 0),
+        made("web-2", RunState::Stopped, -600),
+        made("web-3", RunState::Ended, -599),
+        down("web-4", RunState::Ended, -9999),
+        down("web-5", RunState::StartBrokenOff, -9999),
+    ]);
+    assert_eq!(
+        script.plan(PERIODS, &none()),
+        "remove web-1: its start was broken off\nremove web-2: not running for 10m"
+    );
+    let removing = under_way(&[("web-1", ActionKind::Remove), ("web-2", ActionKind::Remove)]);
+    assert_eq!(script.plan(PERIODS, &removing), "");
+}

@@ -1,0 +1,291 @@
+//! Runs a command of a drop-in: starts a shell with it, drains what it prints, ends it in time, and
+//! ends all that it started.
+//!
+//! ```text
+//!   start ──▶ running ──exit──▶ kill what is left ──▶ reap ──▶ drain ──▶ ended
+//!                │                     ▲
+//!                │ time is up          │ exit
+//!                ▼                     │
+//!              TERM ──250 ms──▶ KILL ──┤
+//!                                      └──2 s──▶ abandoned: unkillable
+//! ```
+
+use super::clock;
+use super::polled::polled;
+use super::process::{KILL_GRACE, Launcher, NotStarted, Process, TERM_GRACE};
+use super::users;
+use crate::core::ended::{End, Ended, Tail};
+use crate::core::registry::Command;
+use crate::core::{Now, RunId};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+
+/// How much is still read from a pipe once the command has ended. More than a pipe holds.
+const DRAIN: usize = 1024 * 1024;
+
+/// A child that is not waited for any more: it is killed, and reaped as an orphan.
+struct Left<'a> {
+    launcher: &'a Launcher,
+    pid: Pid,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.launcher.kill_unwaited(self.pid);
+    }
+}
+
+struct Running {
+    process: Process,
+    stdout: Output,
+    stderr: Output,
+}
+
+impl Launcher {
+    /// Runs a command to its end. `cancel` ends it early.
+    pub(crate) async fn run(
+        &self,
+        run: RunId,
+        command: Command,
+        cancel: oneshot::Receiver<()>,
+    ) -> Ended {
+        let started = clock::now();
+        let running = self.start(run, &command);
+        let limit = command.timeout;
+        self.to_the_end(running, started, limit, cancel).await
+    }
+
+    /// Makes bare system calls in a copy of the agent, which ends with what `work` returns: calls
+    /// that may hang in the kernel, where nothing reaches them.
+    pub(crate) async fn run_copy(
+        &self,
+        run: RunId,
+        limit: Duration,
+        work: impl FnOnce() -> u8,
+    ) -> Ended {
+        let started = clock::now();
+        let copied = self.copy(run, work).map_err(|why| not_started(&why));
+        let left = copied.as_ref().ok().map(|process| Left {
+            launcher: self,
+            pid: process.pid,
+        });
+        let running = copied.map(|process| Running {
+            process,
+            stdout: Output::default(),
+            stderr: Output::default(),
+        });
+        // Nobody cancels it: whoever waits for it stops waiting, and then it is left.
+        let (_keep, never) = oneshot::channel();
+        let ended = self.to_the_end(running, started, limit, never).await;
+        std::mem::forget(left);
+        ended
+    }
+
+    async fn to_the_end(
+        &self,
+        running: Result<Running, End>,
+        started: Now,
+        limit: Duration,
+        cancel: oneshot::Receiver<()>,
+    ) -> Ended {
+        let mut ended = Ended {
+            at: started.wall,
+            duration: Duration::ZERO,
+            end: End::Exited(0),
+            stdout: Tail::default(),
+            stderr: Tail::default(),
+        };
+        match running {
+            Ok(running) => self.see_through(running, limit, cancel, &mut ended).await,
+            Err(end) => ended.end = end,
+        }
+        ended.duration = clock::now().mono.saturating_sub(started.mono);
+        ended
+    }
+
+    fn start(&self, run: RunId, command: &Command) -> Result<Running, End> {
+        let identity = match &command.user {
+            Some(user) => {
+                let found = users::look_up(Path::new("/etc"), user);
+                let for_want = false;
+                Some(found.map_err(|reason| End::NotStarted { reason, for_want })?)
+            }
+            None => None,
+        };
+        self.start_shell(run, command, identity)
+            .map_err(|why| not_started(&why))
+    }
+
+    fn start_shell(
+        &self,
+        run: RunId,
+        command: &Command,
+        identity: Option<users::Identity>,
+    ) -> Result<Running, NotStarted> {
+        let pipe = |error: io::Error| NotStarted::new("pipe", error);
+        let (stdout, stdout_end) = Output::open().map_err(pipe)?;
+        let (stderr, stderr_end) = if command.split {
+            Output::open().map_err(pipe)?
+        } else {
+            (Output::default(), stdout_end.try_clone().map_err(pipe)?)
+        };
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell
+            .arg("-c")
+            .arg(&command.text)
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(stdout_end))
+            .stderr(Stdio::from(stderr_end))
+            .current_dir("/")
+            .process_group(0);
+        if let Some(identity) = &identity {
+            shell.env("USER", &identity.name);
+            shell
+                .env("LOGNAME", &identity.name)
+                .env("HOME", &identity.home);
+        }
+        let scope = self.scope(run, &mut shell, identity)?;
+        let process = self.spawn(shell, scope)?;
+        Ok(Running {
+            process,
+            stdout,
+            stderr,
+        })
+    }
+
+    async fn see_through(
+        &self,
+        mut running: Running,
+        timeout: Duration,
+        mut cancel: oneshot::Receiver<()>,
+        ended: &mut Ended,
+    ) {
+        let mut deadline = Instant::now() + timeout;
+        let mut state = State::Running;
+        let mut cancellable = true;
+        loop {
+            tokio::select! {
+                () = running.process.exited() => break,
+                () = running.stdout.drain_into(&mut ended.stdout) => {}
+                () = running.stderr.drain_into(&mut ended.stderr) => {}
+                () = sleep_until(deadline) => match state {
+                    State::Running => {
+                        running.process.signal(Signal::TERM);
+                        (state, deadline) = (State::Terminated, deadline + TERM_GRACE);
+                    }
+                    State::Terminated => {
+                        running.process.kill();
+                        (state, deadline) = (State::Killed, deadline + KILL_GRACE);
+                    }
+                    State::Killed => {
+                        self.abandon(&running.process);
+                        ended.end = End::Unkillable;
+                        return;
+                    }
+                },
+                _ = &mut cancel, if cancellable => {
+                    cancellable = false;
+                    running.process.kill();
+                    (state, deadline) = (State::Killed, Instant::now() + KILL_GRACE);
+                }
+            }
+        }
+        let not_started_for = running.process.not_started();
+        let exit = self.finish(running.process).await;
+        self.cpu.set(self.cpu.get() + exit.cpu);
+        if let Some(error) = not_started_for {
+            ended.end = not_started(&NotStarted::new("/bin/sh", error));
+            return;
+        }
+        ended.end = match (state, exit.code, exit.signal) {
+            (State::Running, Some(code), _) => End::Exited(code),
+            (State::Running, None, Some(signal)) => End::Signaled(signal),
+            (State::Running, None, None) => End::NotStarted {
+                reason: "its exit status was taken by somebody else".to_owned(),
+                for_want: false,
+            },
+            (_, exit_code, signal) => End::TimedOut { exit_code, signal },
+        };
+        running.stdout.drain_now(&mut ended.stdout);
+        running.stderr.drain_now(&mut ended.stderr);
+    }
+}
+
+fn not_started(why: &NotStarted) -> End {
+    End::NotStarted {
+        reason: format!("{}: {}", why.what, why.error),
+        for_want: why.is_resource_shortage(),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    Terminated,
+    Killed,
+}
+
+/// The reading end of a command's output; nothing if it shares another's or has been closed.
+#[derive(Default)]
+struct Output(Option<AsyncFd<OwnedFd>>);
+
+impl Output {
+    /// A pipe: the reading end in the runtime, the writing end for the command.
+    fn open() -> io::Result<(Self, OwnedFd)> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&read, true)?;
+        Ok((Self(Some(polled(read, Interest::READABLE)?)), write))
+    }
+
+    /// Takes what comes next. Never ends once the pipe is closed, so that a `select!` goes on.
+    async fn drain_into(&mut self, tail: &mut Tail) {
+        let closed = match &self.0 {
+            None => std::future::pending().await,
+            Some(fd) => match fd.readable().await {
+                Err(_) => true,
+                Ok(mut guard) => match read_once(fd.get_ref(), tail) {
+                    Err(Errno::WOULDBLOCK) => {
+                        guard.clear_ready();
+                        false
+                    }
+                    Err(Errno::INTR) => false,
+                    Ok(read) => read == 0,
+                    Err(_) => true,
+                },
+            },
+        };
+        if closed {
+            self.0 = None;
+        }
+    }
+
+    /// Takes what is in the pipe, whoever still holds its other end.
+    fn drain_now(&mut self, tail: &mut Tail) {
+        let Some(fd) = self.0.take() else { return };
+        let mut drained = 0;
+        while let Ok(read @ 1..) = read_once(fd.get_ref(), tail) {
+            drained += read;
+            if drained > DRAIN {
+                break;
+            }
+        }
+    }
+}
+
+fn read_once(fd: &OwnedFd, tail: &mut Tail) -> Result<usize, Errno> {
+    let mut buffer = [0_u8; 8192];
+    let read = rustix::io::read(fd, &mut buffer)?;
+    tail.push(buffer.get(..read).unwrap_or_default());
+    Ok(read)
+}

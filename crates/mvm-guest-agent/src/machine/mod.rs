@@ -1,0 +1,30 @@
+//! Everything that touches the machine: processes, cgroups, files, clocks, sockets, `/proc`. It does
+//! what it is told and reports the outcome. It knows neither requests nor hosts, and never why
+//! something is to be done.
+
+pub(crate) mod cgroup;
+pub(crate) mod children;
+pub(crate) mod clock;
+pub(crate) mod command;
+pub(crate) mod console;
+pub(crate) mod drop_in_dir;
+pub(crate) mod drop_in_watch;
+mod fork;
+pub(crate) mod freezer;
+pub(crate) mod identity;
+pub(crate) mod inherited;
+pub(crate) mod inhibit;
+pub(crate) mod interface;
+pub(crate) mod journal;
+pub(crate) mod local;
+pub(crate) mod mounts;
+pub(crate) mod outcome;
+pub(crate) mod polled;
+pub(crate) mod proc;
+pub(crate) mod process;
+pub(crate) mod run_dir;
+pub(crate) mod samples;
+pub(crate) mod steps;
+pub(crate) mod stream;
+pub(crate) mod system;
+pub(crate) mod users;

@@ -1,0 +1,399 @@
+//! A process and all that it starts: how it is begun, and how the whole tree is ended.
+//!
+//! Each run has a scope: a cgroup where there are cgroups, and in any case a mark in its environment
+//! and a process group. What is begun in a scope is ended with it, whatever it did to hide.
+
+use super::cgroup::{Cgroup, CgroupRoot};
+use super::children::{Children, MARK};
+use super::fork::{Report, close_all_but, fork, reported};
+use super::freezer::Freezer;
+use super::inherited::is_the_agents;
+use super::polled::polled;
+use super::users::Identity;
+use crate::core::RunId;
+use nix::sys::resource::{UsageWho, getrusage};
+use rustix::fd::{OwnedFd, RawFd};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group,
+    pidfd_open, waitid, waitpid,
+};
+use std::cell::Cell;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Between TERM and KILL.
+pub(crate) const TERM_GRACE: Duration = Duration::from_millis(250);
+
+/// Between KILL and giving up.
+pub(crate) const KILL_GRACE: Duration = Duration::from_secs(2);
+
+/// How long `launch` waits for a process to execute its program.
+const START_WITHIN: Duration = Duration::from_secs(10);
+
+/// Starts processes and ends them.
+#[derive(Debug)]
+pub(crate) struct Launcher {
+    children: Children,
+    cgroups: Option<CgroupRoot>,
+    /// Whether the agent has made itself hard to kill for want of memory. Its children are not.
+    protected: bool,
+    pub(super) cpu: Cell<Duration>,
+}
+
+/// What the processes of one run have in common, and by which they are found.
+#[derive(Debug)]
+pub(crate) struct RunScope {
+    cgroup: Option<Cgroup>,
+    pub(crate) mark: String,
+    report: Report,
+}
+
+/// A process that was begun, the leader of its process group. Its number is its own until it is
+/// [finished](Launcher::finish), since only the agent reaps it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    exited: AsyncFd<OwnedFd>,
+    cgroup: Option<Cgroup>,
+    report: Option<OwnedFd>,
+}
+
+/// Why a process was not started.
+#[derive(Debug)]
+pub(crate) struct NotStarted {
+    /// What failed.
+    pub(crate) what: &'static str,
+    pub(crate) error: io::Error,
+}
+
+/// How a process ended: neither if somebody else took its status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Exit {
+    pub(crate) code: Option<i32>,
+    pub(crate) signal: Option<i32>,
+    /// The CPU time of it and of all that it waited for.
+    pub(crate) cpu: Duration,
+}
+
+impl NotStarted {
+    pub(crate) fn new(what: &'static str, error: io::Error) -> Self {
+        Self { what, error }
+    }
+
+    /// Whether that is for want of memory, processes or descriptors.
+    pub(crate) fn is_resource_shortage(&self) -> bool {
+        matches!(
+            Errno::from_io_error(&self.error),
+            Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::NOSPC)
+        )
+    }
+}
+
+impl Launcher {
+    pub(crate) fn new(run_dir: &Path, protected: bool) -> Self {
+        let cgroups = CgroupRoot::open(run_dir);
+        let children = Children::new(run_dir, cgroups.is_some());
+        Self {
+            children,
+            cgroups,
+            protected,
+            cpu: Cell::default(),
+        }
+    }
+
+    /// How whole trees are ended here.
+    pub(crate) fn kill_method(&self) -> &'static str {
+        if self.cgroups.is_some() {
+            "cgroup"
+        } else {
+            "process group and subreaper"
+        }
+    }
+
+    /// CPU time that ended checks have used.
+    pub(crate) fn cpu(&self) -> Duration {
+        self.cpu.get()
+    }
+
+    /// Makes a run's scope, and tells the command to enter it and to become that user. What the
+    /// caller has to do in the new process itself comes after that.
+    pub(crate) fn scope(
+        &self,
+        run: RunId,
+        command: &mut Command,
+        identity: Option<Identity>,
+    ) -> Result<RunScope, NotStarted> {
+        let cgroup = self.cgroups.as_ref().map(|root| root.make(run.0));
+        let cgroup = cgroup
+            .transpose()
+            .map_err(|error| NotStarted::new("cgroup", error))?;
+        let procs = cgroup.as_ref().map(Cgroup::procs).transpose();
+        let procs = procs.map_err(|error| NotStarted::new("cgroup.procs", error))?;
+        let report = Report::new().map_err(|error| NotStarted::new("pipe", error))?;
+        let mark = self.children.mark(run.0);
+        for (variable, _) in std::env::vars_os().filter(|(name, _)| is_the_agents(name)) {
+            command.env_remove(variable);
+        }
+        command.env(MARK, &mark);
+        prepare(command, procs, report.needed(), self.protected, identity);
+        Ok(RunScope {
+            cgroup,
+            mark,
+            report,
+        })
+    }
+
+    /// Begins the command in its scope. Whether it becomes the program shows
+    /// [later](Process::not_started): a slow disk can delay it without a bound.
+    pub(crate) fn spawn(
+        &self,
+        mut command: Command,
+        scope: RunScope,
+    ) -> Result<Process, NotStarted> {
+        let RunScope {
+            cgroup,
+            mark,
+            report,
+        } = scope;
+        let begun = report.begin(&mut command);
+        let (pid, report) = begun.map_err(|error| NotStarted::new("fork", error))?;
+        self.follow(pid, mark, cgroup, Some(report))
+    }
+
+    /// Makes bare system calls in a copy of the agent, which ends with what `work` returns: calls
+    /// that may hang in the kernel, where nothing reaches them. It enters no cgroup, since it starts
+    /// nothing.
+    pub(crate) fn copy(
+        &self,
+        run: RunId,
+        work: impl FnOnce() -> u8,
+    ) -> Result<Process, NotStarted> {
+        let pid = fork(work).map_err(|error| NotStarted::new("fork", error))?;
+        self.follow(pid, self.children.mark(run.0), None, None)
+    }
+
+    /// Follows a child that was just made, or ends it again.
+    fn follow(
+        &self,
+        pid: Pid,
+        mark: String,
+        cgroup: Option<Cgroup>,
+        report: Option<OwnedFd>,
+    ) -> Result<Process, NotStarted> {
+        let exited = pidfd_open(pid, PidfdFlags::NONBLOCK)
+            .map_err(io::Error::from)
+            .and_then(|fd| polled(fd, Interest::READABLE));
+        match exited {
+            Ok(exited) => {
+                self.children.add(pid, mark);
+                Ok(Process {
+                    pid,
+                    exited,
+                    cgroup,
+                    report,
+                })
+            }
+            Err(error) => {
+                // It is reaped as an orphan.
+                let _ = kill_process(pid, Signal::KILL);
+                Err(NotStarted::new("pidfd_open", error))
+            }
+        }
+    }
+
+    /// Takes the status of a process that has exited, and ends what it left running.
+    pub(crate) async fn finish(&self, process: Process) -> Exit {
+        // The dead leader still holds its number, so the group cannot be somebody else's.
+        let _ = kill_process_group(process.pid, Signal::KILL);
+        let exit = self.reap(process.pid);
+        self.kill_remaining(process.cgroup).await;
+        exit
+    }
+
+    /// Kills a process that is not waited for any more. It is reaped as an orphan.
+    pub(super) fn kill_unwaited(&self, pid: Pid) {
+        let _ = kill_process_group(pid, Signal::KILL);
+        self.children.remove(pid);
+    }
+
+    /// Gives up a process that even KILL does not end. It is reaped as an orphan, should it end.
+    pub(crate) fn abandon(&self, process: &Process) {
+        self.children.remove(process.pid);
+    }
+
+    /// Starts the command in its scope, and waits until it has become the program; `what` it is, for
+    /// the error. A disk that does not answer keeps it in the kernel, where nothing reaches it.
+    pub(crate) async fn launch(
+        &self,
+        command: Command,
+        scope: RunScope,
+        what: &'static str,
+    ) -> Result<Process, NotStarted> {
+        let mut process = self.spawn(command, scope)?;
+        let started = tokio::time::timeout(START_WITHIN, process.started()).await;
+        let not_started = match started {
+            Ok(Ok(())) => return Ok(process),
+            Ok(Err(error)) => NotStarted::new(what, error),
+            Err(_) => NotStarted::new(
+                "start within 10 s (does its disk answer?)",
+                io::ErrorKind::TimedOut.into(),
+            ),
+        };
+        process.kill();
+        match tokio::time::timeout(KILL_GRACE, process.exited()).await {
+            Ok(()) => {
+                self.finish(process).await;
+            }
+            Err(_) => self.abandon(&process),
+        }
+        Err(not_started)
+    }
+
+    fn reap(&self, pid: Pid) -> Exit {
+        let status = waitid(
+            WaitId::Pid(pid),
+            WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG,
+        );
+        let before = children_cpu();
+        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+        let cpu = children_cpu().saturating_sub(before);
+        self.children.remove(pid);
+        match status {
+            Ok(Some(status)) => Exit {
+                code: status.exit_status(),
+                signal: status.terminating_signal(),
+                cpu,
+            },
+            _ => Exit::default(),
+        }
+    }
+
+    /// Ends what the command left running. Mostly there is nothing, and this costs one call.
+    async fn kill_remaining(&self, cgroup: Option<Cgroup>) {
+        if let Some(cgroup) = cgroup
+            && !cgroup.remove()
+        {
+            cgroup.kill();
+            let mut pause = Duration::from_millis(1);
+            for _ in 0..12 {
+                self.children.reap();
+                if cgroup.remove() {
+                    break;
+                }
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+        }
+        self.children.sweep().await;
+    }
+}
+
+impl Process {
+    /// Waits for the end of the process itself.
+    pub(crate) async fn exited(&self) {
+        let _ = self.exited.readable().await;
+    }
+
+    /// Why it has not become a program, if it has ended for that.
+    pub(crate) fn not_started(&self) -> Option<io::Error> {
+        self.report.as_ref().and_then(reported)?.err()
+    }
+
+    /// Waits until it has become the program, or has reported why not.
+    async fn started(&mut self) -> io::Result<()> {
+        let Some(report) = self.report.take() else {
+            return Ok(());
+        };
+        if let Some(told) = reported(&report) {
+            return told;
+        }
+        let report = polled(report, Interest::READABLE)?;
+        let _ = report.readable().await;
+        reported(report.get_ref()).unwrap_or(Ok(()))
+    }
+
+    /// What freezes it and all that it started, until `finished` is set.
+    pub(crate) fn freezer(&self, finished: Rc<Cell<bool>>) -> Freezer {
+        let cgroup = self.cgroup.as_ref().map(|it| it.path().to_owned());
+        Freezer::new(self.pid, cgroup, finished)
+    }
+
+    /// Sends a signal to its process group, or to itself if it has not come so far as to have one.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if kill_process_group(self.pid, signal).is_err() {
+            let _ = kill_process(self.pid, signal);
+        }
+    }
+
+    /// Kills it and all that it started, as far as that can be found while it lives.
+    pub(crate) fn kill(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
+        self.signal(Signal::KILL);
+    }
+}
+
+/// What the new process does to itself before it becomes the program.
+#[expect(
+    unsafe_code,
+    reason = "there is no other way to act between fork and exec"
+)]
+fn prepare(
+    command: &mut Command,
+    procs: Option<OwnedFd>,
+    report: RawFd,
+    protected: bool,
+    identity: Option<Identity>,
+) {
+    let child = move || {
+        if let Some(procs) = &procs {
+            rustix::io::write(procs, b"0")?;
+        }
+        if protected {
+            let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+            let file = rustix::fs::open(
+                c"/proc/self/oom_score_adj",
+                flags,
+                rustix::fs::Mode::empty(),
+            )?;
+            rustix::io::write(&file, b"0")?;
+        }
+        if let Some(identity) = &identity {
+            rustix::thread::set_thread_groups(&identity.groups)?;
+            rustix::thread::set_thread_gid(identity.gid)?;
+            rustix::thread::set_thread_uid(identity.uid)?;
+        }
+        close_all_but(Some(report));
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes bare system calls on memory that was
+    // allocated before; the agent has one thread, so no lock can be held by another.
+    unsafe {
+        command.pre_exec(child);
+    }
+}
+
+/// CPU time of all children that were reaped, and of theirs.
+fn children_cpu() -> Duration {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
+        return Duration::ZERO;
+    };
+    [usage.user_time(), usage.system_time()]
+        .iter()
+        .map(|time| {
+            let micros = time
+                .tv_sec()
+                .saturating_mul(1_000_000)
+                .saturating_add(time.tv_usec());
+            Duration::from_micros(u64::try_from(micros).unwrap_or_default())
+        })
+        .sum()
+}

@@ -1,0 +1,261 @@
+//! The steps of sleeping and waking that change the guest. Each says what it did, or why not: a step
+//! that was not taken is never a success.
+
+use super::clock;
+use super::identity;
+use super::journal::Files;
+use super::mounts::{self, Mount};
+use super::outcome::{NotDone, StepResult};
+use super::process::Launcher;
+use crate::core::RunId;
+use crate::core::ended::End;
+use crate::core::lifecycle::Done;
+use crate::core::sleeping::Work;
+use mvm_protocol::Timestamp;
+use mvm_protocol::lifecycle::{Entropy, Outcome};
+use rustix::fs::{Mode, OFlags};
+use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime_dynamic, clock_settime};
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
+use std::time::{Duration, Instant};
+
+/// A clock that is off by less is left alone: setting it would disturb more than it mends.
+const CLOCK_TOLERANCE_MS: i64 = 500;
+
+/// What the steps work with.
+#[derive(Clone, Copy)]
+pub(crate) struct StepContext<'a> {
+    pub(crate) launcher: &'a Launcher,
+    pub(crate) files: &'a Files,
+    /// Whether the guest may be changed.
+    pub(crate) effects: bool,
+}
+
+/// Takes a step, unless the agent is to leave the machine as it is.
+pub(crate) async fn run(work: Work, limit: Duration, context: StepContext<'_>) -> Done {
+    let began = Instant::now();
+    let outcome = match work {
+        Work::Identity { generation, clone } => identity(generation, clone, context),
+        _ if !context.effects => Err(NotDone::Skipped("--no-system-effects".to_owned())),
+        Work::Sync(run) => sync(run, mounts::writable_local(), limit, context).await,
+        Work::DropCaches => drop_caches(),
+        Work::Reseed(entropy) => reseed(entropy.as_ref()),
+        Work::Clock(told) => set_clock(told),
+        Work::Command(..) => Err(NotDone::Failed("not a step of the system".to_owned())),
+    };
+    let (outcome, detail) = match outcome {
+        Ok(detail) => (Outcome::Ok, detail),
+        Err(NotDone::Skipped(why)) => (Outcome::Skipped, Some(why)),
+        Err(NotDone::Failed(why)) => (Outcome::Failed, Some(why)),
+        Err(NotDone::TimedOut(why)) => (Outcome::TimedOut, Some(why)),
+    };
+    let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Done {
+        outcome,
+        duration_ms,
+        detail,
+    }
+}
+
+/// Writes the dirty pages of each filesystem: syncfs(2). A disk that hangs holds the call in the
+/// kernel, where nothing reaches it, so each is made by a process of its own, which can be killed
+/// or left behind.
+async fn sync(
+    run: RunId,
+    mounts: Vec<Mount>,
+    limit: Duration,
+    context: StepContext<'_>,
+) -> StepResult {
+    let deadline = Instant::now() + limit;
+    let mut synced = Vec::new();
+    for mount in mounts {
+        let point = mount.point.to_string_lossy().into_owned();
+        let failed = |why: io::Error| NotDone::Failed(format!("syncfs of {point}: {why}"));
+        let path = CString::new(mount.point.into_os_string().into_vec());
+        let path = path.map_err(|error| failed(error.into()))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let copy = context
+            .launcher
+            .run_copy(run, left, || sync_filesystem(&path));
+        match copy.await.end {
+            End::Exited(0) => synced.push(point),
+            End::Exited(errno) => return Err(failed(io::Error::from_raw_os_error(errno))),
+            End::TimedOut { .. } | End::Unkillable => {
+                return Err(NotDone::TimedOut(format!(
+                    "syncfs of {point} does not return"
+                )));
+            }
+            End::NotStarted { reason, .. } => return Err(failed(io::Error::other(reason))),
+            End::Signaled(_) => return Err(failed(io::Error::other("it was killed"))),
+        }
+    }
+    Ok((!synced.is_empty()).then(|| synced.join(", ")))
+}
+
+/// Bare system calls, on memory that is there already. Gives an errno, all of which are small.
+fn sync_filesystem(path: &CStr) -> u8 {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    // A mount point may be a file.
+    let synced = rustix::fs::open(path, flags, Mode::empty())
+        .or_else(|_| rustix::fs::open(path, flags - OFlags::DIRECTORY, Mode::empty()))
+        .and_then(rustix::fs::syncfs);
+    match synced {
+        Ok(()) => 0,
+        Err(errno) => u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX),
+    }
+}
+
+/// Page cache, dentries and inodes (Documentation/admin-guide/sysctl/vm.rst): clean by now, read
+/// again when wanted, and much of a snapshot's size.
+fn drop_caches() -> StepResult {
+    std::fs::write("/proc/sys/vm/drop_caches", "3")
+        .map(|()| None)
+        .map_err(|error| NotDone::from_error("/proc/sys/vm/drop_caches", &error))
+}
+
+/// RNDADDENTROPY mixes the host's bytes into the pool; RNDRESEEDCRNG makes the generator draw from
+/// the pool at once. Either alone leaves two clones with the same random numbers for a while
+/// (random(4); linux/random.h).
+fn reseed(entropy: Option<&Entropy>) -> StepResult {
+    let device = File::options()
+        .write(true)
+        .open("/dev/urandom")
+        .map_err(|error| NotDone::from_error("/dev/urandom", &error))?;
+    if let Some(entropy) = entropy {
+        add_entropy(&device, entropy.bytes())
+            .map_err(|error| NotDone::from_error("RNDADDENTROPY", &error))?;
+    }
+    reseed_generator(&device).map_err(|error| NotDone::from_error("RNDRESEEDCRNG", &error))?;
+    match entropy {
+        Some(_) => Ok(None),
+        None => Err(NotDone::Skipped(
+            "the host gave no entropy: the generator drew anew from its own pool, which another \
+             guest from the same snapshot shares"
+                .to_owned(),
+        )),
+    }
+}
+
+/// `struct rand_pool_info` of linux/random.h, with room for what the protocol allows.
+#[repr(C)]
+struct RandPoolInfo {
+    entropy_count: i32,
+    buf_size: i32,
+    buf: [u8; 512],
+}
+
+#[expect(unsafe_code, reason = "no safe binding knows this ioctl")]
+fn add_entropy(device: &File, bytes: &[u8]) -> io::Result<()> {
+    /// `_IOW('R', 0x03, int [2])`
+    const RNDADDENTROPY: nix::libc::Ioctl = 0x4008_5203_u32 as nix::libc::Ioctl;
+    let size = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
+    let mut info = RandPoolInfo {
+        entropy_count: size.saturating_mul(8),
+        buf_size: size,
+        buf: [0; 512],
+    };
+    for (to, from) in info.buf.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    // SAFETY: the kernel reads the header and `buf_size` bytes after it, at most 512 by
+    // `Entropy`'s own bound, all of which `info` holds.
+    let result = unsafe { nix::libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &raw const info) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[expect(unsafe_code, reason = "no safe binding knows this ioctl")]
+fn reseed_generator(device: &File) -> io::Result<()> {
+    /// `_IO('R', 0x07)`
+    const RNDRESEEDCRNG: nix::libc::Ioctl = 0x5207;
+    // SAFETY: this ioctl takes no argument.
+    let result = unsafe { nix::libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Sets the wall clock from the hypervisor's, or from what the host said, if it is off.
+fn set_clock(told: Option<(Timestamp, Duration)>) -> StepResult {
+    let now = clock::now();
+    let (right, source) = match (ptp(), told) {
+        (Some(time), _) => (time, "/dev/ptp0"),
+        (None, Some((time, at))) => {
+            let since = now.mono.saturating_sub(at).as_millis();
+            (
+                time.0
+                    .saturating_add(i64::try_from(since).unwrap_or(i64::MAX)),
+                "the host's time",
+            )
+        }
+        (None, None) => {
+            let why = "no /dev/ptp0, and the host gave no wall_clock".to_owned();
+            return Err(NotDone::Skipped(why));
+        }
+    };
+    let off = right.saturating_sub(now.wall.0);
+    if off.abs() <= CLOCK_TOLERANCE_MS {
+        return Ok(Some(format!(
+            "off by {off} ms against {source}: left as it is"
+        )));
+    }
+    let time = Timespec {
+        tv_sec: right.div_euclid(1000),
+        tv_nsec: right.rem_euclid(1000).saturating_mul(1_000_000),
+    };
+    clock_settime(ClockId::Realtime, time)
+        .map_err(|error| NotDone::from_error("clock_settime", &error.into()))?;
+    Ok(Some(format!("was off by {off} ms against {source}")))
+}
+
+/// The hypervisor's clock in epoch milliseconds (Documentation/virt/kvm/x86/hypercalls.rst on
+/// KVM_HC_CLOCK_PAIRING). Other PTP devices are a network card's, and tell whatever they like.
+fn ptp() -> Option<i64> {
+    let name = super::proc::read_small("/sys/class/ptp/ptp0/clock_name").ok()?;
+    if !name.trim().eq_ignore_ascii_case("KVM virtual PTP") {
+        return None;
+    }
+    let device = File::open("/dev/ptp0").ok()?;
+    let time =
+        clock_gettime_dynamic(DynamicClockId::Dynamic(std::os::fd::AsFd::as_fd(&device))).ok()?;
+    Some(
+        time.tv_sec
+            .saturating_mul(1000)
+            .saturating_add(time.tv_nsec / 1_000_000),
+    )
+}
+
+/// The generation is the agent's own file, and is written whatever else may be.
+fn identity(generation: u64, clone: bool, context: StepContext<'_>) -> StepResult {
+    let path = context.files.path("generation");
+    context
+        .files
+        .write_generation(generation)
+        .map_err(|error| NotDone::Failed(format!("{}: {error}", path.display())))?;
+    if !clone {
+        return Err(NotDone::Skipped("not a clone".to_owned()));
+    }
+    if !context.effects {
+        return Err(NotDone::Skipped("--no-system-effects".to_owned()));
+    }
+    identity::renew(context.files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_sync_reports_its_errno() {
+        let nowhere = sync_filesystem(c"/nonexistent/mount");
+        assert_eq!(i32::from(nowhere), rustix::io::Errno::NOENT.raw_os_error());
+    }
+}

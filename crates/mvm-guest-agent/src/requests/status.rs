@@ -1,9 +1,0 @@
-//! `status`: lifecycle, worker, health, integrations.
-
-use crate::core::Core;
-use crate::edge::clock;
-use mvm_protocol::Answer;
-
-pub(super) fn answer(core: &Core) -> Answer {
-    Answer::Status(core.status(clock::uptime()))
-}

@@ -1,0 +1,310 @@
+//! The loop around the core: carries events in, and actions out.
+
+use super::extension::Extension;
+use super::facts::Facts;
+use super::handle::{Admitted, Handle, Message, Response};
+use super::notify;
+use super::requests::{self, Reply};
+use super::watchers::{Queue, Watchers};
+use crate::core::lifecycle::Done;
+use crate::core::sleeping::{StepWork, Work, command_done};
+use crate::core::{Action, Core, Event, RunId, WaiterId};
+use crate::machine::console::say;
+use crate::machine::interface::Machine;
+use crate::machine::journal::JournalWriter;
+use mvm_protocol::Lenient;
+use mvm_protocol::answer::{self, Change};
+use mvm_protocol::lifecycle::Outcome;
+use mvm_protocol::request::Request;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// How long the end of commands is waited for at shutdown.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
+
+/// The owner of the core.
+pub(crate) struct Driver<M, E> {
+    core: Core,
+    handle: Handle,
+    messages: mpsc::UnboundedReceiver<Message>,
+    machine: Rc<M>,
+    extension: E,
+    journal: JournalWriter,
+    notify_port: Option<u32>,
+    watchers: Watchers,
+    /// Who waits for the core. At most one a connection, so that a list is as good as a table, and
+    /// smaller.
+    waiting: Vec<(WaiterId, oneshot::Sender<Response>)>,
+    /// By which each command, and each open request of an extension, is told to end.
+    running: Vec<(RunId, oneshot::Sender<()>)>,
+    step: Option<oneshot::Sender<()>>,
+    next_waiter: u64,
+}
+
+/// Takes out what is listed under a number.
+fn take<K: PartialEq, V>(list: &mut Vec<(K, V)>, key: &K) -> Option<V> {
+    let at = list.iter().position(|(other, _)| other == key)?;
+    Some(list.swap_remove(at).1)
+}
+
+impl<M: Machine, E: Extension> Driver<M, E> {
+    pub(crate) fn new(
+        core: Core,
+        facts: Facts,
+        machine: M,
+        extension: E,
+        notify_port: Option<u32>,
+    ) -> Self {
+        let (handle, messages) = Handle::new(facts);
+        Self {
+            core,
+            handle,
+            messages,
+            machine: Rc::new(machine),
+            extension,
+            journal: JournalWriter::default(),
+            notify_port,
+            watchers: Watchers::default(),
+            waiting: Vec::new(),
+            running: Vec::new(),
+            step: None,
+            next_waiter: 0,
+        }
+    }
+
+    /// By which others reach this driver.
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Runs until it is told to stop, and then until no command runs.
+    pub(crate) async fn run(mut self) -> io::Result<()> {
+        self.notify();
+        self.handle_event(Event::Tick);
+        loop {
+            self.machine.set_deadline(self.core.deadline())?;
+            tokio::select! {
+                passed = self.machine.deadline_passed() => {
+                    passed?;
+                    self.handle_event(Event::Tick);
+                }
+                message = self.messages.recv() => match message {
+                    Some(Message::Stop) | None => break,
+                    Some(message) => self.take(message),
+                },
+            }
+        }
+        self.end_commands().await;
+        Ok(())
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Ask {
+                request,
+                watcher,
+                reply,
+            } => self.asked(request, watcher, reply),
+            Message::RunEnded(run, ended) => {
+                take(&mut self.running, &run);
+                self.handle_event(Event::RunEnded(run, ended));
+            }
+            Message::StepDone(done) => {
+                self.step = None;
+                self.handle_event(Event::StepDone(done));
+            }
+            Message::StepRefused(why) => self.handle_event(Event::StepRefused(why)),
+            Message::Loaded(loaded) => {
+                say!(
+                    "{} integrations and {} probes loaded",
+                    loaded.integrations.len(),
+                    loaded.probes.len()
+                );
+                for error in loaded.errors.iter().take(20) {
+                    say!("rejected {}: {}", error.file, error.message);
+                }
+                self.handle_event(Event::DropInsLoaded(loaded));
+            }
+            Message::DropInsChanged => self.handle_event(Event::DropInsChanged),
+            Message::Reload => self.handle_event(Event::ReloadAsked(None)),
+            Message::Stop => {}
+            Message::Open(kind, reply) => {
+                self.next_waiter += 1;
+                let waiter = WaiterId(self.next_waiter);
+                self.waiting.push((waiter, reply));
+                self.handle_event(Event::OpenAsked(waiter, kind));
+            }
+            Message::Closed(run) => {
+                take(&mut self.running, &run);
+                self.handle_event(Event::Closed(run));
+            }
+        }
+    }
+
+    fn asked(
+        &mut self,
+        request: Request,
+        watcher: Option<Rc<Queue>>,
+        reply: oneshot::Sender<Response>,
+    ) {
+        self.next_waiter += 1;
+        let waiter = WaiterId(self.next_waiter);
+        match requests::apply(request, waiter, &self.core, self.handle.facts(), E::PROFILE) {
+            Reply::Now(answer) => {
+                if let Some(queue) = watcher {
+                    self.watchers.add(&queue);
+                }
+                let _ = reply.send(Response::Answer(answer));
+            }
+            Reply::Later(event) => {
+                self.waiting.push((waiter, reply));
+                self.handle_event(event);
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        let actions = self.core.handle(event, self.machine.now());
+        for action in actions {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Run(run, command) => {
+                let (cancel, cancelled) = oneshot::channel();
+                self.running.push((run, cancel));
+                let machine = Rc::clone(&self.machine);
+                let messages = self.handle.messages.clone();
+                tokio::task::spawn_local(async move {
+                    let ended = machine.run(run, command, cancelled).await;
+                    let _ = messages.send(Message::RunEnded(run, ended));
+                });
+            }
+            Action::Kill(run) | Action::End(run) => {
+                if let Some(end) = take(&mut self.running, &run) {
+                    let _ = end.send(());
+                }
+            }
+            Action::Sample => {
+                self.journal.catch_up(&*self.machine);
+                let sample = self.machine.sample();
+                self.handle_event(Event::Sampled(sample));
+            }
+            Action::LoadDropIns => {
+                let machine = Rc::clone(&self.machine);
+                let messages = self.handle.messages.clone();
+                tokio::task::spawn_local(async move {
+                    let _ = messages.send(Message::Loaded(machine.load_drop_ins().await));
+                });
+            }
+            Action::Step(step) => self.begin_step(*step),
+            Action::CancelStep => {
+                if let Some(cancel) = self.step.take() {
+                    let _ = cancel.send(());
+                }
+            }
+            Action::Keep(journal) => {
+                // The writer logs it and tries again.
+                let _ = self.journal.keep(journal, &*self.machine);
+            }
+            Action::Woke => self.notify(),
+            Action::Publish(change) => {
+                if let Change::Lifecycle {
+                    lifecycle: Lenient::Known(lifecycle),
+                } = &change
+                {
+                    say!("lifecycle: {}", lifecycle.as_str());
+                }
+                self.watchers.publish(answer::Event {
+                    at: self.machine.now().wall,
+                    change,
+                });
+            }
+            Action::Answer(waiter, answer) => self.respond(waiter, Response::Answer(answer)),
+            Action::Admit(waiter, run) => self.admit(waiter, run),
+            Action::FreezeJobs => self.extension.freeze(),
+            Action::ThawJobs => self.extension.thaw(),
+        }
+    }
+
+    fn respond(&mut self, waiter: WaiterId, response: Response) {
+        if let Some(reply) = take(&mut self.waiting, &waiter) {
+            let _ = reply.send(response);
+        }
+    }
+
+    fn admit(&mut self, waiter: WaiterId, run: RunId) {
+        let (sender, end) = oneshot::channel();
+        self.running.push((run, sender));
+        // If nobody waits any more, it is closed again by being dropped.
+        let admitted = Admitted::new(run, end, &self.handle);
+        self.respond(waiter, Response::Admitted(admitted));
+    }
+
+    /// Tells the host that the guest is there, if it wants to be told.
+    fn notify(&self) {
+        if let Some(port) = self.notify_port {
+            tokio::task::spawn_local(notify::notify(port, self.handle()));
+        }
+    }
+
+    /// The journal comes first.
+    fn begin_step(&mut self, step: StepWork) {
+        let messages = self.handle.messages.clone();
+        if let Err(error) = self.journal.keep(step.journal, &*self.machine)
+            && step.needs_journal
+        {
+            let why = format!("not begun: the journal cannot be kept: {error}");
+            let _ = messages.send(Message::StepRefused(why));
+            return;
+        }
+        let (cancel, mut cancelled) = oneshot::channel();
+        self.step = Some(cancel);
+        let machine = Rc::clone(&self.machine);
+        tokio::task::spawn_local(async move {
+            let done = match step.work {
+                Work::Command(run, command) => {
+                    command_done(&machine.run(run, command, cancelled).await)
+                }
+                work => {
+                    tokio::select! {
+                        done = machine.run_step(work, step.limit) => done,
+                        Ok(()) = &mut cancelled => Done {
+                            outcome: Outcome::TimedOut,
+                            duration_ms: 0,
+                            detail: Some("left behind: the sleep was ended".to_owned()),
+                        },
+                    }
+                }
+            };
+            let _ = messages.send(Message::StepDone(done));
+        });
+    }
+
+    /// Ends what runs, so that nothing outlives the agent.
+    async fn end_commands(&mut self) {
+        let mut left: Vec<RunId> = self.core.runs().collect();
+        for (_, end) in self.running.drain(..) {
+            let _ = end.send(());
+        }
+        let ended = async {
+            while !left.is_empty() {
+                match self.messages.recv().await {
+                    Some(Message::RunEnded(run, _) | Message::Closed(run)) => {
+                        left.retain(|other| *other != run);
+                    }
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+            self.extension.shut_down().await;
+        };
+        if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
+            say!("stopping although a command cannot be ended");
+        }
+    }
+}

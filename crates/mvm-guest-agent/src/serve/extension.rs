@@ -1,0 +1,68 @@
+//! What a build serves beyond the requests that all builds serve.
+//!
+//! Session and driver are generic over one [`Extension`]. A prod build has [`NoExtension`]; a dev
+//! build plugs in its commands, files, jobs and ports.
+
+use super::connection::{Connection, Ending};
+use mvm_protocol::Frame;
+use mvm_protocol::answer::Profile;
+
+/// What is added to serving.
+///
+/// Each clone stands for the same thing: connections and driver have one each.
+///
+/// A request of an extension that works in the guest is to ask [`Handle::open`] first and to keep
+/// what it gets until it has ended: so the core counts it, ends it when a sleep begins, and waits for
+/// that.
+///
+/// [`Handle::open`]: super::handle::Handle::open
+pub(crate) trait Extension: Clone + 'static {
+    /// What a build with this extension calls itself.
+    const PROFILE: Profile;
+
+    /// What is remembered of a connection from one request to the next.
+    type Session: Default;
+
+    /// Serves a frame to its end if it is the extension's; gives back any other.
+    async fn serve(
+        &self,
+        connection: &mut Connection,
+        session: &mut Self::Session,
+        frame: Frame,
+    ) -> Result<Option<Frame>, Ending>;
+
+    /// The guest goes to sleep: stops what runs without a host, at once.
+    fn freeze(&self);
+
+    /// The guest has woken: lets it go on.
+    fn thaw(&self);
+
+    /// The agent stops: ends what runs without a host, and waits for that.
+    async fn shut_down(&self);
+}
+
+/// What a prod build adds: nothing.
+#[derive(Debug, Clone)]
+#[allow(dead_code, reason = "in dev builds the tests alone use it")]
+pub(crate) struct NoExtension;
+
+impl Extension for NoExtension {
+    const PROFILE: Profile = Profile::Prod;
+
+    type Session = ();
+
+    async fn serve(
+        &self,
+        _: &mut Connection,
+        (): &mut (),
+        frame: Frame,
+    ) -> Result<Option<Frame>, Ending> {
+        Ok(Some(frame))
+    }
+
+    fn freeze(&self) {}
+
+    fn thaw(&self) {}
+
+    async fn shut_down(&self) {}
+}

@@ -1,0 +1,52 @@
+//! What `hello` and `inspect` say of the agent itself.
+
+use crate::machine::clock;
+use crate::machine::system::own_rss_bytes;
+use mvm_protocol::Timestamp;
+use mvm_protocol::answer::Profile;
+use mvm_protocol::lifecycle::Token;
+use mvm_protocol::status::Agent;
+use std::hash::{BuildHasher, RandomState};
+
+/// This build's version.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What does not change while the agent runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    pub(crate) started_at: Timestamp,
+    /// Whether the configuration allows a dev build's requests.
+    pub(crate) exec: bool,
+    /// Tells requests apart. Its keys are this agent's own.
+    pub(crate) hasher: RandomState,
+}
+
+impl Facts {
+    pub(crate) fn new(started_at: Timestamp, exec: bool) -> Self {
+        Self {
+            started_at,
+            exec,
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// A token for a host that gave none. It only has to be another one each time: whoever could
+    /// guess it may end the sleep without it.
+    pub(crate) fn made_up_token(&self) -> Token {
+        let now = clock::now();
+        Token::made_up(self.hasher.hash_one((now.mono, now.wall)))
+    }
+
+    /// The agent itself, now, which is of this profile.
+    pub(crate) fn agent(&self, profile: Profile) -> Agent {
+        Agent {
+            version: VERSION.to_owned(),
+            profile: profile.into(),
+            pid: std::process::id(),
+            rss_bytes: own_rss_bytes(),
+            started_at: self.started_at,
+            drop_in_errors: Vec::new(),
+            drop_in_errors_omitted: 0,
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Listening sockets: AF_VSOCK in a guest, Unix without a VMM.
+
+use super::connection::{Handshake, Timeouts};
+use super::extension::Extension;
+use super::handle::Handle;
+use super::session;
+use crate::machine::console::say;
+use crate::machine::polled::polled;
+use crate::machine::stream::Stream;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, getpeername, listen,
+    socket,
+};
+use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A burst of connections waits here: a shorter queue drops some of a fleet's.
+const BACKLOG: i32 = 1024;
+
+/// How many hosts at once are told that all connections are taken; more are closed without a word.
+const MAX_REFUSALS: usize = 32;
+
+/// `VMADDR_CID_ANY` and `VMADDR_CID_HOST` of vsock(7).
+const CID_ANY: u32 = u32::MAX;
+const CID_HOST: u32 = 2;
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ListenAddress {
+    /// A vsock port of this guest.
+    Vsock(u32),
+    /// A Unix socket, where the agent speaks the handshake itself.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Vsock(port) => write!(f, "vsock:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ListenAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let vsock = text
+            .strip_prefix("vsock:")
+            .and_then(|port| port.parse().ok())
+            .map(Self::Vsock);
+        let unix = text.strip_prefix("unix:").filter(|path| !path.is_empty());
+        vsock
+            .or_else(|| unix.map(|path| Self::Unix(path.into())))
+            .ok_or_else(|| {
+                D::Error::custom(format!("`{text}` is neither vsock:PORT nor unix:PATH"))
+            })
+    }
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    fd: AsyncFd<OwnedFd>,
+    address: ListenAddress,
+    reserve: Option<OwnedFd>,
+}
+
+impl Listener {
+    /// Binds and listens.
+    pub(crate) fn bind(address: &ListenAddress) -> io::Result<Self> {
+        let fd = match address {
+            ListenAddress::Vsock(port) => vsock(*port)?,
+            ListenAddress::Unix(path) => unix(path)?,
+        };
+        let fd = polled(fd, Interest::READABLE)?;
+        Ok(Self {
+            fd,
+            address: address.clone(),
+            reserve: spare(),
+        })
+    }
+
+    /// Accepts connections and serves each, at most `max` at a time over all listeners. Says that
+    /// somebody has dialled, once that is so.
+    pub(crate) async fn run<E: Extension>(
+        mut self,
+        handle: Handle,
+        extension: E,
+        open: Rc<Cell<usize>>,
+        max: usize,
+        dialled: Rc<Cell<bool>>,
+    ) {
+        let refusals = Rc::new(Cell::new(0));
+        loop {
+            match self.accept(&handle).await {
+                Ok(Some(stream)) => {
+                    dialled.set(true);
+                    let handshake = self.handshake();
+                    let handle = handle.clone();
+                    let extension = extension.clone();
+                    if let Some(slot) = Slot::take(&open, max) {
+                        tokio::task::spawn_local(async move {
+                            let _slot = slot;
+                            let timeouts = Timeouts::default();
+                            session::serve(stream, handshake, handle, extension, timeouts).await;
+                        });
+                    } else if let Some(slot) = Slot::take(&refusals, MAX_REFUSALS) {
+                        tokio::task::spawn_local(async move {
+                            let _slot = slot;
+                            session::refuse(stream, handshake, handle).await;
+                        });
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    say!("{}: accept: {error}", self.address);
+                    // Whatever it is, it must not become a loop at full speed.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    fn handshake(&self) -> Handshake {
+        match self.address {
+            ListenAddress::Vsock(_) => Handshake::ByVmm,
+            ListenAddress::Unix(_) => Handshake::ByAgent,
+        }
+    }
+
+    /// The next connection that is the host's; `None` if one came and was turned away.
+    async fn accept(&mut self, handle: &Handle) -> io::Result<Option<Stream>> {
+        let mut guard = self.fd.readable().await?;
+        match accept(self.fd.get_ref()) {
+            Ok(fd) => {
+                if let ListenAddress::Vsock(_) = self.address
+                    && peer_cid(&fd) != Some(CID_HOST)
+                {
+                    say!(
+                        "{}: refused a connection from within the guest",
+                        self.address
+                    );
+                    return Ok(None);
+                }
+                Stream::new(fd).map(Some)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                guard.clear_ready();
+                Ok(None)
+            }
+            Err(error) if is_out_of_descriptors(&error) => {
+                if self.reserve.take().is_none() {
+                    self.reserve = spare();
+                    return Err(error);
+                }
+                // The kernel wants a descriptor before it looks whether somebody is there.
+                match accept(self.fd.get_ref()) {
+                    Ok(fd) => {
+                        let stream = Stream::new(fd)?;
+                        session::refuse(stream, self.handshake(), handle.clone()).await;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                    Err(_) => {}
+                }
+                self.reserve = spare();
+                Ok(None)
+            }
+            // The connection was gone before it was taken (accept(2) lists more of these).
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let ListenAddress::Unix(path) = &self.address {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// One of a bounded number of connections, given back when it is dropped.
+struct Slot(Rc<Cell<usize>>);
+
+impl Slot {
+    fn take(taken: &Rc<Cell<usize>>, max: usize) -> Option<Self> {
+        (taken.get() < max).then(|| {
+            taken.set(taken.get() + 1);
+            Self(Rc::clone(taken))
+        })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+/// Without a descriptor a connection cannot even be turned away, and would wake the agent again and
+/// again: one is held in reserve for that.
+fn spare() -> Option<OwnedFd> {
+    rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let errno = rustix::io::Errno::from_io_error(error);
+    matches!(
+        errno,
+        Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE)
+    )
+}
+
+fn vsock(port: u32) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
+    bind(fd.as_raw_fd(), &VsockAddr::new(CID_ANY, port))?;
+    listen(&fd, Backlog::new(BACKLOG)?)?;
+    Ok(fd)
+}
+
+/// A Unix socket for its owner alone. A socket that a killed agent left behind is replaced; one
+/// that somebody listens on is not.
+fn unix(path: &Path) -> io::Result<OwnedFd> {
+    let bind = || std::os::unix::net::UnixListener::bind(path);
+    let listener = match bind() {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            match std::os::unix::net::UnixStream::connect(path) {
+                Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {
+                    std::fs::remove_file(path)?;
+                    bind()?
+                }
+                _ => return Err(error),
+            }
+        }
+        other => other?,
+    };
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok(listener.into())
+}
+
+fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = accept4(listener.as_raw_fd(), flags)?;
+    Ok(own(fd))
+}
+
+#[expect(unsafe_code, reason = "nix gives accepted sockets as bare numbers")]
+fn own(fd: std::os::fd::RawFd) -> OwnedFd {
+    // SAFETY: accept4(2) has just made this descriptor, and nobody else knows of it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Who dials. The port does not tell: with vsock_loopback any process in the guest reaches the
+/// listener, from any port that it likes, but never with the host's CID.
+fn peer_cid(fd: &OwnedFd) -> Option<u32> {
+    getpeername::<VsockAddr>(fd.as_raw_fd())
+        .ok()
+        .map(|address| address.cid())
+}
+
+/// Why binding failed, and what to do about it.
+pub(crate) fn explain(address: &ListenAddress, error: &io::Error) -> String {
+    let remedy = match (address, error.raw_os_error()) {
+        (ListenAddress::Vsock(_), Some(nix::libc::EAFNOSUPPORT | nix::libc::ENODEV)) => {
+            "the guest's kernel has no vsock: load vmw_vsock_virtio_transport, or give the VM a vsock device"
+        }
+        (_, Some(nix::libc::EADDRINUSE)) => "another agent, or another program, listens there",
+        (ListenAddress::Unix(path), Some(nix::libc::ENOENT))
+            if path.parent().is_some_and(|p| !p.exists()) =>
+        {
+            "the socket's folder does not exist"
+        }
+        (_, Some(nix::libc::EACCES | nix::libc::EPERM)) => "the agent's user may not listen there",
+        _ => "see the listen setting",
+    };
+    format!("cannot listen on {address}: {error}; {remedy}")
+}

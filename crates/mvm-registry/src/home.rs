@@ -1,0 +1,236 @@
+//! `$MVM_HOME`: its folders, and the lock on each VM.
+//!
+//! ```text
+//! $MVM_HOME/vms/<name>/   vm.json        how it was started, its state, its processes
+//!                         v.sock         the hybrid vsock socket (the VMM's, or the agent's)
+//!                         console.log    what the guest wrote to its console
+//!                         vmm.log, …     what each process of it wrote
+//! $MVM_HOME/locks/<name>  held while a VM is started, stopped, snapshotted or removed
+//! ```
+//!
+//! Locks lie outside the VM's folder: a lock inside one that is being removed protects nothing. They
+//! are those of open files (`F_OFD_SETLK`): the kernel gives them back when whoever holds one dies,
+//! and anybody can ask whether one is held without taking it, which would be in the others' way. The
+//! file says who holds it, so that the end of that process can be waited for.
+
+use crate::files::{make_private, read_bounded};
+use crate::process::ProcessId;
+use crate::{Error, VmName};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use std::fs::File;
+use std::io::{self, ErrorKind, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+/// How long the content of a lock's file can be.
+const MAX_HOLDER: u64 = 64;
+
+/// `$MVM_HOME`.
+#[derive(Debug, Clone)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// That folder; nothing is made yet.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the VMs are.
+    pub fn vms(&self) -> PathBuf {
+        self.root.join("vms")
+    }
+
+    /// The folder of one VM, whether it is there or not.
+    pub fn vm(&self, name: &VmName) -> VmFolder {
+        VmFolder {
+            path: self.vms().join(name.as_str()),
+            lock: self.root.join("locks").join(name.as_str()),
+            name: name.clone(),
+        }
+    }
+
+    /// Takes the lock on a VM. It is given back on drop, and by the kernel if this process dies.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] if another process has it.
+    pub fn lock(&self, name: &VmName) -> Result<Lock, Error> {
+        let path = self.vm(name).lock;
+        make_private(&self.root.join("locks"))?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::EACCES) => {
+                return Err(Error::Locked {
+                    by: holder(&path).map(|holder| holder.pid),
+                });
+            }
+            Err(error) => return Err(Error::io("lock", &path)(error.into())),
+        }
+        let lock = Lock { file };
+        lock.sign().map_err(Error::io("write", &path))?;
+        Ok(lock)
+    }
+}
+
+/// Held while a VM is started, stopped, snapshotted or removed.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// Writes down who holds it.
+    fn sign(&self) -> io::Result<()> {
+        let own = ProcessId::own()?;
+        let mut file = &self.file;
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{} {}", own.pid, own.start_ticks)
+    }
+}
+
+#[cfg(test)]
+impl Lock {
+    /// What is locked, for another process to hold.
+    pub(crate) fn into_file(self) -> File {
+        self.file
+    }
+}
+
+/// The system's numbers as its structure has them.
+#[expect(clippy::cast_possible_truncation, reason = "they are 0 to 2")]
+mod flag {
+    use nix::libc::{self, c_short};
+
+    pub(super) const WRITE: c_short = libc::F_WRLCK as c_short;
+    pub(super) const NOT_LOCKED: c_short = libc::F_UNLCK as c_short;
+    pub(super) const FROM_START: c_short = libc::SEEK_SET as c_short;
+}
+
+fn whole_file() -> libc::flock {
+    libc::flock {
+        l_type: flag::WRITE,
+        l_whence: flag::FROM_START,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+/// Whether somebody holds the lock in that file.
+fn is_held(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    let mut lock = whole_file();
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(lock.l_type != flag::NOT_LOCKED)
+}
+
+/// Who signed the lock's file last.
+fn holder(path: &Path) -> Option<ProcessId> {
+    let content = read_bounded(path, MAX_HOLDER).ok()?;
+    let (pid, start_ticks) = std::str::from_utf8(&content).ok()?.trim().split_once(' ')?;
+    Some(ProcessId {
+        pid: pid.parse().ok()?,
+        start_ticks: start_ticks.parse().ok()?,
+    })
+}
+
+/// The folder of one VM.
+#[derive(Debug, Clone)]
+pub struct VmFolder {
+    path: PathBuf,
+    lock: PathBuf,
+    name: VmName,
+}
+
+impl VmFolder {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whose it is.
+    pub fn name(&self) -> &VmName {
+        &self.name
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// What the guest wrote to its console.
+    pub fn console(&self) -> PathBuf {
+        self.file("console.log")
+    }
+
+    /// The hybrid vsock socket.
+    pub fn socket(&self) -> PathBuf {
+        self.file("v.sock")
+    }
+
+    /// Makes the folder, for its owner alone: who can open `v.sock` owns the guest.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn create(&self) -> Result<(), Error> {
+        make_private(&self.path)
+    }
+
+    /// Whether somebody is starting, stopping, snapshotting or removing the VM just now.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    pub fn is_locked(&self) -> io::Result<bool> {
+        is_held(&self.lock)
+    }
+
+    /// Who does, by what the lock's file says.
+    pub(crate) fn lock_holder(&self) -> Option<ProcessId> {
+        holder(&self.lock)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_and_asking_takes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path());
+        let web = VmName::new("web").unwrap();
+        let vm = home.vm(&web);
+        assert!(!vm.is_locked().unwrap(), "there is no such file yet");
+        let held = home.lock(&web).unwrap();
+        assert!(vm.is_locked().unwrap());
+        assert_eq!(vm.lock_holder(), Some(ProcessId::own().unwrap()));
+        let own = i32::try_from(std::process::id()).unwrap();
+        let refused = home.lock(&web).unwrap_err();
+        assert!(matches!(refused, Error::Locked { by: Some(pid) } if pid == own));
+        assert!(home.lock(&VmName::new("db").unwrap()).is_ok());
+        drop(held);
+        assert!(!vm.is_locked().unwrap());
+        assert!(home.lock(&web).is_ok());
+    }
+}

@@ -1,0 +1,369 @@
+//! `vm.json`: what is kept of a VM between two runs of `mvmctl`, and what others write of theirs.
+//!
+//! This is the one reader and the one writer. What `mvmctl` has written is read strictly: a field
+//! that is not known may be one on which everything depends. What others write (to say where an agent
+//! is, or that its VM sleeps) is read leniently, and never written.
+
+use crate::files::{read_bounded, write_whole};
+use crate::labels::Labels;
+use crate::process::{Alive, Process, boot_id};
+use crate::{Error, VmFolder};
+use mvm_protocol::object::{Object, Problem};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+/// The version of `vm.json` that is written and read.
+pub const VERSION: u32 = 1;
+
+/// The largest `vm.json` that is read, in bytes.
+const MAX_RECORD: u64 = 1 << 20;
+
+/// The state in which `mvmctl` left a VM. What it is now, [`crate::state`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recorded {
+    /// It is being started: whoever does holds the VM's lock.
+    Starting,
+    /// Started.
+    Running,
+    /// It was asked to stop.
+    Stopping,
+    /// Frozen, for its snapshot, or kept as one.
+    Asleep,
+    /// Stopped, or never up.
+    Stopped,
+}
+
+/// What `vm.json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The VM's name.
+    pub name: String,
+    /// Who runs it: `qemu`, `local`.
+    pub backend: String,
+    /// As mvmctl left it.
+    pub state: Recorded,
+    /// The image folder that it was started from; none with `local`.
+    pub image: Option<PathBuf>,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// The vsock port of its agent.
+    pub port: u32,
+    /// The agent's program, where it runs on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<PathBuf>,
+    /// Its settings and drop-ins, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etc: Option<PathBuf>,
+    /// By which it is grouped and chosen.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// Whether the fleet is to leave it alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
+    /// What the backend wants known of how it runs the VM, such as `tcg` or `kvm`.
+    pub accelerator: Option<String>,
+    /// The folder in which its last snapshot was written before it had a name. If it is still there
+    /// and nobody writes into it, that snapshot was broken off.
+    #[serde(default, alias = "draft", skip_serializing_if = "Option::is_none")]
+    pub snapshot_dir: Option<PathBuf>,
+    /// The snapshot in which it is asleep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended_in: Option<PathBuf>,
+    /// The boot of this machine in which [`Self::processes`] were started.
+    pub boot_id: String,
+    /// Its processes, in the order in which they were started.
+    pub processes: Vec<Process>,
+}
+
+impl Record {
+    /// Those of its processes that still run and are certainly its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn alive(&self) -> Result<Vec<Alive>, Error> {
+        let failed = || Error::io("look at a process of", Path::new(&self.name));
+        if self.is_of_another_boot().map_err(failed())? {
+            return Ok(Vec::new());
+        }
+        let mut alive = Vec::new();
+        for process in &self.processes {
+            alive.extend(process.open().map_err(failed())?);
+        }
+        Ok(alive)
+    }
+
+    /// Whether the machine was booted anew since its processes were started.
+    pub(crate) fn is_of_another_boot(&self) -> io::Result<bool> {
+        Ok(self.boot_id != boot_id()?)
+    }
+}
+
+/// What is read of a `vm.json` that others have written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct Foreign {
+    pub(crate) backend: Option<String>,
+    pub(crate) state: Option<String>,
+    /// Where the agent is reached, if not at `v.sock`: `vsock:CID`, or `unix:PATH`.
+    pub(crate) address: Option<String>,
+    /// The agent's port in the guest, if not 52.
+    pub(crate) port: Option<u32>,
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub(crate) pinned: bool,
+}
+
+impl Foreign {
+    pub(crate) fn labels(&mut self) -> Labels {
+        Labels::lenient(self.labels.take().unwrap_or_default())
+    }
+}
+
+/// What there is in a VM's folder.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Neither a record nor a socket.
+    Nothing,
+    /// A socket alone.
+    Socket,
+    /// What `mvmctl` has written.
+    Ours(Box<Record>),
+    /// What others have written.
+    Foreign(Box<Foreign>),
+}
+
+impl VmFolder {
+    /// Reads `vm.json`, whoever wrote it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PermissionDenied`], [`Error::BadRecord`].
+    pub(crate) fn look(&self) -> Result<Found, Error> {
+        let path = self.file("vm.json");
+        let bad = |problem: String| Error::BadRecord {
+            path: path.clone(),
+            problem,
+        };
+        let content = match read_bounded(&path, MAX_RECORD) {
+            Ok(content) => content,
+            Err(error) => {
+                return match error.kind() {
+                    ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                        Ok(match self.socket().symlink_metadata() {
+                            Ok(_) => Found::Socket,
+                            Err(_) => Found::Nothing,
+                        })
+                    }
+                    ErrorKind::PermissionDenied => Err(Error::PermissionDenied { path }),
+                    _ => Err(bad(error.to_string())),
+                };
+            }
+        };
+        parse(&content).map_err(bad)
+    }
+
+    /// What `mvmctl` has written of the VM.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchVm`], also of a folder with nothing of a VM in it; [`Error::NotOurs`] if
+    /// something else runs it; those of reading.
+    pub fn record(&self) -> Result<Record, Error> {
+        match self.look()? {
+            Found::Ours(record) => Ok(*record),
+            Found::Socket | Found::Foreign(_) => Err(Error::not_ours(self.socket())),
+            Found::Nothing => Err(Error::NoSuchVm {
+                name: self.name().to_string(),
+                vms: self.path().parent().unwrap_or(self.path()).to_owned(),
+                nearest: None,
+                unseen: Vec::new(),
+            }),
+        }
+    }
+
+    /// The same, or nothing if there is no such VM yet.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`VmFolder::record`] but [`Error::NoSuchVm`].
+    pub fn last_record(&self) -> Result<Option<Record>, Error> {
+        match self.record() {
+            Ok(record) => Ok(Some(record)),
+            Err(Error::NoSuchVm { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes `vm.json`: whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn save(&self, record: &Record) -> Result<(), Error> {
+        let path = self.file("vm.json");
+        let mut content = serde_json::to_vec_pretty(record)
+            .map_err(|error| Error::io("write", &path)(error.into()))?;
+        content.push(b'\n');
+        write_whole(&path, &content)
+    }
+}
+
+fn told(problem: &Problem) -> String {
+    format!("line {}: {}", problem.line, problem.message)
+}
+
+/// Half a record of mvmctl's is not another's: it says its version, or has processes.
+fn parse(content: &[u8]) -> Result<Found, String> {
+    let object = || Object::parse(content).map_err(|problem| told(&problem));
+    let mut probe = object()?;
+    let mut has = |field| probe.take::<IgnoredAny>(field).map(|value| value.is_some());
+    let ours = has("version").unwrap_or(true) || has("processes").unwrap_or(true);
+    if !ours {
+        let foreign = serde_json::from_slice(content).map_err(|error| error.to_string())?;
+        return Ok(Found::Foreign(foreign));
+    }
+    // The version is looked at before all else: in another version other fields may be known.
+    match object()?
+        .take("version")
+        .map_err(|problem| told(&problem))?
+    {
+        Some(VERSION) => {}
+        Some(other) => {
+            return Err(format!(
+                "it has version {other}, this mvmctl knows version {VERSION}"
+            ));
+        }
+        None => return Err("it says no version".into()),
+    }
+    let record = object()?.into_shape().map_err(|problem| told(&problem))?;
+    Ok(Found::Ours(Box::new(record)))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::{Home, VmName};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    pub(crate) fn record() -> Record {
+        Record {
+            version: VERSION,
+            name: "web".into(),
+            backend: "qemu".into(),
+            state: Recorded::Running,
+            image: Some("/images/web".into()),
+            cpus: 1,
+            memory_mib: 256,
+            port: 52,
+            agent: None,
+            etc: None,
+            labels: Labels::default(),
+            pinned: false,
+            accelerator: Some("tcg".into()),
+            snapshot_dir: None,
+            suspended_in: None,
+            boot_id: boot_id().unwrap(),
+            processes: Vec::new(),
+        }
+    }
+
+    fn folder() -> (tempfile::TempDir, VmFolder) {
+        let home = tempfile::tempdir().unwrap();
+        let folder = Home::at(home.path()).vm(&VmName::new("web").unwrap());
+        (home, folder)
+    }
+
+    #[test]
+    fn what_was_saved_is_read_back_and_is_for_its_owner_alone() {
+        let (_home, folder) = folder();
+        assert!(matches!(folder.record(), Err(Error::NoSuchVm { .. })));
+        folder.create().unwrap();
+        assert!(matches!(folder.record(), Err(Error::NoSuchVm { .. })));
+        let saved = Record {
+            labels: Labels::default()
+                .with(&["pool=web".parse().unwrap()])
+                .unwrap(),
+            pinned: true,
+            suspended_in: Some("/s".into()),
+            ..record()
+        };
+        folder.save(&saved).unwrap();
+        assert_eq!(folder.record().unwrap(), saved);
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(folder.path()), 0o700);
+        assert_eq!(mode(&folder.file("vm.json")), 0o600);
+        let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(names.len(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_trusted_is_refused() {
+        let (_home, folder) = folder();
+        folder.create().unwrap();
+        let sound = serde_json::to_string(&record()).unwrap();
+        for (content, words) in [
+            ("{\"version\":".to_owned(), "EOF"),
+            (
+                sound.replace("\"version\":1", "\"version\":2"),
+                "it has version 2",
+            ),
+            (sound.replace("\"running\"", "\"hovering\""), "hovering"),
+            (
+                sound.replace("\"cpus\"", "\"gpus\""),
+                "unknown field `gpus`",
+            ),
+            (
+                sound.replace("\"cpus\":1", "\"cpus\":1,\"cpus\":2"),
+                "given twice",
+            ),
+            // Half of one of mvmctl's is not another's.
+            (
+                r#"{"version":1,"state":"stopped"}"#.to_owned(),
+                "missing field",
+            ),
+            (r#"{"processes":[]}"#.to_owned(), "no version"),
+            ("x".repeat(2 << 20), "more than 1048576 bytes"),
+        ] {
+            std::fs::write(folder.file("vm.json"), &content).unwrap();
+            let error = folder.record().unwrap_err();
+            assert!(matches!(error, Error::BadRecord { .. }), "{error:?}");
+            assert!(error.to_string().contains(words), "{words}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_others_have_started_is_theirs() {
+        let (_home, folder) = folder();
+        folder.create().unwrap();
+        let is_theirs = || matches!(folder.record(), Err(Error::NotOurs { .. }));
+        std::fs::write(folder.file("v.sock"), "").unwrap();
+        assert!(is_theirs());
+        for record in ["{}", r#"{"state":"running","owner":"nomad"}"#] {
+            std::fs::write(folder.file("vm.json"), record).unwrap();
+            assert!(is_theirs(), "{record}");
+        }
+    }
+
+    #[test]
+    fn processes_of_another_boot_are_not_ours() {
+        let own = crate::process::ProcessId::own().unwrap();
+        let mut record = record();
+        record.processes.push(Process {
+            role: crate::Role::Vmm,
+            pid: own.pid,
+            start_ticks: own.start_ticks,
+        });
+        assert_eq!(record.alive().unwrap().len(), 1);
+        record.boot_id = "another".into();
+        assert!(record.alive().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,263 @@
+//! The guest with systemd: a Debian from Debian's packages, with the agent, its unit and its
+//! integration as a user installs them (`examples/debian/image`), and the agent's dev build.
+//!
+//! It is booted once a run by `mvmctl vm start`, and kept by `mvmctl vm snapshot` when its boot is
+//! over. Each test restores it, as a clone or not.
+
+use crate::base::Shared;
+use crate::eventually;
+use crate::image::{executable, helper};
+use crate::mvmctl::Mvmctl;
+use crate::parts::Parts;
+use crate::remote::{self, REMOTE_PORT};
+use mvm_client::{Deadlines, Endpoint, Session};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// What each lifecycle command does: it writes down that it ran. With a `/run/kill-checkpoint-b` the
+/// checkpoint of `b` kills the agent, its parent, and stays.
+const LIFE: &str = r#"#!/bin/sh
+if rm "/run/kill-$1-$2" 2>/dev/null; then
+    echo "$1 $2 cut short" >>/run/life.log
+    kill -9 $PPID
+    exec sleep 98765
+fi
+env >/run/life.env
+echo "$1 $2" >>/run/life.log
+"#;
+
+/// Runs what a test sends, whatever the agent is doing.
+const REMOTE: &str = "[Service]
+ExecStart=/usr/bin/guest-probe serve PORT
+Restart=always
+RestartSec=1
+";
+
+/// What takes long to start under emulation and is in nobody's way.
+const MASKED: [&str; 8] = [
+    "dev-hugepages.mount",
+    "dev-mqueue.mount",
+    "e2scrub_reap.service",
+    "getty@tty1.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "systemd-pstore.service",
+];
+
+/// How long something may take that systemd has a hand in: emulated, on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What it is called on the host.
+const NAME: &str = "debian";
+
+/// A guest with systemd, up and running. It ends with its owner.
+#[derive(Debug)]
+pub struct SystemdVm {
+    mvmctl: Mvmctl,
+    shared: Shared,
+    restored: Value,
+}
+
+impl SystemdVm {
+    /// The guest that was kept, restored as the only one; `None` where none can be had and none is
+    /// required.
+    pub fn restored() -> Option<Self> {
+        Self::restore(&[])
+    }
+
+    /// A clone of it.
+    pub fn cloned() -> Option<Self> {
+        Self::restore(&["--clone"])
+    }
+
+    fn restore(more: &[&str]) -> Option<Self> {
+        let parts = Parts::find()?;
+        let debian = Parts::debian()?;
+        let shared = Shared::of_this_run("systemd", |folder| make(&parts, &debian, folder));
+        let mvmctl = Mvmctl::new();
+        let snapshot = shared.folder.join("snapshot");
+        let snapshot = snapshot.to_str().expect("a path");
+        let restore = ["vm", "restore", snapshot, "--name", NAME, "--json"];
+        let restored = mvmctl.ok(&[&restore[..], more].concat());
+        Some(Self {
+            mvmctl,
+            shared,
+            restored: serde_json::from_str(&restored.stdout).expect("JSON"),
+        })
+    }
+
+    /// What `vm restore` printed.
+    pub fn restored_as(&self) -> &Value {
+        &self.restored
+    }
+
+    /// What the guest that was booted has written to its console.
+    pub fn console_of_the_boot(&self) -> String {
+        let bytes = fs::read(self.shared.folder.join("console.log")).expect("read a console");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// What the guest knew of itself before it was kept, as [`Self::identity`] gives it.
+    pub fn identity_before(&self) -> [String; 3] {
+        let text = fs::read_to_string(self.shared.folder.join("identity")).expect("read it");
+        three(&text)
+    }
+
+    /// Its machine-id, boot id (both without dashes) and host name, as all but the agent see them.
+    pub async fn identity(&self) -> [String; 3] {
+        three(&self.sh(IDENTITY).await)
+    }
+
+    /// The program, in whose home this VM is.
+    pub fn mvmctl(&self) -> &Mvmctl {
+        &self.mvmctl
+    }
+
+    /// Its name there.
+    pub fn name(&self) -> &'static str {
+        NAME
+    }
+
+    /// A conversation with its agent, which has to be there.
+    pub async fn session(&self) -> Session {
+        match self.try_session().await {
+            Ok(session) => session,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// A conversation with its agent.
+    pub async fn try_session(&self) -> Result<Session, mvm_client::Error> {
+        let endpoint = Endpoint::unix(self.socket());
+        Session::connect(&endpoint, &Deadlines::default()).await
+    }
+
+    /// Waits for an agent that is another than the one with that process id.
+    pub async fn agent_after(&self, before: u32) {
+        eventually("another agent answers", async || {
+            let mut session = self.try_session().await.ok()?;
+            let agent = session.inspect().await.ok()?.agent;
+            (agent.pid != before).then_some(())
+        })
+        .await;
+    }
+
+    /// Runs a script in the guest, whatever its agent is doing, and gives what it printed.
+    pub async fn sh(&self, script: &str) -> String {
+        let socket = self.socket();
+        let run = remote::run(&socket, script);
+        timeout(PATIENCE, run).await.expect("an end of the script")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.mvmctl.file(NAME, "v.sock")
+    }
+}
+
+const IDENTITY: &str = "cat /etc/machine-id; tr -d - </proc/sys/kernel/random/boot_id; hostname";
+
+fn three(text: &str) -> [String; 3] {
+    let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    lines.try_into().expect("three lines")
+}
+
+/// Boots the guest and keeps it.
+fn make(parts: &Parts, debian: &Path, folder: &Path) {
+    let image = folder.join("image");
+    build(parts, debian, folder, &image);
+    let mvmctl = Mvmctl::new();
+    let image = image.to_str().expect("a path");
+    let start = ["vm", "start", NAME, "--image", image, "--backend", "qemu"];
+    mvmctl.ok(&[&start[..], &["--memory", "256", "--timeout", "3m"]].concat());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let socket = mvmctl.file(NAME, "v.sock");
+    let identity = runtime.block_on(async {
+        // Degraded would be by a unit that failed.
+        let over = remote::run(&socket, "systemctl is-system-running --wait");
+        timeout(PATIENCE, over).await.expect("an end of its boot");
+        let mark = "echo before the snapshot | systemd-cat -t story; journalctl --sync";
+        remote::run(&socket, mark).await;
+        remote::run(&socket, IDENTITY).await
+    });
+    fs::write(folder.join("identity"), identity).expect("write it down");
+    fs::copy(mvmctl.file(NAME, "console.log"), folder.join("console.log"))
+        .expect("copy its console");
+    let snapshot = folder.join("snapshot");
+    let snapshot = snapshot.to_str().expect("a path");
+    mvmctl.ok(&["vm", "snapshot", NAME, "--stop", "--to", snapshot]);
+}
+
+fn build(parts: &Parts, debian: &Path, folder: &Path, image: &Path) {
+    let add = folder.join("add");
+    let put = |path: &str, text: &str| {
+        let path = add.join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("make a folder");
+        fs::write(&path, text).expect("write a file");
+        path
+    };
+    put("etc/hostname", "story\n");
+    executable(put("usr/bin/life", LIFE));
+    for name in ["a", "b", "c"] {
+        let integration = json!({
+            "name": name,
+            "health_cmd": "true",
+            "checkpoint_cmd": format!("exec life checkpoint {name}"),
+            "restore_cmd": format!("exec life restore {name}"),
+        });
+        let path = format!("etc/mvm/integrations.d/{name}.json");
+        put(&path, &integration.to_string());
+    }
+    // By the second, systemd is told something in the agent's name, if it takes that.
+    for (name, command) in [("env", "env"), ("notify", "systemd-notify READY=1; true")] {
+        let probe = json!({"name": name, "command": command, "interval_secs": 86_400});
+        put(&format!("etc/mvm/probes.d/{name}.json"), &probe.to_string());
+    }
+    let system = "etc/systemd/system";
+    let remote = REMOTE.replace("PORT", &REMOTE_PORT.to_string());
+    put(&format!("{system}/remote.service"), &remote);
+    let wanted = add.join(system).join("multi-user.target.wants");
+    fs::create_dir(&wanted).expect("make a folder");
+    symlink("../remote.service", wanted.join("remote.service")).expect("make a link");
+    for unit in MASKED {
+        symlink("/dev/null", add.join(system).join(unit)).expect("make a link");
+    }
+    let probe = helper(folder);
+    fs::copy(&probe, add.join("usr/bin/guest-probe")).expect("copy a program");
+
+    let script = Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../examples/debian/image"
+    ));
+    let output = Command::new(script)
+        .arg("--root")
+        .arg(debian)
+        .arg("--out")
+        .arg(image)
+        .arg("--agent")
+        .arg(&parts.dev_agent)
+        .arg("--kernel")
+        .arg(&parts.kernel)
+        .arg("--modules")
+        .arg(&parts.modules)
+        .arg("--busybox")
+        .arg(&parts.busybox)
+        .arg("--add")
+        .arg(&add)
+        .output()
+        .expect("run a script");
+    assert!(
+        output.status.success(),
+        "{}: {}",
+        script.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
