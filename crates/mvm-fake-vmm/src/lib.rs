@@ -25,6 +25,10 @@ mod firecracker;
 mod guest;
 mod http;
 mod qemu;
+mod relay;
+mod subject;
+
+pub use subject::{Subject, calls, calls_so_far, forget_calls, subjects};
 
 use http::{Answer, Request};
 use serde::de::DeserializeOwned;
@@ -42,6 +46,16 @@ use tempfile::TempDir;
 /// What a VMM makes of a request.
 trait Vmm: Send + 'static {
     fn answer(&mut self, request: &Request) -> Answer;
+
+    /// Whether the request is none to the VMM, and has been seen to.
+    fn is_own(&mut self, _: &Request) -> bool {
+        false
+    }
+
+    /// Its end in the middle of a request.
+    fn die(&mut self) -> ! {
+        quit("injected")
+    }
 }
 
 /// The programs, and the variables that have them found.
@@ -56,7 +70,14 @@ const PROGRAMS: [(&str, &str); 4] = [
 pub fn run_if_called() {
     let arguments: Vec<String> = env::args().collect();
     let (called, arguments) = arguments.split_first().expect("a program has a name");
+    if called == relay::RELAY {
+        relay::relay(arguments);
+    }
     let program = Path::new(called);
+    let real = relay::link_beside(program).and_then(|link| fs::canonicalize(link).ok());
+    if let Some(real) = real {
+        relay::run(&real, arguments);
+    }
     let called = program.file_name().and_then(|name| name.to_str());
     let version = fs::read_to_string("version");
     let version = version.or_else(|_| fs::read_to_string(program.with_extension("version")));
@@ -77,7 +98,9 @@ pub fn install() -> (TempDir, Vec<(&'static str, PathBuf)>) {
     let own = env::current_exe().unwrap();
     let kvm = folder.path().join("kvm");
     fs::write(&kvm, "").unwrap();
-    let mut variables = vec![("MVM_KVM", kvm)];
+    fs::create_dir(folder.path().join("real")).unwrap();
+    let runner = std::process::id().to_string();
+    let mut variables = vec![("MVM_KVM", kvm), (relay::RUNNER, runner.into())];
     for (variable, name) in PROGRAMS {
         let program = folder.path().join(name);
         symlink(&own, &program).unwrap();
@@ -133,9 +156,13 @@ fn obey_the_test() {
     }
 }
 
-fn serve(socket: &str, mut vmm: impl Vmm) -> ! {
+fn serve(socket: &str, vmm: impl Vmm) -> ! {
     thread::spawn(obey_the_test);
-    for stream in listen(socket).incoming() {
+    serve_on(&listen(socket), vmm)
+}
+
+fn serve_on(listener: &UnixListener, mut vmm: impl Vmm) -> ! {
+    for stream in listener.incoming() {
         let Ok(stream) = stream else { continue };
         while let Some(request) = Request::read(&stream) {
             handle(&stream, &request, &mut vmm);
@@ -146,6 +173,10 @@ fn serve(socket: &str, mut vmm: impl Vmm) -> ! {
 
 fn handle(mut stream: &UnixStream, request: &Request, vmm: &mut impl Vmm) {
     let call = format!("{} {}", request.method, request.path);
+    if vmm.is_own(request) {
+        let _ = stream.write_all(&Answer::done().bytes());
+        return;
+    }
     match fault(&call).as_deref() {
         None => {
             let answer = vmm.answer(request);
@@ -195,7 +226,7 @@ fn handle(mut stream: &UnixStream, request: &Request, vmm: &mut impl Vmm) {
         }
         Some("die") => {
             note(&format!("{call} fault die"));
-            quit("injected");
+            vmm.die();
         }
         Some("extra") => {
             let mut answer = vmm.answer(request);

@@ -54,4 +54,4 @@ pub use error::Error;
 pub use image::Image;
 pub use machine::{Spec, Starting, Stop, Stopped};
 pub use mvm_registry::{Home, Record, Recorded, VmFolder, VmName};
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, Verify};

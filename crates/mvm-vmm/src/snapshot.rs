@@ -8,8 +8,11 @@
 //! ```
 //!
 //! A folder is complete or absent: it gets its name last, and never takes another one's place. It is
-//! read strictly, and every byte of it is checked before a VMM is started: a state that was cut
-//! short or altered restores into a guest that fails anywhere.
+//! read strictly, and checked before a VMM is started: a state that was cut short or altered restores
+//! into a guest that fails anywhere. How is in [`Verify`].
+
+mod digest;
+mod verified;
 
 use crate::error::Error;
 use crate::image;
@@ -17,23 +20,26 @@ use crate::manifest::{self, Wrong};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
 use mvm_protocol::object::Problem;
-use mvm_registry::{make_private, of_system, open_regular, read_bounded, write_whole};
+use mvm_registry::{Home, make_private, of_system, open_regular, read_bounded, write_whole};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-use std::fmt::Write as _;
 use std::fs::{File, Permissions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
 use tempfile::TempDir;
 use thiserror::Error as ThisError;
+use verified::{Identity, Verified};
 
 /// The manifest's name in its folder.
 pub const MANIFEST: &str = "manifest.json";
 
-/// The manifest's version that is written and read.
-pub const VERSION: u32 = 1;
+/// The manifest's version that is written. That before is read as well.
+pub const VERSION: u32 = 2;
+
+/// The version whose files have the SHA-256 of their whole content.
+const VERSION_SHA256: u32 = 1;
 
 /// What a snapshot's `manifest.json` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,8 +89,36 @@ pub struct StateFile {
     pub file: String,
     /// Its length.
     pub bytes: u64,
-    /// The SHA-256 of its content, in hexadecimal.
-    pub sha256: String,
+    /// In version 1, the SHA-256 of its content, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// From version 2 on, the SHA-256 of its blocks of 16 KiB that are not all zeros, in hexadecimal:
+    /// of each in order its number in 8 bytes, big-endian, and the SHA-256 of its content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sparse_sha256: Option<String>,
+}
+
+impl StateFile {
+    /// What is known of its content, with how it was computed.
+    fn digest(&self) -> String {
+        match (&self.sparse_sha256, &self.sha256) {
+            (Some(digest), _) => format!("sparse-sha256:{digest}"),
+            (None, digest) => format!("sha256:{}", digest.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+/// Whether a snapshot's files are read to see that they are what they were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// All of them, whatever is known.
+    Always,
+    /// Those that were not read and found sound before, on this machine by this user, or were altered
+    /// since: a file is the same while its device, inode, size, mtime and ctime are.
+    #[default]
+    Once,
+    /// None. Their sizes are compared all the same.
+    Never,
 }
 
 /// Why a snapshot folder cannot be used, or made.
@@ -115,7 +149,7 @@ pub enum SnapshotError {
         problem: Problem,
     },
     /// Its version is another one.
-    #[error("{} has version {found}; this mvmctl reads version {VERSION}", path.display())]
+    #[error("{} has version {found}; this mvmctl reads versions 1 and {VERSION}", path.display())]
     Version {
         /// The manifest.
         path: PathBuf,
@@ -187,6 +221,24 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads a snapshot folder and checks every byte of it.
     pub fn open(folder: &Path) -> Result<Self, Error> {
+        Self::read(folder, |folder, file| {
+            check_file(folder, file, Verify::Always, None)
+        })
+    }
+
+    /// Reads a snapshot folder and checks it as far as that is asked for. What was read and found
+    /// sound is remembered in `$MVM_HOME/verified`.
+    pub fn open_verified(home: &Home, folder: &Path, verify: Verify) -> Result<Self, Error> {
+        let verified = Verified::of(home);
+        Self::read(folder, |folder, file| {
+            check_file(folder, file, verify, Some(&verified))
+        })
+    }
+
+    fn read(
+        folder: &Path,
+        check: impl Fn(&Path, &StateFile) -> Result<(), SnapshotError>,
+    ) -> Result<Self, Error> {
         let unreadable = |source| SnapshotError::Unreadable {
             folder: folder.to_owned(),
             source,
@@ -201,7 +253,7 @@ impl Snapshot {
             return Err(snapshot.contradicts_itself("it names no files of the VM's state".into()));
         }
         for expected in &snapshot.manifest.files {
-            check_file(&snapshot.folder, expected)?;
+            check(&snapshot.folder, expected)?;
         }
         Ok(snapshot)
     }
@@ -233,13 +285,18 @@ impl Snapshot {
 }
 
 fn read_manifest(path: &Path, content: &[u8]) -> Result<Manifest, SnapshotError> {
-    manifest::read(content, VERSION).map_err(|wrong| {
+    let failed = |wrong| {
         let path = path.to_owned();
         match wrong {
             Wrong::Shape(problem) => SnapshotError::Manifest { path, problem },
             Wrong::Version(found) => SnapshotError::Version { path, found },
         }
-    })
+    };
+    match manifest::read(content, VERSION) {
+        Err(Wrong::Version(VERSION_SHA256)) => manifest::read(content, VERSION_SHA256),
+        read => read,
+    }
+    .map_err(failed)
 }
 
 /// Whether there is no such file at all.
@@ -250,7 +307,12 @@ fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-fn check_file(folder: &Path, expected: &StateFile) -> Result<(), SnapshotError> {
+fn check_file(
+    folder: &Path,
+    expected: &StateFile,
+    verify: Verify,
+    verified: Option<&Verified>,
+) -> Result<(), SnapshotError> {
     let path = folder.join(&expected.file);
     let damaged = |reason: String| SnapshotError::Damaged {
         path: path.clone(),
@@ -270,7 +332,8 @@ fn check_file(folder: &Path, expected: &StateFile) -> Result<(), SnapshotError> 
         }
     };
     let file = open_regular(&path).map_err(failed)?;
-    let bytes = file.metadata().map_err(failed)?.len();
+    let metadata = file.metadata().map_err(failed)?;
+    let bytes = metadata.len();
     // The length is told before the long way through the content is gone.
     if bytes != expected.bytes {
         return Err(damaged(format!(
@@ -278,30 +341,38 @@ fn check_file(folder: &Path, expected: &StateFile) -> Result<(), SnapshotError> 
             expected.bytes
         )));
     }
-    let sha256 = sha256(file.take(bytes)).map_err(failed)?;
-    if sha256 == expected.sha256 {
-        Ok(())
-    } else {
-        Err(damaged(
-            "its SHA-256 is another one than when the snapshot was taken".into(),
-        ))
+    let known = || verified.is_some_and(|v| v.knows(&Identity::of(&metadata), expected));
+    if verify == Verify::Never || (verify == Verify::Once && known()) {
+        return Ok(());
     }
+    let before = Identity::settled(&file).map_err(failed)?;
+    let sound = match (&expected.sha256, &expected.sparse_sha256) {
+        (Some(sha256), None) => digest::sha256(&file, bytes).map(|found| found == *sha256),
+        (None, Some(sparse)) => digest::sparse_sha256(&file, bytes).map(|found| found == *sparse),
+        _ => return Err(damaged("the manifest has not one digest of it".into())),
+    };
+    if !sound.map_err(failed)? {
+        return Err(damaged(
+            "its SHA-256 is another one than when the snapshot was taken".into(),
+        ));
+    }
+    remember(verified, &file, before.as_ref(), expected).map_err(failed)
 }
 
-fn sha256(mut file: impl Read) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            count => hash.update(buffer.get(..count).unwrap_or_default()),
-        }
+/// Remembers a file that was read since it was that; another one by now is not.
+fn remember(
+    verified: Option<&Verified>,
+    file: &File,
+    before: Option<&Identity>,
+    found: &StateFile,
+) -> io::Result<()> {
+    // What was written by way of a mapping is seen once the page is on the disk, and not before.
+    file.sync_all()?;
+    let after = Identity::of(&file.metadata()?);
+    if let (Some(verified), true) = (verified, before == Some(&after)) {
+        verified.remember(after, found);
     }
-    let mut text = String::new();
-    for byte in hash.finalize() {
-        let _ = write!(text, "{byte:02x}");
-    }
-    Ok(text)
+    Ok(())
 }
 
 /// What the name of a folder that is being written begins with.
@@ -314,11 +385,13 @@ pub struct SnapshotDir {
     partial: TempDir,
     _lock: File,
     target: PathBuf,
+    verified: Verified,
 }
 
 impl SnapshotDir {
-    /// Begins a folder beside the one that it is to become.
-    pub(crate) fn begin(target: &Path) -> Result<Self, Error> {
+    /// Begins a folder beside the one that it is to become. What it has will be known in that home as
+    /// verified.
+    pub(crate) fn begin(home: &Home, target: &Path) -> Result<Self, Error> {
         let target = std::path::absolute(target).map_err(Error::io("resolve", target))?;
         if target.symlink_metadata().is_ok() {
             return Err(SnapshotError::Exists { path: target }.into());
@@ -337,6 +410,7 @@ impl SnapshotDir {
             partial,
             _lock: lock,
             target,
+            verified: Verified::of(home),
         })
     }
 
@@ -354,14 +428,13 @@ impl SnapshotDir {
         for entry in std::fs::read_dir(folder).map_err(failed())? {
             let entry = entry.map_err(failed())?;
             let path = entry.path();
-            let file = File::open(&path).map_err(Error::io("open", &path))?;
-            file.sync_all().map_err(Error::io("sync", &path))?;
-            let metadata = file.metadata().map_err(Error::io("read", &path))?;
-            manifest.files.push(StateFile {
-                file: entry.file_name().to_string_lossy().into_owned(),
-                bytes: metadata.len(),
-                sha256: sha256(file).map_err(Error::io("read", &path))?,
-            });
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let file = File::options().read(true).write(true).open(&path);
+            let file = file.map_err(Error::io("open", &path))?;
+            let written = self.write_out(&file, name);
+            manifest
+                .files
+                .push(written.map_err(Error::io("write", &path))?);
         }
         manifest.files.sort_by(|a, b| a.file.cmp(&b.file));
         let path = folder.join(MANIFEST);
@@ -386,6 +459,30 @@ impl SnapshotDir {
             folder: self.target,
             manifest,
         })
+    }
+}
+
+impl SnapshotDir {
+    /// Has a file on the disk, without its zeros, and tells what it has.
+    fn write_out(&self, file: &File, name: String) -> io::Result<StateFile> {
+        let bytes = file.metadata()?.len();
+        // First: what is a hole need neither be written nor read.
+        digest::dig(file, bytes)?;
+        let before = Identity::settled(file)?;
+        let (synced, digest) = thread::scope(|scope| {
+            let sync = scope.spawn(|| file.sync_all());
+            let digest = digest::sparse_sha256(file, bytes);
+            (sync.join(), digest)
+        });
+        synced.unwrap_or_else(|_| Err(io::Error::other("the thread that syncs panicked")))?;
+        let written = StateFile {
+            file: name,
+            bytes,
+            sha256: None,
+            sparse_sha256: Some(digest?),
+        };
+        remember(Some(&self.verified), file, before.as_ref(), &written)?;
+        Ok(written)
     }
 }
 

@@ -91,8 +91,11 @@ pub fn take(
     let mut processes = VmProcesses::attach(folder, record);
     driver.check_running(&processes)?;
     let snapshot_dir = match to {
-        Some(to) => SnapshotDir::begin(to)?,
-        None => SnapshotDir::begin(&processes.folder().file("snapshots").join(stamp(now())))?,
+        Some(to) => SnapshotDir::begin(home, to)?,
+        None => SnapshotDir::begin(
+            home,
+            &processes.folder().file("snapshots").join(stamp(now())),
+        )?,
     };
     processes.set_snapshot_dir(Some(snapshot_dir.folder()))?;
     let session = SnapshotSession {

@@ -22,8 +22,13 @@ fn manifest() -> Manifest {
     }
 }
 
+/// Of a test that does not look at what is remembered: nothing can be there.
+fn home() -> Home {
+    Home::at("/dev/null/home")
+}
+
 fn taken(at: &Path) -> Snapshot {
-    let snapshot_dir = SnapshotDir::begin(at).unwrap();
+    let snapshot_dir = SnapshotDir::begin(&home(), at).unwrap();
     std::fs::write(snapshot_dir.folder().join("state"), "the guest").unwrap();
     snapshot_dir.publish(manifest()).unwrap()
 }
@@ -39,10 +44,11 @@ fn what_was_published_is_read_back_and_is_for_its_owner_alone() {
         panic!("{read:?}");
     };
     assert_eq!((file.file.as_str(), file.bytes), ("state", 9));
-    // `printf 'the guest' | sha256sum`
+    assert_eq!((&file.sha256, read.manifest.version), (&None, 2));
+    // `(printf '\0\0\0\0\0\0\0\0'; printf 'the guest' | openssl sha256 -binary) | sha256sum`
     assert_eq!(
-        file.sha256,
-        "ba3c94e4024dd874eb17b3ac4b8acf810ed8da98b4ca4736ebfcd3577b9d18c3"
+        file.sparse_sha256.as_deref(),
+        Some("48ddbca158513a499e8a55feeb39912941d4af5acd6f5ec4c19b8a297b3213aa")
     );
     let mode = std::fs::metadata(&at).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o700, "the guest's memory has its secrets");
@@ -52,7 +58,7 @@ fn what_was_published_is_read_back_and_is_for_its_owner_alone() {
 #[test]
 fn a_draft_that_is_given_up_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
-    let snapshot_dir = SnapshotDir::begin(&root.path().join("s")).unwrap();
+    let snapshot_dir = SnapshotDir::begin(&home(), &root.path().join("s")).unwrap();
     std::fs::write(snapshot_dir.folder().join("state"), "half").unwrap();
     drop(snapshot_dir);
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
@@ -62,10 +68,10 @@ fn a_draft_that_is_given_up_leaves_nothing() {
 fn nothing_is_replaced() {
     let root = tempfile::tempdir().unwrap();
     let at = root.path().join("s");
-    let late = SnapshotDir::begin(&at).unwrap();
+    let late = SnapshotDir::begin(&home(), &at).unwrap();
     taken(&at);
     let exists = |error| matches!(error, Error::Snapshot(SnapshotError::Exists { .. }));
-    assert!(exists(SnapshotDir::begin(&at).unwrap_err()));
+    assert!(exists(SnapshotDir::begin(&home(), &at).unwrap_err()));
     // An empty folder could be renamed over, if that were not forbidden.
     std::fs::remove_file(at.join("state")).unwrap();
     std::fs::remove_file(at.join(MANIFEST)).unwrap();
@@ -77,7 +83,9 @@ fn nothing_is_replaced() {
 fn one_without_files_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let at = root.path().join("s");
-    let empty = SnapshotDir::begin(&at).unwrap().publish(manifest());
+    let empty = SnapshotDir::begin(&home(), &at)
+        .unwrap()
+        .publish(manifest());
     empty.unwrap();
     let error = Snapshot::open(&at).unwrap_err();
     let text = error.to_string();
@@ -133,13 +141,78 @@ fn whatever_was_altered_is_found() {
     check(&rewrite("\"cpus\"", "\"cpu\""), "unknown field `cpu`");
     check(&rewrite("\"port\": 52,", ""), "missing field `port`");
     check(
-        &rewrite("\"version\": 1", "\"version\": 2"),
-        "has version 2",
+        &rewrite("\"version\": 2", "\"version\": 3"),
+        "has version 3",
     );
     check(
         &rewrite("\"state\"", "\"../s/state\""),
         "the name of a file beside it",
     );
+}
+
+#[test]
+fn a_snapshot_of_version_1_is_read_and_checked() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path().join("s");
+    let mut manifest = taken(&at).manifest;
+    manifest.version = 1;
+    // `printf 'the guest' | sha256sum`
+    let sha256 = "ba3c94e4024dd874eb17b3ac4b8acf810ed8da98b4ca4736ebfcd3577b9d18c3";
+    let [file] = manifest.files.as_mut_slice() else {
+        panic!("{manifest:?}");
+    };
+    (file.sha256, file.sparse_sha256) = (Some(sha256.into()), None);
+    let write = |manifest: &Manifest| {
+        std::fs::write(at.join(MANIFEST), serde_json::to_vec(manifest).unwrap()).unwrap();
+    };
+    write(&manifest);
+    assert_eq!(Snapshot::open(&at).unwrap().manifest, manifest);
+    std::fs::write(at.join("state"), "the guesT").unwrap();
+    let error = Snapshot::open(&at).unwrap_err().to_string();
+    assert!(error.contains("its SHA-256 is another one"), "{error}");
+    for digests in [(None, None), (Some(sha256.into()), Some(sha256.into()))] {
+        (manifest.files[0].sha256, manifest.files[0].sparse_sha256) = digests;
+        write(&manifest);
+        let error = Snapshot::open(&at).unwrap_err().to_string();
+        assert!(error.contains("has not one digest"), "{error}");
+    }
+}
+
+/// The digest in the manifest is made another one, so that reading the file would be seen.
+#[test]
+fn what_was_verified_is_read_once() {
+    let root = tempfile::tempdir().unwrap();
+    let home = Home::at(root.path().join("home"));
+    let at = root.path().join("s");
+    let snapshot_dir = SnapshotDir::begin(&home, &at).unwrap();
+    std::fs::write(snapshot_dir.folder().join("state"), "the guest").unwrap();
+    snapshot_dir.publish(manifest()).unwrap();
+    let entries = || std::fs::read_dir(home.root().join("verified")).unwrap();
+    let entry = entries().next().unwrap().unwrap().path();
+    let text = std::fs::read_to_string(&entry).unwrap();
+    let opened = |verify| Snapshot::open_verified(&home, &at, verify);
+    let sees_it = |verify| match opened(verify) {
+        Ok(_) => false,
+        Err(error) => error.to_string().contains("its SHA-256 is another one"),
+    };
+    for verify in [Verify::Always, Verify::Once, Verify::Never] {
+        assert!(!sees_it(verify), "{verify:?}");
+    }
+    // Taken for the same file, it is not read; what is not the same is.
+    let path = at.join("state");
+    std::fs::write(&path, "the guesT").unwrap();
+    assert!(sees_it(Verify::Once) && sees_it(Verify::Always) && !sees_it(Verify::Never));
+    let file = File::open(&path).unwrap();
+    let identity = Identity::settled(&file).unwrap().unwrap();
+    let digest = serde_json::from_str::<serde_json::Value>(&text).unwrap()["digest"].clone();
+    let forged = serde_json::json!({"identity": identity, "digest": digest});
+    std::fs::write(&entry, forged.to_string()).unwrap();
+    assert!(!sees_it(Verify::Once) && sees_it(Verify::Always));
+    // Nobody knows it any more: it is read, and remembered.
+    std::fs::write(&path, "the guest").unwrap();
+    std::fs::remove_file(&entry).unwrap();
+    opened(Verify::Once).unwrap();
+    assert!(entry.exists());
 }
 
 #[test]

@@ -1,12 +1,22 @@
 //! What is to be so with either VMM; how they are asked is their own.
 
 use crate::test_host::{LONG, TestHost, names, told};
+use mvm_fake_vmm::Subject;
 use mvm_vmm::error::Error;
 use mvm_vmm::{Deadline, Recorded};
 use std::time::Duration;
 
-pub(crate) fn starts_again_after_a_crash(backend: &'static str) {
-    let host = TestHost::new(backend);
+/// How the end of a VMM is told that was made to die.
+pub(crate) fn killed(vmm: &Subject) -> &'static str {
+    if vmm.is_real() {
+        "signal 9"
+    } else {
+        "exit status 1"
+    }
+}
+
+pub(crate) fn starts_again_after_a_crash(vmm: &Subject) {
+    let host = TestHost::new(vmm);
     let vm = host.vm("web").started();
     vm.kill();
     assert!(vm.folder.file("api.sock").exists(), "it is left behind");
@@ -16,8 +26,8 @@ pub(crate) fn starts_again_after_a_crash(backend: &'static str) {
 
 /// The error of a start with that fault. It leaves no process, and nothing that is in the next start's
 /// way.
-pub(crate) fn failing_start(backend: &'static str, fault: &str, at_most: Duration) -> Error {
-    let host = TestHost::new(backend);
+pub(crate) fn failing_start(vmm: &Subject, fault: &str, at_most: Duration) -> Error {
+    let host = TestHost::new(vmm);
     let vm = host.vm("web");
     vm.inject(fault);
     let error = vm.try_start(at_most).unwrap_err();
@@ -28,8 +38,8 @@ pub(crate) fn failing_start(backend: &'static str, fault: &str, at_most: Duratio
 }
 
 /// With what the VMM is to be asked by a restore.
-pub(crate) fn suspends_and_resumes(backend: &'static str, restored: &[impl AsRef<str>]) {
-    let host = TestHost::new(backend);
+pub(crate) fn suspends_and_resumes(vmm: &Subject, restored: &[impl AsRef<str>]) {
+    let host = TestHost::new(vmm);
     let vm = host.vm("web").started();
     let snapshot = vm.snapshot(&host.path("s"), true);
     assert!(!vm.runs());
@@ -47,13 +57,13 @@ pub(crate) fn suspends_and_resumes(backend: &'static str, restored: &[impl AsRef
 /// A snapshot with that fault fails with those words, and leaves nothing but the VM as it ran. To
 /// resume it is a request that begins so; one that was not paused is to get none.
 pub(crate) fn a_snapshot_that_fails_leaves_the_vm_running(
-    backend: &'static str,
+    vmm: &Subject,
     fault: &str,
     words: &[&str],
     resume: &str,
     was_paused: bool,
 ) {
-    let host = TestHost::new(backend);
+    let host = TestHost::new(vmm);
     let vm = host.vm("web").started();
     vm.inject(fault);
     let to = host.path("s");
@@ -69,8 +79,8 @@ pub(crate) fn a_snapshot_that_fails_leaves_the_vm_running(
 }
 
 /// `fault` has it die when it is to write a snapshot.
-pub(crate) fn a_vmm_that_dies_while_snapshotting_is_told(backend: &'static str, fault: &str) {
-    let host = TestHost::new(backend);
+pub(crate) fn a_vmm_that_dies_while_snapshotting_is_told(vmm: &Subject, fault: &str) {
+    let host = TestHost::new(vmm);
     let vm = host.vm("web").started();
     vm.inject(fault);
     let (mut session, frozen) = vm.freeze(&host.path("s"), LONG);

@@ -2,20 +2,15 @@
 
 use crate::both;
 use crate::test_host::{Installed, LONG, TestHost, names, told};
+use mvm_fake_vmm::Subject;
 use mvm_vmm::error::Error;
 use mvm_vmm::http::HttpError;
 use mvm_vmm::{Deadline, Recorded, Snapshot, Stop, Stopped};
 use std::fs;
 use std::time::{Duration, Instant};
 
-const BACKEND: &str = "firecracker";
-
 /// The variable that names the program.
 const PROGRAM: &str = "MVM_FIRECRACKER";
-
-fn host() -> TestHost {
-    TestHost::new(BACKEND)
-}
 
 const STARTED: [&str; 6] = [
     "GET /version 200",
@@ -26,18 +21,20 @@ const STARTED: [&str; 6] = [
     "PUT /actions 204",
 ];
 
-pub(crate) fn starts_and_stops() {
-    let host = host();
+pub(crate) fn starts_and_stops(vmm: &Subject) {
+    let host = TestHost::new(vmm);
     // With letters that an id of Firecracker's cannot have.
     let vm = host.vm("web_1.a");
     let record = vm.try_start(LONG).unwrap();
     assert_eq!(vm.calls(), STARTED);
     assert_eq!(record.state, Recorded::Running);
     assert_eq!(record.accelerator.as_deref(), Some("kvm"));
-    assert_eq!(
-        fs::read_to_string(vm.folder.file("boot_args")).unwrap(),
-        "console=ttyS0 reboot=k panic=1 pci=off init_on_free=1"
-    );
+    if !vmm.is_real() {
+        assert_eq!(
+            fs::read_to_string(vm.folder.file("boot_args")).unwrap(),
+            "console=ttyS0 reboot=k panic=1 pci=off init_on_free=1"
+        );
+    }
     assert!(vm.folder.file("v.sock").exists());
     assert_eq!(vm.stop(Stop::Ask(LONG)), Stopped::Clean);
     assert_eq!(vm.calls(), ["PUT /actions 204"]);
@@ -47,8 +44,8 @@ pub(crate) fn starts_and_stops() {
 
 /// KVM can be opened here; whether it boots a kernel is tried in QEMU, whose stand-in goes by what the
 /// kernel's file says.
-pub(crate) fn is_chosen_if_kvm_boots_the_kernel() {
-    let host = host();
+pub(crate) fn is_chosen_if_kvm_boots_the_kernel(vmm: &Subject) {
+    let host = TestHost::new(vmm);
     fs::create_dir_all(host.path("home")).unwrap();
     let vm = host.vm("hangs");
     // The next that can do without KVM. That it has no more than the trial is not asked here.
@@ -63,8 +60,8 @@ pub(crate) fn is_chosen_if_kvm_boots_the_kernel() {
     assert_eq!(record.backend, "firecracker");
 }
 
-pub(crate) fn has_its_root_file_system() {
-    let host = host();
+pub(crate) fn has_its_root_file_system(vmm: &Subject) {
+    let host = TestHost::new(vmm);
     host.write_manifest(r#"{"file":"rootfs.erofs","type":"erofs"}"#);
     let vm = host.vm("web");
     vm.try_start(LONG).unwrap();
@@ -72,19 +69,24 @@ pub(crate) fn has_its_root_file_system() {
     assert_eq!(calls[3], "PUT /drives/rootfs 204", "{calls:?}");
 }
 
-pub(crate) fn starts_again_after_a_crash() {
-    both::starts_again_after_a_crash(BACKEND);
+pub(crate) fn starts_again_after_a_crash(vmm: &Subject) {
+    both::starts_again_after_a_crash(vmm);
 }
 
-pub(crate) fn a_start_that_fails_leaves_no_process() {
-    let failing = |fault, at_most| both::failing_start(BACKEND, fault, at_most);
+pub(crate) fn a_start_that_fails_leaves_no_process(vmm: &Subject) {
+    let failing = |fault, at_most| both::failing_start(vmm, fault, at_most);
     let error = failing("PUT /vsock 500", LONG);
     told(&error, &["add the vsock device", "500", "injected"]);
     let error = failing("PUT /boot-source cut", LONG);
     told(&error, &["take the kernel", "in the middle of the answer"]);
     let error = failing("PUT /actions die", LONG);
-    told(&error, &["start the guest", "then it ended: exit status 1"]);
-    assert!(error.logs().unwrap().to_string().contains("injected"));
+    told(
+        &error,
+        &["start the guest", "then it ended", both::killed(vmm)],
+    );
+    if !vmm.is_real() {
+        assert!(error.logs().unwrap().to_string().contains("injected"));
+    }
     let soon = Duration::from_millis(700);
     let begun = Instant::now();
     let error = failing("PUT /entropy hang", soon);
@@ -99,16 +101,16 @@ pub(crate) fn a_start_that_fails_leaves_no_process() {
     ));
 }
 
-pub(crate) fn an_answer_with_more_in_it_is_not_taken() {
-    let host = host();
+pub(crate) fn an_answer_with_more_in_it_is_not_taken(vmm: &Subject) {
+    let host = TestHost::new(vmm);
     let vm = host.vm("web");
     vm.inject("GET /version extra");
     let error = vm.try_start(LONG).unwrap_err();
     told(&error, &["not what its API promises", "unheard_of"]);
 }
 
-pub(crate) fn snapshots_and_runs_on() {
-    let host = host();
+pub(crate) fn snapshots_and_runs_on(vmm: &Subject) {
+    let host = TestHost::new(vmm);
     let vm = host.vm("web").started();
     let snapshot = vm.snapshot(&host.path("s"), false);
     assert_eq!(
@@ -128,19 +130,19 @@ pub(crate) fn snapshots_and_runs_on() {
         ["manifest.json", "memory", "state"]
     );
     assert_eq!(snapshot.manifest.vmm.name, "firecracker");
-    assert_eq!(snapshot.manifest.vmm.version, "1.16.1");
+    assert_eq!(snapshot.manifest.vmm.version, vmm.version);
     assert_eq!(vm.record().state, Recorded::Running);
 }
 
-pub(crate) fn suspends_and_resumes() {
-    both::suspends_and_resumes(BACKEND, &["GET /version 200", "PUT /snapshot/load 204"]);
+pub(crate) fn suspends_and_resumes(vmm: &Subject) {
+    both::suspends_and_resumes(vmm, &["GET /version 200", "PUT /snapshot/load 204"]);
 }
 
 /// Each knows fields that those before it do not, and none is asked for more than it knows.
-pub(crate) fn every_version_restores_its_own_snapshots() {
+pub(crate) fn every_version_restores_its_own_snapshots(vmm: &Subject) {
     for version in ["1.10.1", "1.13.1", "1.15.1", "1.16.1", "1.17.0-dev"] {
         let _installed = Installed::version(PROGRAM, version);
-        let host = host();
+        let host = TestHost::new(vmm);
         let vm = host.vm("web").started();
         let snapshot = vm.snapshot(&host.path("s"), false);
         assert_eq!(snapshot.manifest.vmm.version, version);
@@ -150,8 +152,8 @@ pub(crate) fn every_version_restores_its_own_snapshots() {
     }
 }
 
-pub(crate) fn another_versions_snapshot_is_refused_before_anything_starts() {
-    let host = host();
+pub(crate) fn another_versions_snapshot_is_refused_before_anything_starts(vmm: &Subject) {
+    let host = TestHost::new(vmm);
     let vm = host.vm("web").started();
     let snapshot = vm.snapshot(&host.path("s"), false);
     let other = host.vm("other");
@@ -172,8 +174,10 @@ pub(crate) fn another_versions_snapshot_is_refused_before_anything_starts() {
     assert!(!other.runs());
 }
 
-pub(crate) fn a_manifest_that_does_not_go_together_is_refused_before_anything_starts() {
-    let host = host();
+pub(crate) fn a_manifest_that_does_not_go_together_is_refused_before_anything_starts(
+    vmm: &Subject,
+) {
+    let host = TestHost::new(vmm);
     let vm = host.vm("web").started();
     let sound = vm.snapshot(&host.path("s"), false);
     let other = host.vm("other");
@@ -198,24 +202,32 @@ pub(crate) fn a_manifest_that_does_not_go_together_is_refused_before_anything_st
         &|snapshot| snapshot.manifest.files.retain(|file| file.file != "memory"),
         &["manifest.json", "names no file \"memory\""],
     );
+    let mib = sound.manifest.memory_mib;
+    let more = format!("the guest has {} MiB of memory", mib + 1);
+    let bytes = format!("{} bytes", u64::from(mib) << 20);
     refused(
-        &|snapshot| snapshot.manifest.memory_mib = 2,
-        &["the guest has 2 MiB of memory", "1048576 bytes"],
+        &|snapshot| snapshot.manifest.memory_mib = mib + 1,
+        &[&more, &bytes],
     );
 }
 
 /// Where they got into a line of the guest's, the agent was not heard.
-pub(crate) fn its_own_words_are_not_in_the_guests_console() {
-    let host = host();
+pub(crate) fn its_own_words_are_not_in_the_guests_console(vmm: &Subject) {
+    let host = TestHost::new(vmm);
     let vm = host.vm("web").started();
     let console = fs::read_to_string(vm.folder.file("console.log")).unwrap();
-    assert_eq!(console, "mvm-guest-agent: listening on vsock port 52\n");
+    if vmm.is_real() {
+        assert!(!console.contains("Running Firecracker"), "{console}");
+    } else {
+        assert_eq!(console, "mvm-guest-agent: listening on vsock port 52\n");
+    }
     let log = fs::read_to_string(vm.folder.file("vmm.log")).unwrap();
-    assert!(log.contains("Running Firecracker v1.16.1"), "{log}");
+    let words = format!("Running Firecracker v{}", vmm.version);
+    assert!(log.contains(&words), "{log}");
 }
 
-pub(crate) fn a_clone_has_sockets_of_its_own() {
-    let host = host();
+pub(crate) fn a_clone_has_sockets_of_its_own(vmm: &Subject) {
+    let host = TestHost::new(vmm);
     let vm = host.vm("web").started();
     let snapshot = vm.snapshot(&host.path("s"), false);
     let clones = [host.vm("one"), host.vm("two")];
@@ -227,7 +239,7 @@ pub(crate) fn a_clone_has_sockets_of_its_own() {
     assert!(vm.runs() && clones.iter().all(super::test_host::Vm::runs));
 }
 
-pub(crate) fn a_snapshot_that_fails_leaves_the_vm_running() {
+pub(crate) fn a_snapshot_that_fails_leaves_the_vm_running(vmm: &Subject) {
     for (fault, expected, was_paused) in [
         ("PATCH /vm 500", "pause the VM", false),
         // It is paused, and nobody knows.
@@ -237,18 +249,16 @@ pub(crate) fn a_snapshot_that_fails_leaves_the_vm_running() {
     ] {
         let words = ["Firecracker cannot", expected];
         let resume = "PATCH /vm";
-        both::a_snapshot_that_fails_leaves_the_vm_running(
-            BACKEND, fault, &words, resume, was_paused,
-        );
+        both::a_snapshot_that_fails_leaves_the_vm_running(vmm, fault, &words, resume, was_paused);
     }
 }
 
-pub(crate) fn a_vmm_that_dies_while_snapshotting_is_told() {
-    both::a_vmm_that_dies_while_snapshotting_is_told(BACKEND, "PUT /snapshot/create die");
+pub(crate) fn a_vmm_that_dies_while_snapshotting_is_told(vmm: &Subject) {
+    both::a_vmm_that_dies_while_snapshotting_is_told(vmm, "PUT /snapshot/create die");
 }
 
-pub(crate) fn a_vmm_that_hangs_while_snapshotting_is_given_up() {
-    let host = host();
+pub(crate) fn a_vmm_that_hangs_while_snapshotting_is_given_up(vmm: &Subject) {
+    let host = TestHost::new(vmm);
     let vm = host.vm("web").started();
     vm.inject("PUT /snapshot/create hang");
     let soon = Duration::from_millis(400);
@@ -264,8 +274,8 @@ pub(crate) fn a_vmm_that_hangs_while_snapshotting_is_given_up() {
 }
 
 /// The one that runs counts, whatever is installed by now.
-pub(crate) fn the_broken_version_is_refused() {
-    let host = host();
+pub(crate) fn the_broken_version_is_refused(vmm: &Subject) {
+    let host = TestHost::new(vmm);
     let vm = host.vm("web");
     fs::write(vm.folder.file("version"), "1.16.0\n").unwrap();
     let vm = vm.started();
@@ -293,8 +303,17 @@ pub(crate) fn the_broken_version_is_refused() {
     assert_eq!(clone.calls(), [""; 0]);
 }
 
-pub(crate) fn a_load_that_fails_is_told_with_the_end_of_the_process() {
-    let host = host();
+/// Of the real program of that version.
+pub(crate) fn no_snapshot_is_taken_with_it(vmm: &Subject) {
+    let host = TestHost::new(vmm);
+    let vm = host.vm("web").started();
+    let error = vm.try_take(&host.path("s")).unwrap_err();
+    told(&error, &["1.16.0", "loses the guest's vsock"]);
+    assert_eq!(vm.record().state, Recorded::Running);
+}
+
+pub(crate) fn a_load_that_fails_is_told_with_the_end_of_the_process(vmm: &Subject) {
+    let host = TestHost::new(vmm);
     let vm = host.vm("web").started();
     let snapshot = vm.snapshot(&host.path("s"), true);
     let memory = snapshot.file("memory");
@@ -306,7 +325,8 @@ pub(crate) fn a_load_that_fails_is_told_with_the_end_of_the_process() {
         &error,
         &[
             "load the snapshot",
-            "400: Load snapshot error: No such file",
+            "400: Load snapshot error:",
+            "No such file",
             "then it ended: exit status 1",
         ],
     );

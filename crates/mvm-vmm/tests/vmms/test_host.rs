@@ -1,5 +1,6 @@
-//! What each test has: the stand-ins as programs, an image, a home for VMs.
+//! What each test has: the VMM's program, an image, a home for VMs.
 
+use mvm_fake_vmm::Subject;
 use mvm_protocol::lifecycle::Token;
 use mvm_vmm::error::Error;
 use mvm_vmm::machine::{self, Spec, Stop};
@@ -49,24 +50,25 @@ impl Drop for Installed {
 }
 
 pub(crate) struct TestHost {
-    backend: &'static str,
+    vmm: Subject,
     root: TempDir,
     home: Home,
 }
 
 impl TestHost {
-    pub(crate) fn new(backend: &'static str) -> Self {
+    pub(crate) fn new(vmm: &Subject) -> Self {
         let root = tempfile::tempdir().unwrap();
         let home = Home::at(root.path().join("home"));
         let host = Self {
-            backend,
+            vmm: vmm.clone(),
             root,
             home,
         };
         fs::create_dir(host.image()).unwrap();
-        for (file, content) in [("vmlinux", "\x7fELF"), ("initrd", ""), ("rootfs.erofs", "")] {
-            fs::write(host.image().join(file), content).unwrap();
-        }
+        put_kernel(vmm, &host.image());
+        fs::write(host.image().join("initrd"), "").unwrap();
+        // A few sectors, since a real VMM has no disk without any.
+        fs::write(host.image().join("rootfs.erofs"), [0; 4096]).unwrap();
         host.write_manifest("null");
         host
     }
@@ -80,8 +82,14 @@ impl TestHost {
     }
 
     pub(crate) fn write_manifest(&self, rootfs: &str) {
+        // The bare guest takes none, and a real VMM refuses an empty one.
+        let initrd = if self.vmm.is_real() {
+            "null"
+        } else {
+            "\"initrd\""
+        };
         let manifest = format!(
-            r#"{{"version":1,"kernel":"vmlinux","initrd":"initrd","rootfs":{rootfs},
+            r#"{{"version":1,"kernel":"vmlinux","initrd":{initrd},"rootfs":{rootfs},
             "cmdline":"init_on_free=1","agent":{{"version":"0.1.0","profile":"dev","port":52}}}}"#
         );
         fs::write(self.image().join("manifest.json"), manifest).unwrap();
@@ -100,6 +108,15 @@ impl TestHost {
     }
 }
 
+/// Puts a kernel that this VMM boots into a folder, as `vmlinux`.
+pub(crate) fn put_kernel(vmm: &Subject, folder: &Path) {
+    if vmm.is_real() {
+        mvm_bare_guest::build(folder).unwrap();
+    } else {
+        fs::write(folder.join(mvm_bare_guest::KERNEL), "\x7fELF").unwrap();
+    }
+}
+
 pub(crate) struct Vm<'a> {
     host: &'a TestHost,
     name: VmName,
@@ -108,15 +125,15 @@ pub(crate) struct Vm<'a> {
 
 impl Vm<'_> {
     pub(crate) fn try_start(&self, at_most: Duration) -> Result<Record, Error> {
-        self.try_start_with(self.host.backend, at_most)
+        self.try_start_with(self.host.vmm.backend, at_most)
     }
 
     pub(crate) fn try_start_with(&self, backend: &str, at_most: Duration) -> Result<Record, Error> {
         let spec = Spec {
             image: Some(self.host.image()),
             backend: Some(backend.into()),
-            // Little, since snapshots are hashed.
-            memory_mib: Some(1),
+            // Little, since snapshots are hashed; the bare guest needs some.
+            memory_mib: Some(if self.host.vmm.is_real() { 64 } else { 1 }),
             ..Spec::default()
         };
         let deadline = Deadline::new(at_most, None);
@@ -158,13 +175,15 @@ impl Vm<'_> {
 
     /// What the VMM was asked since it was last looked, with what it answered.
     pub(crate) fn calls(&self) -> Vec<String> {
-        let calls = fs::read_to_string(self.folder.file("calls.log")).unwrap_or_default();
+        let mut calls = mvm_fake_vmm::calls(self.folder.path());
         self.forget_calls();
-        calls.lines().map(str::to_owned).collect()
+        // Nobody speaks with the guest here.
+        calls.retain(|call| !call.starts_with("guest "));
+        calls
     }
 
     pub(crate) fn forget_calls(&self) {
-        let _ = fs::remove_file(self.folder.file("calls.log"));
+        mvm_fake_vmm::forget_calls(self.folder.path());
     }
 
     /// What is asked before the guest is told to sleep.

@@ -12,7 +12,7 @@ use clap_complete::engine::ArgValueCompleter;
 use mvm_client::Endpoint;
 use mvm_protocol::lifecycle::{Awake, Wake, WakeCause};
 use mvm_vmm::suspend::{RestoreSpec, restore};
-use mvm_vmm::{Deadline, Error, Snapshot};
+use mvm_vmm::{Deadline, Error, Snapshot, Verify};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,11 +47,37 @@ pub(crate) struct Args {
     #[arg(long)]
     clone: bool,
 
+    /// Whether the snapshot's files are read to see that they are what they were
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    verify: When,
+
     #[command(flatten)]
     marks: Marks,
 
     #[command(flatten)]
     payload: PayloadArg,
+}
+
+/// When a snapshot's files are read.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum When {
+    /// Each time
+    Always,
+    /// Once, and again when they were altered since
+    #[default]
+    Once,
+    /// Not at all: their sizes alone are compared
+    Never,
+}
+
+impl From<When> for Verify {
+    fn from(when: When) -> Self {
+        match when {
+            When::Always => Self::Always,
+            When::Once => Self::Once,
+            When::Never => Self::Never,
+        }
+    }
 }
 
 /// What came of it, as data.
@@ -75,14 +101,14 @@ impl Args {
         let begun = Instant::now();
         let cancelled = cancelled_by_signals(context);
         let flag = Arc::clone(&cancelled);
-        let (folder, clone) = (self.snapshot, self.clone);
+        let (folder, clone, verify) = (self.snapshot, self.clone, self.verify.into());
         let spec = RestoreSpec {
             clone,
             pinned: self.marks.pinned(),
             labels: self.marks.labels,
         };
         let restored = blocking(move || {
-            let snapshot = Snapshot::open(&folder)?;
+            let snapshot = Snapshot::open_verified(&home, &folder, verify)?;
             let deadline = Deadline::new(at_most, Some(&flag));
             let restored = restore(&home, &vm, &snapshot, &spec, deadline)?;
             Ok((snapshot, restored))

@@ -41,8 +41,8 @@ fn what_is_no_snapshot_starts_nothing() {
     host.mvmctl(&restore)
         .exits(1)
         .says("cannot read its manifest.json");
-    fs::write(folder.join("manifest.json"), "{\"version\": 2}").unwrap();
-    host.mvmctl(&restore).exits(1).says("has version 2");
+    fs::write(folder.join("manifest.json"), "{\"version\": 3}").unwrap();
+    host.mvmctl(&restore).exits(1).says("has version 3");
     assert!(!host.path().join("vms/new").exists());
     let unnamed = format!("vm restore {}", folder.display());
     host.mvmctl(&unnamed).exits(2).says("--name <NEW>");

@@ -1,4 +1,4 @@
-//! The stories, each told of both VMMs.
+//! The stories, each told of each VMM.
 
 use crate::test_host::{Backend, LONG, TestHost};
 use std::fs;
@@ -207,8 +207,16 @@ pub(crate) fn the_next_command_mends_what_a_killed_one_has_left(backend: &Backen
     assert_eq!((host.state(), host.left()), ("stopped".into(), vec![]));
 }
 
-pub(crate) fn the_broken_version_is_refused() {
-    let host = TestHost::with_version(&Backend::FIRECRACKER, Some("1.16.0"));
+pub(crate) fn the_broken_version_is_refused(backend: &Backend) {
+    refused(&TestHost::with_version(backend, Some("1.16.0")));
+}
+
+/// The real program of that version.
+pub(crate) fn no_snapshot_is_taken_with_it(backend: &Backend) {
+    refused(&TestHost::with_web(backend));
+}
+
+fn refused(host: &TestHost) {
     host.fails(
         "vm snapshot web --to s",
         &["1.16.0", "loses the guest's vsock"],

@@ -1,5 +1,6 @@
-//! What each test has: the stand-ins as programs, an image, a home with a VM `web` that runs.
+//! What each test has: the VMM's program, an image, a home with a VM `web` that runs.
 
+use mvm_fake_vmm::Subject;
 use serde_json::Value;
 use std::env;
 use std::fs;
@@ -27,10 +28,12 @@ pub(crate) struct Backend {
     pub(crate) resumed: &'static str,
     /// A request by which it says whether the VM is paused.
     pub(crate) ask: &'static str,
+    /// Whether it is the real program.
+    pub(crate) real: bool,
 }
 
 impl Backend {
-    pub(crate) const FIRECRACKER: Self = Self {
+    const FIRECRACKER: Self = Self {
         name: "firecracker",
         pause: "PATCH /vm",
         write: "PUT /snapshot/create",
@@ -38,8 +41,9 @@ impl Backend {
         paused: r#"{"state":"Paused"}"#,
         resumed: r#"{"state":"Resumed"}"#,
         ask: "GET /",
+        real: false,
     };
-    pub(crate) const CLOUD_HYPERVISOR: Self = Self {
+    const CLOUD_HYPERVISOR: Self = Self {
         name: "cloud-hypervisor",
         pause: "PUT /api/v1/vm.pause",
         write: "PUT /api/v1/vm.snapshot",
@@ -47,7 +51,17 @@ impl Backend {
         paused: "",
         resumed: "",
         ask: "GET /api/v1/vm.info",
+        real: false,
     };
+
+    pub(crate) fn of(vmm: &Subject) -> Self {
+        let known = [Self::FIRECRACKER, Self::CLOUD_HYPERVISOR];
+        let known = known.into_iter().find(|known| known.name == vmm.backend);
+        Self {
+            real: vmm.is_real(),
+            ..known.unwrap()
+        }
+    }
 }
 
 /// Has `mvmctl` find this executable under the VMMs' names. To be called before there are threads;
@@ -90,8 +104,11 @@ impl TestHost {
         fs::create_dir(&image).unwrap();
         let manifest = r#"{"version":1,"kernel":"vmlinux","initrd":null,"rootfs":null,"cmdline":"",
             "agent":{"version":"0.1.0","profile":"prod","port":52}}"#;
-        for (file, content) in [("vmlinux", "\x7fELF"), ("manifest.json", manifest)] {
-            fs::write(image.join(file), content).unwrap();
+        fs::write(image.join("manifest.json"), manifest).unwrap();
+        if backend.real {
+            mvm_bare_guest::build(&image).unwrap();
+        } else {
+            fs::write(image.join(mvm_bare_guest::KERNEL), "\x7fELF").unwrap();
         }
         fs::create_dir_all(host.file("web", "")).unwrap();
         if let Some(version) = version {
@@ -185,20 +202,21 @@ impl TestHost {
 
     /// What a VMM and its guest were asked, without the questions that change nothing.
     pub(crate) fn calls(&self, vm: &str) -> Vec<String> {
-        let calls = fs::read_to_string(self.file(vm, "calls.log")).unwrap_or_default();
-        let told = calls.lines().filter(|call| !call.starts_with("GET "));
-        told.map(str::to_owned).collect()
+        let mut calls = mvm_fake_vmm::calls(&self.file(vm, ""));
+        calls.retain(|call| !call.starts_with("GET "));
+        calls
     }
 
     pub(crate) fn forget_calls(&self) {
-        fs::remove_file(self.file("web", "calls.log")).unwrap();
+        mvm_fake_vmm::forget_calls(&self.file("web", ""));
     }
 
     /// Waits until `web` was asked that.
     pub(crate) fn await_call(&self, call: &str) {
         let until = Instant::now() + LONG;
-        while !self.calls("web").iter().any(|made| made == call) {
-            assert!(Instant::now() < until, "{call}: {:?}", self.calls("web"));
+        let calls = || mvm_fake_vmm::calls_so_far(&self.file("web", ""));
+        while !calls().iter().any(|made| made == call) {
+            assert!(Instant::now() < until, "{call}: {:?}", calls());
             sleep(Duration::from_millis(5));
         }
     }
