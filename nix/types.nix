@@ -87,7 +87,7 @@ let
       ok = v: isNumber v && v >= 0 && v <= 1.0e18;
     };
     positive = checked {
-      expected = "a finite number over 0";
+      expected = "a number over 0, and finite";
       # No float is larger.
       ok = v: isNumber v && v > 0 && v <= 1.7976931348623157e308;
     };

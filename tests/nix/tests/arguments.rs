@@ -120,7 +120,7 @@ fn whatever_it_is_given_it_says_what_is_wrong() {
         ),
         (
             r#"{ name = "x"; agent.busyThreshold = 1.0e308 * 10; }"#,
-            "mkGuest \"x\": 1 problem\n  agent.busyThreshold: inf is not a finite number over 0",
+            "mkGuest \"x\": 1 problem\n  agent.busyThreshold: inf is not a number over 0, and finite",
         ),
     ] {
         let said = refusal(&nix, arguments);
