@@ -79,6 +79,9 @@ pub(crate) struct VmState<'a> {
     /// How many writes are known: those that came before it was last waited for.
     known: u64,
     was_off: bool,
+    /// Whether a change was told after which nobody has looked to the end yet: whoever did may have been
+    /// dropped meanwhile.
+    unseen: bool,
     /// Since when it runs on, if that was seen, and how long to wait for its guest to be woken.
     runs_on: Option<(Instant, Backoff)>,
 }
@@ -103,6 +106,7 @@ impl<'a> VmStates<'a> {
             process: None,
             known: 0,
             was_off: false,
+            unseen: false,
             runs_on: None,
         })
     }
@@ -210,7 +214,9 @@ impl VmState<'_> {
     ///
     /// There is no such VM any more, or its record cannot be read.
     pub(crate) async fn now(&mut self) -> Result<Now, Error> {
-        let now = self.look().await?;
+        let now = self.look().await;
+        self.unseen = false;
+        let now = now?;
         let is_off = !matches!(now, Now::Runs(_));
         if self.was_off && !is_off {
             self.ran_on();
@@ -244,6 +250,9 @@ impl VmState<'_> {
     /// Waits until it may have changed since the last time that this was waited for. For ever, if
     /// nobody tells.
     pub(crate) async fn changed(&mut self) {
+        if self.unseen {
+            return;
+        }
         let Some(changes) = &self.changes else {
             return std::future::pending().await;
         };
@@ -266,6 +275,7 @@ impl VmState<'_> {
             }
         }
         self.known = changes.writes.get();
+        self.unseen = true;
     }
 
     /// Waits until it is something else than a VM that runs.
