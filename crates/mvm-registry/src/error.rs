@@ -4,7 +4,7 @@
 use crate::ending::Ending;
 use crate::listener::listener;
 use crate::state::{Pause, VmState};
-use crate::unseen::Unseen;
+use crate::unreadable_dir::UnreadableDir;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -26,7 +26,7 @@ pub enum Error {
         name: String,
     },
     /// No VM has that name.
-    #[error("no VM has that name in {}{}", .vms.display(), besides(.unseen))]
+    #[error("no VM has that name in {}{}", .vms.display(), besides(.unreadable))]
     NoSuchVm {
         /// What was asked for.
         name: String,
@@ -35,7 +35,7 @@ pub enum Error {
         /// The name of a VM that it may have been meant for.
         nearest: Option<String>,
         /// Where it may be after all.
-        unseen: Vec<Unseen>,
+        unreadable: Vec<UnreadableDir>,
     },
     /// The VM does not run. It is never dialled: a CONNECT to a paused VM can wedge its vsock backend
     /// for good.
@@ -128,8 +128,8 @@ pub enum Error {
 }
 
 /// What is to be known about a name that was not found.
-fn besides(unseen: &[Unseen]) -> String {
-    let told = unseen.iter().map(|one| format!("; {one}"));
+fn besides(unreadable: &[UnreadableDir]) -> String {
+    let told = unreadable.iter().map(|one| format!("; {one}"));
     told.collect()
 }
 
@@ -226,12 +226,14 @@ impl Error {
                     .into()
             }
             Self::NoSuchVm {
-                nearest, unseen, ..
+                nearest,
+                unreadable,
+                ..
             } => {
                 let meant = nearest
                     .as_ref()
                     .map(|nearest| format!("did you mean `{nearest}`?"));
-                let there = unseen.first().map(|one| one.hint().to_owned());
+                let there = unreadable.first().map(|one| one.hint().to_owned());
                 match (meant, there) {
                     (Some(meant), Some(there)) => format!("{meant} Otherwise {there}"),
                     (Some(hint), None) | (None, Some(hint)) => hint,

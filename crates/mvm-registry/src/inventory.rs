@@ -9,7 +9,7 @@ use crate::name::nearest;
 use crate::record::{Foreign, Found, Record};
 use crate::settings::{Pattern, Settings, xdg};
 use crate::state::{Pause, Untold, VmState};
-use crate::unseen::Unseen;
+use crate::unreadable_dir::UnreadableDir;
 use crate::{Endpoint, Error, Home, VmFolder, VmName};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -94,7 +94,7 @@ pub struct Listing {
     /// The VMs in name order.
     pub vms: Vec<Vm>,
     /// Where there may be more.
-    pub unseen: Vec<Unseen>,
+    pub unreadable: Vec<UnreadableDir>,
 }
 
 impl Vm {
@@ -347,10 +347,10 @@ impl Inventory {
     /// [`Error::NoInventory`] if there is no folder that could be looked at.
     pub fn list(&self) -> Result<Listing, Error> {
         let mut vms = BTreeMap::new();
-        let mut unseen = Vec::new();
+        let mut unreadable = Vec::new();
         let mut names = Vec::new();
         if let Err(source) = self.own_names(&mut names) {
-            unseen.push(self.own_unseen(source));
+            unreadable.push(self.own_unreadable(source));
         }
         for name in names {
             // One that has gone meanwhile is none.
@@ -361,7 +361,7 @@ impl Inventory {
         for pattern in &self.settings.discover {
             let mut names = Vec::new();
             if let Err(source) = pattern.names(&mut names) {
-                unseen.push(discovered_unseen(pattern, source));
+                unreadable.push(discovered_unreadable(pattern, source));
             }
             for name in names.into_iter().filter(|name| VmName::new(name).is_ok()) {
                 let endpoint = Endpoint::unix(pattern.path_of(&name));
@@ -369,19 +369,19 @@ impl Inventory {
                     .or_insert_with(|| Vm::stranger(&name, endpoint));
             }
         }
-        let none_seen = vms.is_empty() && unseen.len() > self.settings.discover.len();
-        if none_seen {
-            let Unseen { path, source, .. } = unseen.swap_remove(0);
+        let none_readable = vms.is_empty() && unreadable.len() > self.settings.discover.len();
+        if none_readable {
+            let UnreadableDir { path, source, .. } = unreadable.swap_remove(0);
             return Err(Error::NoInventory { path, source });
         }
         Ok(Listing {
             vms: vms.into_values().collect(),
-            unseen,
+            unreadable,
         })
     }
 
-    fn own_unseen(&self, source: io::Error) -> Unseen {
-        Unseen {
+    fn own_unreadable(&self, source: io::Error) -> UnreadableDir {
+        UnreadableDir {
             path: self.home.vms(),
             source,
             is_discovered: false,
@@ -402,11 +402,11 @@ impl Inventory {
         let parsed = VmName::new(name).map_err(|_| Error::NeitherNameNorAddress {
             name: name.to_owned(),
         })?;
-        let mut unseen = Vec::new();
+        let mut unreadable = Vec::new();
         match self.own(&parsed) {
             Ok(Some(vm)) => return Ok(vm),
             Ok(None) => {}
-            Err(source) => unseen.push(self.own_unseen(source)),
+            Err(source) => unreadable.push(self.own_unreadable(source)),
         }
         for pattern in &self.settings.discover {
             match pattern.has(name) {
@@ -414,7 +414,7 @@ impl Inventory {
                     return Ok(Vm::stranger(name, Endpoint::unix(pattern.path_of(name))));
                 }
                 Ok(false) => {}
-                Err(source) => unseen.push(discovered_unseen(pattern, source)),
+                Err(source) => unreadable.push(discovered_unreadable(pattern, source)),
             }
         }
         let vms = self.list()?.vms;
@@ -425,7 +425,7 @@ impl Inventory {
             name: name.to_owned(),
             vms: self.home.vms(),
             nearest: nearest(name, vms.iter().map(|vm| vm.name.as_str())).map(str::to_owned),
-            unseen,
+            unreadable,
         })
     }
 
@@ -496,8 +496,8 @@ impl Inventory {
     }
 }
 
-fn discovered_unseen(pattern: &Pattern, source: io::Error) -> Unseen {
-    Unseen {
+fn discovered_unreadable(pattern: &Pattern, source: io::Error) -> UnreadableDir {
+    UnreadableDir {
         path: pattern.folder().to_owned(),
         source,
         is_discovered: true,

@@ -32,7 +32,7 @@ pub mod record;
 mod settings;
 pub mod state;
 mod trust;
-mod unseen;
+mod unreadable_dir;
 mod watch;
 
 pub use ending::Ending;
@@ -47,5 +47,5 @@ pub use name::{VmName, nearest};
 pub use process::{Alive, Process, Role, boot_id};
 pub use record::{Record, Recorded};
 pub use state::{Pause, Untold, VmState};
-pub use unseen::Unseen;
+pub use unreadable_dir::UnreadableDir;
 pub use watch::{Change, Watch};

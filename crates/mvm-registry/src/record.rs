@@ -197,7 +197,7 @@ impl VmFolder {
                 name: self.name().to_string(),
                 vms: self.path().parent().unwrap_or(self.path()).to_owned(),
                 nearest: None,
-                unseen: Vec::new(),
+                unreadable: Vec::new(),
             }),
         }
     }

@@ -52,9 +52,9 @@ pub(crate) fn targets<'a>(
     let Choice { names, selectors } = choice.into();
     if names.is_empty() {
         let found = inventory.list()?;
-        for unseen in &found.unseen {
-            context.ui.warning(&unseen.to_string());
-            context.ui.hint(unseen.hint());
+        for unreadable in &found.unreadable {
+            context.ui.warning(&unreadable.to_string());
+            context.ui.hint(unreadable.hint());
         }
         let meant = found.vms.into_iter().filter(|vm| vm.is_meant_by(selectors));
         let targets: Vec<_> = meant

@@ -223,9 +223,13 @@ fn a_folder_that_cannot_be_read_takes_no_others_away() {
     let found = inventory.list().unwrap();
     let names: Vec<_> = found.vms.iter().map(|vm| vm.name.as_str()).collect();
     assert_eq!(names, ["db", "web-1"]);
-    let unseen: Vec<_> = found.unseen.iter().map(|one| one.path.clone()).collect();
-    assert_eq!(unseen, [closed.clone(), file.clone()]);
-    assert!(found.unseen[0].hint().contains("discover"));
+    let unreadable: Vec<_> = found
+        .unreadable
+        .iter()
+        .map(|one| one.path.clone())
+        .collect();
+    assert_eq!(unreadable, [closed.clone(), file.clone()]);
+    assert!(found.unreadable[0].hint().contains("discover"));
 
     assert_eq!(inventory.find("db").unwrap().name, "db");
     let error = inventory.find("wbe-1").unwrap_err();
@@ -259,8 +263,8 @@ fn others_are_found_where_the_home_cannot_be_read() {
     std::fs::write(jailer.join("db/v.sock"), "").unwrap();
     discovering(&mut inventory, &[&jailer]);
     let found = inventory.list().unwrap();
-    assert_eq!((found.vms.len(), found.unseen.len()), (1, 1));
-    assert!(found.unseen[0].hint().contains("MVM_HOME"));
+    assert_eq!((found.vms.len(), found.unreadable.len()), (1, 1));
+    assert!(found.unreadable[0].hint().contains("MVM_HOME"));
 
     // And where nothing at all can be seen, that is no fleet of none.
     let closed = closed(home.path());
@@ -279,7 +283,7 @@ fn a_file_where_a_folder_would_be_is_no_vm() {
     assert!(inventory.list().unwrap().vms.is_empty());
     let error = inventory.find("README").unwrap_err();
     assert!(
-        matches!(error, Error::NoSuchVm { ref unseen, .. } if unseen.is_empty()),
+        matches!(error, Error::NoSuchVm { ref unreadable, .. } if unreadable.is_empty()),
         "{error:?}"
     );
 }
@@ -314,7 +318,7 @@ fn what_this_user_may_not_see_is_told_as_such() {
     close(&jailer);
     unprivileged(|| {
         let found = inventory.list().unwrap();
-        assert_eq!((found.vms.len(), found.unseen.len()), (2, 1));
+        assert_eq!((found.vms.len(), found.unreadable.len()), (2, 1));
         let error = inventory.find("theirs").unwrap().endpoint().unwrap_err();
         assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
         let error = inventory.find("mien").unwrap_err();

@@ -5,7 +5,7 @@ use crate::args::Format;
 use crate::render::data::document;
 use crate::render::text::clean;
 use crate::report::{Failure, Kind, Outcome};
-use mvm_registry::{Error, Inventory, Unseen};
+use mvm_registry::{Error, Inventory, UnreadableDir};
 use mvm_vmm::Deadline;
 use mvm_vmm::doctor::{self, DiscoveredVm, Finding, Level};
 use serde_json::json;
@@ -24,10 +24,10 @@ impl Args {
         let home = inventory.home().clone();
         let discovered =
             match discovered(&inventory) {
-                Ok((discovered, unseen)) => {
+                Ok((discovered, unreadable)) => {
                     // Of the VMs in `$MVM_HOME` it tells by itself.
-                    let unseen = unseen.iter().filter(|one| one.is_discovered);
-                    amiss.extend(unseen.map(|one| {
+                    let unreadable = unreadable.iter().filter(|one| one.is_discovered);
+                    amiss.extend(unreadable.map(|one| {
                         Finding::amiss(Level::Warning, "vms", one.to_string(), one.hint())
                     }));
                     discovered
@@ -80,7 +80,7 @@ fn inventory(context: &Context) -> Result<(Inventory, Vec<Finding>), Failure> {
 
 /// The sockets of VMs that are not, or are reached discovered than, in `$MVM_HOME`. Of one that does
 /// not run there is none to be looked at. And the folders in which there may be more.
-fn discovered(inventory: &Inventory) -> Result<(Vec<DiscoveredVm>, Vec<Unseen>), Error> {
+fn discovered(inventory: &Inventory) -> Result<(Vec<DiscoveredVm>, Vec<UnreadableDir>), Error> {
     let found = inventory.list()?;
     let sockets = found.vms.into_iter().filter_map(|vm| {
         let socket = vm.endpoint().ok()?.path()?.to_owned();
@@ -90,7 +90,7 @@ fn discovered(inventory: &Inventory) -> Result<(Vec<DiscoveredVm>, Vec<Unseen>),
             socket,
         })
     });
-    Ok((sockets.collect(), found.unseen))
+    Ok((sockets.collect(), found.unreadable))
 }
 
 fn list(findings: &[Finding], show: impl Fn(&Finding) -> String) -> String {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// A folder that could not be looked at.
 #[derive(Debug)]
-pub struct Unseen {
+pub struct UnreadableDir {
     /// The folder.
     pub path: PathBuf,
     /// Why.
@@ -15,14 +15,14 @@ pub struct Unseen {
     pub is_discovered: bool,
 }
 
-impl fmt::Display for Unseen {
+impl fmt::Display for UnreadableDir {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let path = self.path.display();
         write!(f, "cannot look for VMs in {path}: {}", self.source)
     }
 }
 
-impl Unseen {
+impl UnreadableDir {
     /// What to do next.
     pub fn hint(&self) -> &'static str {
         if self.is_discovered {
