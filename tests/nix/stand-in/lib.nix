@@ -51,6 +51,7 @@ let
       );
     oneOf = several: type "one of several types" (v: any (one: one.check v) several);
     addCheck = inner: check: inner // { check = v: inner.check v && check v; };
+    listOf = inner: type "list of ${inner.description}" (v: isList v && all inner.check v);
     nonEmptyListOf =
       inner: type "non-empty list of ${inner.description}" (v: isList v && v != [ ] && all inner.check v);
     attrsOf =
