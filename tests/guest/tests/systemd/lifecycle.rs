@@ -3,6 +3,7 @@
 use mvm_guest_tests::{SystemdVm, eventually};
 use mvm_protocol::lifecycle::{SleepPrep, Wake};
 use mvm_protocol::status::Lifecycle;
+use serde_json::Value;
 use std::fs;
 
 /// What the lifecycle commands have written since this was last asked.
@@ -172,4 +173,18 @@ async fn a_guest_that_powers_off_by_itself_has_ended() {
     .await;
     let console = vm.mvmctl().ok(&["vm", "logs", vm.name()]).stdout;
     assert!(console.contains("reboot: Power down"), "{console}");
+    let listed = vm.mvmctl().run(&["vm", "ls", "--json"]).stdout;
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let of_this = |one: &&Value| one["vm"] == vm.name();
+    let one = listed.as_array().unwrap().iter().find(of_this).unwrap();
+    assert_eq!(one["state"], "ended", "{one}");
+    assert_eq!(one["ended"]["how"], "powered-off", "{one}");
+    let waited = vm
+        .mvmctl()
+        .run(&["vm", "wait", vm.name(), "--for", "ready"]);
+    assert_eq!(waited.code, Some(3), "{waited:?}");
+    assert!(
+        waited.stderr.contains("its guest powered off"),
+        "{waited:?}"
+    );
 }
