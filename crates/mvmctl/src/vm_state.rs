@@ -233,11 +233,10 @@ impl VmState<'_> {
         };
         let at_most = self.states.context.deadlines().connect;
         let vm = inventory.now(&self.name, at_most).await?;
-        self.process = None;
+        let alive = vm.record().and_then(|record| record.alive().ok());
+        let main = alive.and_then(|alive| alive.into_iter().find(|it| it.role.is_main()));
+        self.process = main.and_then(|main| readable(main.into_pidfd()).ok());
         let Err(error) = vm.endpoint() else {
-            let alive = vm.record().and_then(|record| record.alive().ok());
-            let main = alive.and_then(|alive| alive.into_iter().find(|it| it.role.is_main()));
-            self.process = main.and_then(|main| readable(main.into_pidfd()).ok());
             return Ok(Now::Runs(vm));
         };
         match vm.state {

@@ -115,6 +115,11 @@ impl Follower<'_> {
                     continue;
                 }
                 Ok(Now::Ended(failure)) => return self.give_up_for(failure),
+                // A VMM that is just ending does not say any more whether it runs.
+                Err(error) if was_up && error.is_retryable() => {
+                    let _ = timeout(backoff.pause(), state.changed()).await;
+                    continue;
+                }
                 Ok(Now::Off(error)) | Err(error) => return self.give_up(&error),
             };
             let mut is_up = false;
@@ -142,6 +147,7 @@ impl Follower<'_> {
             was_up |= is_up;
             match state.now().await {
                 Ok(Now::Runs(_)) if was_up && error.is_retryable() => {}
+                Err(unknown) if was_up && unknown.is_retryable() => {}
                 // What became of it says more than how the connection ended.
                 Ok(Now::Off(_)) if was_up => continue,
                 Ok(Now::Ended(failure)) => return self.give_up_for(failure),

@@ -122,6 +122,12 @@ impl Args {
                     continue;
                 }
                 Ok(Now::Ended(failure)) => return Err(failure),
+                // A VMM that is just ending, or very busy, does not say whether it runs.
+                Err(error) if error.is_retryable() => {
+                    *seen = Some(Seen::Error(about(&error)));
+                    let _ = timeout(backoff.pause(), vm_state.changed()).await;
+                    continue;
+                }
                 Err(error) => return Err(about(&error)),
             };
             match self
