@@ -265,7 +265,8 @@ async fn a_snapshot_that_fails_leaves_no_folder_and_the_vm_runs_on() {
     let error = session.freeze(snapshot_dir, begun).unwrap_err();
     assert!(matches!(error, Error::Interrupted), "{error}");
     let asleep = story.mvmctl.run(&["vm", "ping", "golden"]);
-    assert!(asleep.stderr.contains("the VM is asleep"), "{asleep:?}");
+    let paused = "the VM is paused: a snapshot of it is being taken";
+    assert!(asleep.stderr.contains(paused), "{asleep:?}");
     session
         .run_on(Deadline::new(Duration::from_mins(1), None))
         .unwrap();
