@@ -45,6 +45,8 @@ pub struct SnapshotSession {
     processes: VmProcesses,
     image: PathBuf,
     _lock: Lock,
+    /// The folder of a snapshot that could not be written.
+    given_up: Option<SnapshotDir>,
 }
 
 /// A VM's state, written and without a name yet. It is gone if this is dropped.
@@ -103,6 +105,7 @@ pub fn take(
         processes,
         image,
         _lock: lock,
+        given_up: None,
     };
     Ok((session, snapshot_dir))
 }
@@ -143,6 +146,7 @@ pub fn mend(
         image: record.image.clone().unwrap_or_default(),
         processes: VmProcesses::attach(folder, record),
         _lock: lock,
+        given_up: None,
     };
     if frozen {
         session.run_on(deadline)?;
@@ -175,9 +179,16 @@ impl SnapshotSession {
     ) -> Result<PendingSnapshot, Error> {
         self.processes.set_state(Recorded::Asleep)?;
         let created = now();
-        let vmm = self
+        let frozen = self
             .driver
-            .freeze(&mut self.processes, snapshot_dir.folder(), deadline)?;
+            .freeze(&mut self.processes, snapshot_dir.folder(), deadline);
+        let vmm = match frozen {
+            Ok(vmm) => vmm,
+            Err(error) => {
+                self.given_up = Some(snapshot_dir);
+                return Err(error);
+            }
+        };
         Ok(PendingSnapshot {
             snapshot_dir,
             record: self.processes.record().clone(),
@@ -190,6 +201,8 @@ impl SnapshotSession {
     /// Lets the VM run on. When it returns the guest may be dialled.
     pub fn run_on(&mut self, deadline: Deadline<'_>) -> Result<(), Error> {
         let ran = self.driver.run_on(&mut self.processes, deadline);
+        // Only now: until the VM runs on the VMM may be writing there, and leave what is removed.
+        self.given_up = None;
         if ran.is_ok() {
             self.processes.set_state(Recorded::Running)?;
         } else if self.has_died()? {
