@@ -224,6 +224,11 @@ fn build(parts: &Parts, debian: &Path, folder: &Path, image: &Path) {
     let system = "etc/systemd/system";
     let remote = REMOTE.replace("PORT", &REMOTE_PORT.to_string());
     put(&format!("{system}/remote.service"), &remote);
+    // The scripts of the stories run while the guest sleeps as well.
+    put(
+        "etc/mvm/agent.json",
+        r#"{"freeze_exempt": ["/system.slice/remote.service"]}"#,
+    );
     let wanted = add.join(system).join("multi-user.target.wants");
     fs::create_dir(&wanted).expect("make a folder");
     symlink("../remote.service", wanted.join("remote.service")).expect("make a link");
