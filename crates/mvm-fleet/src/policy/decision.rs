@@ -142,13 +142,9 @@ impl<'a> Decision<'a> {
     fn bring_up(&mut self, fresh: u32, all_idle: u32) {
         let bounds = self.policy.bounds;
         let Members {
-            busy,
-            starting,
-            unknown,
-            coming,
-            ..
+            starting, coming, ..
         } = self.members;
-        let taken = busy + starting + unknown + coming;
+        let taken = self.members.taken();
         let have = taken + fresh;
         let missing = bounds.wanted(taken).saturating_sub(have);
         let is_demanded = self.waiting > 0 && all_idle == 0 && starting == 0 && coming == 0;
@@ -301,14 +297,8 @@ impl<'a> Decision<'a> {
     /// Pauses, or puts to sleep, what is idle beyond what is to be at hand.
     fn put_down(&mut self, fresh: &[(Duration, &'a Vm)]) {
         let bounds = self.policy.bounds;
-        let Members {
-            busy,
-            starting,
-            unknown,
-            coming,
-            ..
-        } = self.members;
-        let taken = busy + starting + unknown + coming;
+        let busy = self.members.busy;
+        let taken = self.members.taken();
         let at_hand = bounds.wanted(taken).saturating_sub(taken);
         let keep = at_hand.max(bounds.min.saturating_sub(busy));
         let mut surplus = number(fresh).saturating_sub(keep);

@@ -28,6 +28,13 @@ pub(super) struct Members<'a> {
     pub(super) last_number: u32,
 }
 
+impl Members<'_> {
+    /// Those that work, may work, or are on their way up: none of them is at hand.
+    pub(super) fn taken(&self) -> u32 {
+        self.busy + self.starting + self.unknown + self.coming
+    }
+}
+
 /// The highest number that a clone's name may have.
 pub(super) const LAST_NUMBER: u32 = 999_999_999;
 
