@@ -244,6 +244,13 @@ impl Peer {
         self.stream.read_exact(&mut vec![0; count]).unwrap();
     }
 
+    /// Whether the client has closed, as far as that has come here.
+    pub fn is_closed(&self) -> bool {
+        use rustix::net::{RecvFlags, recv};
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(recv(&self.stream, &mut [0; 1], flags), Ok((_, 0)))
+    }
+
     /// Closes the connection, in the middle of whatever it is.
     pub fn hang_up(&mut self) {
         self.stream.shutdown(Shutdown::Both).unwrap();

@@ -4,15 +4,22 @@
 //! What it is asked is written down in `calls.log` between the VMM's own calls, and `fault` can name
 //! such a call too, as `guest sleep-prep refuse`. How many connections were open when the VM was
 //! paused is written down as well: a host has to have closed its own by then.
+//!
+//! A file `guest-health` has its one integration be of that health, and those who watch are told of
+//! changes; with `silent` in it the guest answers nothing.
 
-use crate::{fault, note};
-use mvm_fake_agent::{FakeAgent, Peer, answer_to};
+use crate::{TICK, fault, note};
+use mvm_fake_agent::{FakeAgent, Peer, answer_to, status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// What a health is that is none: nothing is answered.
+const SILENT: &str = "silent";
 
 /// How long a connection that the host has closed may be counted still.
 const NOTICED_WITHIN: Duration = Duration::from_secs(2);
@@ -124,18 +131,21 @@ fn serve(shared: &Shared, peer: &mut Peer) {
         return;
     }
     while let Some(request) = peer.request() {
+        while health() == SILENT && !peer.is_closed() {
+            thread::sleep(TICK);
+        }
         let mut state = shared.running();
         let (call, mut answer) = match request["type"].as_str() {
             Some("sleep-prep") => ("guest sleep-prep".to_owned(), sleep(&mut state, &request)),
             Some("wake") => (name_of_wake(&request), wake(&mut state, &request)),
             Some("status") => {
-                let mut status = answer_to(&request);
+                let mut status = status(&health());
                 if state.memory.token.is_some() {
                     status["lifecycle"] = "ready".into();
                 }
                 (String::new(), status)
             }
-            Some("watch") => ("guest watch".to_owned(), answer_to(&request)),
+            Some("watch") => ("guest watch".to_owned(), status(&health())),
             _ => (String::new(), answer_to(&request)),
         };
         drop(state);
@@ -163,7 +173,49 @@ fn serve(shared: &Shared, peer: &mut Peer) {
         }
         answer["id"] = request["id"].clone();
         peer.answer(&answer);
+        if request["type"] == "watch" {
+            return watch(shared, peer, &request, &answer);
+        }
     }
+}
+
+/// Tells what changes, and that it is there, until the host has closed.
+fn watch(shared: &Shared, peer: &mut Peer, request: &Value, first: &Value) {
+    let heartbeat = request["heartbeat_secs"].as_f64().unwrap_or(1.0);
+    let heartbeat = Duration::from_secs_f64(heartbeat);
+    let mut known = first["health"].clone();
+    let mut told = Instant::now();
+    while !peer.is_closed() {
+        thread::sleep(TICK);
+        let ready = match shared.lock() {
+            state if state.runs => state.memory.token.is_some(),
+            _ => continue,
+        };
+        let health = health();
+        let change = if health == SILENT {
+            continue;
+        } else if ready {
+            json!({"lifecycle": "ready"})
+        } else if known != *health {
+            json!({"integration": status(&health)["integrations"][0]})
+        } else if told.elapsed() >= heartbeat {
+            json!({"heartbeat": true})
+        } else {
+            continue;
+        };
+        known = health.into();
+        told = Instant::now();
+        let mut event = json!({"type": "event", "id": request["id"], "at": "2026-11-24T06:02:11Z"});
+        if let (Value::Object(event), Value::Object(change)) = (&mut event, change) {
+            event.extend(change);
+        }
+        peer.answer(&event);
+    }
+}
+
+/// As the test says; by default it is well.
+fn health() -> String {
+    fs::read_to_string("guest-health").unwrap_or_else(|_| "healthy".into())
 }
 
 fn sleep(state: &mut State, request: &Value) -> Value {

@@ -6,6 +6,7 @@
 //!                         console.log    what the guest wrote to its console
 //!                         vmm.log, …     what each process of it wrote
 //! $MVM_HOME/locks/<name>  held while a VM is started, stopped, snapshotted or removed
+//! $MVM_HOME/locks/<name>+run  held by the program that supervises the VM, as long as it does
 //! ```
 //!
 //! Locks lie outside the VM's folder: a lock inside one that is being removed protects nothing. They
@@ -32,6 +33,9 @@ const MAX_HOLDER: u64 = 64;
 /// How long a lock may outlive who holds it. What that one was just starting has inherited it, and
 /// ends as soon as it sees that it is alone, on a busy machine a little later.
 const INHERITED: Duration = Duration::from_secs(5);
+
+/// What the name of the lock of a VM's supervisor ends with; no VM's name has that in it.
+const SUPERVISION: &str = "+run";
 
 /// How often it is tried again meanwhile: a lock gives no event.
 const TICK: Duration = Duration::from_millis(5);
@@ -63,6 +67,7 @@ impl Home {
         VmFolder {
             path: self.vms().join(name.as_str()),
             lock: self.root.join("locks").join(name.as_str()),
+            supervision: self.root.join("locks").join(format!("{name}{SUPERVISION}")),
             name: name.clone(),
         }
     }
@@ -73,7 +78,20 @@ impl Home {
     ///
     /// [`Error::Locked`] if another process has it; [`Error::NotTrusted`], [`Error::Io`].
     pub fn lock(&self, name: &VmName) -> Result<Lock, Error> {
-        let path = self.vm(name).lock;
+        self.take(&self.vm(name).lock)
+    }
+
+    /// Takes the place of the one program that supervises a VM for as long as it runs. It keeps nobody
+    /// from starting, stopping or snapshotting the VM.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Home::lock`].
+    pub fn lock_supervision(&self, name: &VmName) -> Result<Lock, Error> {
+        self.take(&self.vm(name).supervision)
+    }
+
+    fn take(&self, path: &Path) -> Result<Lock, Error> {
         let locks = self.root.join("locks");
         make_private(&locks)?;
         // It is written to, whatever others have put there.
@@ -85,16 +103,16 @@ impl Home {
             .create(true)
             .truncate(false)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&path)
-            .map_err(Error::io("open", &path))?;
+            .open(path)
+            .map_err(Error::io("open", path))?;
         let until = Instant::now() + INHERITED;
         loop {
             match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
                 Ok(_) => break,
                 Err(Errno::EAGAIN | Errno::EACCES) => {}
-                Err(error) => return Err(Error::io("lock", &path)(error.into())),
+                Err(error) => return Err(Error::io("lock", path)(error.into())),
             }
-            let holder = holder(&path);
+            let holder = holder(path);
             let has_died = holder.is_some_and(|holder| matches!(holder.open(), Ok(None)));
             if !has_died || Instant::now() >= until {
                 return Err(Error::Locked {
@@ -104,7 +122,7 @@ impl Home {
             std::thread::sleep(TICK);
         }
         let lock = Lock { file };
-        lock.sign().map_err(Error::io("write", &path))?;
+        lock.sign().map_err(Error::io("write", path))?;
         Ok(lock)
     }
 }
@@ -180,6 +198,7 @@ fn holder(path: &Path) -> Option<ProcessId> {
 pub struct VmFolder {
     path: PathBuf,
     lock: PathBuf,
+    supervision: PathBuf,
     name: VmName,
 }
 
@@ -261,8 +280,14 @@ mod tests {
         let refused = home.lock(&web).unwrap_err();
         assert!(matches!(refused, Error::Locked { by: Some(pid) } if pid == own));
         assert!(home.lock(&VmName::new("db").unwrap()).is_ok());
+        // Who supervises it keeps nobody from that, and nobody it.
+        let supervised = home.lock_supervision(&web).unwrap();
+        let refused = home.lock_supervision(&web).unwrap_err();
+        assert!(matches!(refused, Error::Locked { by: Some(pid) } if pid == own));
         drop(held);
         assert!(!vm.is_locked().unwrap());
         assert!(home.lock(&web).is_ok());
+        drop(supervised);
+        assert!(home.lock_supervision(&web).is_ok());
     }
 }

@@ -124,6 +124,7 @@ pub fn start(
     let is_new = last.is_none() && !folder.path().exists();
     folder.create()?;
     remove_sockets(&folder)?;
+    remove_console(&folder)?;
     let launch = Launch {
         home,
         image: image.as_ref(),
@@ -390,6 +391,61 @@ pub(crate) fn remove_sockets(folder: &VmFolder) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Removes what an earlier guest wrote: the agent's line in it would be taken for the new one's. What the
+/// new one writes is another file, so that whoever follows it knows where it begins.
+pub(crate) fn remove_console(folder: &VmFolder) -> Result<(), Error> {
+    let console = folder.console();
+    match std::fs::remove_file(&console) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io("remove", &console)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Ends what is left of a VM that has ended by itself, such as the backend of its vsock device. Its
+/// record goes on saying how it ended.
+pub fn end_left_over(home: &Home, name: &VmName) -> Result<(), Error> {
+    let folder = home.vm(name);
+    folder.record()?;
+    let _lock = home.lock(name)?;
+    let alive = folder.record()?.alive()?;
+    if alive.iter().any(|process| process.role.is_main()) {
+        // Somebody has started it again.
+        return Ok(());
+    }
+    end_all(name, &alive)
+}
+
+/// Notes other labels of a VM, and whether the fleet is to leave it alone.
+pub fn mark(
+    home: &Home,
+    name: &VmName,
+    labels: &[Label],
+    pinned: Option<bool>,
+) -> Result<(), Error> {
+    let _lock = home.lock(name)?;
+    let folder = home.vm(name);
+    let mut record = folder.record()?;
+    record.labels = record.labels.with(labels)?;
+    record.pinned = pinned.unwrap_or(record.pinned);
+    Ok(folder.save(&record)?)
+}
+
+/// Ends a VM that went on from its own snapshot and could not be woken: it is asleep in that snapshot
+/// again, as it was.
+pub fn sleep_again(home: &Home, name: &VmName, snapshot: &Path) -> Result<(), Error> {
+    let _lock = home.lock(name)?;
+    let folder = home.vm(name);
+    let mut record = folder.record()?;
+    end_all(name, &record.alive()?)?;
+    remove_sockets(&folder)?;
+    record.state = Recorded::Asleep;
+    record.suspended_in = Some(snapshot.to_owned());
+    record.processes.clear();
+    Ok(folder.save(&record)?)
 }
 
 /// Opens what the guest wrote to its console.

@@ -22,7 +22,7 @@ use crate::driver::{self, Driver, Restore};
 use crate::error::Error;
 use crate::image::Image;
 use crate::launch::VmProcesses;
-use crate::machine::{end_all, forget, remove_sockets, replace_stopped_vm};
+use crate::machine::{end_all, forget, remove_console, remove_sockets, replace_stopped_vm};
 use crate::snapshot::{self, Manifest, Snapshot, SnapshotDir, Vmm};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
@@ -339,6 +339,7 @@ pub fn restore(
     let is_new = last.is_none() && !folder.path().exists();
     folder.create()?;
     remove_sockets(&folder)?;
+    remove_console(&folder)?;
     let mut processes = VmProcesses::new(folder.clone(), record)?;
     let started = driver.restore(
         &Restore {

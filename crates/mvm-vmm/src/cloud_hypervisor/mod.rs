@@ -28,7 +28,6 @@ use requests::{
     Console, Cpus, Disk, ImageType, Info, Memory, Mode, Payload, Ping, Rng, Serial, State,
     VmConfig, Vsock,
 };
-use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -214,14 +213,6 @@ impl Driver for CloudHypervisor {
 
 /// Starts the process, which waits to be told what to do.
 fn spawn(processes: &mut VmProcesses) -> Result<(), Error> {
-    // The agent's line in it would be taken for the new guest's.
-    let console = processes.folder().file(CONSOLE);
-    match std::fs::remove_file(&console) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(Error::io("remove", &console)(error));
-        }
-        _ => {}
-    }
     let mut command = Command::new(CLOUD_HYPERVISOR.find()?);
     command
         .arg("--api-socket")

@@ -114,7 +114,7 @@ impl Follower<'_> {
                     }
                     continue;
                 }
-                Ok(Now::Ended(failure)) => return self.give_up_for(failure),
+                Ok(Now::Ended(_, failure)) => return self.give_up_for(failure),
                 // A VMM that is just ending does not say any more whether it runs.
                 Err(error) if was_up && error.is_retryable() => {
                     let _ = timeout(backoff.pause(), state.changed()).await;
@@ -150,7 +150,7 @@ impl Follower<'_> {
                 Err(unknown) if was_up && unknown.is_retryable() => {}
                 // What became of it says more than how the connection ended.
                 Ok(Now::Off(_)) if was_up => continue,
-                Ok(Now::Ended(failure)) => return self.give_up_for(failure),
+                Ok(Now::Ended(_, failure)) => return self.give_up_for(failure),
                 _ => return self.give_up(&error),
             }
             if is_up {

@@ -135,7 +135,7 @@ impl Args {
                     while_refusing(listener, off).await;
                     continue;
                 }
-                Ok(Now::Ended(failure)) => return failure,
+                Ok(Now::Ended(_, failure)) => return failure,
                 Err(error) => return failure(name, &error),
             };
             let heard = LastHeard::now();

@@ -2,13 +2,13 @@
 
 use super::Context;
 use super::machine::{Wanted, failure, home, name};
-use crate::render::text::clean;
+use crate::render::console::ConsoleText;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
 use mvm_registry::{Pause, VmState, Watch};
 use std::fs::File;
-use std::io::{IsTerminal as _, Read as _};
+use std::io::Read as _;
 use std::time::Duration;
 
 /// How often a log is looked at that is followed.
@@ -81,17 +81,14 @@ fn may_write(state: &VmState) -> bool {
 #[derive(Debug)]
 struct Log {
     file: File,
-    terminal: bool,
-    /// The beginning of a line: on a terminal only whole ones are printed.
-    partial: Vec<u8>,
+    text: ConsoleText,
 }
 
 impl Log {
     fn new(file: File) -> Self {
         Self {
             file,
-            terminal: std::io::stdout().is_terminal(),
-            partial: Vec::new(),
+            text: ConsoleText::for_stdout(),
         }
     }
 
@@ -102,50 +99,11 @@ impl Log {
             let Some(bytes) = piece.get(..count).filter(|bytes| !bytes.is_empty()) else {
                 return Ok(());
             };
-            if !self.terminal {
-                context.ui.print_bytes(bytes)?;
-                continue;
-            }
-            self.partial.extend_from_slice(bytes);
-            // A line without an end does not fill memory.
-            let end = match self.partial.iter().rposition(|byte| *byte == b'\n') {
-                Some(end) => end + 1,
-                None if self.partial.len() > PIECE => self.partial.len(),
-                None => continue,
-            };
-            let lines: Vec<u8> = self.partial.drain(..end).collect();
-            context.ui.print(&shown(&lines))?;
+            context.ui.print_bytes(&self.text.take(bytes))?;
         }
     }
 
     fn print_rest(&mut self, context: &Context) -> Result<(), Failure> {
-        let rest = std::mem::take(&mut self.partial);
-        if rest.is_empty() {
-            Ok(())
-        } else {
-            context.ui.print(&shown(&rest))
-        }
-    }
-}
-
-/// Lines without anything that a terminal would obey.
-fn shown(lines: &[u8]) -> String {
-    let text = String::from_utf8_lossy(lines);
-    let lines = text.lines().map(|line| {
-        let line = line.trim_end_matches('\r').replace('\t', "    ");
-        format!("{}\n", clean(&line))
-    });
-    lines.collect::<Vec<_>>().concat()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_terminal_gets_lines_and_no_commands() {
-        assert_eq!(shown(b"a\r\n\tb\x1b[2J\n"), "a\n    b\\u{1b}[2J\n");
-        assert_eq!(shown(b"end"), "end\n");
-        assert_eq!(shown(b"\xff\n"), "\u{fffd}\n");
+        context.ui.print_bytes(&self.text.rest())
     }
 }

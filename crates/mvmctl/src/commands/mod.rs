@@ -47,6 +47,7 @@ pub(crate) mod payload;
 pub(crate) mod ping;
 pub(crate) mod restore;
 pub(crate) mod rm;
+pub(crate) mod run;
 pub(crate) mod running;
 pub(crate) mod sleep;
 pub(crate) mod snapshot;
@@ -123,6 +124,7 @@ group! {
         Snapshot(snapshot::Args),
         Restore(restore::Args),
         Start(start::Args),
+        Run(run::Args),
         Stop(stop::Args),
         Rm(rm::Args),
         Logs(logs::Args),

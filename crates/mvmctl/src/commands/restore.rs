@@ -10,9 +10,10 @@ use crate::report::{Failure, Outcome};
 use crate::vm_name::{Marks, complete};
 use clap_complete::engine::ArgValueCompleter;
 use mvm_client::Endpoint;
-use mvm_protocol::lifecycle::{Awake, Wake, WakeCause};
+use mvm_protocol::lifecycle::{Awake, Payload, Wake, WakeCause};
+use mvm_registry::{Home, VmName};
 use mvm_vmm::suspend::{RestoreSpec, restore};
-use mvm_vmm::{Deadline, Error, Snapshot, Verify};
+use mvm_vmm::{Deadline, Snapshot, Verify};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How long loading the state may take that was given no `--timeout`.
-const DEFAULT_TIMEOUT: Duration = Duration::from_mins(5);
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// How long a guest that runs may take to be awake, restore commands included.
 const ROUSE: Duration = Duration::from_mins(2);
@@ -60,7 +61,7 @@ pub(crate) struct Args {
 
 /// When a snapshot's files are read.
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum When {
+pub(super) enum When {
     /// Each time
     Always,
     /// Once, and again when they were altered since
@@ -90,7 +91,6 @@ struct Report<'a> {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let failed = |error: &Error| failure(context, &self.name, Wanted::Start, error);
         let vm = name(&self.name)?;
         let inventory = context.inventory()?;
         not_of_another(&inventory, &self.name, Wanted::Start)?;
@@ -100,30 +100,23 @@ impl Args {
         let progress = context.ui.progress(&format!("restoring {vm}"));
         let begun = Instant::now();
         let cancelled = cancelled_by_signals(context);
-        let flag = Arc::clone(&cancelled);
-        let (folder, clone, verify) = (self.snapshot, self.clone, self.verify.into());
-        let spec = RestoreSpec {
-            clone,
-            pinned: self.marks.pinned(),
-            labels: self.marks.labels,
+        let restoring = Restoring {
+            home: &home,
+            vm: &vm,
+            folder: self.snapshot,
+            verify: self.verify.into(),
+            spec: RestoreSpec {
+                clone: self.clone,
+                pinned: self.marks.pinned(),
+                labels: self.marks.labels,
+            },
+            payload,
         };
-        let restored = blocking(move || {
-            let snapshot = Snapshot::open_verified(&home, &folder, verify)?;
-            let deadline = Deadline::new(at_most, Some(&flag));
-            let restored = restore(&home, &vm, &snapshot, &spec, deadline)?;
-            Ok((snapshot, restored))
-        });
-        // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
-        let (snapshot, restored) = restored.await.map_err(|error| failed(&error))?;
-        let token = snapshot.manifest.token;
-        let endpoint = Endpoint::unix(restored.socket()).with_port(restored.record().port);
-        let asked = || {
-            let wake = wake(Some(token.clone()), WakeCause::Restored, clone)?;
-            let payload = payload.clone();
-            Ok(Wake { payload, ..wake })
-        };
-        let woken = wake_guest(context, &self.name, &endpoint, asked, Some(&cancelled)).await;
-        let awake = woken.map_err(|failure| not_woken(failure, &self.name))?;
+        let restored = restore_and_wake(context, restoring, at_most, &cancelled).await;
+        let (snapshot, awake) = restored.map_err(|error| match error {
+            NotRestored::NotStarted(failure) => failure,
+            NotRestored::NotWoken(failure) => not_woken(failure, &self.name),
+        })?;
         drop(progress);
         context.ui.note(&format!(
             "{} runs after {:.1} s",
@@ -140,6 +133,63 @@ impl Args {
         } else {
             Outcome::Bad
         })
+    }
+}
+
+/// What is to be restored.
+pub(super) struct Restoring<'a> {
+    pub(super) home: &'a Home,
+    pub(super) vm: &'a VmName,
+    /// The snapshot's folder.
+    pub(super) folder: PathBuf,
+    pub(super) verify: Verify,
+    pub(super) spec: RestoreSpec,
+    pub(super) payload: Option<Payload>,
+}
+
+/// Why a VM does not go on from a snapshot.
+pub(super) enum NotRestored {
+    /// It was not started, or was ended again.
+    NotStarted(Failure),
+    /// It runs, and its guest could not be woken.
+    NotWoken(Failure),
+}
+
+/// Starts a VM from a snapshot and wakes its guest.
+pub(super) async fn restore_and_wake(
+    context: &Context,
+    restoring: Restoring<'_>,
+    at_most: Duration,
+    cancelled: &Arc<AtomicBool>,
+) -> Result<(Snapshot, Awake), NotRestored> {
+    let name = restoring.vm.as_str();
+    let (home, vm, flag) = (
+        restoring.home.clone(),
+        restoring.vm.clone(),
+        Arc::clone(cancelled),
+    );
+    let (folder, verify, spec) = (restoring.folder, restoring.verify, restoring.spec);
+    let (clone, payload) = (spec.clone, restoring.payload);
+    let restored = blocking(move || {
+        let snapshot = Snapshot::open_verified(&home, &folder, verify)?;
+        let deadline = Deadline::new(at_most, Some(&flag));
+        let restored = restore(&home, &vm, &snapshot, &spec, deadline)?;
+        Ok((snapshot, restored))
+    });
+    // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
+    let (snapshot, restored) = restored
+        .await
+        .map_err(|error| NotRestored::NotStarted(failure(context, name, Wanted::Start, &error)))?;
+    let token = snapshot.manifest.token.clone();
+    let endpoint = Endpoint::unix(restored.socket()).with_port(restored.record().port);
+    let asked = || {
+        let wake = wake(Some(token.clone()), WakeCause::Restored, clone)?;
+        let payload = payload.clone();
+        Ok(Wake { payload, ..wake })
+    };
+    match wake_guest(context, name, &endpoint, asked, Some(cancelled)).await {
+        Ok(awake) => Ok((snapshot, awake)),
+        Err(failure) => Err(NotRestored::NotWoken(failure)),
     }
 }
 

@@ -26,6 +26,7 @@ use mvm_protocol::drop_in::Secs;
 use mvm_protocol::lifecycle::{
     Awake, Outcome as StepOutcome, Ready, SleepPrep, Step, StepKind, Token, WakeCause,
 };
+use mvm_registry::{Home, VmName};
 use mvm_vmm::snapshot::SnapshotDir;
 use mvm_vmm::suspend::{PendingSnapshot, SnapshotSession, take};
 use mvm_vmm::{Deadline, Error, Snapshot};
@@ -82,30 +83,19 @@ struct Report {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let failed = |error: &Error| failure(context, &self.name, Wanted::Snapshot, error);
         let vm = name(&self.name)?;
         let home = home(context)?;
-        let to = self.to.clone();
         mend_if_broken_off(context, &self.name).await?;
         let progress = context.ui.progress(&format!("snapshotting {vm}"));
         let cancelled = cancelled_by_signals(context);
-        let begun = blocking(move || take(&home, &vm, to.as_deref()));
-        let (session, snapshot_dir) = begun.await.map_err(|error| failed(&error))?;
-        let endpoint = Endpoint::unix(session.socket()).with_port(session.record().port);
-        let host = Host {
-            context,
-            vm: &self.name,
-            endpoint,
-            token: token()?,
-            cancelled,
+        let wanted = Taking {
+            to: self.to,
+            stop: self.stop,
+            deadline: self.deadline,
+            require_freeze: self.require_freeze,
+            at_most: context.timeout.unwrap_or(DEFAULT_TIMEOUT),
         };
-        let (hello, ready) = host.sleep(self.deadline, self.require_freeze).await?;
-        let (session, pending) = host.freeze(session, snapshot_dir).await?;
-        let made = if self.stop {
-            host.name_and_end(session, pending, hello).await?
-        } else {
-            host.run_on_and_name(session, pending, hello).await?
-        };
+        let (made, ready) = take_snapshot(context, &home, &vm, wanted, cancelled).await?;
         drop(progress);
         show(context, &self.name, &made, ready.steps)?;
         Ok(match made.awake {
@@ -115,9 +105,55 @@ impl Args {
     }
 }
 
+/// How a snapshot is to be taken.
+pub(super) struct Taking {
+    /// Its folder; none means one of the VM's own.
+    pub(super) to: Option<PathBuf>,
+    /// Whether the VM is ended then.
+    pub(super) stop: bool,
+    /// How long the guest may take to get ready.
+    pub(super) deadline: Secs,
+    pub(super) require_freeze: bool,
+    /// How long the VMM may take to write the state.
+    pub(super) at_most: Duration,
+}
+
+/// Takes a snapshot. If it fails, or the flag is raised, the VM runs on.
+pub(super) async fn take_snapshot(
+    context: &Context,
+    home: &Home,
+    vm: &VmName,
+    wanted: Taking,
+    cancelled: Arc<AtomicBool>,
+) -> Result<(Made, Ready), Failure> {
+    let name = vm.as_str();
+    let (home, vm, to) = (home.clone(), vm.clone(), wanted.to);
+    let begun = blocking(move || take(&home, &vm, to.as_deref()));
+    let (session, snapshot_dir) = begun
+        .await
+        .map_err(|error| failure(context, name, Wanted::Snapshot, &error))?;
+    let endpoint = Endpoint::unix(session.socket()).with_port(session.record().port);
+    let host = Host {
+        context,
+        vm: name,
+        endpoint,
+        token: token()?,
+        at_most: wanted.at_most,
+        cancelled,
+    };
+    let (hello, ready) = host.sleep(wanted.deadline, wanted.require_freeze).await?;
+    let (session, pending) = host.freeze(session, snapshot_dir).await?;
+    let made = if wanted.stop {
+        host.name_and_end(session, pending, hello).await?
+    } else {
+        host.run_on_and_name(session, pending, hello).await?
+    };
+    Ok((made, ready))
+}
+
 /// A snapshot that is complete, and how the guest runs on.
-struct Made {
-    snapshot: Snapshot,
+pub(super) struct Made {
+    pub(super) snapshot: Snapshot,
     awake: Option<Awake>,
 }
 
@@ -127,6 +163,7 @@ struct Host<'a> {
     vm: &'a str,
     endpoint: Endpoint,
     token: Token,
+    at_most: Duration,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -194,7 +231,7 @@ impl Host<'_> {
         mut session: SnapshotSession,
         snapshot_dir: SnapshotDir,
     ) -> Result<(SnapshotSession, PendingSnapshot), Failure> {
-        let at_most = self.context.timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let at_most = self.at_most;
         let flag = Arc::clone(&self.cancelled);
         let frozen = blocking(move || {
             let frozen = session.freeze(snapshot_dir, Deadline::new(at_most, Some(&flag)));

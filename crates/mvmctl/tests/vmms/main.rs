@@ -13,6 +13,7 @@
 )]
 
 mod stories;
+mod supervised;
 mod test_host;
 
 use libtest_mimic::{Arguments, Trial};
@@ -23,6 +24,13 @@ use test_host::Backend;
 macro_rules! trials {
     ($vmm:expr, $backend:expr; $($test:ident),+ $(,)?) => {
         [$(trial($vmm, stringify!($test), $backend, stories::$test)),+]
+    };
+}
+
+/// The same for those with `vm run`.
+macro_rules! supervised {
+    ($vmm:expr, $backend:expr; $($test:ident),+ $(,)?) => {
+        [$(trial($vmm, stringify!($test), $backend, supervised::$test)),+]
     };
 }
 
@@ -69,6 +77,16 @@ fn of(vmm: &Subject) -> Vec<Trial> {
             how_a_vm_ended_is_told_by_every_command,
             a_restore_that_is_killed_leaves_nothing_that_rm_does_not_find,
             a_restore_that_fails_leaves_no_new_vm,
+        ]);
+        trials.extend(supervised![vmm, backend;
+            a_vm_is_ready_when_its_guest_is_and_the_watchdog_is_its_agents,
+            asked_to_end_it_sleeps_and_goes_on_in_the_next_run,
+            it_begins_from_a_snapshot,
+            the_exit_code_says_how_it_ended,
+            after_a_crash_the_next_run_takes_over_or_replaces_what_is_left,
+            a_second_signal_ends_it_at_once,
+            one_that_cannot_sleep_is_stopped_and_that_is_told,
+            what_others_do_to_it_in_order_is_no_failure,
         ]);
         if vmm.backend == "firecracker" {
             trials.extend(trials![vmm, backend; the_broken_version_is_refused]);

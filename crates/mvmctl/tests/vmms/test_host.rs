@@ -26,6 +26,8 @@ pub(crate) struct Backend {
     /// What goes along with the first and the last.
     pub(crate) paused: &'static str,
     pub(crate) resumed: &'static str,
+    /// A request by which a guest is booted.
+    pub(crate) boot: &'static str,
     /// A request by which it says whether the VM is paused.
     pub(crate) ask: &'static str,
     /// Whether it is the real program.
@@ -40,6 +42,7 @@ impl Backend {
         resume: "PATCH /vm",
         paused: r#"{"state":"Paused"}"#,
         resumed: r#"{"state":"Resumed"}"#,
+        boot: "PUT /actions",
         ask: "GET /",
         real: false,
     };
@@ -50,6 +53,7 @@ impl Backend {
         resume: "PUT /api/v1/vm.resume",
         paused: "",
         resumed: "",
+        boot: "PUT /api/v1/vm.boot",
         ask: "GET /api/v1/vm.info",
         real: false,
     };
@@ -96,7 +100,8 @@ impl TestHost {
         Self::with_version(backend, None)
     }
 
-    pub(crate) fn with_version(backend: &Backend, version: Option<&str>) -> Self {
+    /// One with an image and no VM.
+    pub(crate) fn with_image(backend: &Backend) -> Self {
         let host = Self {
             root: tempfile::tempdir().unwrap(),
         };
@@ -110,10 +115,16 @@ impl TestHost {
         } else {
             fs::write(image.join(mvm_bare_guest::KERNEL), "\x7fELF").unwrap();
         }
+        host
+    }
+
+    pub(crate) fn with_version(backend: &Backend, version: Option<&str>) -> Self {
+        let host = Self::with_image(backend);
         fs::create_dir_all(host.file("web", "")).unwrap();
         if let Some(version) = version {
             fs::write(host.file("web", "version"), version).unwrap();
         }
+        let image = host.path("image");
         let image = image.display();
         host.ok(&format!(
             "vm start web --image {image} --memory 64 --backend {}",
@@ -142,16 +153,20 @@ impl TestHost {
     }
 
     pub(crate) fn begin(&self, line: &str) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_mvmctl"))
+        self.command(line).spawn().unwrap()
+    }
+
+    pub(crate) fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvmctl"));
+        command
             .args(line.split_whitespace())
             .env("MVM_HOME", self.path("home"))
             .env("NO_COLOR", "1")
             .current_dir(self.root.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+            .stderr(Stdio::piped());
+        command
     }
 
     pub(crate) fn run(&self, line: &str) -> Run {
