@@ -54,6 +54,7 @@ pub(crate) mod snapshot;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod top;
 pub(crate) mod wait;
 pub(crate) mod wake;
 
@@ -114,6 +115,7 @@ group! {
         Check(check::Args),
         Wait(wait::Args),
         Events(events::Args),
+        Top(top::Args),
         Exec(exec::Args),
         Cp(cp::Args),
         Connect(connect::Args),
