@@ -325,3 +325,131 @@ impl Beginning<'_> {
         stopped.map(drop).map_err(failed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mvm_registry::{Ending, Labels, Pause, Untold};
+
+    fn record(state: Recorded) -> Record {
+        Record {
+            version: mvm_registry::record::VERSION,
+            name: "web".into(),
+            backend: "qemu".into(),
+            state,
+            image: Some("/images/web".into()),
+            cpus: 1,
+            memory_mib: 256,
+            port: 52,
+            agent: None,
+            etc: None,
+            labels: Labels::default(),
+            pinned: false,
+            accelerator: None,
+            snapshot_dir: None,
+            suspended_in: None,
+            boot_id: String::new(),
+            processes: Vec::new(),
+        }
+    }
+
+    fn asked() -> Asked {
+        Asked {
+            snapshot: None,
+            clone: false,
+            verify: Verify::Once,
+            payload: None,
+            spec: Spec {
+                image: Some("/images/web".into()),
+                ..Spec::default()
+            },
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_vm_decides() {
+        use Registered::{
+            Asleep, Ended, Paused, Running, StartBrokenOff, Starting, Stopped, Unknown,
+        };
+        let running = record(Recorded::Running);
+        let asleep = Record {
+            suspended_in: Some("/s".into()),
+            ..record(Recorded::Asleep)
+        };
+        let snapshot = Some(PathBuf::from("/s"));
+        let (begin, go_on) = (Plan::Begin, Plan::GoOn("/s".into()));
+        for (state, record, expected) in [
+            (None, None, &begin),
+            (Some(Stopped), Some(&running), &begin),
+            (Some(Ended(Ending::PoweredOff)), Some(&running), &begin),
+            (Some(StartBrokenOff), Some(&running), &begin),
+            // A restore that was broken off keeps where it slept.
+            (Some(StartBrokenOff), Some(&asleep), &go_on),
+            (
+                Some(Asleep {
+                    snapshot: snapshot.clone(),
+                }),
+                Some(&asleep),
+                &go_on,
+            ),
+            // An old record does not say where: starting it refuses, and says what can be done.
+            (Some(Asleep { snapshot: None }), Some(&running), &begin),
+            (Some(Running), Some(&running), &Plan::TakeOver),
+            (Some(Paused(Pause::Other)), Some(&running), &Plan::TakeOver),
+            (
+                Some(Paused(Pause::Snapshot)),
+                Some(&running),
+                &Plan::TakeOver,
+            ),
+            (Some(Starting), Some(&running), &Plan::TakeOver),
+            // What cannot be told is refused by what follows.
+            (
+                Some(Unknown(Untold::SilentVmm {
+                    problem: "?".into(),
+                })),
+                Some(&running),
+                &begin,
+            ),
+        ] {
+            assert_eq!(
+                plan(state.as_ref(), record, &asked()),
+                *expected,
+                "{state:?}"
+            );
+        }
+        let stopping = self::record(Recorded::Stopping);
+        assert!(matches!(
+            plan(Some(&Running), Some(&stopping), &asked()),
+            Plan::Replace(_)
+        ));
+        let mut discards = asked();
+        discards.spec.discard_state = true;
+        let slept = Asleep { snapshot };
+        assert_eq!(plan(Some(&slept), Some(&asleep), &discards), Plan::Begin);
+        // It is not to be ended for what it is doing now.
+        assert_eq!(
+            plan(Some(&Running), Some(&running), &discards),
+            Plan::TakeOver
+        );
+    }
+
+    #[test]
+    fn a_vm_is_another_one_only_by_what_is_asked_for() {
+        let running = record(Recorded::Running);
+        let differs = |change: &dyn Fn(&mut Spec)| {
+            let mut asked = asked();
+            change(&mut asked.spec);
+            is_another(&running, &asked)
+        };
+        assert!(!differs(&|_| {}));
+        assert!(!differs(&|spec| *spec = Spec::default()));
+        assert!(!differs(&|spec| spec.backend = Some("auto".into())));
+        assert!(!differs(&|spec| spec.memory_mib = Some(256)));
+        // Labels are put on it as it runs.
+        assert!(!differs(&|spec| spec.labels = vec!["a=b".parse().unwrap()]));
+        assert!(differs(&|spec| spec.memory_mib = Some(512)));
+        assert!(differs(&|spec| spec.cpus = Some(2)));
+        assert!(differs(&|spec| spec.backend = Some("firecracker".into())));
+        assert!(differs(&|spec| spec.image = Some("/images/other".into())));
+    }
+}

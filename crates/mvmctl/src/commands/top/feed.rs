@@ -1,6 +1,7 @@
 //! Where the inputs come from: the VMs' folders, and a watch connection for each VM that should answer.
 
-use super::model::{HEARTBEAT, Heard, Input};
+use super::input::{Heard, Input};
+use super::model::HEARTBEAT;
 use crate::backoff::Backoff;
 use mvm_client::{Deadlines, Dialer, Error, Session, Watcher};
 use mvm_fleet::{Effect, Registered, RegistryEvent, RunState, Ticket};

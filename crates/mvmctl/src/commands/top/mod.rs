@@ -4,7 +4,9 @@
 //! comes out. `screen` draws it, `feed` watches the VMs, and this file joins them to a terminal.
 
 mod feed;
+mod input;
 mod model;
+mod order;
 mod row;
 mod screen;
 #[cfg(test)]
@@ -23,7 +25,8 @@ use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, rea
 use crossterm::execute;
 use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen};
 use feed::Feed;
-use model::{Action, Input, Key, Model};
+use input::{Action, Input, Key};
+use model::Model;
 use mvm_fleet::Now;
 use mvm_registry::Home;
 use ratatui::Terminal;

@@ -11,10 +11,10 @@
 //! Which state a VM is in, and which are to be watched, the fleet's view says. What is kept beside it of
 //! a guest's answers is cleaned and cut as it comes in: nothing else of it gets on the screen.
 
+use super::input::{Action, Heard, Input, Key};
+use super::order::{Filter, Sort};
 use super::row::{Deed, Guest, Row};
 use mvm_fleet::{AgentEvent, Effect, Now, RegistryEvent, Settings, State, Ticket, View};
-use mvm_protocol::answer::Event;
-use mvm_protocol::status::{Health, Inspect, Status};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,129 +31,6 @@ const FIRST_WORD: Duration = Duration::from_mins(10);
 
 /// How long a search may be, in characters.
 const LONGEST_SEARCH: usize = 64;
-
-/// What comes about.
-#[derive(Debug)]
-pub(super) enum Input {
-    Registry(RegistryEvent),
-    Agent(Ticket, Heard),
-    Key(Key),
-    /// What was asked for has been done, or has failed; in words.
-    Done(String),
-}
-
-/// What comes from a guest.
-#[derive(Debug)]
-pub(super) enum Heard {
-    Status(Box<Status>),
-    Inspect(Box<Inspect>),
-    Event(Box<Event>),
-    Lost,
-    LetGo,
-}
-
-/// A key, as far as any means something here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Key {
-    Char(char),
-    Up,
-    Down,
-    PageUp,
-    PageDown,
-    Home,
-    End,
-    Enter,
-    Esc,
-    Backspace,
-    /// Ctrl-C
-    Interrupt,
-    /// None: the terminal has another size, and is to be drawn anew.
-    Resized,
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Action {
-    View(Effect),
-    Do(Deed, Arc<str>),
-    Quit,
-}
-
-/// By what rows are ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sort {
-    Name,
-    State,
-    For,
-    Health,
-    Load,
-}
-
-impl Sort {
-    fn next(self) -> Self {
-        match self {
-            Self::Name => Self::State,
-            Self::State => Self::For,
-            Self::For => Self::Health,
-            Self::Health => Self::Load,
-            Self::Load => Self::Name,
-        }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Name => "name",
-            Self::State => "state",
-            Self::For => "for",
-            Self::Health => "health",
-            Self::Load => "load",
-        }
-    }
-}
-
-/// Which rows are shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Filter {
-    All,
-    /// Those that run: busy, idle, starting.
-    Up,
-    /// Those that want looking after: unknown, unhealthy.
-    Amiss,
-    /// Those that do not run: paused, asleep, stopped.
-    Off,
-}
-
-impl Filter {
-    fn next(self) -> Self {
-        match self {
-            Self::All => Self::Up,
-            Self::Up => Self::Amiss,
-            Self::Amiss => Self::Off,
-            Self::Off => Self::All,
-        }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Up => "up",
-            Self::Amiss => "amiss",
-            Self::Off => "off",
-        }
-    }
-
-    fn shows(self, state: State, guest: Option<&Guest>) -> bool {
-        match self {
-            Self::All => true,
-            Self::Up => matches!(state, State::Busy | State::Idle | State::Starting),
-            Self::Amiss => {
-                state == State::Unknown
-                    || guest.is_some_and(|guest| guest.health == Health::Unhealthy)
-            }
-            Self::Off => matches!(state, State::Paused | State::Asleep | State::Stopped),
-        }
-    }
-}
 
 /// What keys are taken for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! The table as people see it, on a terminal that is none, of 80 by 24 and other sizes.
 
-use super::model::{Action, Filter, Heard, Input, Key, Mode, Model, Sort};
+use super::input::{Action, Heard, Input, Key};
+use super::model::{Mode, Model};
+use super::order::{Filter, Sort};
 use super::row::Deed;
 use super::screen;
 use mvm_fleet::{Effect, Now, Registered, RegistryEvent, RunState, Ticket};
