@@ -11,6 +11,7 @@
 mod identity;
 mod lifecycle;
 mod service;
+mod supervisor;
 
 use mvm_guest_tests::SystemdVm;
 use mvm_protocol::lifecycle::{Awake, Entropy, Outcome, SleepPrep, Step, StepKind, Wake};
