@@ -417,7 +417,7 @@ mod tests {
                 "{state:?}"
             );
         }
-        let stopping = self::record(Recorded::Stopping);
+        let stopping = record(Recorded::Stopping);
         assert!(matches!(
             plan(Some(&Running), Some(&stopping), &asked()),
             Plan::Replace(_)
