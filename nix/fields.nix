@@ -74,6 +74,7 @@ in
     dev = field "bool" false "the build of the agent that serves exec, put and get";
     kernel = field "kernelOrNull" null "a kernel with its modules; nixpkgs' `linux` without one";
     kernelModules = field "modules" [ ] "loaded besides those for vsock, with what they depend on";
+    networkPayload = field "bool" false "a restored guest takes its network from its payload: see [snapshots.md](snapshots.md#network)";
     formats = field "formats" [ "initrd" ] "the guest in each of these; `manifest.json` names the first";
   };
 }

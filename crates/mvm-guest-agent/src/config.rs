@@ -25,6 +25,7 @@ mvm-guest-agent: answers a microVM's host about health, load and probes
 
 Usage: mvm-guest-agent [FLAGS]
        mvm-guest-agent --check-config DIR
+       mvm-guest-agent --payload POINTER
 
   --config PATH                 settings as JSON (default /etc/mvm/agent.json); a flag beats it
   --listen ADDRESS              vsock:PORT or unix:PATH, may be repeated (default vsock:52)
@@ -43,6 +44,8 @@ Usage: mvm-guest-agent [FLAGS]
   --no-system-effects           outside of a guest: leave the machine as it is
   --check-config DIR            read DIR/integrations.d, DIR/probes.d and DIR/agent.json, print
                                 every problem, exit 1 if there is one
+  --payload POINTER             print a value of the payload, by its JSON pointer, such as
+                                /network/addresses; exit 1 if there is none
   --version, --help
 ";
 
@@ -155,6 +158,7 @@ pub(crate) struct Config {
 pub(crate) enum Invocation {
     Run(Box<Config>),
     CheckConfig(PathBuf),
+    Payload(String),
     Version,
     Help,
 }
@@ -174,6 +178,11 @@ pub(crate) fn read(mut parser: Parser) -> Result<Invocation, String> {
             "help" => return Ok(Invocation::Help),
             "version" => return Ok(Invocation::Version),
             "check-config" => return Ok(Invocation::CheckConfig(value()?.into())),
+            "payload" => {
+                let pointer = value()?.string();
+                let pointer = pointer.map_err(|error| format!("--payload: {error}"))?;
+                return Ok(Invocation::Payload(pointer));
+            }
             "config" => file = Some(PathBuf::from(value()?)),
             "no-system-effects" => system_effects = false,
             flag => {

@@ -14,6 +14,7 @@ mod core;
 #[cfg(feature = "dev")]
 mod dev;
 mod machine;
+mod payload;
 mod run;
 mod serve;
 #[cfg(test)]
@@ -72,6 +73,15 @@ fn main() -> ExitCode {
                 "{integrations} integrations and {probes} probes, no problem\n"
             ))
         }
+        Invocation::Payload(pointer) => match payload::value(&payload::path(), &pointer) {
+            Ok(Some(text)) => print(&text),
+            // Nothing is said: scripts ask for what may be missing.
+            Ok(None) => ExitCode::FAILURE,
+            Err(message) => {
+                say!("{message}");
+                ExitCode::from(2)
+            }
+        },
         Invocation::Run(config) => {
             let local = tokio::task::LocalSet::new();
             match local.block_on(&runtime, run::run(*config)) {

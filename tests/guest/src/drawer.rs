@@ -37,6 +37,7 @@ pub fn build_drawer(
         services: vec![draw, remote()],
         modules: vec!["brd".into()],
         dev: false,
+        network_payload: false,
         files: Vec::new(),
     };
     build_guest(parts, folder, guest)

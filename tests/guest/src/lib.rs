@@ -6,6 +6,7 @@
 //! sleeper    the guest of the snapshots' stories
 //! waker      the guest of the stories about what is still true after a wake
 //! drawer     the guest whose service draws random numbers all the time
+//! networked  the guest with a network card, whose service says which address it has
 //! bare       the guest of the benchmarks
 //! short_path sockets in folders of any depth
 //! remote     scripts that are run in a guest from outside
@@ -35,6 +36,7 @@ mod drawer;
 mod image;
 mod machine;
 mod mvmctl;
+mod networked;
 mod parts;
 pub mod remote;
 mod short_path;
@@ -47,6 +49,7 @@ pub use bare::{AGENT_SOCKET, MOUNT_A_DISK, build_bare};
 pub use drawer::{DRAWN, build_drawer};
 pub use image::{build_dev_image, build_image};
 pub use mvmctl::{Mvmctl, Run};
+pub use networked::{build_networked, qemu_with_card};
 pub use parts::Parts;
 pub use sleeper::{MACHINE_ID, build_sleeper};
 pub use systemd::SystemdVm;

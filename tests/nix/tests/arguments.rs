@@ -348,7 +348,7 @@ fn settings_are_the_agents() {
         if name.ends_with("_dir")
             || matches!(
                 &*name,
-                "config" | "no_system_effects" | "check_config" | "version,"
+                "config" | "no_system_effects" | "check_config" | "payload" | "version,"
             )
         {
             continue;

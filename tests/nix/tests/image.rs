@@ -263,6 +263,7 @@ fn mvmctl_builds_the_same_guest() {
           name = "same";
           services.web.command = "exec httpd -f -h /www";
           healthChecks.web.healthCmd = "true";
+          networkPayload = true;
         }"#,
     );
     let nixs = Files::of_initrd(&image.join("initrd"));
@@ -281,6 +282,7 @@ fn mvmctl_builds_the_same_guest() {
         etc: Some(etc),
         services: vec![Service::parse("web=exec httpd -f -h /www").unwrap()],
         add: Vec::new(),
+        network_payload: true,
         hostname: "same".into(),
     })
     .unwrap();

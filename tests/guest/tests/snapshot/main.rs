@@ -9,6 +9,7 @@
 )]
 
 mod frozen;
+mod network;
 mod story;
 mod thawed;
 
