@@ -118,6 +118,11 @@ impl Vm {
         self.own.as_ref().map(|own| &own.record)
     }
 
+    /// Its folder, if mvmctl started it.
+    pub fn folder(&self) -> Option<&VmFolder> {
+        self.own.as_ref().map(|own| &own.folder)
+    }
+
     /// The group to which it belongs: its label `pool`, else its name up to the last `-` and digits.
     pub fn pool(&self) -> &str {
         let label = self.labels.get(crate::labels::POOL);
