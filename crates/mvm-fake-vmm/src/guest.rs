@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// How long a connection that the host has closed may be counted still.
 const NOTICED_WITHIN: Duration = Duration::from_secs(2);
 
+/// How many connections a VMM has to its guest at most. Firecracker's limit; the others' is not known.
+const MAX_CONNECTIONS: usize = 1023;
+
 /// What a snapshot has of the guest.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Memory {
@@ -28,6 +31,8 @@ struct Memory {
 #[derive(Debug, Default)]
 struct State {
     runs: bool,
+    /// Whether the VMM holds back what is sent to it.
+    cut_off: bool,
     connections: usize,
     memory: Memory,
 }
@@ -59,8 +64,14 @@ impl Guest {
         }
         let shared = Arc::clone(&self.shared);
         self.agent = Some(FakeAgent::at(Path::new(path), move |peer| {
-            shared.lock().connections += 1;
-            serve(&shared, peer);
+            let open = {
+                let mut state = shared.lock();
+                state.connections += 1;
+                state.connections
+            };
+            if open <= MAX_CONNECTIONS {
+                serve(&shared, peer);
+            }
             shared.lock().connections -= 1;
             shared.changed.notify_all();
         }));
@@ -70,6 +81,12 @@ impl Guest {
     /// Its CPUs run from now on.
     pub(crate) fn run(&self) {
         self.shared.lock().runs = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// Whether its VMM holds back what is sent to it from now on.
+    pub(crate) fn cut_off(&self, cut_off: bool) {
+        self.shared.lock().cut_off = cut_off;
         self.shared.changed.notify_all();
     }
 
@@ -108,10 +125,10 @@ impl Shared {
         self.state.lock().expect("no thread panics")
     }
 
-    /// Waits until the guest runs.
+    /// Waits until the guest runs and is reached.
     fn running(&self) -> MutexGuard<'_, State> {
         let mut state = self.lock();
-        while !state.runs {
+        while !state.runs || state.cut_off {
             state = self.changed.wait(state).expect("no thread panics");
         }
         state
@@ -152,6 +169,11 @@ fn serve(shared: &Shared, peer: &mut Peer) {
                     loop {
                         thread::park();
                     }
+                }
+                // What was in the snapshot is not there any more.
+                Some("afresh") => {
+                    note(&format!("{call} fault afresh"));
+                    answer["was_ready"] = false.into();
                 }
                 Some("refuse") => {
                     note(&format!("{call} fault refuse"));

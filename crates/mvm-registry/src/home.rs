@@ -15,11 +15,13 @@
 
 use crate::files::{make_private, open_regular, read_bounded};
 use crate::process::ProcessId;
+use crate::settings::xdg;
 use crate::trust::{ANYBODY_ELSE, THE_WORLD, check_folder, check_parent};
 use crate::{Error, VmName};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -107,6 +109,29 @@ impl Home {
         lock.sign().map_err(Error::io("write", &path))?;
         Ok(lock)
     }
+}
+
+/// Where `$MVM_HOME` is: what the environment says, else a default.
+pub(crate) fn home(
+    env: impl Fn(&str) -> Option<OsString>,
+    is_root: bool,
+) -> Result<PathBuf, Error> {
+    if let Some(home) = env("MVM_HOME").filter(|home| !home.is_empty()) {
+        // Programs are started with it in folders of their own.
+        return std::path::absolute(&home).map_err(|source| Error::NoInventory {
+            path: home.into(),
+            source,
+        });
+    }
+    if is_root {
+        return Ok("/var/lib/mvm".into());
+    }
+    xdg(env, "XDG_DATA_HOME", ".local/share")
+        .map(|folder| folder.join("mvm"))
+        .ok_or_else(|| Error::NoInventory {
+            path: "$MVM_HOME".into(),
+            source: io::Error::other("neither MVM_HOME, XDG_DATA_HOME nor HOME is set"),
+        })
 }
 
 /// Held while a VM is started, stopped, snapshotted or removed.

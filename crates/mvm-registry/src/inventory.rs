@@ -1,19 +1,19 @@
 //! Which VMs there are on this host, and what each is now. From folders, files and processes; the VMM
 //! of one that runs is asked where that is said. No agent is dialled here.
 
+use crate::ask::AskVmm;
 use crate::ending::{self, Ending};
 use crate::files::read_tail;
+use crate::home::home;
 use crate::judge::{Main, now};
 use crate::labels::{Labels, Selector, pool_by_name};
 use crate::name::nearest;
 use crate::record::{Foreign, Found, Record};
-use crate::settings::{Pattern, Settings, xdg};
+use crate::settings::{Pattern, Settings};
 use crate::state::{Pause, Untold, VmState};
 use crate::unreadable_dir::UnreadableDir;
 use crate::{Endpoint, Error, Home, VmFolder, VmName};
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,23 +21,6 @@ use std::time::Duration;
 
 /// How often a VM is looked at whose record changes meanwhile.
 const LOOKS: usize = 3;
-
-/// How VMMs are asked whether their VMs stand still. Whoever knows VMMs gives it to the
-/// [`Inventory`].
-pub trait AskVmm: fmt::Debug + Send + Sync {
-    /// Whether the CPUs of a VM that was started so, and whose VMM runs, stand still. It may block
-    /// for that long.
-    ///
-    /// # Errors
-    ///
-    /// Why that cannot be told, in words.
-    fn is_paused(
-        &self,
-        record: &Record,
-        folder: &VmFolder,
-        at_most: Duration,
-    ) -> Result<bool, String>;
-}
 
 /// The VMs of `$MVM_HOME`, and those that `mvmctl.toml` adds.
 #[derive(Debug, Clone)]
@@ -133,6 +116,11 @@ impl Vm {
     /// Its record, if mvmctl started it.
     pub fn record(&self) -> Option<&Record> {
         self.own.as_ref().map(|own| &own.record)
+    }
+
+    /// Its folder, if mvmctl started it.
+    pub fn folder(&self) -> Option<&VmFolder> {
+        self.own.as_ref().map(|own| &own.folder)
     }
 
     /// The group to which it belongs: its label `pool`, else its name up to the last `-` and digits.
@@ -502,25 +490,6 @@ fn discovered_unreadable(pattern: &Pattern, source: io::Error) -> UnreadableDir 
         source,
         is_discovered: true,
     }
-}
-
-fn home(env: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf, Error> {
-    if let Some(home) = env("MVM_HOME").filter(|home| !home.is_empty()) {
-        // Programs are started with it in folders of their own.
-        return std::path::absolute(&home).map_err(|source| Error::NoInventory {
-            path: home.into(),
-            source,
-        });
-    }
-    if is_root {
-        return Ok("/var/lib/mvm".into());
-    }
-    xdg(env, "XDG_DATA_HOME", ".local/share")
-        .map(|folder| folder.join("mvm"))
-        .ok_or_else(|| Error::NoInventory {
-            path: "$MVM_HOME".into(),
-            source: io::Error::other("neither MVM_HOME, XDG_DATA_HOME nor HOME is set"),
-        })
 }
 
 #[cfg(test)]

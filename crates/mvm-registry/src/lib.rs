@@ -10,6 +10,7 @@
 //! trust       whose records count: root's and one's own
 //! process     pidfds: a pid is never taken for another process's            Process, Alive
 //! listener    who listens on a Unix socket
+//! ask         what a VMM is asked, by whoever knows VMMs                       AskVmm
 //! name, labels, endpoint, settings: what users write
 //! ```
 //!
@@ -17,6 +18,7 @@
 //! stop it, those who list it. It knows neither how a VM is started nor what its agent says. What its
 //! VMM says of it, whoever knows VMMs asks for it ([`AskVmm`]).
 
+mod ask;
 mod ending;
 mod endpoint;
 mod error;
@@ -35,14 +37,15 @@ mod trust;
 mod unreadable_dir;
 mod watch;
 
+pub use ask::AskVmm;
 pub use ending::Ending;
 pub use endpoint::{Address, Endpoint};
-pub use error::{Error, of_system};
+pub use error::{Error, Unreachable, of_system};
 pub use files::{make_private, open_regular, read_bounded, write_whole};
 pub use home::{Home, Lock, VmFolder};
-pub use inventory::{AskVmm, Inventory, Listing, Vm};
+pub use inventory::{Inventory, Listing, Vm};
 pub use labels::{Label, Labels, POOL, Selector};
-pub use listener::{has_open, listed};
+pub use listener::{has_open, listed, open_connections};
 pub use name::{VmName, nearest};
 pub use process::{Alive, Process, Role, boot_id};
 pub use record::{Record, Recorded};

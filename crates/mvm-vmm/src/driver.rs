@@ -20,7 +20,7 @@ use crate::qemu::Qemu;
 use crate::qemu::kvm::{self, Verdict};
 use crate::snapshot::{Snapshot, SnapshotError, Vmm};
 use mvm_registry::Alive;
-use mvm_registry::{AskVmm, Home, Record, VmFolder};
+use mvm_registry::{AskVmm, Home, Record, Unreachable, VmFolder};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -126,6 +126,19 @@ pub trait Driver: Sync + fmt::Debug {
         Err(no_snapshots(self.name()))
     }
 
+    /// Why the guest of a VM that runs is not reached, where its VMM has to do with it. To be asked
+    /// when it was not; the VMM is asked, by the deadline.
+    fn unreachable(&self, _: &VmFolder, _: &[Alive], _: Deadline<'_>) -> Option<Unreachable> {
+        None
+    }
+
+    /// Has a guest be reached again that its VMM may have cut off; whether this VMM does such a thing.
+    /// It breaks the connections to the guest. Where it fails the VM may stand still:
+    /// [`Driver::run_on`] has to follow.
+    fn reconnect(&self, _: &mut VmProcesses, _: Deadline<'_>) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// Whether the program that is installed can restore that snapshot, by its manifest: told before
     /// anything is started.
     fn check_snapshot(&self, _: &Snapshot) -> Result<(), Error> {
@@ -154,6 +167,14 @@ impl AskVmm for Vmms {
             .and_then(|driver| driver.is_paused(folder, Deadline::new(at_most, None)))
             .map_err(|error| error.to_string())
     }
+}
+
+/// Why the guest of a VM that mvmctl has started, and that runs, is not reached, where its VMM has to
+/// do with it. It blocks for at most that long.
+pub fn unreachable(record: &Record, folder: &VmFolder, at_most: Duration) -> Option<Unreachable> {
+    let driver = by_name(&record.backend).ok()?;
+    let alive = record.alive().ok()?;
+    driver.unreachable(folder, &alive, Deadline::new(at_most, None))
 }
 
 fn no_snapshots(backend: &'static str) -> Error {

@@ -159,6 +159,39 @@ pub fn mend(
     Ok(Some(session))
 }
 
+/// Has the guest of a VM that runs be reached again that its VMM may have cut off. `false` if this VMM
+/// does no such thing, after which nothing has changed. A program that is killed in between leaves it
+/// as a snapshot that was broken off: [`mend`] has it run on.
+pub fn reconnect(home: &Home, name: &VmName, deadline: Deadline<'_>) -> Result<bool, Error> {
+    let folder = home.vm(name);
+    folder.record()?;
+    let lock = home.lock(name)?;
+    let record = folder.record()?;
+    let state = folder.vm().map_or(VmState::Stopped, |vm| vm.state);
+    if state != VmState::Running {
+        return Err(RegistryError::NotRunning { state }.into());
+    }
+    let mut session = SnapshotSession {
+        driver: driver::by_name(&record.backend)?,
+        image: record.image.clone().unwrap_or_default(),
+        processes: VmProcesses::attach(folder, record),
+        _lock: lock,
+        given_up: None,
+    };
+    session.processes.set_state(Recorded::Asleep)?;
+    match session.driver.reconnect(&mut session.processes, deadline) {
+        Ok(did) => {
+            session.processes.set_state(Recorded::Running)?;
+            Ok(did)
+        }
+        Err(error) => {
+            // That it stands still would be worse than that it is not reached.
+            session.run_on(deadline)?;
+            Err(error)
+        }
+    }
+}
+
 impl SnapshotSession {
     /// The VM's record.
     pub fn record(&self) -> &Record {

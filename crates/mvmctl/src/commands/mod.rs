@@ -60,8 +60,8 @@ use crate::args::{Format, Global};
 use crate::report::{Failure, Outcome};
 use crate::termination::{Termination, TerminationRequests};
 use crate::ui::Ui;
-use mvm_client::{Deadlines, Dialer, Error, Session};
-use mvm_registry::Inventory;
+use mvm_client::{Awaited, Deadlines, Dialer, Error, Session};
+use mvm_registry::{Error as RegistryError, Inventory, Unreachable};
 use mvm_vmm::Vmms;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -182,7 +182,13 @@ impl Context {
         vm: &mvm_client::Vm,
         deadlines: &Deadlines,
     ) -> Result<Session, Error> {
-        self.dialer.connect(vm.endpoint()?, deadlines).await
+        match self.dialer.connect(vm.endpoint()?, deadlines).await {
+            Err(error) if is_not_reached(&error) => {
+                let why = why_unreachable(vm, deadlines.connect).await;
+                Err(why.map_or(error, |why| RegistryError::Unreachable(why).into()))
+            }
+            connected => connected,
+        }
     }
 
     /// From now on signals that ask this program to end are for the command.
@@ -194,4 +200,24 @@ impl Context {
     pub(crate) fn deadlines(&self) -> Deadlines {
         self.timeout.map_or_else(Deadlines::default, Deadlines::all)
     }
+}
+
+/// Whether the VM was dialled, and its guest not reached.
+fn is_not_reached(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::NobodyListening { .. }
+            | Error::TimedOut {
+                awaited: Awaited::Connection | Awaited::Handshake,
+                ..
+            }
+    )
+}
+
+/// Why a guest is not reached, or may not be, where its VMM has to do with it.
+async fn why_unreachable(vm: &mvm_client::Vm, at_most: Duration) -> Option<Unreachable> {
+    let record = vm.record()?.clone();
+    let folder = vm.folder()?.clone();
+    let asking = move || mvm_vmm::driver::unreachable(&record, &folder, at_most);
+    tokio::task::spawn_blocking(asking).await.ok().flatten()
 }

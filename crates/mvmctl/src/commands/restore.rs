@@ -9,14 +9,13 @@ use crate::render::data;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::{Marks, complete};
 use clap_complete::engine::ArgValueCompleter;
-use mvm_client::Endpoint;
+use mvm_client::{Deadlines, Endpoint};
 use mvm_protocol::lifecycle::{Awake, Wake, WakeCause};
 use mvm_vmm::suspend::{RestoreSpec, restore};
 use mvm_vmm::{Deadline, Error, Snapshot, Verify};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How long loading the state may take that was given no `--timeout`.
@@ -24,6 +23,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// How long a guest that runs may take to be awake, restore commands included.
 const ROUSE: Duration = Duration::from_mins(2);
+
+/// How long a guest may take to be awake that was put to sleep for a snapshot that came to nothing.
+const AFTER_AN_ABORT: Duration = Duration::from_mins(1);
 
 /// How long to wait between two tries to reach the agent.
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
@@ -122,8 +124,15 @@ impl Args {
             let payload = payload.clone();
             Ok(Wake { payload, ..wake })
         };
-        let woken = wake_guest(context, &self.name, &endpoint, asked, Some(&cancelled)).await;
+        let patience = Patience::of(context);
+        let woken = tokio::select! {
+            woken = wake_guest(context, &self.name, &endpoint, asked, patience) => woken,
+            () = until_raised(&cancelled) => Err(Failure::failed("interrupted").of(&self.name)),
+        };
         let awake = woken.map_err(|failure| not_woken(failure, &self.name))?;
+        if !awake.was_ready && !awake.lease_expired {
+            return Err(booted_afresh(&self.name));
+        }
         drop(progress);
         context.ui.note(&format!(
             "{} runs after {:.1} s",
@@ -159,6 +168,46 @@ fn not_woken(mut failure: Failure, vm: &str) -> Failure {
     ))
 }
 
+/// A guest that goes on where its snapshot was taken was asleep, or says that it has run on since.
+fn booted_afresh(vm: &str) -> Failure {
+    Failure::failed(
+        "the guest was not asleep when it was woken: it does not go on where the snapshot was taken, but \
+         has booted afresh",
+    )
+    .hint(format!(
+        "some VMMs boot a guest anew that crashes at its restore: `mvmctl vm logs {vm}` has its console. \
+         It is left as it is, and `mvmctl vm stop --force {vm}` ends it"
+    ))
+    .of(vm)
+}
+
+/// How long to go on trying to wake a guest.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// In all.
+    at_most: Duration,
+    /// One try.
+    deadlines: Deadlines,
+}
+
+impl Patience {
+    /// What was asked for, for what was asked for.
+    pub(super) fn of(context: &Context) -> Self {
+        Self {
+            at_most: context.timeout.unwrap_or(ROUSE),
+            deadlines: context.deadlines(),
+        }
+    }
+
+    /// Whatever was asked for: a guest that was put to sleep for nothing is woken in any case.
+    pub(super) fn after_an_abort() -> Self {
+        Self {
+            at_most: AFTER_AN_ABORT,
+            deadlines: Deadlines::default(),
+        }
+    }
+}
+
 /// Wakes a guest whose VM has just begun to run on, trying again until it works, cannot work, or
 /// its time is up. A request whose answer was lost is sent again unchanged, and gets the same
 /// answer: nothing runs twice.
@@ -167,40 +216,30 @@ pub(super) async fn wake_guest(
     vm: &str,
     endpoint: &Endpoint,
     asked: impl Fn() -> Result<Wake, Failure>,
-    cancelled: Option<&AtomicBool>,
+    patience: Patience,
 ) -> Result<Awake, Failure> {
-    let deadlines = context.deadlines();
-    let until = Instant::now() + context.timeout.unwrap_or(ROUSE);
+    let until = Instant::now() + patience.at_most;
     let mut request = None;
-    let trying = async {
-        loop {
-            let tried = match context.dialer.connect(endpoint, &deadlines).await {
-                Ok(mut session) => {
-                    // The time that goes along is that of the first connection.
-                    let request: &Wake = match &request {
-                        Some(request) => request,
-                        None => request.insert(asked()?),
-                    };
-                    session.wake(request.clone()).await
-                }
-                Err(error) => Err(error),
-            };
-            match tried {
-                Ok(awake) => return Ok(awake),
-                Err(error)
-                    if !error.is_retryable() || error.code() == HELD || Instant::now() >= until =>
-                {
-                    return Err(Failure::about(vm, &error));
-                }
-                Err(_) => tokio::time::sleep(BETWEEN_TRIES).await,
+    loop {
+        let tried = match context.dialer.connect(endpoint, &patience.deadlines).await {
+            Ok(mut session) => {
+                // The time that goes along is that of the first connection.
+                let request: &Wake = match &request {
+                    Some(request) => request,
+                    None => request.insert(asked()?),
+                };
+                session.wake(request.clone()).await
             }
+            Err(error) => Err(error),
+        };
+        match tried {
+            Ok(awake) => return Ok(awake),
+            Err(error)
+                if !error.is_retryable() || error.code() == HELD || Instant::now() >= until =>
+            {
+                return Err(Failure::about(vm, &error));
+            }
+            Err(_) => tokio::time::sleep(BETWEEN_TRIES).await,
         }
-    };
-    let Some(cancelled) = cancelled else {
-        return trying.await;
-    };
-    tokio::select! {
-        awake = trying => awake,
-        () = until_raised(cancelled) => Err(Failure::failed("interrupted").of(vm)),
     }
 }

@@ -10,13 +10,14 @@
 use super::Context;
 use super::machine::{Wanted, blocking, failure, home, name};
 use super::mend::mend_if_broken_off;
-use super::restore::wake_guest;
+use super::restore::{Patience, wake_guest};
 use super::sleep::secs;
 use super::start::{cancelled_by_signals, until_raised};
 use super::wake::{is_well, wake};
 use crate::render::words::wire;
 use crate::render::{data, steps};
 use crate::report::{Failure, Outcome};
+use crate::termination::TerminationRequests;
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
 use mvm_client::{Endpoint, Error as ClientError};
@@ -161,11 +162,17 @@ impl Host<'_> {
             // Whether the guest is asleep, or will be, is not known.
             Some(Err(error)) => {
                 let failure = about(&error);
-                Err(self.told(failure, self.wake_aborted().await))
+                Err(self.told(
+                    failure,
+                    self.wake_aborted(self.context.termination_requests()).await,
+                ))
             }
             None => {
                 let failure = Failure::failed("interrupted").of(self.vm);
-                Err(self.told(failure, self.wake_aborted().await))
+                Err(self.told(
+                    failure,
+                    self.wake_aborted(self.context.termination_requests()).await,
+                ))
             }
         }
     }
@@ -271,8 +278,10 @@ impl Host<'_> {
         self.told(failure, self.run_on(session).await)
     }
 
-    /// Nothing interrupts this: a frozen VM is of no use to anybody.
+    /// Nothing interrupts this but a second signal, which ends this program in a few seconds whatever it
+    /// does: a frozen VM is of no use to anybody, and the next command has it run on then.
     async fn run_on(&self, mut session: SnapshotSession) -> Result<Awake, Failure> {
+        let requests = self.context.termination_requests();
         let ran = blocking(move || {
             session.run_on(Deadline::new(RUN_ON, None))?;
             Ok(session)
@@ -280,12 +289,19 @@ impl Host<'_> {
         let ran = ran.await;
         // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
         let _taking = ran.map_err(|error| self.failure(&error))?;
-        self.wake_aborted().await
+        self.wake_aborted(requests).await
     }
 
-    async fn wake_aborted(&self) -> Result<Awake, Failure> {
+    /// The VM runs: the next of these signals ends the waiting.
+    async fn wake_aborted(&self, mut requests: TerminationRequests) -> Result<Awake, Failure> {
         let asked = || wake(Some(self.token.clone()), WakeCause::Aborted, false);
-        wake_guest(self.context, self.vm, &self.endpoint, asked, None).await
+        let patience = Patience::after_an_abort();
+        tokio::select! {
+            awake = wake_guest(self.context, self.vm, &self.endpoint, asked, patience) => awake,
+            _ = requests.next() => {
+                Err(Failure::failed("interrupted").of(self.vm))
+            }
+        }
     }
 
     /// A failure, and what became of the VM after it.
@@ -300,9 +316,11 @@ impl Host<'_> {
                 }
             }
             Err(second) => {
+                let vm = self.vm;
                 let hint = format!(
-                    "no snapshot was taken, and the guest could not be woken: {}; it wakes by \
-                     itself when its lease is over, if the VM runs",
+                    "no snapshot was taken, and the guest was not woken: {}; `mvmctl vm wake {vm}` tries \
+                     again and says more, and if the VM runs and its agent does, the guest wakes by \
+                     itself when its lease is over",
                     second.message
                 );
                 failure.hint(hint)

@@ -66,12 +66,16 @@ fn of(vmm: &Subject) -> Vec<Trial> {
         trials.extend(trials![vmm, backend;
             a_guest_that_does_not_get_ready_costs_the_vm_nothing,
             a_sleep_whose_answer_is_lost_is_undone,
+            an_interrupt_ends_the_waiting_for_a_guest,
+            a_guest_that_was_not_asleep_was_not_restored,
             how_a_vm_ended_is_told_by_every_command,
             a_restore_that_is_killed_leaves_nothing_that_rm_does_not_find,
             a_restore_that_fails_leaves_no_new_vm,
         ]);
         if vmm.backend == "firecracker" {
-            trials.extend(trials![vmm, backend; the_broken_version_is_refused]);
+            trials.extend(trials![vmm, backend;
+                the_broken_version_is_refused, that_a_vmm_has_no_room_for_a_connection_is_told,
+            ]);
         }
     }
     if vmm.backend == "firecracker" && vmm.version == "1.16.0" {

@@ -28,6 +28,8 @@ pub(crate) struct Backend {
     pub(crate) resumed: &'static str,
     /// A request by which it says whether the VM is paused.
     pub(crate) ask: &'static str,
+    /// Whether a guest is not reached any more that is paused and resumed without a snapshot.
+    pub(crate) cuts_off: bool,
     /// Whether it is the real program.
     pub(crate) real: bool,
 }
@@ -41,6 +43,7 @@ impl Backend {
         paused: r#"{"state":"Paused"}"#,
         resumed: r#"{"state":"Resumed"}"#,
         ask: "GET /",
+        cuts_off: false,
         real: false,
     };
     const CLOUD_HYPERVISOR: Self = Self {
@@ -51,6 +54,7 @@ impl Backend {
         paused: "",
         resumed: "",
         ask: "GET /api/v1/vm.info",
+        cuts_off: false,
         real: false,
     };
 
@@ -58,8 +62,19 @@ impl Backend {
         let known = [Self::FIRECRACKER, Self::CLOUD_HYPERVISOR];
         let known = known.into_iter().find(|known| known.name == vmm.backend);
         Self {
+            cuts_off: vmm.backend == "firecracker" && vmm.version == "1.16.1",
             real: vmm.is_real(),
             ..known.unwrap()
+        }
+    }
+
+    /// The requests by which a VM runs on.
+    pub(crate) fn run_on(&self) -> Vec<String> {
+        let resumed = format!("{} 204", self.resume);
+        if self.cuts_off {
+            vec![format!("{} 400", self.write), resumed]
+        } else {
+            vec![resumed]
         }
     }
 }
@@ -266,6 +281,13 @@ impl TestHost {
             String::from_utf8_lossy(&environment).contains(&marker)
         };
         pids.filter(is_marked).collect()
+    }
+
+    /// Sends a signal to a run.
+    pub(crate) fn signal(run: &Child, name: &str) {
+        let pid = run.id().to_string();
+        let sent = Command::new("kill").args([name, &pid]).status();
+        assert!(sent.unwrap().success());
     }
 
     pub(crate) fn touch(&self, vm: &str, name: &str) {
