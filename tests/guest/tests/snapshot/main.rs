@@ -9,6 +9,7 @@
 )]
 
 mod frozen;
+mod served;
 mod story;
 mod thawed;
 
