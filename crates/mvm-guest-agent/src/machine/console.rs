@@ -77,6 +77,7 @@ mod tests {
     use std::time::Duration;
 
     /// Whether it returns; a write that blocks does not.
+    #[expect(clippy::disallowed_methods, reason = "the harness has threads anyway")]
     fn returns(to: OwnedFd, message: String) -> bool {
         let (sender, returned) = channel();
         std::thread::spawn(move || {

@@ -162,10 +162,10 @@ fn write_drop_caches() -> u8 {
 
 /// What a copy ends with: an errno, all of which are small.
 fn exit_status<T>(result: rustix::io::Result<T>) -> u8 {
-    match result {
-        Ok(_) => 0,
-        Err(errno) => u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX),
-    }
+    result.map_or_else(
+        |errno| u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX),
+        |_| 0,
+    )
 }
 
 /// RNDADDENTROPY mixes the host's bytes into the pool; RNDRESEEDCRNG makes the generator draw from
