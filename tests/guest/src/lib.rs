@@ -46,7 +46,7 @@ mod vm;
 mod waker;
 
 pub use bare::{AGENT_SOCKET, MOUNT_A_DISK, build_bare};
-pub use drawer::{DRAWN, build_drawer};
+pub use drawer::{DRAWN, Draw, Drawn, amiss, build_drawer};
 pub use image::{build_dev_image, build_image};
 pub use mvmctl::{Mvmctl, Run};
 pub use networked::{build_networked, qemu_with_card};

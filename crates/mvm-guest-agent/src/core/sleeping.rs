@@ -38,8 +38,8 @@ pub(crate) enum Work {
     CheckFrozen { required: bool },
     /// Let the work run again.
     Thaw,
-    /// Drop the page cache.
-    DropCaches,
+    /// Drop the page cache; the number of the run that does it.
+    DropCaches(RunId),
     /// Reseed the kernel's random generator.
     Reseed(Option<Entropy>),
     /// Set the wall clock: the host's time, and when it was told on the monotonic clock.
@@ -315,7 +315,7 @@ impl Core {
                 required: self.lifecycle.requires_freeze(),
             },
             Task::Thaw => Work::Thaw,
-            Task::DropCaches => Work::DropCaches,
+            Task::DropCaches => Work::DropCaches(RunId(self.number())),
             Task::Reseed => Work::Reseed(wake.and_then(|(wake, _)| wake.entropy)),
             Task::Clock => {
                 let told = wake.and_then(|(wake, at)| Some((wake.wall_clock?, at)));

@@ -26,6 +26,14 @@ use std::time::{Duration, Instant};
 /// A clock that is off by less is left alone: setting it would disturb more than it mends.
 const CLOCK_TOLERANCE_MS: i64 = 500;
 
+/// So much before the sleep's own deadline a sync is given up, so that the host learns of which
+/// filesystem: longer than a copy is waited for that does not even end when it is killed.
+const TO_END: Duration = Duration::from_secs(3);
+
+/// How long dropping the caches may take, without which a snapshot is larger and not wrong: that a
+/// filesystem hangs must not use up the time that the sleep has.
+const DROP_WITHIN: Duration = Duration::from_secs(10);
+
 /// What the steps work with.
 #[derive(Clone, Copy)]
 pub(crate) struct StepContext<'a> {
@@ -57,7 +65,7 @@ pub(crate) async fn run(work: Work, limit: Duration, context: StepContext<'_>) -
         Work::Identity { clone: false } => Err(NotDone::Skipped("not a clone".to_owned())),
         _ if !context.effects => Err(NotDone::Skipped("--no-system-effects".to_owned())),
         Work::Sync(run) => sync(run, mounts::writable_local(), limit, context).await,
-        Work::DropCaches => drop_caches(),
+        Work::DropCaches(run) => drop_caches(run, limit, context).await,
         Work::Reseed(entropy) => reseed(entropy.as_ref()),
         Work::Clock(told) => set_clock(told),
         Work::Identity { clone: true } => identity::renew(context.files),
@@ -79,60 +87,85 @@ pub(crate) async fn run(work: Work, limit: Duration, context: StepContext<'_>) -
     }
 }
 
-/// Writes the dirty pages of each filesystem: syncfs(2). A disk that hangs holds the call in the
-/// kernel, where nothing reaches it, so each is made by a process of its own, which can be killed
-/// or left behind.
+/// Writes the dirty pages of each filesystem: syncfs(2).
 async fn sync(
     run: RunId,
     mounts: Vec<Mount>,
     limit: Duration,
     context: StepContext<'_>,
 ) -> StepResult {
-    let deadline = Instant::now() + limit;
+    // An end that is told needs some of the time that there is.
+    let deadline = Instant::now() + limit.saturating_sub(TO_END.min(limit / 2));
     let mut synced = Vec::new();
     for mount in mounts {
         let point = mount.point.to_string_lossy().into_owned();
-        let failed = |why: io::Error| NotDone::Failed(format!("syncfs of {point}: {why}"));
+        let what = format!("syncfs of {point}");
         let path = CString::new(mount.point.into_os_string().into_vec());
-        let path = path.map_err(|error| failed(error.into()))?;
+        let path = path.map_err(|error| NotDone::Failed(format!("{what}: {error}")))?;
         let left = deadline.saturating_duration_since(Instant::now());
-        let copy = context
-            .launcher
-            .run_copy(run, left, || sync_filesystem(&path));
-        match copy.await.end {
-            End::Exited(0) => synced.push(point),
-            End::Exited(errno) => return Err(failed(io::Error::from_raw_os_error(errno))),
-            End::TimedOut { .. } | End::Unkillable => {
-                return Err(NotDone::TimedOut(format!(
-                    "syncfs of {point} does not return"
-                )));
-            }
-            End::NotStarted { reason, .. } => return Err(failed(io::Error::other(reason))),
-            End::Signaled(_) => return Err(failed(io::Error::other("it was killed"))),
-        }
+        let copied = in_copy(run, left, context, &what, || sync_filesystem(&path)).await?;
+        copied.map_err(|error| NotDone::Failed(format!("{what}: {error}")))?;
+        synced.push(point);
     }
     Ok((!synced.is_empty()).then(|| synced.join(", ")))
 }
 
-/// Bare system calls, on memory that is there already. Gives an errno, all of which are small.
+/// Makes system calls that a disk that hangs, or a filesystem that a frozen process serves, can hold in
+/// the kernel, where nothing reaches them: in a process of its own, which can be killed or left behind.
+/// Gives the error that they ended with.
+async fn in_copy(
+    run: RunId,
+    limit: Duration,
+    context: StepContext<'_>,
+    what: &str,
+    calls: impl FnOnce() -> u8,
+) -> Result<io::Result<()>, NotDone> {
+    match context.launcher.run_copy(run, limit, calls).await.end {
+        End::Exited(0) => Ok(Ok(())),
+        End::Exited(errno) => Ok(Err(io::Error::from_raw_os_error(errno))),
+        End::TimedOut { .. } | End::Unkillable => {
+            Err(NotDone::TimedOut(format!("{what} does not return")))
+        }
+        End::NotStarted { reason, .. } => Err(NotDone::Failed(format!("{what}: {reason}"))),
+        End::Signaled(_) => Err(NotDone::Failed(format!("{what}: it was killed"))),
+    }
+}
+
+/// Bare system calls, on memory that is there already.
 fn sync_filesystem(path: &CStr) -> u8 {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     // A mount point may be a file.
     let synced = rustix::fs::open(path, flags, Mode::empty())
         .or_else(|_| rustix::fs::open(path, flags - OFlags::DIRECTORY, Mode::empty()))
         .and_then(rustix::fs::syncfs);
-    match synced {
-        Ok(()) => 0,
-        Err(errno) => u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX),
-    }
+    exit_status(synced)
 }
 
 /// Page cache, dentries and inodes (Documentation/admin-guide/sysctl/vm.rst): clean by now, read
-/// again when wanted, and much of a snapshot's size.
-fn drop_caches() -> StepResult {
-    std::fs::write("/proc/sys/vm/drop_caches", "3")
+/// again when wanted, and much of a snapshot's size. Waits for each filesystem that is just being
+/// mounted or unmounted.
+async fn drop_caches(run: RunId, limit: Duration, context: StepContext<'_>) -> StepResult {
+    let limit = limit.min(DROP_WITHIN);
+    let dropped = in_copy(run, limit, context, "drop_caches", write_drop_caches).await?;
+    dropped
         .map(|()| None)
         .map_err(|error| NotDone::from_error("/proc/sys/vm/drop_caches", &error))
+}
+
+/// Bare system calls, as in [`sync_filesystem`].
+fn write_drop_caches() -> u8 {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let written = rustix::fs::open(c"/proc/sys/vm/drop_caches", flags, Mode::empty())
+        .and_then(|file| rustix::io::write(file, b"3"));
+    exit_status(written)
+}
+
+/// What a copy ends with: an errno, all of which are small.
+fn exit_status<T>(result: rustix::io::Result<T>) -> u8 {
+    result.map_or_else(
+        |errno| u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX),
+        |_| 0,
+    )
 }
 
 /// RNDADDENTROPY mixes the host's bytes into the pool; RNDRESEEDCRNG makes the generator draw from

@@ -126,10 +126,17 @@ impl Arguments<'_> {
         } else {
             ""
         };
+        // Linux looks at its boot whether the timer ticks while it waits for ten ticks, and panics if
+        // not ("IO-APIC + timer doesn't work!"). Emulated on a busy machine a guest may get no CPU in
+        // just that time. Under KVM Linux leaves that out by itself (arch/x86/kernel/kvm.c).
+        let timer = match self.accelerator {
+            Accelerator::Tcg => "no_timer_check ",
+            Accelerator::Kvm => "",
+        };
         // A guest that panics or reboots ends QEMU: both mean that it will not come up.
         add(
             "-append",
-            format!("console=ttyS0 panic=-1 quiet {root}{}", self.cmdline).into(),
+            format!("console=ttyS0 panic=-1 quiet {timer}{root}{}", self.cmdline).into(),
         );
         add(
             "-device",
@@ -226,7 +233,7 @@ mod tests {
              -serial file:console.log -qmp unix:qmp,server=on,wait=off \
              -trace qemu_system_shutdown_request \
              -kernel /img/vmlinuz -initrd /img/initrd \
-             -append console=ttyS0 panic=-1 quiet init_on_free=1 \
+             -append console=ttyS0 panic=-1 quiet no_timer_check init_on_free=1 \
              -device pcie-root-port,id=rp0,chassis=1,slot=1 \
              -chardev socket,id=vs,path=vhu.sock \
              -device vhost-user-vsock-pci,id=vsock0,chardev=vs,bus=rp0 \
@@ -242,7 +249,7 @@ mod tests {
                     -device virtio-blk-pci,drive=rootfs ";
         assert!(line.contains(disk), "{line}");
         assert!(
-            line.contains(" quiet root=/dev/vda ro init_on_free=1 "),
+            line.contains(" quiet no_timer_check root=/dev/vda ro init_on_free=1 "),
             "{line}"
         );
     }

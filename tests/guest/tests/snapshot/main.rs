@@ -10,6 +10,7 @@
 
 mod frozen;
 mod network;
+mod served;
 mod story;
 mod thawed;
 
