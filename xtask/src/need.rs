@@ -370,6 +370,42 @@ pub(crate) fn promtool() -> Result<PathBuf> {
     Ok(program)
 }
 
+/// The folder of Python's type checker, which the Python client is held against.
+pub(crate) fn mypy() -> Result<PathBuf> {
+    const VERSION: &str = "2.4.1";
+    let home = cache()?.join(format!("mypy-{VERSION}"));
+    if home.is_dir() {
+        return Ok(home);
+    }
+    if which("python3").is_none() {
+        packages(&[Package {
+            name: "python3-pip",
+            program: "pip3",
+            why: "installs what checks the types of the Python client",
+        }])?;
+    }
+    say(format!(
+        "mypy {VERSION} is not installed. It checks the types of the Python client. Installing it into \
+         {}, which takes about ten seconds.",
+        home.display()
+    ));
+    let new = Scratch::new(&home.with_extension("new"))?;
+    Cmd::new("python3")
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ])
+        .arg("--target")
+        .arg(new.path())
+        .arg(format!("mypy=={VERSION}"))
+        .run()?;
+    fs::rename(new.path(), &home).tried(format!("rename to {}", home.display()))?;
+    Ok(home)
+}
+
 /// Downloads a package and unpacks it into a folder of our cache. `find` names the package once apt
 /// knows `known`. It takes no root.
 fn unpack(known: &str, home: &Path, find: impl Fn() -> Result<String>) -> Result<()> {

@@ -24,9 +24,11 @@ enum Rung {
     Guest,
     /// mkGuest, the NixOS module, the flake: by Nix, without a network.
     Nix,
+    /// The Python client, with a real agent.
+    Python,
 }
 
-const RUNGS: [(&str, Rung); 8] = [
+const RUNGS: [(&str, Rung); 9] = [
     ("fmt", Rung::Fmt),
     ("clippy", Rung::Clippy),
     ("deny", Rung::Deny),
@@ -35,6 +37,7 @@ const RUNGS: [(&str, Rung); 8] = [
     ("cli", Rung::Cli),
     ("guest", Rung::Guest),
     ("nix", Rung::Nix),
+    ("python", Rung::Python),
 ];
 
 /// Those that one run of nextest can cover, and the packages of each. `None`: what no other names.
@@ -63,6 +66,7 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
     if nextest {
         need::NEXTEST.installed()?;
     }
+    let mypy = wants(Rung::Python).then(need::mypy).transpose()?;
     let promtool = wants(Rung::Unit).then(need::promtool).transpose()?;
     if wants(Rung::Fmt) {
         Cmd::new("cargo").args(["fmt", "--all", "--check"]).run()?;
@@ -78,6 +82,9 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
     }
     if wants(Rung::Unit) {
         dev_tests()?;
+    }
+    if let Some(mypy) = mypy {
+        python(&mypy)?;
     }
     if nextest {
         // The last thing that is printed is nextest's summary of all tests.
@@ -144,6 +151,23 @@ fn dev_tests() -> Result<()> {
         .args(["--package", "mvm-guest-agent", "--features", "dev"])
         .run()
         .map_err(failed)
+}
+
+/// The Python client's types, and its tests against the vectors and the dev build of the agent.
+fn python(mypy: &Path) -> Result<()> {
+    let client = build::root().join("clients/python");
+    let python = || Cmd::new("python3").dir(&client);
+    python()
+        .args(["-m", "mypy"])
+        .env("PYTHONPATH", mypy)
+        .run()?;
+    python()
+        .args(["-W", "error::ResourceWarning", "-m", "unittest"])
+        .args(["discover", "-s", "tests"])
+        .env("PYTHONPATH", client.join("src"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("MVM_TEST_DEV_AGENT", build::static_dev_agent()?)
+        .run()
 }
 
 fn nextest() -> Result<Cmd> {
