@@ -3,7 +3,7 @@
 //! ```text
 //! $MVM_HOME/vms/<name>/   vm.json        how it was started, its state, its processes
 //!                         v.sock         the hybrid vsock socket (the VMM's, or the agent's)
-//!                         console.log    what the guest wrote to its console
+//!                         console.log    what the guest wrote to its console, and .1 the time before
 //!                         vmm.log, …     what each process of it wrote
 //! $MVM_HOME/locks/<name>  held while a VM is started, stopped, snapshotted or removed
 //! ```

@@ -8,6 +8,7 @@ use crate::home::home;
 use crate::judge::{Main, now};
 use crate::labels::{Labels, Selector, pool_by_name};
 use crate::name::nearest;
+use crate::process::{Alive, Role};
 use crate::record::{Foreign, Found, Record};
 use crate::settings::{Pattern, Settings};
 use crate::state::{Pause, Untold, VmState};
@@ -18,6 +19,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How long the last that a guest has said may take to be in its console.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How often a VM is looked at whose record changes meanwhile.
 const LOOKS: usize = 3;
@@ -49,10 +53,15 @@ pub struct Vm {
 }
 
 /// How a VM that nobody stopped has ended.
-fn ending_of(record: &Record, folder: &VmFolder) -> Result<Ending, Error> {
+fn ending_of(record: &Record, folder: &VmFolder, alive: &[Alive]) -> Result<Ending, Error> {
     let failed = Error::io("read the boot id of", Path::new("/proc"));
     if record.is_of_another_boot().map_err(failed)? {
         return Ok(Ending::HostRestarted);
+    }
+    // What the guest said last may be on its way.
+    for keeper in alive.iter().filter(|one| one.role == Role::Console) {
+        let ended = keeper.wait(LAST_WORDS);
+        ended.map_err(Error::io("wait for a process of", folder.path()))?;
     }
     // One that cannot be read says nothing.
     let tail = |name: &str| {
@@ -69,6 +78,8 @@ struct Own {
     folder: VmFolder,
     /// The process by which its guest is reached has ended, and the VM has not.
     vsock_ended: bool,
+    /// The process that keeps its guest's console has.
+    console_ended: bool,
 }
 
 /// What was found where VMs are looked for.
@@ -116,6 +127,11 @@ impl Vm {
     /// Its record, if mvmctl started it.
     pub fn record(&self) -> Option<&Record> {
         self.own.as_ref().map(|own| &own.record)
+    }
+
+    /// Whether what its guest prints is lost: the process that keeps its console has ended.
+    pub fn loses_console(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.console_ended)
     }
 
     /// Its folder, if mvmctl started it.
@@ -205,12 +221,13 @@ impl Vm {
                     .is_locked()
                     .map_err(Error::io("look at the lock of", folder.path()))
             },
-            || ending_of(&record, folder),
+            || ending_of(&record, folder, &alive),
         )?;
-        let vsock_ended = record
-            .processes
-            .iter()
-            .any(|one| !alive.iter().any(|alive| alive.role == one.role));
+        let has_ended = |role| {
+            let recorded = record.processes.iter().any(|one| one.role == role);
+            recorded && !alive.iter().any(|alive| alive.role == role)
+        };
+        let (vsock_ended, console_ended) = (has_ended(Role::Vsock), has_ended(Role::Console));
         Ok(Self {
             backend: Some(record.backend.clone()),
             state,
@@ -221,6 +238,7 @@ impl Vm {
                 record,
                 folder: folder.clone(),
                 vsock_ended,
+                console_ended,
             })),
             ..Self::stranger(folder.name().as_str(), Endpoint::unix(folder.socket()))
         })

@@ -64,6 +64,9 @@ pub struct Record {
     /// Its settings and drop-ins, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etc: Option<PathBuf>,
+    /// How much of its consoles is kept, in MiB, if it is not the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console_limit_mib: Option<u32>,
     /// By which it is grouped and chosen.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
@@ -278,6 +281,7 @@ pub(crate) mod tests {
             port: 52,
             agent: None,
             etc: None,
+            console_limit_mib: None,
             labels: Labels::default(),
             pinned: false,
             accelerator: Some("tcg".into()),

@@ -12,7 +12,7 @@
 //! processes, so that nothing is lost if this program is killed. Each step holds the VM's lock. What a
 //! VM is at any moment, `mvm_registry::state` says.
 
-use crate::console::{LISTENING, Watch};
+use crate::console::{self, Follow, LISTENING, Watch};
 use crate::deadline::Deadline;
 use crate::driver::{self, Driver, Launch};
 use crate::error::{Error, Logs};
@@ -20,7 +20,7 @@ use crate::image::Image;
 use crate::launch::VmProcesses;
 use crate::snapshot;
 use mvm_registry::record::VERSION;
-use mvm_registry::{Alive, Home, Label, Lock, Record, Recorded, VmFolder, VmName};
+use mvm_registry::{Alive, Home, Label, Lock, Record, Recorded, VmFolder, VmName, open_regular};
 use serde::Serialize;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -49,6 +49,8 @@ pub struct Spec {
     pub agent: Option<PathBuf>,
     /// Its settings and drop-ins, likewise.
     pub etc: Option<PathBuf>,
+    /// How much of its consoles is kept, in MiB.
+    pub console_limit_mib: Option<u32>,
     /// Labels that are put on those of the last start.
     pub labels: Vec<Label>,
     /// Whether the fleet is to leave it alone.
@@ -161,7 +163,7 @@ impl Starting {
     /// Waits for the agent's line on the console. Only then may it be dialled.
     pub fn wait_for_agent(&self, deadline: Deadline<'_>) -> Result<(), Error> {
         let console = self.processes.folder().console();
-        let mut watch = Watch::new(&console, LISTENING);
+        let mut watch = Watch::new(self.processes.folder(), LISTENING);
         self.processes
             .wait_for("the agent's line on the console", deadline, || {
                 let come = watch.contains().map_err(Error::io("read", &console))?;
@@ -316,6 +318,9 @@ fn plan(
         port: mvm_protocol::PORT,
         agent: pick(&spec.agent, last.and_then(|r| r.agent.clone()))?,
         etc: pick(&spec.etc, last.and_then(|r| r.etc.clone()))?,
+        console_limit_mib: spec
+            .console_limit_mib
+            .or(last.and_then(|r| r.console_limit_mib)),
         labels: last
             .map(|r| r.labels.clone())
             .unwrap_or_default()
@@ -392,14 +397,26 @@ pub(crate) fn remove_sockets(folder: &VmFolder) -> Result<(), Error> {
     Ok(())
 }
 
-/// Opens what the guest wrote to its console.
-pub fn console(home: &Home, name: &VmName) -> Result<File, Error> {
+/// What the guest wrote to its console, to be read as it grows.
+pub fn console(home: &Home, name: &VmName) -> Result<Follow, Error> {
     let folder = home.vm(name);
     folder.record()?;
-    let path = folder.console();
-    match File::open(&path) {
+    need_console(&folder, console::LOG)?;
+    Ok(Follow::new(&folder))
+}
+
+/// What the guest wrote to its console the last time that the VM was up, before it was started.
+pub fn last_console(home: &Home, name: &VmName) -> Result<File, Error> {
+    let folder = home.vm(name);
+    folder.record()?;
+    need_console(&folder, console::LAST_LOG)
+}
+
+fn need_console(folder: &VmFolder, log: &str) -> Result<File, Error> {
+    let path = folder.file(log);
+    match open_regular(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::NoConsole {
-            name: name.to_string(),
+            name: folder.name().to_string(),
         }),
         opened => opened.map_err(Error::io("read", &path)),
     }

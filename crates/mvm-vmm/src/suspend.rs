@@ -350,6 +350,7 @@ pub fn restore(
         port: manifest.port,
         agent: None,
         etc: None,
+        console_limit_mib: last.as_ref().and_then(|last| last.console_limit_mib),
         labels: last
             .as_ref()
             .map(|last| last.labels.clone())

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use termination::Termination;
 
 fn main() -> ExitCode {
+    mvm_vmm::console::run_if_called();
     if handshakes::is_helper() {
         handshakes::finish();
         return ExitCode::SUCCESS;

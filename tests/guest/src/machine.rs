@@ -97,7 +97,10 @@ impl Machine {
             begin,
         };
         let mut command = Command::new(&parts.qemu);
-        let qemu = start(command.args(arguments.to_vec()), folder, "vmm.log");
+        // The console is its standard output.
+        let console = File::create(folder.join("console.log")).expect("create a log");
+        let command = command.args(arguments.to_vec());
+        let qemu = start(command, folder, "vmm.log", console.into());
         let qmp = wait("QEMU's control socket", folder, || {
             Qmp::connect(folder, QMP_SOCKET).unwrap_or_else(|error| panic!("{error}"))
         });
@@ -235,7 +238,7 @@ fn start_vsock(parts: &Parts, folder: &Path, cid: u32) -> Owned {
         "--uds-path",
         "v.sock",
     ]);
-    let vsock = start(&mut command, folder, "vsock.log");
+    let vsock = start(&mut command, folder, "vsock.log", Stdio::null());
     wait("vhost-device-vsock's socket", folder, || {
         let pid = i32::try_from(vsock.0.id()).expect("a pid");
         listens(pid, VSOCK_SOCKET)
@@ -245,12 +248,12 @@ fn start_vsock(parts: &Parts, folder: &Path, cid: u32) -> Owned {
     vsock
 }
 
-fn start(command: &mut Command, folder: &Path, log: &str) -> Owned {
+fn start(command: &mut Command, folder: &Path, log: &str, stdout: Stdio) -> Owned {
     let log = File::create(folder.join(log)).expect("create a log");
     command
         .current_dir(folder)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(stdout)
         .stderr(log);
     Owned(command.spawn().expect("start a VMM"))
 }

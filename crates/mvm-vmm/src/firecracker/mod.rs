@@ -55,9 +55,6 @@ const VMM: Vmm = Vmm {
 
 const BACKEND: &str = "firecracker";
 
-/// The guest's console, in the VM's folder.
-const CONSOLE: &str = "console.log";
-
 /// The most connections to a guest that it has at a time. It ends any more at once.
 const MAX_CONNECTIONS: usize = 1023;
 
@@ -277,7 +274,7 @@ fn spawn(processes: &mut VmProcesses) -> Result<(), Error> {
     File::create(&log).map_err(Error::io("create", &log))?;
     processes.set_accelerator("kvm");
     processes.add_log(LOG);
-    processes.spawn(ROLE, VMM.name, CONSOLE, &mut command)
+    processes.spawn_with_console(ROLE, VMM.name, None, &mut command)
 }
 
 /// A VM's name in the letters that Firecracker takes in an id. It is shown by its logs alone, and

@@ -108,7 +108,8 @@ impl Arguments<'_> {
         add("-m", size.to_string().into());
         add("-object", self.memory_object());
         add("-display", "none".into());
-        add("-serial", "file:console.log".into());
+        // Its standard output is what keeps the console.
+        add("-serial", "file:/dev/stdout".into());
         add(
             "-qmp",
             format!("unix:{QMP_SOCKET},server=on,wait=off").into(),
@@ -233,7 +234,7 @@ mod tests {
             arguments(Begin::Boot, Memory::Anonymous),
             "-M q35,memory-backend=mem -accel tcg -cpu max -smp 1 -m 256 \
              -object memory-backend-memfd,id=mem,size=256M,share=on -display none \
-             -serial file:console.log -qmp unix:qmp,server=on,wait=off \
+             -serial file:/dev/stdout -qmp unix:qmp,server=on,wait=off \
              -trace qemu_system_shutdown_request \
              -kernel /img/vmlinuz -initrd /img/initrd \
              -append console=ttyS0 panic=-1 quiet no_timer_check init_on_free=1 \

@@ -34,6 +34,9 @@ const BACKEND: &str = "qemu";
 
 const ROLE: Role = Role::Vmm;
 
+/// What QEMU says itself, in the VM's folder.
+const LOG: &str = "vmm.log";
+
 /// The guest's own vsock address. Each VM has a vhost-device-vsock of its own, so that it need not
 /// differ between them.
 const GUEST_CID: u32 = 3;
@@ -75,8 +78,8 @@ impl Driver for Qemu {
             begin: Begin::Boot,
         }
         .to_vec();
-        processes.add_log("console.log");
-        processes.spawn(ROLE, "QEMU", "vmm.log", Command::new(&qemu).args(arguments))?;
+        let mut command = Command::new(&qemu);
+        processes.spawn_with_console(ROLE, "QEMU", Some(LOG), command.args(arguments))?;
         let folder = processes.folder().path().to_owned();
         processes.wait_for("QEMU's control socket", launch.deadline, || {
             Qmp::connect(&folder, QMP_SOCKET)

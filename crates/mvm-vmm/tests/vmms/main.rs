@@ -39,6 +39,7 @@ fn trial(vmm: &Subject, test: &str, story: fn(&Subject)) -> Trial {
 }
 
 fn main() {
+    mvm_vmm::console::run_if_called();
     mvm_fake_vmm::run_if_called();
     let programs = test_host::install();
     let (firecracker, wrong) = subjects("firecracker");

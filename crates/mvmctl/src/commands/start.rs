@@ -49,6 +49,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
     memory: Option<u32>,
 
+    /// How much is kept of what the guest prints, in MiB: the beginning and the end of this boot and of
+    /// the one before [default: 4]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    console_limit: Option<u32>,
+
     /// The agent's program, with --backend local [default: the one beside mvmctl]
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
@@ -129,6 +134,7 @@ impl Args {
             backend: self.backend,
             cpus: self.cpus,
             memory_mib: self.memory,
+            console_limit_mib: self.console_limit,
             agent: self.agent,
             etc: self.etc,
             pinned: self.marks.pinned(),

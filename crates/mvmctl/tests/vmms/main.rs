@@ -12,6 +12,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod endings;
 mod stories;
 mod test_host;
 
@@ -68,10 +69,16 @@ fn of(vmm: &Subject) -> Vec<Trial> {
             a_sleep_whose_answer_is_lost_is_undone,
             an_interrupt_ends_the_waiting_for_a_guest,
             a_guest_that_was_not_asleep_was_not_restored,
-            how_a_vm_ended_is_told_by_every_command,
             a_restore_that_is_killed_leaves_nothing_that_rm_does_not_find,
             a_restore_that_fails_leaves_no_new_vm,
         ]);
+        let how_it_ended = endings::how_a_vm_ended_is_told_by_every_command;
+        trials.push(trial(
+            vmm,
+            "how_a_vm_ended_is_told_by_every_command",
+            backend,
+            how_it_ended,
+        ));
         if vmm.backend == "firecracker" {
             trials.extend(trials![vmm, backend;
                 the_broken_version_is_refused, that_a_vmm_has_no_room_for_a_connection_is_told,

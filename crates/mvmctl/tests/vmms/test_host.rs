@@ -265,7 +265,9 @@ impl TestHost {
     pub(crate) fn kill(&self, vm: &str) {
         let record = fs::read(self.file(vm, "vm.json")).unwrap();
         let record: Value = serde_json::from_slice(&record).unwrap();
-        let pid = record["processes"][0]["pid"].to_string();
+        let processes = record["processes"].as_array().unwrap();
+        let vmm = processes.iter().find(|one| one["role"] == "vmm").unwrap();
+        let pid = vmm["pid"].to_string();
         let killed = Command::new("kill").args(["-KILL", &pid]).status();
         assert!(killed.unwrap().success());
     }
