@@ -71,7 +71,8 @@ fn a_fleet_as_numbers() {
 
 #[test]
 fn what_is_not_there_is_told_with_what_is() {
-    let server = Fleet::new().and("web-1", IDLE).serve("").ready();
+    let fleet = Fleet::new().and("web-1", IDLE);
+    let server = fleet.serve("").ready();
     for (method, path, status, hint) in [
         ("GET", "/", 404, "/metrics"),
         ("GET", "/v1/pools/", 404, "there are web"),
@@ -229,7 +230,8 @@ fn beyond_loopback_nobody_listens_by_mistake() {
 
 #[test]
 fn clients_that_misbehave_cost_the_others_nothing() {
-    let server = Fleet::new().and("web-1", IDLE).serve("").ready();
+    let fleet = Fleet::new().and("web-1", IDLE);
+    let server = fleet.serve("").ready();
     let connect = || {
         let stream = TcpStream::connect(&server.address).unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();
@@ -271,11 +273,10 @@ fn whatever_guests_write_the_exposition_is_sound() {
         pool: None,
         is_hostile: true,
     };
-    let server = Fleet::of(guests)
+    let fleet = Fleet::of(guests)
         .and("web-1", IDLE)
-        .and("web-2", Behaviour::Garbage)
-        .serve("")
-        .ready();
+        .and("web-2", Behaviour::Garbage);
+    let server = fleet.serve("").ready();
     let metrics = server.get("/metrics").body;
     for line in metrics.lines() {
         assert!(

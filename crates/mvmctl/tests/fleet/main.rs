@@ -8,4 +8,8 @@
 )]
 
 mod answers;
+mod descriptors;
+mod once;
+mod scalers;
 mod server;
+mod tls;

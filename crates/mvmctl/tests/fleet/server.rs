@@ -64,15 +64,27 @@ impl Fleet {
 
     /// Serves it on a port of the system's choice. It listens when this returns.
     pub(crate) fn serve(&self, args: &str) -> Server {
+        self.serve_on("127.0.0.1:0", args)
+    }
+
+    /// The same on another address.
+    pub(crate) fn serve_on(&self, listen: &str, args: &str) -> Server {
+        let mut command = self.mvmctl("fleet serve --listen");
+        command
+            .arg(listen)
+            .args(args.split_whitespace())
+            .stdin(Stdio::null());
+        self.spawn(&mut command)
+    }
+
+    /// The same by any command that comes to it.
+    pub(crate) fn spawn(&self, command: &mut Command) -> Server {
         let notify = self.path().join("notify");
         let _ = std::fs::remove_file(&notify);
         let told = UnixDatagram::bind(&notify).unwrap();
         told.set_read_timeout(Some(LONG)).unwrap();
-        let mut child = self
-            .mvmctl("fleet serve --listen 127.0.0.1:0")
-            .args(args.split_whitespace())
+        let mut child = command
             .env("NOTIFY_SOCKET", &notify)
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -88,6 +88,7 @@ impl Owner {
             inspect: settings.per_vm,
             at_once: Semaphore::new(settings.parallel),
             heartbeat: AtomicU64::new(0),
+            watched: AtomicU64::new(0),
             inputs,
         });
         watches.set_heartbeat(heartbeat);
@@ -290,8 +291,8 @@ impl Owner {
             registered.run_state = RunState::Paused { by_fleet: false };
             let effects = self.view.registry(RegistryEvent::Changed(registered), now);
             self.obey(effects);
+            self.watches.until_resumed(name);
         }
-        self.watches.until_resumed(name);
     }
 
     fn ended(&mut self, ended: Ended, ui: &Ui, now: &Now) {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// The longest pause before a VM is dialled again that cannot be reached. One that comes back writes
 /// its record, and is dialled then.
@@ -22,6 +22,13 @@ const FROZEN_WITHIN: Duration = Duration::from_secs(15);
 
 /// How often a VM that something else has paused is asked whether it runs again.
 const ASK_PAUSED: Duration = Duration::from_secs(2);
+
+/// How old what only `inspect` tells may get, where that costs little.
+const INSPECT_EVERY: Duration = Duration::from_secs(60);
+
+/// How many guests are inspected a second at most, beyond those that are dialled anyway: with thousands
+/// of VMs that is what bounds the cost, and each is inspected more seldom.
+const INSPECTED_A_SECOND: u64 = 5;
 
 /// How guests are dialled.
 #[derive(Debug)]
@@ -35,6 +42,8 @@ pub(super) struct Dialling {
     pub(super) at_once: Semaphore,
     /// How often a guest says that it is there, in ms.
     pub(super) heartbeat: AtomicU64,
+    /// How many are watched.
+    pub(super) watched: AtomicU64,
     pub(super) inputs: Inputs,
 }
 
@@ -63,12 +72,19 @@ impl Watches {
         let task = watch(Arc::clone(&self.dialling), Arc::clone(&name), ticket);
         let handle = tokio::spawn(task).abort_handle();
         self.tasks.insert(ticket, (name, handle));
+        self.count();
+    }
+
+    fn count(&self) {
+        let watched = self.tasks.len() as u64;
+        self.dialling.watched.store(watched, Ordering::Relaxed);
     }
 
     /// Ends a watch. A handshake that is under way is finished by the dialer.
     pub(super) fn unwatch(&mut self, ticket: Ticket) {
         if let Some((_, task)) = self.tasks.remove(&ticket) {
             task.abort();
+            self.count();
         }
     }
 
@@ -77,16 +93,7 @@ impl Watches {
         let Some((name, _)) = self.tasks.get(&ticket) else {
             return;
         };
-        let (dialling, name) = (Arc::clone(&self.dialling), Arc::clone(name));
-        tokio::spawn(async move {
-            // What it could not be asked is asked again when something changes; that it is lost the
-            // watch says.
-            if let Ok(mut session) = dialling.dial(&name).await
-                && let Ok(heard) = dialling.told(&mut session).await
-            {
-                dialling.inputs.send(Input::Agent(ticket, heard)).await;
-            }
-        });
+        tokio::spawn(ask(Arc::clone(&self.dialling), Arc::clone(name), ticket));
     }
 
     /// Tells of a VM that something else has paused when it may run again.
@@ -120,6 +127,15 @@ impl Dialling {
         self.dialer.connect(vm.endpoint()?, &self.deadlines).await
     }
 
+    /// How often each guest is inspected.
+    fn inspect_every(&self) -> Duration {
+        if !self.inspect {
+            return Duration::MAX;
+        }
+        let watched = self.watched.load(Ordering::Relaxed);
+        INSPECT_EVERY.max(Duration::from_secs(watched / INSPECTED_A_SECOND))
+    }
+
     async fn told(&self, session: &mut Session) -> Result<Heard, Error> {
         Ok(if self.inspect {
             Heard::Inspect(Box::new(session.inspect().await?))
@@ -144,6 +160,17 @@ impl Dialling {
     }
 }
 
+/// Asks a guest for all that it tells, on a connection of its own. What it could not be asked is asked
+/// again later; that it is lost the watch says.
+async fn ask(dialling: Arc<Dialling>, name: Arc<str>, ticket: Ticket) {
+    let _permit = dialling.at_once.acquire().await;
+    if let Ok(mut session) = dialling.dial(&name).await
+        && let Ok(heard) = dialling.told(&mut session).await
+    {
+        dialling.inputs.send(Input::Agent(ticket, heard)).await;
+    }
+}
+
 async fn watch(dialling: Arc<Dialling>, name: Arc<str>, ticket: Ticket) {
     let mut backoff = Backoff::up_to(LONGEST_PAUSE);
     let tell = |heard| dialling.inputs.send(Input::Agent(ticket, heard));
@@ -153,9 +180,17 @@ async fn watch(dialling: Arc<Dialling>, name: Arc<str>, ticket: Ticket) {
         let error = match begun {
             Ok(mut watcher) => {
                 backoff = Backoff::up_to(LONGEST_PAUSE);
+                let mut inspected = Instant::now();
                 loop {
                     match watcher.next().await {
-                        Ok(Some(event)) => tell(Heard::Event(Box::new(event))).await,
+                        Ok(Some(event)) => {
+                            tell(Heard::Event(Box::new(event))).await;
+                            if inspected.elapsed() >= dialling.inspect_every() {
+                                inspected = Instant::now();
+                                let name = Arc::clone(&name);
+                                tokio::spawn(ask(Arc::clone(&dialling), name, ticket));
+                            }
+                        }
                         Ok(None) => break None,
                         Err(error) => break Some(error),
                     }
