@@ -33,6 +33,11 @@ const DECIDE_EVERY: Duration = Duration::from_secs(1);
 /// How often guests say that they are there to whoever looks at them once.
 const ONCE_HEARTBEAT: Duration = Duration::from_millis(250);
 
+/// How long a VM may be without a word on it until it counts as failed, whatever its watch says: that
+/// ends each try by deadlines of its own, but thousands are dialled some at a time, and one whose turn
+/// has not come has not failed.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
+
 /// How many inputs are taken before deadlines are looked at.
 const AT_ONCE: usize = 256;
 
@@ -93,7 +98,10 @@ impl Owner {
         });
         watches.set_heartbeat(heartbeat);
         Self {
-            view: View::new(mvm_fleet::Settings::default()),
+            view: View::new(mvm_fleet::Settings {
+                answer_deadline: ANSWER_DEADLINE,
+                ..mvm_fleet::Settings::default()
+            }),
             policy: Arc::new(policy),
             facts: Facts::default(),
             log: ActionLog::default(),
