@@ -342,32 +342,40 @@ fn kernel() -> Result<(PathBuf, PathBuf)> {
     })
 }
 
-/// What reads metrics as Prometheus does. Debian's package would start a server for the whole machine,
-/// so it is unpacked into our cache.
-pub(crate) fn promtool() -> Result<PathBuf> {
-    if let Some(program) = which("promtool") {
-        return Ok(program);
+/// Prometheus, and what reads metrics as it does.
+pub(crate) struct Prometheus {
+    pub(crate) server: PathBuf,
+    pub(crate) promtool: PathBuf,
+}
+
+/// Debian's package would start a server for the whole machine, so it is unpacked into our cache.
+pub(crate) fn prometheus() -> Result<Prometheus> {
+    if let (Some(server), Some(promtool)) = (which("prometheus"), which("promtool")) {
+        return Ok(Prometheus { server, promtool });
     }
     let home = cache()?.join("prometheus");
-    let program = home.join("usr/bin/promtool");
-    if program.is_file() {
-        return Ok(program);
+    let programs = Prometheus {
+        server: home.join("usr/bin/prometheus"),
+        promtool: home.join("usr/bin/promtool"),
+    };
+    if programs.server.is_file() && programs.promtool.is_file() {
+        return Ok(programs);
     }
     if !is_debian() {
         return Err(Failure(
-            "promtool is missing. It reads our metrics as Prometheus does. Install Prometheus, or its \
-             promtool alone, and try again"
+            "Prometheus is missing. The tests have it scrape our metrics, and promtool read them. \
+             Install both, and try again"
                 .into(),
         ));
     }
     say(format!(
-        "promtool is not installed. It reads our metrics as Prometheus does. Unpacking Debian's \
+        "Prometheus is not installed. The tests have it scrape our metrics. Unpacking Debian's \
          prometheus into {}, which takes about ten seconds.",
         home.display()
     ));
     let package = "prometheus";
     unpack(package, &home, || Ok(package.to_owned()))?;
-    Ok(program)
+    Ok(programs)
 }
 
 /// The folder of Python's type checker, which the Python client is held against.

@@ -67,7 +67,8 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
         need::NEXTEST.installed()?;
     }
     let mypy = wants(Rung::Python).then(need::mypy).transpose()?;
-    let promtool = wants(Rung::Unit).then(need::promtool).transpose()?;
+    let wants_prometheus = wants(Rung::Unit) || wants(Rung::Cli);
+    let prometheus = wants_prometheus.then(need::prometheus).transpose()?;
     if wants(Rung::Fmt) {
         Cmd::new("cargo").args(["fmt", "--all", "--check"]).run()?;
     }
@@ -91,7 +92,7 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
         tests(
             &rungs,
             guest.as_ref(),
-            promtool.as_deref(),
+            prometheus.as_ref(),
             debian.as_deref(),
         )?;
     } else {
@@ -183,12 +184,14 @@ fn failed(_: Failure) -> Failure {
 fn tests(
     rungs: &[Rung],
     guest: Option<&GuestParts>,
-    promtool: Option<&Path>,
+    prometheus: Option<&need::Prometheus>,
     debian: Option<&Path>,
 ) -> Result<()> {
     let mut nextest = nextest()?.arg("--workspace");
-    if let Some(promtool) = promtool {
-        nextest = nextest.env("MVM_TEST_PROMTOOL", promtool);
+    if let Some(prometheus) = prometheus {
+        nextest = nextest
+            .env("MVM_TEST_PROMTOOL", &prometheus.promtool)
+            .env("MVM_TEST_PROMETHEUS", &prometheus.server);
     }
     if let Some(parts) = guest {
         let agent = build::static_agent()?;
