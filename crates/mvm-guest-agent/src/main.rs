@@ -4,7 +4,7 @@
     not(feature = "dev"),
     allow(
         dead_code,
-        reason = "core, machine and serve have what `dev` alone calls; dev builds lint all of it"
+        reason = "core, machine, serve and ports have what `dev` alone calls; dev builds lint all of it"
     )
 )]
 
@@ -14,6 +14,7 @@ mod core;
 #[cfg(feature = "dev")]
 mod dev;
 mod machine;
+mod ports;
 mod run;
 mod serve;
 #[cfg(test)]
