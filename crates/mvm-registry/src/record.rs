@@ -32,6 +32,8 @@ pub enum Recorded {
     Running,
     /// It was asked to stop.
     Stopping,
+    /// Its CPUs are made to stand still, its memory stays.
+    Paused,
     /// Frozen, for its snapshot, or kept as one.
     Asleep,
     /// Stopped, or never up.
@@ -79,10 +81,24 @@ pub struct Record {
     /// The snapshot in which it is asleep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended_in: Option<PathBuf>,
+    /// The snapshot that it was started from, as long as its guest has not been told: whoever started
+    /// it may be killed in between, and until it is told a clone is its twin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwoken: Option<Unwoken>,
     /// The boot of this machine in which [`Self::processes`] were started.
     pub boot_id: String,
     /// Its processes, in the order in which they were started.
     pub processes: Vec<Process>,
+}
+
+/// What a restored guest is still to be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unwoken {
+    /// The snapshot's folder, whose manifest has the token.
+    pub snapshot: PathBuf,
+    /// Whether it is to have an identity of its own.
+    pub clone: bool,
 }
 
 impl Record {
@@ -283,6 +299,7 @@ pub(crate) mod tests {
             accelerator: Some("tcg".into()),
             snapshot_dir: None,
             suspended_in: None,
+            unwoken: None,
             boot_id: boot_id().unwrap(),
             processes: Vec::new(),
         }

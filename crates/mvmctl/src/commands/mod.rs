@@ -43,9 +43,12 @@ pub(crate) mod ls;
 pub(crate) mod machine;
 pub(crate) mod man;
 mod mend;
+pub(crate) mod pause;
 pub(crate) mod payload;
+pub(crate) mod pin;
 pub(crate) mod ping;
 pub(crate) mod restore;
+pub(crate) mod resume;
 pub(crate) mod rm;
 pub(crate) mod running;
 pub(crate) mod sleep;
@@ -53,6 +56,7 @@ pub(crate) mod snapshot;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod touch;
 pub(crate) mod wait;
 pub(crate) mod wake;
 
@@ -124,7 +128,12 @@ group! {
         Restore(restore::Args),
         Start(start::Args),
         Stop(stop::Args),
+        Pause(pause::Args),
+        Resume(resume::Args),
         Rm(rm::Args),
+        Touch(touch::Args),
+        Pin(pin::Pin),
+        Unpin(pin::Unpin),
         Logs(logs::Args),
         Sleep(sleep::Args),
         Wake(wake::Args),

@@ -1,6 +1,7 @@
 //! `mvmctl vm wake`
 
 use super::Context;
+use super::machine::{Wanted, blocking, failure, home};
 use super::mend::mend_if_broken_off;
 use super::payload::PayloadArg;
 use super::sleep::token;
@@ -12,6 +13,8 @@ use crate::vm_name;
 use mvm_protocol::lifecycle::{Awake, Entropy, Outcome as StepOutcome, Token, Wake, WakeCause};
 use mvm_protocol::status::Lifecycle;
 use mvm_protocol::{ErrorCode, Timestamp};
+use mvm_registry::VmName;
+use mvm_vmm::suspend::Restored;
 
 /// How many random bytes a wake hands in: twice what the kernel's generator is seeded with.
 const ENTROPY: usize = 64;
@@ -64,6 +67,8 @@ impl Args {
         let asked = wake(self.token, cause, self.clone)?;
         let asked = Wake { payload, ..asked };
         let names = [self.vm.name];
+        // One whose restore was broken off before its guest was told: then it is told now.
+        let unwoken = unwoken(context, &names[0]).await;
         if self.retry {
             nothing_else_than_held(context, &names).await?;
         }
@@ -76,6 +81,10 @@ impl Args {
             let result = std::mem::replace(&mut answered.result, Err(Failure::failed("")));
             answered.result = result.map_err(held);
         }
+        if let (Some(restored), Some(_)) = (unwoken, fleet.only()) {
+            let noted = blocking(move || restored.woken()).await;
+            noted.map_err(|error| failure(context, &names[0], Wanted::Snapshot, &error))?;
+        }
         data::fleet(context, &fleet, || {
             fleet
                 .only()
@@ -83,6 +92,14 @@ impl Args {
         })?;
         fleet.finish(context, |awake| !is_well(awake))
     }
+}
+
+/// A VM of this host's whose restore was broken off, and its lock.
+async fn unwoken(context: &Context, vm: &str) -> Option<Restored> {
+    let (name, home) = (VmName::new(vm).ok()?, home(context).ok()?);
+    blocking(move || mvm_vmm::suspend::unwoken(&home, &name))
+        .await
+        .ok()?
 }
 
 /// A guest that runs must not be told once more that it was restored.
