@@ -5,6 +5,9 @@
 //!                         v.sock         the hybrid vsock socket (the VMM's, or the agent's)
 //!                         console.log    what the guest wrote to its console
 //!                         vmm.log, …     what each process of it wrote
+//!                         fleet.json     what whoever serves the fleet has noted of it
+//!                         touched.json   what hosts have said that use it
+//! $MVM_HOME/fleet.lock    held by whoever serves the fleet
 //! $MVM_HOME/locks/<name>  held while a VM is started, stopped, snapshotted or removed
 //! ```
 //!
@@ -84,34 +87,49 @@ impl Home {
         // It is written to, whatever others have put there.
         check_parent(&self.root)?;
         check_folder(&locks, THE_WORLD)?;
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&path)
-            .map_err(Error::io("open", &path))?;
-        let until = Instant::now() + INHERITED;
-        loop {
-            match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
-                Ok(_) => break,
-                Err(Errno::EAGAIN | Errno::EACCES) => {}
-                Err(error) => return Err(Error::io("lock", &path)(error.into())),
-            }
-            let holder = holder(&path);
-            let has_died = holder.is_some_and(|holder| matches!(holder.open(), Ok(None)));
-            if !has_died || Instant::now() >= until {
-                return Err(Error::Locked {
-                    by: holder.map(|holder| holder.pid),
-                });
-            }
-            std::thread::sleep(TICK);
-        }
-        let lock = Lock { file };
-        lock.sign().map_err(Error::io("write", &path))?;
-        Ok(lock)
+        take(&path)
     }
+
+    /// Takes the lock that whoever serves the fleet of this folder holds, likewise.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Home::lock`].
+    pub fn lock_fleet(&self) -> Result<Lock, Error> {
+        make_private(&self.root)?;
+        check_parent(&self.root)?;
+        take(&self.root.join("fleet.lock"))
+    }
+}
+
+fn take(path: &Path) -> Result<Lock, Error> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(Error::io("open", path))?;
+    let until = Instant::now() + INHERITED;
+    loop {
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
+            Ok(_) => break,
+            Err(Errno::EAGAIN | Errno::EACCES) => {}
+            Err(error) => return Err(Error::io("lock", path)(error.into())),
+        }
+        let holder = holder(path);
+        let has_died = holder.is_some_and(|holder| matches!(holder.open(), Ok(None)));
+        if !has_died || Instant::now() >= until {
+            return Err(Error::Locked {
+                by: holder.map(|holder| holder.pid),
+            });
+        }
+        std::thread::sleep(TICK);
+    }
+    let lock = Lock { file };
+    lock.sign().map_err(Error::io("write", path))?;
+    Ok(lock)
 }
 
 /// Held while a VM is started, stopped, snapshotted or removed.
@@ -269,5 +287,16 @@ mod tests {
         drop(held);
         assert!(!vm.is_locked().unwrap());
         assert!(home.lock(&web).is_ok());
+    }
+
+    #[test]
+    fn one_serves_the_fleet() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path().join("mvm"));
+        let held = home.lock_fleet().unwrap();
+        assert!(matches!(home.lock_fleet(), Err(Error::Locked { .. })));
+        assert!(home.lock(&VmName::new("fleet").unwrap()).is_ok());
+        drop(held);
+        assert!(home.lock_fleet().is_ok());
     }
 }

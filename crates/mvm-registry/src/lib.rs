@@ -6,6 +6,7 @@
 //!   ending    how it ended that nobody stopped                              Ending
 //! watch       told when that changes                                        Watch
 //! record      vm.json: its one reader and its one writer                    Record, Recorded
+//! notes       fleet.json and touched.json: what else is noted of a VM
 //! home        folders, and the lock on each VM                              Home, VmFolder, Lock
 //! trust       whose records count: root's and one's own
 //! process     pidfds: a pid is never taken for another process's            Process, Alive
@@ -27,6 +28,7 @@ mod judge;
 mod labels;
 mod listener;
 mod name;
+pub mod notes;
 mod process;
 pub mod record;
 mod settings;
@@ -44,8 +46,9 @@ pub use inventory::{AskVmm, Inventory, Listing, Vm};
 pub use labels::{Label, Labels, POOL, Selector};
 pub use listener::{has_open, listed};
 pub use name::{VmName, nearest};
+pub use notes::Notes;
 pub use process::{Alive, Process, Role, boot_id};
 pub use record::{Record, Recorded};
 pub use state::{Pause, Untold, VmState};
 pub use unreadable_dir::UnreadableDir;
-pub use watch::{Change, Watch};
+pub use watch::{Change, Known, Watch};

@@ -384,6 +384,8 @@ fn plan(
         name: name.to_string(),
         backend: driver.name().to_owned(),
         state: Recorded::Starting,
+        since: None,
+        started_at: None,
         image: pick(&spec.image, last.and_then(|r| r.image.clone()))?,
         cpus: spec.cpus.or(last.map(|r| r.cpus)).unwrap_or(1),
         memory_mib: spec

@@ -346,6 +346,8 @@ pub fn restore(
         name: name.to_string(),
         backend: driver.name().to_owned(),
         state: Recorded::Starting,
+        since: None,
+        started_at: None,
         image: Some(manifest.image.clone()),
         cpus: manifest.cpus,
         memory_mib: manifest.memory_mib,
