@@ -102,7 +102,7 @@ fn they_are_bounded_in_number_and_a_sleep_ends_them() {
     assert_eq!((&port).read(&mut [0; 1]).unwrap(), 0);
     assert_eq!(further.begin(&asked)["type"], "forward-started");
     let ready = agent.ask(&json!({"type": "sleep-prep"}));
-    assert_eq!(ready["type"], "sleep-prep", "{ready}");
+    assert_eq!(ready["type"], "ready", "{ready}");
     for (mut host, _) in open {
         assert_eq!(host.json()["type"], "forward-done");
     }

@@ -147,6 +147,7 @@ fn not_running(state: &VmState) -> String {
             "the VM is paused: a snapshot of it was broken off".into()
         }
         VmState::Paused(Pause::Asked) => "the VM is paused".into(),
+        VmState::Paused(Pause::Fleet) => "the VM is paused: the fleet has paused it".into(),
         VmState::Paused(Pause::Other) => {
             "the VM is paused, and it was not mvmctl that paused it".into()
         }
@@ -323,7 +324,7 @@ fn while_off(state: &VmState, vm: &str) -> String {
         VmState::Paused(Pause::BrokenSnapshot) => {
             format!("`mvmctl vm wake {vm}` lets it run on, `mvmctl vm stop {vm}` gives it up")
         }
-        VmState::Paused(Pause::Asked) => {
+        VmState::Paused(Pause::Asked | Pause::Fleet) => {
             format!("`mvmctl vm resume {vm}` lets it run on, `mvmctl vm stop {vm}` ends it")
         }
         VmState::Paused(Pause::Other) => format!(

@@ -79,6 +79,9 @@ pub struct Record {
     /// Whether the fleet is to leave it alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
+    /// Whether it was the fleet that paused it, where it is paused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused_by_fleet: bool,
     /// What the backend wants known of how it runs the VM, such as `tcg` or `kvm`.
     pub accelerator: Option<String>,
     /// The folder in which its last snapshot was written before it had a name. If it is still there
@@ -332,6 +335,7 @@ pub(crate) mod tests {
             etc: None,
             labels: Labels::default(),
             pinned: false,
+            paused_by_fleet: false,
             accelerator: Some("tcg".into()),
             snapshot_dir: None,
             suspended_in: None,

@@ -96,6 +96,15 @@ impl VmProcesses {
         Ok(self.folder.save(&self.record)?)
     }
 
+    /// Notes that the VM stands still, and whether by the fleet; or that it runs.
+    pub(crate) fn set_paused(&mut self, by_fleet: Option<bool>) -> Result<(), Error> {
+        self.record.paused_by_fleet = by_fleet == Some(true);
+        self.set_state(match by_fleet {
+            Some(_) => Recorded::Paused,
+            None => Recorded::Running,
+        })
+    }
+
     /// Notes in which snapshot the VM is asleep, as soon as it has ended.
     pub(crate) fn set_suspended(&mut self, snapshot: Option<&Path>) -> Result<(), Error> {
         self.record.suspended_in = snapshot.map(Path::to_owned);

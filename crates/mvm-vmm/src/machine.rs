@@ -318,7 +318,8 @@ pub fn sweep(home: &Home) -> Result<(), Error> {
         };
         let folder = home.vm(&name);
         let is_begun = folder.vm().is_some() || !folder.path().is_dir();
-        if is_begun || !folder.notes().fleet.made {
+        let is_empty = || entries(folder.path()).is_ok_and(|entries| entries.is_empty());
+        if is_begun || !(folder.notes().fleet.made || is_empty()) {
             continue;
         }
         let Ok(_lock) = home.lock(&name) else {
@@ -400,6 +401,7 @@ fn plan(
             .unwrap_or_default()
             .with(&spec.labels)?,
         pinned: spec.pinned.or(last.map(|r| r.pinned)).unwrap_or(false),
+        paused_by_fleet: false,
         accelerator: None,
         boot_id: String::new(),
         snapshot_dir: None,

@@ -24,12 +24,21 @@ use std::time::Duration;
 /// on a busy machine.
 const DIALLING: Duration = Duration::from_millis(100);
 
+/// Who has a VM stand still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Whoever called `vm pause`: the fleet leaves it so.
+    User,
+    /// The fleet, which lets it run on when it is needed.
+    Fleet,
+}
+
 /// Has a VM stand still that runs. If the VMM refuses, it runs on.
 ///
 /// # Errors
 ///
 /// Those of the VMM, and what is in the way: it does not run, or something is being done to it.
-pub fn pause(home: &Home, name: &VmName, deadline: Deadline<'_>) -> Result<(), Error> {
+pub fn pause(home: &Home, name: &VmName, by: By, deadline: Deadline<'_>) -> Result<(), Error> {
     let folder = home.vm(name);
     // Looked at before the lock is made, which would stay for a VM that never was.
     folder.record()?;
@@ -43,13 +52,13 @@ pub fn pause(home: &Home, name: &VmName, deadline: Deadline<'_>) -> Result<(), E
     }
     let mut processes = VmProcesses::attach(folder.clone(), record);
     driver.check_pause()?;
-    processes.set_state(Recorded::Paused)?;
+    processes.set_paused(Some(by == By::Fleet))?;
     std::thread::sleep(DIALLING);
     let paused = driver.pause(&folder, deadline);
     if paused.is_err() {
         // It may stand still all the same; then it stays what the record says.
         driver.resume(&folder, deadline.anew(DIALLING * 50))?;
-        processes.set_state(Recorded::Running)?;
+        processes.set_paused(None)?;
     }
     paused
 }
@@ -76,5 +85,5 @@ pub fn resume(home: &Home, name: &VmName, deadline: Deadline<'_>) -> Result<(), 
     }
     driver.resume(&folder, deadline)?;
     let mut processes = VmProcesses::attach(folder, record);
-    processes.set_state(Recorded::Running)
+    processes.set_paused(None)
 }

@@ -363,6 +363,7 @@ pub fn restore(
             .pinned
             .or(last.as_ref().map(|last| last.pinned))
             .unwrap_or(false),
+        paused_by_fleet: false,
         accelerator: manifest.vmm.accelerator.clone(),
         snapshot_dir: None,
         // Until it runs: if this program is killed, nobody boots it anew for nothing.

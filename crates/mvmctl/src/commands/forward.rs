@@ -236,7 +236,7 @@ async fn join(
 
 /// From the client to the port. Ends only if the client broke off: that it has nothing more to send
 /// is no end.
-async fn send(mut client: ReadHalf<'_>, mut port: PortInput<'_>) {
+pub(super) async fn send(mut client: ReadHalf<'_>, mut port: PortInput<'_>) {
     let mut buffer = vec![0; PIECE];
     loop {
         let sent = match client.read(&mut buffer).await {
@@ -255,7 +255,7 @@ async fn send(mut client: ReadHalf<'_>, mut port: PortInput<'_>) {
 }
 
 /// From the port to the client.
-async fn receive(
+pub(super) async fn receive(
     mut port: PortOutput<'_>,
     mut client: WriteHalf<'_>,
     heard: &LastHeard,

@@ -7,6 +7,7 @@ use crate::report::{Failure, Outcome};
 use crate::vm_name;
 use mvm_registry::{Home, VmName};
 use mvm_vmm::Deadline;
+use mvm_vmm::pause::By;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
         let work = move |home: &Home, vm: &VmName| {
-            mvm_vmm::pause::pause(home, vm, Deadline::new(at_most, None))?;
+            mvm_vmm::pause::pause(home, vm, By::User, Deadline::new(at_most, None))?;
             Ok(Report { paused: true })
         };
         let told = |vm: &str, _: &Report| format!("{vm} stands still");

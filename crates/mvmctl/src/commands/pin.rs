@@ -4,7 +4,7 @@ use super::Context;
 use super::machine::Wanted;
 use super::stop::for_each;
 use crate::report::{Failure, Outcome};
-use crate::vm_name::{self, Several};
+use crate::vm_name::Several;
 use mvm_registry::{Home, VmName};
 use serde::Serialize;
 
@@ -14,14 +14,14 @@ use serde::Serialize;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Pin {
     #[command(flatten)]
-    vms: vm_name::Several,
+    vms: Several,
 }
 
 /// Have the fleet look after VMs again
 #[derive(Debug, clap::Args)]
 pub(crate) struct Unpin {
     #[command(flatten)]
-    vms: vm_name::Several,
+    vms: Several,
 }
 
 /// What came of it, as data.
@@ -47,9 +47,12 @@ async fn set(context: &Context, vms: &Several, pinned: bool) -> Result<Outcome, 
         mvm_vmm::machine::pin(home, vm, pinned)?;
         Ok(Report { pinned })
     };
-    let told = |vm: &str, report: &Report| match report.pinned {
-        true => format!("{vm} is pinned: the fleet leaves it alone"),
-        false => format!("{vm} is not pinned any more"),
+    let told = |vm: &str, report: &Report| {
+        if report.pinned {
+            format!("{vm} is pinned: the fleet leaves it alone")
+        } else {
+            format!("{vm} is not pinned any more")
+        }
     };
     for_each(context, vms, Wanted::Touch, "marking", work, told).await
 }

@@ -166,7 +166,7 @@ pub(super) fn refuse_busy(vm: &str, status: &Status, idle_for: Duration) -> Resu
     let idle_ms = status.now.map(|now| now.0.saturating_sub(since.0));
     // An agent that does not tell its time is believed that it is idle.
     let long_enough =
-        idle_ms.is_none_or(|ms| ms >= 0 && ms.unsigned_abs().into() >= idle_for.as_millis());
+        idle_ms.is_none_or(|ms| ms >= 0 && u128::from(ms.unsigned_abs()) >= idle_for.as_millis());
     let is_idle = status.lifecycle == Lifecycle::Running && worker.state == WorkerState::Idle;
     if is_idle && long_enough {
         return Ok(());
