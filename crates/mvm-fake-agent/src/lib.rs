@@ -252,9 +252,8 @@ impl Peer {
             }
             self.stream.set_read_timeout(Some(left)).unwrap();
             match self.stream.read(&mut buffer) {
-                Ok(0) => return true,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(_) => return true,
+                Ok(0) | Err(_) => return true,
                 Ok(_) => {}
             }
         }

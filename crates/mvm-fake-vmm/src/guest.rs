@@ -11,8 +11,8 @@
 
 use crate::{fault, note};
 use mvm_fake_agent::{FakeAgent, Peer, answer_to};
-use serde::{Deserialize, Serialize};
 use mvm_protocol::{Frame, Timestamp};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -225,7 +225,11 @@ impl State {
 
 fn worker(worker: Worker) -> Value {
     let state = if worker.works { "busy" } else { "idle" };
-    let because = if worker.works { json!(["inhibit"]) } else { json!([]) };
+    let because = if worker.works {
+        json!(["inhibit"])
+    } else {
+        json!([])
+    };
     json!({"state": state, "since": worker.since, "last_busy_at": null, "because": because,
         "load1": 0.0, "runnable": 1})
 }
@@ -272,7 +276,7 @@ fn watch(shared: &Shared, peer: &mut Peer, request: &Value) {
 /// Sends back what comes, after the name of the VM's folder, until its end.
 fn forward(peer: &mut Peer, request: &Value) {
     note("guest forward");
-    let mut answer = |peer: &mut Peer, mut answer: Value| {
+    let answer = |peer: &mut Peer, mut answer: Value| {
         answer["id"] = request["id"].clone();
         peer.answer(&answer);
     };

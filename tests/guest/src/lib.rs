@@ -7,6 +7,7 @@
 //! waker      the guest of the stories about what is still true after a wake
 //! drawer     the guest whose service draws random numbers all the time
 //! bare       the guest of the benchmarks
+//! pool       the guest of the stories about a fleet
 //! short_path sockets in folders of any depth
 //! remote     scripts that are run in a guest from outside
 //! machine    one QEMU and its vsock device, driven step by step
@@ -36,6 +37,7 @@ mod image;
 mod machine;
 mod mvmctl;
 mod parts;
+mod pool;
 pub mod remote;
 mod short_path;
 mod sleeper;
@@ -48,6 +50,7 @@ pub use drawer::{DRAWN, build_drawer};
 pub use image::{build_dev_image, build_image};
 pub use mvmctl::{Mvmctl, Run};
 pub use parts::Parts;
+pub use pool::build_pool;
 pub use sleeper::{MACHINE_ID, build_sleeper};
 pub use systemd::SystemdVm;
 pub use vm::TestVm;

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 struct Fleet<'a> {
     host: &'a TestHost,
     server: Child,
+    /// Where it answers.
+    address: String,
     /// What it said so far.
     said: thread::JoinHandle<String>,
 }
@@ -36,13 +38,19 @@ impl<'a> Fleet<'a> {
         let mut stderr = BufReader::new(server.stderr.take().unwrap());
         let mut first = String::new();
         stderr.read_line(&mut first).unwrap();
-        assert!(first.contains("serving on"), "{first}");
+        let address = first.trim().rsplit_once("serving on ");
+        let address = address.expect(&first).1.to_owned();
         let said = thread::spawn(move || {
             let mut said = String::new();
             let _ = stderr.read_to_string(&mut said);
             said
         });
-        Self { host, server, said }
+        Self {
+            host,
+            server,
+            address,
+            said,
+        }
     }
 
     /// Ends it in order, and gives what it said.
@@ -61,6 +69,16 @@ impl<'a> Fleet<'a> {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
         self.said.join().unwrap()
+    }
+
+    /// What it would do now.
+    fn plan(&self) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let request = format!("GET /v1/plan HTTP/1.0\r\nHost: {}\r\n\r\n", self.address);
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut plan = String::new();
+        stream.read_to_string(&mut plan).unwrap();
+        plan
     }
 
     fn until(&self, what: &str, is_so: impl Fn(&BTreeMap<String, String>) -> bool) {
@@ -243,10 +261,8 @@ pub(crate) fn a_golden_pool_keeps_spare_and_at_most_max(backend: &Backend) {
     let names: Vec<_> = states(&host).into_keys().collect();
     assert_eq!(names, ["web-1", "web-2"]);
     assert_eq!(notes(&host, "web-1")["made"], true);
-    assert_eq!(
-        call_count(&host, "web-1", "guest wake restored, clone, time, entropy"),
-        1
-    );
+    let told = "guest wake restored, clone, time, entropy";
+    fleet.until("told", |_| call_count(&host, "web-1", told) == 1);
     // Both work: there is room for one more, and not for two.
     host.touch("web-1", "guest-works");
     host.touch("web-2", "guest-works");
@@ -256,14 +272,11 @@ pub(crate) fn a_golden_pool_keeps_spare_and_at_most_max(backend: &Backend) {
     let asking = thread::spawn(move || ask(address, "hello"));
     let deadline = Instant::now() + LONG;
     loop {
-        let plan = host.run(&format!(
-            "fleet plan --policy {}",
-            host.path("home/fleet.toml").display()
-        ));
-        if plan.stdout.contains("max is 3") {
+        let plan = fleet.plan();
+        if plan.contains("max is 3") {
             break;
         }
-        assert!(Instant::now() < deadline, "{plan:?}");
+        assert!(Instant::now() < deadline, "{plan}");
         sleep(Duration::from_millis(100));
     }
     assert_eq!(states(&host).len(), 3);
@@ -280,14 +293,20 @@ pub(crate) fn a_checkpoint_that_fails_costs_the_vm_nothing_and_is_tried_again(ba
     host.inject("guest sleep-prep refuse");
     let policy = "[[pool]]\nname = \"web\"\nidle_sleep_after = \"1s\"";
     let fleet = Fleet::serve(&host, policy);
-    let deadline = Instant::now() + LONG;
-    while notes(&host, "web")["failed"].is_null() {
-        assert!(Instant::now() < deadline, "{:?}", host.calls("web"));
-        sleep(Duration::from_millis(20));
-    }
+    fleet.until("a failure noted", |_| {
+        !notes(&host, "web")["failed"].is_null()
+    });
     let failed = &notes(&host, "web")["failed"];
-    assert_eq!((&failed["action"], &failed["times"]), (&"sleep".into(), &1.into()));
-    assert!(failed["problem"].as_str().unwrap().contains("disk is on fire"));
+    assert_eq!(
+        (&failed["action"], &failed["times"]),
+        (&"sleep".into(), &1.into())
+    );
+    assert!(
+        failed["problem"]
+            .as_str()
+            .unwrap()
+            .contains("disk is on fire")
+    );
     assert_eq!(host.state(), "running");
     // The wait outlives the server.
     let said = fleet.kill();
@@ -295,8 +314,12 @@ pub(crate) fn a_checkpoint_that_fails_costs_the_vm_nothing_and_is_tried_again(ba
     let again = Instant::now();
     let fleet = Fleet::serve(&host, policy);
     fleet.until("asleep", |states| are(states, &[("web", "asleep")]));
-    assert!(again.elapsed() > Duration::from_secs(5), "{:?}", again.elapsed());
-    assert!(notes(&host, "web")["failed"].is_null());
+    assert!(
+        again.elapsed() > Duration::from_secs(5),
+        "{:?}",
+        again.elapsed()
+    );
+    fleet.until("noted", |_| notes(&host, "web")["failed"].is_null());
     fleet.end();
 }
 
@@ -310,7 +333,12 @@ pub(crate) fn one_that_works_is_touched_or_pinned_is_let_be(backend: &Backend) {
     host.ok("vm touch web-1 --for 1h");
     host.ok("vm pin web-2");
     let listed = host.json("vm ls");
-    let pinned: Vec<_> = listed.as_array().unwrap().iter().map(|vm| &vm["pinned"]).collect();
+    let pinned: Vec<_> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|vm| &vm["pinned"])
+        .collect();
     assert_eq!(pinned, [false, false, true, false]);
     let fleet = Fleet::serve(
         &host,
@@ -319,15 +347,27 @@ pub(crate) fn one_that_works_is_touched_or_pinned_is_let_be(backend: &Backend) {
     let all = |first, second, third| {
         move |states: &BTreeMap<String, String>| {
             let fourth = ("web-3", "asleep");
-            are(states, &[("web", first), ("web-1", second), ("web-2", third), fourth])
+            are(
+                states,
+                &[("web", first), ("web-1", second), ("web-2", third), fourth],
+            )
         }
     };
-    fleet.until("the one of which nothing is said asleep", all("running", "running", "running"));
+    fleet.until(
+        "the one of which nothing is said asleep",
+        all("running", "running", "running"),
+    );
     // What has held each of them ends.
     fs::remove_file(host.file("web", "guest-works")).unwrap();
-    fleet.until("the one that worked asleep", all("asleep", "running", "running"));
+    fleet.until(
+        "the one that worked asleep",
+        all("asleep", "running", "running"),
+    );
     host.ok("vm unpin web-2");
-    fleet.until("the one that was pinned asleep", all("asleep", "running", "asleep"));
+    fleet.until(
+        "the one that was pinned asleep",
+        all("asleep", "running", "asleep"),
+    );
     host.ok("vm touch web-1 --for 1s");
     fleet.until("all asleep", all("asleep", "asleep", "asleep"));
     for vm in ["web", "web-1", "web-2", "web-3"] {
@@ -417,7 +457,11 @@ pub(crate) fn killed_at_any_moment_it_goes_on(backend: &Backend) {
     assert!(answer.ends_with(":hello"), "{answer}");
     let said = fleet.end();
     for vm in states(&host).keys() {
-        assert_eq!(call_count(&host, vm, "guest slept at work"), 0, "{vm}: {said}");
+        assert_eq!(
+            call_count(&host, vm, "guest slept at work"),
+            0,
+            "{vm}: {said}"
+        );
         assert_eq!(snapshots(&host, vm), 0, "{vm}");
     }
     assert_eq!(states(&host)["web"], "running");

@@ -10,10 +10,10 @@ use crate::commands::payload::PayloadArg;
 use crate::commands::restore::{Restoration, restore_vm};
 use crate::commands::snapshot::{NOT_IDLE, Taking, refuse_busy, snapshot_vm};
 use crate::report::Failure;
-use mvm_fleet::policy::{Action, Reason};
 use mvm_fleet::policy::PoolPolicy;
+use mvm_fleet::policy::{Action, Reason};
 use mvm_fleet::{ActionKind, Outcome};
-use mvm_protocol::drop_in::Secs;
+use mvm_protocol::lifecycle::SleepPrep;
 use mvm_registry::notes::FleetNotes;
 use mvm_registry::{Error as RegistryError, Home, VmFolder, VmName, VmState};
 use mvm_vmm::pause::By;
@@ -26,10 +26,6 @@ use std::time::Duration;
 
 /// How long a VMM may take to have a VM stand still, or run on.
 const PAUSE: Duration = Duration::from_secs(30);
-
-/// How long a guest may take to get ready for its sleep: its checkpoint commands, which have deadlines
-/// of their own.
-const GET_READY: Duration = Duration::from_secs(60);
 
 /// How long a guest may take to power off.
 const POWER_OFF: Duration = Duration::from_secs(20);
@@ -189,7 +185,7 @@ impl Job<'_> {
         };
         let made = restore_vm(self.context, vm.as_str(), job, &self.cancelled).await;
         if let Err(failure) = made {
-            let _ = self.block(|home, vm| give_up(home, vm)).await;
+            let _ = self.block(give_up).await;
             return Err(NotDone::Failed(failure));
         }
         Ok(())
@@ -211,7 +207,7 @@ impl Job<'_> {
         let job = Taking {
             to: Some(to.clone()),
             stop: true,
-            deadline: Secs::new(GET_READY).unwrap_or_default(),
+            deadline: SleepPrep::default().deadline_secs,
             require_freeze: false,
             idle_for: Some(self.idle_for()),
         };
@@ -251,9 +247,7 @@ impl Job<'_> {
 /// The snapshot in which a VM sleeps: also one whose restore was broken off before it ran.
 fn sleeps_in(folder: &VmFolder) -> Result<PathBuf, NotDone> {
     let slept = |why: &str| NotDone::Skipped(why.to_owned());
-    let record = folder
-        .record()
-        .map_err(|error| slept(&error.to_string()))?;
+    let record = folder.record().map_err(|error| slept(&error.to_string()))?;
     match folder.vm().map(|vm| vm.state) {
         Some(VmState::Asleep { .. } | VmState::StartBrokenOff) => {
             record.suspended_in.ok_or_else(|| {
@@ -283,9 +277,11 @@ pub(super) fn give_up(home: &Home, vm: &VmName) -> Result<(), Error> {
     }
 }
 
-/// Removes the fleet's snapshots of a VM but for the one in which it sleeps. One that cannot be removed
+/// Removes the fleet's snapshots of a VM but for the one in which it sleeps, and what is left of those
+/// that were broken off. One that cannot be removed
 /// is removed with the VM.
-fn remove_old_snapshots(folder: &VmFolder, keep: Option<&Path>) {
+pub(super) fn remove_old_snapshots(folder: &VmFolder, keep: Option<&Path>) {
+    mvm_vmm::snapshot::discard_all_left(&folder.file("snapshots"));
     let slept = folder.record().ok().and_then(|record| record.suspended_in);
     let Ok(entries) = std::fs::read_dir(folder.file("snapshots")) else {
         return;

@@ -77,7 +77,9 @@ async fn forward(
         .map_err(late)?
         .map_err(Unjoined::NotYet)?
         .map_err(|error| unjoined(&error, port))?;
-    let joined = timeout_at(until, session.forward(port)).await.map_err(late)?;
+    let joined = timeout_at(until, session.forward(port))
+        .await
+        .map_err(late)?;
     let (to_port, from_port) = joined.map_err(|error| unjoined(&error, port))?.split();
     let heard = LastHeard::now();
     let (from_client, to_client) = client.split();
@@ -116,14 +118,15 @@ async fn raw(
 ) -> Result<(), Unjoined> {
     let context = target.context;
     let deadlines = context.deadlines();
-    let not_yet = |problem: String| {
-        Unjoined::NotYet(format!("vsock port {port} of the guest: {problem}"))
-    };
+    let not_yet =
+        |problem: String| Unjoined::NotYet(format!("vsock port {port} of the guest: {problem}"));
     let inventory = context.inventory();
     let inventory = inventory.map_err(|failure| not_yet(failure.message))?;
     let found = inventory.now(target.vm, deadlines.connect).await;
     let found = found.map_err(|error| not_yet(error.to_string()))?;
-    let endpoint = found.endpoint().map_err(|error| not_yet(error.to_string()))?;
+    let endpoint = found
+        .endpoint()
+        .map_err(|error| not_yet(error.to_string()))?;
     let endpoint = endpoint.clone().with_port(port);
     let dialled = context.dialer.connect_raw(&endpoint, &deadlines);
     let stream = timeout_at(until, dialled).await;

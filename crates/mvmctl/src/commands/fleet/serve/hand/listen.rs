@@ -123,7 +123,7 @@ impl<'a> Connections<'a> {
             }
             else => {
                 drop(accepting);
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }
@@ -177,9 +177,9 @@ impl Connection<'_> {
         let until = Instant::now() + HELD;
         if let Err(problem) = self.join(&mut stream, until).await {
             let pool = &self.pool;
-            self.context.ui.note(&format!(
-                "pool {pool}: a connection is closed: {problem}"
-            ));
+            self.context
+                .ui
+                .note(&format!("pool {pool}: a connection is closed: {problem}"));
         }
     }
 

@@ -11,7 +11,7 @@
 //! | a VM is paused, or runs on | `paused`, whether it stands still or not | nothing: it is resumed when it is needed |
 //! | a VM is removed | its folder in `removing` | removed |
 
-use super::actions::give_up;
+use super::actions::{give_up, remove_old_snapshots};
 use crate::commands::Context;
 use crate::commands::machine::{Wanted, blocking, failure};
 use crate::commands::mend::mend_if_broken_off;
@@ -56,7 +56,7 @@ impl What {
 
 impl HalfDone {
     /// What is half done of a VM, if anything is. What somebody else is at just now is that one's, and
-    /// what is pinned is left alone.
+    /// what is pinned is left alone. Snapshots that are of no use any more are removed.
     pub(super) fn of(home: &Home, name: &VmName) -> Option<Self> {
         let folder = home.vm(name);
         let record = folder.record().ok()?;
@@ -69,6 +69,10 @@ impl HalfDone {
             VmState::Paused(Pause::BrokenSnapshot) => What::BrokenSnapshot,
             VmState::Running if record.unwoken.is_some() => What::Unwoken,
             VmState::Running if is_broken_off() => What::BrokenSnapshot,
+            VmState::Running | VmState::Asleep { .. } => {
+                remove_old_snapshots(&folder, None);
+                return None;
+            }
             _ => return None,
         };
         Some(Self {
@@ -87,12 +91,14 @@ impl HalfDone {
         cancelled: &Arc<AtomicBool>,
     ) -> Result<(), Failure> {
         match self.what {
-            What::Unwoken => tell(context, home, &self.vm, policy, cancelled).await,
+            What::Unwoken => tell(context, home, &self.vm, policy, cancelled).await?,
             What::BrokenSnapshot => {
-                let mended = mend_if_broken_off(context, self.vm.as_str()).await;
-                mended.map(drop)
+                mend_if_broken_off(context, self.vm.as_str()).await?;
             }
         }
+        let folder = home.vm(&self.vm);
+        let _ = tokio::task::spawn_blocking(move || remove_old_snapshots(&folder, None)).await;
+        Ok(())
     }
 }
 
@@ -112,7 +118,8 @@ async fn tell(
         let Some(unwoken) = restored.record().unwoken.clone() else {
             return Ok(None);
         };
-        let snapshot = Snapshot::open_verified(&its_home, &unwoken.snapshot, mvm_vmm::Verify::Never)?;
+        let snapshot =
+            Snapshot::open_verified(&its_home, &unwoken.snapshot, mvm_vmm::Verify::Never)?;
         Ok(Some((restored, unwoken, snapshot)))
     });
     let Some((restored, unwoken, snapshot)) = found.await.map_err(failed)? else {
@@ -128,7 +135,9 @@ async fn tell(
     if told.is_err() && home.vm(vm).notes().fleet.made && unwoken.clone {
         let (home, vm) = (home.clone(), vm.clone());
         // Nobody has been given it.
-        blocking(move || give_up(&home, &vm)).await.map_err(failed)?;
+        blocking(move || give_up(&home, &vm))
+            .await
+            .map_err(failed)?;
     }
     told.map(drop)
 }

@@ -119,6 +119,8 @@ pub(super) struct Hands<'a> {
     inputs: Inputs,
     orders: mpsc::UnboundedReceiver<Order>,
     under_way: FuturesUnordered<LocalBoxFuture<'a, Ended>>,
+    /// What the owner is still to be told.
+    ended: Option<Ended>,
     connections: Connections<'a>,
     cancelled: Arc<AtomicBool>,
 }
@@ -134,6 +136,7 @@ pub(super) fn hand(context: &Context, home: Home, inputs: Inputs) -> (Hand, Hand
         inputs,
         orders,
         under_way: FuturesUnordered::new(),
+        ended: None,
         cancelled: Arc::default(),
     };
     (Hand { orders: sender }, hands)
@@ -152,9 +155,13 @@ impl Hands<'_> {
     /// Does what it is told, for ever. It may be dropped while it waits, and be called again.
     pub(super) async fn run(&mut self) -> std::convert::Infallible {
         loop {
+            if let Some(ended) = &self.ended {
+                self.inputs.ended(ended.clone()).await;
+                self.ended = None;
+            }
             tokio::select! {
                 Some(order) = self.orders.recv() => self.take(order),
-                Some(ended) = self.under_way.next() => self.inputs.ended(ended).await,
+                Some(ended) = self.under_way.next() => self.ended = Some(ended),
                 () = self.connections.next() => {}
             }
         }
