@@ -152,7 +152,7 @@ let
     ports = {
       expected = "a list of TCP ports: whole numbers from 1 to 65535";
       ok = v: isList v && all (between 1 65535) v;
-      option = types: types.listOf types.port;
+      option = types: types.listOf (types.ints.between 1 65535);
     };
     # What is in it is looked at one by one: see check.nix.
     env = {

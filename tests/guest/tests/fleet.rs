@@ -86,11 +86,15 @@ impl Story {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// As its record has it.
+    /// As its record has it. One that is being frozen is `freezing` until it has ended.
     fn state(&self, vm: &str) -> String {
         let record = fs::read(self.mvmctl.file(vm, "vm.json")).unwrap_or_default();
         let record: Value = serde_json::from_slice(&record).unwrap_or_default();
-        record["state"].as_str().unwrap_or("gone").to_owned()
+        match record["state"].as_str().unwrap_or("gone") {
+            "asleep" if record["processes"] != Value::Array(Vec::new()) => "freezing",
+            state => state,
+        }
+        .to_owned()
     }
 
     fn until(&self, what: &str, is_so: impl Fn() -> bool) {

@@ -4,8 +4,8 @@
 use super::test_host::{Backend, LONG, TestHost};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, sleep};
@@ -17,8 +17,11 @@ struct Fleet<'a> {
     server: Child,
     /// Where it answers.
     address: String,
-    /// What it said so far.
-    said: thread::JoinHandle<String>,
+}
+
+/// What the last of them has said.
+fn said(host: &TestHost) -> String {
+    fs::read_to_string(host.path("home/fleet.log")).unwrap_or_default()
 }
 
 impl<'a> Fleet<'a> {
@@ -32,24 +35,24 @@ impl<'a> Fleet<'a> {
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(File::create(host.path("home/fleet.log")).unwrap())
             .spawn()
             .unwrap();
-        let mut stderr = BufReader::new(server.stderr.take().unwrap());
-        let mut first = String::new();
-        stderr.read_line(&mut first).unwrap();
-        let address = first.trim().rsplit_once("serving on ");
-        let address = address.expect(&first).1.to_owned();
-        let said = thread::spawn(move || {
-            let mut said = String::new();
-            let _ = stderr.read_to_string(&mut said);
-            said
-        });
+        let deadline = Instant::now() + LONG;
+        let address = loop {
+            let said = said(host);
+            let line = said.lines().find_map(|line| line.split_once("serving on "));
+            if let Some((_, address)) = line {
+                break address.to_owned();
+            }
+            let is_there = server.try_wait().unwrap().is_none();
+            assert!(is_there && Instant::now() < deadline, "{said}");
+            sleep(Duration::from_millis(5));
+        };
         Self {
             host,
             server,
             address,
-            said,
         }
     }
 
@@ -59,7 +62,7 @@ impl<'a> Fleet<'a> {
         let asked = Command::new("kill").args(["-TERM", &pid]).status();
         assert!(asked.unwrap().success());
         let ended = self.server.wait().unwrap();
-        let said = self.said.join().unwrap();
+        let said = said(self.host);
         assert!(ended.success(), "{ended}: {said}");
         said
     }
@@ -68,7 +71,7 @@ impl<'a> Fleet<'a> {
     fn kill(mut self) -> String {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
-        self.said.join().unwrap()
+        said(self.host)
     }
 
     /// What it would do now.
@@ -86,14 +89,19 @@ impl<'a> Fleet<'a> {
     }
 }
 
-/// As the records of all VMs have it: their states by their names.
+/// As the records of all VMs have it: their states by their names. One that is being frozen is `freezing`
+/// until it has ended.
 fn states(host: &TestHost) -> BTreeMap<String, String> {
     let vms = fs::read_dir(host.path("home/vms")).into_iter().flatten();
     let records = vms.flatten().filter_map(|vm| {
         let name = vm.file_name().into_string().ok()?;
         let record = fs::read(vm.path().join("vm.json")).ok()?;
         let record: Value = serde_json::from_slice(&record).ok()?;
-        Some((name, record["state"].as_str()?.to_owned()))
+        let state = match record["state"].as_str()? {
+            "asleep" if record["processes"] != Value::Array(Vec::new()) => "freezing",
+            state => state,
+        };
+        Some((name, state.to_owned()))
     });
     records.collect()
 }
@@ -106,7 +114,12 @@ fn until(host: &TestHost, what: &str, is_so: impl Fn(&BTreeMap<String, String>) 
         if is_so(&states) {
             return;
         }
-        assert!(Instant::now() < deadline, "not {what}: {states:?}");
+        let said = || said(host);
+        assert!(
+            Instant::now() < deadline,
+            "not {what}: {states:?}\n{}",
+            said()
+        );
         sleep(Duration::from_millis(20));
     }
 }
@@ -308,9 +321,11 @@ pub(crate) fn a_checkpoint_that_fails_costs_the_vm_nothing_and_is_tried_again(ba
             .contains("disk is on fire")
     );
     assert_eq!(host.state(), "running");
+    fleet.until("a failure told", |_| {
+        said(&host).contains("sleep web (idle for")
+    });
     // The wait outlives the server.
-    let said = fleet.kill();
-    assert!(said.contains("sleep web (idle for"), "{said}");
+    fleet.kill();
     let again = Instant::now();
     let fleet = Fleet::serve(&host, policy);
     fleet.until("asleep", |states| are(states, &[("web", "asleep")]));
@@ -470,4 +485,64 @@ pub(crate) fn killed_at_any_moment_it_goes_on(backend: &Backend) {
     let removing = fs::read_dir(host.path("home/removing"));
     assert_eq!(removing.into_iter().flatten().count(), 0);
     assert_eq!(fs::read_dir(host.path("home/vms")).unwrap().count(), 2);
+}
+
+/// Kills the server in the middle of each step that changes something. The next one brings it to its end.
+pub(crate) fn killed_within_each_step_it_goes_on(backend: &Backend) {
+    let pause = "idle_pause_after = \"1s\"";
+    let sleep = "idle_sleep_after = \"1s\"";
+    let wake = "min = 1";
+    let load = if backend.name == "firecracker" {
+        "PUT /snapshot/load"
+    } else {
+        "PUT /api/v1/vm.restore"
+    };
+    let told = "guest wake restored, time, entropy";
+    for (policy, call, how, then) in [
+        (pause, backend.pause, "wait", "paused"),
+        (sleep, "guest sleep-prep", "hang", "asleep"),
+        (sleep, "guest sleep-prep", "cut", "asleep"),
+        (sleep, backend.pause, "wait", "asleep"),
+        (sleep, backend.write, "wait", "asleep"),
+        (wake, load, "wait", "running"),
+        (wake, told, "hang", "running"),
+    ] {
+        let host = TestHost::with_web(backend);
+        if policy == wake {
+            host.ok("vm snapshot web --stop");
+        }
+        host.inject(&format!("{call} {how}"));
+        let policy = format!("[[pool]]\nname = \"web\"\n{policy}");
+        let fleet = Fleet::serve(&host, &policy);
+        let stuck = format!("{call} fault {how}");
+        fleet.until(&stuck, |_| call_count(&host, "web", &stuck) == 1);
+        let said = fleet.kill();
+        host.touch("web", "go");
+        let fleet = Fleet::serve(&host, &policy);
+        let name = format!("{then} after {stuck}, having said {said}");
+        fleet.until(&name, |states| are(states, &[("web", then)]));
+        if then == "running" {
+            // It is the guest that slept, and it knows that it was woken.
+            fleet.until("woken", |_| {
+                call_count(&host, "web", "guest wake restored") >= 1
+            });
+            fleet.until("noted", |_| {
+                let record = fs::read_to_string(host.file("web", "vm.json")).unwrap();
+                !record.contains("unwoken")
+            });
+            assert_eq!(host.lifecycle("web"), "running", "{stuck}");
+        }
+        // The one in which it sleeps, or the user's own, in which it slept.
+        fleet.until("cleared", |_| {
+            snapshots(&host, "web") == usize::from(then != "paused")
+        });
+        fleet.end();
+        let processes = usize::from(then != "asleep");
+        let left = host.processes();
+        let lines: Vec<_> = left
+            .iter()
+            .map(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")))
+            .collect();
+        assert_eq!(left.len(), processes, "{stuck}: {lines:?}");
+    }
 }
