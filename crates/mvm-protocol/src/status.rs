@@ -95,10 +95,14 @@ pub struct Worker {
     pub state: Lenient<WorkerState>,
     /// Since when.
     pub since: Timestamp,
-    /// When it was last seen busy; null if never, which is where a clone begins.
+    /// When it was last seen busy, or held; null if never, which is where a clone begins.
     pub last_busy_at: Option<Timestamp>,
     /// The signals that make it busy.
     pub because: Vec<Lenient<BusySignal>>,
+    /// What else keeps it from being put to sleep: `session` and `inhibit` where they hold, and are
+    /// none of the signals that make it busy. Left out if nothing does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_by: Vec<Lenient<BusySignal>>,
     /// The 1-minute load average, as the kernel has it.
     pub load1: f64,
     /// What counts of it: the load that the guest's own work made in the last minute, or since its

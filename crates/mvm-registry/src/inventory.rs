@@ -358,6 +358,30 @@ impl Inventory {
                 vms.insert(vm.name.clone(), vm);
             }
         }
+        self.discovered(&mut vms, &mut unreadable);
+        let none_readable = vms.is_empty() && unreadable.len() > self.settings.discover.len();
+        if none_readable {
+            let UnreadableDir { path, source, .. } = unreadable.swap_remove(0);
+            return Err(Error::NoInventory { path, source });
+        }
+        Ok(Listing {
+            vms: vms.into_values().collect(),
+            unreadable,
+        })
+    }
+
+    /// Those alone that the settings' patterns find. One of the name of a VM in `$MVM_HOME` is listed,
+    /// too.
+    pub fn strangers(&self) -> Listing {
+        let (mut vms, mut unreadable) = (BTreeMap::new(), Vec::new());
+        self.discovered(&mut vms, &mut unreadable);
+        Listing {
+            vms: vms.into_values().collect(),
+            unreadable,
+        }
+    }
+
+    fn discovered(&self, vms: &mut BTreeMap<String, Vm>, unreadable: &mut Vec<UnreadableDir>) {
         for pattern in &self.settings.discover {
             let mut names = Vec::new();
             if let Err(source) = pattern.names(&mut names) {
@@ -369,15 +393,6 @@ impl Inventory {
                     .or_insert_with(|| Vm::stranger(&name, endpoint));
             }
         }
-        let none_readable = vms.is_empty() && unreadable.len() > self.settings.discover.len();
-        if none_readable {
-            let UnreadableDir { path, source, .. } = unreadable.swap_remove(0);
-            return Err(Error::NoInventory { path, source });
-        }
-        Ok(Listing {
-            vms: vms.into_values().collect(),
-            unreadable,
-        })
     }
 
     fn own_unreadable(&self, source: io::Error) -> UnreadableDir {

@@ -221,6 +221,8 @@ struct Vms {
     inotify: OwnedFd,
     /// The watch on `vms/`, or on the nearest folder above it that is there.
     root: Option<i32>,
+    /// Whether it is `vms/`: then an event's name is that of a VM.
+    is_vms_watched: bool,
     folders: BTreeMap<i32, VmName>,
     watched: BTreeMap<VmName, Watched>,
     /// Whose process ends when that descriptor of epoll's is ready.
@@ -250,6 +252,7 @@ impl Vms {
             epoll,
             inotify,
             root: None,
+            is_vms_watched: false,
             folders: BTreeMap::new(),
             watched: BTreeMap::new(),
             processes: BTreeMap::new(),
@@ -299,8 +302,18 @@ impl Vms {
                 event => event?,
             };
             let flags = event.events();
-            if flags.contains(ReadFlags::QUEUE_OVERFLOW) || Some(event.wd()) == self.root {
+            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
                 all = true;
+            } else if Some(event.wd()) == self.root {
+                let name = event.file_name().filter(|_| self.is_vms_watched);
+                match name {
+                    // One of ten thousand has come or gone: the others are as they were.
+                    Some(name) => {
+                        let name = name.to_str().ok().and_then(|name| VmName::new(name).ok());
+                        touched.extend(name.filter(|name| self.is_meant(name)));
+                    }
+                    None => all = true,
+                }
             } else if flags.contains(ReadFlags::IGNORED) {
                 self.folders.remove(&event.wd());
             } else if let Some(name) = self.folders.get(&event.wd()) {
@@ -313,6 +326,10 @@ impl Vms {
                 }
             }
         }
+    }
+
+    fn is_meant(&self, name: &VmName) -> bool {
+        self.names.as_ref().is_none_or(|names| names.contains(name))
     }
 
     fn look_at_all(&mut self) -> io::Result<()> {
@@ -355,6 +372,7 @@ impl Vms {
                 // It has gone if the folder has.
                 let _ = inotify::remove_watch(&self.inotify, old);
             }
+            self.is_vms_watched = nearest == vms;
             last = Some(nearest);
         }
     }

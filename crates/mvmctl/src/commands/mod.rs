@@ -32,6 +32,7 @@ pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod fleet;
 pub(crate) mod forward;
 pub(crate) mod image_build;
 pub(crate) mod inspect;
@@ -98,6 +99,9 @@ group! {
         /// The VMs: see them, start and stop them
         #[command(subcommand)]
         Vm(Vm),
+        /// All VMs as one: what scales them, and what acts on them
+        #[command(subcommand)]
+        Fleet(Fleet),
         /// Bootable guests
         #[command(subcommand)]
         Image(Image),
@@ -137,6 +141,15 @@ group! {
         Logs(logs::Args),
         Sleep(sleep::Args),
         Wake(wake::Args),
+    }
+}
+
+group! {
+    /// `mvmctl fleet …`
+    Fleet {
+        Serve(fleet::serve::Args),
+        Plan(fleet::plan::Args),
+        Status(fleet::status::Args),
     }
 }
 
@@ -197,6 +210,11 @@ impl Context {
     /// From now on signals that ask this program to end are for the command.
     pub(crate) fn termination_requests(&self) -> TerminationRequests {
         self.termination.requests()
+    }
+
+    /// The same, and HUP asks the command to read its settings anew.
+    pub(crate) fn termination_requests_and_reloads(&self) -> TerminationRequests {
+        self.termination.requests_and_reloads()
     }
 
     /// How long to wait for agents.

@@ -42,9 +42,13 @@ pub(crate) fn health(health: Lenient<Health>) -> (Style, String) {
     (tone, wire(&health))
 }
 
-/// `idle`, or `busy (loadavg, cpu)`.
+/// `idle`, `busy (loadavg, cpu)`, or `idle (held: session)`.
 pub(crate) fn worker(worker: &Worker) -> String {
     let state = wire(&worker.state);
+    if !worker.held_by.is_empty() && worker.state == WorkerState::Idle {
+        let held_by: Vec<_> = worker.held_by.iter().map(wire).collect();
+        return format!("{state} (held: {})", cut(&held_by.join(", "), 60));
+    }
     if worker.state == WorkerState::Idle || worker.because.is_empty() {
         return state;
     }
