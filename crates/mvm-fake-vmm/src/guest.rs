@@ -170,7 +170,7 @@ fn serve(shared: &Shared, peer: &mut Peer) {
             Some("hello") => {
                 let mut hello = answer_to(&request);
                 let all = hello["capabilities"].as_array_mut().expect("a list");
-                all.push("forward".into());
+                all.extend(["forward", "payload"].map(Value::from));
                 (String::new(), hello)
             }
             Some("forward") => {

@@ -43,7 +43,7 @@ impl<'a> Fleet<'a> {
             let said = said(host);
             let line = said.lines().find_map(|line| line.split_once("serving on "));
             if let Some((_, address)) = line {
-                break address.to_owned();
+                break address.trim_start_matches("http://").to_owned();
             }
             let is_there = server.try_wait().unwrap().is_none();
             assert!(is_there && Instant::now() < deadline, "{said}");

@@ -1,7 +1,7 @@
 //! The one task that owns the view, the policy and what is under way.
 
-use super::hand::{Hand, Task};
-use super::inputs::{Input, Inputs, Query, Reply};
+use super::hand::{HalfDone, Hand, Task};
+use super::inputs::{Given, Input, Inputs, Joined, Query, Reply};
 use super::watching::{Dialling, Watches};
 use super::{clock, folders, process};
 use crate::commands::fleet::told::Told;
@@ -13,7 +13,7 @@ use mvm_fleet::metrics::{Exposition, Format};
 use mvm_fleet::policy::{Plan, UnderWay};
 use mvm_fleet::{
     ActionKind, ActionLog, Effect, Facts, FailedAction, Now, Outcome, Policy, RegistryEvent,
-    RunState, State, View, body, decide,
+    RunState, State, View, body, decide, view::Vm,
 };
 use mvm_registry::Inventory;
 use std::collections::BTreeMap;
@@ -54,10 +54,13 @@ pub(in crate::commands::fleet) struct Owner {
     policy: Arc<Policy>,
     facts: Facts,
     log: ActionLog,
-    hand: Option<Box<dyn Hand>>,
+    /// None where no policy was asked for: then nothing is done.
+    hand: Option<Hand>,
     watches: Watches,
     /// Connections that wait for a VM of a pool.
-    waiting: BTreeMap<String, Vec<oneshot::Sender<Arc<str>>>>,
+    waiting: BTreeMap<String, Vec<oneshot::Sender<Given>>>,
+    /// Those that have one.
+    joined: BTreeMap<Arc<str>, Joined>,
     inventory: Inventory,
     per_vm: bool,
     /// The view's revision at the last decision.
@@ -99,6 +102,7 @@ impl Owner {
             hand: None,
             watches,
             waiting: BTreeMap::new(),
+            joined: BTreeMap::new(),
             inventory: settings.inventory,
             per_vm: settings.per_vm,
             decided: None,
@@ -111,12 +115,21 @@ impl Owner {
         }
     }
 
-    /// Gives it what acts.
-    pub(super) fn set_hand(&mut self, hand: Option<Box<dyn Hand>>) {
-        self.hand = hand;
-        if let Some(hand) = &mut self.hand {
-            hand.policy(&self.policy);
+    /// Gives it what acts, and has that bring to its end what one that was killed has left half done,
+    /// before anything else is done to those VMs.
+    pub(super) fn set_hand(&mut self, hand: Hand, half_done: Vec<HalfDone>) {
+        for one in half_done {
+            let Some(pool) = self.policy.pool(&one.pool).cloned() else {
+                continue;
+            };
+            let under_way = UnderWay {
+                kind: one.what.kind(),
+                pool: one.pool.clone(),
+            };
+            self.facts.under_way.insert(one.vm.to_string(), under_way);
+            hand.mend(one, pool);
         }
+        self.hand = Some(hand);
     }
 
     pub(in crate::commands::fleet) fn inventory(&self) -> &Inventory {
@@ -144,6 +157,7 @@ impl Owner {
             }
             let now = clock::now();
             self.tick(&now);
+            self.follow_joined();
             self.answer_connections();
             self.decide_if_due(&now);
             self.tell_readiness();
@@ -191,14 +205,6 @@ impl Owner {
     /// What `/v1/fleet` answers.
     pub(in crate::commands::fleet) fn fleet(&self) -> String {
         json(&body::fleet(&self.view, &self.policy, &self.log))
-    }
-
-    /// Ends what acts. The watches end with this.
-    pub(in crate::commands::fleet) async fn end(&mut self) {
-        self.waiting.clear();
-        if let Some(hand) = &mut self.hand {
-            hand.end().await;
-        }
     }
 
     /// When there is something to do without an input.
@@ -251,9 +257,6 @@ impl Owner {
                 self.watches.set_heartbeat(policy.heartbeat());
                 self.policy = Arc::new(policy);
                 self.is_stale = true;
-                if let Some(hand) = &mut self.hand {
-                    hand.policy(&self.policy);
-                }
             }
             Input::Query(query, answer) => {
                 self.tick(&now);
@@ -313,6 +316,17 @@ impl Owner {
         // What became of it is to be known before it may be acted on again.
         self.look(&ended.vm, now);
         self.facts.under_way.remove(&*ended.vm);
+        let is_up = matches!(
+            ended.action,
+            ActionKind::Wake | ActionKind::Resume | ActionKind::Clone
+        );
+        if is_up && ended.outcome == Outcome::Ok {
+            // Whatever is heard of it yet: it is for them that it was brought up.
+            let vm: Arc<str> = (&*ended.vm).into();
+            for answer in self.waiting.remove(&*ended.pool).unwrap_or_default() {
+                self.give(&vm, answer);
+            }
+        }
         self.log.ended(ended);
         self.is_stale = true;
     }
@@ -336,8 +350,33 @@ impl Owner {
         }
     }
 
-    /// Gives those who wait the idle VM of their pool that has been idle for the shortest time: the
-    /// others get old enough to be put down.
+    fn give(&mut self, vm: &Arc<str>, answer: oneshot::Sender<Given>) {
+        let joined = self.joined.entry(Arc::clone(vm)).or_default();
+        // Whoever has gone meanwhile takes none.
+        let _ = answer.send(joined.give(Arc::clone(vm)));
+    }
+
+    /// Counts the connections that VMs serve, and cuts those of VMs that do not run any more.
+    fn follow_joined(&mut self) {
+        let view = &self.view;
+        self.joined.retain(|name, joined| {
+            let run_state = view.vm(name).map(Vm::run_state);
+            if !matches!(run_state, Some(RunState::Running | RunState::NotOurs)) {
+                joined.cut();
+            }
+            joined.count() > 0
+        });
+        let counts = self.joined.iter();
+        let counts = counts.map(|(name, joined)| (name.to_string(), joined.count()));
+        let counts: BTreeMap<_, _> = counts.collect();
+        if self.facts.joined != counts {
+            self.is_stale = true;
+            self.facts.joined = counts;
+        }
+    }
+
+    /// Gives those who wait the idle VM of their pool that serves the fewest; of two, the one that has
+    /// been idle for the shorter time: the others get old enough to be put down.
     fn answer_connections(&mut self) {
         self.waiting.retain(|_, waiting| {
             waiting.retain(|answer| !answer.is_closed());
@@ -345,7 +384,7 @@ impl Owner {
         });
         if !self.waiting.is_empty() {
             let now = clock::now();
-            let mut found: BTreeMap<&str, (Duration, &str)> = BTreeMap::new();
+            let mut found: BTreeMap<&str, (u32, Duration, Arc<str>)> = BTreeMap::new();
             for vm in self.view.vms() {
                 if vm.state() != State::Idle
                     || !self.waiting.contains_key(vm.pool())
@@ -354,13 +393,23 @@ impl Owner {
                     continue;
                 }
                 let idle = self.view.idle_for(vm, &now).unwrap_or_default();
-                let best = found.entry(vm.pool()).or_insert((idle, vm.name()));
-                *best = (*best).min((idle, vm.name()));
+                let joined = self.joined.get(vm.name()).map_or(0, Joined::count);
+                let one = (joined, idle, vm.name().into());
+                match found.get_mut(vm.pool()) {
+                    Some(best) if *best <= one => {}
+                    Some(best) => *best = one,
+                    None => {
+                        found.insert(vm.pool(), one);
+                    }
+                }
             }
-            for (pool, (_, name)) in found {
-                let name: Arc<str> = name.into();
-                for answer in self.waiting.remove(pool).unwrap_or_default() {
-                    let _ = answer.send(Arc::clone(&name));
+            let found: Vec<_> = found
+                .into_iter()
+                .map(|(pool, (.., vm))| (pool.to_owned(), vm))
+                .collect();
+            for (pool, vm) in found {
+                for answer in self.waiting.remove(&pool).unwrap_or_default() {
+                    self.give(&vm, answer);
                 }
             }
         }
@@ -409,11 +458,11 @@ impl Owner {
     }
 
     fn begin(&mut self, plan: Plan) {
-        let Some(hand) = &mut self.hand else { return };
+        let Some(hand) = &self.hand else { return };
         for action in plan.actions {
-            if self.facts.under_way.len() >= hand.at_once() {
+            if !Hand::has_room(&self.facts.under_way, action.kind) {
                 // The next end asks for a decision.
-                break;
+                continue;
             }
             let Some(pool) = self.policy.pool(&action.pool) else {
                 continue;
@@ -426,7 +475,7 @@ impl Owner {
                 .under_way
                 .insert(action.vm.to_string(), under_way);
             let pool = pool.clone();
-            hand.start(Task { action, pool });
+            hand.begin(Task { action, pool });
         }
     }
 
