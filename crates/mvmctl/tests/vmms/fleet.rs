@@ -12,7 +12,7 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 /// A policy that is being served.
-struct Fleet<'a> {
+pub(crate) struct Fleet<'a> {
     host: &'a TestHost,
     server: Child,
     /// Where it answers.
@@ -25,7 +25,7 @@ fn said(host: &TestHost) -> String {
 }
 
 impl<'a> Fleet<'a> {
-    fn serve(host: &'a TestHost, policy: &str) -> Self {
+    pub(crate) fn serve(host: &'a TestHost, policy: &str) -> Self {
         let file = host.path("home/fleet.toml");
         fs::write(&file, policy).unwrap();
         let mut server = Command::new(env!("CARGO_BIN_EXE_mvmctl"))
@@ -57,7 +57,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Ends it in order, and gives what it said.
-    fn end(mut self) -> String {
+    pub(crate) fn end(mut self) -> String {
         let pid = self.server.id().to_string();
         let asked = Command::new("kill").args(["-TERM", &pid]).status();
         assert!(asked.unwrap().success());
@@ -68,7 +68,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Kills it, and gives what it said.
-    fn kill(mut self) -> String {
+    pub(crate) fn kill(mut self) -> String {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
         said(self.host)
@@ -84,14 +84,14 @@ impl<'a> Fleet<'a> {
         plan
     }
 
-    fn until(&self, what: &str, is_so: impl Fn(&BTreeMap<String, String>) -> bool) {
+    pub(crate) fn until(&self, what: &str, is_so: impl Fn(&BTreeMap<String, String>) -> bool) {
         until(self.host, what, is_so);
     }
 }
 
 /// As the records of all VMs have it: their states by their names. One that is being frozen is `freezing`
 /// until it has ended.
-fn states(host: &TestHost) -> BTreeMap<String, String> {
+pub(crate) fn states(host: &TestHost) -> BTreeMap<String, String> {
     let vms = fs::read_dir(host.path("home/vms")).into_iter().flatten();
     let records = vms.flatten().filter_map(|vm| {
         let name = vm.file_name().into_string().ok()?;
@@ -124,19 +124,19 @@ fn until(host: &TestHost, what: &str, is_so: impl Fn(&BTreeMap<String, String>) 
     }
 }
 
-fn are(states: &BTreeMap<String, String>, expected: &[(&str, &str)]) -> bool {
+pub(crate) fn are(states: &BTreeMap<String, String>, expected: &[(&str, &str)]) -> bool {
     states.len() == expected.len()
         && expected
             .iter()
             .all(|(name, state)| states.get(*name).is_some_and(|it| it == state))
 }
 
-fn how_many(states: &BTreeMap<String, String>, state: &str) -> usize {
+pub(crate) fn how_many(states: &BTreeMap<String, String>, state: &str) -> usize {
     states.values().filter(|it| *it == state).count()
 }
 
 /// An address on which nobody listens.
-fn free() -> SocketAddr {
+pub(crate) fn free() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }
@@ -156,7 +156,7 @@ fn dial(address: SocketAddr) -> TcpStream {
 }
 
 /// Sends that at once, says that there is no more, and gives all that comes back.
-fn ask(address: SocketAddr, question: &str) -> String {
+pub(crate) fn ask(address: SocketAddr, question: &str) -> String {
     let mut stream = dial(address);
     stream.write_all(question.as_bytes()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
@@ -171,12 +171,12 @@ fn notes(host: &TestHost, vm: &str) -> Value {
     serde_json::from_slice(&notes).unwrap_or_default()
 }
 
-fn call_count(host: &TestHost, vm: &str, call: &str) -> usize {
+pub(crate) fn call_count(host: &TestHost, vm: &str, call: &str) -> usize {
     let calls = mvm_fake_vmm::calls_so_far(&host.file(vm, ""));
     calls.iter().filter(|made| made.starts_with(call)).count()
 }
 
-fn snapshots(host: &TestHost, vm: &str) -> usize {
+pub(crate) fn snapshots(host: &TestHost, vm: &str) -> usize {
     let entries = fs::read_dir(host.file(vm, "snapshots"));
     entries.into_iter().flatten().count()
 }
@@ -419,130 +419,4 @@ pub(crate) fn what_the_user_paused_is_the_users(backend: &Backend) {
     host.ok("vm stop web");
     assert_eq!(host.state(), "stopped");
     host.fails("vm resume web", &["it is not paused"]);
-}
-
-/// Kills the server again and again while its fleet sleeps and wakes. At the end, all is as the policy
-/// wants it, nothing is left over, and nobody slept who worked.
-pub(crate) fn killed_at_any_moment_it_goes_on(backend: &Backend) {
-    let host = TestHost::with_web(backend);
-    host.ok("vm snapshot web --to golden");
-    let golden = host.path("golden");
-    let address = free();
-    let policy = format!(
-        r#"[[pool]]
-        name = "web"
-        min = 2
-        max = 4
-        spare = 1
-        idle_pause_after = "1s"
-        idle_sleep_after = "2s"
-        asleep_remove_after = "4s"
-        golden = "{}"
-        wake = [{{ listen = "{address}", guest_port = 8080 }}]"#,
-        golden.display()
-    );
-    host.touch("web", "guest-works");
-    let times = std::env::var("MVM_TEST_KILLS").ok();
-    let times = times.and_then(|times| times.parse().ok()).unwrap_or(8);
-    let mut moment = 0x2545_f491_u32;
-    for _ in 0..times {
-        let fleet = Fleet::serve(&host, &policy);
-        let asking = thread::spawn(move || {
-            let _ = TcpStream::connect(address).map(|stream| {
-                let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
-                let _ = (&stream).write_all(b"x");
-                let _ = (&stream).read(&mut [0; 64]);
-            });
-        });
-        // Up to 5 s: all of it has begun, and some has ended.
-        moment ^= moment << 13;
-        moment ^= moment >> 17;
-        moment ^= moment << 5;
-        sleep(Duration::from_millis(u64::from(moment % 5000)));
-        fleet.kill();
-        asking.join().unwrap();
-    }
-    let fleet = Fleet::serve(&host, &policy);
-    // The one that works, one that `min` asks for, and as many as `spare` does; no sleepers, since they
-    // are removed.
-    fleet.until("as the policy wants it", |states| {
-        how_many(states, "running") == 2 && states.len() == 2
-    });
-    let answer = ask(address, "hello");
-    assert!(answer.ends_with(":hello"), "{answer}");
-    let said = fleet.end();
-    for vm in states(&host).keys() {
-        assert_eq!(
-            call_count(&host, vm, "guest slept at work"),
-            0,
-            "{vm}: {said}"
-        );
-        assert_eq!(snapshots(&host, vm), 0, "{vm}");
-    }
-    assert_eq!(states(&host)["web"], "running");
-    // One process for each VM that runs.
-    assert_eq!(host.processes().len(), 2, "{said}");
-    let removing = fs::read_dir(host.path("home/removing"));
-    assert_eq!(removing.into_iter().flatten().count(), 0);
-    assert_eq!(fs::read_dir(host.path("home/vms")).unwrap().count(), 2);
-}
-
-/// Kills the server in the middle of each step that changes something. The next one brings it to its end.
-pub(crate) fn killed_within_each_step_it_goes_on(backend: &Backend) {
-    let pause = "idle_pause_after = \"1s\"";
-    let sleep = "idle_sleep_after = \"1s\"";
-    let wake = "min = 1";
-    let load = if backend.name == "firecracker" {
-        "PUT /snapshot/load"
-    } else {
-        "PUT /api/v1/vm.restore"
-    };
-    let told = "guest wake restored, time, entropy";
-    for (policy, call, how, then) in [
-        (pause, backend.pause, "wait", "paused"),
-        (sleep, "guest sleep-prep", "hang", "asleep"),
-        (sleep, "guest sleep-prep", "cut", "asleep"),
-        (sleep, backend.pause, "wait", "asleep"),
-        (sleep, backend.write, "wait", "asleep"),
-        (wake, load, "wait", "running"),
-        (wake, told, "hang", "running"),
-    ] {
-        let host = TestHost::with_web(backend);
-        if policy == wake {
-            host.ok("vm snapshot web --stop");
-        }
-        host.inject(&format!("{call} {how}"));
-        let policy = format!("[[pool]]\nname = \"web\"\n{policy}");
-        let fleet = Fleet::serve(&host, &policy);
-        let stuck = format!("{call} fault {how}");
-        fleet.until(&stuck, |_| call_count(&host, "web", &stuck) == 1);
-        let said = fleet.kill();
-        host.touch("web", "go");
-        let fleet = Fleet::serve(&host, &policy);
-        let name = format!("{then} after {stuck}, having said {said}");
-        fleet.until(&name, |states| are(states, &[("web", then)]));
-        if then == "running" {
-            // It is the guest that slept, and it knows that it was woken.
-            fleet.until("woken", |_| {
-                call_count(&host, "web", "guest wake restored") >= 1
-            });
-            fleet.until("noted", |_| {
-                let record = fs::read_to_string(host.file("web", "vm.json")).unwrap();
-                !record.contains("unwoken")
-            });
-            assert_eq!(host.lifecycle("web"), "running", "{stuck}");
-        }
-        // The one in which it sleeps, or the user's own, in which it slept.
-        fleet.until("cleared", |_| {
-            snapshots(&host, "web") == usize::from(then != "paused")
-        });
-        fleet.end();
-        let processes = usize::from(then != "asleep");
-        let left = host.processes();
-        let lines: Vec<_> = left
-            .iter()
-            .map(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")))
-            .collect();
-        assert_eq!(left.len(), processes, "{stuck}: {lines:?}");
-    }
 }

@@ -13,6 +13,7 @@
 )]
 
 mod fleet;
+mod fleet_killed;
 mod stories;
 mod test_host;
 
@@ -27,7 +28,7 @@ macro_rules! trials {
     };
 }
 
-fn trial(vmm: &Subject, test: &str, backend: Backend, story: fn(&Backend)) -> Trial {
+fn trial(vmm: &Subject, test: &str, backend: Backend, story: Story) -> Trial {
     let vmm = vmm.clone();
     Trial::test(format!("{}::{test}", vmm.name()), move || {
         vmm.select();
@@ -36,8 +37,11 @@ fn trial(vmm: &Subject, test: &str, backend: Backend, story: fn(&Backend)) -> Tr
     })
 }
 
+/// What is told of a VMM.
+type Story = fn(&Backend);
+
 /// Stories of the fleet.
-const FLEET: &[(&str, fn(&Backend))] = &[
+const FLEET: &[(&str, Story)] = &[
     (
         "idle_ones_pause_and_then_sleep_and_a_connection_wakes_one",
         fleet::idle_ones_pause_and_then_sleep_and_a_connection_wakes_one,
@@ -64,11 +68,11 @@ const FLEET: &[(&str, fn(&Backend))] = &[
     ),
     (
         "killed_within_each_step_it_goes_on",
-        fleet::killed_within_each_step_it_goes_on,
+        fleet_killed::killed_within_each_step_it_goes_on,
     ),
     (
         "killed_at_any_moment_it_goes_on",
-        fleet::killed_at_any_moment_it_goes_on,
+        fleet_killed::killed_at_any_moment_it_goes_on,
     ),
 ];
 

@@ -1,6 +1,7 @@
 //! `mvmctl fleet serve`
 
 mod clock;
+mod demand;
 pub(super) mod folders;
 mod hand;
 mod http;

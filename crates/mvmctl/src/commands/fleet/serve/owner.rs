@@ -1,7 +1,8 @@
 //! The one task that owns the view, the policy and what is under way.
 
+use super::demand::Demand;
 use super::hand::{HalfDone, Hand, Task};
-use super::inputs::{Given, Input, Inputs, Joined, Query, Reply};
+use super::inputs::{Input, Inputs, Query, Reply};
 use super::watching::{Dialling, Watches};
 use super::{clock, folders, process};
 use crate::commands::fleet::told::Told;
@@ -13,14 +14,13 @@ use mvm_fleet::metrics::{Exposition, Format};
 use mvm_fleet::policy::{Plan, UnderWay};
 use mvm_fleet::{
     ActionKind, ActionLog, Effect, Facts, FailedAction, Now, Outcome, Policy, RegistryEvent,
-    RunState, State, View, body, decide, view::Vm,
+    RunState, View, body, decide,
 };
 use mvm_registry::Inventory;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 /// How often the clocks are looked at where nothing else asks for that: a host that was suspended shows
@@ -57,10 +57,7 @@ pub(in crate::commands::fleet) struct Owner {
     /// None where no policy was asked for: then nothing is done.
     hand: Option<Hand>,
     watches: Watches,
-    /// Connections that wait for a VM of a pool.
-    waiting: BTreeMap<String, Vec<oneshot::Sender<Given>>>,
-    /// Those that have one.
-    joined: BTreeMap<Arc<str>, Joined>,
+    demand: Demand,
     inventory: Inventory,
     per_vm: bool,
     /// The view's revision at the last decision.
@@ -101,8 +98,7 @@ impl Owner {
             log: ActionLog::default(),
             hand: None,
             watches,
-            waiting: BTreeMap::new(),
-            joined: BTreeMap::new(),
+            demand: Demand::default(),
             inventory: settings.inventory,
             per_vm: settings.per_vm,
             decided: None,
@@ -157,8 +153,7 @@ impl Owner {
             }
             let now = clock::now();
             self.tick(&now);
-            self.follow_joined();
-            self.answer_connections();
+            self.is_stale |= self.demand.follow(&self.view, &mut self.facts, &now);
             self.decide_if_due(&now);
             self.tell_readiness();
         }
@@ -250,7 +245,7 @@ impl Owner {
             Input::Look(name) => self.look(&name, &now),
             Input::Ended(ended) => self.ended(ended, ui, &now),
             Input::Connection(pool, answer) => {
-                self.waiting.entry(pool).or_default().push(answer);
+                self.demand.add(pool, answer);
                 self.is_urgent = true;
             }
             Input::Policy(policy) => {
@@ -321,11 +316,7 @@ impl Owner {
             ActionKind::Wake | ActionKind::Resume | ActionKind::Clone
         );
         if is_up && ended.outcome == Outcome::Ok {
-            // Whatever is heard of it yet: it is for them that it was brought up.
-            let vm: Arc<str> = (&*ended.vm).into();
-            for answer in self.waiting.remove(&*ended.pool).unwrap_or_default() {
-                self.give(&vm, answer);
-            }
+            self.demand.came_up(&ended.pool, &ended.vm);
         }
         self.log.ended(ended);
         self.is_stale = true;
@@ -347,83 +338,6 @@ impl Owner {
                 failed.remove(&*ended.pool);
             }
             Outcome::Skipped => {}
-        }
-    }
-
-    fn give(&mut self, vm: &Arc<str>, answer: oneshot::Sender<Given>) {
-        let joined = self.joined.entry(Arc::clone(vm)).or_default();
-        // Whoever has gone meanwhile takes none.
-        let _ = answer.send(joined.give(Arc::clone(vm)));
-    }
-
-    /// Counts the connections that VMs serve, and cuts those of VMs that do not run any more.
-    fn follow_joined(&mut self) {
-        let view = &self.view;
-        self.joined.retain(|name, joined| {
-            let run_state = view.vm(name).map(Vm::run_state);
-            if !matches!(run_state, Some(RunState::Running | RunState::NotOurs)) {
-                joined.cut();
-            }
-            joined.count() > 0
-        });
-        let counts = self.joined.iter();
-        let counts = counts.map(|(name, joined)| (name.to_string(), joined.count()));
-        let counts: BTreeMap<_, _> = counts.collect();
-        if self.facts.joined != counts {
-            self.is_stale = true;
-            self.facts.joined = counts;
-        }
-    }
-
-    /// Gives those who wait the idle VM of their pool that serves the fewest; of two, the one that has
-    /// been idle for the shorter time: the others get old enough to be put down.
-    fn answer_connections(&mut self) {
-        self.waiting.retain(|_, waiting| {
-            waiting.retain(|answer| !answer.is_closed());
-            !waiting.is_empty()
-        });
-        if !self.waiting.is_empty() {
-            let now = clock::now();
-            let mut found: BTreeMap<&str, (u32, Duration, Arc<str>)> = BTreeMap::new();
-            for vm in self.view.vms() {
-                if vm.state() != State::Idle
-                    || !self.waiting.contains_key(vm.pool())
-                    || self.facts.under_way.contains_key(vm.name())
-                {
-                    continue;
-                }
-                let idle = self.view.idle_for(vm, &now).unwrap_or_default();
-                let joined = self.joined.get(vm.name()).map_or(0, Joined::count);
-                let one = (joined, idle, vm.name().into());
-                match found.get_mut(vm.pool()) {
-                    Some(best) if *best <= one => {}
-                    Some(best) => *best = one,
-                    None => {
-                        found.insert(vm.pool(), one);
-                    }
-                }
-            }
-            let found: Vec<_> = found
-                .into_iter()
-                .map(|(pool, (.., vm))| (pool.to_owned(), vm))
-                .collect();
-            for (pool, vm) in found {
-                for answer in self.waiting.remove(&pool).unwrap_or_default() {
-                    self.give(&vm, answer);
-                }
-            }
-        }
-        let counts = self.waiting.iter();
-        let counts = counts.map(|(pool, waiting)| {
-            (
-                pool.clone(),
-                u32::try_from(waiting.len()).unwrap_or(u32::MAX),
-            )
-        });
-        let counts: BTreeMap<_, _> = counts.collect();
-        if self.facts.waiting != counts {
-            self.is_stale = true;
-            self.facts.waiting = counts;
         }
     }
 

@@ -3,7 +3,6 @@
 //! Between the decision and the action the VM may have become another. What is found out before
 //! anything is done is a skip, and no failure: the next look at the VM decides anew.
 
-use super::mend;
 use crate::commands::Context;
 use crate::commands::machine::blocking;
 use crate::commands::payload::PayloadArg;
@@ -13,8 +12,9 @@ use crate::report::Failure;
 use mvm_fleet::policy::PoolPolicy;
 use mvm_fleet::policy::{Action, Reason};
 use mvm_fleet::{ActionKind, Outcome};
+use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::SleepPrep;
-use mvm_registry::notes::FleetNotes;
+use mvm_registry::notes::{FailedAction, FleetNotes};
 use mvm_registry::{Error as RegistryError, Home, VmFolder, VmName, VmState};
 use mvm_vmm::pause::By;
 use mvm_vmm::suspend::RestoreSpec;
@@ -305,7 +305,7 @@ fn note(folder: &VmFolder, kind: ActionKind, problem: Option<&str>) {
     if before.is_none() && problem.is_none() {
         return;
     }
-    notes.failed = problem.map(|problem| mend::failed(before, kind, problem));
+    notes.failed = problem.map(|problem| failed(before, kind, problem));
     // What cannot be noted is tried sooner again than it should.
     let _ = folder.note(&notes);
 }
@@ -323,5 +323,18 @@ fn not_done(vm: &str, error: &Error) -> NotDone {
         | Error::Running { .. } => NotDone::Skipped(error.to_string()),
         Error::Registry(error) => NotDone::Failed(Failure::registry(vm, error)),
         error => NotDone::Failed(Failure::failed(error.to_string()).of(vm).hint(error.hint())),
+    }
+}
+
+/// An action that failed, once more if it did before.
+fn failed(before: Option<FailedAction>, kind: ActionKind, problem: &str) -> FailedAction {
+    let times = before
+        .filter(|before| before.action == kind.as_str())
+        .map_or(0, |before| before.times);
+    FailedAction {
+        action: kind.as_str().to_owned(),
+        at: Timestamp(jiff::Timestamp::now().as_millisecond()),
+        times: times.saturating_add(1),
+        problem: problem.chars().take(512).collect(),
     }
 }

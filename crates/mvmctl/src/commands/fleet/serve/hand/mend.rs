@@ -20,8 +20,6 @@ use crate::commands::restore::wake_restored;
 use crate::report::Failure;
 use mvm_fleet::ActionKind;
 use mvm_fleet::policy::PoolPolicy;
-use mvm_protocol::Timestamp;
-use mvm_registry::notes::FailedAction;
 use mvm_registry::{Home, Pause, VmName, VmState};
 use mvm_vmm::Snapshot;
 use std::sync::Arc;
@@ -140,21 +138,4 @@ async fn tell(
             .map_err(failed)?;
     }
     told.map(drop)
-}
-
-/// An action that failed, once more if it did before.
-pub(super) fn failed(
-    before: Option<FailedAction>,
-    kind: ActionKind,
-    problem: &str,
-) -> FailedAction {
-    let times = before
-        .filter(|before| before.action == kind.as_str())
-        .map_or(0, |before| before.times);
-    FailedAction {
-        action: kind.as_str().to_owned(),
-        at: Timestamp(jiff::Timestamp::now().as_millisecond()),
-        times: times.saturating_add(1),
-        problem: problem.chars().take(512).collect(),
-    }
 }
