@@ -248,24 +248,26 @@ fn status(state: &mut State) -> Value {
 fn watch(shared: &Shared, peer: &mut Peer, request: &Value) {
     let heartbeat = request["heartbeat_secs"].as_f64().unwrap_or(15.0);
     let heartbeat = Duration::from_secs_f64(heartbeat);
-    let (mut told, mut next) = (shared.lock().worker, Instant::now() + heartbeat);
+    let begun = shared.lock();
+    let mut told = (begun.worker, begun.memory.token.is_some());
+    drop(begun);
+    let mut next = Instant::now() + heartbeat;
     while !peer.is_closed_within(TICK) {
         let mut state = shared.running();
-        let is = state.worker();
-        let is_ready = state.memory.token.is_some();
+        let is = (state.worker(), state.memory.token.is_some());
         drop(state);
-        let event = if is != told {
-            told = is;
-            json!({"worker": worker(is)})
-        } else if is_ready {
-            json!({"lifecycle": "ready"})
+        let mut event = if is.0 != told.0 {
+            told.0 = is.0;
+            json!({"worker": worker(is.0)})
+        } else if is.1 != told.1 {
+            told.1 = is.1;
+            json!({"lifecycle": if is.1 { "ready" } else { "running" }})
         } else if Instant::now() >= next {
             json!({"heartbeat": true})
         } else {
             continue;
         };
         next = Instant::now() + heartbeat;
-        let mut event = event;
         event["type"] = "event".into();
         event["at"] = json!(now());
         event["id"] = request["id"].clone();

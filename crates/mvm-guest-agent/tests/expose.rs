@@ -89,7 +89,7 @@ fn they_are_bounded_in_number_and_a_sleep_ends_them() {
     let (agent, port) = exposing(&listener);
     let asked = json!({"type": "forward", "port": port});
     let mut open = Vec::new();
-    for _ in 0..256 {
+    for _ in 0..128 {
         let mut host = agent.connection();
         assert_eq!(host.begin(&asked)["type"], "forward-started");
         open.push((host, taken(&listener)));

@@ -486,3 +486,6 @@ pub fn console(home: &Home, name: &VmName) -> Result<File, Error> {
         opened => opened.map_err(Error::io("read", &path)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,14 @@ pub(crate) struct Fleet<'a> {
     address: String,
 }
 
+impl Drop for Fleet<'_> {
+    /// Of a story that has failed.
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
 /// What the last of them has said.
 fn said(host: &TestHost) -> String {
     fs::read_to_string(host.path("home/fleet.log")).unwrap_or_default()
@@ -74,14 +82,26 @@ impl<'a> Fleet<'a> {
         said(self.host)
     }
 
-    /// What it would do now.
-    fn plan(&self) -> String {
+    /// Waits until it says that.
+    fn until_says(&self, path: &str, word: &str) {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let said = self.get(path);
+            if said.contains(word) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not {word}: {said}");
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
-        let request = format!("GET /v1/plan HTTP/1.0\r\nHost: {}\r\n\r\n", self.address);
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address);
         stream.write_all(request.as_bytes()).unwrap();
-        let mut plan = String::new();
-        stream.read_to_string(&mut plan).unwrap();
-        plan
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     pub(crate) fn until(&self, what: &str, is_so: impl Fn(&BTreeMap<String, String>) -> bool) {
@@ -281,17 +301,10 @@ pub(crate) fn a_golden_pool_keeps_spare_and_at_most_max(backend: &Backend) {
     host.touch("web-2", "guest-works");
     fleet.until("a third one", running(3));
     host.touch("web-3", "guest-works");
+    fleet.until_says("/v1/pools/web", "\"busy\":3");
     // All work: a connection waits until one of them does not.
     let asking = thread::spawn(move || ask(address, "hello"));
-    let deadline = Instant::now() + LONG;
-    loop {
-        let plan = fleet.plan();
-        if plan.contains("max is 3") {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{plan}");
-        sleep(Duration::from_millis(100));
-    }
+    fleet.until_says("/v1/plan", "max is 3");
     assert_eq!(states(&host).len(), 3);
     assert!(!asking.is_finished());
     fs::remove_file(host.file("web-2", "guest-works")).unwrap();
