@@ -4,15 +4,20 @@
 //! What it is asked is written down in `calls.log` between the VMM's own calls, and `fault` can name
 //! such a call too, as `guest sleep-prep refuse`. How many connections were open when the VM was
 //! paused is written down as well: a host has to have closed its own by then.
+//!
+//! It works while a file `guest-works` is there, and says so; that it is made ready for a sleep then is
+//! written down as `guest slept at work`. It exposes its ports: whatever comes to one goes back, after
+//! the name of the VM's folder.
 
 use crate::{fault, note};
 use mvm_fake_agent::{FakeAgent, Peer, answer_to};
+use mvm_protocol::{Frame, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long a connection that the host has closed may be counted still.
 const NOTICED_WITHIN: Duration = Duration::from_secs(2);
@@ -35,6 +40,36 @@ struct State {
     cut_off: bool,
     connections: usize,
     memory: Memory,
+    worker: Worker,
+}
+
+/// Whether it works, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Worker {
+    works: bool,
+    since: Timestamp,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        let since = now();
+        Self {
+            works: false,
+            since,
+        }
+    }
+}
+
+/// By which the guest of a test is at work.
+const WORKS: &str = "guest-works";
+
+/// How often is looked whether it works.
+const TICK: Duration = Duration::from_millis(20);
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let ms = since.expect("a time after 1970").as_millis();
+    Timestamp(i64::try_from(ms).expect("a time before the sun has burnt out"))
 }
 
 #[derive(Debug, Default)]
@@ -115,7 +150,9 @@ impl Guest {
     /// Continues from what a snapshot has of it.
     pub(crate) fn remember(&self, memory: &str) -> Result<(), String> {
         let memory = serde_json::from_str(memory).map_err(|error| error.to_string())?;
-        self.shared.lock().memory = memory;
+        let mut state = self.shared.lock();
+        state.memory = memory;
+        state.worker = Worker::default();
         Ok(())
     }
 }
@@ -145,14 +182,19 @@ fn serve(shared: &Shared, peer: &mut Peer) {
         let (call, mut answer) = match request["type"].as_str() {
             Some("sleep-prep") => ("guest sleep-prep".to_owned(), sleep(&mut state, &request)),
             Some("wake") => (name_of_wake(&request), wake(&mut state, &request)),
-            Some("status") => {
-                let mut status = answer_to(&request);
-                if state.memory.token.is_some() {
-                    status["lifecycle"] = "ready".into();
-                }
-                (String::new(), status)
+            Some("status") => (String::new(), status(&mut state)),
+            Some("watch") => ("guest watch".to_owned(), status(&mut state)),
+            Some("hello") => {
+                let mut hello = answer_to(&request);
+                let all = hello["capabilities"].as_array_mut().expect("a list");
+                all.extend(["forward", "payload"].map(Value::from));
+                (String::new(), hello)
             }
-            Some("watch") => ("guest watch".to_owned(), answer_to(&request)),
+            Some("forward") => {
+                drop(state);
+                forward(peer, &request);
+                continue;
+            }
             _ => (String::new(), answer_to(&request)),
         };
         drop(state);
@@ -185,6 +227,106 @@ fn serve(shared: &Shared, peer: &mut Peer) {
         }
         answer["id"] = request["id"].clone();
         peer.answer(&answer);
+        if request["type"] == "watch" {
+            return watch(shared, peer, &request);
+        }
+    }
+}
+
+impl State {
+    /// Whether it works now.
+    fn worker(&mut self) -> Worker {
+        let works = Path::new(WORKS).exists();
+        if works != self.worker.works {
+            let since = now();
+            self.worker = Worker { works, since };
+        }
+        self.worker
+    }
+}
+
+fn worker(worker: Worker) -> Value {
+    let state = if worker.works { "busy" } else { "idle" };
+    let because = if worker.works {
+        json!(["inhibit"])
+    } else {
+        json!([])
+    };
+    json!({"state": state, "since": worker.since, "last_busy_at": null, "because": because,
+        "load1": 0.0, "runnable": 1})
+}
+
+fn status(state: &mut State) -> Value {
+    let mut status = answer_to(&json!({"type": "status"}));
+    status["worker"] = worker(state.worker());
+    status["now"] = json!(now());
+    if state.memory.token.is_some() {
+        status["lifecycle"] = "ready".into();
+    }
+    status
+}
+
+/// Tells whether it works, when that changes, and that it is there.
+fn watch(shared: &Shared, peer: &mut Peer, request: &Value) {
+    let heartbeat = request["heartbeat_secs"].as_f64().unwrap_or(15.0);
+    let heartbeat = Duration::from_secs_f64(heartbeat);
+    let begun = shared.lock();
+    let mut told = (begun.worker, begun.memory.token.is_some());
+    drop(begun);
+    let mut next = Instant::now() + heartbeat;
+    while !peer.is_closed_within(TICK) {
+        let mut state = shared.running();
+        let is = (state.worker(), state.memory.token.is_some());
+        drop(state);
+        let mut event = if is.0 != told.0 {
+            told.0 = is.0;
+            json!({"worker": worker(is.0)})
+        } else if is.1 != told.1 {
+            told.1 = is.1;
+            json!({"lifecycle": if is.1 { "ready" } else { "running" }})
+        } else if Instant::now() >= next {
+            json!({"heartbeat": true})
+        } else {
+            continue;
+        };
+        next = Instant::now() + heartbeat;
+        event["type"] = "event".into();
+        event["at"] = json!(now());
+        event["id"] = request["id"].clone();
+        peer.answer(&event);
+    }
+}
+
+/// Sends back what comes, after the name of the VM's folder, until its end.
+fn forward(peer: &mut Peer, request: &Value) {
+    note("guest forward");
+    let answer = |peer: &mut Peer, mut answer: Value| {
+        answer["id"] = request["id"].clone();
+        peer.answer(&answer);
+    };
+    answer(
+        peer,
+        json!({"type": "forward-started", "address": "127.0.0.1:8080"}),
+    );
+    let folder = std::env::current_dir().expect("a folder");
+    let name = folder.file_name().expect("a name").to_string_lossy();
+    peer.data(1, format!("{name}:").as_bytes());
+    let (mut sent, mut received) = (0, name.len() + 1);
+    while let Some(frame) = peer.frame() {
+        match frame {
+            Frame::Data { bytes, .. } => {
+                sent += bytes.len();
+                received += bytes.len();
+                peer.data(1, &bytes);
+            }
+            Frame::Json(_) => {
+                answer(peer, json!({"type": "forward-end"}));
+                let done = json!({"type": "forward-done", "sent": sent, "received": received});
+                answer(peer, done);
+                return;
+            }
+            Frame::EmptyData => {}
+        }
     }
 }
 
@@ -193,6 +335,9 @@ fn sleep(state: &mut State, request: &Value) -> Value {
     match &state.memory.token {
         Some(held) if *held != token => error("busy", "another host's sleep holds the guest"),
         _ => {
+            if state.worker().works {
+                note("guest slept at work");
+            }
             state.memory.token = Some(token.clone());
             let steps = json!([{"step": "drain", "integration": null, "outcome": "ok",
                 "duration_ms": 1, "detail": null}]);

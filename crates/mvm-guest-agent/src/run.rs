@@ -15,6 +15,7 @@ use crate::machine::process::Launcher;
 use crate::machine::run_dir::RunDir;
 use crate::machine::samples::Sampler;
 use crate::machine::uevents::VmgenidWatch;
+use crate::ports::Ports;
 use crate::serve::driver::Driver;
 use crate::serve::extension::Extension;
 use crate::serve::facts::{Facts, VERSION};
@@ -32,15 +33,15 @@ use tokio::signal::unix::{SignalKind, signal};
 #[cfg(feature = "dev")]
 type Build = Rc<crate::dev::Dev>;
 #[cfg(not(feature = "dev"))]
-type Build = crate::serve::extension::NoExtension;
+type Build = Ports;
 
 #[cfg(feature = "dev")]
-fn extension(launcher: &Rc<Launcher>) -> Build {
-    Rc::new(crate::dev::Dev::new(Rc::clone(launcher)))
+fn extension(launcher: &Rc<Launcher>, ports: Ports) -> Build {
+    Rc::new(crate::dev::Dev::new(Rc::clone(launcher), ports))
 }
 #[cfg(not(feature = "dev"))]
-fn extension(_: &Rc<Launcher>) -> Build {
-    crate::serve::extension::NoExtension
+fn extension(_: &Rc<Launcher>, ports: Ports) -> Build {
+    ports
 }
 
 /// The name of this build's profile.
@@ -63,7 +64,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         launcher.kill_method()
     );
     let now = clock::now();
-    let facts = Facts::new(config.exec);
+    let facts = Facts::new(config.exec, !config.expose.is_empty());
     let settings = Settings {
         max_concurrent_checks: config.max_concurrent_checks,
         sample_interval: config.sample_interval,
@@ -87,7 +88,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     );
     let marks = mark_reader(&config);
     let launcher = Rc::new(launcher);
-    let extension = extension(&launcher);
+    let extension = extension(&launcher, Ports::new(&config.expose));
     let machine = LocalMachine {
         timer: Timer::new().map_err(failed)?,
         launcher,

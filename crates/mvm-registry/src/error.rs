@@ -185,6 +185,8 @@ fn not_running(state: &VmState) -> String {
         VmState::Paused(Pause::BrokenSnapshot) => {
             "the VM is paused: a snapshot of it was broken off".into()
         }
+        VmState::Paused(Pause::Asked) => "the VM is paused".into(),
+        VmState::Paused(Pause::Fleet) => "the VM is paused: the fleet has paused it".into(),
         VmState::Paused(Pause::Other) => {
             "the VM is paused, and it was not mvmctl that paused it".into()
         }
@@ -366,6 +368,9 @@ fn while_off(state: &VmState, vm: &str) -> String {
         VmState::Paused(Pause::Snapshot) => "try again when the snapshot is taken".into(),
         VmState::Paused(Pause::BrokenSnapshot) => {
             format!("`mvmctl vm wake {vm}` lets it run on, `mvmctl vm stop {vm}` gives it up")
+        }
+        VmState::Paused(Pause::Asked | Pause::Fleet) => {
+            format!("`mvmctl vm resume {vm}` lets it run on, `mvmctl vm stop {vm}` ends it")
         }
         VmState::Paused(Pause::Other) => format!(
             "have whatever paused it let it run on (QEMU: `cont`, Firecracker: PATCH /vm Resumed, \

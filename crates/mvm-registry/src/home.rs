@@ -63,6 +63,11 @@ impl Home {
         self.root.join("vms")
     }
 
+    /// Where folders of VMs are while they are being removed.
+    pub fn removing(&self) -> PathBuf {
+        self.root.join("removing")
+    }
+
     /// The folder of one VM, whether it is there or not.
     pub fn vm(&self, name: &VmName) -> VmFolder {
         VmFolder {

@@ -21,9 +21,6 @@ pub struct FleetNotes {
     /// Whether the fleet made the VM, as a clone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub made: bool,
-    /// When the fleet paused the VM. It counts until the record says another state.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub paused_at: Option<Timestamp>,
     /// The fleet's last action on it, if that failed and none has succeeded since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<FailedAction>,
@@ -126,7 +123,6 @@ mod tests {
         folder.create().unwrap();
         let fleet = FleetNotes {
             made: true,
-            paused_at: Some(Timestamp(7000)),
             failed: Some(FailedAction {
                 action: "sleep".into(),
                 at: Timestamp(8000),

@@ -33,6 +33,8 @@ pub enum Recorded {
     Running,
     /// It was asked to stop.
     Stopping,
+    /// Its CPUs are made to stand still, its memory stays.
+    Paused,
     /// Frozen, for its snapshot, or kept as one.
     Asleep,
     /// Stopped, or never up.
@@ -80,6 +82,9 @@ pub struct Record {
     /// Whether the fleet is to leave it alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
+    /// Whether it was the fleet that paused it, where it is paused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused_by_fleet: bool,
     /// What the backend wants known of how it runs the VM, such as `tcg` or `kvm`.
     pub accelerator: Option<String>,
     /// The folder in which its last snapshot was written before it had a name. If it is still there
@@ -89,10 +94,24 @@ pub struct Record {
     /// The snapshot in which it is asleep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended_in: Option<PathBuf>,
+    /// The snapshot that it was started from, as long as its guest has not been told: whoever started
+    /// it may be killed in between, and until it is told a clone is its twin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwoken: Option<Unwoken>,
     /// The boot of this machine in which [`Self::processes`] were started.
     pub boot_id: String,
     /// Its processes, in the order in which they were started.
     pub processes: Vec<Process>,
+}
+
+/// What a restored guest is still to be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unwoken {
+    /// The snapshot's folder, whose manifest has the token.
+    pub snapshot: PathBuf,
+    /// Whether it is to have an identity of its own.
+    pub clone: bool,
 }
 
 impl Record {
@@ -320,9 +339,11 @@ pub(crate) mod tests {
             console_limit_mib: None,
             labels: Labels::default(),
             pinned: false,
+            paused_by_fleet: false,
             accelerator: Some("tcg".into()),
             snapshot_dir: None,
             suspended_in: None,
+            unwoken: None,
             boot_id: boot_id().unwrap(),
             processes: Vec::new(),
         }

@@ -69,6 +69,8 @@ pub struct Known {
     pub since: Option<Timestamp>,
     /// When it was started or cloned.
     pub started_at: Option<Timestamp>,
+    /// Whether there is a snapshot in which it sleeps, also if somebody has begun to restore it.
+    pub sleeps: bool,
     /// What else is noted of it.
     pub notes: Notes,
 }
@@ -84,6 +86,7 @@ impl Known {
             pinned: vm.pinned,
             since: record.and_then(|record| record.since),
             started_at: record.and_then(|record| record.started_at),
+            sleeps: record.is_some_and(|record| record.suspended_in.is_some()),
             notes: record.map(|_| folder.notes()).unwrap_or_default(),
         }
     }

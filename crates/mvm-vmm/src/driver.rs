@@ -101,6 +101,21 @@ pub trait Driver: Sync + fmt::Debug {
         Ok(false)
     }
 
+    /// Whether it can have VMs stand still. Asked before anything is noted of it.
+    fn check_pause(&self) -> Result<(), Error> {
+        Err(no_pause(self.name()))
+    }
+
+    /// Has the CPUs of a running VM stand still. One that stands still already is left so.
+    fn pause(&self, _: &VmFolder, _: Deadline<'_>) -> Result<(), Error> {
+        Err(no_pause(self.name()))
+    }
+
+    /// Lets them run on. One that runs is left so.
+    fn resume(&self, _: &VmFolder, _: Deadline<'_>) -> Result<(), Error> {
+        Err(no_pause(self.name()))
+    }
+
     /// Whether it can keep VMs as snapshots. Asked before the guest is told to sleep; where the
     /// answer is no, none of the following is called.
     fn check_snapshots(&self) -> Result<(), Error> {
@@ -175,6 +190,14 @@ pub fn unreachable(record: &Record, folder: &VmFolder, at_most: Duration) -> Opt
     let driver = by_name(&record.backend).ok()?;
     let alive = record.alive().ok()?;
     driver.unreachable(folder, &alive, Deadline::new(at_most, None))
+}
+
+fn no_pause(backend: &'static str) -> Error {
+    Error::Unsupported {
+        backend,
+        reason: "it cannot have a VM stand still".into(),
+        hint: "start the VM with a backend that can: `mvmctl vm start NAME --backend qemu`".into(),
+    }
 }
 
 fn no_snapshots(backend: &'static str) -> Error {

@@ -106,10 +106,25 @@ impl VmProcesses {
         Ok(self.folder.save(&self.record)?)
     }
 
-    /// Notes that the VM is asleep in a snapshot alone.
-    pub(crate) fn set_suspended(&mut self, snapshot: &Path) -> Result<(), Error> {
-        self.record.suspended_in = Some(snapshot.to_owned());
-        self.set_state(Recorded::Asleep)
+    /// Notes that the VM stands still, and whether by the fleet; or that it runs.
+    pub(crate) fn set_paused(&mut self, by_fleet: Option<bool>) -> Result<(), Error> {
+        self.record.paused_by_fleet = by_fleet == Some(true);
+        self.set_state(match by_fleet {
+            Some(_) => Recorded::Paused,
+            None => Recorded::Running,
+        })
+    }
+
+    /// Notes in which snapshot the VM is asleep, as soon as it has ended.
+    pub(crate) fn set_suspended(&mut self, snapshot: Option<&Path>) -> Result<(), Error> {
+        self.record.suspended_in = snapshot.map(Path::to_owned);
+        Ok(self.folder.save(&self.record)?)
+    }
+
+    /// Notes that its guest knows that it was restored.
+    pub(crate) fn set_woken(&mut self) -> Result<(), Error> {
+        self.record.unwoken = None;
+        Ok(self.folder.save(&self.record)?)
     }
 
     /// Notes where a snapshot is being written.

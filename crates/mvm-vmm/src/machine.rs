@@ -31,6 +31,9 @@ use std::time::{Duration, Instant};
 /// Memory of a VM for which none was asked, in MiB.
 pub const DEFAULT_MEMORY_MIB: u32 = 256;
 
+/// How long a VM that stands still may take to run on, so that it can be asked to stop.
+const RUN_ON: Duration = Duration::from_secs(5);
+
 /// How long a process has between TERM and KILL.
 const TERMINATE_GRACE: Duration = Duration::from_secs(3);
 
@@ -208,6 +211,10 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     let driver = driver::by_name(&record.backend)?;
     let main = alive.iter().find(|process| process.role.is_main());
     let was_asleep = record.state == Recorded::Asleep;
+    if record.state == Recorded::Paused && main.is_some() && matches!(how, Stop::Ask(_)) {
+        // What stands still hears nothing. If it cannot run on it is forced below.
+        let _ = driver.resume(&folder, Deadline::new(RUN_ON, None));
+    }
     if main.is_some() {
         // Before it is asked: one that goes is not taken for one that has ended by itself.
         record.state = Recorded::Stopping;
@@ -239,13 +246,27 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     if let Some(snapshot_dir) = record.snapshot_dir.take() {
         snapshot::discard(&snapshot_dir)?;
     }
-    // One that was put to sleep in order stays asleep.
-    if !(was_asleep && record.processes.is_empty()) {
+    // One that was put to sleep in order stays asleep, also if nobody lived to see the end of it.
+    let is_kept = record.processes.is_empty() || record.suspended_in.is_some();
+    if !(was_asleep && main.is_none() && is_kept) {
         record.state = Recorded::Stopped;
     }
     record.processes.clear();
     folder.save(&record)?;
     Ok(stopped)
+}
+
+/// Notes whether the fleet is to leave a VM alone, whatever that is doing.
+///
+/// # Errors
+///
+/// Those of the record, and [`mvm_registry::Error::Locked`] while something is being done to the VM.
+pub fn pin(home: &Home, name: &VmName, pinned: bool) -> Result<(), Error> {
+    let folder = home.vm(name);
+    folder.record()?;
+    let _lock = home.lock(name)?;
+    let record = folder.record()?;
+    Ok(folder.save(&Record { pinned, ..record })?)
 }
 
 /// Removes a VM that does not run: its folder, with its logs and snapshots.
@@ -263,7 +284,64 @@ pub fn remove(home: &Home, name: &VmName) -> Result<(), Error> {
         });
     }
     replace_stopped_vm(name, &record, &folder)?;
-    std::fs::remove_dir_all(folder.path()).map_err(Error::io("remove", folder.path()))
+    remove_whole(home, &folder)
+}
+
+/// Removes a VM's folder. First it is moved out of the way: of a folder that is half gone nobody would
+/// know any more whose it was, or that it is to go.
+fn remove_whole(home: &Home, folder: &VmFolder) -> Result<(), Error> {
+    let removing = home.removing();
+    mvm_registry::make_private(&removing)?;
+    let into = tempfile::Builder::new()
+        .prefix(folder.name().as_str())
+        .tempdir_in(&removing)
+        .map_err(Error::io("make a folder in", &removing))?;
+    std::fs::rename(folder.path(), into.path().join("vm"))
+        .map_err(Error::io("remove", folder.path()))?;
+    into.close().map_err(Error::io("remove", &removing))
+}
+
+/// Removes what killed programs have left: folders that were being removed, and folders in which a VM
+/// was to be made by the fleet of which nothing was started yet. What another program is at just now is
+/// left to it, or gone with it.
+///
+/// # Errors
+///
+/// [`Error::Registry`] and [`Error::Io`] if it cannot even be looked.
+pub fn sweep(home: &Home) -> Result<(), Error> {
+    for entry in entries(&home.removing())? {
+        // Whoever removes it may be alive: then both do.
+        let _ = std::fs::remove_dir_all(entry.path());
+    }
+    for entry in entries(&home.vms())? {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().and_then(|name| VmName::new(name).ok()) else {
+            continue;
+        };
+        let folder = home.vm(&name);
+        let is_begun = folder.vm().is_some() || !folder.path().is_dir();
+        let is_empty = || entries(folder.path()).is_ok_and(|entries| entries.is_empty());
+        if is_begun || !(folder.notes().fleet.made || is_empty()) {
+            continue;
+        }
+        let Ok(_lock) = home.lock(&name) else {
+            continue;
+        };
+        if folder.vm().is_none() {
+            let _ = remove_whole(home, &folder);
+        }
+    }
+    Ok(())
+}
+
+fn entries(folder: &Path) -> Result<Vec<std::fs::DirEntry>, Error> {
+    match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        entries => Ok(entries
+            .map_err(Error::io("look into", folder))?
+            .flatten()
+            .collect()),
+    }
 }
 
 /// Removes what a failed start has made of a VM that was not there before, unless something of it still
@@ -328,10 +406,12 @@ fn plan(
             .unwrap_or_default()
             .with(&spec.labels)?,
         pinned: spec.pinned.or(last.map(|r| r.pinned)).unwrap_or(false),
+        paused_by_fleet: false,
         accelerator: None,
         boot_id: String::new(),
         snapshot_dir: None,
         suspended_in: None,
+        unwoken: None,
         processes: Vec::new(),
     })
 }
@@ -346,7 +426,7 @@ pub(crate) fn replace_stopped_vm(
     let alive = record.alive()?;
     let was_up = matches!(
         record.state,
-        Recorded::Running | Recorded::Stopping | Recorded::Asleep
+        Recorded::Running | Recorded::Stopping | Recorded::Paused | Recorded::Asleep
     );
     if was_up && let Some(main) = alive.iter().find(|process| process.role.is_main()) {
         return Err(Error::Running {
@@ -423,3 +503,6 @@ fn need_console(folder: &VmFolder, log: &str) -> Result<File, Error> {
         opened => opened.map_err(Error::io("read", &path)),
     }
 }
+
+#[cfg(test)]
+mod tests;

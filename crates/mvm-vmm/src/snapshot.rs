@@ -424,6 +424,13 @@ pub(crate) fn discard(snapshot_dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Removes all of them in a folder. What cannot be looked at stays.
+pub fn discard_all_left(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let _ = discard(&entry.path());
+    }
+}
+
 fn sync_folder(folder: &Path) -> Result<(), Error> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())

@@ -27,7 +27,8 @@ use crate::snapshot::{self, Manifest, Snapshot, SnapshotDir, Vmm};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
 use mvm_registry::{
-    Error as RegistryError, Home, Label, Lock, Pause, Record, Recorded, VmName, VmState, record,
+    Error as RegistryError, Home, Label, Lock, Pause, Record, Recorded, VmName, VmState,
+    record::{self, Unwoken},
 };
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -237,6 +238,7 @@ impl SnapshotSession {
         // Only now: until the VM runs on the VMM may be writing there, and leave what is removed.
         self.given_up = None;
         if ran.is_ok() {
+            self.processes.set_suspended(None)?;
             self.processes.set_state(Recorded::Running)?;
         } else if self.has_died()? {
             self.end()?;
@@ -258,8 +260,9 @@ impl SnapshotSession {
 
     /// Ends the frozen VM, which lives on in that snapshot of it alone.
     pub fn stop(&mut self, snapshot: &Path) -> Result<(), Error> {
-        self.end()?;
-        self.processes.set_suspended(snapshot)
+        // Before its end: if this program is killed in the middle, the VM has not died.
+        self.processes.set_suspended(Some(snapshot))?;
+        self.end()
     }
 
     fn end(&mut self) -> Result<(), Error> {
@@ -295,21 +298,53 @@ impl PendingSnapshot {
 /// this is dropped.
 #[derive(Debug)]
 pub struct Restored {
-    record: Record,
-    socket: PathBuf,
+    processes: VmProcesses,
     _lock: Lock,
 }
 
 impl Restored {
     /// The VM's record.
     pub fn record(&self) -> &Record {
-        &self.record
+        self.processes.record()
     }
 
     /// The socket at which the agent is reached.
     pub fn socket(&self) -> PathBuf {
-        self.socket.clone()
+        self.processes.folder().file("v.sock")
     }
+
+    /// Its guest has been told.
+    pub fn woken(mut self) -> Result<(), Error> {
+        self.processes.set_woken()
+    }
+}
+
+/// A VM that was started from a snapshot, and whose guest may not have been told so, since whoever
+/// started it was killed; none if there is no such thing to do. It may have been told, and what is
+/// missing be the note of that. To be told as [`Record::unwoken`] says.
+///
+/// # Errors
+///
+/// Those of the record, and [`RegistryError::Locked`] if somebody is at it just now.
+pub fn unwoken(home: &Home, name: &VmName) -> Result<Option<Restored>, Error> {
+    let folder = home.vm(name);
+    let is_unwoken = |record: &Record| {
+        record.unwoken.is_some() && record.state == Recorded::Running && is_up(record)
+    };
+    if !is_unwoken(&folder.record()?) {
+        return Ok(None);
+    }
+    let lock = home.lock(name)?;
+    let record = folder.record()?;
+    Ok(is_unwoken(&record).then(|| Restored {
+        processes: VmProcesses::attach(folder, record),
+        _lock: lock,
+    }))
+}
+
+fn is_up(record: &Record) -> bool {
+    let alive = record.alive().unwrap_or_default();
+    alive.iter().any(|process| process.role.is_main())
 }
 
 /// What a VM is to be that is started from a snapshot.
@@ -362,10 +397,15 @@ pub fn restore(
             .pinned
             .or(last.as_ref().map(|last| last.pinned))
             .unwrap_or(false),
+        paused_by_fleet: false,
         accelerator: manifest.vmm.accelerator.clone(),
         snapshot_dir: None,
         // Until it runs: if this program is killed, nobody boots it anew for nothing.
         suspended_in: last.as_ref().and_then(|last| last.suspended_in.clone()),
+        unwoken: Some(Unwoken {
+            snapshot: snapshot.folder.clone(),
+            clone: spec.clone,
+        }),
         boot_id: String::new(),
         processes: Vec::new(),
     };
@@ -386,11 +426,13 @@ pub fn restore(
         &mut processes,
     );
     match started {
-        Ok(()) => Ok(Restored {
-            socket: folder.file("v.sock"),
-            record: processes.keep()?,
-            _lock: lock,
-        }),
+        Ok(()) => {
+            let record = processes.keep()?;
+            Ok(Restored {
+                processes: VmProcesses::attach(folder, record),
+                _lock: lock,
+            })
+        }
         Err(error) => {
             drop(processes);
             if let Some(last) = last {

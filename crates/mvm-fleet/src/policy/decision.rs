@@ -404,8 +404,16 @@ impl<'a> Decision<'a> {
         lifetime.is_some_and(|lifetime| vm.age(&self.now) >= lifetime)
     }
 
-    /// Whether a host wants it kept as it is.
+    /// Whether a host wants it kept as it is, or it serves connections.
     fn is_kept(&mut self, vm: &Vm) -> bool {
+        if self
+            .facts
+            .joined
+            .get(vm.name())
+            .is_some_and(|joined| *joined > 0)
+        {
+            return true;
+        }
         let until = vm.kept_until(&self.now);
         if let Some(until) = until {
             self.look_again(self.now.until(until));

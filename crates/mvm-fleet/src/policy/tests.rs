@@ -170,6 +170,24 @@ fn nothing_is_done_before_all_of_a_pool_have_answered() {
 }
 
 #[test]
+fn one_that_serves_connections_is_let_be() {
+    let mut script = idle(&[("web-1", 31), ("web-2", 301), ("web-3", 31)]);
+    let facts = |joined| Facts {
+        joined: [("web-1".to_owned(), joined), ("web-2".to_owned(), joined)].into(),
+        ..Facts::default()
+    };
+    assert_eq!(
+        script.plan(PERIODS, &facts(1)),
+        "pause web-3: idle for 31s, over 30s"
+    );
+    assert_eq!(
+        script.plan(PERIODS, &facts(0)).lines().count(),
+        3,
+        "none is left"
+    );
+}
+
+#[test]
 fn spare_and_min_are_kept_up() {
     let mut script = idle(&[("web-1", 999), ("web-2", 998), ("web-3", 997)]);
     let sleep_one = "sleep web-1: idle for 16m39s, over 5m";

@@ -1,14 +1,14 @@
 //! Jobs: commands that go on when the connection that started them is closed.
 
-use super::audit::Audit;
-use super::flow::{PIECE, Sink, YieldBudget};
-use super::reply::failed;
 use super::ring::Ring;
 use super::running::{Outcome, Running};
 use super::start::Started;
 use super::terminal::Terminal;
 use crate::machine::clock;
 use crate::machine::freezer::Freezer;
+use crate::ports::audit::Audit;
+use crate::ports::flow::{PIECE, Sink, YieldBudget};
+use crate::ports::reply::failed;
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::exec::Exec;
 use mvm_protocol::dev::jobs::{self as wire, JobSignal, JobState, KEPT_JOBS};
@@ -96,7 +96,7 @@ async fn supervise(
             },
         }
     };
-    audit.exited(&outcome);
+    audit.end(&outcome.in_words());
     job.ended.set(Some((outcome, clock::now().wall)));
     job.news.notify_waiters();
 }

@@ -12,11 +12,12 @@
 //! The command's own output is never cut off: what it wrote before its end is in the pipe by then,
 //! and is read however slowly the host takes it.
 
-use super::flow::{OutputSource, Sink};
 use crate::core::STOOD_STILL;
 use crate::machine::freezer::Freezer;
 use crate::machine::process::{Exit, KILL_GRACE, Launcher, Process, TERM_GRACE};
+use crate::ports::flow::{OutputSource, Sink};
 use mvm_protocol::dev::channel::{STDERR, STDOUT};
+use mvm_protocol::signal;
 use rustix::fd::OwnedFd;
 use rustix::process::Signal;
 use std::cell::Cell;
@@ -79,6 +80,20 @@ pub(super) struct Outcome {
     pub(super) truncated: bool,
     /// Whether it did not end at all.
     pub(super) unkillable: bool,
+}
+
+impl Outcome {
+    /// For the line on the console.
+    pub(super) fn in_words(&self) -> String {
+        let how = match (self.exit.code, self.exit.signal) {
+            _ if self.unkillable => "unkillable, left behind".to_owned(),
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(number)) => format!("ended by {}", signal::name(number)),
+            (None, None) => "ended".to_owned(),
+        };
+        let timed_out = if self.timed_out { "timed out, " } else { "" };
+        format!("{timed_out}{how}")
+    }
 }
 
 /// What there is to be done about it.

@@ -1,7 +1,7 @@
 //! What a build serves beyond the requests that all builds serve.
 //!
-//! Session and driver are generic over one [`Extension`]. A prod build has [`NoExtension`]; a dev
-//! build plugs in its commands, files, jobs and ports.
+//! Session and driver are generic over one [`Extension`]. A prod build plugs in the ports that its
+//! configuration exposes, a dev build its commands, files, jobs and ports.
 
 use super::connection::{Connection, Ending};
 use mvm_protocol::Frame;
@@ -43,32 +43,4 @@ pub(crate) trait Extension: Clone + 'static {
 
     /// The agent stops: ends what runs without a host, and waits for that.
     async fn shut_down(&self);
-}
-
-/// What a prod build adds: nothing.
-#[derive(Debug, Clone)]
-#[allow(dead_code, reason = "in dev builds the tests alone use it")]
-pub(crate) struct NoExtension;
-
-impl Extension for NoExtension {
-    const PROFILE: Profile = Profile::Prod;
-
-    type Session = ();
-
-    async fn serve(
-        &self,
-        _: &mut Connection,
-        (): &mut (),
-        frame: Frame,
-    ) -> Result<Option<Frame>, Ending> {
-        Ok(Some(frame))
-    }
-
-    fn freeze(&self) {}
-
-    fn thaw(&self) {}
-
-    fn stood_still(&self, _: Duration) {}
-
-    async fn shut_down(&self) {}
 }

@@ -139,6 +139,26 @@ impl Driver for CloudHypervisor {
         Ok(state != State::Running)
     }
 
+    fn check_pause(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn pause(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<(), Error> {
+        let api = VMM.in_folder(folder, None, deadline);
+        match state(&api)? {
+            State::Paused => Ok(()),
+            _ => api.act("vm.pause", "pause the VM"),
+        }
+    }
+
+    fn resume(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<(), Error> {
+        let api = VMM.in_folder(folder, None, deadline);
+        match state(&api)? {
+            State::Running => Ok(()),
+            _ => api.act("vm.resume", "let the VM run on"),
+        }
+    }
+
     fn check_snapshots(&self) -> Result<(), Error> {
         Ok(())
     }

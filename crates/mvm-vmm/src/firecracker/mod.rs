@@ -142,6 +142,26 @@ impl Driver for Firecracker {
         Ok(state != InstanceState::Running)
     }
 
+    fn check_pause(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn pause(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<(), Error> {
+        let api = VMM.in_folder(folder, None, deadline);
+        match state(&api)? {
+            InstanceState::Paused => Ok(()),
+            _ => set(&api, VmState::Paused, "pause the VM"),
+        }
+    }
+
+    fn resume(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<(), Error> {
+        let api = VMM.in_folder(folder, None, deadline);
+        match state(&api)? {
+            InstanceState::Running => Ok(()),
+            _ => set(&api, VmState::Resumed, "let the VM run on"),
+        }
+    }
+
     /// By the program that is installed.
     fn check_snapshots(&self) -> Result<(), Error> {
         match FIRECRACKER.version(&FIRECRACKER.find()?) {

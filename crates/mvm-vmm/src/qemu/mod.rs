@@ -122,6 +122,18 @@ impl Driver for Qemu {
             .ok_or_else(|| failed(QmpFault::NotQmp, "its answer does not say so"))
     }
 
+    fn check_pause(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn pause(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<(), Error> {
+        tell(folder, deadline, "stop", "pause the VM")
+    }
+
+    fn resume(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<(), Error> {
+        tell(folder, deadline, "cont", "let the VM run on")
+    }
+
     fn check_snapshots(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -146,4 +158,15 @@ impl Driver for Qemu {
     fn restore(&self, restore: &Restore<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
         snapshot::restore(restore, processes)
     }
+}
+
+/// Has QEMU do one thing that takes no arguments.
+fn tell(folder: &VmFolder, deadline: Deadline<'_>, what: &str, doing: &str) -> Result<(), Error> {
+    let qmp = Qmp::connect_within(folder.path(), QMP_SOCKET, deadline.left())?;
+    let mut qmp = qmp.ok_or_else(|| Error::Qmp {
+        doing: doing.into(),
+        fault: QmpFault::Gone,
+        reason: "QEMU does not listen there".into(),
+    })?;
+    qmp.execute(what, &json!({})).map(drop)
 }

@@ -83,10 +83,7 @@ impl Args {
 fn may_write(state: &VmState) -> bool {
     matches!(
         state,
-        VmState::Running
-            | VmState::Starting
-            | VmState::Paused(Pause::Snapshot | Pause::BrokenSnapshot | Pause::Other)
-            | VmState::StartBrokenOff
+        VmState::Running | VmState::Starting | VmState::Paused(_) | VmState::StartBrokenOff
     )
 }
 

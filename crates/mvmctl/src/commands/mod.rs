@@ -44,9 +44,12 @@ pub(crate) mod ls;
 pub(crate) mod machine;
 pub(crate) mod man;
 mod mend;
+pub(crate) mod pause;
 pub(crate) mod payload;
+pub(crate) mod pin;
 pub(crate) mod ping;
 pub(crate) mod restore;
+pub(crate) mod resume;
 pub(crate) mod rm;
 pub(crate) mod running;
 pub(crate) mod sleep;
@@ -54,6 +57,7 @@ pub(crate) mod snapshot;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod touch;
 pub(crate) mod wait;
 pub(crate) mod wake;
 
@@ -128,7 +132,12 @@ group! {
         Restore(restore::Args),
         Start(start::Args),
         Stop(stop::Args),
+        Pause(pause::Args),
+        Resume(resume::Args),
         Rm(rm::Args),
+        Touch(touch::Args),
+        Pin(pin::Pin),
+        Unpin(pin::Unpin),
         Logs(logs::Args),
         Sleep(sleep::Args),
         Wake(wake::Args),

@@ -10,8 +10,8 @@ use crate::report::{Failure, Outcome};
 use crate::vm_name::{Marks, complete};
 use clap_complete::engine::ArgValueCompleter;
 use mvm_client::{Deadlines, Endpoint};
-use mvm_protocol::lifecycle::{Awake, Wake, WakeCause};
-use mvm_vmm::suspend::{RestoreSpec, restore};
+use mvm_protocol::lifecycle::{Awake, Payload, Token, Wake, WakeCause};
+use mvm_vmm::suspend::{RestoreSpec, Restored, restore};
 use mvm_vmm::{Deadline, Error, Snapshot, Verify};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -92,47 +92,21 @@ struct Report<'a> {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let failed = |error: &Error| failure(context, &self.name, Wanted::Start, error);
-        let vm = name(&self.name)?;
-        let inventory = context.inventory()?;
-        not_of_another(&inventory, &self.name, Wanted::Start)?;
-        let home = inventory.home().clone();
         let payload = self.payload.read()?;
-        let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
-        let progress = context.ui.progress(&format!("restoring {vm}"));
+        let progress = context.ui.progress(&format!("restoring {}", self.name));
         let begun = Instant::now();
         let cancelled = cancelled_by_signals(context);
-        let flag = Arc::clone(&cancelled);
-        let (folder, clone, verify) = (self.snapshot, self.clone, self.verify.into());
-        let spec = RestoreSpec {
-            clone,
-            pinned: self.marks.pinned(),
-            labels: self.marks.labels,
+        let job = Restoration {
+            snapshot: self.snapshot,
+            verify: self.verify.into(),
+            spec: RestoreSpec {
+                clone: self.clone,
+                pinned: self.marks.pinned(),
+                labels: self.marks.labels,
+            },
+            payload,
         };
-        let restored = blocking(move || {
-            let snapshot = Snapshot::open_verified(&home, &folder, verify)?;
-            let deadline = Deadline::new(at_most, Some(&flag));
-            let restored = restore(&home, &vm, &snapshot, &spec, deadline)?;
-            Ok((snapshot, restored))
-        });
-        // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
-        let (snapshot, restored) = restored.await.map_err(|error| failed(&error))?;
-        let token = snapshot.manifest.token;
-        let endpoint = Endpoint::unix(restored.socket()).with_port(restored.record().port);
-        let asked = || {
-            let wake = wake(Some(token.clone()), WakeCause::Restored, clone)?;
-            let payload = payload.clone();
-            Ok(Wake { payload, ..wake })
-        };
-        let patience = Patience::of(context);
-        let woken = tokio::select! {
-            woken = wake_guest(context, &self.name, &endpoint, asked, patience) => woken,
-            () = until_raised(&cancelled) => Err(Failure::failed("interrupted").of(&self.name)),
-        };
-        let awake = woken.map_err(|failure| not_woken(failure, &self.name))?;
-        if !awake.was_ready && !awake.lease_expired {
-            return Err(booted_afresh(&self.name));
-        }
+        let (snapshot, awake) = restore_vm(context, &self.name, job, &cancelled).await?;
         drop(progress);
         context.ui.note(&format!(
             "{} runs after {:.1} s",
@@ -150,6 +124,79 @@ impl Args {
             Outcome::Bad
         })
     }
+}
+
+/// What a VM is to be started from, and as what.
+#[derive(Debug)]
+pub(super) struct Restoration {
+    pub(super) snapshot: PathBuf,
+    pub(super) verify: Verify,
+    pub(super) spec: RestoreSpec,
+    /// What its guest is handed.
+    pub(super) payload: Option<Payload>,
+}
+
+/// Starts a VM from a snapshot, and wakes its guest.
+pub(super) async fn restore_vm(
+    context: &Context,
+    vm: &str,
+    job: Restoration,
+    cancelled: &Arc<AtomicBool>,
+) -> Result<(Snapshot, Awake), Failure> {
+    let failed = |error: &Error| failure(context, vm, Wanted::Start, error);
+    let parsed = name(vm)?;
+    let inventory = context.inventory()?;
+    not_of_another(&inventory, vm, Wanted::Start)?;
+    let home = inventory.home().clone();
+    let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
+    let flag = Arc::clone(cancelled);
+    let Restoration {
+        snapshot,
+        verify,
+        spec,
+        payload,
+    } = job;
+    let clone = spec.clone;
+    let restored = blocking(move || {
+        let snapshot = Snapshot::open_verified(&home, &snapshot, verify)?;
+        let deadline = Deadline::new(at_most, Some(&flag));
+        let restored = restore(&home, &parsed, &snapshot, &spec, deadline)?;
+        Ok((snapshot, restored))
+    });
+    // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
+    let (snapshot, restored) = restored.await.map_err(|error| failed(&error))?;
+    let token = snapshot.manifest.token.clone();
+    let woken = wake_restored(context, vm, restored, (token, clone, payload), cancelled);
+    let awake = woken.await.map_err(|failure| not_woken(failure, vm))?;
+    if !awake.was_ready && !awake.lease_expired {
+        return Err(booted_afresh(vm));
+    }
+    Ok((snapshot, awake))
+}
+
+/// Tells a guest that it was restored, and notes that it knows: with the token, whether it is a clone,
+/// and what it is handed.
+pub(super) async fn wake_restored(
+    context: &Context,
+    vm: &str,
+    restored: Restored,
+    (token, clone, payload): (Token, bool, Option<Payload>),
+    cancelled: &AtomicBool,
+) -> Result<Awake, Failure> {
+    let endpoint = Endpoint::unix(restored.socket()).with_port(restored.record().port);
+    let asked = || {
+        let wake = wake(Some(token.clone()), WakeCause::Restored, clone)?;
+        let payload = payload.clone();
+        Ok(Wake { payload, ..wake })
+    };
+    let patience = Patience::of(context);
+    let awake = tokio::select! {
+        awake = wake_guest(context, vm, &endpoint, asked, patience) => awake?,
+        () = until_raised(cancelled) => return Err(Failure::failed("interrupted").of(vm)),
+    };
+    let noted = blocking(move || restored.woken()).await;
+    noted.map_err(|error| failure(context, vm, Wanted::Start, &error))?;
+    Ok(awake)
 }
 
 fn not_woken(mut failure: Failure, vm: &str) -> Failure {

@@ -27,6 +27,7 @@ use mvm_protocol::drop_in::Secs;
 use mvm_protocol::lifecycle::{
     Awake, Outcome as StepOutcome, Ready, SleepPrep, Step, StepKind, Token, WakeCause,
 };
+use mvm_protocol::status::{Lifecycle, Status, WorkerState};
 use mvm_vmm::snapshot::SnapshotDir;
 use mvm_vmm::suspend::{PendingSnapshot, SnapshotSession, take};
 use mvm_vmm::{Deadline, Error, Snapshot};
@@ -83,30 +84,16 @@ struct Report {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let failed = |error: &Error| failure(context, &self.name, Wanted::Snapshot, error);
-        let vm = name(&self.name)?;
-        let home = home(context)?;
-        let to = self.to.clone();
-        mend_if_broken_off(context, &self.name).await?;
-        let progress = context.ui.progress(&format!("snapshotting {vm}"));
+        let progress = context.ui.progress(&format!("snapshotting {}", self.name));
         let cancelled = cancelled_by_signals(context);
-        let begun = blocking(move || take(&home, &vm, to.as_deref()));
-        let (session, snapshot_dir) = begun.await.map_err(|error| failed(&error))?;
-        let endpoint = Endpoint::unix(session.socket()).with_port(session.record().port);
-        let host = Host {
-            context,
-            vm: &self.name,
-            endpoint,
-            token: token()?,
-            cancelled,
+        let job = Taking {
+            to: self.to,
+            stop: self.stop,
+            deadline: self.deadline,
+            require_freeze: self.require_freeze,
+            idle_for: None,
         };
-        let (hello, ready) = host.sleep(self.deadline, self.require_freeze).await?;
-        let (session, pending) = host.freeze(session, snapshot_dir).await?;
-        let made = if self.stop {
-            host.name_and_end(session, pending, hello).await?
-        } else {
-            host.run_on_and_name(session, pending, hello).await?
-        };
+        let (made, ready) = snapshot_vm(context, &self.name, job, cancelled).await?;
         drop(progress);
         show(context, &self.name, &made, ready.steps)?;
         Ok(match made.awake {
@@ -116,9 +103,83 @@ impl Args {
     }
 }
 
+/// What snapshot is to be taken of a VM, and what becomes of that.
+#[derive(Debug)]
+pub(super) struct Taking {
+    /// The snapshot's folder.
+    pub(super) to: Option<PathBuf>,
+    /// Whether the VM ends once it is complete.
+    pub(super) stop: bool,
+    pub(super) deadline: Secs,
+    pub(super) require_freeze: bool,
+    /// For how long the guest has to have been idle, if that matters: it is asked first, and left
+    /// alone if it has not: [`NOT_IDLE`].
+    pub(super) idle_for: Option<Duration>,
+}
+
+/// The code of a failure where a guest was to be left alone if it works, and does.
+pub(super) const NOT_IDLE: &str = "not-idle";
+
+/// Takes a snapshot of a VM. What it is told that goes wrong is undone: see the head of this file.
+pub(super) async fn snapshot_vm(
+    context: &Context,
+    vm: &str,
+    job: Taking,
+    cancelled: Arc<AtomicBool>,
+) -> Result<(Made, Ready), Failure> {
+    let failed = |error: &Error| failure(context, vm, Wanted::Snapshot, error);
+    let parsed = name(vm)?;
+    let home = home(context)?;
+    mend_if_broken_off(context, vm).await?;
+    let begun = blocking(move || take(&home, &parsed, job.to.as_deref()));
+    let (session, snapshot_dir) = begun.await.map_err(|error| failed(&error))?;
+    let endpoint = Endpoint::unix(session.socket()).with_port(session.record().port);
+    let host = Host {
+        context,
+        vm,
+        endpoint,
+        token: token()?,
+        cancelled,
+    };
+    let asked = SleepPrep {
+        token: Some(host.token.clone()),
+        deadline_secs: job.deadline,
+        require_freeze: job.require_freeze,
+        ..SleepPrep::default()
+    };
+    let (hello, ready) = host.sleep(asked, job.idle_for).await?;
+    let (session, pending) = host.freeze(session, snapshot_dir).await?;
+    let made = if job.stop {
+        host.name_and_end(session, pending, hello).await?
+    } else {
+        host.run_on_and_name(session, pending, hello).await?
+    };
+    Ok((made, ready))
+}
+
+/// Refuses a guest that works: anything but a plain `idle` of one that runs, said for so long by its
+/// own clock.
+pub(super) fn refuse_busy(vm: &str, status: &Status, idle_for: Duration) -> Result<(), Failure> {
+    let worker = &status.worker;
+    let since = worker
+        .last_busy_at
+        .map_or(worker.since, |at| at.max(worker.since));
+    let idle_ms = status.now.map(|now| now.0.saturating_sub(since.0));
+    // An agent that does not tell its time is believed that it is idle.
+    let long_enough =
+        idle_ms.is_none_or(|ms| ms >= 0 && u128::from(ms.unsigned_abs()) >= idle_for.as_millis());
+    let is_idle = status.lifecycle == Lifecycle::Running && worker.state == WorkerState::Idle;
+    if is_idle && long_enough {
+        return Ok(());
+    }
+    let mut failure = Failure::failed("the guest has begun to work").of(vm);
+    failure.code = NOT_IDLE.into();
+    Err(failure)
+}
+
 /// A snapshot that is complete, and how the guest runs on.
-struct Made {
-    snapshot: Snapshot,
+pub(super) struct Made {
+    pub(super) snapshot: Snapshot,
     awake: Option<Awake>,
 }
 
@@ -134,7 +195,11 @@ struct Host<'a> {
 impl Host<'_> {
     /// Makes the guest ready. The connection is closed when this returns: one that is open when the
     /// VM is frozen stays open and silent.
-    async fn sleep(&self, deadline: Secs, require_freeze: bool) -> Result<(Hello, Ready), Failure> {
+    async fn sleep(
+        &self,
+        asked: SleepPrep,
+        idle_for: Option<Duration>,
+    ) -> Result<(Hello, Ready), Failure> {
         let about = |error: &ClientError| Failure::about(self.vm, error);
         let deadlines = self.context.deadlines();
         let mut session = self
@@ -144,12 +209,10 @@ impl Host<'_> {
             .await
             .map_err(|error| about(&error))?;
         let hello = session.hello().await.map_err(|error| about(&error))?;
-        let asked = SleepPrep {
-            token: Some(self.token.clone()),
-            deadline_secs: deadline,
-            require_freeze,
-            ..SleepPrep::default()
-        };
+        if let Some(idle_for) = idle_for {
+            let status = session.status().await.map_err(|error| about(&error))?;
+            refuse_busy(self.vm, &status, idle_for)?;
+        }
         let prepared = tokio::select! {
             prepared = session.sleep_prep(asked) => Some(prepared),
             () = until_raised(&self.cancelled) => None,

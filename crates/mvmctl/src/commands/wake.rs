@@ -15,7 +15,7 @@ use mvm_protocol::status::Lifecycle;
 use mvm_protocol::{ErrorCode, Timestamp};
 use mvm_registry::VmName;
 use mvm_vmm::Deadline;
-use mvm_vmm::suspend::reconnect;
+use mvm_vmm::suspend::{Restored, reconnect};
 use std::time::Duration;
 
 /// How many random bytes a wake hands in: twice what the kernel's generator is seeded with.
@@ -69,6 +69,8 @@ impl Args {
         let asked = wake(self.token, cause, self.clone)?;
         let asked = Wake { payload, ..asked };
         let names = [self.vm.name];
+        // One whose restore was broken off before its guest was told: then it is told now.
+        let unwoken = unwoken(context, &names[0]).await;
         if self.retry {
             nothing_else_than_held(context, &names).await?;
         }
@@ -85,6 +87,10 @@ impl Args {
             let held = |failure| held(failure, &answered.name);
             let result = std::mem::replace(&mut answered.result, Err(Failure::failed("")));
             answered.result = result.map_err(held);
+        }
+        if let (Some(restored), Some(_)) = (unwoken, fleet.only()) {
+            let noted = blocking(move || restored.woken()).await;
+            noted.map_err(|error| failure(context, &names[0], Wanted::Snapshot, &error))?;
         }
         data::fleet(context, &fleet, || {
             fleet
@@ -116,6 +122,14 @@ async fn reconnected(context: &Context, fleet: &Fleet<Awake>) -> Result<bool, Fa
         ));
     }
     Ok(did)
+}
+
+/// A VM of this host's whose restore was broken off, and its lock.
+async fn unwoken(context: &Context, vm: &str) -> Option<Restored> {
+    let (name, home) = (VmName::new(vm).ok()?, home(context).ok()?);
+    blocking(move || mvm_vmm::suspend::unwoken(&home, &name))
+        .await
+        .ok()?
 }
 
 /// A guest that runs must not be told once more that it was restored.

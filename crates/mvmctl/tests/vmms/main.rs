@@ -13,6 +13,8 @@
 )]
 
 mod endings;
+mod fleet;
+mod fleet_killed;
 mod stories;
 mod test_host;
 
@@ -27,7 +29,7 @@ macro_rules! trials {
     };
 }
 
-fn trial(vmm: &Subject, test: &str, backend: Backend, story: fn(&Backend)) -> Trial {
+fn trial(vmm: &Subject, test: &str, backend: Backend, story: Story) -> Trial {
     let vmm = vmm.clone();
     Trial::test(format!("{}::{test}", vmm.name()), move || {
         vmm.select();
@@ -35,6 +37,45 @@ fn trial(vmm: &Subject, test: &str, backend: Backend, story: fn(&Backend)) -> Tr
         Ok(())
     })
 }
+
+/// What is told of a VMM.
+type Story = fn(&Backend);
+
+/// Stories of the fleet.
+const FLEET: &[(&str, Story)] = &[
+    (
+        "idle_ones_pause_and_then_sleep_and_a_connection_wakes_one",
+        fleet::idle_ones_pause_and_then_sleep_and_a_connection_wakes_one,
+    ),
+    (
+        "fifty_connections_wake_one",
+        fleet::fifty_connections_wake_one,
+    ),
+    (
+        "a_golden_pool_keeps_spare_and_at_most_max",
+        fleet::a_golden_pool_keeps_spare_and_at_most_max,
+    ),
+    (
+        "a_checkpoint_that_fails_costs_the_vm_nothing_and_is_tried_again",
+        fleet::a_checkpoint_that_fails_costs_the_vm_nothing_and_is_tried_again,
+    ),
+    (
+        "one_that_works_is_touched_or_pinned_is_let_be",
+        fleet::one_that_works_is_touched_or_pinned_is_let_be,
+    ),
+    (
+        "what_the_user_paused_is_the_users",
+        fleet::what_the_user_paused_is_the_users,
+    ),
+    (
+        "killed_within_each_step_it_goes_on",
+        fleet_killed::killed_within_each_step_it_goes_on,
+    ),
+    (
+        "killed_at_any_moment_it_goes_on",
+        fleet_killed::killed_at_any_moment_it_goes_on,
+    ),
+];
 
 fn main() {
     mvm_fake_vmm::run_if_called();
@@ -88,6 +129,11 @@ fn of(vmm: &Subject) -> Vec<Trial> {
     if vmm.backend == "firecracker" && vmm.version == "1.16.0" {
         trials.extend(trials![vmm, backend; no_snapshot_is_taken_with_it]);
         return trials;
+    }
+    if !vmm.is_real() {
+        for (test, story) in FLEET {
+            trials.push(trial(vmm, test, backend, *story));
+        }
     }
     trials.extend(trials![vmm, backend;
         a_snapshot_keeps_to_the_contract_and_so_does_its_clone,

@@ -124,16 +124,11 @@ fn stranger(name: &str) -> Registered {
 }
 
 fn registered(name: &str, known: &Known) -> Registered {
-    let Known { notes, since, .. } = known;
-    let paused_at = notes
-        .fleet
-        .paused_at
-        .filter(|paused| since.is_none_or(|since| since <= *paused));
-    let (run_state, since) = match (run_state(&known.state), paused_at) {
-        (RunState::Running, Some(paused_at)) => {
-            (RunState::Paused { by_fleet: true }, Some(paused_at))
-        }
-        (run_state, _) => (run_state, *since),
+    let notes = &known.notes;
+    let run_state = match run_state(&known.state) {
+        // Its restore was broken off: it sleeps where it slept.
+        RunState::StartBrokenOff if known.sleeps => RunState::Asleep,
+        run_state => run_state,
     };
     let failed = notes.fleet.failed.as_ref().and_then(|failed| {
         let mut kinds = mvm_fleet::ActionKind::ALL.into_iter();
@@ -145,7 +140,7 @@ fn registered(name: &str, known: &Known) -> Registered {
     });
     Registered {
         pool: known.pool.as_deref().map(str::to_owned),
-        since,
+        since: known.since,
         started_at: known.started_at,
         made_by_fleet: notes.fleet.made,
         // Nobody may do anything to another's, or to one of which nobody knows what is wanted.
@@ -161,7 +156,8 @@ fn run_state(state: &VmState) -> RunState {
     match state {
         VmState::Running => RunState::Running,
         VmState::Starting => RunState::Starting,
-        VmState::Paused(Pause::Snapshot | Pause::BrokenSnapshot | Pause::Other) => {
+        VmState::Paused(Pause::Fleet) => RunState::Paused { by_fleet: true },
+        VmState::Paused(Pause::Snapshot | Pause::BrokenSnapshot | Pause::Asked | Pause::Other) => {
             RunState::Paused { by_fleet: false }
         }
         VmState::Asleep { .. } => RunState::Asleep,

@@ -6,7 +6,7 @@ use mvm_fleet::{AgentEvent, Policy, RegistryEvent, Ticket};
 use mvm_protocol::answer::Event;
 use mvm_protocol::status::{Inspect, Status};
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How many inputs may wait. Whoever has more waits himself: agents that send faster than the owner
 /// takes are read more slowly.
@@ -26,7 +26,7 @@ pub(in crate::commands::fleet) enum Input {
     /// An action has ended.
     Ended(Ended),
     /// A connection waits for a VM of a pool.
-    Connection(String, oneshot::Sender<Arc<str>>),
+    Connection(String, oneshot::Sender<Given>),
     /// The policy is another.
     Policy(Policy),
     /// Somebody asks.
@@ -79,6 +79,65 @@ pub(in crate::commands::fleet) enum Reply {
     },
 }
 
+/// The VM that takes a connection. As long as this is there the VM serves one.
+#[derive(Debug)]
+pub(in crate::commands::fleet) struct Given {
+    pub(super) vm: Arc<str>,
+    /// One for each connection, and the owner's.
+    joined: Arc<()>,
+    cut: watch::Receiver<bool>,
+}
+
+impl Given {
+    /// Whether it is the only one of its VM.
+    pub(super) fn is_last(&self) -> bool {
+        Arc::strong_count(&self.joined) <= 2
+    }
+
+    /// Waits until the VM does not run any more.
+    pub(super) async fn cut(&self) {
+        // That the owner is gone ends it as well.
+        let _ = self.cut.clone().wait_for(|cut| *cut).await;
+    }
+}
+
+/// The connections of a VM, as the owner has them.
+#[derive(Debug)]
+pub(in crate::commands::fleet) struct Joined {
+    joined: Arc<()>,
+    cut: watch::Sender<bool>,
+}
+
+impl Default for Joined {
+    fn default() -> Self {
+        Self {
+            joined: Arc::default(),
+            cut: watch::Sender::new(false),
+        }
+    }
+}
+
+impl Joined {
+    /// Gives the VM to one more.
+    pub(super) fn give(&self, vm: Arc<str>) -> Given {
+        Given {
+            vm,
+            joined: Arc::clone(&self.joined),
+            cut: self.cut.subscribe(),
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(Arc::strong_count(&self.joined) - 1).unwrap_or(u32::MAX)
+    }
+
+    /// Ends them.
+    pub(super) fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+}
+
 /// The way to the owner. It is gone when all of these are.
 #[derive(Debug, Clone)]
 pub(in crate::commands::fleet) struct Inputs(mpsc::Sender<Input>);
@@ -94,17 +153,15 @@ impl Inputs {
         let _ = self.0.send(input).await;
     }
 
-    #[expect(dead_code, reason = "of the hand, which is being written")]
-    /// An action has ended; see [`super::hand::Hand::start`].
+    /// An action has ended; see [`super::hand`].
     pub(in crate::commands::fleet) async fn ended(&self, ended: Ended) {
         self.send(Input::Ended(ended)).await;
     }
 
-    #[expect(dead_code, reason = "of the hand, which is being written")]
-    /// A connection has come for a VM of that pool. Waits until there is an idle one that can take it,
-    /// and gives its name; for all that wait at once it is the same one. Dropping this gives up waiting.
-    /// `None` if the program is about to end.
-    pub(in crate::commands::fleet) async fn connection(&self, pool: &str) -> Option<Arc<str>> {
+    /// A connection has come for a VM of that pool. Waits until there is an idle one that can take it, or
+    /// one that was just brought up for it; for all that wait at once it is the same one. Dropping this
+    /// gives up waiting. `None` if the program is about to end.
+    pub(in crate::commands::fleet) async fn connection(&self, pool: &str) -> Option<Given> {
         let (answer, answered) = oneshot::channel();
         self.send(Input::Connection(pool.to_owned(), answer)).await;
         answered.await.ok()

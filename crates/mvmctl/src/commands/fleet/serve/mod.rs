@@ -1,6 +1,7 @@
 //! `mvmctl fleet serve`
 
 mod clock;
+mod demand;
 pub(super) mod folders;
 mod hand;
 mod http;
@@ -67,8 +68,17 @@ impl Args {
             deadlines: context.deadlines(),
             parallel: context.parallel,
         };
+        let (hand, mut hands) = hand::hand(context, home.clone(), inputs.clone());
+        let mut half_done = Vec::new();
+        if let Some(policy) = &policy {
+            hands.listen(policy)?;
+            half_done = hand::half_done(&home, policy);
+        }
+        let acts = policy.is_some();
         let mut owner = Owner::new(settings, policy.unwrap_or_default(), inputs.clone());
-        owner.set_hand(hand::hand(&inputs));
+        if acts {
+            owner.set_hand(hand, half_done);
+        }
         for address in listeners.addresses() {
             context.ui.note(&format!("serving on {address}"));
         }
@@ -80,6 +90,7 @@ impl Args {
             loop {
                 let number = tokio::select! {
                     ended = &mut owning => break ended,
+                    never = hands.run() => match never {},
                     number = asked.next() => number,
                 };
                 if number != SIGHUP {
@@ -88,7 +99,15 @@ impl Args {
                 if let Err(failure) = server.reload() {
                     crate::report::tell(context, &failure);
                 }
-                match policy_file.as_ref().map(PolicyFile::read).transpose() {
+                let read = policy_file.as_ref().map(PolicyFile::read).transpose();
+                let taken = read.and_then(|policy| {
+                    policy
+                        .as_ref()
+                        .map(|policy| hands.listen(policy))
+                        .transpose()?;
+                    Ok(policy)
+                });
+                match taken {
                     Ok(Some(policy)) => {
                         inputs.policy(policy);
                         context.ui.note("the policy was read again");
@@ -106,9 +125,9 @@ impl Args {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         let _ = timeout(END_WITHIN, async {
             server.end().await;
-            owner.end().await;
         })
         .await;
+        hands.end().await;
         ended.map(|()| Outcome::Done)
     }
 }

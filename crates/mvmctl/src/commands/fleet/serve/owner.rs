@@ -1,6 +1,7 @@
 //! The one task that owns the view, the policy and what is under way.
 
-use super::hand::{Hand, Task};
+use super::demand::Demand;
+use super::hand::{HalfDone, Hand, Task};
 use super::inputs::{Input, Inputs, Query, Reply};
 use super::watching::{Dialling, Watches};
 use super::{clock, folders, process};
@@ -13,14 +14,13 @@ use mvm_fleet::metrics::{Exposition, Format};
 use mvm_fleet::policy::{Plan, UnderWay};
 use mvm_fleet::{
     ActionKind, ActionLog, Effect, Facts, FailedAction, Now, Outcome, Policy, RegistryEvent,
-    RunState, State, View, body, decide,
+    RunState, View, body, decide,
 };
 use mvm_registry::Inventory;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 /// How often the clocks are looked at where nothing else asks for that: a host that was suspended shows
@@ -59,10 +59,10 @@ pub(in crate::commands::fleet) struct Owner {
     policy: Arc<Policy>,
     facts: Facts,
     log: ActionLog,
-    hand: Option<Box<dyn Hand>>,
+    /// None where no policy was asked for: then nothing is done.
+    hand: Option<Hand>,
     watches: Watches,
-    /// Connections that wait for a VM of a pool.
-    waiting: BTreeMap<String, Vec<oneshot::Sender<Arc<str>>>>,
+    demand: Demand,
     inventory: Inventory,
     per_vm: bool,
     /// The view's revision at the last decision.
@@ -107,7 +107,7 @@ impl Owner {
             log: ActionLog::default(),
             hand: None,
             watches,
-            waiting: BTreeMap::new(),
+            demand: Demand::default(),
             inventory: settings.inventory,
             per_vm: settings.per_vm,
             decided: None,
@@ -120,12 +120,21 @@ impl Owner {
         }
     }
 
-    /// Gives it what acts.
-    pub(super) fn set_hand(&mut self, hand: Option<Box<dyn Hand>>) {
-        self.hand = hand;
-        if let Some(hand) = &mut self.hand {
-            hand.policy(&self.policy);
+    /// Gives it what acts, and has that bring to its end what one that was killed has left half done,
+    /// before anything else is done to those VMs.
+    pub(super) fn set_hand(&mut self, hand: Hand, half_done: Vec<HalfDone>) {
+        for one in half_done {
+            let Some(pool) = self.policy.pool(&one.pool).cloned() else {
+                continue;
+            };
+            let under_way = UnderWay {
+                kind: one.what.kind(),
+                pool: one.pool.clone(),
+            };
+            self.facts.under_way.insert(one.vm.to_string(), under_way);
+            hand.mend(one, pool);
         }
+        self.hand = Some(hand);
     }
 
     pub(in crate::commands::fleet) fn inventory(&self) -> &Inventory {
@@ -153,7 +162,7 @@ impl Owner {
             }
             let now = clock::now();
             self.tick(&now);
-            self.answer_connections();
+            self.is_stale |= self.demand.follow(&self.view, &mut self.facts, &now);
             self.decide_if_due(&now);
             self.tell_readiness();
         }
@@ -202,14 +211,6 @@ impl Owner {
         json(&body::fleet(&self.view, &self.policy, &self.log))
     }
 
-    /// Ends what acts. The watches end with this.
-    pub(in crate::commands::fleet) async fn end(&mut self) {
-        self.waiting.clear();
-        if let Some(hand) = &mut self.hand {
-            hand.end().await;
-        }
-    }
-
     /// When there is something to do without an input.
     fn next_look(&self) -> Instant {
         let now = Instant::now();
@@ -253,16 +254,13 @@ impl Owner {
             Input::Look(name) => self.look(&name, &now),
             Input::Ended(ended) => self.ended(ended, ui, &now),
             Input::Connection(pool, answer) => {
-                self.waiting.entry(pool).or_default().push(answer);
+                self.demand.add(pool, answer);
                 self.is_urgent = true;
             }
             Input::Policy(policy) => {
                 self.watches.set_heartbeat(policy.heartbeat());
                 self.policy = Arc::new(policy);
                 self.is_stale = true;
-                if let Some(hand) = &mut self.hand {
-                    hand.policy(&self.policy);
-                }
             }
             Input::Query(query, answer) => {
                 self.tick(&now);
@@ -322,6 +320,13 @@ impl Owner {
         // What became of it is to be known before it may be acted on again.
         self.look(&ended.vm, now);
         self.facts.under_way.remove(&*ended.vm);
+        let is_up = matches!(
+            ended.action,
+            ActionKind::Wake | ActionKind::Resume | ActionKind::Clone
+        );
+        if is_up && ended.outcome == Outcome::Ok {
+            self.demand.came_up(&ended.pool, &ended.vm);
+        }
         self.log.ended(ended);
         self.is_stale = true;
     }
@@ -342,48 +347,6 @@ impl Owner {
                 failed.remove(&*ended.pool);
             }
             Outcome::Skipped => {}
-        }
-    }
-
-    /// Gives those who wait the idle VM of their pool that has been idle for the shortest time: the
-    /// others get old enough to be put down.
-    fn answer_connections(&mut self) {
-        self.waiting.retain(|_, waiting| {
-            waiting.retain(|answer| !answer.is_closed());
-            !waiting.is_empty()
-        });
-        if !self.waiting.is_empty() {
-            let now = clock::now();
-            let mut found: BTreeMap<&str, (Duration, &str)> = BTreeMap::new();
-            for vm in self.view.vms() {
-                if vm.state() != State::Idle
-                    || !self.waiting.contains_key(vm.pool())
-                    || self.facts.under_way.contains_key(vm.name())
-                {
-                    continue;
-                }
-                let idle = self.view.idle_for(vm, &now).unwrap_or_default();
-                let best = found.entry(vm.pool()).or_insert((idle, vm.name()));
-                *best = (*best).min((idle, vm.name()));
-            }
-            for (pool, (_, name)) in found {
-                let name: Arc<str> = name.into();
-                for answer in self.waiting.remove(pool).unwrap_or_default() {
-                    let _ = answer.send(Arc::clone(&name));
-                }
-            }
-        }
-        let counts = self.waiting.iter();
-        let counts = counts.map(|(pool, waiting)| {
-            (
-                pool.clone(),
-                u32::try_from(waiting.len()).unwrap_or(u32::MAX),
-            )
-        });
-        let counts: BTreeMap<_, _> = counts.collect();
-        if self.facts.waiting != counts {
-            self.is_stale = true;
-            self.facts.waiting = counts;
         }
     }
 
@@ -418,11 +381,11 @@ impl Owner {
     }
 
     fn begin(&mut self, plan: Plan) {
-        let Some(hand) = &mut self.hand else { return };
+        let Some(hand) = &self.hand else { return };
         for action in plan.actions {
-            if self.facts.under_way.len() >= hand.at_once() {
+            if !Hand::has_room(&self.facts.under_way, action.kind) {
                 // The next end asks for a decision.
-                break;
+                continue;
             }
             let Some(pool) = self.policy.pool(&action.pool) else {
                 continue;
@@ -435,7 +398,7 @@ impl Owner {
                 .under_way
                 .insert(action.vm.to_string(), under_way);
             let pool = pool.clone();
-            hand.start(Task { action, pool });
+            hand.begin(Task { action, pool });
         }
     }
 
