@@ -32,6 +32,7 @@ pub fn build_pool(parts: &Parts, folder: &Path, dev: bool) -> Built {
         ],
         modules: Vec::new(),
         dev,
+        network_payload: false,
         files: vec![("It works\n", "/www/index.html")],
     };
     build_guest(parts, folder, guest)
