@@ -42,6 +42,9 @@ impl Drop for Owned {
     }
 }
 
+/// The guest's vsock address.
+pub(crate) const GUEST_CID: u32 = 3;
+
 /// A running QEMU.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -56,7 +59,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// Boots an image, and waits for its agent to listen.
     pub(crate) fn boot(parts: &Parts, image: &Image, folder: &Path) -> Self {
-        let vsock = start_vsock(parts, folder, 3);
+        let vsock = start_vsock(parts, folder, GUEST_CID);
         let machine = Self::launch(parts, image, folder, Begin::Boot, Some(vsock));
         machine.wait_for_agent(1);
         machine
@@ -69,8 +72,8 @@ impl Machine {
         let uri = format!("exec:cat {}", state.display());
         machine.qmp("migrate-incoming", &json!({"uri": uri}));
         machine.await_event("RESUME", |_| true);
-        // Another address than the guest had: the device tells it so, as with any clone.
-        machine.plug(4);
+        // The address that the guest had: by another one its agent would notice that it was restored.
+        machine.plug(GUEST_CID);
         machine
     }
 

@@ -1,5 +1,6 @@
 //! Idle or busy, from the signals of one sample.
 
+use super::signs::Marks;
 use super::timeline::{Moment, Timeline};
 use mvm_protocol::Lenient;
 use mvm_protocol::status::{BusySignal, Worker as Told, WorkerState};
@@ -22,6 +23,8 @@ pub(crate) struct Sample {
     pub(crate) sessions: usize,
     /// Whether a file in `busy.d` holds the guest busy.
     pub(crate) inhibited: bool,
+    /// By which a restore can be told.
+    pub(crate) marks: Marks,
 }
 
 /// What counts of one sample. `None` where nothing is known.

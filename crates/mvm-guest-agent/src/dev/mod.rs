@@ -36,6 +36,7 @@ use mvm_protocol::answer::{ErrorCode, Profile};
 use mvm_protocol::dev::{DevAnswer, DevRequest, ParsedControl, ParsedDevRequest};
 use start::Commands;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What all connections of a dev build share.
 pub(crate) struct Dev {
@@ -124,6 +125,10 @@ impl Extension for Rc<Dev> {
 
     fn thaw(&self) {
         self.jobs.freeze(false);
+    }
+
+    fn stood_still(&self, time: Duration) {
+        self.jobs.stood_still(time);
     }
 
     async fn shut_down(&self) {

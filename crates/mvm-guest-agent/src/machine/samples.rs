@@ -2,6 +2,7 @@
 
 use super::inhibit::Inhibitors;
 use super::proc::read_small;
+use crate::core::signs::Marks;
 use crate::core::worker::Sample;
 use mvm_protocol::status::BusySignal;
 use std::time::Duration;
@@ -71,6 +72,8 @@ impl Sampler {
             // Counted by the sessions that serve exec, put and get; this build has none.
             sessions: 0,
             inhibited: inhibit && self.inhibitors.any(mono),
+            // Read by who knows where they are.
+            marks: Marks::default(),
         }
     }
 

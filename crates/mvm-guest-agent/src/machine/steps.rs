@@ -2,6 +2,7 @@
 //! that was not taken is never a success.
 
 use super::clock;
+use super::hypervisor_clock::HypervisorClock;
 use super::identity;
 use super::journal::{Files, PAYLOAD};
 use super::mounts::{self, Mount};
@@ -15,7 +16,7 @@ use crate::core::sleeping::{PayloadWork, Work};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{Entropy, Outcome};
 use rustix::fs::{Mode, OFlags};
-use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime_dynamic, clock_settime};
+use rustix::time::{ClockId, Timespec, clock_settime};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
@@ -34,6 +35,7 @@ pub(crate) struct StepContext<'a> {
     /// Whether the guest may be changed.
     pub(crate) effects: bool,
     pub(crate) freeze: &'a FreezePolicy,
+    pub(crate) hypervisor_clock: &'a HypervisorClock,
 }
 
 impl<'a> StepContext<'a> {
@@ -59,7 +61,7 @@ pub(crate) async fn run(work: Work, limit: Duration, context: StepContext<'_>) -
         Work::Sync(run) => sync(run, mounts::writable_local(), limit, context).await,
         Work::DropCaches => drop_caches(),
         Work::Reseed(entropy) => reseed(entropy.as_ref()),
-        Work::Clock(told) => set_clock(told),
+        Work::Clock(told) => set_clock(told, context),
         Work::Identity { clone: true } => identity::renew(context.files),
         Work::Freeze { required } => context.workload().freeze(false, required, limit).await,
         Work::CheckFrozen { required } => context.workload().freeze(true, required, limit).await,
@@ -212,20 +214,20 @@ fn reseed_generator(device: &File) -> io::Result<()> {
 }
 
 /// Sets the wall clock from the hypervisor's, or from what the host said, if it is off.
-fn set_clock(told: Option<(Timestamp, Duration)>) -> StepResult {
+fn set_clock(told: Option<(Timestamp, Duration)>, context: StepContext<'_>) -> StepResult {
     let now = clock::now();
-    let (right, source) = match (ptp(), told) {
-        (Some(time), _) => (time, "/dev/ptp0"),
+    let (right, source) = match (context.hypervisor_clock.read(), told) {
+        (Some(told), _) => told,
         (None, Some((time, at))) => {
             let since = now.mono.saturating_sub(at).as_millis();
             (
                 time.0
                     .saturating_add(i64::try_from(since).unwrap_or(i64::MAX)),
-                "the host's time",
+                "the host's time".to_owned(),
             )
         }
         (None, None) => {
-            let why = "no /dev/ptp0, and the host gave no wall_clock".to_owned();
+            let why = "no hypervisor's clock, and the host gave no wall_clock".to_owned();
             return Err(NotDone::Skipped(why));
         }
     };
@@ -242,23 +244,6 @@ fn set_clock(told: Option<(Timestamp, Duration)>) -> StepResult {
     clock_settime(ClockId::Realtime, time)
         .map_err(|error| NotDone::from_error("clock_settime", &error.into()))?;
     Ok(Some(format!("was off by {off} ms against {source}")))
-}
-
-/// The hypervisor's clock in epoch milliseconds (Documentation/virt/kvm/x86/hypercalls.rst on
-/// KVM_HC_CLOCK_PAIRING). Other PTP devices are a network card's, and tell whatever they like.
-fn ptp() -> Option<i64> {
-    let name = super::proc::read_small("/sys/class/ptp/ptp0/clock_name").ok()?;
-    if !name.trim().eq_ignore_ascii_case("KVM virtual PTP") {
-        return None;
-    }
-    let device = File::open("/dev/ptp0").ok()?;
-    let time =
-        clock_gettime_dynamic(DynamicClockId::Dynamic(std::os::fd::AsFd::as_fd(&device))).ok()?;
-    Some(
-        time.tv_sec
-            .saturating_mul(1000)
-            .saturating_add(time.tv_nsec / 1_000_000),
-    )
 }
 
 /// The generation is the agent's own file, and is written whatever else may be.

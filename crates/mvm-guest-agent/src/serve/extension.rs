@@ -6,6 +6,7 @@
 use super::connection::{Connection, Ending};
 use mvm_protocol::Frame;
 use mvm_protocol::answer::Profile;
+use std::time::Duration;
 
 /// What is added to serving.
 ///
@@ -37,6 +38,9 @@ pub(crate) trait Extension: Clone + 'static {
     /// The guest has woken: lets it go on.
     fn thaw(&self);
 
+    /// The guest has stood still for that time, which counts for nothing that runs without a host.
+    fn stood_still(&self, time: Duration);
+
     /// The agent stops: ends what runs without a host, and waits for that.
     async fn shut_down(&self);
 }
@@ -63,6 +67,8 @@ impl Extension for NoExtension {
     fn freeze(&self) {}
 
     fn thaw(&self) {}
+
+    fn stood_still(&self, _: Duration) {}
 
     async fn shut_down(&self) {}
 }

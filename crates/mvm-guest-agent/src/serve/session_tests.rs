@@ -4,9 +4,11 @@ use super::*;
 use crate::core::lifecycle::Journal;
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
+use crate::machine::hypervisor_clock::HypervisorClock;
 use crate::machine::inhibit::Inhibitors;
 use crate::machine::journal::Files;
 use crate::machine::local::LocalMachine;
+use crate::machine::marks::MarkReader;
 use crate::machine::process::Launcher;
 use crate::machine::samples::Sampler;
 use crate::machine::stream::pair;
@@ -148,6 +150,8 @@ fn agent<E: Extension>(extension: impl FnOnce(&Rc<Launcher>) -> E) -> (Handle, E
         folders: (dir.clone(), dir),
         effects: false,
         freeze: FreezePolicy::default(),
+        hypervisor_clock: HypervisorClock::of_guest(),
+        marks: MarkReader::none(),
     };
     let facts = Facts::new(true);
     let driver = Driver::new(core, facts, machine, extension.clone(), None);

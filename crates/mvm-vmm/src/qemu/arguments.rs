@@ -135,6 +135,9 @@ impl Arguments<'_> {
             "-device",
             format!("pcie-root-port,id={VSOCK_BUS},chassis=1,slot=1").into(),
         );
+        // Another id each time that QEMU is started: the kernel of a guest that is restored reseeds
+        // itself by that, and tells of it, even if nobody wakes the guest.
+        add("-device", "vmgenid,guid=auto".into());
         if let Some(rootfs) = self.rootfs {
             let mut file = OsString::from("driver=file,node-name=rootfs,read-only=on,filename=");
             file.push(option_value(rootfs));
@@ -228,6 +231,7 @@ mod tests {
              -kernel /img/vmlinuz -initrd /img/initrd \
              -append console=ttyS0 panic=-1 quiet init_on_free=1 \
              -device pcie-root-port,id=rp0,chassis=1,slot=1 \
+             -device vmgenid,guid=auto \
              -chardev socket,id=vs,path=vhu.sock \
              -device vhost-user-vsock-pci,id=vsock0,chardev=vs,bus=rp0 \
              -nodefaults -no-user-config -no-reboot"

@@ -5,7 +5,9 @@ use super::text::cut;
 use crate::clock::{self, Skew};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lenient::{Lenient, Word};
-use mvm_protocol::status::{Health, IntegrationStatus, LastCheck, Lifecycle, Worker, WorkerState};
+use mvm_protocol::status::{
+    Health, IntegrationStatus, LastCheck, Lifecycle, RestoreSign, Worker, WorkerState,
+};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -20,6 +22,16 @@ pub(crate) fn wire(value: &impl Serialize) -> String {
 /// A word that we do not know, as it came.
 pub(crate) fn other(word: &Word) -> (Style, String) {
     (Style::Warn, word.as_str().to_owned())
+}
+
+/// By what a restore was noticed.
+pub(crate) fn sign(sign: Lenient<RestoreSign>) -> String {
+    match sign {
+        Lenient::Known(RestoreSign::Vmgenid) => "the VM's generation id is another one".into(),
+        Lenient::Known(RestoreSign::Vmclock) => "vmclock counts another generation".into(),
+        Lenient::Known(RestoreSign::Cid) => "the vsock CID is another one".into(),
+        Lenient::Other(word) => other(&word).1,
+    }
 }
 
 pub(crate) fn lifecycle(lifecycle: Lenient<Lifecycle>) -> (Style, String) {
