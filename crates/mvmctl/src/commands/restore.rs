@@ -103,6 +103,7 @@ impl Args {
                 clone: self.clone,
                 pinned: self.marks.pinned(),
                 labels: self.marks.labels,
+                console_keeper: Some(context.console_keeper),
             },
             payload,
         };
