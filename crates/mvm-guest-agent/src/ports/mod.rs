@@ -138,6 +138,8 @@ impl Extension for Ports {
 
     fn thaw(&self) {}
 
+    fn stood_still(&self, _: Duration) {}
+
     async fn shut_down(&self) {}
 }
 

@@ -6,7 +6,7 @@ use crate::render::text::clean;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
-use mvm_registry::{Pause, VmState, Watch};
+use mvm_registry::{VmState, Watch};
 use mvm_vmm::Error;
 use mvm_vmm::console::Follow;
 use mvm_vmm::machine::{console, last_console};

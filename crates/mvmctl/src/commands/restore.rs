@@ -16,6 +16,7 @@ use mvm_vmm::{Deadline, Error, Snapshot, Verify};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How long loading the state may take that was given no `--timeout`.
