@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::core::RunId;
-use crate::dev::flow::Discard;
 use crate::dev::start::Commands;
+use crate::ports::flow::Discard;
 use mvm_protocol::dev::exec::{Argv, Exec};
 use mvm_protocol::drop_in::Secs;
 use tokio::time::{advance, pause, resume};

@@ -58,7 +58,10 @@ fn each_change_is_a_line() {
     assert!(lines[0].get("at").is_none() && lines[0].get("type").is_none());
     let change = json!({"vm": "web", "at": "2026-11-24T06:02:11.123Z", "integration": sick});
     assert_eq!(lines[1], change);
-    assert_eq!(lines[3]["restored"], json!({"announced": false, "by": "cid"}));
+    assert_eq!(
+        lines[3]["restored"],
+        json!({"announced": false, "by": "cid"})
+    );
     assert_eq!(lines[5]["lifecycle"], "ready");
 
     let shown = host.mvmctl("vm events web").exits(0).stdout;
