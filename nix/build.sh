@@ -44,10 +44,14 @@ $bb cp "$agent/bin/mvm-guest-agent" "$root/usr/bin/mvm-guest-agent"
 $bb chmod 755 "$root/usr/bin/mvm-guest-agent"
 $bb cp -r "$written/etc" "$root/"
 $bb chmod -R u+w "$root/etc"
-for script in agent sysinit service shutdown; do
+for script in agent sysinit service shutdown ${networkPayload:+network-payload}; do
     $bb cp "$scripts/$script" "$root/etc/mvm-init/$script"
     $bb chmod 755 "$root/etc/mvm-init/$script"
 done
+if [ -n "$networkPayload" ]; then
+    $bb cp "$scripts/network.json" "$root/etc/mvm/integrations.d/network.json"
+    $bb chmod 644 "$root/etc/mvm/integrations.d/network.json"
+fi
 for script in load-modules processes; do
     $bb cp "$scripts/$script" "$root/etc/mvm-init/$script"
     $bb chmod 644 "$root/etc/mvm-init/$script"
@@ -257,6 +261,9 @@ put_modules() {
 if [ ${#module_file[@]} -gt 0 ]; then
     every="virtio_pci vmw_vsock_virtio_transport $moreModules"
     every="$every optional:virtio_mmio optional:i8042 optional:atkbd"
+    for name in $optionalModules; do
+        every="$every optional:$name"
+    done
 else
     [ -z "$moreModules" ] || fail "the kernel has no modules, and these are asked for: $moreModules"
     every=

@@ -177,6 +177,13 @@ in
           [ ]
       ) withUid;
 
+      # The integration that networkPayload adds.
+      twice =
+        if (given.networkPayload or false) == true && healthChecks ? network then
+          [ "healthChecks.network: networkPayload adds one of that name" ]
+        else
+          [ ];
+
       missing =
         (
           if (given.dev or false) == true && !known.agentDev then
@@ -209,6 +216,7 @@ in
             (userIsKnown "probes" probes true)
             taken
             duplicate
+            twice
             missing
           ];
       value =
@@ -222,6 +230,8 @@ in
           agent = filled fields.agent all.agent;
           services = filledAll fields.service all.services;
           healthChecks = filledAll fields.healthCheck all.healthChecks;
+          # Where there is such a module.
+          optionalModules = if all.networkPayload then [ "virtio_net" ] else [ ];
           probes = filledAll fields.probe all.probes;
           users = mapAttrs (
             name: given:

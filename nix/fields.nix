@@ -46,6 +46,7 @@ in
     maxConcurrentChecks = field "count" 32 "further ones wait their turn";
     freeze = field "freeze" "workload" "`off`: nothing stands still while the guest sleeps";
     freezeExempt = field "cgroups" [ ] "cgroups that do not stand still, by their paths from the root";
+    expose = field "ports" [ ] "TCP ports on the guest's loopback that hosts reach";
     exec = field "bool" true "false switches a dev build's exec, put and get off";
   };
 
@@ -74,6 +75,7 @@ in
     dev = field "bool" false "the build of the agent that serves exec, put and get";
     kernel = field "kernelOrNull" null "a kernel with its modules; nixpkgs' `linux` without one";
     kernelModules = field "modules" [ ] "loaded besides those for vsock, with what they depend on";
+    networkPayload = field "bool" false "a restored guest takes its network from its payload: see [snapshots.md](snapshots.md#network)";
     formats = field "formats" [ "initrd" ] "the guest in each of these; `manifest.json` names the first";
   };
 }

@@ -136,6 +136,8 @@ pkgs.runCommand "${guest.name}-guest"
         # Newer nixpkgs have the modules in an output of their own.
         kernelModules = "${kernel.modules or kernel}";
         moreModules = concatStringsSep " " guest.kernelModules;
+        optionalModules = concatStringsSep " " guest.optionalModules;
+        networkPayload = if guest.networkPayload then "1" else "";
         port = toString guest.agent.port;
         formats = concatStringsSep " " guest.formats;
         cpio = "${pkgs.cpio}/bin/cpio";

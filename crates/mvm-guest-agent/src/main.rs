@@ -4,7 +4,7 @@
     not(feature = "dev"),
     allow(
         dead_code,
-        reason = "core, machine and serve have what `dev` alone calls; dev builds lint all of it"
+        reason = "core, machine, serve and ports have what `dev` alone calls; dev builds lint all of it"
     )
 )]
 
@@ -14,6 +14,8 @@ mod core;
 #[cfg(feature = "dev")]
 mod dev;
 mod machine;
+mod payload;
+mod ports;
 mod run;
 mod serve;
 #[cfg(test)]
@@ -72,6 +74,15 @@ fn main() -> ExitCode {
                 "{integrations} integrations and {probes} probes, no problem\n"
             ))
         }
+        Invocation::Payload(pointer) => match payload::value(&payload::path(), &pointer) {
+            Ok(Some(text)) => print(&text),
+            // Nothing is said: scripts ask for what may be missing.
+            Ok(None) => ExitCode::FAILURE,
+            Err(message) => {
+                say!("{message}");
+                ExitCode::from(2)
+            }
+        },
         Invocation::Run(config) => {
             let local = tokio::task::LocalSet::new();
             match local.block_on(&runtime, run::run(*config)) {

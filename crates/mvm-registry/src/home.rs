@@ -3,8 +3,11 @@
 //! ```text
 //! $MVM_HOME/vms/<name>/   vm.json        how it was started, its state, its processes
 //!                         v.sock         the hybrid vsock socket (the VMM's, or the agent's)
-//!                         console.log    what the guest wrote to its console
+//!                         console.log    what the guest wrote to its console, and .1 the time before
 //!                         vmm.log, …     what each process of it wrote
+//!                         fleet.json     what whoever serves the fleet has noted of it
+//!                         touched.json   what hosts have said that use it
+//! $MVM_HOME/fleet.lock    held by whoever serves the fleet
 //! $MVM_HOME/locks/<name>  held while a VM is started, stopped, snapshotted or removed
 //! $MVM_HOME/locks/<name>+run  held by the program that supervises the VM, as long as it does
 //! ```
@@ -16,11 +19,13 @@
 
 use crate::files::{make_private, open_regular, read_bounded};
 use crate::process::ProcessId;
+use crate::settings::xdg;
 use crate::trust::{ANYBODY_ELSE, THE_WORLD, check_folder, check_parent};
 use crate::{Error, VmName};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -62,6 +67,11 @@ impl Home {
         self.root.join("vms")
     }
 
+    /// Where folders of VMs are while they are being removed.
+    pub fn removing(&self) -> PathBuf {
+        self.root.join("removing")
+    }
+
     /// The folder of one VM, whether it is there or not.
     pub fn vm(&self, name: &VmName) -> VmFolder {
         VmFolder {
@@ -97,34 +107,72 @@ impl Home {
         // It is written to, whatever others have put there.
         check_parent(&self.root)?;
         check_folder(&locks, THE_WORLD)?;
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(path)
-            .map_err(Error::io("open", path))?;
-        let until = Instant::now() + INHERITED;
-        loop {
-            match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
-                Ok(_) => break,
-                Err(Errno::EAGAIN | Errno::EACCES) => {}
-                Err(error) => return Err(Error::io("lock", path)(error.into())),
-            }
-            let holder = holder(path);
-            let has_died = holder.is_some_and(|holder| matches!(holder.open(), Ok(None)));
-            if !has_died || Instant::now() >= until {
-                return Err(Error::Locked {
-                    by: holder.map(|holder| holder.pid),
-                });
-            }
-            std::thread::sleep(TICK);
-        }
-        let lock = Lock { file };
-        lock.sign().map_err(Error::io("write", path))?;
-        Ok(lock)
+        take(path)
     }
+
+    /// Takes the lock that whoever serves the fleet of this folder holds, likewise.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Home::lock`].
+    pub fn lock_fleet(&self) -> Result<Lock, Error> {
+        make_private(&self.root)?;
+        check_parent(&self.root)?;
+        take(&self.root.join("fleet.lock"))
+    }
+}
+
+fn take(path: &Path) -> Result<Lock, Error> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(Error::io("open", path))?;
+    let until = Instant::now() + INHERITED;
+    loop {
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
+            Ok(_) => break,
+            Err(Errno::EAGAIN | Errno::EACCES) => {}
+            Err(error) => return Err(Error::io("lock", path)(error.into())),
+        }
+        let holder = holder(path);
+        let has_died = holder.is_some_and(|holder| matches!(holder.open(), Ok(None)));
+        if !has_died || Instant::now() >= until {
+            return Err(Error::Locked {
+                by: holder.map(|holder| holder.pid),
+            });
+        }
+        std::thread::sleep(TICK);
+    }
+    let lock = Lock { file };
+    lock.sign().map_err(Error::io("write", path))?;
+    Ok(lock)
+}
+
+/// Where `$MVM_HOME` is: what the environment says, else a default.
+pub(crate) fn home(
+    env: impl Fn(&str) -> Option<OsString>,
+    is_root: bool,
+) -> Result<PathBuf, Error> {
+    if let Some(home) = env("MVM_HOME").filter(|home| !home.is_empty()) {
+        // Programs are started with it in folders of their own.
+        return std::path::absolute(&home).map_err(|source| Error::NoInventory {
+            path: home.into(),
+            source,
+        });
+    }
+    if is_root {
+        return Ok("/var/lib/mvm".into());
+    }
+    xdg(env, "XDG_DATA_HOME", ".local/share")
+        .map(|folder| folder.join("mvm"))
+        .ok_or_else(|| Error::NoInventory {
+            path: "$MVM_HOME".into(),
+            source: io::Error::other("neither MVM_HOME, XDG_DATA_HOME nor HOME is set"),
+        })
 }
 
 /// Held while a VM is started, stopped, snapshotted or removed.
@@ -289,5 +337,16 @@ mod tests {
         assert!(home.lock(&web).is_ok());
         drop(supervised);
         assert!(home.lock_supervision(&web).is_ok());
+    }
+
+    #[test]
+    fn one_serves_the_fleet() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path().join("mvm"));
+        let held = home.lock_fleet().unwrap();
+        assert!(matches!(home.lock_fleet(), Err(Error::Locked { .. })));
+        assert!(home.lock(&VmName::new("fleet").unwrap()).is_ok());
+        drop(held);
+        assert!(home.lock_fleet().is_ok());
     }
 }

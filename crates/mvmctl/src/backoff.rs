@@ -8,6 +8,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
+    longest: Duration,
 }
 
 const FIRST: Duration = Duration::from_millis(100);
@@ -15,13 +16,21 @@ const LONGEST: Duration = Duration::from_secs(2);
 
 impl Backoff {
     pub(crate) fn new() -> Self {
-        Self { next: FIRST }
+        Self::up_to(LONGEST)
     }
 
-    /// How long to pause before the next try: 50 ms at first, never more than 2 s.
+    /// With another longest pause than 2 s.
+    pub(crate) fn up_to(longest: Duration) -> Self {
+        Self {
+            next: FIRST,
+            longest,
+        }
+    }
+
+    /// How long to pause before the next try: 50 ms at first, never more than the longest.
     pub(crate) fn pause(&mut self) -> Duration {
         let whole = self.next;
-        self.next = (whole * 2).min(LONGEST);
+        self.next = (whole * 2).min(self.longest);
         // The standard library's hash keys are random, and need no library.
         let random = RandomState::new().hash_one(0_u8);
         let share = (random % 1024) as f64 / 1024.0;

@@ -22,6 +22,7 @@ pub fn build_bare(parts: &Parts, folder: &Path) -> Built {
         services: vec![remote()],
         modules: vec!["brd".into()],
         dev: false,
+        network_payload: false,
         files: Vec::new(),
     };
     build_guest(parts, folder, guest)

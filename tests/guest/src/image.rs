@@ -77,6 +77,8 @@ pub(crate) struct Guest {
     pub(crate) modules: Vec<String>,
     /// Whether its agent is a dev build.
     pub(crate) dev: bool,
+    /// Whether it takes its network from its payload.
+    pub(crate) network_payload: bool,
     /// Text files, and their paths in the guest.
     pub(crate) files: Vec<(&'static str, &'static str)>,
 }
@@ -113,6 +115,7 @@ fn story(dev: bool) -> Guest {
         ],
         modules: vec!["vsock_loopback".into()],
         dev,
+        network_payload: false,
         files: vec![("It works\n", "/www/index.html")],
     }
 }
@@ -151,6 +154,7 @@ pub(crate) fn build_guest(parts: &Parts, folder: &Path, guest: Guest) -> Built {
         etc: Some(etc),
         services: guest.services,
         add,
+        network_payload: guest.network_payload,
         hostname: "story".into(),
     })
     .unwrap_or_else(|error| panic!("cannot build the image: {error}"))

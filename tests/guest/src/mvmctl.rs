@@ -10,6 +10,8 @@ use tempfile::TempDir;
 pub struct Mvmctl {
     home: TempDir,
     program: PathBuf,
+    /// What is to be run as QEMU, if not the one in `PATH`.
+    qemu: Option<PathBuf>,
 }
 
 /// How a run of it ended.
@@ -35,7 +37,13 @@ impl Mvmctl {
         Self {
             home: tempfile::tempdir().expect("make a folder"),
             program,
+            qemu: None,
         }
+    }
+
+    /// From now on that program is run as QEMU.
+    pub fn use_qemu(&mut self, program: PathBuf) {
+        self.qemu = Some(program);
     }
 
     /// Where it is.
@@ -74,6 +82,9 @@ impl Mvmctl {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if let Some(qemu) = &self.qemu {
+            command.env("MVM_QEMU", qemu);
+        }
         command
     }
 

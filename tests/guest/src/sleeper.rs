@@ -58,6 +58,7 @@ pub fn build_sleeper(parts: &Parts, folder: &Path) -> Built {
         services: vec![remote()],
         modules: Vec::new(),
         dev: false,
+        network_payload: false,
         files: vec![("0123456789abcdef0123456789abcdef\n", "/etc/machine-id")],
     };
     build_guest(parts, folder, guest)

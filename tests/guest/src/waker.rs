@@ -33,6 +33,7 @@ pub fn build_waker(parts: &Parts, folder: &Path) -> Built {
         services: vec![remote()],
         modules: Vec::new(),
         dev: false,
+        network_payload: false,
         files: Vec::new(),
     };
     build_guest(parts, folder, guest)

@@ -26,6 +26,7 @@ const AGENT_FILES: [(&str, &str); 4] = [
   "busy_signals": ["cpu","inhibit"],
   "busy_threshold": 0.5,
   "exec": true,
+  "expose": [],
   "freeze": "workload",
   "freeze_exempt": [],
   "max_concurrent_checks": 32,
@@ -263,6 +264,7 @@ fn mvmctl_builds_the_same_guest() {
           name = "same";
           services.web.command = "exec httpd -f -h /www";
           healthChecks.web.healthCmd = "true";
+          networkPayload = true;
         }"#,
     );
     let nixs = Files::of_initrd(&image.join("initrd"));
@@ -281,6 +283,7 @@ fn mvmctl_builds_the_same_guest() {
         etc: Some(etc),
         services: vec![Service::parse("web=exec httpd -f -h /www").unwrap()],
         add: Vec::new(),
+        network_payload: true,
         hostname: "same".into(),
     })
     .unwrap();

@@ -41,6 +41,20 @@ const SCRIPTS: [(&str, &str); 6] = [
     ),
 ];
 
+/// What `--with-network-payload` adds: the script, and the integration that runs it.
+const NETWORK_PAYLOAD: [(&str, u32, &str); 2] = [
+    (
+        "/etc/mvm-init/network-payload",
+        0o755,
+        include_str!("../../../../packaging/guest/network-payload"),
+    ),
+    (
+        "/etc/mvm/integrations.d/network.json",
+        0o644,
+        include_str!("../../../../packaging/guest/network.json"),
+    ),
+];
+
 /// The busybox applets that init and its scripts call; and `env`, which the first line of many a
 /// script calls.
 pub(super) const APPLETS: &[&str] = &[
@@ -118,6 +132,14 @@ pub(super) fn add(
         let folder = format!("{INIT}/services/{name}");
         tree.add_file(&format!("{folder}/run"), 0o644, format!("{command}\n"))?;
         tree.add_file(&format!("{folder}/user"), 0o644, "root\n")?;
+    }
+    Ok(())
+}
+
+/// Has a restored guest take its network from its payload.
+pub(super) fn add_network_payload(tree: &mut Tree) -> Result<(), BuildError> {
+    for (path, mode, content) in NETWORK_PAYLOAD {
+        tree.add_file(path, mode, content)?;
     }
     Ok(())
 }

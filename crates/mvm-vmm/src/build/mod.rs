@@ -58,6 +58,8 @@ pub struct Build {
     pub services: Vec<Service>,
     /// Files of this machine, and where they go in the guest.
     pub add: Vec<(PathBuf, String)>,
+    /// Whether a restored guest takes its network from its payload.
+    pub network_payload: bool,
     /// The guest's host name.
     pub hostname: String,
 }
@@ -124,7 +126,12 @@ pub fn build(build: &Build) -> Result<Built, BuildError> {
     )?;
     let kernel_image = std::fs::read(&kernel.file).map_err(BuildError::io("read", &kernel.file))?;
     check_version(&kernel.file, &kernel_image, &kernel.modules)?;
-    let modules = find_modules(&kernel.modules, &build.more_modules)?;
+    let network: &[&str] = if build.network_payload {
+        &["virtio_net"]
+    } else {
+        &[]
+    };
+    let modules = find_modules(&kernel.modules, &build.more_modules, network)?;
     let about = describe(&agent)?;
     if build.dev && about.profile != "dev" {
         return Err(BuildError::NotDev {
@@ -142,6 +149,9 @@ pub fn build(build: &Build) -> Result<Built, BuildError> {
     add_busybox(&mut tree, &busybox)?;
     tree.add_file(guest::AGENT, 0o755, agent.content)?;
     guest::add(&mut tree, &build.hostname, &modules, &build.services)?;
+    if build.network_payload {
+        guest::add_network_payload(&mut tree)?;
+    }
     if let Some(etc) = &build.etc {
         add_etc(&mut tree, etc)?;
     }
@@ -233,12 +243,16 @@ fn check_version(file: &Path, image: &[u8], modules: &Path) -> Result<(), BuildE
     }
 }
 
-fn find_modules(folder: &Path, more: &[String]) -> Result<Vec<Module>, BuildError> {
+fn find_modules(
+    folder: &Path,
+    more: &[String],
+    optional: &[&'static str],
+) -> Result<Vec<Module>, BuildError> {
     let folder = ModuleFolder::open(folder)?;
     let required = modules::REQUIRED.iter().copied();
     folder.resolve(
         required.chain(more.iter().map(String::as_str)),
-        modules::OPTIONAL.iter().copied(),
+        modules::OPTIONAL.iter().chain(optional).copied(),
     )
 }
 

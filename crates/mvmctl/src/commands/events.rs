@@ -44,9 +44,9 @@ impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let inventory = context.inventory()?;
         let (scope, targets) = fleet::targets(context, &inventory, &self.vms)?;
-        fleet::allow_descriptors();
+        let at_once = fleet::at_once(context, targets.len());
         let states = VmStates::new(context);
-        let dialling = Semaphore::new(context.parallel);
+        let dialling = Semaphore::new(at_once);
         let wanted = targets.into_iter().filter(|target| {
             // Among all VMs, one that is not running is as it should be.
             scope != Scope::All || !target.vm.as_ref().is_ok_and(fleet::is_off)

@@ -57,6 +57,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE:DEST", value_parser = addition)]
     add: Vec<(PathBuf, String)>,
 
+    /// Let a restored guest take its network from its payload, before its services run
+    ///
+    /// Adds the integration `network`, what it runs, and the driver of virtio network cards.
+    /// `vm restore --payload FILE` hands over interface, addresses, gateways and name servers.
+    #[arg(long)]
+    with_network_payload: bool,
+
     /// The guest's host name
     #[arg(long, value_name = "NAME", value_parser = hostname, default_value = "mvm")]
     hostname: String,
@@ -117,6 +124,7 @@ impl Args {
             etc: self.etc,
             services: self.services,
             add: self.add,
+            network_payload: self.with_network_payload,
             hostname: self.hostname,
         };
         let built = match tokio::task::spawn_blocking(move || mvm_vmm::build::build(&plan)).await {

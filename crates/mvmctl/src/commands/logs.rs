@@ -6,9 +6,12 @@ use crate::render::console::ConsoleText;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
-use mvm_registry::{Pause, VmState, Watch};
+use mvm_registry::{VmState, Watch};
+use mvm_vmm::Error;
+use mvm_vmm::console::Follow;
+use mvm_vmm::machine::{console, last_console};
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::time::Duration;
 
 /// How often a log is looked at that is followed.
@@ -30,15 +33,25 @@ pub(crate) struct Args {
     /// Go on as more is written, until the VM stops
     #[arg(short, long)]
     follow: bool,
+
+    /// What it wrote the time before, until the VM was started again
+    #[arg(long, conflicts_with = "follow")]
+    previous: bool,
 }
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let vm = name(&self.name)?;
         let home = home(context)?;
-        let file = mvm_vmm::machine::console(&home, &vm)
-            .map_err(|error| failure(context, &self.name, Wanted::Logs, &error))?;
-        let mut log = Log::new(file);
+        let failed = |error: Error| failure(context, &self.name, Wanted::Logs, &error);
+        if self.previous {
+            let last = last_console(&home, &vm).map_err(failed)?;
+            let mut log = Log::new(last);
+            log.print_new(context)?;
+            log.print_rest(context)?;
+            return Ok(Outcome::Done);
+        }
+        let mut log = Log::new(console(&home, &vm).map_err(failed)?);
         let folder = home.vm(&vm);
         // Where it cannot be had, each look is one at the VM too.
         let mut watch = self.follow.then(|| Watch::of(&home, [vm.clone()]).ok());
@@ -70,24 +83,39 @@ impl Args {
 fn may_write(state: &VmState) -> bool {
     matches!(
         state,
-        VmState::Running
-            | VmState::Starting
-            | VmState::Paused(Pause::Snapshot | Pause::BrokenSnapshot | Pause::Other)
-            | VmState::StartBrokenOff
+        VmState::Running | VmState::Starting | VmState::Paused(_) | VmState::StartBrokenOff
     )
+}
+
+/// What a log is read from.
+trait Source {
+    /// Some of what there is; 0 if there is no more for now.
+    fn some(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+impl Source for Follow {
+    fn some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read(buffer)
+    }
+}
+
+impl Source for File {
+    fn some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read(buffer)
+    }
 }
 
 /// A log that is printed as it grows.
 #[derive(Debug)]
-struct Log {
-    file: File,
+struct Log<S> {
+    source: S,
     text: ConsoleText,
 }
 
-impl Log {
-    fn new(file: File) -> Self {
+impl<S: Source> Log<S> {
+    fn new(source: S) -> Self {
         Self {
-            file,
+            source,
             text: ConsoleText::for_stdout(),
         }
     }
@@ -95,7 +123,7 @@ impl Log {
     fn print_new(&mut self, context: &Context) -> Result<(), Failure> {
         let mut piece = vec![0; PIECE];
         loop {
-            let count = self.file.read(&mut piece)?;
+            let count = self.source.some(&mut piece)?;
             let Some(bytes) = piece.get(..count).filter(|bytes| !bytes.is_empty()) else {
                 return Ok(());
             };

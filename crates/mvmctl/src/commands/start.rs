@@ -67,6 +67,11 @@ pub(super) struct Machine {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
     pub(super) memory: Option<u32>,
 
+    /// How much is kept of what the guest prints, in MiB: the beginning and the end of this boot and of
+    /// the one before [default: 4]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(super) console_limit: Option<u32>,
+
     /// The agent's program, with --backend local [default: the one beside mvmctl]
     #[arg(long, value_name = "PATH")]
     pub(super) agent: Option<PathBuf>,
@@ -78,12 +83,14 @@ pub(super) struct Machine {
 
 impl Machine {
     /// What is to be started.
-    pub(super) fn spec(self, marks: Marks, discard_state: bool) -> Spec {
+    pub(super) fn spec(self, context: &Context, marks: Marks, discard_state: bool) -> Spec {
         Spec {
             image: self.image,
             backend: self.backend,
             cpus: self.cpus,
             memory_mib: self.memory,
+            console_limit_mib: self.console_limit,
+            console_keeper: Some(context.console_keeper),
             agent: self.agent,
             etc: self.etc,
             pinned: marks.pinned(),
@@ -147,7 +154,7 @@ impl Args {
         }
         let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
         let progress = context.ui.progress(&format!("starting {vm}"));
-        let spec = self.machine.spec(self.marks, self.discard_state);
+        let spec = self.machine.spec(context, self.marks, self.discard_state);
         let wait = !self.no_wait;
         let cancelled = cancelled_by_signals(context);
         let record = boot(context, &home, &vm, spec, wait, at_most, &cancelled).await?;

@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::machine::{Wanted, blocking, failure, home, name};
-use crate::fleet::{self, Answered, Fleet, Scope, allow_descriptors};
+use crate::fleet::{self, Answered, Fleet, Scope, at_once};
 use crate::render::data;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::{self, Choice};
@@ -98,7 +98,7 @@ pub(crate) async fn for_each<T: Serialize + Send + 'static>(
     } else {
         Scope::Several
     };
-    allow_descriptors();
+    let at_once = at_once(context, vms.len());
     let mut answers: Vec<_> = stream::iter(vms)
         .map(|(parsed, name)| {
             let (home, work) = (home.clone(), work.clone());
@@ -112,7 +112,7 @@ pub(crate) async fn for_each<T: Serialize + Send + 'static>(
                 }
             }
         })
-        .buffer_unordered(context.parallel)
+        .buffer_unordered(at_once)
         .collect()
         .await;
     drop(progress);

@@ -30,6 +30,8 @@ pub(crate) struct Backend {
     pub(crate) boot: &'static str,
     /// A request by which it says whether the VM is paused.
     pub(crate) ask: &'static str,
+    /// Whether a guest is not reached any more that is paused and resumed without a snapshot.
+    pub(crate) cuts_off: bool,
     /// Whether it is the real program.
     pub(crate) real: bool,
 }
@@ -44,6 +46,7 @@ impl Backend {
         resumed: r#"{"state":"Resumed"}"#,
         boot: "PUT /actions",
         ask: "GET /",
+        cuts_off: false,
         real: false,
     };
     const CLOUD_HYPERVISOR: Self = Self {
@@ -55,6 +58,7 @@ impl Backend {
         resumed: "",
         boot: "PUT /api/v1/vm.boot",
         ask: "GET /api/v1/vm.info",
+        cuts_off: false,
         real: false,
     };
 
@@ -62,8 +66,19 @@ impl Backend {
         let known = [Self::FIRECRACKER, Self::CLOUD_HYPERVISOR];
         let known = known.into_iter().find(|known| known.name == vmm.backend);
         Self {
+            cuts_off: vmm.backend == "firecracker" && vmm.version == "1.16.1",
             real: vmm.is_real(),
             ..known.unwrap()
+        }
+    }
+
+    /// The requests by which a VM runs on.
+    pub(crate) fn run_on(&self) -> Vec<String> {
+        let resumed = format!("{} 204", self.resume);
+        if self.cuts_off {
+            vec![format!("{} 400", self.write), resumed]
+        } else {
+            vec![resumed]
         }
     }
 }
@@ -265,7 +280,9 @@ impl TestHost {
     pub(crate) fn kill(&self, vm: &str) {
         let record = fs::read(self.file(vm, "vm.json")).unwrap();
         let record: Value = serde_json::from_slice(&record).unwrap();
-        let pid = record["processes"][0]["pid"].to_string();
+        let processes = record["processes"].as_array().unwrap();
+        let vmm = processes.iter().find(|one| one["role"] == "vmm").unwrap();
+        let pid = vmm["pid"].to_string();
         let killed = Command::new("kill").args(["-KILL", &pid]).status();
         assert!(killed.unwrap().success());
     }
@@ -281,6 +298,13 @@ impl TestHost {
             String::from_utf8_lossy(&environment).contains(&marker)
         };
         pids.filter(is_marked).collect()
+    }
+
+    /// Sends a signal to a run.
+    pub(crate) fn signal(run: &Child, name: &str) {
+        let pid = run.id().to_string();
+        let sent = Command::new("kill").args([name, &pid]).status();
+        assert!(sent.unwrap().success());
     }
 
     pub(crate) fn touch(&self, vm: &str, name: &str) {

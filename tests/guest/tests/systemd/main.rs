@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod frozen;
 mod identity;
 mod lifecycle;
 mod service;

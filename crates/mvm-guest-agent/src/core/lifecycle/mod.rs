@@ -29,7 +29,8 @@
 //!
 //! # Who leaves a state, and why
 //!
-//! - `running`: by a request alone, a `sleep-prep` or the `wake` of a restore.
+//! - `running`: by a request, a `sleep-prep` or the `wake` of a restore, or by the sign of a restore
+//!   that no host has announced.
 //! - `preparing`: by its last step, or by whatever makes it fail.
 //! - `ready`: by a `wake`, or when the lease runs out, so that a host that never returns cannot keep a
 //!   guest asleep.
@@ -53,23 +54,29 @@
 //!   answered again; a `wake` with the same fingerprint gets the recorded answer, and nothing runs.
 //! - **The clock jumps** when the VM is restored. Deadline and lease are counted in ticks of at most a
 //!   second of the agent's own time, so that a jump costs one tick.
+//! - **A restore is not announced.** A sign of one that comes while the guest sleeps waits for the
+//!   `wake`. If the sleep ends in another way, and in a guest that runs, a new seed, the clock and a
+//!   new generation come before its work goes on.
 //! - **A wake meets a running rollback**, for example of a lease that ran out just as the snapshot was
 //!   taken. It joins, and its reseed, clock and identity come first: two clones must not go on with
 //!   the same random numbers.
 
+mod debts;
+mod notice;
+mod progress;
+mod sleep;
 mod states;
 mod terms;
 mod wake;
 
-use super::WaiterId;
+use debts::{keep_what_can_be_paid, restores};
 use mvm_protocol::Timestamp;
-use mvm_protocol::lifecycle::{Awake, Outcome, Ready as ReadyAnswer, SleepPrep, Token};
+use mvm_protocol::lifecycle::{Awake, Outcome};
 use mvm_protocol::status::Lifecycle as Phase;
-use states::{Budget, Held, Preparing, State, Waking};
-use std::collections::VecDeque;
+use states::{Preparing, State, Waking};
 use std::time::Duration;
 pub(crate) use terms::{
-    Act, Cause, DRAIN_GRACE, Done, Journal, Participant, Restoring, TICK, Task, WakeAsked,
+    Act, Cause, DRAIN_GRACE, Done, Journal, Participant, TICK, Task, WakeAsked,
 };
 
 const LEASE_RAN_OUT: &str = "the lease ran out";
@@ -110,15 +117,18 @@ impl Lifecycle {
         if std::mem::replace(&mut self.started, true) {
             return acts;
         }
-        if let State::Waking(waking) = &mut self.state {
+        // One that has begun meanwhile, of a guest that ran, has no debts to pay.
+        if let State::Waking(waking @ Waking { current: None, .. }) = &mut self.state {
             keep_what_can_be_paid(&mut self.journal.owed, participants);
             // It was killed between a restore and the thaw: a clone must not come up as its twin.
-            if let Some(restoring) = self.journal.restoring
-                && !waking.restored
-            {
-                waking.clone = restoring.clone;
-                waking.restore(participants, self.journal.frozen);
+            match self.journal.restoring {
+                Some(restoring) if !restoring.unannounced && !waking.restored => {
+                    waking.clone = restoring.clone;
+                    waking.restore(participants, self.journal.frozen);
+                }
+                _ => {}
             }
+            waking.notice_if_due(&self.journal);
             if self.journal.frozen {
                 waking.plan.push_back(Task::Thaw);
             }
@@ -155,7 +165,8 @@ impl Lifecycle {
     /// Whether an agent that is stopped by its init thaws the work: not if a restored guest is not
     /// personalized yet.
     pub(crate) fn thaws_when_stopped(&self) -> bool {
-        self.journal.frozen && self.journal.restoring.is_none()
+        let restoring = self.journal.restoring;
+        self.journal.frozen && restoring.is_none_or(|restoring| restoring.unannounced)
     }
 
     /// What survives the agent.
@@ -176,86 +187,6 @@ impl Lifecycle {
             self.last_tick
                 .saturating_add(left.clamp(Duration::from_millis(1), TICK)),
         )
-    }
-
-    /// A host asks for the guest to be made ready.
-    pub(crate) fn sleep_prep(
-        &mut self,
-        waiter: WaiterId,
-        asked: &SleepPrep,
-        made_up: Token,
-        participants: Vec<Participant>,
-        now: Duration,
-    ) -> Vec<Act> {
-        match &mut self.state {
-            State::Running => self.prepare(waiter, asked, made_up, participants, now),
-            State::Preparing(preparing) if asked.token.as_ref() == Some(&preparing.token) => {
-                match &mut preparing.undo {
-                    Some(waking) => waking.sleepers.push(waiter),
-                    None => preparing.waiters.push(waiter),
-                }
-                Vec::new()
-            }
-            State::Ready { token, steps, .. } if asked.token.as_ref() == Some(token) => {
-                vec![Act::Ready(
-                    waiter,
-                    ReadyAnswer {
-                        token: token.clone(),
-                        steps: steps.clone(),
-                    },
-                )]
-            }
-            State::Preparing(_) | State::Ready { .. } => {
-                vec![Act::Busy(waiter, "another host's sleep holds the guest")]
-            }
-            State::Waking(_) => vec![Act::Busy(waiter, "the guest is waking")],
-            State::Held(_) => vec![Act::Busy(
-                waiter,
-                "the guest is frozen, since it could not be personalized: wake it again",
-            )],
-        }
-    }
-
-    fn prepare(
-        &mut self,
-        waiter: WaiterId,
-        asked: &SleepPrep,
-        made_up: Token,
-        participants: Vec<Participant>,
-        now: Duration,
-    ) -> Vec<Act> {
-        let mut plan = VecDeque::from([Task::Drain]);
-        let takes_part = participants
-            .iter()
-            .rev()
-            .filter(|it| it.checkpoint || it.restore);
-        plan.extend(takes_part.map(|it| Task::Checkpoint(it.name.clone())));
-        plan.extend([
-            Task::Sync,
-            Task::Freeze,
-            Task::LastSync,
-            Task::DropCaches,
-            Task::CheckFrozen,
-        ]);
-        self.journal.asleep = true;
-        self.journal.lease_expired = false;
-        self.answered = None;
-        self.last_tick = now;
-        self.state = State::Preparing(Preparing {
-            token: asked.token.clone().unwrap_or(made_up),
-            participants,
-            plan,
-            current: None,
-            steps: Vec::new(),
-            deadline: Budget(asked.deadline()),
-            lease: Budget(asked.lease_secs.duration()),
-            require_freeze: asked.require_freeze,
-            waiters: vec![waiter],
-            undo: None,
-        });
-        let mut acts = vec![Act::Hold, Act::Enter(Phase::Preparing)];
-        self.proceed(&mut acts);
-        acts
     }
 
     /// Time has passed.
@@ -384,6 +315,7 @@ impl Lifecycle {
         waking.token = Some(preparing.token);
         waking.sleepers.extend(preparing.waiters);
         waking.steps = preparing.steps;
+        waking.notice_if_due(&self.journal);
         if self.journal.frozen {
             waking.plan.push_back(Task::Thaw);
         }
@@ -398,6 +330,7 @@ impl Lifecycle {
 
     /// From `ready`, or from being held: both have nothing under way.
     fn leave_ready(&mut self, mut waking: Waking) -> Vec<Act> {
+        waking.notice_if_due(&self.journal);
         if self.journal.frozen {
             waking.plan.push_back(Task::Thaw);
         }
@@ -411,172 +344,6 @@ impl Lifecycle {
         self.proceed(&mut acts);
         acts
     }
-
-    /// Begins the next task, or enters the next state.
-    fn proceed(&mut self, acts: &mut Vec<Act>) {
-        match &mut self.state {
-            State::Preparing(preparing) => {
-                while let Some(task) = preparing.plan.pop_front() {
-                    if let Task::Checkpoint(name) = &task {
-                        let it = preparing.participants.iter().find(|it| it.name == *name);
-                        if it.is_some_and(|it| it.restore) {
-                            self.journal.owed.push(name.clone());
-                        }
-                        // Nothing to run before a snapshot, but something after it.
-                        if it.is_none_or(|it| !it.checkpoint) {
-                            continue;
-                        }
-                    }
-                    // Known before the first cgroup is frozen: an agent that is killed must thaw it.
-                    self.journal.frozen |= task == Task::Freeze;
-                    preparing.current = Some(task.clone());
-                    let limit = preparing.deadline.0;
-                    acts.push(Act::Do {
-                        task,
-                        limit,
-                        journal: self.journal.clone(),
-                        cause: None,
-                    });
-                    return;
-                }
-                self.become_ready(acts);
-            }
-            State::Waking(waking) => match waking.plan.pop_front() {
-                Some(task) if waking.hold.is_some() && !matches!(task, Task::Personalize(_)) => {
-                    self.become_held(acts);
-                }
-                Some(task) => {
-                    if task == Task::Reseed && self.journal.restoring.is_none() {
-                        self.journal.generation = self.journal.generation.saturating_add(1);
-                        self.journal.restoring = Some(Restoring {
-                            clone: waking.clone,
-                        });
-                    }
-                    waking.current = Some(task.clone());
-                    let limit = TICK * 60;
-                    acts.push(Act::Do {
-                        task,
-                        limit,
-                        journal: self.journal.clone(),
-                        cause: Some(waking.cause),
-                    });
-                }
-                None => self.become_running(acts),
-            },
-            State::Running | State::Ready { .. } | State::Held(_) => {}
-        }
-    }
-
-    fn become_ready(&mut self, acts: &mut Vec<Act>) {
-        let State::Preparing(preparing) = std::mem::replace(&mut self.state, State::Running) else {
-            return;
-        };
-        let (token, steps) = (preparing.token, preparing.steps);
-        acts.push(Act::Keep(self.journal.clone()));
-        acts.push(Act::Enter(Phase::Ready));
-        for waiter in preparing.waiters {
-            let answer = ReadyAnswer {
-                token: token.clone(),
-                steps: steps.clone(),
-            };
-            acts.push(Act::Ready(waiter, answer));
-        }
-        self.state = State::Ready {
-            token,
-            steps,
-            lease: preparing.lease,
-        };
-    }
-
-    /// The work stays frozen until a host's next wake, which may bring another payload.
-    fn become_held(&mut self, acts: &mut Vec<Act>) {
-        let State::Waking(waking) = std::mem::replace(&mut self.state, State::Running) else {
-            return;
-        };
-        acts.push(Act::Keep(self.journal.clone()));
-        let reason = waking.hold.unwrap_or_default();
-        for waiter in waking.sleepers.into_iter().chain(waking.waiters) {
-            acts.push(Act::Held(waiter, reason.clone(), waking.steps.clone()));
-        }
-        self.state = State::Held(Held {
-            token: waking.token,
-            was_ready: waking.was_ready,
-        });
-    }
-
-    fn become_running(&mut self, acts: &mut Vec<Act>) {
-        let State::Waking(waking) = std::mem::replace(&mut self.state, State::Running) else {
-            return;
-        };
-        self.journal.asleep = false;
-        let told = !waking.waiters.is_empty();
-        let lease_expired = self.journal.lease_expired;
-        let awake = Awake {
-            was_ready: waking.was_ready,
-            lease_expired,
-            generation: self.journal.generation,
-            steps: waking.steps,
-        };
-        if told {
-            self.journal.lease_expired = false;
-        }
-        acts.extend([
-            Act::Keep(self.journal.clone()),
-            Act::Release,
-            Act::Enter(Phase::Running),
-        ]);
-        for waiter in waking.sleepers {
-            acts.push(Act::Failed(
-                waiter,
-                waking.reason.clone(),
-                awake.steps.clone(),
-            ));
-        }
-        for waiter in waking.waiters {
-            acts.push(Act::Awake(waiter, awake.clone()));
-        }
-        self.answered = waking.fingerprint.map(|fingerprint| (fingerprint, awake));
-    }
-}
-
-/// How many of those that are owed a restore and are not loaded any more are tried, so that it is
-/// said: a journal may name any number.
-const MOST_GONE: usize = 16;
-
-/// Each that is loaded once, in the order of the debts, which is the reverse of load order, and before
-/// them the first few of the others.
-fn keep_what_can_be_paid(owed: &mut Vec<String>, participants: &[Participant]) {
-    let sorted = |names: &mut dyn Iterator<Item = String>| {
-        let mut names: Vec<String> = names.collect();
-        names.sort_unstable();
-        names
-    };
-    let all = sorted(&mut owed.iter().cloned());
-    let loaded = sorted(&mut participants.iter().map(|it| it.name.clone()));
-    let mut gone = std::mem::take(owed);
-    gone.retain(|name| loaded.binary_search(name).is_err());
-    gone.truncate(MOST_GONE);
-    let names = participants.iter().map(|it| &it.name);
-    owed.extend(
-        names
-            .filter(|name| all.binary_search(name).is_ok())
-            .cloned(),
-    );
-    owed.append(&mut gone);
-    owed.reverse();
-}
-
-/// The restores that are owed, in load order; what is not loaded any more comes last, and says so
-/// when it is tried.
-fn restores(owed: &[String], participants: &[Participant]) -> Vec<Task> {
-    let loaded = participants
-        .iter()
-        .filter(|it| owed.contains(&it.name))
-        .map(|it| &it.name);
-    let gone = owed
-        .iter()
-        .filter(|name| participants.iter().all(|it| it.name != **name));
-    loaded.chain(gone).cloned().map(Task::Restore).collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::backoff::Backoff;
 use crate::commands::Context;
 use crate::commands::machine::{Wanted, blocking, failure};
 use crate::commands::mend::mend_if_broken_off;
-use crate::commands::restore::{self, NotRestored, Restoring, restore_and_wake};
+use crate::commands::restore::{NotRestored, Restoration, restore_and_wake};
 use crate::commands::start::{self, boot, until_raised};
 use crate::commands::wake::is_well;
 use crate::report::Failure;
@@ -231,20 +231,19 @@ impl Beginning<'_> {
         payload: Option<Payload>,
     ) -> Result<(), NotRestored> {
         self.say(&format!("going on from {}", folder.display()));
-        let restoring = Restoring {
-            home: self.home,
-            vm: self.vm,
-            folder: folder.to_owned(),
+        let job = Restoration {
+            snapshot: folder.to_owned(),
             verify: asked.verify,
             spec: RestoreSpec {
                 clone,
                 labels: asked.spec.labels.clone(),
                 pinned: asked.spec.pinned,
+                console_keeper: Some(self.context.console_keeper),
             },
             payload,
         };
-        let at_most = self.context.timeout.unwrap_or(restore::DEFAULT_TIMEOUT);
-        let restored = restore_and_wake(self.context, restoring, at_most, &self.cancelled);
+        let vm = self.vm.as_str();
+        let restored = restore_and_wake(self.context, vm, job, &self.cancelled);
         let (_, awake) = restored.await?;
         if !is_well(&awake) {
             let name = self.vm;
@@ -348,6 +347,11 @@ mod tests {
             accelerator: None,
             snapshot_dir: None,
             suspended_in: None,
+            since: None,
+            started_at: None,
+            unwoken: None,
+            paused_by_fleet: false,
+            console_limit_mib: None,
             boot_id: String::new(),
             processes: Vec::new(),
         }

@@ -3,16 +3,16 @@
 use crate::render::console::ConsoleText;
 use crate::report::Failure;
 use crate::stdio::{Stream, Writer};
-use crate::vm_state::{Growth, VmStates};
+use crate::vm_state::VmStates;
+use mvm_registry::VmFolder;
+use mvm_vmm::console::Follow;
 use std::convert::Infallible;
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How often is looked whether there is a console, as long as the VM is being started.
-const TICK: Duration = Duration::from_millis(50);
+/// How often is looked whether the file is another one: it is written anew when it has grown over its
+/// limit, and when the VM is started.
+const TICK: Duration = Duration::from_millis(250);
 
 /// How much is read at once, in bytes.
 const PIECE: usize = 64 * 1024;
@@ -21,7 +21,7 @@ const PIECE: usize = 64 * 1024;
 pub(super) struct Console<'a> {
     states: &'a VmStates<'a>,
     path: PathBuf,
-    file: Option<File>,
+    follow: Follow,
     text: ConsoleText,
     /// What was read and not yet taken by standard output.
     pending: Option<Vec<u8>>,
@@ -30,17 +30,12 @@ pub(super) struct Console<'a> {
 }
 
 impl<'a> Console<'a> {
-    /// What is written from now on. What there is already is another guest's, or was seen by another:
-    /// a guest that is started writes to a new file.
-    pub(super) fn of(states: &'a VmStates<'a>, path: PathBuf) -> Result<Self, Failure> {
-        let mut file = File::open(&path).ok();
-        if let Some(file) = &mut file {
-            file.seek(SeekFrom::End(0))?;
-        }
+    /// What is written from now on. What there is already is another guest's, or was seen by another.
+    pub(super) fn of(states: &'a VmStates<'a>, folder: &VmFolder) -> Result<Self, Failure> {
         Ok(Self {
             states,
-            path,
-            file,
+            path: folder.console(),
+            follow: Follow::from_now(folder),
             text: ConsoleText::for_stdout(),
             pending: None,
             writer: Some(Writer::start()?),
@@ -51,51 +46,27 @@ impl<'a> Console<'a> {
     pub(super) async fn copy(&mut self) -> Infallible {
         loop {
             // Watched before it is read: what is written in between is told.
-            let growth = self
-                .file
-                .is_some()
-                .then(|| self.states.growth_of(&self.path));
+            let growth = self.states.growth_of(&self.path);
             self.copy_new().await;
-            self.until_more(growth).await;
+            tokio::select! {
+                () = growth.changed() => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
         }
     }
 
-    /// Waits until the file grows, or is another one.
-    async fn until_more(&self, growth: Option<Growth<'_>>) {
-        match growth {
-            // The file is held open, so that no other one can have its number.
-            Some(growth) if !self.is_replaced() => growth.changed().await,
-            _ => tokio::time::sleep(TICK).await,
-        }
-    }
-
-    fn is_replaced(&self) -> bool {
-        let inode = |found: std::io::Result<std::fs::Metadata>| {
-            found.ok().map(|found| (found.dev(), found.ino()))
-        };
-        let own = self.file.as_ref().and_then(|file| inode(file.metadata()));
-        let there = inode(self.path.metadata());
-        there.is_none() || there != own
-    }
-
-    /// Copies what there is, of a file that has come in place of this one too.
+    /// Copies what there is.
     async fn copy_new(&mut self) {
         loop {
             self.write_pending().await;
             let mut piece = vec![0; PIECE];
             // What cannot be read has no more to say.
-            let count = match &mut self.file {
-                Some(file) => file.read(&mut piece).unwrap_or(0),
-                None => 0,
-            };
-            if let Some(bytes) = piece.get(..count).filter(|bytes| !bytes.is_empty()) {
-                self.pending = Some(self.text.take(bytes).into_owned());
-            } else if self.is_replaced()
-                && let Ok(file) = File::open(&self.path)
-            {
-                self.file = Some(file);
-            } else {
-                return;
+            let count = self.follow.read(&mut piece).unwrap_or(0);
+            match piece.get(..count) {
+                Some(bytes) if !bytes.is_empty() => {
+                    self.pending = Some(self.text.take(bytes).into_owned());
+                }
+                _ => return,
             }
         }
     }

@@ -2,8 +2,7 @@
 
 use crate::commands::Context;
 use crate::commands::machine::{Wanted, blocking, failure};
-use crate::commands::mend::mend_if_broken_off;
-use crate::commands::snapshot::{Taking, take_snapshot};
+use crate::commands::snapshot::{Taking, snapshot_vm};
 use crate::report::Failure;
 use mvm_protocol::drop_in::Secs;
 use mvm_registry::{Home, VmName};
@@ -97,8 +96,6 @@ async fn sleep(
     at_most: Duration,
     cancelled: Arc<AtomicBool>,
 ) -> Result<PathBuf, Failure> {
-    // One that is frozen already, by a snapshot that was broken off, hears nothing.
-    mend_if_broken_off(context, vm.as_str()).await?;
     let stamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H-%M-%S%.3fZ");
     let wanted = Taking {
         to: Some(own_snapshots(home, vm).join(format!("{OWN}{stamp}"))),
@@ -107,9 +104,10 @@ async fn sleep(
         deadline: Secs::new((at_most / 2).min(LONGEST_PREPARATION))
             .ok_or_else(|| Failure::usage("--timeout leaves no time to put a VM to sleep"))?,
         require_freeze: false,
-        at_most: at_most / 2,
+        idle_for: None,
+        at_most: Some(at_most / 2),
     };
-    let (made, _) = take_snapshot(context, home, vm, wanted, cancelled).await?;
+    let (made, _) = snapshot_vm(context, vm.as_str(), wanted, cancelled).await?;
     Ok(made.snapshot.folder)
 }
 

@@ -147,7 +147,7 @@ impl Args {
             clone: self.clone,
             verify: self.verify.into(),
             payload: self.payload.read()?,
-            spec: self.machine.spec(self.marks, self.discard_state),
+            spec: self.machine.spec(context, self.marks, self.discard_state),
         };
         let states = VmStates::new(context);
         let run = Run {
@@ -159,7 +159,7 @@ impl Args {
             notify: self.notify.into(),
             states: &states,
         };
-        let mut console = Console::of(&states, home.vm(&vm).console())?;
+        let mut console = Console::of(&states, &home.vm(&vm))?;
         let outcome = tokio::select! {
             outcome = run.supervise(asked, requests) => outcome,
             never = console.copy() => match never {},
