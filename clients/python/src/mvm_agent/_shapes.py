@@ -245,6 +245,9 @@ class Event:
     #: The lifecycle as it is now.
     lifecycle: Optional[str] = None
 
+    #: What it knows of it.
+    restored: Optional[Restored] = None
+
     #: The worker as it is now.
     worker: Optional[Worker] = None
 
@@ -257,6 +260,7 @@ class Event:
             heartbeat=read.default(shape, "heartbeat", read.boolean, False),
             integration=read.optional(shape, "integration", IntegrationStatus.read),
             lifecycle=read.optional(shape, "lifecycle", read.text),
+            restored=read.optional(shape, "restored", Restored.read),
             worker=read.optional(shape, "worker", Worker.read),
         )
 
@@ -410,7 +414,7 @@ class Hello:
     #: The kernel's random id of this boot (`/proc/sys/kernel/random/boot_id`).
     boot_id: str
 
-    #: How many wakes this guest has seen.
+    #: How many restores this guest has seen.
     generation: int
 
     @staticmethod
@@ -821,11 +825,43 @@ class Reloaded:
         )
 
 
+class RestoreSign:
+    """By what a restore was noticed that no host announced."""
+
+    #: The kernel said that the VM's generation id (VMGENID) is another one.
+    VMGENID: Final = "vmgenid"
+
+    #: The generation counter of the vmclock device is another one.
+    VMCLOCK: Final = "vmclock"
+
+    #: The guest's vsock CID is another one.
+    CID: Final = "cid"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A restore of the guest."""
+
+    #: Whether a host has announced it. False: who announces one gets the answer to `wake`, and no event tells of it.
+    announced: bool
+
+    #: By what the agent noticed it.
+    by: str
+
+    @staticmethod
+    def read(value: object) -> Restored:
+        shape: Mapping[str, Any] = read.shape(value, "Restored")
+        return Restored(
+            announced=read.required(shape, "announced", read.boolean),
+            by=read.required(shape, "by", read.text),
+        )
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """The guest's history of snapshots."""
 
-    #: How many wakes this guest has seen.
+    #: How many restores this guest has seen.
     generation: int
 
     #: When it was last made ready; null if never.
@@ -834,6 +870,9 @@ class Snapshot:
     #: When it last woke; null if never.
     last_wake: Optional[datetime]
 
+    #: How many restores the agent has noticed that no host announced by a `wake`. Not there if there were none.
+    unannounced: int = 0
+
     @staticmethod
     def read(value: object) -> Snapshot:
         shape: Mapping[str, Any] = read.shape(value, "Snapshot")
@@ -841,6 +880,7 @@ class Snapshot:
             generation=read.required(shape, "generation", read.integer),
             last_sleep=read.optional(shape, "last_sleep", read.timestamp),
             last_wake=read.optional(shape, "last_wake", read.timestamp),
+            unannounced=read.default(shape, "unannounced", read.integer, 0),
         )
 
 
@@ -1002,7 +1042,7 @@ class Worker:
     #: Since when.
     since: datetime
 
-    #: When it was last seen busy; null if never, which is where a clone begins.
+    #: When it was last seen busy, or held; null if never, which is where a clone begins.
     last_busy_at: Optional[datetime]
 
     #: The signals that make it busy.
@@ -1013,6 +1053,9 @@ class Worker:
 
     #: Threads that run or could, from `/proc/loadavg`.
     runnable: int
+
+    #: What else keeps it from being put to sleep: `session` and `inhibit` where they hold, and are none of the signals that make it busy. Left out if nothing does.
+    held_by: Tuple[str, ...] = ()
 
     #: What counts of it: the load that the guest's own work made in the last minute, or since its last wake if that is shorter. Without what it came with at the wake, and without what the agent's own checks made. Null if it could not be told, or by an agent that does not tell.
     load1_counted: Optional[float] = None
@@ -1027,6 +1070,7 @@ class Worker:
             because=read.required(shape, "because", read.items(read.text)),
             load1=read.required(shape, "load1", read.number),
             runnable=read.required(shape, "runnable", read.integer),
+            held_by=read.default(shape, "held_by", read.items(read.text), ()),
             load1_counted=read.optional(shape, "load1_counted", read.number),
         )
 
