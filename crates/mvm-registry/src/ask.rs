@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// How VMMs are asked whether their VMs stand still. Whoever knows VMMs gives it to the
-/// [`Inventory`].
+/// [`Inventory`](crate::Inventory).
 pub trait AskVmm: fmt::Debug + Send + Sync {
     /// Whether the CPUs of a VM that was started so, and whose VMM runs, stand still. It may block
     /// for that long.
