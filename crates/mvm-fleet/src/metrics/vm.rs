@@ -163,7 +163,7 @@ static TOLD: [Told; 29] = {
             "How many restores the guest has seen.",
         ),
         told(
-            "mvm_guest_restores_unannounced_total",
+            "mvm_guest_restores_unannounced",
             Counter,
             None,
             Of::Inspected(|inspected| Value::Whole(inspected.unannounced)),
