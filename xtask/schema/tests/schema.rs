@@ -120,7 +120,10 @@ fn answers_agree_with_the_vectors() {
     for case in cases("answers.json") {
         let name = case["name"].as_str().unwrap();
         // This version's schema does not know what the next one will add.
-        if matches!(name, "newer-event" | "newer-code" | "newer-step") {
+        if matches!(
+            name,
+            "newer-event" | "newer-code" | "newer-step" | "event-restored-by-a-newer-sign"
+        ) {
             continue;
         }
         let answer = json(&case, 4).unwrap();
