@@ -56,7 +56,7 @@ fn a_vm_is_started_seen_stopped_and_removed() {
     mvmctl.ok(&["vm", "start", "web", "--image", image, "--backend", "qemu"]);
     let pids = mvmctl.pids("web");
     assert!(
-        pids.len() == 2 && pids.iter().all(|pid| is_there(*pid)),
+        pids.len() == 3 && pids.iter().all(|pid| is_there(*pid)),
         "{pids:?}"
     );
 
