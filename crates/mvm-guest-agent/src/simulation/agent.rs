@@ -1,7 +1,8 @@
 //! The agent as a test has it: started, asked, killed.
 
 use super::machine::{MachineStep, Script, SimulatedMachine};
-use super::model::{Expect, HOSTS};
+use super::model::HOSTS;
+use super::transition::Expect;
 use crate::core::lifecycle::Journal;
 use crate::core::registry::Loaded;
 use crate::core::worker::BusyPolicy;

@@ -17,12 +17,14 @@
 mod agent;
 mod machine;
 mod model;
+mod transition;
 
 use agent::Agent;
-use model::{Expect, Model, Transition};
+use model::Model;
 use mvm_protocol::status::Health;
 use proptest::test_runner::Config;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
+use transition::{Expect, SleepAsked, Transition, WakeAsked};
 
 struct AgentTest;
 
@@ -87,11 +89,11 @@ prop_state_machine! {
 #[test]
 fn the_model_and_the_agent_agree_on_a_snapshot_that_is_cloned() {
     use mvm_protocol::lifecycle::Outcome::Ok;
-    let asked = model::SleepAsked {
+    let asked = SleepAsked {
         lease_ms: 9500,
         deadline_ms: 8500,
     };
-    let restored = model::WakeAsked {
+    let restored = WakeAsked {
         token: Some(0),
         restored: true,
         tells_time: true,

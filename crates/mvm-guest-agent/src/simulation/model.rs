@@ -4,113 +4,23 @@
 //! The guest has three integrations, loaded in this order: `a`; `b`, which is not critical; and `c`,
 //! which has a restore command alone.
 
+mod back;
+
 use super::machine::MachineStep;
+use super::transition::{Expect, SleepAsked, Transition, WakeAsked};
+use back::{Back, before_work};
 use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::status::Lifecycle;
 use proptest::prelude::*;
 use proptest_state_machine::ReferenceStateMachine;
-use serde_json::json;
 use std::collections::{BTreeSet, VecDeque};
 
 pub(super) const HOSTS: usize = 2;
 pub(super) const RUNNING: Lifecycle = Lifecycle::Running;
 
-/// What happens next.
-#[derive(Debug, Clone)]
-pub(super) enum Transition {
-    /// A host, whose token is its own, asks for sleep.
-    Sleep { host: usize, asked: SleepAsked },
-    /// A host wakes the guest.
-    Wake { host: usize, asked: WakeAsked },
-    /// A host asks for a check.
-    Check { host: usize },
-    /// A host's connection ends, with whatever it was waiting for; another begins.
-    Lose { host: usize, half_a_frame: bool },
-    /// What is under way in the guest ends so.
-    End(Outcome),
-    /// Time passes.
-    Pass { secs: u8 },
-    /// The clocks jump: an hour ahead the one, back by a year the other.
-    Jump,
-    /// The agent is killed and started again.
-    Crash,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SleepAsked {
-    pub(super) lease_ms: i64,
-    pub(super) deadline_ms: i64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct WakeAsked {
-    /// The host whose token it has.
-    pub(super) token: Option<usize>,
-    pub(super) restored: bool,
-    pub(super) tells_time: bool,
-}
-
-impl SleepAsked {
-    pub(super) fn to_json(self, host: usize) -> String {
-        let secs = |ms: i64| f64::from(u16::try_from(ms).unwrap()) / 1000.0;
-        json!({
-            "type": "sleep-prep", "token": token(host),
-            "lease_secs": secs(self.lease_ms), "deadline_secs": secs(self.deadline_ms),
-        })
-        .to_string()
-    }
-}
-
-impl WakeAsked {
-    pub(super) fn to_json(self) -> String {
-        let cause = if self.restored { "restored" } else { "aborted" };
-        let mut wake = json!({"type": "wake", "cause": cause});
-        if let Some(host) = self.token {
-            wake["token"] = token(host).into();
-        }
-        if self.tells_time {
-            wake["wall_clock"] = "2026-11-24T06:02:11.123Z".into();
-        }
-        wake.to_string()
-    }
-}
-
-fn token(host: usize) -> String {
-    format!("host-{host}")
-}
-
-/// An answer, as far as the model knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Expect {
-    Ready,
-    Failed,
-    Busy,
-    WrongToken,
-    Checked,
-    Awake {
-        was_ready: bool,
-        lease_expired: bool,
-        generation: u64,
-    },
-}
-
 /// A connection: the host's, and the how manieth of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Waiter(usize, u32);
-
-/// The way back to `running`.
-#[derive(Debug, Clone, Default)]
-struct Back {
-    was_ready: bool,
-    restored: bool,
-    first: Option<WakeAsked>,
-    wakers: Vec<Waiter>,
-    sleepers: Vec<Waiter>,
-    /// What is done before the restores.
-    first_of_all: VecDeque<MachineStep>,
-    /// Whether an agent that was restarted began it, without a host.
-    restarted: bool,
-}
 
 #[derive(Debug, Clone)]
 pub(super) struct Model {
@@ -535,45 +445,4 @@ impl Model {
             self.return_by(back);
         }
     }
-}
-
-impl Back {
-    fn join(&mut self, waiter: Waiter, asked: &WakeAsked, frozen: bool) {
-        self.wakers.push(waiter);
-        let is_first = self.first.is_none();
-        self.first.get_or_insert(*asked);
-        if self.restored && !self.restarted {
-            return;
-        }
-        if asked.restored {
-            self.restarted = false;
-            self.restore(frozen);
-        } else if asked.tells_time && is_first {
-            self.first_of_all.push_front(MachineStep::Clock);
-        }
-    }
-
-    fn restore(&mut self, frozen: bool) {
-        self.restored = true;
-        self.first_of_all.retain(|step| !before_work(*step));
-        for step in BEFORE_WORK.into_iter().rev() {
-            if frozen || step != MachineStep::CheckFrozen {
-                self.first_of_all.push_front(step);
-            }
-        }
-    }
-}
-
-/// What a restored guest needs before its work runs.
-const BEFORE_WORK: [MachineStep; 6] = [
-    MachineStep::CheckFrozen,
-    MachineStep::Reseed,
-    MachineStep::Clock,
-    MachineStep::Identity,
-    MachineStep::Payload,
-    MachineStep::Generation,
-];
-
-fn before_work(step: MachineStep) -> bool {
-    BEFORE_WORK.contains(&step)
 }

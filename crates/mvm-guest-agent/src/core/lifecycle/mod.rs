@@ -57,19 +57,21 @@
 //!   taken. It joins, and its reseed, clock and identity come first: two clones must not go on with
 //!   the same random numbers.
 
+mod debts;
+mod progress;
+mod sleep;
 mod states;
 mod terms;
 mod wake;
 
-use super::WaiterId;
+use debts::{keep_what_can_be_paid, restores};
 use mvm_protocol::Timestamp;
-use mvm_protocol::lifecycle::{Awake, Outcome, Ready as ReadyAnswer, SleepPrep, Token};
+use mvm_protocol::lifecycle::{Awake, Outcome};
 use mvm_protocol::status::Lifecycle as Phase;
-use states::{Budget, Held, Preparing, State, Waking};
-use std::collections::VecDeque;
+use states::{Preparing, State, Waking};
 use std::time::Duration;
 pub(crate) use terms::{
-    Act, Cause, DRAIN_GRACE, Done, Journal, Participant, Restoring, TICK, Task, WakeAsked,
+    Act, Cause, DRAIN_GRACE, Done, Journal, Participant, TICK, Task, WakeAsked,
 };
 
 const LEASE_RAN_OUT: &str = "the lease ran out";
@@ -176,86 +178,6 @@ impl Lifecycle {
             self.last_tick
                 .saturating_add(left.clamp(Duration::from_millis(1), TICK)),
         )
-    }
-
-    /// A host asks for the guest to be made ready.
-    pub(crate) fn sleep_prep(
-        &mut self,
-        waiter: WaiterId,
-        asked: &SleepPrep,
-        made_up: Token,
-        participants: Vec<Participant>,
-        now: Duration,
-    ) -> Vec<Act> {
-        match &mut self.state {
-            State::Running => self.prepare(waiter, asked, made_up, participants, now),
-            State::Preparing(preparing) if asked.token.as_ref() == Some(&preparing.token) => {
-                match &mut preparing.undo {
-                    Some(waking) => waking.sleepers.push(waiter),
-                    None => preparing.waiters.push(waiter),
-                }
-                Vec::new()
-            }
-            State::Ready { token, steps, .. } if asked.token.as_ref() == Some(token) => {
-                vec![Act::Ready(
-                    waiter,
-                    ReadyAnswer {
-                        token: token.clone(),
-                        steps: steps.clone(),
-                    },
-                )]
-            }
-            State::Preparing(_) | State::Ready { .. } => {
-                vec![Act::Busy(waiter, "another host's sleep holds the guest")]
-            }
-            State::Waking(_) => vec![Act::Busy(waiter, "the guest is waking")],
-            State::Held(_) => vec![Act::Busy(
-                waiter,
-                "the guest is frozen, since it could not be personalized: wake it again",
-            )],
-        }
-    }
-
-    fn prepare(
-        &mut self,
-        waiter: WaiterId,
-        asked: &SleepPrep,
-        made_up: Token,
-        participants: Vec<Participant>,
-        now: Duration,
-    ) -> Vec<Act> {
-        let mut plan = VecDeque::from([Task::Drain]);
-        let takes_part = participants
-            .iter()
-            .rev()
-            .filter(|it| it.checkpoint || it.restore);
-        plan.extend(takes_part.map(|it| Task::Checkpoint(it.name.clone())));
-        plan.extend([
-            Task::Sync,
-            Task::Freeze,
-            Task::LastSync,
-            Task::DropCaches,
-            Task::CheckFrozen,
-        ]);
-        self.journal.asleep = true;
-        self.journal.lease_expired = false;
-        self.answered = None;
-        self.last_tick = now;
-        self.state = State::Preparing(Preparing {
-            token: asked.token.clone().unwrap_or(made_up),
-            participants,
-            plan,
-            current: None,
-            steps: Vec::new(),
-            deadline: Budget(asked.deadline()),
-            lease: Budget(asked.lease_secs.duration()),
-            require_freeze: asked.require_freeze,
-            waiters: vec![waiter],
-            undo: None,
-        });
-        let mut acts = vec![Act::Hold, Act::Enter(Phase::Preparing)];
-        self.proceed(&mut acts);
-        acts
     }
 
     /// Time has passed.
@@ -411,172 +333,6 @@ impl Lifecycle {
         self.proceed(&mut acts);
         acts
     }
-
-    /// Begins the next task, or enters the next state.
-    fn proceed(&mut self, acts: &mut Vec<Act>) {
-        match &mut self.state {
-            State::Preparing(preparing) => {
-                while let Some(task) = preparing.plan.pop_front() {
-                    if let Task::Checkpoint(name) = &task {
-                        let it = preparing.participants.iter().find(|it| it.name == *name);
-                        if it.is_some_and(|it| it.restore) {
-                            self.journal.owed.push(name.clone());
-                        }
-                        // Nothing to run before a snapshot, but something after it.
-                        if it.is_none_or(|it| !it.checkpoint) {
-                            continue;
-                        }
-                    }
-                    // Known before the first cgroup is frozen: an agent that is killed must thaw it.
-                    self.journal.frozen |= task == Task::Freeze;
-                    preparing.current = Some(task.clone());
-                    let limit = preparing.deadline.0;
-                    acts.push(Act::Do {
-                        task,
-                        limit,
-                        journal: self.journal.clone(),
-                        cause: None,
-                    });
-                    return;
-                }
-                self.become_ready(acts);
-            }
-            State::Waking(waking) => match waking.plan.pop_front() {
-                Some(task) if waking.hold.is_some() && !matches!(task, Task::Personalize(_)) => {
-                    self.become_held(acts);
-                }
-                Some(task) => {
-                    if task == Task::Reseed && self.journal.restoring.is_none() {
-                        self.journal.generation = self.journal.generation.saturating_add(1);
-                        self.journal.restoring = Some(Restoring {
-                            clone: waking.clone,
-                        });
-                    }
-                    waking.current = Some(task.clone());
-                    let limit = TICK * 60;
-                    acts.push(Act::Do {
-                        task,
-                        limit,
-                        journal: self.journal.clone(),
-                        cause: Some(waking.cause),
-                    });
-                }
-                None => self.become_running(acts),
-            },
-            State::Running | State::Ready { .. } | State::Held(_) => {}
-        }
-    }
-
-    fn become_ready(&mut self, acts: &mut Vec<Act>) {
-        let State::Preparing(preparing) = std::mem::replace(&mut self.state, State::Running) else {
-            return;
-        };
-        let (token, steps) = (preparing.token, preparing.steps);
-        acts.push(Act::Keep(self.journal.clone()));
-        acts.push(Act::Enter(Phase::Ready));
-        for waiter in preparing.waiters {
-            let answer = ReadyAnswer {
-                token: token.clone(),
-                steps: steps.clone(),
-            };
-            acts.push(Act::Ready(waiter, answer));
-        }
-        self.state = State::Ready {
-            token,
-            steps,
-            lease: preparing.lease,
-        };
-    }
-
-    /// The work stays frozen until a host's next wake, which may bring another payload.
-    fn become_held(&mut self, acts: &mut Vec<Act>) {
-        let State::Waking(waking) = std::mem::replace(&mut self.state, State::Running) else {
-            return;
-        };
-        acts.push(Act::Keep(self.journal.clone()));
-        let reason = waking.hold.unwrap_or_default();
-        for waiter in waking.sleepers.into_iter().chain(waking.waiters) {
-            acts.push(Act::Held(waiter, reason.clone(), waking.steps.clone()));
-        }
-        self.state = State::Held(Held {
-            token: waking.token,
-            was_ready: waking.was_ready,
-        });
-    }
-
-    fn become_running(&mut self, acts: &mut Vec<Act>) {
-        let State::Waking(waking) = std::mem::replace(&mut self.state, State::Running) else {
-            return;
-        };
-        self.journal.asleep = false;
-        let told = !waking.waiters.is_empty();
-        let lease_expired = self.journal.lease_expired;
-        let awake = Awake {
-            was_ready: waking.was_ready,
-            lease_expired,
-            generation: self.journal.generation,
-            steps: waking.steps,
-        };
-        if told {
-            self.journal.lease_expired = false;
-        }
-        acts.extend([
-            Act::Keep(self.journal.clone()),
-            Act::Release,
-            Act::Enter(Phase::Running),
-        ]);
-        for waiter in waking.sleepers {
-            acts.push(Act::Failed(
-                waiter,
-                waking.reason.clone(),
-                awake.steps.clone(),
-            ));
-        }
-        for waiter in waking.waiters {
-            acts.push(Act::Awake(waiter, awake.clone()));
-        }
-        self.answered = waking.fingerprint.map(|fingerprint| (fingerprint, awake));
-    }
-}
-
-/// How many of those that are owed a restore and are not loaded any more are tried, so that it is
-/// said: a journal may name any number.
-const MOST_GONE: usize = 16;
-
-/// Each that is loaded once, in the order of the debts, which is the reverse of load order, and before
-/// them the first few of the others.
-fn keep_what_can_be_paid(owed: &mut Vec<String>, participants: &[Participant]) {
-    let sorted = |names: &mut dyn Iterator<Item = String>| {
-        let mut names: Vec<String> = names.collect();
-        names.sort_unstable();
-        names
-    };
-    let all = sorted(&mut owed.iter().cloned());
-    let loaded = sorted(&mut participants.iter().map(|it| it.name.clone()));
-    let mut gone = std::mem::take(owed);
-    gone.retain(|name| loaded.binary_search(name).is_err());
-    gone.truncate(MOST_GONE);
-    let names = participants.iter().map(|it| &it.name);
-    owed.extend(
-        names
-            .filter(|name| all.binary_search(name).is_ok())
-            .cloned(),
-    );
-    owed.append(&mut gone);
-    owed.reverse();
-}
-
-/// The restores that are owed, in load order; what is not loaded any more comes last, and says so
-/// when it is tried.
-fn restores(owed: &[String], participants: &[Participant]) -> Vec<Task> {
-    let loaded = participants
-        .iter()
-        .filter(|it| owed.contains(&it.name))
-        .map(|it| &it.name);
-    let gone = owed
-        .iter()
-        .filter(|name| participants.iter().all(|it| it.name != **name));
-    loaded.chain(gone).cloned().map(Task::Restore).collect()
 }
 
 #[cfg(test)]

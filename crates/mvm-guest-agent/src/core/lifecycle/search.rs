@@ -5,8 +5,9 @@
 
 use super::tests::{AT, ended, participants, prep, waking};
 use super::*;
-use mvm_protocol::lifecycle::WakeCause;
-use std::collections::{HashMap, HashSet};
+use crate::core::WaiterId;
+use mvm_protocol::lifecycle::{Token, WakeCause};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// What the search knows beside the machine: what a perfect observer has seen.
 #[derive(Clone, PartialEq, Eq, Hash)]
