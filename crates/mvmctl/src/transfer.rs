@@ -1,8 +1,8 @@
 //! How far a transfer has come, on stderr.
 
-use crate::render::text::clean;
 use crate::ui::Ui;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mvm_protocol::visible::line;
 use std::time::{Duration, Instant};
 
 /// When it is first shown.
@@ -29,7 +29,7 @@ impl<'a> Transfer<'a> {
     pub(crate) fn new(ui: &'a Ui, what: &str, total: Option<u64>) -> Self {
         Self {
             ui,
-            what: clean(what).into_owned(),
+            what: line(what).into_owned(),
             total,
             begun: Instant::now(),
             moved: 0,

@@ -2,13 +2,13 @@
 
 use super::Context;
 use super::machine::{Wanted, failure, home, name};
-use crate::render::text::clean;
+use crate::render::shown::Shown;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
 use mvm_registry::{Pause, VmState, Watch};
 use std::fs::File;
-use std::io::{IsTerminal as _, Read as _};
+use std::io::Read as _;
 use std::time::Duration;
 
 /// How often a log is looked at that is followed.
@@ -81,7 +81,6 @@ fn may_write(state: &VmState) -> bool {
 #[derive(Debug)]
 struct Log {
     file: File,
-    terminal: bool,
     /// The beginning of a line: on a terminal only whole ones are printed.
     partial: Vec<u8>,
 }
@@ -90,7 +89,6 @@ impl Log {
     fn new(file: File) -> Self {
         Self {
             file,
-            terminal: std::io::stdout().is_terminal(),
             partial: Vec::new(),
         }
     }
@@ -102,8 +100,8 @@ impl Log {
             let Some(bytes) = piece.get(..count).filter(|bytes| !bytes.is_empty()) else {
                 return Ok(());
             };
-            if !self.terminal {
-                context.ui.print_bytes(bytes)?;
+            if let Some(raw) = context.ui.not_a_terminal() {
+                raw.print(bytes)?;
                 continue;
             }
             self.partial.extend_from_slice(bytes);
@@ -129,13 +127,13 @@ impl Log {
 }
 
 /// Lines without anything that a terminal would obey.
-fn shown(lines: &[u8]) -> String {
+fn shown(lines: &[u8]) -> Shown {
     let text = String::from_utf8_lossy(lines);
-    let lines = text.lines().map(|line| {
-        let line = line.trim_end_matches('\r').replace('\t', "    ");
-        format!("{}\n", clean(&line))
-    });
-    lines.collect::<Vec<_>>().concat()
+    let lines: Vec<_> = text
+        .lines()
+        .map(|line| line.trim_end_matches('\r'))
+        .collect();
+    Shown::lines(&lines.join("\n"), "    ")
 }
 
 #[cfg(test)]
@@ -144,8 +142,8 @@ mod tests {
 
     #[test]
     fn a_terminal_gets_lines_and_no_commands() {
-        assert_eq!(shown(b"a\r\n\tb\x1b[2J\n"), "a\n    b\\u{1b}[2J\n");
-        assert_eq!(shown(b"end"), "end\n");
-        assert_eq!(shown(b"\xff\n"), "\u{fffd}\n");
+        assert_eq!(shown(b"a\r\n\tb\x1b[2J\n").as_str(), "a\n    b\\u{1b}[2J\n");
+        assert_eq!(shown(b"end").as_str(), "end\n");
+        assert_eq!(shown(b"\xff\n").as_str(), "\u{fffd}\n");
     }
 }

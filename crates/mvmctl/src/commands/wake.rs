@@ -5,6 +5,7 @@ use super::mend::mend_if_broken_off;
 use super::payload::PayloadArg;
 use super::sleep::token;
 use crate::fleet::{self, Answered};
+use crate::render::shown::Shown;
 use crate::render::words::wire;
 use crate::render::{data, steps};
 use crate::report::{Failure, Outcome};
@@ -79,7 +80,7 @@ impl Args {
         data::fleet(context, &fleet, || {
             fleet
                 .only()
-                .map_or_else(String::new, |(_, awake)| table(context, awake))
+                .map_or_else(Shown::new, |(_, awake)| table(context, awake))
         })?;
         fleet.finish(context, |awake| !is_well(awake))
     }
@@ -134,14 +135,17 @@ pub(crate) fn is_well(awake: &Awake) -> bool {
 }
 
 /// The steps, and what the guest was before.
-pub(crate) fn table(context: &Context, awake: &Awake) -> String {
+pub(crate) fn table(context: &Context, awake: &Awake) -> Shown {
     let steps = steps::table(context, &awake.steps);
     let was = match (awake.was_ready, awake.lease_expired) {
         (true, _) => "it was ready",
         (false, true) => "it had run on by itself when its lease was over",
         (false, false) => "it was not asleep",
     };
-    format!("{steps}\nawake, generation {}: {was}\n", awake.generation)
+    let awake = format!("awake, generation {}: {was}", awake.generation);
+    [steps, Shown::empty_line(), Shown::line(&awake)]
+        .into_iter()
+        .collect()
 }
 
 /// The agent's code for a guest whose work stays frozen, since it could not be personalized.
