@@ -46,6 +46,7 @@ in
     maxConcurrentChecks = field "count" 32 "further ones wait their turn";
     freeze = field "freeze" "workload" "`off`: nothing stands still while the guest sleeps";
     freezeExempt = field "cgroups" [ ] "cgroups that do not stand still, by their paths from the root";
+    expose = field "ports" [ ] "TCP ports on the guest's loopback that hosts reach";
     exec = field "bool" true "false switches a dev build's exec, put and get off";
   };
 

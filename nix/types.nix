@@ -149,6 +149,11 @@ let
       ok = v: isList v && all (one: matches "/?[^/]+(/[^/]+)*" one && !matches "(.*/)?[.]{1,2}(/.*)?" one) v;
       option = types: types.listOf types.str;
     };
+    ports = {
+      expected = "a list of TCP ports: whole numbers from 1 to 65535";
+      ok = v: isList v && all (between 1 65535) v;
+      option = types: types.listOf (types.ints.between 1 65535);
+    };
     # What is in it is looked at one by one: see check.nix.
     env = {
       expected = "a set of variables";

@@ -29,6 +29,10 @@ pub(crate) struct Figures {
     pub(crate) bare_ms: f64,
     /// From `sleep-prep` to `ready`, asked from within the guest.
     pub(crate) sleep_ms: f64,
+    /// Freezing 200 processes in 20 cgroups by the files that the agent writes and reads.
+    pub(crate) bare_freeze_ms: f64,
+    /// The step `freeze` of a `sleep-prep` of the same guest.
+    pub(crate) freeze_ms: f64,
     /// From the command to restore to the first `OK`.
     pub(crate) accepted_ms: f64,
     /// From the same moment to the first `status`.
@@ -54,7 +58,14 @@ pub(crate) fn measure() -> Result<Figures> {
     let socket = starting.socket();
     starting.confirm()?;
 
-    let (bare_ms, sleep_ms) = sleeps(&socket)?;
+    let (bare_ms, sleep_ms) = in_turn(
+        &socket,
+        &format!("{MOUNT_A_DISK} && exec guest-probe sleep-cost {AGENT_SOCKET} /mnt {SLEEPS}"),
+    )?;
+    let (bare_freeze_ms, freeze_ms) = in_turn(
+        &socket,
+        &format!("exec guest-probe freeze-cost {AGENT_SOCKET} {SLEEPS}"),
+    )?;
     let snapshot = guests.snapshot(&vm, &socket, &folder.path().join("snapshot"))?;
     let (mut accepted, mut answered) = (Vec::new(), Vec::new());
     for number in 0..RESTORES {
@@ -65,6 +76,8 @@ pub(crate) fn measure() -> Result<Figures> {
     Ok(Figures {
         bare_ms,
         sleep_ms,
+        bare_freeze_ms,
+        freeze_ms,
         accepted_ms: median(accepted)?,
         status_ms: median(answered)?,
     })
@@ -74,13 +87,12 @@ fn deadline() -> Deadline<'static> {
     Deadline::new(LONG, None)
 }
 
-fn sleeps(socket: &Path) -> Result<(f64, f64)> {
-    let script =
-        format!("{MOUNT_A_DISK} && exec guest-probe sleep-cost {AGENT_SOCKET} /mnt {SLEEPS}");
+/// What a program in the guest has measured in turn: the bare operations, and the agent.
+fn in_turn(socket: &Path, script: &str) -> Result<(f64, f64)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let printed = runtime.block_on(remote::run(socket, &script));
+    let printed = runtime.block_on(remote::run(socket, script));
     let (mut bare, mut agents) = (Vec::new(), Vec::new());
     for line in printed.lines() {
         let (first, second) = line.split_once(' ').ok_or("not two numbers")?;

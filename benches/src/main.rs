@@ -15,6 +15,7 @@ mod idle;
 mod output;
 mod ping;
 mod start;
+mod still;
 
 use std::error::Error;
 use std::path::Path;
@@ -33,9 +34,10 @@ fn main() -> ExitCode {
         [bare::RELAY, bytes] => bare::relay(bytes),
         ["--fleet"] => measure_fleet(),
         ["--dev", dev, mvmctl] => measure_dev(Path::new(dev), Path::new(mvmctl)),
+        ["--guest", mvmctl] => measure_guest(Path::new(mvmctl)),
         [agent, dev, mvmctl] => measure(Path::new(agent), Path::new(dev), Path::new(mvmctl)),
         _ => Err(
-            "usage: mvm-benches AGENT DEV-AGENT MVMCTL, or --dev DEV-AGENT MVMCTL, or --fleet (or `cargo xtask bench`, which builds them)".into(),
+            "usage: mvm-benches AGENT DEV-AGENT MVMCTL, or --dev DEV-AGENT MVMCTL, or --guest MVMCTL, or --fleet (or `cargo xtask bench`, which builds them)".into(),
         ),
     };
     match done {
@@ -81,31 +83,7 @@ fn measure(agent: &Path, dev: &Path, mvmctl: &Path) -> Result<()> {
         "at most 1.3",
     );
 
-    let guest::Figures {
-        bare_ms,
-        sleep_ms,
-        accepted_ms,
-        status_ms,
-    } = guest::measure()?;
-    row(
-        "`sleep-prep` in a guest, p50, to bare syncfs and drop",
-        &format!("{sleep_ms:.1} ms"),
-        &format!("{bare_ms:.1} ms"),
-        &format!(
-            "{:.2}, {:.1} ms more",
-            sleep_ms / bare_ms,
-            sleep_ms - bare_ms
-        ),
-        "at most 10 ms more",
-    );
-    row(
-        "restore to first status, p50, to first connection",
-        &format!("{status_ms:.0} ms"),
-        &format!("{accepted_ms:.0} ms"),
-        &format!("{:.3}", status_ms / accepted_ms),
-        "at most 1.2",
-    );
-
+    measure_guest(mvmctl)?;
     measure_dev(dev, mvmctl)?;
     measure_fleet()?;
 
@@ -123,6 +101,61 @@ fn measure(agent: &Path, dev: &Path, mvmctl: &Path) -> Result<()> {
         "",
         &format!("at most {:.0}", 2.0 * idle.samples_a_minute),
     );
+    Ok(())
+}
+
+/// What only a guest can show.
+fn measure_guest(mvmctl: &Path) -> Result<()> {
+    let guest::Figures {
+        bare_ms,
+        sleep_ms,
+        bare_freeze_ms,
+        freeze_ms,
+        accepted_ms,
+        status_ms,
+    } = guest::measure()?;
+    row(
+        "`sleep-prep` in a guest, p50, to bare syncfs and drop",
+        &format!("{sleep_ms:.1} ms"),
+        &format!("{bare_ms:.1} ms"),
+        &format!(
+            "{:.2}, {:.1} ms more",
+            sleep_ms / bare_ms,
+            sleep_ms - bare_ms
+        ),
+        "at most 10 ms more",
+    );
+    row(
+        "`freeze` of 200 processes in 20 cgroups, p50, to the bare writes and reads",
+        &format!("{freeze_ms:.0} ms"),
+        &format!("{bare_freeze_ms:.1} ms"),
+        &format!("{:.1} ms more", freeze_ms - bare_freeze_ms),
+        "at most 15 ms more",
+    );
+    row(
+        "restore to first status, p50, to first connection",
+        &format!("{status_ms:.0} ms"),
+        &format!("{accepted_ms:.0} ms"),
+        &format!("{:.3}", status_ms / accepted_ms),
+        "at most 1.2",
+    );
+
+    let still::Figures {
+        source_ms,
+        clone_ms,
+    } = still::measure(mvmctl)?;
+    for (what, (p50, most)) in [
+        ("a snapshot, of the VM that runs on", source_ms),
+        ("a snapshot and its restore, of a clone", clone_ms),
+    ] {
+        row(
+            &format!("the guest's work stands still around {what}, p50"),
+            &format!("{p50:.0} ms (longest {most:.0})"),
+            "",
+            "",
+            "",
+        );
+    }
     Ok(())
 }
 

@@ -342,32 +342,76 @@ fn kernel() -> Result<(PathBuf, PathBuf)> {
     })
 }
 
-/// What reads metrics as Prometheus does. Debian's package would start a server for the whole machine,
-/// so it is unpacked into our cache.
-pub(crate) fn promtool() -> Result<PathBuf> {
-    if let Some(program) = which("promtool") {
-        return Ok(program);
+/// Prometheus, and what reads metrics as it does.
+pub(crate) struct Prometheus {
+    pub(crate) server: PathBuf,
+    pub(crate) promtool: PathBuf,
+}
+
+/// Debian's package would start a server for the whole machine, so it is unpacked into our cache.
+pub(crate) fn prometheus() -> Result<Prometheus> {
+    if let (Some(server), Some(promtool)) = (which("prometheus"), which("promtool")) {
+        return Ok(Prometheus { server, promtool });
     }
     let home = cache()?.join("prometheus");
-    let program = home.join("usr/bin/promtool");
-    if program.is_file() {
-        return Ok(program);
+    let programs = Prometheus {
+        server: home.join("usr/bin/prometheus"),
+        promtool: home.join("usr/bin/promtool"),
+    };
+    if programs.server.is_file() && programs.promtool.is_file() {
+        return Ok(programs);
     }
     if !is_debian() {
         return Err(Failure(
-            "promtool is missing. It reads our metrics as Prometheus does. Install Prometheus, or its \
-             promtool alone, and try again"
+            "Prometheus is missing. The tests have it scrape our metrics, and promtool read them. \
+             Install both, and try again"
                 .into(),
         ));
     }
     say(format!(
-        "promtool is not installed. It reads our metrics as Prometheus does. Unpacking Debian's \
+        "Prometheus is not installed. The tests have it scrape our metrics. Unpacking Debian's \
          prometheus into {}, which takes about ten seconds.",
         home.display()
     ));
     let package = "prometheus";
     unpack(package, &home, || Ok(package.to_owned()))?;
-    Ok(program)
+    Ok(programs)
+}
+
+/// The folder of Python's type checker, which the Python client is held against.
+pub(crate) fn mypy() -> Result<PathBuf> {
+    const VERSION: &str = "2.4.1";
+    let home = cache()?.join(format!("mypy-{VERSION}"));
+    if home.is_dir() {
+        return Ok(home);
+    }
+    if which("python3").is_none() {
+        packages(&[Package {
+            name: "python3-pip",
+            program: "pip3",
+            why: "installs what checks the types of the Python client",
+        }])?;
+    }
+    say(format!(
+        "mypy {VERSION} is not installed. It checks the types of the Python client. Installing it into \
+         {}, which takes about ten seconds.",
+        home.display()
+    ));
+    let new = Scratch::new(&home.with_extension("new"))?;
+    Cmd::new("python3")
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ])
+        .arg("--target")
+        .arg(new.path())
+        .arg(format!("mypy=={VERSION}"))
+        .run()?;
+    fs::rename(new.path(), &home).tried(format!("rename to {}", home.display()))?;
+    Ok(home)
 }
 
 /// Downloads a package and unpacks it into a folder of our cache. `find` names the package once apt

@@ -24,9 +24,11 @@ enum Rung {
     Guest,
     /// mkGuest, the NixOS module, the flake: by Nix, without a network.
     Nix,
+    /// The Python client, with a real agent.
+    Python,
 }
 
-const RUNGS: [(&str, Rung); 8] = [
+const RUNGS: [(&str, Rung); 9] = [
     ("fmt", Rung::Fmt),
     ("clippy", Rung::Clippy),
     ("deny", Rung::Deny),
@@ -35,6 +37,7 @@ const RUNGS: [(&str, Rung); 8] = [
     ("cli", Rung::Cli),
     ("guest", Rung::Guest),
     ("nix", Rung::Nix),
+    ("python", Rung::Python),
 ];
 
 /// Those that one run of nextest can cover, and the packages of each. `None`: what no other names.
@@ -63,7 +66,9 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
     if nextest {
         need::NEXTEST.installed()?;
     }
-    let promtool = wants(Rung::Unit).then(need::promtool).transpose()?;
+    let mypy = wants(Rung::Python).then(need::mypy).transpose()?;
+    let wants_prometheus = wants(Rung::Unit) || wants(Rung::Cli);
+    let prometheus = wants_prometheus.then(need::prometheus).transpose()?;
     if wants(Rung::Fmt) {
         Cmd::new("cargo").args(["fmt", "--all", "--check"]).run()?;
     }
@@ -79,12 +84,15 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
     if wants(Rung::Unit) {
         dev_tests()?;
     }
+    if let Some(mypy) = mypy {
+        python(&mypy)?;
+    }
     if nextest {
         // The last thing that is printed is nextest's summary of all tests.
         tests(
             &rungs,
             guest.as_ref(),
-            promtool.as_deref(),
+            prometheus.as_ref(),
             debian.as_deref(),
         )?;
     } else {
@@ -146,6 +154,23 @@ fn dev_tests() -> Result<()> {
         .map_err(failed)
 }
 
+/// The Python client's types, and its tests against the vectors and the dev build of the agent.
+fn python(mypy: &Path) -> Result<()> {
+    let client = build::root().join("clients/python");
+    let python = || Cmd::new("python3").dir(&client);
+    python()
+        .args(["-m", "mypy"])
+        .env("PYTHONPATH", mypy)
+        .run()?;
+    python()
+        .args(["-W", "error::ResourceWarning", "-m", "unittest"])
+        .args(["discover", "-s", "tests"])
+        .env("PYTHONPATH", client.join("src"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("MVM_TEST_DEV_AGENT", build::static_dev_agent()?)
+        .run()
+}
+
 fn nextest() -> Result<Cmd> {
     let profile = if is_ci() { "ci" } else { "default" };
     Ok(Cmd::new(need::NEXTEST.installed()?).args(["nextest", "run", "--profile", profile]))
@@ -159,12 +184,14 @@ fn failed(_: Failure) -> Failure {
 fn tests(
     rungs: &[Rung],
     guest: Option<&GuestParts>,
-    promtool: Option<&Path>,
+    prometheus: Option<&need::Prometheus>,
     debian: Option<&Path>,
 ) -> Result<()> {
     let mut nextest = nextest()?.arg("--workspace");
-    if let Some(promtool) = promtool {
-        nextest = nextest.env("MVM_TEST_PROMTOOL", promtool);
+    if let Some(prometheus) = prometheus {
+        nextest = nextest
+            .env("MVM_TEST_PROMTOOL", &prometheus.promtool)
+            .env("MVM_TEST_PROMETHEUS", &prometheus.server);
     }
     if let Some(parts) = guest {
         let agent = build::static_agent()?;

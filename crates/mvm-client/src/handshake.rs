@@ -23,7 +23,8 @@ pub(crate) enum Fault {
     Final(Error),
     /// Closed without OK.
     NoOk,
-    /// The backlog of the socket is full.
+    /// The backlog of the socket is full, or this program has all descriptors that it may have: some
+    /// are closed in a moment.
     Full(io::Error),
 }
 
@@ -33,12 +34,20 @@ impl Fault {
         if is_reset(&source) {
             return Self::NoOk;
         }
+        if is_full(&source) {
+            return Self::Full(source);
+        }
         Self::Final(Error::Io {
             endpoint: endpoint.clone(),
             awaited: Awaited::Handshake,
             source,
         })
     }
+}
+
+/// Whether this program has all descriptors that it may have.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error())
 }
 
 /// Hybrid vsock's line protocol. Nothing but the one line may be written before OK has been read:

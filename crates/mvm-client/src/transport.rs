@@ -15,7 +15,7 @@
 //! Neither here nor anywhere else in this crate is a connection half-closed: VMMs turn that into a
 //! full close, or hide it.
 
-use crate::handshake::{Fault, Opened, Stream, is_reset, shake_hands};
+use crate::handshake::{Fault, Opened, Stream, is_full, is_reset, shake_hands};
 use crate::{Awaited, Dialer, Endpoint, Error, WIRE};
 use mvm_protocol::Request;
 use mvm_registry::Address;
@@ -198,6 +198,9 @@ async fn attempt(
 
 fn unix_fault(endpoint: &Endpoint, path: &Path, source: io::Error) -> Fault {
     let path = path.to_owned();
+    if is_full(&source) {
+        return Fault::Full(source);
+    }
     Fault::Final(match source.kind() {
         io::ErrorKind::WouldBlock => return Fault::Full(source),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Error::NoSocket { path },

@@ -152,7 +152,7 @@ pub fn apply(status: &mut Status, change: &Change) -> Applied {
             status.health = of_guest(&status.integrations);
         }
         Change::DropIns { .. } => return Applied::Stale,
-        Change::Heartbeat { .. } | Change::Unknown {} => {}
+        Change::Restored { .. } | Change::Heartbeat { .. } | Change::Unknown {} => {}
     }
     Applied::Shown
 }

@@ -25,13 +25,14 @@ pub use well::{answer_to, inspect, old, status, well};
 use mvm_protocol::frame::{encode_data, encode_json};
 use mvm_protocol::{Decoder, Frame};
 use serde_json::Value;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Listens on a Unix socket until it is dropped.
@@ -241,9 +242,35 @@ impl Peer {
         while matches!(self.stream.read(&mut buffer), Ok(count) if count > 0) {}
     }
 
+    /// Reads and drops what comes for so long; whether the client has closed by then.
+    pub fn is_closed_within(&mut self, at_most: Duration) -> bool {
+        let until = Instant::now() + at_most;
+        let mut buffer = [0; 4096];
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.stream.set_read_timeout(None).unwrap();
+                return false;
+            }
+            self.stream.set_read_timeout(Some(left)).unwrap();
+            match self.stream.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return true,
+                Ok(_) => {}
+            }
+        }
+    }
+
     /// Reads so many bytes as they come, past what was read for the frames before them.
     pub fn read_raw(&mut self, count: usize) {
         self.stream.read_exact(&mut vec![0; count]).unwrap();
+    }
+
+    /// Whether the client has closed, as far as that has come here.
+    pub fn is_closed(&self) -> bool {
+        use rustix::net::{RecvFlags, recv};
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(recv(&self.stream, &mut [0; 1], flags), Ok((_, 0)))
     }
 
     /// Closes the connection, in the middle of whatever it is.

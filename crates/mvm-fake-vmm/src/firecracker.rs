@@ -50,6 +50,7 @@ pub(super) fn run(arguments: &[String], version: &str) -> ! {
         state: State::Configuring(Config::default()),
         memory_mib: 0,
         uds_path: String::new(),
+        told_of_reset: false,
         guest: Guest::default(),
     };
     vmm.say("main", &format!("Running Firecracker v{version}"));
@@ -64,6 +65,8 @@ struct Firecracker {
     state: State,
     memory_mib: u32,
     uds_path: String,
+    /// Whether the guest finds a transport reset when it runs on.
+    told_of_reset: bool,
     guest: Guest,
 }
 
@@ -270,6 +273,15 @@ impl Firecracker {
         }
     }
 
+    /// Lets the guest run on. 1.16.0 and 1.16.1 hold back all that is sent to it until it takes notice
+    /// of a transport reset, whether it was told of one or not (#6100).
+    fn resume(&mut self) {
+        let holds_back = matches!(self.number(), (1, 16, 0 | 1));
+        self.guest.cut_off(holds_back && !self.told_of_reset);
+        self.told_of_reset = false;
+        self.guest.run();
+    }
+
     /// Whether this version has that field of `/snapshot/load`.
     fn has(&self, field: &str) -> bool {
         match field {
@@ -389,7 +401,7 @@ impl Firecracker {
                 State::Paused
             }
             VmState::Resumed => {
-                self.guest.run();
+                self.resume();
                 State::Running
             }
         };
@@ -407,6 +419,8 @@ impl Firecracker {
             }
             State::Running => return Err("Cannot save the microVM: it is running.".into()),
         }
+        // Whatever becomes of the files, this is done first.
+        self.told_of_reset = true;
         let saved = Saved {
             format: self.format(),
             uds_path: self.uds_path.clone(),
@@ -471,8 +485,10 @@ impl Firecracker {
                 ..fault(format!("Load snapshot error: {error}"))
             };
         }
+        // A snapshot has it.
+        self.told_of_reset = true;
         self.state = if load.resume_vm {
-            self.guest.run();
+            self.resume();
             State::Running
         } else {
             State::Paused

@@ -146,12 +146,8 @@ fn obey_the_test() {
         let Some((_, words)) = words else {
             continue;
         };
-        let console = File::options()
-            .append(true)
-            .create(true)
-            .open("console.log");
-        let written = console.and_then(|mut console| console.write_all(words.as_bytes()));
-        written.expect("a console");
+        // Which is its console.
+        print!("{words}");
         exit(0);
     }
 }

@@ -406,6 +406,7 @@ fn worker(is_busy: bool, since: Timestamp) -> Worker {
         since,
         last_busy_at: None,
         because: Vec::new(),
+        held_by: Vec::new(),
         load1: 0.0,
         load1_counted: None,
         runnable: 1,

@@ -10,10 +10,10 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ActionKind {
-    /// Restore a sleeper from its snapshot.
-    Wake,
     /// Let a paused VM run on.
     Resume,
+    /// Restore a sleeper from its snapshot.
+    Wake,
     /// Make a new VM from the pool's `golden`.
     Clone,
     /// Remove a VM's folder, snapshot and all. It does not run.
@@ -29,8 +29,8 @@ pub enum ActionKind {
 impl ActionKind {
     /// All of them.
     pub const ALL: [Self; 7] = [
-        Self::Wake,
         Self::Resume,
+        Self::Wake,
         Self::Clone,
         Self::Remove,
         Self::Pause,

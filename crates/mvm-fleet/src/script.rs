@@ -195,6 +195,7 @@ pub(crate) fn worker(is_busy: bool, since: Timestamp) -> Worker {
         since,
         last_busy_at: Some(since),
         because: Vec::new(),
+        held_by: Vec::new(),
         load1: 0.0,
         load1_counted: None,
         runnable: 1,

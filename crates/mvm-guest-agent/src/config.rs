@@ -10,7 +10,7 @@ use mvm_protocol::{PORT, drop_in};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,6 +41,7 @@ Usage: mvm-guest-agent [FLAGS]
   --freeze WHAT                 what stands still while the guest sleeps: workload or off (workload)
   --freeze-exempt LIST          cgroups that are not frozen, by their path from the root (none)
   --exec BOOL                   false switches a dev build's exec, put and get off (true)
+  --expose LIST                 TCP ports of the loopback that hosts reach (none)
   --no-system-effects           outside of a guest: leave the machine as it is
   --check-config DIR            read DIR/integrations.d, DIR/probes.d and DIR/agent.json, print
                                 every problem, exit 1 if there is one
@@ -82,6 +83,7 @@ struct Given {
     exec: Option<bool>,
     freeze: Option<Freeze>,
     freeze_exempt: Option<Vec<CgroupPath>>,
+    expose: Option<Vec<NonZeroU16>>,
 }
 
 /// What is frozen while the guest sleeps.
@@ -117,9 +119,11 @@ enum Form {
     Literal,
     /// Texts, by commas or by repeating the flag.
     List,
+    /// Numbers, likewise.
+    Numbers,
 }
 
-const FLAGS: [(&str, Form); 13] = [
+const FLAGS: [(&str, Form); 14] = [
     ("listen", Form::List),
     ("notify-port", Form::Literal),
     ("busy-threshold", Form::Literal),
@@ -133,6 +137,7 @@ const FLAGS: [(&str, Form); 13] = [
     ("exec", Form::Literal),
     ("freeze", Form::Text),
     ("freeze-exempt", Form::List),
+    ("expose", Form::Numbers),
 ];
 
 /// The settings of a running agent.
@@ -149,6 +154,8 @@ pub(crate) struct Config {
     pub(crate) max_connections: usize,
     pub(crate) max_concurrent_checks: usize,
     pub(crate) exec: bool,
+    /// The TCP ports of the loopback that hosts reach.
+    pub(crate) expose: Vec<NonZeroU16>,
     pub(crate) freeze: FreezePolicy,
     pub(crate) system_effects: bool,
 }
@@ -217,14 +224,16 @@ fn set_flag(flags: &mut Map<String, Value>, flag: &str, form: Form, text: String
             flags.insert(field, text.into());
         }
         Form::Literal => {
-            let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
-            flags.insert(field, value);
+            flags.insert(field, literal(&text));
         }
-        Form::List => {
+        Form::List | Form::Numbers => {
             let items = text
                 .split(',')
                 .filter(|item| !item.is_empty())
-                .map(Value::from);
+                .map(|item| match form {
+                    Form::Numbers => literal(item),
+                    _ => item.into(),
+                });
             match flags
                 .entry(field)
                 .or_insert_with(|| Value::Array(Vec::new()))
@@ -234,6 +243,11 @@ fn set_flag(flags: &mut Map<String, Value>, flag: &str, form: Form, text: String
             }
         }
     }
+}
+
+/// A number or a word as JSON has it, any other text as text: whoever reads it says what is wrong.
+fn literal(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
 }
 
 fn flag_message(problem: &Problem) -> String {
@@ -308,6 +322,7 @@ fn merge(flags: Given, file: Given, system_effects: bool) -> Config {
         max_connections: number(flags.max_connections, file.max_connections, 512),
         max_concurrent_checks: number(flags.max_concurrent_checks, file.max_concurrent_checks, 32),
         exec: flags.exec.or(file.exec).unwrap_or(true),
+        expose: flags.expose.or(file.expose).unwrap_or_default(),
         freeze: FreezePolicy {
             off: flags.freeze.or(file.freeze) == Some(Freeze::Off),
             exempt: flags
@@ -374,6 +389,8 @@ mod tests {
             "--freeze=off",
             "--freeze-exempt",
             "/services/ssh/,x.slice",
+            "--expose",
+            "80,8080",
             "--no-system-effects",
         ])
         .unwrap();
@@ -387,6 +404,8 @@ mod tests {
         let exempt = ["services/ssh", "x.slice"];
         assert_eq!(config.freeze.exempt, exempt);
         assert!(config.freeze.off);
+        let exposed: Vec<u16> = config.expose.iter().map(|port| port.get()).collect();
+        assert_eq!(exposed, [80, 8080]);
     }
 
     #[test]
@@ -427,6 +446,11 @@ mod tests {
                 vec!["--config", "/nonexistent"],
                 "/nonexistent: No such file",
             ),
+            (
+                vec!["--expose", "web"],
+                "--expose: invalid type: string \"web\"",
+            ),
+            (vec!["--expose", "0"], "--expose: "),
             (vec!["stray"], "stray"),
             (vec!["--run-dir"], "--run-dir"),
         ] {

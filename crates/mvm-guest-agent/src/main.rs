@@ -4,7 +4,7 @@
     not(feature = "dev"),
     allow(
         dead_code,
-        reason = "core, machine and serve have what `dev` alone calls; dev builds lint all of it"
+        reason = "core, machine, serve and ports have what `dev` alone calls; dev builds lint all of it"
     )
 )]
 
@@ -15,6 +15,7 @@ mod core;
 mod dev;
 mod machine;
 mod payload;
+mod ports;
 mod run;
 mod serve;
 #[cfg(test)]

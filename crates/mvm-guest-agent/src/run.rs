@@ -6,12 +6,16 @@ use crate::core::{Core, Settings};
 use crate::machine::clock::{self, Timer};
 use crate::machine::console::{self, say};
 use crate::machine::drop_in_watch::{Watch, dirs};
+use crate::machine::hypervisor_clock::HypervisorClock;
 use crate::machine::inhibit::Inhibitors;
 use crate::machine::journal::Files;
 use crate::machine::local::LocalMachine;
+use crate::machine::marks::{MarkReader, VmclockWatch};
 use crate::machine::process::Launcher;
 use crate::machine::run_dir::RunDir;
 use crate::machine::samples::Sampler;
+use crate::machine::uevents::VmgenidWatch;
+use crate::ports::Ports;
 use crate::serve::driver::Driver;
 use crate::serve::extension::Extension;
 use crate::serve::facts::{Facts, VERSION};
@@ -29,15 +33,15 @@ use tokio::signal::unix::{SignalKind, signal};
 #[cfg(feature = "dev")]
 type Build = Rc<crate::dev::Dev>;
 #[cfg(not(feature = "dev"))]
-type Build = crate::serve::extension::NoExtension;
+type Build = Ports;
 
 #[cfg(feature = "dev")]
-fn extension(launcher: &Rc<Launcher>) -> Build {
-    Rc::new(crate::dev::Dev::new(Rc::clone(launcher)))
+fn extension(launcher: &Rc<Launcher>, ports: Ports) -> Build {
+    Rc::new(crate::dev::Dev::new(Rc::clone(launcher), ports))
 }
 #[cfg(not(feature = "dev"))]
-fn extension(_: &Rc<Launcher>) -> Build {
-    crate::serve::extension::NoExtension
+fn extension(_: &Rc<Launcher>, ports: Ports) -> Build {
+    ports
 }
 
 /// The name of this build's profile.
@@ -60,7 +64,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         launcher.kill_method()
     );
     let now = clock::now();
-    let facts = Facts::new(config.exec);
+    let facts = Facts::new(config.exec, !config.expose.is_empty());
     let settings = Settings {
         max_concurrent_checks: config.max_concurrent_checks,
         sample_interval: config.sample_interval,
@@ -82,8 +86,9 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         config.busy_signals.clone(),
         Inhibitors::new(run_dir.busy_d()),
     );
+    let marks = mark_reader(&config);
     let launcher = Rc::new(launcher);
-    let extension = extension(&launcher);
+    let extension = extension(&launcher, Ports::new(&config.expose));
     let machine = LocalMachine {
         timer: Timer::new().map_err(failed)?,
         launcher,
@@ -92,12 +97,15 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         folders: (config.integrations_dir.clone(), config.probes_dir.clone()),
         effects: config.system_effects,
         freeze: config.freeze.clone(),
+        hypervisor_clock: HypervisorClock::of_guest(),
+        marks: marks.clone(),
     };
     let files = machine.files.clone();
     let driver = Driver::new(core, facts, machine, extension.clone(), config.notify_port);
     let handle = driver.handle();
     follow_signals(&handle).map_err(failed)?;
     follow_drop_ins(&config, &handle);
+    follow_restores(&config, marks, &handle);
     listen(&config, &handle, &extension).await?;
     // Told to systemd alone: without NOTIFY_SOCKET this does nothing.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -214,6 +222,44 @@ fn follow_drop_ins(config: &Config, handle: &Handle) {
             handle.drop_ins_changed();
         }
     });
+}
+
+/// Outside of a guest there is nothing to be restored.
+fn mark_reader(config: &Config) -> MarkReader {
+    let is_vsock = |address: &ListenAddress| matches!(address, ListenAddress::Vsock(_));
+    if config.system_effects {
+        MarkReader::of_guest(config.listen.iter().any(is_vsock))
+    } else {
+        MarkReader::none()
+    }
+}
+
+/// Has the core told at once that the guest was restored, where the kernel tells; what it does not
+/// tell is read with each sample.
+fn follow_restores(config: &Config, marks: MarkReader, handle: &Handle) {
+    if !config.system_effects {
+        return;
+    }
+    match VmgenidWatch::new() {
+        Ok(watch) => {
+            let handle = handle.clone();
+            tokio::task::spawn_local(async move {
+                while watch.changed().await.is_ok() {
+                    handle.vmgenid_changed();
+                }
+            });
+        }
+        Err(error) => say!("VMGENID is not noticed: uevents: {error}"),
+    }
+    let device = marks.vmclock.as_deref();
+    if let Some(watch) = device.and_then(|device| VmclockWatch::new(device).ok()) {
+        let handle = handle.clone();
+        tokio::task::spawn_local(async move {
+            while watch.changed().await.is_ok() {
+                handle.marks_read(marks.read());
+            }
+        });
+    }
 }
 
 /// A guest short of memory loses its services before the one that can tell the host about it.

@@ -206,12 +206,25 @@ fn sixty_four_jobs_are_remembered() {
     assert!(words.ends_with('…') && words.len() > 100, "{}", words.len());
 }
 
-/// Whether the kernel says so of a process: of its cgroup, or of itself.
+/// Whether the kernel says so of a process: of its cgroup, or of itself. A shell that is stopped
+/// between its vfork(2) and its child's execve(2) waits in the kernel for that child, which is stopped.
 fn stands_still(pid: u64, user: As) -> bool {
     let read = |path: String| std::fs::read_to_string(path).unwrap();
     if user == As::Nobody {
-        let stat = read(format!("/proc/{pid}/stat"));
-        return stat.rsplit_once(") ").unwrap().1.starts_with('T');
+        let state = |pid: u64| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let behind = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
+            behind.flatten()
+        };
+        return match state(pid) {
+            Some('T') => true,
+            Some('D') => {
+                let pid = u32::try_from(pid).unwrap();
+                let born = children(pid);
+                !born.is_empty() && born.iter().all(|pid| state(u64::from(*pid)) == Some('T'))
+            }
+            _ => false,
+        };
     }
     let cgroups = read(format!("/proc/{pid}/cgroup"));
     let cgroup = cgroups.lines().find_map(|line| line.strip_prefix("0::"));

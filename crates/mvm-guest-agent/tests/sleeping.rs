@@ -183,6 +183,26 @@ fn one_that_is_not_critical_is_reported_and_the_sleep_goes_on() {
     assert_eq!(log(&agent), "save a, load a");
 }
 
+/// An agent that is to leave the machine alone freezes nothing.
+#[test]
+fn a_host_that_requires_a_freeze_is_refused_where_there_is_none() {
+    let agent = agent(&[]);
+    let request = json!({"type": "sleep-prep", "token": "t", "require_freeze": true});
+    let answer = within(|| Some(agent.ask(&request)).filter(|answer| answer["code"] != "busy"));
+    let why = "the freeze was not possible: --no-system-effects; the guest was rolled back";
+    assert_refused(&answer, "sleep-prep-failed", why);
+    let steps = steps(&answer);
+    assert_eq!(
+        steps[4..6],
+        ["sync skipped", "freeze skipped"],
+        "{steps:?}: nothing after it, and no thaw"
+    );
+    assert!(!steps.contains(&"thaw ok".to_owned()), "{steps:?}");
+    let all = "save c, save b, save a, load a, load b, load c";
+    assert_eq!(log(&agent), all);
+    assert_eq!(agent.status()["lifecycle"], "running");
+}
+
 #[test]
 fn a_passed_deadline_ends_the_command_and_rolls_back() {
     let agent = agent(&[("b", "sleep 600")]);

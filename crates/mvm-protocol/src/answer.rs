@@ -4,7 +4,8 @@ use crate::lenient::Lenient;
 use crate::lifecycle::{Awake, Ready, Step};
 pub use crate::status::Profile;
 use crate::status::{
-    DropInError, DropIns, Inspect, IntegrationStatus, Lifecycle, ProbeStatus, Status, Worker,
+    DropInError, DropIns, Inspect, IntegrationStatus, Lifecycle, ProbeStatus, Restored, Status,
+    Worker,
 };
 use crate::timestamp::Timestamp;
 use serde::de::DeserializeOwned;
@@ -65,7 +66,7 @@ pub struct Hello {
     pub capabilities: Vec<String>,
     /// The kernel's random id of this boot (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: String,
-    /// How many wakes this guest has seen.
+    /// How many restores this guest has seen.
     pub generation: u64,
 }
 
@@ -129,6 +130,11 @@ pub enum Change {
     DropIns {
         /// What was found.
         drop_ins: DropIns,
+    },
+    /// The agent has noticed a restore.
+    Restored {
+        /// What it knows of it.
+        restored: Restored,
     },
     /// Nothing came about: the guest is there.
     Heartbeat {

@@ -72,7 +72,12 @@ pub const FREEZE: &str = "freeze";
 /// The capability that `payload` of `wake` belongs to.
 pub const PAYLOAD: &str = "payload";
 
-/// Request types that belong to dev builds of the agent alone: a prod build answers `not-allowed`.
+/// The one of the [`DEV_REQUEST_TYPES`] that other builds serve as well where their configuration
+/// exposes ports; then it is among their capabilities.
+pub const FORWARD: &str = "forward";
+
+/// Request types that belong to dev builds of the agent: a prod build answers `not-allowed`, but for
+/// [`FORWARD`] to the ports that it exposes.
 pub const DEV_REQUEST_TYPES: [&str; 7] = [
     "exec",
     "put",
@@ -80,7 +85,7 @@ pub const DEV_REQUEST_TYPES: [&str; 7] = [
     "jobs",
     "attach",
     "job-signal",
-    "forward",
+    FORWARD,
 ];
 
 /// Fields of `check`.

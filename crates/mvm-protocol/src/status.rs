@@ -95,10 +95,14 @@ pub struct Worker {
     pub state: Lenient<WorkerState>,
     /// Since when.
     pub since: Timestamp,
-    /// When it was last seen busy; null if never, which is where a clone begins.
+    /// When it was last seen busy, or held; null if never, which is where a clone begins.
     pub last_busy_at: Option<Timestamp>,
     /// The signals that make it busy.
     pub because: Vec<Lenient<BusySignal>>,
+    /// What else keeps it from being put to sleep: `session` and `inhibit` where they hold, and are
+    /// none of the signals that make it busy. Left out if nothing does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_by: Vec<Lenient<BusySignal>>,
     /// The 1-minute load average, as the kernel has it.
     pub load1: f64,
     /// What counts of it: the load that the guest's own work made in the last minute, or since its
@@ -293,12 +297,51 @@ pub struct DropIns {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Snapshot {
-    /// How many wakes this guest has seen.
+    /// How many restores this guest has seen.
     pub generation: u64,
     /// When it was last made ready; null if never.
     pub last_sleep: Option<Timestamp>,
     /// When it last woke; null if never.
     pub last_wake: Option<Timestamp>,
+    /// How many restores the agent has noticed that no host announced by a `wake`. Not there if
+    /// there were none.
+    #[serde(default, skip_serializing_if = "is_none_of_them")]
+    pub unannounced: u64,
+}
+
+/// By what a restore was noticed that no host announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum RestoreSign {
+    /// The kernel said that the VM's generation id (VMGENID) is another one.
+    Vmgenid,
+    /// The generation counter of the vmclock device is another one.
+    Vmclock,
+    /// The guest's vsock CID is another one.
+    Cid,
+}
+
+impl RestoreSign {
+    /// The sign as it stands on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Vmgenid => "vmgenid",
+            Self::Vmclock => "vmclock",
+            Self::Cid => "cid",
+        }
+    }
+}
+
+/// A restore of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Restored {
+    /// Whether a host has announced it. False: who announces one gets the answer to `wake`, and no
+    /// event tells of it.
+    pub announced: bool,
+    /// By what the agent noticed it.
+    pub by: Lenient<RestoreSign>,
 }
 
 #[expect(
@@ -306,6 +349,14 @@ pub struct Snapshot {
     reason = "serde asks for a reference"
 )]
 fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn is_none_of_them(count: &u64) -> bool {
     *count == 0
 }
 

@@ -56,6 +56,9 @@ pub enum Error {
         /// What was tried, and what came of it.
         problem: String,
     },
+    /// The guest was dialled and not reached, and its VMM has to do with it.
+    #[error("{0}")]
+    Unreachable(Unreachable),
     /// Something else than `mvmctl` runs the VM.
     #[error("mvmctl did not start it: {} the VM behind {}", runs(.by.as_deref()), .socket.display())]
     NotOurs {
@@ -127,6 +130,42 @@ pub enum Error {
     },
 }
 
+/// What its VMM has to do with a guest that is not reached.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Unreachable {
+    /// It has as many connections to the guest as it can have.
+    #[error("{vmm} has {limit} connections to the guest and takes no more")]
+    TooManyConnections {
+        /// Who.
+        vmm: String,
+        /// How many those are.
+        limit: usize,
+    },
+    /// Its version can have cut the guest off.
+    #[error(
+        "the guest does not answer: it hangs, or is cut off, which {vmm} does to a guest that is paused \
+         and resumed without a snapshot"
+    )]
+    MayBeCutOff {
+        /// Who, with the version.
+        vmm: String,
+    },
+}
+
+impl Unreachable {
+    fn hint(&self, vm: &str) -> String {
+        match self {
+            Self::TooManyConnections { .. } => format!(
+                "end some of what is connected to `{vm}`, each exec, forward, events and wait is: `ss \
+                 -xp` lists them"
+            ),
+            Self::MayBeCutOff { .. } => format!(
+                "`mvmctl vm wake {vm}` has it reached again if it was cut off, and sets its clock"
+            ),
+        }
+    }
+}
+
 /// What is to be known about a name that was not found.
 fn besides(unreadable: &[UnreadableDir]) -> String {
     let told = unreadable.iter().map(|one| format!("; {one}"));
@@ -146,6 +185,8 @@ fn not_running(state: &VmState) -> String {
         VmState::Paused(Pause::BrokenSnapshot) => {
             "the VM is paused: a snapshot of it was broken off".into()
         }
+        VmState::Paused(Pause::Asked) => "the VM is paused".into(),
+        VmState::Paused(Pause::Fleet) => "the VM is paused: the fleet has paused it".into(),
         VmState::Paused(Pause::Other) => {
             "the VM is paused, and it was not mvmctl that paused it".into()
         }
@@ -176,6 +217,8 @@ impl Error {
             Self::Ended(_) => "vm-ended",
             Self::VsockEnded => "vsock-ended",
             Self::SilentVmm { .. } => "vmm-silent",
+            Self::Unreachable(Unreachable::TooManyConnections { .. }) => "too-many-connections",
+            Self::Unreachable(Unreachable::MayBeCutOff { .. }) => "may-be-cut-off",
             Self::NotOurs { .. } => "not-ours",
             Self::Locked { .. } => "busy",
             Self::BadRecord { .. } => "bad-record",
@@ -191,7 +234,10 @@ impl Error {
     /// Whether the same request may succeed later, unchanged: somebody may start the VM.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::NotRunning { .. } | Self::SilentVmm { .. } | Self::Locked { .. } => true,
+            Self::NotRunning { .. }
+            | Self::SilentVmm { .. }
+            | Self::Unreachable(_)
+            | Self::Locked { .. } => true,
             Self::BadName { .. }
             | Self::NeitherNameNorAddress { .. }
             | Self::NoSuchVm { .. }
@@ -258,6 +304,7 @@ impl Error {
                 "something else may hold its control socket, or it hangs: `mvmctl vm stop --force \
                  {vm}` ends it, a longer --timeout helps if this machine is merely busy"
             ),
+            Self::Unreachable(why) => why.hint(vm),
             Self::NotOurs { .. } => "whatever started it has to do this".into(),
             Self::Locked { .. } => "try again when that one is done".into(),
             Self::BadRecord { path, .. } => {
@@ -321,6 +368,9 @@ fn while_off(state: &VmState, vm: &str) -> String {
         VmState::Paused(Pause::Snapshot) => "try again when the snapshot is taken".into(),
         VmState::Paused(Pause::BrokenSnapshot) => {
             format!("`mvmctl vm wake {vm}` lets it run on, `mvmctl vm stop {vm}` gives it up")
+        }
+        VmState::Paused(Pause::Asked | Pause::Fleet) => {
+            format!("`mvmctl vm resume {vm}` lets it run on, `mvmctl vm stop {vm}` ends it")
         }
         VmState::Paused(Pause::Other) => format!(
             "have whatever paused it let it run on (QEMU: `cont`, Firecracker: PATCH /vm Resumed, \

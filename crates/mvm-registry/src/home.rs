@@ -3,9 +3,13 @@
 //! ```text
 //! $MVM_HOME/vms/<name>/   vm.json        how it was started, its state, its processes
 //!                         v.sock         the hybrid vsock socket (the VMM's, or the agent's)
-//!                         console.log    what the guest wrote to its console
+//!                         console.log    what the guest wrote to its console, and .1 the time before
 //!                         vmm.log, …     what each process of it wrote
+//!                         fleet.json     what whoever serves the fleet has noted of it
+//!                         touched.json   what hosts have said that use it
+//! $MVM_HOME/fleet.lock    held by whoever serves the fleet
 //! $MVM_HOME/locks/<name>  held while a VM is started, stopped, snapshotted or removed
+//! $MVM_HOME/locks/<name>+run  held by the program that supervises the VM, as long as it does
 //! ```
 //!
 //! Locks lie outside the VM's folder: a lock inside one that is being removed protects nothing. They
@@ -15,11 +19,13 @@
 
 use crate::files::{make_private, open_regular, read_bounded};
 use crate::process::ProcessId;
+use crate::settings::xdg;
 use crate::trust::{ANYBODY_ELSE, THE_WORLD, check_folder, check_parent};
 use crate::{Error, VmName};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -32,6 +38,9 @@ const MAX_HOLDER: u64 = 64;
 /// How long a lock may outlive who holds it. What that one was just starting has inherited it, and
 /// ends as soon as it sees that it is alone, on a busy machine a little later.
 const INHERITED: Duration = Duration::from_secs(5);
+
+/// What the name of the lock of a VM's supervisor ends with; no VM's name has that in it.
+const SUPERVISION: &str = "+run";
 
 /// How often it is tried again meanwhile: a lock gives no event.
 const TICK: Duration = Duration::from_millis(5);
@@ -58,11 +67,17 @@ impl Home {
         self.root.join("vms")
     }
 
+    /// Where folders of VMs are while they are being removed.
+    pub fn removing(&self) -> PathBuf {
+        self.root.join("removing")
+    }
+
     /// The folder of one VM, whether it is there or not.
     pub fn vm(&self, name: &VmName) -> VmFolder {
         VmFolder {
             path: self.vms().join(name.as_str()),
             lock: self.root.join("locks").join(name.as_str()),
+            supervision: self.root.join("locks").join(format!("{name}{SUPERVISION}")),
             name: name.clone(),
         }
     }
@@ -73,40 +88,91 @@ impl Home {
     ///
     /// [`Error::Locked`] if another process has it; [`Error::NotTrusted`], [`Error::Io`].
     pub fn lock(&self, name: &VmName) -> Result<Lock, Error> {
-        let path = self.vm(name).lock;
+        self.take(&self.vm(name).lock)
+    }
+
+    /// Takes the place of the one program that supervises a VM for as long as it runs. It keeps nobody
+    /// from starting, stopping or snapshotting the VM.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Home::lock`].
+    pub fn lock_supervision(&self, name: &VmName) -> Result<Lock, Error> {
+        self.take(&self.vm(name).supervision)
+    }
+
+    fn take(&self, path: &Path) -> Result<Lock, Error> {
         let locks = self.root.join("locks");
         make_private(&locks)?;
         // It is written to, whatever others have put there.
         check_parent(&self.root)?;
         check_folder(&locks, THE_WORLD)?;
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&path)
-            .map_err(Error::io("open", &path))?;
-        let until = Instant::now() + INHERITED;
-        loop {
-            match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
-                Ok(_) => break,
-                Err(Errno::EAGAIN | Errno::EACCES) => {}
-                Err(error) => return Err(Error::io("lock", &path)(error.into())),
-            }
-            let holder = holder(&path);
-            let has_died = holder.is_some_and(|holder| matches!(holder.open(), Ok(None)));
-            if !has_died || Instant::now() >= until {
-                return Err(Error::Locked {
-                    by: holder.map(|holder| holder.pid),
-                });
-            }
-            std::thread::sleep(TICK);
-        }
-        let lock = Lock { file };
-        lock.sign().map_err(Error::io("write", &path))?;
-        Ok(lock)
+        take(path)
     }
+
+    /// Takes the lock that whoever serves the fleet of this folder holds, likewise.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Home::lock`].
+    pub fn lock_fleet(&self) -> Result<Lock, Error> {
+        make_private(&self.root)?;
+        check_parent(&self.root)?;
+        take(&self.root.join("fleet.lock"))
+    }
+}
+
+fn take(path: &Path) -> Result<Lock, Error> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(Error::io("open", path))?;
+    let until = Instant::now() + INHERITED;
+    loop {
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
+            Ok(_) => break,
+            Err(Errno::EAGAIN | Errno::EACCES) => {}
+            Err(error) => return Err(Error::io("lock", path)(error.into())),
+        }
+        let holder = holder(path);
+        let has_died = holder.is_some_and(|holder| matches!(holder.open(), Ok(None)));
+        if !has_died || Instant::now() >= until {
+            return Err(Error::Locked {
+                by: holder.map(|holder| holder.pid),
+            });
+        }
+        std::thread::sleep(TICK);
+    }
+    let lock = Lock { file };
+    lock.sign().map_err(Error::io("write", path))?;
+    Ok(lock)
+}
+
+/// Where `$MVM_HOME` is: what the environment says, else a default.
+pub(crate) fn home(
+    env: impl Fn(&str) -> Option<OsString>,
+    is_root: bool,
+) -> Result<PathBuf, Error> {
+    if let Some(home) = env("MVM_HOME").filter(|home| !home.is_empty()) {
+        // Programs are started with it in folders of their own.
+        return std::path::absolute(&home).map_err(|source| Error::NoInventory {
+            path: home.into(),
+            source,
+        });
+    }
+    if is_root {
+        return Ok("/var/lib/mvm".into());
+    }
+    xdg(env, "XDG_DATA_HOME", ".local/share")
+        .map(|folder| folder.join("mvm"))
+        .ok_or_else(|| Error::NoInventory {
+            path: "$MVM_HOME".into(),
+            source: io::Error::other("neither MVM_HOME, XDG_DATA_HOME nor HOME is set"),
+        })
 }
 
 /// Held while a VM is started, stopped, snapshotted or removed.
@@ -180,6 +246,7 @@ fn holder(path: &Path) -> Option<ProcessId> {
 pub struct VmFolder {
     path: PathBuf,
     lock: PathBuf,
+    supervision: PathBuf,
     name: VmName,
 }
 
@@ -261,8 +328,25 @@ mod tests {
         let refused = home.lock(&web).unwrap_err();
         assert!(matches!(refused, Error::Locked { by: Some(pid) } if pid == own));
         assert!(home.lock(&VmName::new("db").unwrap()).is_ok());
+        // Who supervises it keeps nobody from that, and nobody it.
+        let supervised = home.lock_supervision(&web).unwrap();
+        let refused = home.lock_supervision(&web).unwrap_err();
+        assert!(matches!(refused, Error::Locked { by: Some(pid) } if pid == own));
         drop(held);
         assert!(!vm.is_locked().unwrap());
         assert!(home.lock(&web).is_ok());
+        drop(supervised);
+        assert!(home.lock_supervision(&web).is_ok());
+    }
+
+    #[test]
+    fn one_serves_the_fleet() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path().join("mvm"));
+        let held = home.lock_fleet().unwrap();
+        assert!(matches!(home.lock_fleet(), Err(Error::Locked { .. })));
+        assert!(home.lock(&VmName::new("fleet").unwrap()).is_ok());
+        drop(held);
+        assert!(home.lock_fleet().is_ok());
     }
 }

@@ -1,43 +1,30 @@
 //! Which VMs there are on this host, and what each is now. From folders, files and processes; the VMM
 //! of one that runs is asked where that is said. No agent is dialled here.
 
+use crate::ask::AskVmm;
 use crate::ending::{self, Ending};
 use crate::files::read_tail;
+use crate::home::home;
 use crate::judge::{Main, now};
 use crate::labels::{Labels, Selector, pool_by_name};
 use crate::name::nearest;
+use crate::process::{Alive, Role};
 use crate::record::{Foreign, Found, Record};
-use crate::settings::{Pattern, Settings, xdg};
+use crate::settings::{Pattern, Settings};
 use crate::state::{Pause, Untold, VmState};
 use crate::unreadable_dir::UnreadableDir;
 use crate::{Endpoint, Error, Home, VmFolder, VmName};
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long the last that a guest has said may take to be in its console.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// How often a VM is looked at whose record changes meanwhile.
 const LOOKS: usize = 3;
-
-/// How VMMs are asked whether their VMs stand still. Whoever knows VMMs gives it to the
-/// [`Inventory`].
-pub trait AskVmm: fmt::Debug + Send + Sync {
-    /// Whether the CPUs of a VM that was started so, and whose VMM runs, stand still. It may block
-    /// for that long.
-    ///
-    /// # Errors
-    ///
-    /// Why that cannot be told, in words.
-    fn is_paused(
-        &self,
-        record: &Record,
-        folder: &VmFolder,
-        at_most: Duration,
-    ) -> Result<bool, String>;
-}
 
 /// The VMs of `$MVM_HOME`, and those that `mvmctl.toml` adds.
 #[derive(Debug, Clone)]
@@ -66,10 +53,15 @@ pub struct Vm {
 }
 
 /// How a VM that nobody stopped has ended.
-fn ending_of(record: &Record, folder: &VmFolder) -> Result<Ending, Error> {
+fn ending_of(record: &Record, folder: &VmFolder, alive: &[Alive]) -> Result<Ending, Error> {
     let failed = Error::io("read the boot id of", Path::new("/proc"));
     if record.is_of_another_boot().map_err(failed)? {
         return Ok(Ending::HostRestarted);
+    }
+    // What the guest said last may be on its way.
+    for keeper in alive.iter().filter(|one| one.role == Role::Console) {
+        let ended = keeper.wait(LAST_WORDS);
+        ended.map_err(Error::io("wait for a process of", folder.path()))?;
     }
     // One that cannot be read says nothing.
     let tail = |name: &str| {
@@ -86,6 +78,8 @@ struct Own {
     folder: VmFolder,
     /// The process by which its guest is reached has ended, and the VM has not.
     vsock_ended: bool,
+    /// The process that keeps its guest's console has.
+    console_ended: bool,
 }
 
 /// What was found where VMs are looked for.
@@ -133,6 +127,16 @@ impl Vm {
     /// Its record, if mvmctl started it.
     pub fn record(&self) -> Option<&Record> {
         self.own.as_ref().map(|own| &own.record)
+    }
+
+    /// Whether what its guest prints is lost: the process that keeps its console has ended.
+    pub fn loses_console(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.console_ended)
+    }
+
+    /// Its folder, if mvmctl started it.
+    pub fn folder(&self) -> Option<&VmFolder> {
+        self.own.as_ref().map(|own| &own.folder)
     }
 
     /// The group to which it belongs: its label `pool`, else its name up to the last `-` and digits.
@@ -217,12 +221,13 @@ impl Vm {
                     .is_locked()
                     .map_err(Error::io("look at the lock of", folder.path()))
             },
-            || ending_of(&record, folder),
+            || ending_of(&record, folder, &alive),
         )?;
-        let vsock_ended = record
-            .processes
-            .iter()
-            .any(|one| !alive.iter().any(|alive| alive.role == one.role));
+        let has_ended = |role| {
+            let recorded = record.processes.iter().any(|one| one.role == role);
+            recorded && !alive.iter().any(|alive| alive.role == role)
+        };
+        let (vsock_ended, console_ended) = (has_ended(Role::Vsock), has_ended(Role::Console));
         Ok(Self {
             backend: Some(record.backend.clone()),
             state,
@@ -233,6 +238,7 @@ impl Vm {
                 record,
                 folder: folder.clone(),
                 vsock_ended,
+                console_ended,
             })),
             ..Self::stranger(folder.name().as_str(), Endpoint::unix(folder.socket()))
         })
@@ -358,6 +364,30 @@ impl Inventory {
                 vms.insert(vm.name.clone(), vm);
             }
         }
+        self.discovered(&mut vms, &mut unreadable);
+        let none_readable = vms.is_empty() && unreadable.len() > self.settings.discover.len();
+        if none_readable {
+            let UnreadableDir { path, source, .. } = unreadable.swap_remove(0);
+            return Err(Error::NoInventory { path, source });
+        }
+        Ok(Listing {
+            vms: vms.into_values().collect(),
+            unreadable,
+        })
+    }
+
+    /// Those alone that the settings' patterns find. One of the name of a VM in `$MVM_HOME` is listed,
+    /// too.
+    pub fn strangers(&self) -> Listing {
+        let (mut vms, mut unreadable) = (BTreeMap::new(), Vec::new());
+        self.discovered(&mut vms, &mut unreadable);
+        Listing {
+            vms: vms.into_values().collect(),
+            unreadable,
+        }
+    }
+
+    fn discovered(&self, vms: &mut BTreeMap<String, Vm>, unreadable: &mut Vec<UnreadableDir>) {
         for pattern in &self.settings.discover {
             let mut names = Vec::new();
             if let Err(source) = pattern.names(&mut names) {
@@ -369,15 +399,6 @@ impl Inventory {
                     .or_insert_with(|| Vm::stranger(&name, endpoint));
             }
         }
-        let none_readable = vms.is_empty() && unreadable.len() > self.settings.discover.len();
-        if none_readable {
-            let UnreadableDir { path, source, .. } = unreadable.swap_remove(0);
-            return Err(Error::NoInventory { path, source });
-        }
-        Ok(Listing {
-            vms: vms.into_values().collect(),
-            unreadable,
-        })
     }
 
     fn own_unreadable(&self, source: io::Error) -> UnreadableDir {
@@ -502,25 +523,6 @@ fn discovered_unreadable(pattern: &Pattern, source: io::Error) -> UnreadableDir 
         source,
         is_discovered: true,
     }
-}
-
-fn home(env: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf, Error> {
-    if let Some(home) = env("MVM_HOME").filter(|home| !home.is_empty()) {
-        // Programs are started with it in folders of their own.
-        return std::path::absolute(&home).map_err(|source| Error::NoInventory {
-            path: home.into(),
-            source,
-        });
-    }
-    if is_root {
-        return Ok("/var/lib/mvm".into());
-    }
-    xdg(env, "XDG_DATA_HOME", ".local/share")
-        .map(|folder| folder.join("mvm"))
-        .ok_or_else(|| Error::NoInventory {
-            path: "$MVM_HOME".into(),
-            source: io::Error::other("neither MVM_HOME, XDG_DATA_HOME nor HOME is set"),
-        })
 }
 
 #[cfg(test)]

@@ -29,14 +29,19 @@ pub(crate) fn now<E>(
         Recorded::Starting => VmState::StartBrokenOff,
         Recorded::Running | Recorded::Stopping if main == Main::Runs => VmState::Running,
         Recorded::Running | Recorded::Stopping if runs => VmState::Paused(Pause::Other),
+        Recorded::Paused if runs && record.paused_by_fleet => VmState::Paused(Pause::Fleet),
+        Recorded::Paused if runs => VmState::Paused(Pause::Asked),
         Recorded::Asleep if runs && is_locked()? => VmState::Paused(Pause::Snapshot),
         Recorded::Asleep if runs => VmState::Paused(Pause::BrokenSnapshot),
         Recorded::Asleep if record.processes.is_empty() => VmState::Asleep {
             snapshot: record.suspended_in.clone(),
         },
         Recorded::Asleep if is_locked()? => VmState::Paused(Pause::Snapshot),
+        Recorded::Asleep if record.suspended_in.is_some() => VmState::Asleep {
+            snapshot: record.suspended_in.clone(),
+        },
         Recorded::Stopped if runs => VmState::StartBrokenOff,
-        Recorded::Running | Recorded::Asleep => VmState::Ended(ending()?),
+        Recorded::Running | Recorded::Paused | Recorded::Asleep => VmState::Ended(ending()?),
         Recorded::Stopping | Recorded::Stopped => VmState::Stopped,
     })
 }
@@ -104,6 +109,9 @@ mod tests {
                 VmState::Paused(Pause::Snapshot),
             ),
             (Recorded::Asleep, Gone, false, ended.clone()),
+            (Recorded::Paused, Runs, false, VmState::Paused(Pause::Asked)),
+            (Recorded::Paused, Runs, true, VmState::Paused(Pause::Asked)),
+            (Recorded::Paused, Gone, false, ended.clone()),
             (Recorded::Stopped, Runs, false, VmState::StartBrokenOff),
             (Recorded::Stopped, Gone, false, VmState::Stopped),
         ] {
@@ -121,6 +129,26 @@ mod tests {
         };
         let told = now::<Infallible>(&record, Main::Gone, || Ok(false), || Ok(Ending::Unknown));
         let snapshot = Some("/s".into());
-        assert_eq!(told.unwrap(), VmState::Asleep { snapshot });
+        let asleep = VmState::Asleep { snapshot };
+        assert_eq!(told.unwrap(), asleep);
+        // Whoever put it to sleep was killed before it had noted the end of its process.
+        let processes = vec![Process {
+            role: Role::Vmm,
+            pid: 7,
+            start_ticks: 1,
+        }];
+        let record = Record {
+            processes,
+            ..record
+        };
+        let told = |main, is_locked| {
+            now::<Infallible>(&record, main, || Ok(is_locked), || Ok(Ending::Unknown)).unwrap()
+        };
+        assert_eq!(told(Main::Gone, false), asleep);
+        assert_eq!(told(Main::Gone, true), VmState::Paused(Pause::Snapshot));
+        assert_eq!(
+            told(Main::Runs, false),
+            VmState::Paused(Pause::BrokenSnapshot)
+        );
     }
 }

@@ -6,10 +6,12 @@
 //!   ending    how it ended that nobody stopped                              Ending
 //! watch       told when that changes                                        Watch
 //! record      vm.json: its one reader and its one writer                    Record, Recorded
+//! notes       fleet.json and touched.json: what else is noted of a VM
 //! home        folders, and the lock on each VM                              Home, VmFolder, Lock
 //! trust       whose records count: root's and one's own
 //! process     pidfds: a pid is never taken for another process's            Process, Alive
 //! listener    who listens on a Unix socket
+//! ask         what a VMM is asked, by whoever knows VMMs                       AskVmm
 //! name, labels, endpoint, settings: what users write
 //! ```
 //!
@@ -17,6 +19,7 @@
 //! stop it, those who list it. It knows neither how a VM is started nor what its agent says. What its
 //! VMM says of it, whoever knows VMMs asks for it ([`AskVmm`]).
 
+mod ask;
 mod ending;
 mod endpoint;
 mod error;
@@ -27,6 +30,7 @@ mod judge;
 mod labels;
 mod listener;
 mod name;
+pub mod notes;
 mod process;
 pub mod record;
 mod settings;
@@ -35,17 +39,19 @@ mod trust;
 mod unreadable_dir;
 mod watch;
 
+pub use ask::AskVmm;
 pub use ending::Ending;
 pub use endpoint::{Address, Endpoint};
-pub use error::{Error, of_system};
+pub use error::{Error, Unreachable, of_system};
 pub use files::{make_private, open_regular, read_bounded, write_whole};
 pub use home::{Home, Lock, VmFolder};
-pub use inventory::{AskVmm, Inventory, Listing, Vm};
+pub use inventory::{Inventory, Listing, Vm};
 pub use labels::{Label, Labels, POOL, Selector};
-pub use listener::{has_open, listed};
+pub use listener::{has_open, listed, open_connections};
 pub use name::{VmName, nearest};
+pub use notes::Notes;
 pub use process::{Alive, Process, Role, boot_id};
 pub use record::{Record, Recorded};
 pub use state::{Pause, Untold, VmState};
 pub use unreadable_dir::UnreadableDir;
-pub use watch::{Change, Watch};
+pub use watch::{Change, Known, Watch};

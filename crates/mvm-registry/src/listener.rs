@@ -1,5 +1,6 @@
 //! Who listens on a Unix socket, as the kernel lists them.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -11,6 +12,34 @@ use std::path::Path;
 ///
 /// If there is no such process, or `/proc` is not mounted.
 pub fn listed(process: &str, name: &str) -> io::Result<Vec<String>> {
+    sockets(process, name, true)
+}
+
+/// How many connections a process has that were made to a socket of that name. One that it has not
+/// accepted yet is none of its own.
+///
+/// # Errors
+///
+/// If this user may not look at its descriptors, or `/proc` is not mounted.
+pub fn open_connections(pid: i32, name: &str) -> io::Result<usize> {
+    let accepted = sockets(&pid.to_string(), name, false)?;
+    let accepted: HashSet<_> = accepted.into_iter().collect();
+    let is_one = |target: &Path| {
+        let inode = target
+            .to_str()?
+            .strip_prefix("socket:[")?
+            .strip_suffix(']')?;
+        Some(accepted.contains(inode))
+    };
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?;
+    // One that was closed meanwhile is none any more.
+    let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    Ok(targets.filter(|to| is_one(to) == Some(true)).count())
+}
+
+/// The inodes of the sockets that have exactly that name: those that are listened on, or the others,
+/// which were accepted from one.
+fn sockets(process: &str, name: &str, listening: bool) -> io::Result<Vec<String>> {
     // __SO_ACCEPTCON, in proc_pid_net(5)'s /proc/net/unix.
     const LISTENS: &str = "00010000";
     let table = fs::read(format!("/proc/{process}/net/unix"))?;
@@ -19,7 +48,7 @@ pub fn listed(process: &str, name: &str) -> io::Result<Vec<String>> {
         let mut fields = line.split_whitespace().skip(3);
         let (flags, inode) = (fields.next()?, fields.nth(2)?);
         let path = fields.next()?;
-        (flags == LISTENS && path == name).then(|| inode.to_owned())
+        ((flags == LISTENS) == listening && path == name).then(|| inode.to_owned())
     });
     Ok(inodes.collect())
 }
@@ -74,5 +103,21 @@ mod tests {
         assert!(told.ends_with(&own), "{told}");
         drop(listening);
         assert_eq!(listener(&socket), None, "the file alone is nobody");
+    }
+
+    #[test]
+    fn connections_are_counted_once_they_are_accepted() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("v.sock");
+        let name = socket.to_str().unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        let listening = UnixListener::bind(&socket).unwrap();
+        assert_eq!(open_connections(own, name).unwrap(), 0);
+        let dialled = [(); 3].map(|()| std::os::unix::net::UnixStream::connect(&socket).unwrap());
+        assert_eq!(open_connections(own, name).unwrap(), 0);
+        let accepted = [(); 2].map(|()| listening.accept().unwrap());
+        assert_eq!(open_connections(own, name).unwrap(), 2);
+        drop((accepted, dialled));
+        assert_eq!(open_connections(own, name).unwrap(), 0);
     }
 }

@@ -25,6 +25,8 @@ pub enum Role {
     Vmm,
     /// The backend of the vsock device, where that is a process of its own.
     Vsock,
+    /// What keeps the guest's console. It ends with the VM.
+    Console,
     /// The agent, where it runs on this machine and is all that there is of a VM.
     Agent,
 }
@@ -41,6 +43,7 @@ impl fmt::Display for Role {
         f.write_str(match self {
             Self::Vmm => "vmm",
             Self::Vsock => "vsock",
+            Self::Console => "console",
             Self::Agent => "agent",
         })
     }

@@ -9,6 +9,7 @@ use crate::labels::Labels;
 use crate::process::{Alive, Process, boot_id};
 use crate::trust::{self, ANYBODY_ELSE, THE_WORLD};
 use crate::{Error, VmFolder};
+use mvm_protocol::Timestamp;
 use mvm_protocol::object::{Object, Problem};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ pub enum Recorded {
     Running,
     /// It was asked to stop.
     Stopping,
+    /// Its CPUs are made to stand still, its memory stays.
+    Paused,
     /// Frozen, for its snapshot, or kept as one.
     Asleep,
     /// Stopped, or never up.
@@ -50,6 +53,12 @@ pub struct Record {
     pub backend: String,
     /// As mvmctl left it.
     pub state: Recorded,
+    /// Since when. [`VmFolder::save`] sets it when the state becomes another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// When it was started or cloned; a sleep and a wake do not change it. [`VmFolder::save`] sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
     /// The image folder that it was started from; none with `local`.
     pub image: Option<PathBuf>,
     /// Virtual CPUs.
@@ -64,12 +73,18 @@ pub struct Record {
     /// Its settings and drop-ins, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etc: Option<PathBuf>,
+    /// How much of its consoles is kept, in MiB, if it is not the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console_limit_mib: Option<u32>,
     /// By which it is grouped and chosen.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
     /// Whether the fleet is to leave it alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
+    /// Whether it was the fleet that paused it, where it is paused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused_by_fleet: bool,
     /// What the backend wants known of how it runs the VM, such as `tcg` or `kvm`.
     pub accelerator: Option<String>,
     /// The folder in which its last snapshot was written before it had a name. If it is still there
@@ -79,10 +94,24 @@ pub struct Record {
     /// The snapshot in which it is asleep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended_in: Option<PathBuf>,
+    /// The snapshot that it was started from, as long as its guest has not been told: whoever started
+    /// it may be killed in between, and until it is told a clone is its twin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwoken: Option<Unwoken>,
     /// The boot of this machine in which [`Self::processes`] were started.
     pub boot_id: String,
     /// Its processes, in the order in which they were started.
     pub processes: Vec<Process>,
+}
+
+/// What a restored guest is still to be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unwoken {
+    /// The snapshot's folder, whose manifest has the token.
+    pub snapshot: PathBuf,
+    /// Whether it is to have an identity of its own.
+    pub clone: bool,
 }
 
 impl Record {
@@ -101,6 +130,23 @@ impl Record {
             alive.extend(process.open().map_err(failed())?);
         }
         Ok(alive)
+    }
+
+    /// The same with its times, after what was written before.
+    fn dated(self, last: Option<&Self>, now: Timestamp) -> Self {
+        let is_same = last.filter(|last| last.state == self.state);
+        let since = is_same.map_or(Some(now), |last| last.since);
+        let goes_on = last.filter(|last| {
+            // A start is a new life, but for that of one that slept.
+            self.state != Recorded::Starting
+                || matches!(last.state, Recorded::Starting | Recorded::Asleep)
+        });
+        let started_at = goes_on.map_or(Some(now), |last| last.started_at);
+        Self {
+            since,
+            started_at,
+            ..self
+        }
     }
 
     /// Whether the machine was booted anew since its processes were started.
@@ -215,18 +261,28 @@ impl VmFolder {
         }
     }
 
-    /// Writes `vm.json`: whole or not at all.
+    /// Writes `vm.json`: whole or not at all. Since when the VM is what the record says, and when it
+    /// was started, is told by what is written already and the time, whatever the record has.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
     pub fn save(&self, record: &Record) -> Result<(), Error> {
         let path = self.file("vm.json");
-        let mut content = serde_json::to_vec_pretty(record)
+        let last = self.last_record().ok().flatten();
+        let dated = record.clone().dated(last.as_ref(), now());
+        let mut content = serde_json::to_vec_pretty(&dated)
             .map_err(|error| Error::io("write", &path)(error.into()))?;
         content.push(b'\n');
         write_whole(&path, &content)
     }
+}
+
+/// This host's time.
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let ms = since.unwrap_or_default().as_millis();
+    Timestamp(i64::try_from(ms).unwrap_or(i64::MAX))
 }
 
 fn told(problem: &Problem) -> String {
@@ -272,17 +328,22 @@ pub(crate) mod tests {
             name: "web".into(),
             backend: "qemu".into(),
             state: Recorded::Running,
+            since: None,
+            started_at: None,
             image: Some("/images/web".into()),
             cpus: 1,
             memory_mib: 256,
             port: 52,
             agent: None,
             etc: None,
+            console_limit_mib: None,
             labels: Labels::default(),
             pinned: false,
+            paused_by_fleet: false,
             accelerator: Some("tcg".into()),
             snapshot_dir: None,
             suspended_in: None,
+            unwoken: None,
             boot_id: boot_id().unwrap(),
             processes: Vec::new(),
         }
@@ -309,12 +370,45 @@ pub(crate) mod tests {
             ..record()
         };
         folder.save(&saved).unwrap();
-        assert_eq!(folder.record().unwrap(), saved);
+        let read = folder.record().unwrap();
+        assert!(read.since.is_some() && read.since == read.started_at);
+        let saved = Record {
+            since: read.since,
+            started_at: read.started_at,
+            ..saved
+        };
+        assert_eq!(read, saved);
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(folder.path()), 0o700);
         assert_eq!(mode(&folder.file("vm.json")), 0o600);
         let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
         assert_eq!(names.len(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn times_are_those_of_changes_and_a_sleep_ends_no_life() {
+        use Recorded::{Asleep, Running, Starting, Stopped, Stopping};
+        let mut last: Option<Record> = None;
+        for (second, state, since, started_at) in [
+            (1, Starting, 1, 1),
+            (2, Starting, 1, 1),
+            (3, Running, 3, 1),
+            (4, Running, 3, 1),
+            (5, Asleep, 5, 1),
+            (6, Starting, 6, 1),
+            (7, Running, 7, 1),
+            (8, Stopping, 8, 1),
+            (9, Stopped, 9, 1),
+            (10, Starting, 10, 10),
+            // It was killed, and is started anew.
+            (11, Running, 11, 10),
+            (12, Starting, 12, 12),
+        ] {
+            let dated = Record { state, ..record() }.dated(last.as_ref(), Timestamp(second));
+            let expected = (Some(Timestamp(since)), Some(Timestamp(started_at)));
+            assert_eq!((dated.since, dated.started_at), expected, "second {second}");
+            last = Some(dated);
+        }
     }
 
     #[test]

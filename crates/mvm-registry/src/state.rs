@@ -16,6 +16,7 @@
 //! The happy path: `vm start` takes the VM's lock, writes `starting` into `vm.json`, starts the
 //! processes and writes each down as it comes; when the agent answers it writes `running` and gives
 //! the lock back. `vm stop` writes `stopping`, asks the guest, ends what is left and writes `stopped`.
+//! `vm pause` writes `paused` before the VM stands still, `vm resume` writes `running` when it runs on.
 //! `vm snapshot` writes `asleep` before the VM may be frozen, and `running` when it surely runs on; or,
 //! with `--stop`, ends the processes and leaves `asleep`, with the snapshot's folder.
 //!
@@ -36,7 +37,9 @@
 //! - **asleep, and its process runs.** It is being snapshotted if somebody holds the lock; otherwise
 //!   the snapshot was broken off, and it is *paused* until `vm wake` lets it run on.
 //! - **asleep, its processes written down and gone.** It died while it was frozen: *ended*. One that
-//!   was put to sleep in order has no processes in its record.
+//!   was put to sleep in order has no processes in its record, or, if nobody lived to see the end of
+//!   them, the snapshot in which it sleeps.
+//! - **paused, and its process is gone.** As with one that runs: it has *ended*.
 //! - **stopped, and its process runs.** A start failed and could not end it: *start broken off*.
 //! - **running, its process there, and standing still.** Something else paused it: a person at QEMU's
 //!   monitor, an orchestrator at Firecracker's API, a `SIGSTOP`. It is *paused*. A CONNECT to such a
@@ -90,6 +93,10 @@ pub enum Pause {
     Snapshot,
     /// Its snapshot was broken off.
     BrokenSnapshot,
+    /// It was paused by `vm pause`.
+    Asked,
+    /// The fleet has paused it.
+    Fleet,
     /// Something else has paused it.
     Other,
 }
@@ -143,7 +150,7 @@ impl VmState {
     pub fn is_off(&self) -> bool {
         match self {
             Self::Starting
-            | Self::Paused(Pause::Snapshot | Pause::Other)
+            | Self::Paused(Pause::Snapshot | Pause::Asked | Pause::Fleet | Pause::Other)
             | Self::Asleep { .. }
             | Self::Stopped
             | Self::NotOurs { state: Some(_) } => true,

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! vms/             a folder comes or goes        ─┐
-//! vms/NAME/        vm.json, v.sock               ─┼─► epoll ─► looked at anew ─► Change, if it is one
+//! vms/NAME/        vm.json, v.sock, notes        ─┼─► epoll ─► looked at anew ─► Change, if it is one
 //! pidfds           of its processes, and of who  ─┘
 //!                  holds its lock
 //! ```
@@ -11,10 +11,13 @@
 //! Each descriptor is registered before what it tells of is looked at, so that nothing is missed in
 //! between. What cannot be told so: that something else pauses a VM. Whoever dials asks for that.
 
+use crate::inventory::Vm;
+use crate::labels::POOL;
+use crate::notes::Notes;
 use crate::process::ProcessId;
-use crate::record::Found;
 use crate::state::{Pause, VmState};
 use crate::{Error, Home, VmFolder, VmName};
+use mvm_protocol::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
 use rustix::io::Errno;
@@ -51,6 +54,44 @@ const FOLDERS: WatchFlags = WatchFlags::MOVED_TO
     .union(WatchFlags::MOVE_SELF)
     .union(WatchFlags::ONLYDIR);
 
+/// What a VM's folder and its processes say of it, in short.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// What it is.
+    pub state: VmState,
+    /// Whether `mvmctl` started it.
+    pub is_ours: bool,
+    /// Its label `pool`.
+    pub pool: Option<Box<str>>,
+    /// Whether the fleet is to leave it alone.
+    pub pinned: bool,
+    /// Since when its record says what it says.
+    pub since: Option<Timestamp>,
+    /// When it was started or cloned.
+    pub started_at: Option<Timestamp>,
+    /// Whether there is a snapshot in which it sleeps, also if somebody has begun to restore it.
+    pub sleeps: bool,
+    /// What else is noted of it.
+    pub notes: Notes,
+}
+
+impl Known {
+    /// What the folder of a VM of ours says, or that of another's.
+    pub fn of(vm: &Vm, folder: &VmFolder) -> Self {
+        let record = vm.record();
+        Self {
+            state: vm.state.clone(),
+            is_ours: record.is_some(),
+            pool: vm.labels.get(POOL).map(Into::into),
+            pinned: vm.pinned,
+            since: record.and_then(|record| record.since),
+            started_at: record.and_then(|record| record.started_at),
+            sleeps: record.is_some_and(|record| record.suspended_in.is_some()),
+            notes: record.map(|_| folder.notes()).unwrap_or_default(),
+        }
+    }
+}
+
 /// Something has become of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -78,7 +119,8 @@ impl Watch {
         Self::new(home, Some(names.into_iter().collect()))
     }
 
-    /// Begins to watch all VMs, those that are still to come as well.
+    /// Begins to watch all VMs, those that are still to come as well. Told is any change of what is
+    /// [known](Watch::known) of one, and not only that of its state.
     ///
     /// # Errors
     ///
@@ -102,13 +144,18 @@ impl Watch {
 
     /// What a VM is, as of the last change that was told; `None` if there is none of that name.
     pub fn state(&self, name: &VmName) -> Option<&VmState> {
-        self.vms.watched.get(name)?.state.as_ref()
+        self.known(name).map(|known| &known.state)
+    }
+
+    /// What is known of a VM, likewise.
+    pub fn known(&self, name: &VmName) -> Option<&Known> {
+        self.vms.watched.get(name)?.known.as_ref()
     }
 
     /// All VMs that there are, likewise.
-    pub fn states(&self) -> impl Iterator<Item = (&VmName, &VmState)> {
+    pub fn all_known(&self) -> impl Iterator<Item = (&VmName, &Known)> {
         let all = self.vms.watched.iter();
-        all.filter_map(|(name, vm)| Some((name, vm.state.as_ref()?)))
+        all.filter_map(|(name, vm)| Some((name, vm.known.as_ref()?)))
     }
 
     /// The next change. It may be dropped while it waits, without losing anything. A VM that changes
@@ -177,6 +224,8 @@ struct Vms {
     inotify: OwnedFd,
     /// The watch on `vms/`, or on the nearest folder above it that is there.
     root: Option<i32>,
+    /// Whether it is `vms/`: then an event's name is that of a VM.
+    is_vms_watched: bool,
     folders: BTreeMap<i32, VmName>,
     watched: BTreeMap<VmName, Watched>,
     /// Whose process ends when that descriptor of epoll's is ready.
@@ -187,7 +236,7 @@ struct Vms {
 
 #[derive(Debug, Default)]
 struct Watched {
-    state: Option<VmState>,
+    known: Option<Known>,
     folder: Option<i32>,
     /// Open for as long as their ends are waited for.
     processes: Vec<(u64, OwnedFd)>,
@@ -206,6 +255,7 @@ impl Vms {
             epoll,
             inotify,
             root: None,
+            is_vms_watched: false,
             folders: BTreeMap::new(),
             watched: BTreeMap::new(),
             processes: BTreeMap::new(),
@@ -255,17 +305,34 @@ impl Vms {
                 event => event?,
             };
             let flags = event.events();
-            if flags.contains(ReadFlags::QUEUE_OVERFLOW) || Some(event.wd()) == self.root {
+            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
                 all = true;
+            } else if Some(event.wd()) == self.root {
+                let name = event.file_name().filter(|_| self.is_vms_watched);
+                match name {
+                    // One of ten thousand has come or gone: the others are as they were.
+                    Some(name) => {
+                        let name = name.to_str().ok().and_then(|name| VmName::new(name).ok());
+                        touched.extend(name.filter(|name| self.is_meant(name)));
+                    }
+                    None => all = true,
+                }
             } else if flags.contains(ReadFlags::IGNORED) {
                 self.folders.remove(&event.wd());
             } else if let Some(name) = self.folders.get(&event.wd()) {
                 let file = event.file_name().map(CStr::to_bytes);
-                if matches!(file, Some(b"vm.json" | b"v.sock")) {
+                if matches!(
+                    file,
+                    Some(b"vm.json" | b"v.sock" | b"fleet.json" | b"touched.json")
+                ) {
                     touched.insert(name.clone());
                 }
             }
         }
+    }
+
+    fn is_meant(&self, name: &VmName) -> bool {
+        self.names.as_ref().is_none_or(|names| names.contains(name))
     }
 
     fn look_at_all(&mut self) -> io::Result<()> {
@@ -308,6 +375,7 @@ impl Vms {
                 // It has gone if the folder has.
                 let _ = inotify::remove_watch(&self.inotify, old);
             }
+            self.is_vms_watched = nearest == vms;
             last = Some(nearest);
         }
     }
@@ -331,7 +399,11 @@ impl Vms {
         watched.folder = watch;
         self.folders
             .extend(watch.map(|watch| (watch, name.clone())));
-        for process in processes(&folder) {
+        let mut vm = folder.vm();
+        let processes = vm.as_ref().map(|vm| processes(vm, &folder));
+        let processes = processes.unwrap_or_default();
+        let has_processes = !processes.is_empty();
+        for process in processes {
             if let Some(handle) = process.open()? {
                 let number = self.next_process;
                 self.next_process += 1;
@@ -341,15 +413,23 @@ impl Vms {
                 watched.processes.push((number, handle));
             }
         }
-        let state = folder.vm().map(|vm| vm.state);
-        if watched.state != state {
+        if has_processes {
+            vm = folder.vm();
+        }
+        let known = vm.map(|vm| Known::of(&vm, &folder));
+        let (before, after) = (watched.known.as_ref(), known.as_ref());
+        let has_changed = match &self.names {
+            None => before != after,
+            Some(_) => before.map(|known| &known.state) != after.map(|known| &known.state),
+        };
+        if has_changed {
             self.changes.push_back(Change {
                 name: name.clone(),
-                state: state.clone(),
+                state: after.map(|known| known.state.clone()),
             });
         }
-        let is_wanted = state.is_some() || self.names.is_some();
-        watched.state = state;
+        let is_wanted = known.is_some() || self.names.is_some();
+        watched.known = known;
         // An empty folder is watched all the same: a VM may be made in it.
         if is_wanted || watched.folder.is_some() {
             self.watched.insert(name.clone(), watched);
@@ -364,8 +444,8 @@ const ZERO: Timespec = Timespec {
 };
 
 /// The processes whose end may change what the VM is: its own, and the `mvmctl` that is at it.
-fn processes(folder: &VmFolder) -> Vec<ProcessId> {
-    let Ok(Found::Ours(record)) = folder.look() else {
+fn processes(vm: &Vm, folder: &VmFolder) -> Vec<ProcessId> {
+    let Some(record) = vm.record() else {
         return Vec::new();
     };
     let own = record.processes.iter().map(|process| ProcessId {
@@ -373,10 +453,9 @@ fn processes(folder: &VmFolder) -> Vec<ProcessId> {
         start_ticks: process.start_ticks,
     });
     let mut all: Vec<_> = own.collect();
-    let state = folder.vm().map(|vm| vm.state);
     if matches!(
-        state,
-        Some(VmState::Starting | VmState::Paused(Pause::Snapshot))
+        vm.state,
+        VmState::Starting | VmState::Paused(Pause::Snapshot)
     ) {
         all.extend(folder.lock_holder());
     }

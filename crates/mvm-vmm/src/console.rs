@@ -1,5 +1,15 @@
 //! A log that another process writes: waiting for a line in it, and its end for error messages.
 
+mod keeper;
+mod layout;
+
+pub(crate) use keeper::command as keeper;
+pub use keeper::{ConsoleKeeper, run_if_called};
+pub use layout::DEFAULT_LIMIT_MIB;
+pub(crate) use layout::{LAST_LOG, LOG, Share, begin, open};
+
+use layout::{identity, missing, place_of, said_at};
+use mvm_registry::{VmFolder, open_regular};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -18,6 +28,89 @@ const TAIL_LINES: usize = 25;
 /// Within how many lines the rest of a line has to come that was torn.
 const WITHIN: usize = 8;
 
+/// A console that is read as it grows, whenever it is written anew meanwhile, or begun anew by another
+/// boot. What was missing before it could be read, a line in it says.
+#[derive(Debug)]
+pub struct Follow {
+    folder: PathBuf,
+    share: Share,
+    /// What is read, and how many bytes are missing in it.
+    file: Option<(File, u64)>,
+}
+
+impl Follow {
+    /// From the beginning of what there is, or will be, of a VM's console.
+    pub fn new(folder: &VmFolder) -> Self {
+        let record = folder.last_record().ok().flatten();
+        let limit = record.and_then(|record| record.console_limit_mib);
+        Self::in_folder(folder.path(), Share::of(limit))
+    }
+
+    /// From what there is at present on.
+    pub fn from_now(folder: &VmFolder) -> Self {
+        let mut follow = Self::new(folder);
+        if let Ok(mut file) = open_regular(&folder.console())
+            && let Ok(missing) = missing(&file, follow.share)
+            && file.seek(SeekFrom::End(0)).is_ok()
+        {
+            follow.file = Some((file, missing));
+        }
+        follow
+    }
+
+    fn in_folder(folder: &Path, share: Share) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            share,
+            file: None,
+        }
+    }
+
+    /// Reads some of what is there; 0 if there is no more for now.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system, and for what is no regular file.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some((file, missing_in_it)) = &mut self.file else {
+            let opened = match open_regular(&self.folder.join(LOG)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+                opened => opened?,
+            };
+            let missing = missing(&opened, self.share)?;
+            return self.file.insert((opened, missing)).0.read(buffer);
+        };
+        let count = file.read(buffer)?;
+        if count > 0 {
+            return Ok(count);
+        }
+        let mut now = match open_regular(&self.folder.join(LOG)) {
+            // It is just being begun anew.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            now => now?,
+        };
+        if identity(&now)? == identity(file)? {
+            return Ok(0);
+        }
+        // What was written to it until it was replaced.
+        let count = file.read(buffer)?;
+        if count > 0 {
+            return Ok(count);
+        }
+        let missing_now = missing(&now, self.share)?;
+        let last = open_regular(&self.folder.join(LAST_LOG)).and_then(|last| identity(&last));
+        let is_of_another_boot = last.is_ok_and(|last| identity(file).is_ok_and(|own| own == last));
+        if !is_of_another_boot {
+            let said = said_at(file.stream_position()?, *missing_in_it, self.share);
+            let place = place_of(said, missing_now, self.share);
+            let length = now.metadata()?.len();
+            now.seek(SeekFrom::Start(place.min(length)))?;
+        }
+        let (file, _) = self.file.insert((now, missing_now));
+        file.read(buffer)
+    }
+}
+
 /// Looks for a text in a log that grows, each byte once.
 ///
 /// The text is within one line, and is found if that was torn: a kernel's message, or a VMM's, gets
@@ -29,34 +122,28 @@ const WITHIN: usize = 8;
 /// ```
 #[derive(Debug)]
 pub struct Watch {
-    path: PathBuf,
-    file: Option<File>,
+    log: Follow,
     search: Search,
 }
 
 impl Watch {
-    /// Watches for `wanted` from the log's beginning. The log need not be there yet.
-    pub fn new(path: impl Into<PathBuf>, wanted: &str) -> Self {
+    /// Watches for `wanted` from the beginning of a VM's console. It need not be there yet.
+    pub fn new(folder: &VmFolder, wanted: &str) -> Self {
+        Self::of(Follow::new(folder), wanted)
+    }
+
+    fn of(log: Follow, wanted: &str) -> Self {
         Self {
-            path: path.into(),
-            file: None,
+            log,
             search: Search::new(wanted),
         }
     }
 
     /// Reads what has been added; whether the text has come.
     pub fn contains(&mut self) -> io::Result<bool> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => match File::open(&self.path) {
-                Ok(file) => self.file.insert(file),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-                Err(error) => return Err(error),
-            },
-        };
         let mut buffer = [0; 16 * 1024];
         loop {
-            let count = file.read(&mut buffer)?;
+            let count = self.log.read(&mut buffer)?;
             let Some(piece) = buffer.get(..count).filter(|piece| !piece.is_empty()) else {
                 return Ok(false);
             };
@@ -135,7 +222,7 @@ impl Search {
 /// The last lines of a log, without anything that a terminal would obey; empty if there are none.
 pub fn tail(path: &Path) -> String {
     let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
+        let mut file = open_regular(path)?;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
         let mut bytes = Vec::new();
@@ -169,14 +256,83 @@ fn printable(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::keeper::Keeper;
     use super::*;
     use std::io::Write as _;
+
+    fn follow(folder: &Path) -> Follow {
+        Follow::in_folder(folder, Share::of(Some(1)))
+    }
+
+    fn watch(folder: &Path, wanted: &str) -> Watch {
+        Watch::of(follow(folder), wanted)
+    }
+
+    fn read_on(log: &mut Follow) -> String {
+        let mut read = Vec::new();
+        let mut buffer = [0; 7000];
+        loop {
+            match log.read(&mut buffer).unwrap() {
+                0 => return String::from_utf8(read).unwrap(),
+                count => read.extend_from_slice(&buffer[..count]),
+            }
+        }
+    }
+
+    #[test]
+    fn who_follows_reads_each_byte_once_however_often_it_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let share = Share::of(Some(1));
+        begin(folder.path(), share).unwrap();
+        let mut keeper = Keeper::begin(folder.path(), share).unwrap();
+        let mut log = follow(folder.path());
+        let (mut said, mut read) = (String::new(), String::new());
+        for line in 0..300_000 {
+            let text = format!("line {line}\n");
+            keeper.write(text.as_bytes());
+            said += &text;
+            if line % 5000 == 0 {
+                read += &read_on(&mut log);
+            }
+        }
+        read += &read_on(&mut log);
+        assert!(said.len() as u64 > 4 * share.whole());
+        assert_eq!(said.len(), read.len());
+        assert!(said == read);
+
+        // The next boot is read from its beginning.
+        begin(folder.path(), share).unwrap();
+        assert_eq!(read_on(&mut log), "");
+        Keeper::begin(folder.path(), share)
+            .unwrap()
+            .write(b"boot\n");
+        assert_eq!(read_on(&mut log), "boot\n");
+    }
+
+    #[test]
+    fn who_is_too_slow_is_told_that_something_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let share = Share::of(Some(1));
+        begin(folder.path(), share).unwrap();
+        let mut keeper = Keeper::begin(folder.path(), share).unwrap();
+        let mut log = follow(folder.path());
+        keeper.write(b"first\n");
+        assert_eq!(read_on(&mut log), "first\n");
+        for _ in 0..40 {
+            keeper.write(&vec![b'x'; 64 * 1024]);
+        }
+        keeper.write(b"last\n");
+        let read = read_on(&mut log);
+        assert!(read.contains(" bytes are missing here ---\n"));
+        assert!(read.ends_with("last\n"));
+        assert!((read.len() as u64) < 2 * share.whole());
+    }
 
     #[test]
     fn a_text_in_two_pieces_is_seen_and_an_absent_log_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("console.log");
-        let mut watch = Watch::new(&path, LISTENING);
+        let mut watch = watch(folder.path(), LISTENING);
         assert!(!watch.contains().unwrap());
         let mut log = File::create(&path).unwrap();
         log.write_all(b"boot\nmvm-guest-agent: liste").unwrap();
@@ -192,8 +348,8 @@ mod tests {
         let mut content = vec![b'x'; 100_000];
         content.extend_from_slice(LISTENING.as_bytes());
         std::fs::write(&path, content).unwrap();
-        assert!(Watch::new(&path, LISTENING).contains().unwrap());
-        let mut other = Watch::new(&path, "never");
+        assert!(watch(folder.path(), LISTENING).contains().unwrap());
+        let mut other = watch(folder.path(), "never");
         assert!(!other.contains().unwrap());
         assert!(other.search.last.len() < "never".len());
         assert!(other.search.first.len() <= "never".len());

@@ -7,11 +7,26 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 
+/// What a service manager tells the one process that it has started: sd_notify(3),
+/// sd_watchdog_enabled(3), sd_listen_fds(3).
+const SUPERVISORS: [&str; 6] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+];
+
 /// Has the program begin a session of its own, so that neither a hangup nor a Ctrl-C at this terminal
 /// reaches it, and keeps from it the descriptors that this process has open or was given by its own
 /// parent, but for the three standard ones: a pipe that stays open in it makes whoever reads that
 /// wait for ever.
 pub fn detach(command: &mut Command) {
+    // A supervisor's: the program would answer it in our place, or be taken for us.
+    for variable in SUPERVISORS {
+        command.env_remove(variable);
+    }
     let detach = || {
         rustix::process::setsid()?;
         // Marked, not closed: std reports a failed exec through a descriptor of its own.

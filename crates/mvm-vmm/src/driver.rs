@@ -20,7 +20,7 @@ use crate::qemu::Qemu;
 use crate::qemu::kvm::{self, Verdict};
 use crate::snapshot::{Snapshot, SnapshotError, Vmm};
 use mvm_registry::Alive;
-use mvm_registry::{AskVmm, Home, Record, VmFolder};
+use mvm_registry::{AskVmm, Home, Record, Unreachable, VmFolder};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -101,6 +101,21 @@ pub trait Driver: Sync + fmt::Debug {
         Ok(false)
     }
 
+    /// Whether it can have VMs stand still. Asked before anything is noted of it.
+    fn check_pause(&self) -> Result<(), Error> {
+        Err(no_pause(self.name()))
+    }
+
+    /// Has the CPUs of a running VM stand still. One that stands still already is left so.
+    fn pause(&self, _: &VmFolder, _: Deadline<'_>) -> Result<(), Error> {
+        Err(no_pause(self.name()))
+    }
+
+    /// Lets them run on. One that runs is left so.
+    fn resume(&self, _: &VmFolder, _: Deadline<'_>) -> Result<(), Error> {
+        Err(no_pause(self.name()))
+    }
+
     /// Whether it can keep VMs as snapshots. Asked before the guest is told to sleep; where the
     /// answer is no, none of the following is called.
     fn check_snapshots(&self) -> Result<(), Error> {
@@ -124,6 +139,19 @@ pub trait Driver: Sync + fmt::Debug {
     /// guest may be dialled.
     fn run_on(&self, _: &mut VmProcesses, _: Deadline<'_>) -> Result<(), Error> {
         Err(no_snapshots(self.name()))
+    }
+
+    /// Why the guest of a VM that runs is not reached, where its VMM has to do with it. To be asked
+    /// when it was not; the VMM is asked, by the deadline.
+    fn unreachable(&self, _: &VmFolder, _: &[Alive], _: Deadline<'_>) -> Option<Unreachable> {
+        None
+    }
+
+    /// Has a guest be reached again that its VMM may have cut off; whether this VMM does such a thing.
+    /// It breaks the connections to the guest. Where it fails the VM may stand still:
+    /// [`Driver::run_on`] has to follow.
+    fn reconnect(&self, _: &mut VmProcesses, _: Deadline<'_>) -> Result<bool, Error> {
+        Ok(false)
     }
 
     /// Whether the program that is installed can restore that snapshot, by its manifest: told before
@@ -153,6 +181,22 @@ impl AskVmm for Vmms {
         by_name(&record.backend)
             .and_then(|driver| driver.is_paused(folder, Deadline::new(at_most, None)))
             .map_err(|error| error.to_string())
+    }
+}
+
+/// Why the guest of a VM that mvmctl has started, and that runs, is not reached, where its VMM has to
+/// do with it. It blocks for at most that long.
+pub fn unreachable(record: &Record, folder: &VmFolder, at_most: Duration) -> Option<Unreachable> {
+    let driver = by_name(&record.backend).ok()?;
+    let alive = record.alive().ok()?;
+    driver.unreachable(folder, &alive, Deadline::new(at_most, None))
+}
+
+fn no_pause(backend: &'static str) -> Error {
+    Error::Unsupported {
+        backend,
+        reason: "it cannot have a VM stand still".into(),
+        hint: "start the VM with a backend that can: `mvmctl vm start NAME --backend qemu`".into(),
     }
 }
 

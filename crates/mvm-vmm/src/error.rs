@@ -56,6 +56,12 @@ pub enum Error {
         /// The VM.
         name: String,
     },
+    /// It is to run on, and is not paused.
+    #[error("it is not paused")]
+    NotPaused {
+        /// The VM.
+        name: String,
+    },
     /// It has never come so far as to have a console.
     #[error("it has written no console yet")]
     NoConsole {
@@ -225,6 +231,9 @@ impl Error {
             }
             Self::Image(error) => error.hint(),
             Self::Snapshot(error) => error.hint(),
+            Self::NotPaused { name } => {
+                format!("`mvmctl vm status {name}` says what it is")
+            }
             Self::NotRunning { name } => format!("`mvmctl vm start {name}` first"),
             Self::NoConsole { name } => {
                 format!("`mvmctl vm start {name}` boots it; if that failed, it said why")

@@ -1,23 +1,34 @@
 //! The processes of a VM while it is being started: recorded as they come, ended again unless the
 //! start succeeds.
 
-use crate::console;
+use crate::console::{self, ConsoleKeeper, Share};
 use crate::deadline::Deadline;
 use crate::error::{Error, Logs};
 use crate::process::spawn_detached;
 use mvm_registry::{Alive, Record, Recorded, Role, VmFolder, boot_id};
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// How often something is looked at that gives no event, such as a socket that is to appear. The
-/// end of a process is seen at once.
+/// How often something is looked at that gives no event, such as a socket that is to appear: often at
+/// first, since most come soon, and less and less. The end of a process is seen at once.
+const FIRST_TICK: Duration = Duration::from_millis(1);
 const TICK: Duration = Duration::from_millis(20);
 
 /// How long a process that is not wanted after all has to go by itself.
 const TERMINATE_GRACE: Duration = Duration::from_secs(2);
+
+/// How much of the console may wait to be kept, in bytes.
+const PIPE: usize = 1 << 20;
+
+/// How what keeps the console ends that has done its work.
+const DONE: &str = "exit status 0";
+
+/// How long the last that a guest has said may take to be in its console.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Why there is no process.
 enum Failed {
@@ -38,11 +49,17 @@ pub struct VmProcesses {
     record: Record,
     members: Vec<(Alive, &'static str)>,
     logs: Vec<&'static str>,
+    /// Without one, consoles are written without a limit.
+    keeper: Option<ConsoleKeeper>,
     kept: bool,
 }
 
 impl VmProcesses {
-    pub(crate) fn new(folder: VmFolder, record: Record) -> Result<Self, Error> {
+    pub(crate) fn new(
+        folder: VmFolder,
+        record: Record,
+        keeper: Option<ConsoleKeeper>,
+    ) -> Result<Self, Error> {
         let processes = Self {
             folder,
             record: Record {
@@ -53,6 +70,7 @@ impl VmProcesses {
             },
             members: Vec::new(),
             logs: Vec::new(),
+            keeper,
             kept: false,
         };
         processes.folder.save(&processes.record)?;
@@ -67,6 +85,7 @@ impl VmProcesses {
             record,
             members: Vec::new(),
             logs: Vec::new(),
+            keeper: None,
             kept: true,
         }
     }
@@ -96,10 +115,25 @@ impl VmProcesses {
         Ok(self.folder.save(&self.record)?)
     }
 
-    /// Notes that the VM is asleep in a snapshot alone.
-    pub(crate) fn set_suspended(&mut self, snapshot: &Path) -> Result<(), Error> {
-        self.record.suspended_in = Some(snapshot.to_owned());
-        self.set_state(Recorded::Asleep)
+    /// Notes that the VM stands still, and whether by the fleet; or that it runs.
+    pub(crate) fn set_paused(&mut self, by_fleet: Option<bool>) -> Result<(), Error> {
+        self.record.paused_by_fleet = by_fleet == Some(true);
+        self.set_state(match by_fleet {
+            Some(_) => Recorded::Paused,
+            None => Recorded::Running,
+        })
+    }
+
+    /// Notes in which snapshot the VM is asleep, as soon as it has ended.
+    pub(crate) fn set_suspended(&mut self, snapshot: Option<&Path>) -> Result<(), Error> {
+        self.record.suspended_in = snapshot.map(Path::to_owned);
+        Ok(self.folder.save(&self.record)?)
+    }
+
+    /// Notes that its guest knows that it was restored.
+    pub(crate) fn set_woken(&mut self) -> Result<(), Error> {
+        self.record.unwoken = None;
+        Ok(self.folder.save(&self.record)?)
     }
 
     /// Notes where a snapshot is being written.
@@ -133,15 +167,87 @@ impl VmProcesses {
         log: &'static str,
         command: &mut Command,
     ) -> Result<(), Error> {
+        let output = self.create_log(log)?;
+        let errors = output
+            .try_clone()
+            .map_err(Error::io("open", log.as_ref()))?;
+        self.start(
+            role,
+            program,
+            command,
+            (Stdio::null(), output.into(), errors.into()),
+        )
+    }
+
+    /// The same of the process whose standard output the guest's console is, and of one that keeps
+    /// that, within its limit. `log` has what it says itself, on standard error; without one that is in
+    /// the console too.
+    pub(crate) fn spawn_with_console(
+        &mut self,
+        role: Role,
+        program: &'static str,
+        log: Option<&'static str>,
+        command: &mut Command,
+    ) -> Result<(), Error> {
+        let console = self.keep_console()?;
+        let errors = match log {
+            Some(log) => self.create_log(log)?.into(),
+            None => console
+                .try_clone()
+                .map_err(Error::io("open", console::LOG.as_ref()))?
+                .into(),
+        };
+        self.add_log(console::LOG);
+        self.start(
+            role,
+            program,
+            command,
+            (Stdio::null(), console.into(), errors),
+        )
+    }
+
+    /// Begins the console, and gives where to write it to: a pipe to what keeps it, which ends when
+    /// nobody has its other end any more.
+    fn keep_console(&mut self) -> Result<OwnedFd, Error> {
+        let limit = self.record.console_limit_mib;
+        let path = self.folder.console();
+        let begun = console::begin(self.folder.path(), Share::of(limit));
+        begun.map_err(Error::io("begin", &path))?;
+        let Some(keeper) = self.keeper else {
+            let opened = console::open(self.folder.path());
+            return Ok(opened.map_err(Error::io("open", &path))?.into());
+        };
+        let (reader, writer) = io::pipe().map_err(Error::io("make a pipe to", &path))?;
+        // What is printed at once waits there, and not in the guest. Without leave to, it is smaller.
+        let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE);
+        let streams = (reader.into(), Stdio::null(), Stdio::null());
+        let mut command = console::keeper(keeper, limit);
+        self.start(
+            Role::Console,
+            "what keeps the console",
+            &mut command,
+            streams,
+        )?;
+        Ok(writer.into())
+    }
+
+    fn create_log(&mut self, log: &'static str) -> Result<File, Error> {
+        self.add_log(log);
         let path = self.folder.file(log);
-        let file = File::create(&path).map_err(Error::io("create", &path))?;
+        File::create(&path).map_err(Error::io("create", &path))
+    }
+
+    fn start(
+        &mut self,
+        role: Role,
+        program: &'static str,
+        command: &mut Command,
+        streams: (Stdio, Stdio, Stdio),
+    ) -> Result<(), Error> {
         command.current_dir(self.folder.path());
-        if !self.logs.contains(&log) {
-            self.logs.push(log);
-        }
         let before = self.record.processes.len();
         let (folder, record) = (&self.folder, &mut self.record);
-        let started = spawn_detached(role, command, file, |process| {
+        let started = spawn_detached(role, command, streams, |process| {
             record.processes.push(process.clone());
             folder.save(record).map_err(Failed::Recording)
         });
@@ -179,6 +285,7 @@ impl VmProcesses {
         deadline: Deadline<'_>,
         mut probe: impl FnMut() -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
+        let mut tick = FIRST_TICK;
         loop {
             if let Some(found) = probe()? {
                 return Ok(found);
@@ -194,7 +301,8 @@ impl VmProcesses {
                     logs: self.logs(),
                 });
             }
-            self.pause(TICK)?;
+            self.pause(tick)?;
+            tick = (tick + tick / 8).min(TICK);
         }
     }
 
@@ -204,7 +312,9 @@ impl VmProcesses {
             let ending = member
                 .ending()
                 .map_err(Error::io("look at a process of", self.folder.path()))?;
-            if let Some(how) = ending {
+            // What keeps the console ends with the others, in order, and a moment before them.
+            let in_order = member.role == Role::Console && ending.as_deref() == Some(DONE);
+            if let Some(how) = ending.filter(|_| !in_order) {
                 return Err(Error::EndedEarly {
                     program,
                     how,
@@ -217,12 +327,30 @@ impl VmProcesses {
 
     /// The ends of the logs, for an error message.
     pub fn logs(&self) -> Logs {
+        self.await_last_words();
         let tails = self.logs.iter().map(|log| {
             let tail = console::tail(&self.folder.file(log));
             ((*log).to_owned(), tail)
         });
         Logs {
             parts: tails.filter(|(_, tail)| !tail.is_empty()).collect(),
+        }
+    }
+
+    /// Where a process has ended, waits until what it said last is in the console.
+    fn await_last_words(&self) {
+        let mut others = self
+            .members
+            .iter()
+            .filter(|(member, _)| member.role != Role::Console);
+        let keeper = self
+            .members
+            .iter()
+            .find(|(member, _)| member.role == Role::Console);
+        let Some((keeper, _)) = keeper else { return };
+        if others.any(|(other, _)| matches!(other.ending(), Ok(Some(_)))) {
+            // If it takes longer, the end of the log is told as far as it has come.
+            let _ = keeper.wait(LAST_WORDS);
         }
     }
 

@@ -7,6 +7,7 @@
 //!   launch    processes while a VM is being started    ended again unless it succeeds
 //!   process   programs that outlive this one
 //! snapshot    a snapshot's folder: written, named, read, checked
+//! pause       a VM that stands still, and runs on
 //! suspend     taking a snapshot of a VM, and starting one from it
 //! image       manifest.json and the files that it names
 //! build/      making an image: modules, init scripts, cpio
@@ -39,6 +40,7 @@ pub mod locate;
 pub mod machine;
 mod manifest;
 mod microvm;
+pub mod pause;
 pub mod process;
 pub mod qemu;
 pub mod snapshot;

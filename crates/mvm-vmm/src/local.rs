@@ -73,7 +73,7 @@ impl Driver for Local {
             };
             command.arg(flag).arg(drop_ins);
         }
-        processes.spawn(ROLE, "the agent", "console.log", &mut command)
+        processes.spawn_with_console(ROLE, "the agent", None, &mut command)
     }
 
     fn request_stop(&self, folder: &VmFolder, processes: &[Alive]) -> Result<(), Error> {

@@ -12,7 +12,7 @@
 //! processes, so that nothing is lost if this program is killed. Each step holds the VM's lock. What a
 //! VM is at any moment, `mvm_registry::state` says.
 
-use crate::console::{LISTENING, Watch};
+use crate::console::{self, ConsoleKeeper, Follow, LISTENING, Watch};
 use crate::deadline::Deadline;
 use crate::driver::{self, Driver, Launch};
 use crate::error::{Error, Logs};
@@ -20,7 +20,7 @@ use crate::image::Image;
 use crate::launch::VmProcesses;
 use crate::snapshot;
 use mvm_registry::record::VERSION;
-use mvm_registry::{Alive, Home, Label, Lock, Record, Recorded, VmFolder, VmName};
+use mvm_registry::{Alive, Home, Label, Lock, Record, Recorded, VmFolder, VmName, open_regular};
 use serde::Serialize;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -30,6 +30,9 @@ use std::time::{Duration, Instant};
 
 /// Memory of a VM for which none was asked, in MiB.
 pub const DEFAULT_MEMORY_MIB: u32 = 256;
+
+/// How long a VM that stands still may take to run on, so that it can be asked to stop.
+const RUN_ON: Duration = Duration::from_secs(5);
 
 /// How long a process has between TERM and KILL.
 const TERMINATE_GRACE: Duration = Duration::from_secs(3);
@@ -49,6 +52,10 @@ pub struct Spec {
     pub agent: Option<PathBuf>,
     /// Its settings and drop-ins, likewise.
     pub etc: Option<PathBuf>,
+    /// How much of its consoles is kept, in MiB.
+    pub console_limit_mib: Option<u32>,
+    /// What keeps them within that; without it there is no limit.
+    pub console_keeper: Option<ConsoleKeeper>,
     /// Labels that are put on those of the last start.
     pub labels: Vec<Label>,
     /// Whether the fleet is to leave it alone.
@@ -142,6 +149,7 @@ pub fn start(
             port: port.unwrap_or(mvm_protocol::PORT),
             ..record
         },
+        spec.console_keeper,
     )?;
     if let Err(error) = driver.launch(&launch, &mut processes) {
         drop(processes);
@@ -161,7 +169,7 @@ impl Starting {
     /// Waits for the agent's line on the console. Only then may it be dialled.
     pub fn wait_for_agent(&self, deadline: Deadline<'_>) -> Result<(), Error> {
         let console = self.processes.folder().console();
-        let mut watch = Watch::new(&console, LISTENING);
+        let mut watch = Watch::new(self.processes.folder(), LISTENING);
         self.processes
             .wait_for("the agent's line on the console", deadline, || {
                 let come = watch.contains().map_err(Error::io("read", &console))?;
@@ -206,6 +214,10 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     let driver = driver::by_name(&record.backend)?;
     let main = alive.iter().find(|process| process.role.is_main());
     let was_asleep = record.state == Recorded::Asleep;
+    if record.state == Recorded::Paused && main.is_some() && matches!(how, Stop::Ask(_)) {
+        // What stands still hears nothing. If it cannot run on it is forced below.
+        let _ = driver.resume(&folder, Deadline::new(RUN_ON, None));
+    }
     if main.is_some() {
         // Before it is asked: one that goes is not taken for one that has ended by itself.
         record.state = Recorded::Stopping;
@@ -237,13 +249,27 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     if let Some(snapshot_dir) = record.snapshot_dir.take() {
         snapshot::discard(&snapshot_dir)?;
     }
-    // One that was put to sleep in order stays asleep.
-    if !(was_asleep && record.processes.is_empty()) {
+    // One that was put to sleep in order stays asleep, also if nobody lived to see the end of it.
+    let is_kept = record.processes.is_empty() || record.suspended_in.is_some();
+    if !(was_asleep && main.is_none() && is_kept) {
         record.state = Recorded::Stopped;
     }
     record.processes.clear();
     folder.save(&record)?;
     Ok(stopped)
+}
+
+/// Notes whether the fleet is to leave a VM alone, whatever that is doing.
+///
+/// # Errors
+///
+/// Those of the record, and [`mvm_registry::Error::Locked`] while something is being done to the VM.
+pub fn pin(home: &Home, name: &VmName, pinned: bool) -> Result<(), Error> {
+    let folder = home.vm(name);
+    folder.record()?;
+    let _lock = home.lock(name)?;
+    let record = folder.record()?;
+    Ok(folder.save(&Record { pinned, ..record })?)
 }
 
 /// Removes a VM that does not run: its folder, with its logs and snapshots.
@@ -261,7 +287,64 @@ pub fn remove(home: &Home, name: &VmName) -> Result<(), Error> {
         });
     }
     replace_stopped_vm(name, &record, &folder)?;
-    std::fs::remove_dir_all(folder.path()).map_err(Error::io("remove", folder.path()))
+    remove_whole(home, &folder)
+}
+
+/// Removes a VM's folder. First it is moved out of the way: of a folder that is half gone nobody would
+/// know any more whose it was, or that it is to go.
+fn remove_whole(home: &Home, folder: &VmFolder) -> Result<(), Error> {
+    let removing = home.removing();
+    mvm_registry::make_private(&removing)?;
+    let into = tempfile::Builder::new()
+        .prefix(folder.name().as_str())
+        .tempdir_in(&removing)
+        .map_err(Error::io("make a folder in", &removing))?;
+    std::fs::rename(folder.path(), into.path().join("vm"))
+        .map_err(Error::io("remove", folder.path()))?;
+    into.close().map_err(Error::io("remove", &removing))
+}
+
+/// Removes what killed programs have left: folders that were being removed, and folders in which a VM
+/// was to be made by the fleet of which nothing was started yet. What another program is at just now is
+/// left to it, or gone with it.
+///
+/// # Errors
+///
+/// [`Error::Registry`] and [`Error::Io`] if it cannot even be looked.
+pub fn sweep(home: &Home) -> Result<(), Error> {
+    for entry in entries(&home.removing())? {
+        // Whoever removes it may be alive: then both do.
+        let _ = std::fs::remove_dir_all(entry.path());
+    }
+    for entry in entries(&home.vms())? {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().and_then(|name| VmName::new(name).ok()) else {
+            continue;
+        };
+        let folder = home.vm(&name);
+        let is_begun = folder.vm().is_some() || !folder.path().is_dir();
+        let is_empty = || entries(folder.path()).is_ok_and(|entries| entries.is_empty());
+        if is_begun || !(folder.notes().fleet.made || is_empty()) {
+            continue;
+        }
+        let Ok(_lock) = home.lock(&name) else {
+            continue;
+        };
+        if folder.vm().is_none() {
+            let _ = remove_whole(home, &folder);
+        }
+    }
+    Ok(())
+}
+
+fn entries(folder: &Path) -> Result<Vec<std::fs::DirEntry>, Error> {
+    match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        entries => Ok(entries
+            .map_err(Error::io("look into", folder))?
+            .flatten()
+            .collect()),
+    }
 }
 
 /// Removes what a failed start has made of a VM that was not there before, unless something of it still
@@ -307,6 +390,8 @@ fn plan(
         name: name.to_string(),
         backend: driver.name().to_owned(),
         state: Recorded::Starting,
+        since: None,
+        started_at: None,
         image: pick(&spec.image, last.and_then(|r| r.image.clone()))?,
         cpus: spec.cpus.or(last.map(|r| r.cpus)).unwrap_or(1),
         memory_mib: spec
@@ -316,15 +401,20 @@ fn plan(
         port: mvm_protocol::PORT,
         agent: pick(&spec.agent, last.and_then(|r| r.agent.clone()))?,
         etc: pick(&spec.etc, last.and_then(|r| r.etc.clone()))?,
+        console_limit_mib: spec
+            .console_limit_mib
+            .or(last.and_then(|r| r.console_limit_mib)),
         labels: last
             .map(|r| r.labels.clone())
             .unwrap_or_default()
             .with(&spec.labels)?,
         pinned: spec.pinned.or(last.map(|r| r.pinned)).unwrap_or(false),
+        paused_by_fleet: false,
         accelerator: None,
         boot_id: String::new(),
         snapshot_dir: None,
         suspended_in: None,
+        unwoken: None,
         processes: Vec::new(),
     })
 }
@@ -339,7 +429,7 @@ pub(crate) fn replace_stopped_vm(
     let alive = record.alive()?;
     let was_up = matches!(
         record.state,
-        Recorded::Running | Recorded::Stopping | Recorded::Asleep
+        Recorded::Running | Recorded::Stopping | Recorded::Paused | Recorded::Asleep
     );
     if was_up && let Some(main) = alive.iter().find(|process| process.role.is_main()) {
         return Err(Error::Running {
@@ -392,15 +482,73 @@ pub(crate) fn remove_sockets(folder: &VmFolder) -> Result<(), Error> {
     Ok(())
 }
 
-/// Opens what the guest wrote to its console.
-pub fn console(home: &Home, name: &VmName) -> Result<File, Error> {
+/// Ends what is left of a VM that has ended by itself, such as the backend of its vsock device. Its
+/// record goes on saying how it ended.
+pub fn end_left_over(home: &Home, name: &VmName) -> Result<(), Error> {
     let folder = home.vm(name);
     folder.record()?;
-    let path = folder.console();
-    match File::open(&path) {
+    let _lock = home.lock(name)?;
+    let alive = folder.record()?.alive()?;
+    if alive.iter().any(|process| process.role.is_main()) {
+        // Somebody has started it again.
+        return Ok(());
+    }
+    end_all(name, &alive)
+}
+
+/// Notes other labels of a VM, and whether the fleet is to leave it alone.
+pub fn mark(
+    home: &Home,
+    name: &VmName,
+    labels: &[Label],
+    pinned: Option<bool>,
+) -> Result<(), Error> {
+    let _lock = home.lock(name)?;
+    let folder = home.vm(name);
+    let mut record = folder.record()?;
+    record.labels = record.labels.with(labels)?;
+    record.pinned = pinned.unwrap_or(record.pinned);
+    Ok(folder.save(&record)?)
+}
+
+/// Ends a VM that went on from its own snapshot and could not be woken: it is asleep in that snapshot
+/// again, as it was.
+pub fn sleep_again(home: &Home, name: &VmName, snapshot: &Path) -> Result<(), Error> {
+    let _lock = home.lock(name)?;
+    let folder = home.vm(name);
+    let mut record = folder.record()?;
+    end_all(name, &record.alive()?)?;
+    remove_sockets(&folder)?;
+    record.state = Recorded::Asleep;
+    record.suspended_in = Some(snapshot.to_owned());
+    record.processes.clear();
+    Ok(folder.save(&record)?)
+}
+
+/// What the guest wrote to its console, to be read as it grows.
+pub fn console(home: &Home, name: &VmName) -> Result<Follow, Error> {
+    let folder = home.vm(name);
+    folder.record()?;
+    need_console(&folder, console::LOG)?;
+    Ok(Follow::new(&folder))
+}
+
+/// What the guest wrote to its console the last time that the VM was up, before it was started.
+pub fn last_console(home: &Home, name: &VmName) -> Result<File, Error> {
+    let folder = home.vm(name);
+    folder.record()?;
+    need_console(&folder, console::LAST_LOG)
+}
+
+fn need_console(folder: &VmFolder, log: &str) -> Result<File, Error> {
+    let path = folder.file(log);
+    match open_regular(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::NoConsole {
-            name: name.to_string(),
+            name: folder.name().to_string(),
         }),
         opened => opened.map_err(Error::io("read", &path)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,6 +164,12 @@ impl VmmApi<'_> {
         self.ask(Method::Put, path, request, doing, deadline)
     }
 
+    pub(crate) fn try_to_put(&self, path: &str, request: &impl Serialize) -> Result<(), HttpError> {
+        let deadline = self.deadline.step(ANSWER);
+        self.api
+            .ask(Method::Put, &self.path(path), request, deadline)
+    }
+
     /// What moves the guest's memory may take all the time that there is.
     pub(crate) fn put_at_length(
         &self,

@@ -2,28 +2,29 @@
 
 use crate::detach::{detach, spawn_recorded};
 use mvm_registry::{Alive, Process, Role, has_open, listed};
-use std::fs::File;
 use std::io;
 use std::process::{Command, Stdio};
 
-/// Starts a program that is to outlive this one (see [`detach`]), without standard input, its output
-/// to `log`. It begins to run only when `record` has noted it: see [`spawn_recorded`]. One that could
-/// not be started then has been noted all the same.
+/// Starts a program that is to outlive this one (see [`detach`]), with these as its standard input,
+/// output and error, none of which is open here afterwards. It begins to run only when `record` has
+/// noted it: see [`spawn_recorded`]. One that could not be started then has been noted all the same.
 pub(crate) fn spawn_detached<E: From<io::Error> + Send>(
     role: Role,
     command: &mut Command,
-    log: File,
+    (stdin, stdout, stderr): (Stdio, Stdio, Stdio),
     record: impl FnOnce(&Process) -> Result<(), E> + Send,
 ) -> Result<(Process, Alive), E> {
-    let also = log.try_clone()?;
-    command.stdin(Stdio::null()).stdout(also).stderr(log);
+    command.stdin(stdin).stdout(stdout).stderr(stderr);
     detach(command);
-    let (_, started) = spawn_recorded(command, |pid| -> Result<_, E> {
+    let spawned = spawn_recorded(command, |pid| -> Result<_, E> {
         let (process, alive) = Process::identify(role, pid)?;
         record(&process)?;
         Ok((process, alive))
-    })?;
-    Ok(started)
+    });
+    // Whoever reads what it writes is to see its end.
+    let nothing = || Stdio::null();
+    command.stdin(nothing()).stdout(nothing()).stderr(nothing());
+    Ok(spawned?.1)
 }
 
 /// Whether a process listens on a Unix socket, bound under exactly that name. That the socket's file
@@ -38,13 +39,19 @@ mod tests {
     use super::*;
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+    use std::fs::File;
     use std::io::{BufRead, BufReader};
     use std::os::fd::{AsRawFd, OwnedFd};
     use std::path::Path;
     use std::time::Duration;
 
     fn spawn(command: &mut Command, log: File) -> io::Result<(Process, Alive)> {
-        spawn_detached(Role::Vmm, command, log, |_| Ok(()))
+        spawn_detached(Role::Vmm, command, to(log), |_| Ok(()))
+    }
+
+    fn to(log: File) -> (Stdio, Stdio, Stdio) {
+        let also = log.try_clone().unwrap();
+        (Stdio::null(), also.into(), log.into())
     }
 
     /// Where a test is run again as the program that is killed, a folder; see below.
@@ -68,7 +75,7 @@ mod tests {
         };
         let folder = Path::new(&folder);
         let log = File::create(folder.join("log")).unwrap();
-        let _ = spawn_detached(Role::Vmm, &mut marking(folder), log, |process| {
+        let _ = spawn_detached(Role::Vmm, &mut marking(folder), to(log), |process| {
             std::fs::write(folder.join("pid"), process.pid.to_string())?;
             let own = rustix::process::getpid();
             rustix::process::kill_process(own, Signal::KILL)?;
@@ -115,7 +122,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
         let full = |_: &Process| Err(io::Error::from(io::ErrorKind::StorageFull));
-        let refused = spawn_detached(Role::Vmm, &mut marking(folder.path()), log, full);
+        let refused = spawn_detached(Role::Vmm, &mut marking(folder.path()), to(log), full);
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert!(!folder.path().join("ran").exists(), "it ran");
     }

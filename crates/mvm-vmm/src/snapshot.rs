@@ -12,15 +12,17 @@
 //! into a guest that fails anywhere. How is in [`Verify`].
 
 mod digest;
+mod error;
 mod verified;
+
+pub use error::SnapshotError;
 
 use crate::error::Error;
 use crate::image;
 use crate::manifest::{self, Wrong};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
-use mvm_protocol::object::Problem;
-use mvm_registry::{Home, make_private, of_system, open_regular, read_bounded, write_whole};
+use mvm_registry::{Home, make_private, open_regular, read_bounded, write_whole};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Permissions};
@@ -29,7 +31,6 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use tempfile::TempDir;
-use thiserror::Error as ThisError;
 use verified::{Identity, Verified};
 
 /// The manifest's name in its folder.
@@ -119,94 +120,6 @@ pub enum Verify {
     Once,
     /// None. Their sizes are compared all the same.
     Never,
-}
-
-/// Why a snapshot folder cannot be used, or made.
-#[derive(Debug, ThisError)]
-pub enum SnapshotError {
-    /// The folder or its manifest cannot be read.
-    #[error("{} is no snapshot: cannot read its {MANIFEST}: {source}", folder.display())]
-    Unreadable {
-        /// The folder.
-        folder: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A file of it cannot be read, which says nothing about what is in it.
-    #[error("cannot read {}: {source}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The manifest is not as it should be.
-    #[error("{}, line {}: {}", path.display(), problem.line, problem.message)]
-    Manifest {
-        /// The manifest.
-        path: PathBuf,
-        /// What is wrong, and where.
-        problem: Problem,
-    },
-    /// Its version is another one.
-    #[error("{} has version {found}; this mvmctl reads versions 1 and {VERSION}", path.display())]
-    Version {
-        /// The manifest.
-        path: PathBuf,
-        /// The version that it has.
-        found: u32,
-    },
-    /// The manifest does not go together.
-    #[error("{}: {reason}", path.display())]
-    Contradiction {
-        /// The manifest.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// It was taken with a VMM that is not known here.
-    #[error("{} was written by {vmm:?}, and this mvmctl knows {known}", folder.display())]
-    OtherVmm {
-        /// The folder.
-        folder: PathBuf,
-        /// What its manifest names.
-        vmm: String,
-        /// The backends that there are.
-        known: String,
-    },
-    /// A file is not what the manifest says.
-    #[error("{}: {reason}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// In what it differs.
-        reason: String,
-    },
-    /// There is something at the place where the snapshot is to be.
-    #[error("{} is there already", path.display())]
-    Exists {
-        /// The place.
-        path: PathBuf,
-    },
-}
-
-impl SnapshotError {
-    /// What to do next.
-    pub(crate) fn hint(&self) -> String {
-        match self {
-            Self::Unreadable { source, .. } if is_absent(source) => {
-                "`mvmctl vm snapshot NAME` says into which folder it wrote".into()
-            }
-            Self::Unreadable { source, .. } | Self::File { source, .. } => of_system(source).into(),
-            Self::Version { .. } | Self::OtherVmm { .. } => {
-                "restore it with the mvmctl that took it".into()
-            }
-            Self::Manifest { .. } | Self::Contradiction { .. } | Self::Damaged { .. } => {
-                "the snapshot cannot be trusted: take it again, or copy it again".into()
-            }
-            Self::Exists { .. } => "choose another folder with --to, or remove that one".into(),
-        }
-    }
 }
 
 /// A snapshot folder whose manifest and files are sound.
@@ -509,6 +422,13 @@ pub(crate) fn discard(snapshot_dir: &Path) -> Result<(), Error> {
         std::fs::remove_dir_all(snapshot_dir).map_err(Error::io("remove", snapshot_dir))?;
     }
     Ok(())
+}
+
+/// Removes all of them in a folder. What cannot be looked at stays.
+pub fn discard_all_left(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let _ = discard(&entry.path());
+    }
 }
 
 fn sync_folder(folder: &Path) -> Result<(), Error> {

@@ -17,6 +17,7 @@
 //!
 //! What the guest is told, and when, is the caller's part: this crate does not speak with agents.
 
+use crate::console::ConsoleKeeper;
 use crate::deadline::Deadline;
 use crate::driver::{self, Driver, Restore};
 use crate::error::Error;
@@ -27,7 +28,8 @@ use crate::snapshot::{self, Manifest, Snapshot, SnapshotDir, Vmm};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
 use mvm_registry::{
-    Error as RegistryError, Home, Label, Lock, Pause, Record, Recorded, VmName, VmState, record,
+    Error as RegistryError, Home, Label, Lock, Pause, Record, Recorded, VmName, VmState,
+    record::{self, Unwoken},
 };
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -159,6 +161,39 @@ pub fn mend(
     Ok(Some(session))
 }
 
+/// Has the guest of a VM that runs be reached again that its VMM may have cut off. `false` if this VMM
+/// does no such thing, after which nothing has changed. A program that is killed in between leaves it
+/// as a snapshot that was broken off: [`mend`] has it run on.
+pub fn reconnect(home: &Home, name: &VmName, deadline: Deadline<'_>) -> Result<bool, Error> {
+    let folder = home.vm(name);
+    folder.record()?;
+    let lock = home.lock(name)?;
+    let record = folder.record()?;
+    let state = folder.vm().map_or(VmState::Stopped, |vm| vm.state);
+    if state != VmState::Running {
+        return Err(RegistryError::NotRunning { state }.into());
+    }
+    let mut session = SnapshotSession {
+        driver: driver::by_name(&record.backend)?,
+        image: record.image.clone().unwrap_or_default(),
+        processes: VmProcesses::attach(folder, record),
+        _lock: lock,
+        given_up: None,
+    };
+    session.processes.set_state(Recorded::Asleep)?;
+    match session.driver.reconnect(&mut session.processes, deadline) {
+        Ok(did) => {
+            session.processes.set_state(Recorded::Running)?;
+            Ok(did)
+        }
+        Err(error) => {
+            // That it stands still would be worse than that it is not reached.
+            session.run_on(deadline)?;
+            Err(error)
+        }
+    }
+}
+
 impl SnapshotSession {
     /// The VM's record.
     pub fn record(&self) -> &Record {
@@ -204,6 +239,7 @@ impl SnapshotSession {
         // Only now: until the VM runs on the VMM may be writing there, and leave what is removed.
         self.given_up = None;
         if ran.is_ok() {
+            self.processes.set_suspended(None)?;
             self.processes.set_state(Recorded::Running)?;
         } else if self.has_died()? {
             self.end()?;
@@ -225,8 +261,9 @@ impl SnapshotSession {
 
     /// Ends the frozen VM, which lives on in that snapshot of it alone.
     pub fn stop(&mut self, snapshot: &Path) -> Result<(), Error> {
-        self.end()?;
-        self.processes.set_suspended(snapshot)
+        // Before its end: if this program is killed in the middle, the VM has not died.
+        self.processes.set_suspended(Some(snapshot))?;
+        self.end()
     }
 
     fn end(&mut self) -> Result<(), Error> {
@@ -262,21 +299,53 @@ impl PendingSnapshot {
 /// this is dropped.
 #[derive(Debug)]
 pub struct Restored {
-    record: Record,
-    socket: PathBuf,
+    processes: VmProcesses,
     _lock: Lock,
 }
 
 impl Restored {
     /// The VM's record.
     pub fn record(&self) -> &Record {
-        &self.record
+        self.processes.record()
     }
 
     /// The socket at which the agent is reached.
     pub fn socket(&self) -> PathBuf {
-        self.socket.clone()
+        self.processes.folder().file("v.sock")
     }
+
+    /// Its guest has been told.
+    pub fn woken(mut self) -> Result<(), Error> {
+        self.processes.set_woken()
+    }
+}
+
+/// A VM that was started from a snapshot, and whose guest may not have been told so, since whoever
+/// started it was killed; none if there is no such thing to do. It may have been told, and what is
+/// missing be the note of that. To be told as [`Record::unwoken`] says.
+///
+/// # Errors
+///
+/// Those of the record, and [`RegistryError::Locked`] if somebody is at it just now.
+pub fn unwoken(home: &Home, name: &VmName) -> Result<Option<Restored>, Error> {
+    let folder = home.vm(name);
+    let is_unwoken = |record: &Record| {
+        record.unwoken.is_some() && record.state == Recorded::Running && is_up(record)
+    };
+    if !is_unwoken(&folder.record()?) {
+        return Ok(None);
+    }
+    let lock = home.lock(name)?;
+    let record = folder.record()?;
+    Ok(is_unwoken(&record).then(|| Restored {
+        processes: VmProcesses::attach(folder, record),
+        _lock: lock,
+    }))
+}
+
+fn is_up(record: &Record) -> bool {
+    let alive = record.alive().unwrap_or_default();
+    alive.iter().any(|process| process.role.is_main())
 }
 
 /// What a VM is to be that is started from a snapshot.
@@ -288,6 +357,8 @@ pub struct RestoreSpec {
     pub labels: Vec<Label>,
     /// Whether the fleet is to leave it alone.
     pub pinned: Option<bool>,
+    /// What keeps its console within its limit; without it there is none.
+    pub console_keeper: Option<ConsoleKeeper>,
 }
 
 /// Starts a VM from a snapshot. When it returns the VM runs, its guest still asleep, and may be
@@ -311,12 +382,15 @@ pub fn restore(
         name: name.to_string(),
         backend: driver.name().to_owned(),
         state: Recorded::Starting,
+        since: None,
+        started_at: None,
         image: Some(manifest.image.clone()),
         cpus: manifest.cpus,
         memory_mib: manifest.memory_mib,
         port: manifest.port,
         agent: None,
         etc: None,
+        console_limit_mib: last.as_ref().and_then(|last| last.console_limit_mib),
         labels: last
             .as_ref()
             .map(|last| last.labels.clone())
@@ -326,10 +400,15 @@ pub fn restore(
             .pinned
             .or(last.as_ref().map(|last| last.pinned))
             .unwrap_or(false),
+        paused_by_fleet: false,
         accelerator: manifest.vmm.accelerator.clone(),
         snapshot_dir: None,
         // Until it runs: if this program is killed, nobody boots it anew for nothing.
         suspended_in: last.as_ref().and_then(|last| last.suspended_in.clone()),
+        unwoken: Some(Unwoken {
+            snapshot: snapshot.folder.clone(),
+            clone: spec.clone,
+        }),
         boot_id: String::new(),
         processes: Vec::new(),
     };
@@ -339,7 +418,7 @@ pub fn restore(
     let is_new = last.is_none() && !folder.path().exists();
     folder.create()?;
     remove_sockets(&folder)?;
-    let mut processes = VmProcesses::new(folder.clone(), record)?;
+    let mut processes = VmProcesses::new(folder.clone(), record, spec.console_keeper)?;
     let started = driver.restore(
         &Restore {
             snapshot,
@@ -350,11 +429,13 @@ pub fn restore(
         &mut processes,
     );
     match started {
-        Ok(()) => Ok(Restored {
-            socket: folder.file("v.sock"),
-            record: processes.keep()?,
-            _lock: lock,
-        }),
+        Ok(()) => {
+            let record = processes.keep()?;
+            Ok(Restored {
+                processes: VmProcesses::attach(folder, record),
+                _lock: lock,
+            })
+        }
         Err(error) => {
             drop(processes);
             if let Some(last) = last {

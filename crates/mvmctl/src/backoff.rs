@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
+    longest: Duration,
     up_since: Option<Instant>,
 }
 
@@ -19,10 +20,7 @@ const LASTING: Duration = Duration::from_secs(5);
 
 impl Backoff {
     pub(crate) fn new() -> Self {
-        Self {
-            next: FIRST,
-            up_since: None,
-        }
+        Self::up_to(LONGEST)
     }
 
     /// Says that a try has succeeded. If that lasts, pauses begin anew; a guest that answers and is gone
@@ -31,7 +29,16 @@ impl Backoff {
         self.up_since = Some(Instant::now());
     }
 
-    /// How long to pause before the next try: 50 ms at first, never more than 2 s.
+    /// With another longest pause than 2 s.
+    pub(crate) fn up_to(longest: Duration) -> Self {
+        Self {
+            next: FIRST,
+            longest,
+            up_since: None,
+        }
+    }
+
+    /// How long to pause before the next try: 50 ms at first, never more than the longest.
     pub(crate) fn pause(&mut self) -> Duration {
         if self
             .up_since
@@ -41,7 +48,7 @@ impl Backoff {
             self.next = FIRST;
         }
         let whole = self.next;
-        self.next = (whole * 2).min(LONGEST);
+        self.next = (whole * 2).min(self.longest);
         // The standard library's hash keys are random, and need no library.
         let random = RandomState::new().hash_one(0_u8);
         let share = (random % 1024) as f64 / 1024.0;

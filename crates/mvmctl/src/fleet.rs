@@ -109,7 +109,7 @@ pub(crate) async fn ask<'a, T>(
         [one] => format!("waiting for {}", one.name),
         several => format!("waiting for {} VMs", several.len()),
     });
-    allow_descriptors();
+    let at_once = at_once(context, targets.len());
     let deadlines = context.deadlines();
     let (what, inventory) = (&what, &inventory);
     let mut answers: Vec<_> = stream::iter(targets)
@@ -139,7 +139,7 @@ pub(crate) async fn ask<'a, T>(
             }
             .instrument(span)
         })
-        .buffer_unordered(context.parallel)
+        .buffer_unordered(at_once)
         .collect()
         .await;
     answers.sort_by(|a, b| a.name.cmp(&b.name));
@@ -246,9 +246,30 @@ pub(crate) fn is_off(vm: &Vm) -> bool {
     vm.state.is_off()
 }
 
+/// Descriptors that this program has open beside those of VMs that it asks.
+const OWN_DESCRIPTORS: usize = 40;
+
+/// How many one VM takes while it is asked: its socket, that once more for its handshake, and its
+/// record or its VMM's socket.
+const OF_ONE: usize = 3;
+
+/// How many VMs may be asked at once: as many as `--parallel` says, or as descriptors allow, with a note
+/// where that is fewer than are to be asked.
+pub(crate) fn at_once(context: &Context, vms: usize) -> usize {
+    let room = allow_descriptors().saturating_sub(OWN_DESCRIPTORS) / OF_ONE;
+    let at_once = room.clamp(1, context.parallel);
+    if at_once < context.parallel.min(vms) {
+        context.ui.note(&format!(
+            "{at_once} VMs are asked at once and not {}: more descriptors are not allowed (ulimit -Hn)",
+            context.parallel
+        ));
+    }
+    at_once
+}
+
 /// A thousand connections take more descriptors than the usual soft limit of 1,024 allows; the hard
-/// one is far higher. Where it cannot be raised, dialling will say so.
-pub(crate) fn allow_descriptors() {
+/// one is far higher. Gives how many there may be.
+pub(crate) fn allow_descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let _ = rustix::process::setrlimit(
         rustix::process::Resource::Nofile,
@@ -257,4 +278,9 @@ pub(crate) fn allow_descriptors() {
             maximum: limit.maximum,
         },
     );
+    let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    // No limit at all.
+    allowed.map_or(usize::MAX, |allowed| {
+        usize::try_from(allowed).unwrap_or(usize::MAX)
+    })
 }

@@ -46,6 +46,7 @@ fn usage(told: &clap::Error) -> ExitCode {
 }
 
 fn main() -> ExitCode {
+    let console_keeper = mvm_vmm::console::run_if_called();
     if handshakes::is_helper() {
         handshakes::finish();
         return ExitCode::SUCCESS;
@@ -71,7 +72,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let context = commands::Context::new(ui, cli.global, dialer, termination);
+    let context = commands::Context::new(ui, cli.global, dialer, termination, console_keeper);
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

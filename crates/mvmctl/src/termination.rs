@@ -6,6 +6,7 @@
 //! ```text
 //! the command handles them:  first ──► the command;  second ──► the command, and 3 s at most;  third ──► the end
 //! it does not:               first ──► the end
+//! HUP where it means to read settings anew:  the command, each time; it is none of those above
 //! the end:                   the handshakes that are under way are seen to, and the signal does what it does by default
 //! ```
 
@@ -16,6 +17,7 @@ use signal_hook::low_level::emulate_default_handler;
 use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -30,6 +32,7 @@ const WAITING: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Termination {
     requests: broadcast::Sender<i32>,
+    hup_reloads: Arc<AtomicBool>,
 }
 
 /// The signals, as long as this is there; none of them ends the process by itself then.
@@ -65,15 +68,26 @@ impl Termination {
             }
         }
         let (requests, _) = broadcast::channel(WAITING);
+        let hup_reloads = Arc::new(AtomicBool::new(false));
         let watcher = Watcher {
             signals,
             requests: requests.clone(),
+            hup_reloads: Arc::clone(&hup_reloads),
             handshakes,
         };
         Builder::new()
             .name("signals".into())
             .spawn(move || watcher.run())?;
-        Ok(Self { requests })
+        Ok(Self {
+            requests,
+            hup_reloads,
+        })
+    }
+
+    /// The same, and HUP asks the command to read its settings anew, however often it comes.
+    pub(crate) fn requests_and_reloads(&self) -> TerminationRequests {
+        self.hup_reloads.store(true, Ordering::SeqCst);
+        self.requests()
     }
 
     /// From now on signals are for the command.
@@ -85,6 +99,7 @@ impl Termination {
 struct Watcher {
     signals: Vec<(i32, UnixStream)>,
     requests: broadcast::Sender<i32>,
+    hup_reloads: Arc<AtomicBool>,
     handshakes: Arc<FinishHandshakes>,
 }
 
@@ -98,8 +113,11 @@ impl Watcher {
                 return self.end(number);
             }
             for number in self.wait(left) {
-                count += 1;
                 let is_handled = self.requests.send(number).is_ok();
+                if number == SIGHUP && is_handled && self.hup_reloads.load(Ordering::SeqCst) {
+                    continue;
+                }
+                count += 1;
                 match count {
                     _ if !is_handled => return self.end(number),
                     1 => {}

@@ -10,7 +10,7 @@ use crate::commands::Context;
 use crate::report::Failure;
 use futures_util::future::FutureExt as _;
 use mvm_client::{Error, Vm};
-use mvm_registry::{Inventory, VmName, VmState as Registered};
+use mvm_registry::{Ending, Inventory, VmName, VmState as Registered};
 use mvm_vmm::Vmms;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
@@ -46,8 +46,8 @@ pub(crate) enum Now {
     Runs(Vm),
     /// It was stopped or put to sleep in order, or is on its way up: it may run again.
     Off(Error),
-    /// Its VMM has ended by itself.
-    Ended(Failure),
+    /// Its VMM has ended by itself, in that way.
+    Ended(Ending, Failure),
 }
 
 /// The VMs whose changes are told. One for a process: inotify's instances are few.
@@ -111,6 +111,19 @@ impl<'a> VmStates<'a> {
         })
     }
 
+    /// Begins to watch a file that is written to.
+    pub(crate) fn growth_of(&'a self, file: &Path) -> Growth<'a> {
+        let watch = |inotify: &AsyncFd<OwnedFd>| {
+            let number = inotify::add_watch(inotify.get_ref(), file, WatchFlags::MODIFY).ok()?;
+            let mut watched = self.watched.borrow_mut();
+            Some(Rc::clone(watched.entry(number).or_default()))
+        };
+        Growth {
+            states: self,
+            changes: self.inotify.as_ref().and_then(watch),
+        }
+    }
+
     fn watch(&self, folder: &Path) -> Option<Rc<Changes>> {
         let flags = WatchFlags::CLOSE_WRITE
             | WatchFlags::MOVED_TO
@@ -170,6 +183,29 @@ impl<'a> VmStates<'a> {
                 .writes
                 .set(changes.writes.get() + u64::from(written));
             changes.news.notify_one();
+        }
+    }
+}
+
+/// A file, and whether it was written to.
+pub(crate) struct Growth<'a> {
+    states: &'a VmStates<'a>,
+    /// None if nobody tells.
+    changes: Option<Rc<Changes>>,
+}
+
+impl Growth<'_> {
+    /// Waits until it may have been written to since the last time that this was waited for.
+    pub(crate) async fn changed(&self) {
+        let Some(changes) = &self.changes else {
+            return sleep(UNTOLD).await;
+        };
+        loop {
+            tokio::select! {
+                biased;
+                () = changes.news.notified() => return,
+                () = self.states.read() => {}
+            }
         }
     }
 }
@@ -240,7 +276,10 @@ impl VmState<'_> {
             return Ok(Now::Runs(vm));
         };
         match vm.state {
-            Registered::Ended(_) => Ok(Now::Ended(Failure::registry(&self.name, &error))),
+            Registered::Ended(ref how) => {
+                let failure = Failure::registry(&self.name, &error);
+                Ok(Now::Ended(how.clone(), failure))
+            }
             Registered::Unknown(_) => Err(error.into()),
             _ => Ok(Now::Off(error.into())),
         }

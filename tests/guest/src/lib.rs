@@ -8,6 +8,7 @@
 //! drawer     the guest whose service draws random numbers all the time
 //! networked  the guest with a network card, whose service says which address it has
 //! bare       the guest of the benchmarks
+//! pool       the guest of the stories about a fleet
 //! short_path sockets in folders of any depth
 //! remote     scripts that are run in a guest from outside
 //! machine    one QEMU and its vsock device, driven step by step
@@ -38,6 +39,7 @@ mod machine;
 mod mvmctl;
 mod networked;
 mod parts;
+mod pool;
 pub mod remote;
 mod short_path;
 mod sleeper;
@@ -46,11 +48,12 @@ mod vm;
 mod waker;
 
 pub use bare::{AGENT_SOCKET, MOUNT_A_DISK, build_bare};
-pub use drawer::{DRAWN, build_drawer};
+pub use drawer::{DRAWN, Draw, Drawn, amiss, build_drawer};
 pub use image::{build_dev_image, build_image};
 pub use mvmctl::{Mvmctl, Run};
 pub use networked::{build_networked, qemu_with_card};
 pub use parts::Parts;
+pub use pool::build_pool;
 pub use sleeper::{MACHINE_ID, build_sleeper};
 pub use systemd::SystemdVm;
 pub use vm::TestVm;

@@ -42,6 +42,9 @@ impl Drop for Owned {
     }
 }
 
+/// The guest's vsock address.
+pub(crate) const GUEST_CID: u32 = 3;
+
 /// A running QEMU.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -56,7 +59,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// Boots an image, and waits for its agent to listen.
     pub(crate) fn boot(parts: &Parts, image: &Image, folder: &Path) -> Self {
-        let vsock = start_vsock(parts, folder, 3);
+        let vsock = start_vsock(parts, folder, GUEST_CID);
         let machine = Self::launch(parts, image, folder, Begin::Boot, Some(vsock));
         machine.wait_for_agent(1);
         machine
@@ -69,8 +72,8 @@ impl Machine {
         let uri = format!("exec:cat {}", state.display());
         machine.qmp("migrate-incoming", &json!({"uri": uri}));
         machine.await_event("RESUME", |_| true);
-        // Another address than the guest had: the device tells it so, as with any clone.
-        machine.plug(4);
+        // The address that the guest had: by another one its agent would notice that it was restored.
+        machine.plug(GUEST_CID);
         machine
     }
 
@@ -94,7 +97,10 @@ impl Machine {
             begin,
         };
         let mut command = Command::new(&parts.qemu);
-        let qemu = start(command.args(arguments.to_vec()), folder, "vmm.log");
+        // The console is its standard output.
+        let console = File::create(folder.join("console.log")).expect("create a log");
+        let command = command.args(arguments.to_vec());
+        let qemu = start(command, folder, "vmm.log", console.into());
         let qmp = wait("QEMU's control socket", folder, || {
             Qmp::connect(folder, QMP_SOCKET).unwrap_or_else(|error| panic!("{error}"))
         });
@@ -232,7 +238,7 @@ fn start_vsock(parts: &Parts, folder: &Path, cid: u32) -> Owned {
         "--uds-path",
         "v.sock",
     ]);
-    let vsock = start(&mut command, folder, "vsock.log");
+    let vsock = start(&mut command, folder, "vsock.log", Stdio::null());
     wait("vhost-device-vsock's socket", folder, || {
         let pid = i32::try_from(vsock.0.id()).expect("a pid");
         listens(pid, VSOCK_SOCKET)
@@ -242,12 +248,12 @@ fn start_vsock(parts: &Parts, folder: &Path, cid: u32) -> Owned {
     vsock
 }
 
-fn start(command: &mut Command, folder: &Path, log: &str) -> Owned {
+fn start(command: &mut Command, folder: &Path, log: &str, stdout: Stdio) -> Owned {
     let log = File::create(folder.join(log)).expect("create a log");
     command
         .current_dir(folder)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(stdout)
         .stderr(log);
     Owned(command.spawn().expect("start a VMM"))
 }

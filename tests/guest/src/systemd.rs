@@ -31,12 +31,35 @@ env >/run/life.env
 echo "$1 $2" >>/run/life.log
 "#;
 
-/// Runs what a test sends, whatever the agent is doing.
+/// Runs what a test sends, whatever the agent is doing: in a slice of its own, so that the others'
+/// stands still as a whole while the guest sleeps.
 const REMOTE: &str = "[Service]
+Slice=remote.slice
 ExecStart=/usr/bin/guest-probe serve PORT
 Restart=always
 RestartSec=1
 ";
+
+/// Services that a story may start: their names, and what is in their units.
+const SERVICES: [(&str, &str); 4] = [
+    ("draw", "ExecStart=/usr/bin/guest-probe draw /run/drawn"),
+    (
+        "watched",
+        "Type=notify\nWatchdogSec=30\nExecStart=/usr/bin/guest-probe watched",
+    ),
+    // Counts into the journal.
+    (
+        "ticker",
+        "SyslogIdentifier=ticker\n\
+         ExecStart=/bin/sh -c 'while n=$$((n + 1)); do echo $$n; sleep 0.2; done'",
+    ),
+    // A filesystem on a disk, and the process that serves it.
+    (
+        "served",
+        "ExecStartPre=/sbin/modprobe brd\nExecStartPre=/sbin/modprobe fuse\n\
+         ExecStart=/usr/bin/guest-probe fuse /mnt /dev/ram0",
+    ),
+];
 
 /// What takes long to start under emulation and is in nobody's way.
 const MASKED: [&str; 8] = [
@@ -150,7 +173,12 @@ impl SystemdVm {
 
     /// Runs a script in the guest, whatever its agent is doing, and gives what it printed.
     pub async fn sh(&self, script: &str) -> String {
-        let socket = self.socket();
+        self.sh_in(NAME, script).await
+    }
+
+    /// Runs a script in a guest that was restored from this one.
+    pub async fn sh_in(&self, vm: &str, script: &str) -> String {
+        let socket = self.mvmctl.file(vm, "v.sock");
         let run = remote::run(&socket, script);
         timeout(PATIENCE, run).await.expect("an end of the script")
     }
@@ -224,10 +252,14 @@ fn build(parts: &Parts, debian: &Path, folder: &Path, image: &Path) {
     let system = "etc/systemd/system";
     let remote = REMOTE.replace("PORT", &REMOTE_PORT.to_string());
     put(&format!("{system}/remote.service"), &remote);
+    for (name, unit) in SERVICES {
+        let path = format!("{system}/{name}.service");
+        put(&path, &format!("[Service]\n{unit}\n"));
+    }
     // The scripts of the stories run while the guest sleeps as well.
     put(
         "etc/mvm/agent.json",
-        r#"{"freeze_exempt": ["/system.slice/remote.service"]}"#,
+        r#"{"freeze_exempt": ["/remote.slice"]}"#,
     );
     let wanted = add.join(system).join("multi-user.target.wants");
     fs::create_dir(&wanted).expect("make a folder");

@@ -2,7 +2,7 @@
 
 use crate::base::{Base, Profile};
 use crate::image::NOTIFY_PORT;
-use crate::machine::{MEMORY_FILE, Machine, logs};
+use crate::machine::{GUEST_CID, MEMORY_FILE, Machine, logs};
 use crate::parts::Parts;
 use crate::short_path::ShortPath;
 use crate::{SOON, remote};
@@ -160,7 +160,7 @@ impl TestVm {
 
     /// Plugs it in again.
     pub fn plug(&mut self) {
-        self.machine.plug(5);
+        self.machine.plug(GUEST_CID);
     }
 
     /// Listens on the host where the agent reports that it is up.

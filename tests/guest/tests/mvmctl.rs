@@ -284,7 +284,7 @@ async fn ctrl_c_during_a_start_leaves_nothing() {
         "--image",
         image.path().to_str().unwrap(),
     ]);
-    let pids = both_processes(&mvmctl, "web").await;
+    let pids = all_processes(&mvmctl, "web").await;
     signal("INT", i64::from(starting.id()));
     let ended = starting.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
@@ -304,7 +304,7 @@ async fn a_start_that_was_killed_is_cleared_by_the_next() {
     let image = image.to_str().unwrap();
     let mvmctl = Mvmctl::new();
     let mut starting = mvmctl.start(&["vm", "start", "web", "--image", image]);
-    let pids = both_processes(&mvmctl, "web").await;
+    let pids = all_processes(&mvmctl, "web").await;
     let meanwhile = mvmctl.run(&["vm", "start", "web"]);
     assert!(
         meanwhile.stderr.contains("another mvmctl (process ")
@@ -323,10 +323,11 @@ async fn a_start_that_was_killed_is_cleared_by_the_next() {
     nothing_is_left(&mvmctl, "web");
 }
 
-/// Waits until QEMU and the vsock backend are in `vm.json`, and gives their pids.
-async fn both_processes(mvmctl: &Mvmctl, vm: &str) -> Vec<i64> {
-    eventually("both processes run", async || {
-        Some(mvmctl.pids(vm)).filter(|pids| pids.len() == 2)
+/// Waits until QEMU, the vsock backend and what keeps the console are in `vm.json`, and gives their
+/// pids.
+async fn all_processes(mvmctl: &Mvmctl, vm: &str) -> Vec<i64> {
+    eventually("all processes run", async || {
+        Some(mvmctl.pids(vm)).filter(|pids| pids.len() == 3)
     })
     .await
 }

@@ -1,12 +1,14 @@
 # The guest of the stories: arguments of mkGuest. Nothing can be executed in it from outside, so what
-# a story does to it are probes that are run on demand. The agent runs each probe once when it
-# starts, too: those that change something let that first run pass.
+# a story does to it are probes that are run on demand. The agent runs each probe once by itself, too,
+# when it starts and after each wake: those that change something let that run pass. Which sleep was
+# the last one stands in the agent's journal.
 { pkgs }:
 let
   onDemand =
     name: command:
     ''
-      mark=/run/on-demand.${name}.$PPID
+      sleep=$(sed -n 's/.*"last_sleep_ms":\([0-9]*\).*/\1/p' /run/mvm/journal.json 2>/dev/null)
+      mark=/run/on-demand.${name}.$PPID.$sleep
       if [ -e "$mark" ]; then ${command}; else : >"$mark"; fi
     '';
   never = 86400;

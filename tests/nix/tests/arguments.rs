@@ -364,7 +364,7 @@ fn settings_are_the_agents() {
             }
             ("busy_signals", Some(one)) => json!([one]),
             ("freeze", Some(word)) => json!(word),
-            ("freeze_exempt", Some("none")) => json!([]),
+            ("freeze_exempt" | "expose", Some("none")) => json!([]),
             (_, Some(default)) => serde_json::from_str(default).unwrap(),
             (_, None) => Value::Null,
         };

@@ -245,10 +245,8 @@ async fn a_root_file_system_of_ext4() {
     for guest in [&guest, &copy] {
         guest.wait_until_healthy();
         assert_eq!(guest.probe("root"), "overlay");
-        // Of the memory, and of the file, which is read again when caches have been dropped. Right
-        // after a wake the first try may fail.
-        let page = eventually("the page", async || guest.try_probe("page")).await;
-        assert_eq!(page, "It works, says root");
+        // Of the memory, and of the file, which is read again when caches have been dropped.
+        assert_eq!(guest.probe("page"), "It works, says root");
         assert_eq!(guest.probe("greet"), "Good day\nnot busybox");
     }
     for guest in [guest, copy] {

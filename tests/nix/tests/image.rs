@@ -26,6 +26,7 @@ const AGENT_FILES: [(&str, &str); 4] = [
   "busy_signals": ["cpu","inhibit"],
   "busy_threshold": 0.5,
   "exec": true,
+  "expose": [],
   "freeze": "workload",
   "freeze_exempt": [],
   "max_concurrent_checks": 32,

@@ -1,4 +1,7 @@
-//! JSON Schema for every request, answer and drop-in, from the types that read and write them.
+//! JSON Schema for every request, answer and drop-in, from the types that read and write them; and the
+//! Python client's shapes of answers, from these schemas.
+
+mod python;
 
 use mvm_protocol::answer::Answer;
 use mvm_protocol::dev::{Control, DevAnswer, DevRequest};
@@ -23,6 +26,19 @@ pub fn files() -> Result<Vec<(&'static str, String)>, String> {
         ("integration.json", pretty(&drop_in::<Integration>())?),
         ("probe.json", pretty(&probe()?)?),
     ])
+}
+
+/// The Python client's module of shapes, `_shapes.py`.
+///
+/// # Errors
+///
+/// A type that the generator cannot say in Python.
+pub fn python() -> Result<String, String> {
+    let schemas = [
+        answer::<Answer>()?.to_value(),
+        answer::<DevAnswer>()?.to_value(),
+    ];
+    python::module(&schemas.each_ref())
 }
 
 /// What the agent takes: strict, so that a misspelt field is found before it is sent.

@@ -51,6 +51,16 @@ fn json(case: &Value, header: usize) -> Option<Value> {
 }
 
 #[test]
+fn the_python_clients_shapes_are_current() {
+    let file = docs().join("../clients/python/src/mvm_agent/_shapes.py");
+    let committed = fs::read_to_string(file).unwrap_or_default();
+    assert!(
+        committed == mvm_schema::python().unwrap(),
+        "clients/python/src/mvm_agent/_shapes.py is not what the schemas say: run `cargo xtask schema`"
+    );
+}
+
+#[test]
 fn the_committed_files_are_current() {
     for (name, content) in mvm_schema::files().unwrap() {
         let committed = fs::read_to_string(docs().join("schema").join(name)).unwrap_or_default();

@@ -63,7 +63,7 @@ const KNOWN: &[(&str, &str, &str)] = &[
 ];
 
 /// The agent's layers, from the lowest. Each may import those before it.
-const AGENT_LAYERS: [&str; 4] = ["core", "machine", "serve", "dev"];
+const AGENT_LAYERS: [&str; 5] = ["core", "machine", "serve", "ports", "dev"];
 
 /// The root file of each target of each crate, below the workspace.
 fn targets() -> Vec<String> {

@@ -6,8 +6,8 @@ use crate::{ActionKind, Outcome};
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::Profile;
 use mvm_protocol::status::{
-    Agent, BusySignal, DropInError, Health, Inspect, LastCheck, ProbeStatus, Snapshot, Status,
-    System,
+    Agent, BusySignal, DropInError, Health, Inspect, LastCheck, ProbeStatus, RestoreSign, Restored,
+    Snapshot, Status, System,
 };
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +44,7 @@ fn inspect(status: Status, probes: Vec<ProbeStatus>) -> Inspect {
             generation: 3,
             last_sleep: None,
             last_wake: None,
+            unannounced: 1,
         },
     }
 }
@@ -189,6 +190,7 @@ mvm_guest_lifecycle{pool="web",vm="web-1",lifecycle="running"} 1
 mvm_guest_health{pool="web",vm="web-1",health="healthy"} 1
 mvm_guest_uptime_seconds{pool="web",vm="web-1"} 95.5
 mvm_guest_generation{pool="web",vm="web-1"} 3
+mvm_guest_restores_unannounced_total{pool="web",vm="web-1"} 1
 mvm_guest_cpus{pool="web",vm="web-1"} 2
 mvm_guest_memory_total_bytes{pool="web",vm="web-1"} 268435456
 mvm_guest_memory_available_bytes{pool="web",vm="web-1"} 134217728
@@ -384,5 +386,24 @@ fn pairs(labels: &str) {
         rest = value[end + 1..]
             .strip_prefix(',')
             .unwrap_or(&value[end + 1..]);
+    }
+}
+
+#[test]
+fn a_restore_that_nobody_announced_is_counted_when_its_agent_tells() {
+    let mut script = Script::new(vec![up("web-1", -600)]);
+    let inspect = inspect(status(worker(false, at(0))), Vec::new());
+    script.agent("web-1", AgentEvent::Inspect(&inspect));
+    let restored = Restored {
+        announced: false,
+        by: RestoreSign::Cid.into(),
+    };
+    script.event("web-1", mvm_protocol::answer::Change::Restored { restored });
+    let text = render(&script, Format::Text, true);
+    for line in [
+        "mvm_guest_generation{pool=\"web\",vm=\"web-1\"} 4\n",
+        "mvm_guest_restores_unannounced_total{pool=\"web\",vm=\"web-1\"} 2\n",
+    ] {
+        assert!(text.contains(line), "{text}");
     }
 }

@@ -73,7 +73,7 @@ const fn told(
 const SECONDS: Option<&str> = Some("seconds");
 const BYTES: Option<&str> = Some("bytes");
 
-static TOLD: [Told; 28] = {
+static TOLD: [Told; 29] = {
     use Kind::{Counter, Gauge, Info};
     [
         told(
@@ -160,7 +160,14 @@ static TOLD: [Told; 28] = {
             Gauge,
             None,
             Of::Inspected(|inspected| Value::Whole(inspected.generation)),
-            "How many wakes the guest has seen.",
+            "How many restores the guest has seen.",
+        ),
+        told(
+            "mvm_guest_restores_unannounced_total",
+            Counter,
+            None,
+            Of::Inspected(|inspected| Value::Whole(inspected.unannounced)),
+            "How many of them no host announced.",
         ),
         told(
             "mvm_guest_cpus",

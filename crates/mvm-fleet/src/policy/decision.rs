@@ -138,7 +138,7 @@ impl<'a> Decision<'a> {
         self.members.starting = starting;
     }
 
-    /// Wakes, resumes and clones what is missing.
+    /// Resumes, wakes and clones what is missing.
     fn bring_up(&mut self, fresh: u32, all_idle: u32) {
         let bounds = self.policy.bounds;
         let Members {
@@ -189,14 +189,14 @@ impl<'a> Decision<'a> {
         let is_urgent = !matches!(reason, Reason::FewSpare { .. });
         let max = self.policy.bounds.max;
         let has_room = self.up < max;
+        // It takes its room already, and is up at once.
+        if let Some(vm) = paused.take(is_urgent) {
+            self.act(ActionKind::Resume, vm, reason);
+            return Ok(());
+        }
         if has_room && let Some(vm) = sleepers.take(is_urgent) {
             self.up += 1;
             self.act(ActionKind::Wake, vm, reason);
-            return Ok(());
-        }
-        // It takes its room already.
-        if let Some(vm) = paused.take(is_urgent) {
-            self.act(ActionKind::Resume, vm, reason);
             return Ok(());
         }
         if !has_room {
@@ -404,8 +404,16 @@ impl<'a> Decision<'a> {
         lifetime.is_some_and(|lifetime| vm.age(&self.now) >= lifetime)
     }
 
-    /// Whether a host wants it kept as it is.
+    /// Whether a host wants it kept as it is, or it serves connections.
     fn is_kept(&mut self, vm: &Vm) -> bool {
+        if self
+            .facts
+            .joined
+            .get(vm.name())
+            .is_some_and(|joined| *joined > 0)
+        {
+            return true;
+        }
         let until = vm.kept_until(&self.now);
         if let Some(until) = until {
             self.look_again(self.now.until(until));

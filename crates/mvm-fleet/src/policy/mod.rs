@@ -24,8 +24,9 @@
 //!
 //! In each pool the decision first counts. *Taken* are those that are busy, starting, unknown or on
 //! their way; `wanted` is taken and `spare`, at least `min`, at most `max`. What is missing is brought
-//! up: sleepers are woken, then paused ones resumed, then clones made. What is idle beyond is put
-//! down, the one that has been idle for longest first, each when its own period is over. Then what is
+//! up: paused ones are resumed, then sleepers woken, then clones made. A paused one is there at once and
+//! its memory is taken already; were it left for last, as pauses go before sleeps, pools would wake
+//! sleepers all day while their paused ones stand by. What is idle beyond is put down, the one that has been idle for longest first, each when its own period is over. Then what is
 //! too old or left over is ended and removed.
 //!
 //! How it could go wrong, and does not:

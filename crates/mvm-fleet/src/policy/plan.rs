@@ -16,6 +16,9 @@ pub struct Facts {
     pub under_way: BTreeMap<String, UnderWay>,
     /// How many connections of a pool are held until a VM can take them.
     pub waiting: BTreeMap<String, u32>,
+    /// How many connections a VM serves that came by its pool's `wake`. One that serves any is not put
+    /// down, whatever its guest says: little traffic makes no load.
+    pub joined: BTreeMap<String, u32>,
     /// The last clone of a pool, if it failed and none has succeeded since.
     pub failed_clones: BTreeMap<String, FailedAction>,
 }

@@ -170,6 +170,24 @@ fn nothing_is_done_before_all_of_a_pool_have_answered() {
 }
 
 #[test]
+fn one_that_serves_connections_is_let_be() {
+    let mut script = idle(&[("web-1", 31), ("web-2", 301), ("web-3", 31)]);
+    let facts = |joined| Facts {
+        joined: [("web-1".to_owned(), joined), ("web-2".to_owned(), joined)].into(),
+        ..Facts::default()
+    };
+    assert_eq!(
+        script.plan(PERIODS, &facts(1)),
+        "pause web-3: idle for 31s, over 30s"
+    );
+    assert_eq!(
+        script.plan(PERIODS, &facts(0)).lines().count(),
+        3,
+        "none is left"
+    );
+}
+
+#[test]
 fn spare_and_min_are_kept_up() {
     let mut script = idle(&[("web-1", 999), ("web-2", 998), ("web-3", 997)]);
     let sleep_one = "sleep web-1: idle for 16m39s, over 5m";
@@ -192,7 +210,7 @@ fn spare_and_min_are_kept_up() {
 }
 
 #[test]
-fn sleepers_wake_first_then_paused_ones_resume_then_clones_are_made() {
+fn paused_ones_resume_first_then_sleepers_wake_then_clones_are_made() {
     let vms = || {
         vec![
             paused("web-1", -900),
@@ -203,9 +221,9 @@ fn sleepers_wake_first_then_paused_ones_resume_then_clones_are_made() {
     let mut script = Script::new(vms());
     assert_eq!(
         script.plan(&with("min = 5"), &none()),
-        "wake web-7: 0 up, min is 5\n\
-         wake web-2: 1 up, min is 5\n\
-         resume web-1: 2 up, min is 5\n\
+        "resume web-1: 0 up, min is 5\n\
+         wake web-7: 1 up, min is 5\n\
+         wake web-2: 2 up, min is 5\n\
          clone web-8: 3 up, min is 5\n\
          clone web-9: 4 up, min is 5"
     );
@@ -213,7 +231,7 @@ fn sleepers_wake_first_then_paused_ones_resume_then_clones_are_made() {
     let max = "[[pool]]\nname = \"web\"\nmin = 2\nmax = 2\ngolden = \"/s\"";
     assert_eq!(
         script.plan(max, &none()),
-        "wake web-7: 0 up, min is 2\nresume web-1: 1 up, min is 2"
+        "resume web-1: 0 up, min is 2\nwake web-7: 1 up, min is 2"
     );
     let no_golden = "[[pool]]\nname = \"web\"\nmin = 4";
     assert!(script.plan(no_golden, &none()).ends_with(

@@ -29,6 +29,7 @@ pub(crate) struct Inspected {
     pub(crate) memory_total_bytes: u64,
     pub(crate) memory_available_bytes: u64,
     pub(crate) generation: u64,
+    pub(crate) unannounced: u64,
     pub(crate) probes: Vec<Probe>,
 }
 
@@ -62,6 +63,14 @@ impl Detail {
         }
         self.integrations.shrink_to_fit();
         self.drop_more(0, dropped)
+    }
+
+    /// The guest was restored and nobody announced it: its generation has grown by one.
+    pub(crate) fn restored(&mut self) {
+        if let Some(inspected) = &mut self.inspected {
+            inspected.generation = inspected.generation.saturating_add(1);
+            inspected.unannounced = inspected.unannounced.saturating_add(1);
+        }
     }
 
     /// Takes one integration. Returns how many more are left out than before.
@@ -106,6 +115,7 @@ impl Detail {
             memory_total_bytes: inspect.system.memory_total_bytes,
             memory_available_bytes: inspect.system.memory_available_bytes,
             generation: inspect.snapshot.generation,
+            unannounced: inspect.snapshot.unannounced,
             probes,
         }));
         self.drop_more(1, dropped)

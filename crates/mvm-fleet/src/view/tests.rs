@@ -4,7 +4,7 @@ use mvm_protocol::Lenient;
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::{Change, Event};
 use mvm_protocol::lenient::Word;
-use mvm_protocol::status::{Health, Lifecycle, WorkerState};
+use mvm_protocol::status::{Health, Lifecycle, Worker, WorkerState};
 use proptest::prelude::*;
 
 #[test]
@@ -493,4 +493,24 @@ proptest! {
         script.registry(RegistryEvent::Listed { vms: vec![], whole: true });
         prop_assert!(script.view.deadlines.is_empty() && script.view.pools.is_empty());
     }
+}
+
+#[test]
+fn an_idle_guest_that_is_held_is_busy() {
+    let mut script = Script::running(&["web-1"]);
+    script.idle("web-1", 600);
+    let since = Timestamp(script.guest_time().0 - 600_000);
+    let held = Worker {
+        held_by: vec![mvm_protocol::status::BusySignal::Session.into()],
+        ..worker(false, since)
+    };
+    script.event("web-1", Change::Worker { worker: held });
+    assert_eq!(script.told(), "web-1 busy");
+    script.pass(10);
+    // Its last_busy_at is that of the last moment at which it was held.
+    let let_go = worker(false, script.guest_time());
+    script.event("web-1", Change::Worker { worker: let_go });
+    script.pass(5);
+    script.heartbeat("web-1");
+    assert_eq!(script.told(), "web-1 idle 5");
 }

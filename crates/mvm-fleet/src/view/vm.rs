@@ -180,6 +180,7 @@ impl Vm {
                     }
                     Change::Lifecycle { lifecycle } => observed.lifecycle = *lifecycle,
                     Change::DropIns { drop_ins } => detail.drop_ins(drop_ins.errors.len()),
+                    Change::Restored { .. } => detail.restored(),
                     Change::Heartbeat { .. } | Change::Unknown {} => {}
                 }
                 observed.heard(event.at, now);

@@ -14,7 +14,7 @@ const SLACK: Duration = Duration::from_secs(2);
 pub(crate) struct Observed {
     pub(crate) lifecycle: Lenient<Lifecycle>,
     pub(crate) health: Lenient<Health>,
-    /// Anything but a plain `idle` is busy: a word that we do not know, too.
+    /// Anything but a plain `idle` is busy: a word that we do not know, too, and whatever holds an idle one.
     pub(crate) is_busy: bool,
     pub(crate) because: Signals,
     pub(crate) load1: f64,
@@ -56,9 +56,10 @@ impl Signals {
         (BusySignal::Inhibit, "inhibit"),
     ];
 
-    fn of(because: &[Lenient<BusySignal>]) -> Self {
+    fn of(worker: &Worker) -> Self {
+        let told = worker.because.iter().chain(&worker.held_by);
         let bits = Self::ALL.iter().enumerate().map(|(bit, (signal, _))| {
-            let is_set = because.iter().any(|one| one == signal);
+            let is_set = told.clone().any(|one| one == signal);
             u8::from(is_set) << bit
         });
         Self(bits.sum())
@@ -101,8 +102,9 @@ impl Observed {
 
     /// What the worker is now.
     pub(crate) fn worker(&mut self, worker: &Worker) {
-        self.is_busy = worker.state != WorkerState::Idle;
-        self.because = Signals::of(&worker.because);
+        // An open command and a file that inhibits are work, whichever signals a guest's settings count.
+        self.is_busy = worker.state != WorkerState::Idle || !worker.held_by.is_empty();
+        self.because = Signals::of(worker);
         self.load1 = worker.load1;
         self.runnable = worker.runnable;
         let since = worker.last_busy_at.map_or(worker.since, |last_busy| {

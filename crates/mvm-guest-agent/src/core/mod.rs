@@ -5,20 +5,23 @@
 //! runs when, and what status is reported, can be tested and replayed without waiting.
 
 pub(crate) mod baseline;
+pub(crate) mod drain;
 pub(crate) mod ended;
 pub(crate) mod lifecycle;
 pub(crate) mod open;
 pub(crate) mod registry;
 pub(crate) mod reloading;
 pub(crate) mod schedule;
+pub(crate) mod signs;
 pub(crate) mod sleeping;
 pub(crate) mod timeline;
 pub(crate) mod verdict;
 pub(crate) mod worker;
 
 use baseline::Baseline;
+use drain::Drain;
 use ended::Ended;
-use lifecycle::{Done, Journal, Lifecycle, WakeAsked};
+use lifecycle::{Done, Journal, Lifecycle, TICK, WakeAsked};
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::{Answer, Change, Checked, ErrorAnswer, ErrorCode};
 use mvm_protocol::lifecycle::{SleepPrep, Token, Wake};
@@ -27,7 +30,8 @@ use mvm_protocol::status::{DropInError, Health, Lifecycle as Phase, ProbeStatus,
 use registry::{Check, Command, Loaded};
 use reloading::Reload;
 use schedule::{CheckId, Schedule, slot_after};
-use sleeping::{Drain, Frozen, StepWork};
+use signs::{Marks, Signs};
+use sleeping::{Frozen, StepWork};
 use std::time::Duration;
 use timeline::{Moment, Timeline};
 use worker::{BusyPolicy, Counted, Sample, Worker};
@@ -57,6 +61,10 @@ pub(crate) enum Event {
     Tick,
     /// The signals were read.
     Sampled(Sample),
+    /// The kernel says that the VM's generation id is another one.
+    VmgenidChanged,
+    /// The marks of a restore were read.
+    MarksRead(Marks),
     /// A command has ended.
     RunEnded(RunId, Ended),
     /// Something changed in a drop-in folder.
@@ -112,6 +120,8 @@ pub(crate) enum Action {
     FreezeJobs,
     /// Thaw them.
     ThawJobs,
+    /// The guest has stood still for that time, by its monotonic clock: it counts for no job.
+    StoodStill(Duration),
 }
 
 /// What the core is held to.
@@ -154,7 +164,11 @@ pub(crate) struct Core {
     drain: Option<Drain>,
     seed: u64,
     open: open::Open,
+    signs: Signs,
 }
+
+/// A deadline that is missed by more was not slept over: the guest stood still, or its clock jumped.
+pub(crate) const STOOD_STILL: Duration = Duration::from_secs(5);
 
 impl Core {
     /// The core at its start: it reads the drop-ins and the signals at its first tick.
@@ -190,6 +204,7 @@ impl Core {
             frozen,
             drain: None,
             seed: settings.seed,
+            signs: Signs::new(settings.sample_interval),
             settings,
             open: open::Open::default(),
         }
@@ -198,7 +213,11 @@ impl Core {
     /// Takes an event and says what to do about it, in this order.
     pub(crate) fn handle(&mut self, event: Event, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
+        let missed_by = self.missed_by(now);
         self.timeline = self.timeline_at(now);
+        if missed_by > STOOD_STILL {
+            self.stood_still(missed_by, now, &mut actions);
+        }
         match event {
             Event::Tick => {
                 let acts = self.lifecycle.tick(now.mono);
@@ -212,6 +231,14 @@ impl Core {
             Event::StepDone(done) => self.step_done(&done, now, &mut actions),
             Event::StepRefused(why) => self.step_refused(why, now, &mut actions),
             Event::Sampled(sample) => self.sampled(sample, now, &mut actions),
+            Event::VmgenidChanged => {
+                let sign = self.signs.vmgenid(now.mono);
+                self.notice(sign, now, &mut actions);
+            }
+            Event::MarksRead(marks) => {
+                let sign = self.signs.read(marks, now.mono);
+                self.notice(sign, now, &mut actions);
+            }
             Event::RunEnded(run, ended) => self.run_ended(run, &ended, now, &mut actions),
             Event::DropInsChanged => self.drop_ins_changed(now),
             Event::DropInsLoaded(loaded) => self.loaded(loaded, now, &mut actions),
@@ -240,7 +267,32 @@ impl Core {
     }
 
     fn timeline_at(&self, now: Now) -> Timeline {
-        self.timeline.at(now, self.is_ready())
+        // In a guest that is `ready` the agent's ticks are the only time that passes.
+        let ran_at_most = if self.is_ready() {
+            Some(TICK)
+        } else {
+            let missed_by = self.missed_by(now);
+            let passed = now.mono.saturating_sub(self.timeline.now());
+            (missed_by > STOOD_STILL).then(|| passed.saturating_sub(missed_by))
+        };
+        self.timeline.at(now, ran_at_most)
+    }
+
+    /// By how much the last deadline is missed.
+    fn missed_by(&self, now: Now) -> Duration {
+        self.deadline()
+            .map_or(Duration::ZERO, |due| now.mono.saturating_sub(due))
+    }
+
+    /// All deadlines are overdue at once, since the guest stood still: its checks start one after the
+    /// other as after a wake, and a lease waits for the wake that may be about to come.
+    fn stood_still(&mut self, time: Duration, now: Now, actions: &mut Vec<Action>) {
+        self.lifecycle.expect_wake();
+        if self.lifecycle.phase() == Phase::Running {
+            self.seed = self.seed.wrapping_add(1);
+            self.schedule.release(now.mono, self.seed, true);
+        }
+        actions.push(Action::StoodStill(time));
     }
 
     fn sampled(&mut self, sample: Sample, now: Now, actions: &mut Vec<Action>) {
@@ -248,6 +300,8 @@ impl Core {
             self.counted = self.baseline.take(&sample, now.mono);
         }
         self.judge(sample, actions);
+        let sign = self.signs.read(sample.marks, now.mono);
+        self.notice(sign, now, actions);
     }
 
     /// Judges idle or busy by what was read, and by what hosts have open.

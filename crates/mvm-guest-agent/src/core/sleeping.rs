@@ -1,14 +1,15 @@
 //! What the lifecycle's acts mean to the rest of the core: who is held, who is told, what is run.
 
+use super::drain::Drain;
 use super::ended::{End, Ended};
-use super::lifecycle::{Act, Cause, DRAIN_GRACE, Done, Journal, Participant, Task, WakeAsked};
+use super::lifecycle::{Act, Cause, Done, Journal, Participant, Task, WakeAsked};
 use super::registry::{Body, Check, Command, LifecycleContext};
 use super::worker::Counted;
 use super::{Action, Core, Now, RunId, WaiterId, answer, busy};
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::{Answer, Change, ErrorAnswer, ErrorCode};
 use mvm_protocol::lifecycle::{Entropy, Outcome, Payload, SleepPrep, Token, WakeCause};
-use mvm_protocol::status::{Lifecycle as Phase, Snapshot};
+use mvm_protocol::status::{Lifecycle as Phase, RestoreSign, Restored, Snapshot};
 use std::time::Duration;
 
 /// A step that the machine takes.
@@ -38,8 +39,8 @@ pub(crate) enum Work {
     CheckFrozen { required: bool },
     /// Let the work run again.
     Thaw,
-    /// Drop the page cache.
-    DropCaches,
+    /// Drop the page cache; the number of the run that does it.
+    DropCaches(RunId),
     /// Reseed the kernel's random generator.
     Reseed(Option<Entropy>),
     /// Set the wall clock: the host's time, and when it was told on the monotonic clock.
@@ -74,19 +75,6 @@ pub(super) enum Frozen {
     Was,
 }
 
-/// Checks that run when a sleep begins.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Drain {
-    began: Duration,
-    kill_at: Option<Duration>,
-    runs: usize,
-    /// What hosts had open.
-    open: usize,
-    /// Whether the sleep is given up: then open requests, which have been told to end, are not
-    /// waited for.
-    given_up: bool,
-}
-
 impl Core {
     pub(super) fn sleep_asked(
         &mut self,
@@ -115,6 +103,7 @@ impl Core {
         actions: &mut Vec<Action>,
     ) {
         let participants = self.participants();
+        let noticed = self.lifecycle.journal().noticed.is_some();
         let acts = self.lifecycle.wake(waiter, asked, &participants);
         let accepted = !matches!(acts.as_slice(), [Act::WrongToken(_)]);
         // The first host's bytes and time are as good as a second one's, which would be too late
@@ -133,6 +122,7 @@ impl Core {
         self.apply(acts, now, actions);
         let restored = asked.wake.cause == WakeCause::Restored;
         if accepted && restored && self.lifecycle.phase() != Phase::Running {
+            self.signs.announced(noticed, now.mono);
             self.was_frozen(actions);
             if asked.wake.clone {
                 self.worker.forget(self.timeline.moment());
@@ -141,6 +131,19 @@ impl Core {
         }
         if self.lifecycle.phase() == Phase::Running {
             self.wake = None;
+        }
+    }
+
+    /// Takes note of a sign of a restore that no host has announced.
+    pub(super) fn notice(
+        &mut self,
+        sign: Option<RestoreSign>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(by) = sign {
+            let acts = self.lifecycle.noticed(by);
+            self.apply(acts, now, actions);
         }
     }
 
@@ -173,6 +176,15 @@ impl Core {
                     self.wake = None;
                     self.run_on(now);
                     actions.push(Action::Woke);
+                }
+                Act::Unannounced(by) => {
+                    let (announced, by) = (false, by.into());
+                    let restored = Restored { announced, by };
+                    actions.push(Action::Publish(Change::Restored { restored }));
+                    // Clones of one snapshot come up at different times, if nothing else tells them
+                    // apart.
+                    self.seed ^= now.wall.0.unsigned_abs();
+                    self.was_frozen(actions);
                 }
                 Act::Enter(lifecycle) => {
                     actions.push(Action::Publish(Change::Lifecycle {
@@ -274,14 +286,8 @@ impl Core {
             Task::Drain => {
                 actions.push(Action::Keep(journal));
                 self.end_open(actions);
-                let kill_at = Some(now.mono.saturating_add(DRAIN_GRACE.min(limit)));
-                self.drain = Some(Drain {
-                    began: now.mono,
-                    kill_at,
-                    runs: self.runs.len(),
-                    open: self.open.working(),
-                    given_up: false,
-                });
+                let (runs, open) = (self.runs.len(), self.open.working());
+                self.drain = Some(Drain::new(now.mono, limit, runs, open));
                 self.drained(now, actions);
                 return;
             }
@@ -315,7 +321,7 @@ impl Core {
                 required: self.lifecycle.requires_freeze(),
             },
             Task::Thaw => Work::Thaw,
-            Task::DropCaches => Work::DropCaches,
+            Task::DropCaches => Work::DropCaches(RunId(self.number())),
             Task::Reseed => Work::Reseed(wake.and_then(|(wake, _)| wake.entropy)),
             Task::Clock => {
                 let told = wake.and_then(|(wake, at)| Some((wake.wall_clock?, at)));
@@ -334,57 +340,6 @@ impl Core {
             journal,
             needs_journal,
         })));
-    }
-
-    fn cancel(&mut self, now: Now, actions: &mut Vec<Action>) {
-        match &mut self.drain {
-            Some(drain) => {
-                drain.kill_at = None;
-                drain.given_up = true;
-                self.kill_runs(actions);
-                self.drained(now, actions);
-            }
-            None => actions.push(Action::CancelStep),
-        }
-    }
-
-    fn kill_runs(&self, actions: &mut Vec<Action>) {
-        actions.extend(self.runs.iter().map(|(run, _)| Action::Kill(*run)));
-    }
-
-    /// When running checks are to be killed, if any hold up a sleep.
-    pub(super) fn drain_deadline(&self) -> Option<Duration> {
-        self.drain.and_then(|drain| drain.kill_at)
-    }
-
-    /// Ends the drain once nothing runs, or kills what does.
-    pub(super) fn drained(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let Some(drain) = &mut self.drain else { return };
-        let open = self.open.working();
-        let waits = open > 0 && !drain.given_up;
-        if self.runs.is_empty() && !waits {
-            let took = now.mono.saturating_sub(drain.began);
-            let detail = match (drain.runs, drain.kill_at) {
-                (0, _) => None,
-                (runs, Some(_)) => Some(format!("waited for {runs} running checks")),
-                (runs, None) => Some(format!("ended {runs} running checks")),
-            };
-            let (outcome, detail) = super::open::drained(drain.open, open, detail);
-            let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            self.drain = None;
-            self.step_done(
-                &Done {
-                    outcome,
-                    duration_ms,
-                    detail,
-                },
-                now,
-                actions,
-            );
-        } else if drain.kill_at.is_some_and(|at| now.mono >= at) {
-            drain.kill_at = None;
-            self.kill_runs(actions);
-        }
     }
 
     /// The integrations, as the lifecycle knows them.
@@ -422,6 +377,7 @@ impl Core {
             generation: journal.generation,
             last_sleep: journal.last_sleep_ms.map(Timestamp),
             last_wake: journal.last_wake_ms.map(Timestamp),
+            unannounced: journal.unannounced,
         }
     }
 }
@@ -482,7 +438,7 @@ pub(crate) fn command_done(ended: &Ended) -> Done {
     }
 }
 
-fn done(outcome: Outcome, detail: Option<String>) -> Done {
+pub(super) fn done(outcome: Outcome, detail: Option<String>) -> Done {
     Done {
         outcome,
         duration_ms: 0,

@@ -6,7 +6,6 @@
 //! frozen and whatever year it believed in.
 
 use super::Now;
-use super::lifecycle::TICK;
 use mvm_protocol::Timestamp;
 use std::time::Duration;
 
@@ -58,11 +57,12 @@ impl Timeline {
         new
     }
 
-    /// The same later. In a guest that is `ready` the agent's ticks are the only time that passes.
-    pub(crate) fn at(mut self, now: Now, is_ready: bool) -> Self {
+    /// The same later. If it is known that the guest stood still, it has run for `ran_at_most` of the
+    /// time that has passed.
+    pub(crate) fn at(mut self, now: Now, ran_at_most: Option<Duration>) -> Self {
         let passed = now.mono.saturating_sub(self.now.mono);
-        if is_ready {
-            self.frozen += passed.saturating_sub(TICK);
+        if let Some(ran) = ran_at_most {
+            self.frozen += passed.saturating_sub(ran);
         }
         self.now = now;
         let beginning = self.beginning();
@@ -70,6 +70,11 @@ impl Timeline {
             self.began_ms = beginning;
         }
         self
+    }
+
+    /// The monotonic clock, as it was last read.
+    pub(crate) fn now(&self) -> Duration {
+        self.now.mono
     }
 
     /// Now.
@@ -91,6 +96,7 @@ impl Timeline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::lifecycle::TICK;
     use proptest::prelude::*;
 
     fn now(mono_ms: u64, wall_ms: i64) -> Now {
@@ -107,7 +113,7 @@ mod tests {
         let start = Timeline::new(now(5000, 1_000_000));
         let then = start.moment();
         for step in [0, 600, -600, 60_000, 56 * YEAR, -2 * YEAR] {
-            let later = start.at(now(15_000, 1_010_000 + step), false);
+            let later = start.at(now(15_000, 1_010_000 + step), None);
             let ago = later.now.wall.0 - later.shown(then).0;
             assert_eq!(ago, 10_000, "after a step by {step} ms");
         }
@@ -118,7 +124,7 @@ mod tests {
         let start = Timeline::new(now(5000, 1_000_000));
         let mut later = start;
         for (mono, wall) in [(6000, 1_001_001), (7000, 1_001_999), (8000, 1_003_040)] {
-            later = later.at(now(mono, wall), false);
+            later = later.at(now(mono, wall), None);
             assert_eq!(later.shown(start.moment()), Timestamp(1_000_000));
         }
     }
@@ -126,8 +132,8 @@ mod tests {
     #[test]
     fn a_monotonic_clock_that_jumps_while_the_guest_is_frozen_does_not_count() {
         let start = Timeline::new(now(5000, 1_000_000));
-        let ready = start.at(now(6000, 1_001_000), false);
-        let woken = ready.at(now(3_606_000, 4_601_000), true);
+        let ready = start.at(now(6000, 1_001_000), None);
+        let woken = ready.at(now(3_606_000, 4_601_000), Some(TICK));
         let ago = woken.now.wall.0 - woken.shown(start.moment()).0;
         assert_eq!(ago, 2000, "one tick is the agent's own");
     }
@@ -144,7 +150,7 @@ mod tests {
                 moments.push(line.moment());
                 mono += ahead;
                 wall += i64::try_from(ahead).unwrap() + step;
-                line = line.at(now(mono, wall), ready);
+                line = line.at(now(mono, wall), ready.then_some(TICK));
                 let shown: Vec<_> = moments.iter().map(|moment| line.shown(*moment)).collect();
                 prop_assert!(shown.is_sorted());
                 prop_assert!(shown.iter().all(|shown| *shown <= line.now.wall));

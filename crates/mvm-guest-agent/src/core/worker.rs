@@ -1,5 +1,6 @@
 //! Idle or busy, from the signals of one sample.
 
+use super::signs::Marks;
 use super::timeline::{Moment, Timeline};
 use mvm_protocol::Lenient;
 use mvm_protocol::status::{BusySignal, Worker as Told, WorkerState};
@@ -22,6 +23,8 @@ pub(crate) struct Sample {
     pub(crate) sessions: usize,
     /// Whether a file in `busy.d` holds the guest busy.
     pub(crate) inhibited: bool,
+    /// By which a restore can be told.
+    pub(crate) marks: Marks,
 }
 
 /// What counts of one sample. `None` where nothing is known.
@@ -52,6 +55,8 @@ pub(crate) struct Worker {
     last_busy: Option<Moment>,
     /// The guest is idle if there is none.
     because: Vec<BusySignal>,
+    /// What it is not to be put to sleep for, although it makes it no busier.
+    held_by: Vec<BusySignal>,
     load1: f64,
     counted: Option<f64>,
     runnable: u32,
@@ -64,6 +69,7 @@ impl Worker {
             since: at,
             last_busy: None,
             because: Vec::new(),
+            held_by: Vec::new(),
             load1: 0.0,
             counted: None,
             runnable: 0,
@@ -75,6 +81,7 @@ impl Worker {
         self.since = at;
         self.last_busy = None;
         self.because.clear();
+        self.held_by.clear();
     }
 
     /// As `status` tells it.
@@ -89,6 +96,7 @@ impl Worker {
             since: timeline.shown(self.since),
             last_busy_at: self.last_busy.map(|at| timeline.shown(at)),
             because: self.because.iter().copied().map(Lenient::Known).collect(),
+            held_by: self.held_by.iter().copied().map(Lenient::Known).collect(),
             load1: self.load1,
             load1_counted: self.counted,
             runnable: self.runnable,
@@ -125,14 +133,24 @@ impl BusyPolicy {
         worker.runnable = sample.runnable.unwrap_or(worker.runnable);
         // As many digits as the kernel shows.
         worker.counted = counted.load.map(|load| (load * 100.0).round() / 100.0);
-        if !because.is_empty() {
+        let mut held_by = Vec::new();
+        for (signal, holds) in [
+            (BusySignal::Session, sample.sessions > 0),
+            (BusySignal::Inhibit, sample.inhibited),
+        ] {
+            if holds && !self.signals.contains(&signal) {
+                held_by.push(signal);
+            }
+        }
+        if !because.is_empty() || !held_by.is_empty() {
             worker.last_busy = Some(at);
         }
         if because.is_empty() != worker.because.is_empty() {
             worker.since = at;
         }
-        let changed = worker.because != because;
+        let changed = worker.because != because || worker.held_by != held_by;
         worker.because = because;
+        worker.held_by = held_by;
         changed
     }
 }
@@ -255,6 +273,35 @@ mod tests {
         };
         let expected = [BusySignal::Loadavg, BusySignal::Cpu, BusySignal::Inhibit];
         assert_eq!(because(&ALL, sample), expected);
+    }
+
+    #[test]
+    fn what_is_switched_off_as_a_signal_holds_a_guest_all_the_same() {
+        let policy = BusyPolicy {
+            threshold: 0.1,
+            signals: vec![BusySignal::Loadavg, BusySignal::Inhibit],
+        };
+        let mut worker = Worker::unsampled(moment(0));
+        let apply = |worker: &mut Worker, sessions, inhibited, second| {
+            let sample = Sample {
+                sessions,
+                inhibited,
+                ..Sample::default()
+            };
+            policy.apply(worker, &sample, &all_of(&sample), moment(second))
+        };
+        assert!(apply(&mut worker, 1, false, 5), "it is a change");
+        assert_eq!(told(&worker).state, WorkerState::Idle);
+        assert_eq!(told(&worker).held_by, [BusySignal::Session]);
+        assert_eq!(worker.last_busy, Some(moment(5)));
+        assert!(apply(&mut worker, 0, true, 6));
+        assert_eq!(told(&worker).state, WorkerState::Busy);
+        assert!(told(&worker).held_by.is_empty(), "it counts already");
+        assert!(apply(&mut worker, 0, false, 9));
+        assert_eq!(
+            (told(&worker).held_by, worker.last_busy),
+            (Vec::new(), Some(moment(6)))
+        );
     }
 
     #[test]

@@ -2,11 +2,11 @@
 //! is not slowed down: what it loses is the output that is not kept any more.
 
 use super::exec::last_frame;
-use super::flow::PIECE;
-use super::host::{Host, Sent};
 use super::jobs::{Job, Jobs};
-use super::reply;
 use crate::core::open::Kind;
+use crate::ports::flow::PIECE;
+use crate::ports::host::{Host, Sent};
+use crate::ports::reply;
 use crate::serve::connection::{Connection, Ending};
 use mvm_protocol::dev::exec::ExecStarted;
 use mvm_protocol::dev::jobs::{Attach, JobStarted};
@@ -82,7 +82,7 @@ struct Replay {
 
 impl Replay {
     /// Adds the next piece to what is sent to the host, if there is one.
-    fn next(&mut self, host: &mut Host<'_>) -> bool {
+    fn next(&mut self, host: &mut Host<'_, Control>) -> bool {
         let ring = self.job.ring();
         if self.place < ring.start() {
             self.lost = true;
@@ -108,7 +108,7 @@ impl Replay {
     }
 }
 
-async fn take(host: &mut Host<'_>, job: &Job) -> Result<(), Ending> {
+async fn take(host: &mut Host<'_, Control>, job: &Job) -> Result<(), Ending> {
     while let Some(sent) = host.sent().await? {
         match sent {
             Sent::Control(Control::Signal(send), _) => job.signal(send.signal.number()),

@@ -1,14 +1,14 @@
 //! `exec`: a command whose input and output are the connection's.
 
-use super::audit::Audit;
-use super::flow::{Discard, InputQueue, YieldBudget};
-use super::host::{Host, Sent};
 use super::jobs::Jobs;
-use super::reply::{self, failed};
 use super::running::{Outcome, Running};
 use super::start::{Commands, Started};
 use super::terminal::Terminal;
 use crate::core::open::Kind;
+use crate::ports::audit::Audit;
+use crate::ports::flow::{Discard, InputQueue, YieldBudget};
+use crate::ports::host::{Host, Sent};
+use crate::ports::reply::{self, failed};
 use crate::serve::connection::{Connection, Ending};
 use crate::serve::handle::stopping;
 use mvm_protocol::dev::channel::STDIN;
@@ -65,7 +65,7 @@ pub(super) async fn serve(
         // The host is gone: nothing is left of what it asked for.
         None => exec.kill().await,
     };
-    audit.exited(&outcome);
+    audit.end(&outcome.in_words());
     let is_stopping = exec.was_told && host.connection.handle.is_stopping();
     // From here on it delays no sleep, however slowly the host reads. An agent that stops waits for it,
     // since after that nothing is sent any more.
@@ -108,7 +108,7 @@ impl Execution {
     /// Carries bytes until the command has ended and its output has been read.
     async fn serve(
         &mut self,
-        host: &mut Host<'_>,
+        host: &mut Host<'_, Control>,
         end: &mut oneshot::Receiver<()>,
     ) -> Result<(), Ending> {
         while self.running.outcome().is_none() {
@@ -131,7 +131,7 @@ impl Execution {
     }
 
     /// Takes what the host has sent, as far as there is room for it.
-    async fn take(&mut self, host: &mut Host<'_>) -> Result<(), Ending> {
+    async fn take(&mut self, host: &mut Host<'_, Control>) -> Result<(), Ending> {
         while self.stdin.has_room()
             && let Some(sent) = host.sent().await?
         {

@@ -1,19 +1,21 @@
 //! Hosts that keep a request waiting: who is cut off, and who is not.
 
-use super::*;
-use crate::dev::Dev;
+use super::Dev;
 use crate::machine::stream::pair;
-use crate::serve::connection::{Handshake, Timeouts};
+use crate::ports::Ports;
+use crate::ports::host::{FULL, Host};
+use crate::serve::connection::{Ending, Handshake, Timeouts};
 use crate::serve::session::tests::{self, PATIENT, SHORT, connection, story};
-use mvm_protocol::Decoder;
+use mvm_protocol::dev::{Control, DevAnswer};
 use mvm_protocol::frame::{encode_data, encode_json};
+use mvm_protocol::{Decoder, Frame};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -24,7 +26,7 @@ macro_rules! story {
             let (ours, theirs) = pair();
             theirs.set_nonblocking(true).unwrap();
             let mut connection = connection(ours, Timeouts::default());
-            let mut $host = Host::new(&mut connection, None, true);
+            let mut $host = Host::<Control>::new(&mut connection, None, true);
             #[allow(unused_mut, reason = "some hosts do nothing")]
             let mut $theirs = theirs;
             $tell
@@ -34,7 +36,7 @@ macro_rules! story {
 }
 
 /// Serves as a request does, with nothing to do with what comes; gives how it ended, and when.
-async fn serve(host: &mut Host<'_>, listens: bool) -> (Ending, Duration) {
+async fn serve(host: &mut Host<'_, Control>, listens: bool) -> (Ending, Duration) {
     let began = Instant::now();
     loop {
         let served = async {
@@ -53,7 +55,7 @@ async fn serve(host: &mut Host<'_>, listens: bool) -> (Ending, Duration) {
 /// A host at a session that serves what dev builds do.
 fn dev_host(handshake: Handshake, timeouts: Timeouts) -> tests::Host {
     tests::Host::connect_to(handshake, timeouts, |launcher| {
-        Rc::new(Dev::new(Rc::clone(launcher)))
+        Rc::new(Dev::new(Rc::clone(launcher), Ports::new(&[])))
     })
 }
 
@@ -223,7 +225,7 @@ async fn nothing_comes_after_the_last_answer() {
     story(async {
         let (ours, mut theirs) = pair();
         let mut connection = connection(ours, PATIENT);
-        let mut host = Host::new(&mut connection, None, true);
+        let mut host = Host::<Control>::new(&mut connection, None, true);
         // More than fits at once, so that the host is heard before all is sent.
         host.out.push(encode_data(1, &vec![b'x'; 250_000]).unwrap());
         host.answer(DevAnswer::ForwardEnd);
@@ -251,7 +253,7 @@ async fn a_framing_error_is_answered_after_the_frame_in_progress() {
     story(async {
         let (ours, mut theirs) = pair();
         let mut connection = connection(ours, PATIENT);
-        let mut host = Host::new(&mut connection, None, true);
+        let mut host = Host::<Control>::new(&mut connection, None, true);
         host.out.push(encode_data(1, &vec![b'x'; 250_000]).unwrap());
         host.send().await.unwrap();
         assert!(!host.out.is_empty(), "so that the test can fail");

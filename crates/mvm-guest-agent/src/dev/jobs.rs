@@ -1,14 +1,14 @@
 //! Jobs: commands that go on when the connection that started them is closed.
 
-use super::audit::Audit;
-use super::flow::{PIECE, Sink, YieldBudget};
-use super::reply::failed;
 use super::ring::Ring;
 use super::running::{Outcome, Running};
 use super::start::Started;
 use super::terminal::Terminal;
 use crate::machine::clock;
 use crate::machine::freezer::Freezer;
+use crate::ports::audit::Audit;
+use crate::ports::flow::{PIECE, Sink, YieldBudget};
+use crate::ports::reply::failed;
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::exec::Exec;
 use mvm_protocol::dev::jobs::{self as wire, JobSignal, JobState, KEPT_JOBS};
@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 /// The jobs that are remembered, by number.
@@ -59,6 +60,7 @@ pub(super) struct Job {
 enum Order {
     Signal(i32),
     Freeze(bool),
+    StoodStill(Duration),
 }
 
 /// Runs a job to its end, whoever is attached to it.
@@ -84,6 +86,7 @@ async fn supervise(
                 match order {
                     Order::Signal(number) => running.signal(number),
                     Order::Freeze(frozen) => running.frozen(frozen),
+                    Order::StoodStill(time) => running.stood_still(time),
                 }
                 // All at once, or a host could send them faster than they are taken.
                 match orders.try_recv() {
@@ -93,7 +96,7 @@ async fn supervise(
             },
         }
     };
-    audit.exited(&outcome);
+    audit.end(&outcome.in_words());
     job.ended.set(Some((outcome, clock::now().wall)));
     job.news.notify_waiters();
 }
@@ -204,6 +207,13 @@ impl Jobs {
                 freezer.set(frozen);
             }
             let _ = job.orders.send(Order::Freeze(frozen));
+        }
+    }
+
+    /// The guest has stood still for that time: it counts for no timeout.
+    pub(super) fn stood_still(&self, time: Duration) {
+        for job in self.all.borrow().values() {
+            let _ = job.orders.send(Order::StoodStill(time));
         }
     }
 

@@ -8,26 +8,24 @@
 //! exec      a command on pipes or a terminal     start, running, exec
 //! jobs      commands that go on without a host   jobs, ring, attach
 //! put, get  files, by a process of their own     relay, files
-//! forward   a TCP port of the loopback           forward
+//! forward   any TCP port of the loopback         crate::ports
 //! ```
 
 mod attach;
-mod audit;
 mod exec;
 pub(crate) mod files;
-mod flow;
-mod forward;
-mod host;
 mod jobs;
-mod outbox;
 mod relay;
-mod reply;
 mod ring;
 mod running;
 mod start;
 mod terminal;
 
+#[cfg(test)]
+mod host_tests;
+
 use crate::machine::process::Launcher;
+use crate::ports::{Limits, Ports, forward, reply};
 use crate::serve::connection::{Connection, Ending};
 use crate::serve::extension::Extension;
 use jobs::Jobs;
@@ -36,18 +34,22 @@ use mvm_protocol::answer::{ErrorCode, Profile};
 use mvm_protocol::dev::{DevAnswer, DevRequest, ParsedControl, ParsedDevRequest};
 use start::Commands;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What all connections of a dev build share.
 pub(crate) struct Dev {
     commands: Commands,
     jobs: Jobs,
+    /// Those that are reached where the configuration allows nothing else.
+    ports: Ports,
 }
 
 impl Dev {
-    pub(crate) fn new(launcher: Rc<Launcher>) -> Self {
+    pub(crate) fn new(launcher: Rc<Launcher>, ports: Ports) -> Self {
         Self {
             commands: Commands::new(launcher),
             jobs: Jobs::default(),
+            ports,
         }
     }
 
@@ -57,7 +59,7 @@ impl Dev {
         request: DevRequest,
         id: Option<u64>,
     ) -> Result<(), Ending> {
-        let Self { commands, jobs } = self;
+        let Self { commands, jobs, .. } = self;
         match request {
             DevRequest::Exec(asked) => exec::serve(connection, commands, jobs, asked, id).await,
             DevRequest::Attach(asked) => attach::serve(connection, jobs, asked, id).await,
@@ -69,7 +71,9 @@ impl Dev {
             DevRequest::Put(_) | DevRequest::Get(_) => {
                 relay::serve(connection, commands, request, id).await
             }
-            DevRequest::Forward(asked) => forward::serve(connection, asked, id).await,
+            DevRequest::Forward(asked) => {
+                forward::serve(connection, asked, id, Limits::default()).await
+            }
         }
     }
 }
@@ -79,6 +83,8 @@ impl Dev {
 pub(crate) struct DevSession {
     /// Whether the frames that arrive may belong to a request whose last answer has been sent.
     late: bool,
+    /// Likewise, where ports alone are served.
+    ports: <Ports as Extension>::Session,
 }
 
 impl Extension for Rc<Dev> {
@@ -92,6 +98,12 @@ impl Extension for Rc<Dev> {
         session: &mut DevSession,
         frame: Frame,
     ) -> Result<Option<Frame>, Ending> {
+        if !connection.handle.facts().exec {
+            return self
+                .ports
+                .serve(connection, &mut session.ports, frame)
+                .await;
+        }
         let body = match frame {
             Frame::Data { .. } if session.late => return Ok(None),
             Frame::Json(body) => body,
@@ -103,7 +115,6 @@ impl Extension for Rc<Dev> {
         session.late = false;
         let parsed = ParsedDevRequest::read(&body);
         let request = match parsed.request {
-            _ if !connection.handle.facts().exec => return Ok(Some(Frame::Json(body))),
             Err(error) if error.code == ErrorCode::UnknownRequest || parsed.kind.is_none() => {
                 return Ok(Some(Frame::Json(body)));
             }
@@ -124,6 +135,10 @@ impl Extension for Rc<Dev> {
 
     fn thaw(&self) {
         self.jobs.freeze(false);
+    }
+
+    fn stood_still(&self, time: Duration) {
+        self.jobs.stood_still(time);
     }
 
     async fn shut_down(&self) {

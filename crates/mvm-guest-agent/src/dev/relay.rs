@@ -1,13 +1,13 @@
 //! `put` and `get`: carries bytes between the host and the process that has the files, see `files`.
 
-use super::audit::Audit;
-use super::flow::{Discard, InputQueue, Sink, YieldBudget};
-use super::host::{Host, Sent};
-use super::outbox::Outbox;
-use super::reply::{self, failed};
 use super::running::{CommandEvent, Running};
 use super::start::Commands;
 use crate::core::open::Kind;
+use crate::ports::audit::Audit;
+use crate::ports::flow::{Discard, InputQueue, Sink, YieldBudget};
+use crate::ports::host::{Host, Sent};
+use crate::ports::outbox::Outbox;
+use crate::ports::reply::{self, failed};
 use crate::serve::connection::{Connection, Ending};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::channel::{FILE, STDOUT};
@@ -93,7 +93,7 @@ struct Relay {
 impl Relay {
     async fn serve(
         &mut self,
-        host: &mut Host<'_>,
+        host: &mut Host<'_, Control>,
         end: &mut oneshot::Receiver<()>,
     ) -> Result<(), Ending> {
         while self.running.outcome().is_none() {
@@ -139,7 +139,7 @@ impl Relay {
     }
 
     /// Takes what the host has sent, as far as there is room for it.
-    async fn take(&mut self, host: &mut Host<'_>) -> Result<(), Ending> {
+    async fn take(&mut self, host: &mut Host<'_, Control>) -> Result<(), Ending> {
         while self.input.has_room()
             && let Some(sent) = host.sent().await?
         {
@@ -160,7 +160,7 @@ impl Relay {
     }
 
     /// Passes on what the process has said.
-    fn read_reports(&mut self, mut host: Option<&mut Host<'_>>) {
+    fn read_reports(&mut self, mut host: Option<&mut Host<'_, Control>>) {
         while let Some(answer) = self.reports.next() {
             match answer {
                 DevAnswer::PutReady(_) | DevAnswer::GetStarted(_) => {

@@ -12,10 +12,12 @@
 //! The command's own output is never cut off: what it wrote before its end is in the pipe by then,
 //! and is read however slowly the host takes it.
 
-use super::flow::{OutputSource, Sink};
+use crate::core::STOOD_STILL;
 use crate::machine::freezer::Freezer;
 use crate::machine::process::{Exit, KILL_GRACE, Launcher, Process, TERM_GRACE};
+use crate::ports::flow::{OutputSource, Sink};
 use mvm_protocol::dev::channel::{STDERR, STDOUT};
+use mvm_protocol::signal;
 use rustix::fd::OwnedFd;
 use rustix::process::Signal;
 use std::cell::Cell;
@@ -28,6 +30,9 @@ const SILENCE: Duration = Duration::from_millis(100);
 
 /// So long after the end of the command its output ends in any case.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(1);
+
+/// When the guest has stood still, so long it takes at most until it is known for how long.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// How much is read at most once all are killed: more than a pipe holds.
 const DRAIN_LIMIT: usize = 1024 * 1024;
@@ -44,6 +49,8 @@ pub(super) struct Running {
     terminal: Option<OwnedFd>,
     state: State,
     deadline: Option<Instant>,
+    /// The deadline that passed while the guest stood still, until it is known for how long.
+    overdue: Option<Instant>,
     timed_out: bool,
     /// Since when it is frozen: its timeout does not count that time.
     frozen_since: Option<Instant>,
@@ -75,6 +82,20 @@ pub(super) struct Outcome {
     pub(super) unkillable: bool,
 }
 
+impl Outcome {
+    /// For the line on the console.
+    pub(super) fn in_words(&self) -> String {
+        let how = match (self.exit.code, self.exit.signal) {
+            _ if self.unkillable => "unkillable, left behind".to_owned(),
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(number)) => format!("ended by {}", signal::name(number)),
+            (None, None) => "ended".to_owned(),
+        };
+        let timed_out = if self.timed_out { "timed out, " } else { "" };
+        format!("{timed_out}{how}")
+    }
+}
+
 /// What there is to be done about it.
 pub(super) enum CommandEvent {
     Output(usize),
@@ -98,6 +119,7 @@ impl Running {
             terminal,
             state: State::Runs,
             deadline: timeout.map(|timeout| Instant::now() + timeout),
+            overdue: None,
             timed_out: false,
             frozen_since: None,
             finished: Rc::default(),
@@ -118,6 +140,15 @@ impl Running {
             && let State::Runs = self.state
         {
             self.deadline = self.deadline.map(|deadline| deadline + since.elapsed());
+        }
+    }
+
+    /// The guest has stood still for that time: its timeout does not count it. What is frozen does not
+    /// count any time.
+    pub(super) fn stood_still(&mut self, time: Duration) {
+        if let (State::Runs, None) = (&self.state, self.frozen_since) {
+            let deadline = self.overdue.take().or(self.deadline);
+            self.deadline = deadline.map(|deadline| deadline + time);
         }
     }
 
@@ -199,6 +230,10 @@ impl Running {
 
     async fn on_deadline(&mut self, sink: &mut impl Sink) {
         match self.state {
+            State::Runs if self.overdue.is_none() && self.is_overdue() => {
+                self.overdue = self.deadline;
+                self.deadline = Some(Instant::now() + TOLD_WITHIN);
+            }
             State::Runs => {
                 self.timed_out = true;
                 self.terminate();
@@ -223,6 +258,12 @@ impl Running {
             }
             State::Done(_) => self.deadline = None,
         }
+    }
+
+    /// Whether its time was up so long ago that its command cannot have run all the time.
+    fn is_overdue(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline.elapsed() > STOOD_STILL)
     }
 
     /// Gives it so much time to end by itself.
@@ -340,3 +381,7 @@ fn to_signal(number: i32) -> Signal {
     // and nothing is done with it in this process.
     Signal::from_named_raw(number).unwrap_or_else(|| unsafe { Signal::from_raw_unchecked(number) })
 }
+
+#[cfg(test)]
+#[path = "running_tests.rs"]
+mod tests;

@@ -1,8 +1,6 @@
 //! Starts a command: on pipes or on a terminal of its own, as whom and where it was asked for.
 
 use super::files;
-use super::flow::{InputQueue, OutputSource};
-use super::reply::failed;
 use super::running::Running;
 use super::terminal::Terminal;
 use crate::core::RunId;
@@ -10,6 +8,8 @@ use crate::machine::children::{MARK, Orphans};
 use crate::machine::process::{Launcher, NotStarted};
 use crate::machine::program::{Program, StartFailure, no_input, own_environment, set_variable};
 use crate::machine::users::{self, Identity};
+use crate::ports::flow::{InputQueue, OutputSource};
+use crate::ports::reply::failed;
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::exec::{Exec, Window};
 use mvm_protocol::drop_in::Secs;
@@ -199,7 +199,8 @@ fn on_terminal(
     };
     if stdin {
         let end = terminal.again().map_err(failed)?;
-        io_ends.stdin = InputQueue::terminal(end).map_err(failed)?;
+        let to = end.end().map_err(failed)?;
+        io_ends.stdin = InputQueue::told(to, end).map_err(failed)?;
     }
     io_ends.terminal = Some(terminal);
     let same = || slave.try_clone().map_err(failed);

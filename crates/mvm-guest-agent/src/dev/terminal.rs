@@ -1,6 +1,7 @@
 //! A terminal of a command's own: pty(7).
 
 use crate::machine::users::Identity;
+use crate::ports::flow::ToldEnd;
 use mvm_protocol::dev::exec::Window;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, fchmod, fchown};
@@ -57,10 +58,11 @@ impl Terminal {
         };
         let _ = tcsetwinsize(&self.master, size);
     }
+}
 
-    /// What stands for the end of input, after what has been sent. On a line that has begun it has
-    /// to be said twice: the first one hands in the line.
-    pub(super) fn end_of_file(&self, line_has_begun: bool) -> Vec<u8> {
+impl ToldEnd for Terminal {
+    /// On a line that has begun it has to be said twice: the first one hands in the line.
+    fn end_of_file(&self, line_has_begun: bool) -> Vec<u8> {
         let code = tcgetattr(&self.master)
             .map_or(END_OF_FILE, |it| it.special_codes[SpecialCodeIndex::VEOF]);
         vec![code; if line_has_begun { 2 } else { 1 }]

@@ -49,6 +49,9 @@ pub(super) struct Member {
 pub(crate) struct Children {
     run_dir: String,
     started: RefCell<Vec<Member>>,
+    /// Who was killed, and has not ended in time: the kernel holds them. They are reaped, should they
+    /// end, and nobody waits for them any more.
+    given_up: RefCell<Vec<Pid>>,
     /// Whom the agent has had from before it was the agent: `sh -c 'logger & exec mvm-guest-agent'`.
     inherited: Vec<Pid>,
 }
@@ -62,6 +65,7 @@ impl Children {
         let children = Self {
             run_dir: run_dir.to_string_lossy().into_owned(),
             started: RefCell::default(),
+            given_up: RefCell::default(),
             inherited: children_of_agent(),
         };
         children.end_leftovers();
@@ -83,9 +87,15 @@ impl Children {
         self.started.borrow_mut().push(member);
     }
 
-    /// It was reaped, or abandoned: from now on it is an orphan like others.
+    /// It was reaped.
     pub(crate) fn remove(&self, pid: Pid) {
         self.started.borrow_mut().retain(|other| other.pid != pid);
+    }
+
+    /// It was killed, and is waited for no more.
+    pub(crate) fn give_up(&self, pid: Pid) {
+        self.remove(pid);
+        self.given_up.borrow_mut().push(pid);
     }
 
     /// Kills all that a process has started, and has not come to the agent.
@@ -103,25 +113,26 @@ impl Children {
         }
     }
 
-    /// Reaps orphans that are dead and kills those whose run is over, until there are none left.
+    /// Reaps orphans that are dead and kills those whose run is over, until there are none left but
+    /// those that are given up.
     pub(crate) async fn sweep(&self) {
         let mut pause = Duration::from_millis(1);
         let mut waited = Duration::ZERO;
+        let mut last = Seen::default();
         while waited < END_WITHIN {
-            match self.look() {
-                Seen {
-                    reaped: 0,
-                    dying: 0,
-                } => return,
-                Seen { reaped: 0, .. } => {
-                    tokio::time::sleep(pause).await;
-                    waited += pause;
-                    pause = (pause * 2).min(Duration::from_millis(50));
-                }
+            last = self.look();
+            if last.reaped > 0 {
                 // The children of those have come to the agent by now.
-                _ => {}
+                continue;
             }
+            if last.killed.is_empty() && last.unknown == 0 {
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            waited += pause;
+            pause = (pause * 2).min(Duration::from_millis(50));
         }
+        self.given_up.borrow_mut().extend(last.killed);
     }
 
     /// Reaps orphans that are dead by now, and waits for none.
@@ -134,21 +145,28 @@ impl Children {
         let mut orphans = children_of_agent();
         orphans.retain(|pid| started.iter().all(|it| it.pid != *pid));
         orphans.retain(|pid| !self.inherited.contains(pid));
+        let mut given_up = self.given_up.borrow_mut();
+        given_up.retain(|pid| orphans.contains(pid));
         let mut seen = Seen::default();
         for orphan in orphans {
             match waitpid(Some(orphan), WaitOptions::NOHANG) {
+                Ok(None) if given_up.contains(&orphan) => {}
                 Ok(None) => match owner(orphan, &started) {
                     Owner::Run => {}
                     // Whose it is shows at the next look.
-                    Owner::Unknown => seen.dying += 1,
+                    Owner::Unknown => seen.unknown += 1,
                     Owner::Nobody => match kill_process(orphan, Signal::KILL) {
                         // A program that is root's by its mode, and an agent that is not: nothing
                         // more can be done about it.
                         Err(Errno::PERM) => {}
-                        _ => seen.dying += 1,
+                        _ => seen.killed.push(orphan),
                     },
                 },
-                Ok(Some(_)) => seen.reaped += 1,
+                Ok(Some(_)) => {
+                    // Its number may be another's by the next look.
+                    given_up.retain(|pid| *pid != orphan);
+                    seen.reaped += 1;
+                }
                 Err(_) => {}
             }
         }
@@ -180,8 +198,10 @@ impl Children {
 struct Seen {
     /// How many were dead.
     reaped: usize,
-    /// How many will be, or cannot be told apart yet.
-    dying: usize,
+    /// Who will be.
+    killed: Vec<Pid>,
+    /// How many cannot be told apart yet.
+    unknown: usize,
 }
 
 /// Whose an orphan is.

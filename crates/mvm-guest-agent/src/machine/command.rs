@@ -19,7 +19,7 @@ use super::program::{Program, no_input, own_environment, set_variable};
 use super::users;
 use crate::core::ended::{End, Ended, Tail};
 use crate::core::registry::Command;
-use crate::core::{Now, RunId};
+use crate::core::{Now, RunId, STOOD_STILL};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -183,6 +183,11 @@ impl Launcher {
                 () = running.stdout.drain_into(&mut ended.stdout) => {}
                 () = running.stderr.drain_into(&mut ended.stderr) => {}
                 () = sleep_until(deadline) => match state {
+                    // The guest has stood still, and the command with it: for how long it has run
+                    // is not known.
+                    State::Running if deadline.elapsed() > STOOD_STILL => {
+                        deadline = Instant::now() + timeout;
+                    }
                     State::Running => {
                         running.process.signal(Signal::TERM);
                         (state, deadline) = (State::Terminated, deadline + TERM_GRACE);

@@ -1,6 +1,8 @@
 //! The log: whole lines to standard error; and the guest's console.
 //!
-//! A log must never hold up the agent: a console whose reader is stuck loses lines.
+//! A log must never hold up the agent: a console whose reader is stuck loses lines. The descriptor
+//! may be shared with others and blocks, so a line is written only where poll(2) finds room, and is
+//! never longer than the least room that it can have found.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd};
@@ -8,7 +10,16 @@ use rustix::fs::{Mode, OFlags, open};
 use std::fmt;
 use std::io::IsTerminal;
 
-/// Writes one line, after the program's name. Never blocks, never fails.
+/// The longest line in bytes, the newline included. poll(2) says that a pipe has room when 4096 bytes
+/// of it are free (pipe(7), `PIPE_BUF`), and a terminal when no more than 256 of its 4096 are taken; a
+/// socket, such as a journal's, when at least three quarters of its buffer are free.
+const MAX_LINE: usize = 3072;
+
+/// What stands for the rest of a longer one.
+const CUT: &str = " […]";
+
+/// Writes one line, after the program's name; what is beyond [`MAX_LINE`] is cut off. Never blocks,
+/// never fails.
 pub(crate) fn write_line(message: fmt::Arguments) {
     put(rustix::stdio::stderr(), message);
 }
@@ -28,7 +39,7 @@ pub(crate) fn write_to_console(message: fmt::Arguments) {
 }
 
 fn put(to: BorrowedFd, message: fmt::Arguments) {
-    let line = format!("mvm-guest-agent: {message}\n");
+    let line = line(message);
     let now = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -41,8 +52,77 @@ fn put(to: BorrowedFd, message: fmt::Arguments) {
     }
 }
 
+fn line(message: fmt::Arguments) -> String {
+    let mut line = format!("mvm-guest-agent: {message}");
+    if line.len() >= MAX_LINE {
+        line.truncate(line.floor_char_boundary(MAX_LINE - CUT.len() - 1));
+        line.push_str(CUT);
+    }
+    line.push('\n');
+    line
+}
+
 /// Logs like `println!`.
 macro_rules! say {
     ($($part:tt)+) => { $crate::machine::console::write_line(format_args!($($part)+)) };
 }
 pub(crate) use say;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fd::OwnedFd;
+    use std::io::{PipeReader, Read as _, Write as _, pipe};
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    /// Whether it returns; a write that blocks does not.
+    #[expect(clippy::disallowed_methods, reason = "the harness has threads anyway")]
+    fn returns(to: OwnedFd, message: String) -> bool {
+        let (sender, returned) = channel();
+        std::thread::spawn(move || {
+            put(to.as_fd(), format_args!("{message}"));
+            let _ = sender.send(());
+        });
+        returned.recv_timeout(Duration::from_secs(10)).is_ok()
+    }
+
+    /// A pipe with so many free pages of its sixteen, and what reads it.
+    fn pipe_with(free: usize) -> (PipeReader, OwnedFd) {
+        let (reader, mut writer) = pipe().unwrap();
+        writer.write_all(&vec![b'x'; 4096 * (16 - free)]).unwrap();
+        (reader, writer.into())
+    }
+
+    #[test]
+    fn a_long_line_to_a_pipe_that_is_nearly_full_is_cut_and_blocks_nobody() {
+        let (mut reader, writer) = pipe_with(1);
+        assert!(returns(writer, "ü".repeat(20_000)), "it blocks");
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let line = text.trim_start_matches('x');
+        assert!(line.starts_with("mvm-guest-agent: üü"), "{line}");
+        assert!(line.ends_with("ü […]\n"), "{line}");
+        assert!(line.len() <= MAX_LINE, "{}", line.len());
+    }
+
+    #[test]
+    fn a_line_to_a_pipe_that_is_full_is_dropped() {
+        let (mut reader, writer) = pipe_with(0);
+        assert!(returns(writer, "short".to_owned()), "it blocks");
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text.trim_start_matches('x'), "");
+    }
+
+    #[test]
+    fn a_line_that_fits_is_whole() {
+        for length in [0, 10, MAX_LINE - 19, MAX_LINE - 18, MAX_LINE - 17] {
+            let message = "y".repeat(length);
+            let line = line(format_args!("{message}"));
+            let whole = line == format!("mvm-guest-agent: {message}\n");
+            assert_eq!(whole, length <= MAX_LINE - 18, "{length}");
+            assert!(line.len() <= MAX_LINE && line.ends_with('\n'));
+        }
+    }
+}

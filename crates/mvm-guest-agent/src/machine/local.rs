@@ -2,8 +2,10 @@
 
 use super::clock::{self, Timer};
 use super::drop_in_dir;
+use super::hypervisor_clock::HypervisorClock;
 use super::interface::Machine;
 use super::journal::Files;
+use super::marks::MarkReader;
 use super::process::Launcher;
 use super::regular_file::Trust;
 use super::samples::Sampler;
@@ -35,6 +37,10 @@ pub(crate) struct LocalMachine {
     pub(crate) effects: bool,
     /// What of its work is frozen.
     pub(crate) freeze: FreezePolicy,
+    /// What tells the host's time.
+    pub(crate) hypervisor_clock: HypervisorClock,
+    /// What tells that the guest was restored.
+    pub(crate) marks: MarkReader,
 }
 
 impl Machine for LocalMachine {
@@ -60,6 +66,7 @@ impl Machine for LocalMachine {
             files: &self.files,
             effects: self.effects,
             freeze: &self.freeze,
+            hypervisor_clock: &self.hypervisor_clock,
         };
         steps::run(work, limit, context).await
     }
@@ -71,7 +78,9 @@ impl Machine for LocalMachine {
 
     fn sample(&self) -> Sample {
         let mut sampler = self.sampler.borrow_mut();
-        sampler.sample(self.launcher.cpu(), clock::now().mono)
+        let mut sample = sampler.sample(self.launcher.cpu(), clock::now().mono);
+        sample.marks = self.marks.read();
+        sample
     }
 
     fn keep(&self, journal: &Journal) -> io::Result<()> {

@@ -236,14 +236,14 @@ impl Launcher {
     /// Kills a process that is not waited for any more. It is reaped as an orphan.
     pub(super) fn kill_unwaited(&self, pid: Pid) {
         let _ = kill_process_group(pid, Signal::KILL);
-        self.children.remove(pid);
+        self.children.give_up(pid);
     }
 
     /// Gives up a process that even KILL does not end, and ends what it started, which would not
     /// come to the agent before it does. It is reaped as an orphan, should it end.
     pub(crate) fn abandon(&self, process: &Process) {
         Children::kill_below(process.pid);
-        self.children.remove(process.pid);
+        self.children.give_up(process.pid);
     }
 
     /// Starts the program in its scope, and waits until the process has become it; `what` it is, for

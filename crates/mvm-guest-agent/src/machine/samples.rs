@@ -2,6 +2,7 @@
 
 use super::inhibit::Inhibitors;
 use super::proc::read_small;
+use crate::core::signs::Marks;
 use crate::core::worker::Sample;
 use mvm_protocol::status::BusySignal;
 use std::time::Duration;
@@ -48,7 +49,7 @@ impl Sampler {
     /// start, `mono` the monotonic clock.
     pub(crate) fn sample(&mut self, checks: Duration, mono: Duration) -> Sample {
         let uses = |signal| self.signals.contains(&signal);
-        let (pressure, inhibit) = (uses(BusySignal::Pressure), uses(BusySignal::Inhibit));
+        let pressure = uses(BusySignal::Pressure);
         let (cpu, work) = if uses(BusySignal::Cpu) || uses(BusySignal::Loadavg) {
             self.cpu(checks, mono)
         } else {
@@ -70,7 +71,10 @@ impl Sampler {
             },
             // Counted by the sessions that serve exec, put and get; this build has none.
             sessions: 0,
-            inhibited: inhibit && self.inhibitors.any(mono),
+            // Whether it counts or not: it holds the guest.
+            inhibited: self.inhibitors.any(mono),
+            // Read by who knows where they are.
+            marks: Marks::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 //! that was not taken is never a success.
 
 use super::clock;
+use super::hypervisor_clock::HypervisorClock;
 use super::identity;
 use super::journal::{Files, PAYLOAD};
 use super::mounts::{self, Mount};
@@ -15,7 +16,7 @@ use crate::core::sleeping::{PayloadWork, Work};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{Entropy, Outcome};
 use rustix::fs::{Mode, OFlags};
-use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime_dynamic, clock_settime};
+use rustix::time::{ClockId, Timespec, clock_settime};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
@@ -26,6 +27,14 @@ use std::time::{Duration, Instant};
 /// A clock that is off by less is left alone: setting it would disturb more than it mends.
 const CLOCK_TOLERANCE_MS: i64 = 500;
 
+/// So much before the sleep's own deadline a sync is given up, so that the host learns of which
+/// filesystem: longer than a copy is waited for that does not even end when it is killed.
+const TO_END: Duration = Duration::from_secs(3);
+
+/// How long dropping the caches may take, without which a snapshot is larger and not wrong: that a
+/// filesystem hangs must not use up the time that the sleep has.
+const DROP_WITHIN: Duration = Duration::from_secs(10);
+
 /// What the steps work with.
 #[derive(Clone, Copy)]
 pub(crate) struct StepContext<'a> {
@@ -34,6 +43,7 @@ pub(crate) struct StepContext<'a> {
     /// Whether the guest may be changed.
     pub(crate) effects: bool,
     pub(crate) freeze: &'a FreezePolicy,
+    pub(crate) hypervisor_clock: &'a HypervisorClock,
 }
 
 impl<'a> StepContext<'a> {
@@ -57,9 +67,9 @@ pub(crate) async fn run(work: Work, limit: Duration, context: StepContext<'_>) -
         Work::Identity { clone: false } => Err(NotDone::Skipped("not a clone".to_owned())),
         _ if !context.effects => Err(NotDone::Skipped("--no-system-effects".to_owned())),
         Work::Sync(run) => sync(run, mounts::writable_local(), limit, context).await,
-        Work::DropCaches => drop_caches(),
+        Work::DropCaches(run) => drop_caches(run, limit, context).await,
         Work::Reseed(entropy) => reseed(entropy.as_ref()),
-        Work::Clock(told) => set_clock(told),
+        Work::Clock(told) => set_clock(told, context),
         Work::Identity { clone: true } => identity::renew(context.files),
         Work::Freeze { required } => context.workload().freeze(false, required, limit).await,
         Work::CheckFrozen { required } => context.workload().freeze(true, required, limit).await,
@@ -79,60 +89,85 @@ pub(crate) async fn run(work: Work, limit: Duration, context: StepContext<'_>) -
     }
 }
 
-/// Writes the dirty pages of each filesystem: syncfs(2). A disk that hangs holds the call in the
-/// kernel, where nothing reaches it, so each is made by a process of its own, which can be killed
-/// or left behind.
+/// Writes the dirty pages of each filesystem: syncfs(2).
 async fn sync(
     run: RunId,
     mounts: Vec<Mount>,
     limit: Duration,
     context: StepContext<'_>,
 ) -> StepResult {
-    let deadline = Instant::now() + limit;
+    // An end that is told needs some of the time that there is.
+    let deadline = Instant::now() + limit.saturating_sub(TO_END.min(limit / 2));
     let mut synced = Vec::new();
     for mount in mounts {
         let point = mount.point.to_string_lossy().into_owned();
-        let failed = |why: io::Error| NotDone::Failed(format!("syncfs of {point}: {why}"));
+        let what = format!("syncfs of {point}");
         let path = CString::new(mount.point.into_os_string().into_vec());
-        let path = path.map_err(|error| failed(error.into()))?;
+        let path = path.map_err(|error| NotDone::Failed(format!("{what}: {error}")))?;
         let left = deadline.saturating_duration_since(Instant::now());
-        let copy = context
-            .launcher
-            .run_copy(run, left, || sync_filesystem(&path));
-        match copy.await.end {
-            End::Exited(0) => synced.push(point),
-            End::Exited(errno) => return Err(failed(io::Error::from_raw_os_error(errno))),
-            End::TimedOut { .. } | End::Unkillable => {
-                return Err(NotDone::TimedOut(format!(
-                    "syncfs of {point} does not return"
-                )));
-            }
-            End::NotStarted { reason, .. } => return Err(failed(io::Error::other(reason))),
-            End::Signaled(_) => return Err(failed(io::Error::other("it was killed"))),
-        }
+        let copied = in_copy(run, left, context, &what, || sync_filesystem(&path)).await?;
+        copied.map_err(|error| NotDone::Failed(format!("{what}: {error}")))?;
+        synced.push(point);
     }
     Ok((!synced.is_empty()).then(|| synced.join(", ")))
 }
 
-/// Bare system calls, on memory that is there already. Gives an errno, all of which are small.
+/// Makes system calls that a disk that hangs, or a filesystem that a frozen process serves, can hold in
+/// the kernel, where nothing reaches them: in a process of its own, which can be killed or left behind.
+/// Gives the error that they ended with.
+async fn in_copy(
+    run: RunId,
+    limit: Duration,
+    context: StepContext<'_>,
+    what: &str,
+    calls: impl FnOnce() -> u8,
+) -> Result<io::Result<()>, NotDone> {
+    match context.launcher.run_copy(run, limit, calls).await.end {
+        End::Exited(0) => Ok(Ok(())),
+        End::Exited(errno) => Ok(Err(io::Error::from_raw_os_error(errno))),
+        End::TimedOut { .. } | End::Unkillable => {
+            Err(NotDone::TimedOut(format!("{what} does not return")))
+        }
+        End::NotStarted { reason, .. } => Err(NotDone::Failed(format!("{what}: {reason}"))),
+        End::Signaled(_) => Err(NotDone::Failed(format!("{what}: it was killed"))),
+    }
+}
+
+/// Bare system calls, on memory that is there already.
 fn sync_filesystem(path: &CStr) -> u8 {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     // A mount point may be a file.
     let synced = rustix::fs::open(path, flags, Mode::empty())
         .or_else(|_| rustix::fs::open(path, flags - OFlags::DIRECTORY, Mode::empty()))
         .and_then(rustix::fs::syncfs);
-    match synced {
-        Ok(()) => 0,
-        Err(errno) => u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX),
-    }
+    exit_status(synced)
 }
 
 /// Page cache, dentries and inodes (Documentation/admin-guide/sysctl/vm.rst): clean by now, read
-/// again when wanted, and much of a snapshot's size.
-fn drop_caches() -> StepResult {
-    std::fs::write("/proc/sys/vm/drop_caches", "3")
+/// again when wanted, and much of a snapshot's size. Waits for each filesystem that is just being
+/// mounted or unmounted.
+async fn drop_caches(run: RunId, limit: Duration, context: StepContext<'_>) -> StepResult {
+    let limit = limit.min(DROP_WITHIN);
+    let dropped = in_copy(run, limit, context, "drop_caches", write_drop_caches).await?;
+    dropped
         .map(|()| None)
         .map_err(|error| NotDone::from_error("/proc/sys/vm/drop_caches", &error))
+}
+
+/// Bare system calls, as in [`sync_filesystem`].
+fn write_drop_caches() -> u8 {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let written = rustix::fs::open(c"/proc/sys/vm/drop_caches", flags, Mode::empty())
+        .and_then(|file| rustix::io::write(file, b"3"));
+    exit_status(written)
+}
+
+/// What a copy ends with: an errno, all of which are small.
+fn exit_status<T>(result: rustix::io::Result<T>) -> u8 {
+    result.map_or_else(
+        |errno| u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX),
+        |_| 0,
+    )
 }
 
 /// RNDADDENTROPY mixes the host's bytes into the pool; RNDRESEEDCRNG makes the generator draw from
@@ -212,20 +247,20 @@ fn reseed_generator(device: &File) -> io::Result<()> {
 }
 
 /// Sets the wall clock from the hypervisor's, or from what the host said, if it is off.
-fn set_clock(told: Option<(Timestamp, Duration)>) -> StepResult {
+fn set_clock(told: Option<(Timestamp, Duration)>, context: StepContext<'_>) -> StepResult {
     let now = clock::now();
-    let (right, source) = match (ptp(), told) {
-        (Some(time), _) => (time, "/dev/ptp0"),
+    let (right, source) = match (context.hypervisor_clock.read(), told) {
+        (Some(told), _) => told,
         (None, Some((time, at))) => {
             let since = now.mono.saturating_sub(at).as_millis();
             (
                 time.0
                     .saturating_add(i64::try_from(since).unwrap_or(i64::MAX)),
-                "the host's time",
+                "the host's time".to_owned(),
             )
         }
         (None, None) => {
-            let why = "no /dev/ptp0, and the host gave no wall_clock".to_owned();
+            let why = "no hypervisor's clock, and the host gave no wall_clock".to_owned();
             return Err(NotDone::Skipped(why));
         }
     };
@@ -242,23 +277,6 @@ fn set_clock(told: Option<(Timestamp, Duration)>) -> StepResult {
     clock_settime(ClockId::Realtime, time)
         .map_err(|error| NotDone::from_error("clock_settime", &error.into()))?;
     Ok(Some(format!("was off by {off} ms against {source}")))
-}
-
-/// The hypervisor's clock in epoch milliseconds (Documentation/virt/kvm/x86/hypercalls.rst on
-/// KVM_HC_CLOCK_PAIRING). Other PTP devices are a network card's, and tell whatever they like.
-fn ptp() -> Option<i64> {
-    let name = super::proc::read_small("/sys/class/ptp/ptp0/clock_name").ok()?;
-    if !name.trim().eq_ignore_ascii_case("KVM virtual PTP") {
-        return None;
-    }
-    let device = File::open("/dev/ptp0").ok()?;
-    let time =
-        clock_gettime_dynamic(DynamicClockId::Dynamic(std::os::fd::AsFd::as_fd(&device))).ok()?;
-    Some(
-        time.tv_sec
-            .saturating_mul(1000)
-            .saturating_add(time.tv_nsec / 1_000_000),
-    )
 }
 
 /// The generation is the agent's own file, and is written whatever else may be.

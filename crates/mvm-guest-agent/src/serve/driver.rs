@@ -16,7 +16,7 @@ use mvm_protocol::Lenient;
 use mvm_protocol::answer::{self, Change};
 use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::request::Request;
-use mvm_protocol::status::Lifecycle;
+use mvm_protocol::status::{Lifecycle, Restored};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -137,6 +137,8 @@ impl<M: Machine, E: Extension> Driver<M, E> {
                 self.handle_event(Event::DropInsLoaded(loaded));
             }
             Message::DropInsChanged => self.handle_event(Event::DropInsChanged),
+            Message::VmgenidChanged => self.handle_event(Event::VmgenidChanged),
+            Message::MarksRead(marks) => self.handle_event(Event::MarksRead(marks)),
             Message::Reload => self.handle_event(Event::ReloadAsked(None)),
             Message::Stop => {}
             Message::Open(kind, reply) => {
@@ -223,15 +225,24 @@ impl<M: Machine, E: Extension> Driver<M, E> {
             }
             Action::Woke => self.notify(),
             Action::Publish(change) => {
-                if let Change::Lifecycle {
-                    lifecycle: Lenient::Known(lifecycle),
-                } = &change
-                {
-                    say!("lifecycle: {}", lifecycle.as_str());
-                    // Nothing goes out of a guest that sleeps. Awake again, it tells anew.
-                    if *lifecycle != Lifecycle::Running {
-                        self.stop_notifying();
+                match &change {
+                    Change::Lifecycle {
+                        lifecycle: Lenient::Known(lifecycle),
+                    } => {
+                        say!("lifecycle: {}", lifecycle.as_str());
+                        // Nothing goes out of a guest that sleeps. Awake again, it tells anew.
+                        if *lifecycle != Lifecycle::Running {
+                            self.stop_notifying();
+                        }
                     }
+                    Change::Restored {
+                        restored:
+                            Restored {
+                                by: Lenient::Known(by),
+                                ..
+                            },
+                    } => say!("restored, and no host has announced it: {}", by.as_str()),
+                    _ => {}
                 }
                 self.watchers.publish(answer::Event {
                     at: self.machine.now().wall,
@@ -242,6 +253,7 @@ impl<M: Machine, E: Extension> Driver<M, E> {
             Action::Admit(waiter, run) => self.admit(waiter, run),
             Action::FreezeJobs => self.extension.freeze(),
             Action::ThawJobs => self.extension.thaw(),
+            Action::StoodStill(time) => self.extension.stood_still(time),
         }
     }
 

@@ -192,6 +192,7 @@ mod tests {
                 since: Timestamp(0),
                 last_busy_at: None,
                 because: Vec::new(),
+                held_by: Vec::new(),
                 load1: 0.0,
                 load1_counted: None,
                 runnable: 0,

@@ -1,11 +1,12 @@
 //! What a build serves beyond the requests that all builds serve.
 //!
-//! Session and driver are generic over one [`Extension`]. A prod build has [`NoExtension`]; a dev
-//! build plugs in its commands, files, jobs and ports.
+//! Session and driver are generic over one [`Extension`]. A prod build plugs in the ports that its
+//! configuration exposes, a dev build its commands, files, jobs and ports.
 
 use super::connection::{Connection, Ending};
 use mvm_protocol::Frame;
 use mvm_protocol::answer::Profile;
+use std::time::Duration;
 
 /// What is added to serving.
 ///
@@ -37,32 +38,9 @@ pub(crate) trait Extension: Clone + 'static {
     /// The guest has woken: lets it go on.
     fn thaw(&self);
 
+    /// The guest has stood still for that time, which counts for nothing that runs without a host.
+    fn stood_still(&self, time: Duration);
+
     /// The agent stops: ends what runs without a host, and waits for that.
     async fn shut_down(&self);
-}
-
-/// What a prod build adds: nothing.
-#[derive(Debug, Clone)]
-#[allow(dead_code, reason = "in dev builds the tests alone use it")]
-pub(crate) struct NoExtension;
-
-impl Extension for NoExtension {
-    const PROFILE: Profile = Profile::Prod;
-
-    type Session = ();
-
-    async fn serve(
-        &self,
-        _: &mut Connection,
-        (): &mut (),
-        frame: Frame,
-    ) -> Result<Option<Frame>, Ending> {
-        Ok(Some(frame))
-    }
-
-    fn freeze(&self) {}
-
-    fn thaw(&self) {}
-
-    async fn shut_down(&self) {}
 }

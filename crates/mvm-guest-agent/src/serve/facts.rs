@@ -16,14 +16,17 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(crate) struct Facts {
     /// Whether the configuration allows a dev build's requests.
     pub(crate) exec: bool,
+    /// Whether it exposes ports.
+    pub(crate) exposes: bool,
     /// Tells requests apart. Its keys are this agent's own.
     pub(crate) hasher: RandomState,
 }
 
 impl Facts {
-    pub(crate) fn new(exec: bool) -> Self {
+    pub(crate) fn new(exec: bool, exposes: bool) -> Self {
         Self {
             exec,
+            exposes,
             hasher: RandomState::new(),
         }
     }

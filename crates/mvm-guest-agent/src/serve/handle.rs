@@ -8,6 +8,7 @@ use crate::core::ended::Ended;
 use crate::core::lifecycle::Done;
 use crate::core::open::Kind;
 use crate::core::registry::Loaded;
+use crate::core::signs::Marks;
 use mvm_protocol::answer::{Answer, ErrorAnswer, ErrorCode};
 use mvm_protocol::request::Request;
 use std::cell::Cell;
@@ -26,6 +27,8 @@ pub(super) enum Message {
     StepRefused(String),
     Loaded(Loaded),
     DropInsChanged,
+    VmgenidChanged,
+    MarksRead(Marks),
     Reload,
     Stop,
     Open(Kind, oneshot::Sender<Response>),
@@ -131,6 +134,16 @@ impl Handle {
     /// A drop-in folder has changed.
     pub(crate) fn drop_ins_changed(&self) {
         let _ = self.messages.send(Message::DropInsChanged);
+    }
+
+    /// The kernel says that the VM's generation id is another one.
+    pub(crate) fn vmgenid_changed(&self) {
+        let _ = self.messages.send(Message::VmgenidChanged);
+    }
+
+    /// The marks of a restore were read.
+    pub(crate) fn marks_read(&self, marks: Marks) {
+        let _ = self.messages.send(Message::MarksRead(marks));
     }
 
     /// A SIGHUP came.

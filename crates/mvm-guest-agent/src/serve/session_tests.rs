@@ -4,15 +4,17 @@ use super::*;
 use crate::core::lifecycle::Journal;
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
+use crate::machine::hypervisor_clock::HypervisorClock;
 use crate::machine::inhibit::Inhibitors;
 use crate::machine::journal::Files;
 use crate::machine::local::LocalMachine;
+use crate::machine::marks::MarkReader;
 use crate::machine::process::Launcher;
 use crate::machine::samples::Sampler;
 use crate::machine::stream::pair;
 use crate::machine::workload::FreezePolicy;
+use crate::ports::Ports;
 use crate::serve::driver::Driver;
-use crate::serve::extension::NoExtension;
 use crate::serve::facts::Facts;
 use mvm_protocol::frame::encode_json;
 use mvm_protocol::{AnswerFrame, Decoder};
@@ -42,7 +44,7 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn connect(handshake: Handshake, timeouts: Timeouts) -> Self {
-        Self::connect_to(handshake, timeouts, |_| NoExtension)
+        Self::connect_to(handshake, timeouts, |_| Ports::new(&[]))
     }
 
     /// Connects to an agent with that extension.
@@ -116,7 +118,7 @@ impl Host {
 
 /// A connection that nobody serves yet.
 pub(crate) fn connection(stream: Stream, timeouts: Timeouts) -> Connection {
-    Connection::new(stream, agent(|_| NoExtension).0, timeouts)
+    Connection::new(stream, agent(|_| Ports::new(&[])).0, timeouts)
 }
 
 /// An agent without drop-ins, beside the session.
@@ -148,8 +150,10 @@ fn agent<E: Extension>(extension: impl FnOnce(&Rc<Launcher>) -> E) -> (Handle, E
         folders: (dir.clone(), dir),
         effects: false,
         freeze: FreezePolicy::default(),
+        hypervisor_clock: HypervisorClock::of_guest(),
+        marks: MarkReader::none(),
     };
-    let facts = Facts::new(true);
+    let facts = Facts::new(true, false);
     let driver = Driver::new(core, facts, machine, extension.clone(), None);
     let handle = driver.handle();
     spawn_local(driver.run());
@@ -272,7 +276,7 @@ async fn a_refused_host_is_told_after_its_handshake() {
         let (ours, theirs) = pair();
         theirs.set_nonblocking(true).unwrap();
         let session = spawn_local(async {
-            refuse(ours, Handshake::ByAgent, agent(|_| NoExtension).0).await;
+            refuse(ours, Handshake::ByAgent, agent(|_| Ports::new(&[])).0).await;
             Ending::Closed
         });
         let stream = UnixStream::from_std(theirs).unwrap();
@@ -293,7 +297,7 @@ async fn a_refused_host_is_told_after_its_handshake() {
 #[tokio::test]
 async fn two_hundred_watchers_that_never_read_block_no_request() {
     story(async {
-        let (handle, extension) = agent(|_| NoExtension);
+        let (handle, extension) = agent(|_| Ports::new(&[]));
         let mut watchers = Vec::new();
         for _ in 0..200 {
             let (ours, theirs) = pair();

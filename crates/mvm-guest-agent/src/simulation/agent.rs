@@ -10,9 +10,9 @@ use crate::core::{Core, Settings};
 use crate::machine::interface::Machine as _;
 use crate::machine::journal::Files;
 use crate::machine::stream::pair;
+use crate::ports::Ports;
 use crate::serve::connection::{Handshake, Timeouts};
 use crate::serve::driver::Driver;
-use crate::serve::extension::NoExtension;
 use crate::serve::facts::Facts;
 use crate::serve::handle::Handle;
 use crate::serve::session::serve;
@@ -112,8 +112,8 @@ impl Agent {
                 seed: 7,
             };
             let core = Core::new(settings, journal, machine.now());
-            let facts = Facts::new(true);
-            let driver = Driver::new(core, facts, machine, NoExtension, None);
+            let facts = Facts::new(true, false);
+            let driver = Driver::new(core, facts, machine, Ports::new(&[]), None);
             let handle = driver.handle();
             spawn_local(driver.run());
             let hosts = (0..=OBSERVER).map(|_| connect(&handle)).collect();
@@ -254,7 +254,7 @@ impl Agent {
 fn connect(handle: &Handle) -> Host {
     let (ours, stream) = pair();
     stream.set_nonblocking(true).unwrap();
-    let (handle, extension) = (handle.clone(), NoExtension);
+    let (handle, extension) = (handle.clone(), Ports::new(&[]));
     spawn_local(serve(ours, Handshake::ByVmm, handle, extension, PATIENT));
     Host {
         stream,

@@ -183,7 +183,7 @@ impl Machine for SimulatedMachine {
     async fn run_step(&self, work: Work, _: Duration) -> Done {
         let step = match work {
             Work::Sync(_) => MachineStep::Sync,
-            Work::DropCaches => MachineStep::DropCaches,
+            Work::DropCaches(_) => MachineStep::DropCaches,
             Work::Freeze { .. } => MachineStep::Freeze,
             Work::CheckFrozen { .. } => MachineStep::CheckFrozen,
             Work::Thaw => MachineStep::Thaw,

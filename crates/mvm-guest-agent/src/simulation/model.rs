@@ -152,8 +152,13 @@ impl ReferenceStateMachine for Model {
             Transition::Lose { host, .. } => state.connections[*host] += 1,
             Transition::End(outcome) => state.end(*outcome),
             Transition::Pass { secs } => (0..*secs).for_each(|_| state.second()),
-            // However far it jumps, it is one tick to the agent.
-            Transition::Jump => state.second(),
+            // However far it jumps, it is one tick to the agent; and a wake may be about to come.
+            Transition::Jump => {
+                if state.phase == Lifecycle::Ready {
+                    state.lease_ms = state.lease_ms.max(30_000);
+                }
+                state.second();
+            }
             Transition::Crash => state.crash(),
         }
         state.may_check = before == RUNNING || state.phase == RUNNING;

@@ -10,7 +10,6 @@
     reason = "a test fails by panicking"
 )]
 
-#[cfg(feature = "dev")]
 pub mod dev;
 #[cfg(feature = "dev")]
 pub mod files;

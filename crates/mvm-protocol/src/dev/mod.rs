@@ -1,7 +1,7 @@
 //! What dev builds of the agent serve, and prod builds do not: commands, files, jobs and ports.
 //!
 //! Its requests and answers are types of their own, so that a prod build, which never reads or
-//! writes one, has none of it in its binary.
+//! writes one, has none of it in its binary but for [`forward`], by which it can expose ports.
 
 pub mod exec;
 pub mod files;

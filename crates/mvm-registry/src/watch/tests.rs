@@ -176,7 +176,7 @@ fn vms_that_come_and_go_are_told() {
     let home = TestHome::new();
     // Not even the folder of all is there.
     let mut watch = Watch::all(&home.home).unwrap();
-    assert_eq!(watch.states().count(), 0);
+    assert_eq!(watch.all_known().count(), 0);
     let stopped = Record {
         state: Recorded::Stopped,
         ..record()
@@ -185,7 +185,7 @@ fn vms_that_come_and_go_are_told() {
         home.save(name, &stopped);
         assert_eq!(next(&mut watch), change(name, VmState::Stopped));
     }
-    let names: Vec<_> = watch.states().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<_> = watch.all_known().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
     fs::remove_dir_all(home.home.vm(&named("a")).path()).unwrap();
     assert_eq!(next(&mut watch), change("a", None));
@@ -228,4 +228,36 @@ fn a_socket_of_anothers_is_told() {
         told = next(&mut watch);
     }
     assert_eq!(told, change("web", theirs));
+}
+
+#[test]
+fn what_is_noted_is_told_to_those_who_watch_all() {
+    let vmm = Vmm::new();
+    let home = TestHome::with("web", &vmm.record(Recorded::Running));
+    let web = named("web");
+    let mut all = Watch::all(&home.home).unwrap();
+    let mut one = home.watch("web");
+    let at = Some(Timestamp(1000));
+    let touched = crate::notes::Touched {
+        at,
+        keep_until: None,
+    };
+    home.home.vm(&web).touch(touched).unwrap();
+    assert_eq!(next(&mut all), change("web", VmState::Running));
+    assert_eq!(all.known(&web).unwrap().notes.touched, touched);
+    let labelled = Record {
+        pinned: true,
+        labels: crate::Labels::default()
+            .with(&["pool=db".parse().unwrap()])
+            .unwrap(),
+        ..vmm.record(Recorded::Running)
+    };
+    let since = all.known(&web).unwrap().since;
+    assert!(since.is_some());
+    home.save("web", &labelled);
+    assert_eq!(next(&mut all), change("web", VmState::Running));
+    let known = all.known(&web).unwrap();
+    assert_eq!((known.pool.as_deref(), known.pinned), (Some("db"), true));
+    assert_eq!(known.since, since, "it is what it was");
+    assert_eq!(one.wait(Duration::from_millis(50)).unwrap(), None);
 }

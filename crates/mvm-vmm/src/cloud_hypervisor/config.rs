@@ -1,7 +1,7 @@
 //! The `config.json` of a snapshot, for a VM that is restored elsewhere.
 //!
-//! Cloud Hypervisor takes the paths of sockets and logs from the snapshot. Ours are relative to the
-//! VM's folder, and so right for every VM; those of a snapshot that was taken by other means need
+//! Cloud Hypervisor takes the paths of sockets and logs from the snapshot. Ours are right for every VM,
+//! since they are relative to its folder or standard output; those of a snapshot that was taken by other means need
 //! not be. The snapshot itself stays as it is, since its hashes are in its manifest and other VMs
 //! are restored from it: what is loaded is a folder with an edited copy of the one file, and links
 //! to the others.
@@ -72,7 +72,7 @@ mod tests {
             edited,
             json!({
                 "vsock": {"cid": 3, "socket": "v.sock", "id": "_vsock5"},
-                "serial": {"mode": "File", "file": "console.log"},
+                "serial": {"mode": "File", "file": "/dev/stdout"},
                 "cpus": {"boot_vcpus": 1},
             })
         );

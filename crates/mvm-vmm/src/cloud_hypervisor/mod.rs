@@ -28,7 +28,6 @@ use requests::{
     Console, Cpus, Disk, ImageType, Info, Memory, Mode, Payload, Ping, Rng, Serial, State,
     VmConfig, Vsock,
 };
-use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -44,8 +43,8 @@ const VMM: Vmm = Vmm {
 
 const BACKEND: &str = "cloud-hypervisor";
 
-/// The guest's console, in the VM's folder.
-const CONSOLE: &str = "console.log";
+/// Where it is to write the guest's console: its standard output is what keeps that.
+const CONSOLE: &str = "/dev/stdout";
 
 /// How often the first request after a restore is made, which can fail though nothing is wrong.
 const TRIES: u32 = 5;
@@ -140,6 +139,26 @@ impl Driver for CloudHypervisor {
         Ok(state != State::Running)
     }
 
+    fn check_pause(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn pause(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<(), Error> {
+        let api = VMM.in_folder(folder, None, deadline);
+        match state(&api)? {
+            State::Paused => Ok(()),
+            _ => api.act("vm.pause", "pause the VM"),
+        }
+    }
+
+    fn resume(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<(), Error> {
+        let api = VMM.in_folder(folder, None, deadline);
+        match state(&api)? {
+            State::Running => Ok(()),
+            _ => api.act("vm.resume", "let the VM run on"),
+        }
+    }
+
     fn check_snapshots(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -214,21 +233,12 @@ impl Driver for CloudHypervisor {
 
 /// Starts the process, which waits to be told what to do.
 fn spawn(processes: &mut VmProcesses) -> Result<(), Error> {
-    // The agent's line in it would be taken for the new guest's.
-    let console = processes.folder().file(CONSOLE);
-    match std::fs::remove_file(&console) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(Error::io("remove", &console)(error));
-        }
-        _ => {}
-    }
     let mut command = Command::new(CLOUD_HYPERVISOR.find()?);
     command
         .arg("--api-socket")
         .arg(format!("path={API_SOCKET}"));
     processes.set_accelerator("kvm");
-    processes.add_log(CONSOLE);
-    processes.spawn(ROLE, VMM.name, "vmm.log", &mut command)
+    processes.spawn_with_console(ROLE, VMM.name, Some("vmm.log"), &mut command)
 }
 
 /// Whether the one version restores what the other wrote: later ones read what earlier ones wrote.

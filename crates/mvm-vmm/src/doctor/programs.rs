@@ -2,7 +2,7 @@
 
 use super::{Finding, Level};
 use crate::error::Error;
-use crate::firecracker::loses_vsock;
+use crate::firecracker::{cuts_off, loses_vsock};
 use crate::locate::{
     AGENT, AGENT_DEV, BUSYBOX, CLOUD_HYPERVISOR, FIRECRACKER, Program, QEMU, VHOST_DEVICE_VSOCK,
 };
@@ -122,22 +122,34 @@ fn look<const N: usize>(programs: [&'static Program; N]) -> [Looked; N] {
 fn with_flaws(finding: Finding) -> Finding {
     match firecracker_flaw(&finding.message).filter(|_| finding.level == Level::Ok) {
         None => finding,
-        Some(flaw) => Finding::amiss(
+        Some((flaw, fix)) => Finding::amiss(
             Level::Warning,
             &finding.subject,
             format!("{}: {flaw}", finding.message),
-            "install Firecracker 1.16.1 or later",
+            fix,
         ),
     }
 }
 
-/// What is wrong with the version of Firecracker that a text names.
-fn firecracker_flaw(text: &str) -> Option<&'static str> {
+/// What is wrong with the version of Firecracker that a text names, and what to do about it.
+fn firecracker_flaw(text: &str) -> Option<(&'static str, &'static str)> {
+    const INSTALL: &str = "install Firecracker 1.16.1 or later";
     let version @ (major, minor, micro) = parse_version(text)?;
-    if loses_vsock(&format!("{major}.{minor}.{micro}")) {
-        Some("loses vsock for good when a VM is restored; no snapshot is taken with it")
+    let name = format!("{major}.{minor}.{micro}");
+    if loses_vsock(&name) {
+        Some((
+            "loses vsock for good when a VM is restored; no snapshot is taken with it",
+            INSTALL,
+        ))
+    } else if cuts_off(&name) {
+        Some((
+            "cuts a guest off, for hosts, that is paused and resumed without a snapshot (its #6100); \
+             what mvmctl does to a VM avoids that",
+            "have nothing else pause and resume its VMs, or install a version in which it is mended; \
+             `mvmctl vm wake NAME` has a guest reached again",
+        ))
     } else if version < (1, 16, 1) {
-        Some("can lose vsock for good when a VM is restored")
+        Some(("can lose vsock for good when a VM is restored", INSTALL))
     } else {
         None
     }
@@ -178,9 +190,11 @@ mod tests {
     fn versions_of_firecracker_with_a_broken_vsock_device() {
         let flaw = |text| firecracker_flaw(text);
         let broken = flaw("Firecracker v1.16.0 (/usr/bin/firecracker)");
-        assert!(broken.is_some_and(|flaw| flaw.contains("no snapshot is taken")));
+        assert!(broken.is_some_and(|(flaw, _)| flaw.contains("no snapshot is taken")));
         assert!(flaw("Firecracker v1.15.2").is_some());
-        assert_eq!(flaw("Firecracker v1.16.1"), None);
+        let (cuts_off, fix) = flaw("Firecracker v1.16.1 (/x)").unwrap();
+        assert!(cuts_off.contains("#6100") && fix.contains("vm wake"));
+        assert_eq!(flaw("Firecracker v1.17.0"), None);
         assert_eq!(flaw("not installed, and not needed"), None);
     }
 }

@@ -64,6 +64,10 @@ fn vm(folder: &VmFolder, vm: &Vm) -> Option<Finding> {
             format!("{}, and start it again", clear()),
         ),
         (VmState::Running, Ok(_)) if is_left_by_a_snapshot(folder, vm) => broken_off(),
+        (VmState::Running, Ok(_)) if vm.loses_console() => warn(
+            "what its guest prints is lost: the process that keeps its console has ended".into(),
+            format!("{}, and start it again, if its console is needed", clear()),
+        ),
         (VmState::Running, Ok(_)) => forbidden(&subject, &socket),
         (VmState::Paused(Pause::BrokenSnapshot), _) => broken_off(),
         (VmState::Paused(Pause::Other), Err(error)) => warn(

@@ -3,7 +3,7 @@
 //! ```text
 //! launch    /machine-config, /boot-source, /drives/…, /vsock, /entropy ─► InstanceStart
 //! freeze    /version, and again ─► /vm Paused ─► /snapshot/create
-//! run_on    / ─► /vm Resumed, if it is paused
+//! run_on    / ─► if it is paused: (/snapshot/create, refused) ─► /vm Resumed
 //! restore   in a fresh process: /version ─► /snapshot/load, resumed
 //! ```
 //!
@@ -19,17 +19,21 @@
 //! copies of its own: the file must stay, unchanged, until the last VM from it has ended.
 
 mod requests;
+mod version;
+
+pub(crate) use version::{cuts_off, loses_vsock};
 
 use crate::deadline::Deadline;
-use crate::driver::{Driver, Launch, Restore, other_version};
+use crate::driver::{Driver, Launch, Restore};
 use crate::error::Error;
+use crate::http::HttpError;
 use crate::launch::VmProcesses;
 use crate::locate::FIRECRACKER;
 use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, VSOCK_SOCKET, Vmm, VmmApi};
 use crate::snapshot::{self, Snapshot};
 use crate::vmlinux;
 use mvm_registry::Alive;
-use mvm_registry::VmFolder;
+use mvm_registry::{Unreachable, VmFolder, open_connections};
 use requests::{
     Action, ActionType, BackendType, BootSource, CacheType, Drive, Entropy, Instance,
     InstanceState, MachineConfig, MemBackend, SnapshotCreate, SnapshotLoad, SnapshotType, Version,
@@ -38,6 +42,7 @@ use requests::{
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
+use version::{START_AGAIN, check_restore, check_version, version_in};
 
 /// `--backend firecracker`
 #[derive(Debug)]
@@ -50,8 +55,8 @@ const VMM: Vmm = Vmm {
 
 const BACKEND: &str = "firecracker";
 
-/// The guest's console, in the VM's folder.
-const CONSOLE: &str = "console.log";
+/// The most connections to a guest that it has at a time. It ends any more at once.
+const MAX_CONNECTIONS: usize = 1023;
 
 /// What Firecracker says itself, in the VM's folder.
 const LOG: &str = "vmm.log";
@@ -137,6 +142,26 @@ impl Driver for Firecracker {
         Ok(state != InstanceState::Running)
     }
 
+    fn check_pause(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn pause(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<(), Error> {
+        let api = VMM.in_folder(folder, None, deadline);
+        match state(&api)? {
+            InstanceState::Paused => Ok(()),
+            _ => set(&api, VmState::Paused, "pause the VM"),
+        }
+    }
+
+    fn resume(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<(), Error> {
+        let api = VMM.in_folder(folder, None, deadline);
+        match state(&api)? {
+            InstanceState::Running => Ok(()),
+            _ => set(&api, VmState::Resumed, "let the VM run on"),
+        }
+    }
+
     /// By the program that is installed.
     fn check_snapshots(&self) -> Result<(), Error> {
         match FIRECRACKER.version(&FIRECRACKER.find()?) {
@@ -179,11 +204,45 @@ impl Driver for Firecracker {
         // It answers in turn: a snapshot that is still being written is waited for here.
         match state(&api)? {
             InstanceState::Running => Ok(()),
-            InstanceState::Paused => set(&api, VmState::Resumed, "let the VM run on"),
+            InstanceState::Paused => resume(&api),
             InstanceState::NotStarted => Err(Error::NotRunning {
                 name: processes.record().name.clone(),
             }),
         }
+    }
+
+    fn unreachable(
+        &self,
+        folder: &VmFolder,
+        processes: &[Alive],
+        deadline: Deadline<'_>,
+    ) -> Option<Unreachable> {
+        let main = processes.iter().find(|process| process.role.is_main())?;
+        let open = open_connections(main.pid, VSOCK_SOCKET).unwrap_or_default();
+        if open >= MAX_CONNECTIONS {
+            return Some(Unreachable::TooManyConnections {
+                vmm: VMM.name.into(),
+                limit: MAX_CONNECTIONS,
+            });
+        }
+        let version = version(&VMM.in_folder(folder, None, deadline)).ok()?;
+        cuts_off(&version).then(|| Unreachable::MayBeCutOff {
+            vmm: format!("{} {version}", VMM.name),
+        })
+    }
+
+    fn reconnect(
+        &self,
+        processes: &mut VmProcesses,
+        deadline: Deadline<'_>,
+    ) -> Result<bool, Error> {
+        let api = VMM.in_folder(processes.folder(), None, deadline);
+        if !cuts_off(&version(&api)?) {
+            return Ok(false);
+        }
+        set(&api, VmState::Paused, "pause the VM")?;
+        resume(&api)?;
+        Ok(true)
     }
 
     fn check_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
@@ -235,7 +294,7 @@ fn spawn(processes: &mut VmProcesses) -> Result<(), Error> {
     File::create(&log).map_err(Error::io("create", &log))?;
     processes.set_accelerator("kvm");
     processes.add_log(LOG);
-    processes.spawn(ROLE, VMM.name, CONSOLE, &mut command)
+    processes.spawn_with_console(ROLE, VMM.name, None, &mut command)
 }
 
 /// A VM's name in the letters that Firecracker takes in an id. It is shown by its logs alone, and
@@ -243,60 +302,6 @@ fn spawn(processes: &mut VmProcesses) -> Result<(), Error> {
 fn id(name: &str) -> String {
     let letter = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     name.chars().map(letter).collect()
-}
-
-/// What `firecracker --version` says, less its name: `Firecracker v1.16.1`, and empty lines.
-fn version_in(said: &str) -> &str {
-    let mut words = said.split_whitespace();
-    words.nth(1).unwrap_or_default().trim_start_matches('v')
-}
-
-/// What to do about the version of a VM that runs.
-const START_AGAIN: &str = "and start the VM again with it";
-
-/// Whether snapshots of this version can be used.
-fn check_version(version: &str, then: &str) -> Result<(), Error> {
-    if !loses_vsock(version) {
-        return Ok(());
-    }
-    Err(Error::Unsupported {
-        backend: BACKEND,
-        reason: format!("Firecracker {version} loses the guest's vsock device at restore"),
-        hint: format!("install Firecracker 1.16.1 or later, {then}"),
-    })
-}
-
-/// Whether the one version restores what the other wrote: each reads snapshots of its own format
-/// alone.
-fn check_restore(own: &str, wrote: &str) -> Result<(), Error> {
-    check_version(own, "and restore the snapshot with it")?;
-    match (format_of(own), format_of(wrote)) {
-        (Some(reads), Some(is)) if reads != is => {
-            Err(other_version(BACKEND, VMM.name, (own, wrote), &FIRECRACKER))
-        }
-        // One that is not understood is left to the VMM.
-        _ => Ok(()),
-    }
-}
-
-/// The format of a version's snapshots, by the first version that has it.
-fn format_of(version: &str) -> Option<(u32, u32, u32)> {
-    let number = version.trim_start_matches('v');
-    let number = number.split(['-', '+']).next()?;
-    let mut parts = number.split('.').map(|part| part.parse::<u32>().ok());
-    let (major, minor, patch) = (parts.next()??, parts.next()??, parts.next()??);
-    Some(match (major, minor, patch) {
-        (1, 10, 0) => (1, 9, 0),
-        (1, 10, _) => (1, 10, 1),
-        (1, 14, _) => (1, 13, 0),
-        (major, minor, _) => (major, minor, 0),
-    })
-}
-
-/// Whether a guest that is restored by this version cannot be reached any more.
-pub(crate) fn loses_vsock(version: &str) -> bool {
-    let number = version.trim_start_matches('v');
-    number == "1.16.0" || number.starts_with("1.16.0-")
 }
 
 fn version(api: &VmmApi<'_>) -> Result<String, Error> {
@@ -310,6 +315,32 @@ fn state(api: &VmmApi<'_>) -> Result<InstanceState, Error> {
     Ok(instance.state)
 }
 
+/// Lets a VM run on that is paused, so that its guest is reached afterwards, whatever has or has not
+/// become of a snapshot meanwhile.
+fn resume(api: &VmmApi<'_>) -> Result<(), Error> {
+    if cuts_off(&version(api)?) {
+        tell_guest_of_reset(api)?;
+    }
+    set(api, VmState::Resumed, "let the VM run on")
+}
+
+/// Has a version that [`cuts_off`] tell the guest of the reset for whose sake it would cut it off. A
+/// snapshot does that before it opens its files: it is asked for one that cannot have any. A guest
+/// that is told twice takes notice twice.
+fn tell_guest_of_reset(api: &VmmApi<'_>) -> Result<(), Error> {
+    let nowhere = Path::new("/");
+    let create = SnapshotCreate {
+        snapshot_type: SnapshotType::Full,
+        snapshot_path: nowhere,
+        mem_file_path: nowhere,
+    };
+    match api.try_to_put("/snapshot/create", &create) {
+        // As it should.
+        Err(HttpError::Refused { .. }) | Ok(()) => Ok(()),
+        Err(error) => Err(api.failed("tell the guest of a reset")(error)),
+    }
+}
+
 fn set(api: &VmmApi<'_>, state: VmState, doing: &'static str) -> Result<(), Error> {
     api.patch("/vm", &Vm { state }, doing)
 }
@@ -321,52 +352,6 @@ fn action(api: &VmmApi<'_>, action_type: ActionType, doing: &'static str) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_version_with_the_broken_vsock_device_is_known() {
-        for broken in ["1.16.0", "v1.16.0", "1.16.0-dev"] {
-            assert!(loses_vsock(broken), "{broken}");
-        }
-        for sound in ["1.16.1", "v1.17.0", "1.15.0", "1.16.01", ""] {
-            assert!(!loses_vsock(sound), "{sound}");
-        }
-        let said = version_in("Firecracker v1.16.0\n\n");
-        let error = check_version(said, START_AGAIN).unwrap_err();
-        assert!(error.to_string().contains("loses the guest's vsock"));
-        assert!(
-            check_version(version_in(""), START_AGAIN).is_ok(),
-            "the VMM itself is asked later"
-        );
-    }
-
-    #[test]
-    fn each_version_restores_what_has_its_format() {
-        for (own, wrote) in [
-            ("1.16.1", "1.16.0"),
-            ("v1.14.4", "1.13.1"),
-            ("1.10.0", "1.9.1"),
-            ("1.17.0-dev", "1.17.0"),
-            ("1.15.1", "1.15.0"),
-            ("of my own", "1.16.1"),
-        ] {
-            check_restore(own, wrote).unwrap();
-        }
-        for (own, wrote) in [
-            ("1.16.1", "1.15.1"),
-            ("1.17.0-dev", "1.16.1"),
-            ("1.15.1", "1.16.1"),
-            ("1.10.1", "1.10.0"),
-            ("1.15.0", "1.14.4"),
-        ] {
-            let error = check_restore(own, wrote).unwrap_err();
-            let expected =
-                format!("Firecracker {wrote} wrote the snapshot, and this is Firecracker {own}");
-            assert!(error.to_string().contains(&expected), "{error}");
-            assert!(error.hint().contains("MVM_FIRECRACKER"), "{}", error.hint());
-        }
-        // It would load it, and then lose its vsock device.
-        assert!(check_restore("1.16.0", "1.16.1").is_err());
-    }
 
     #[test]
     fn an_id_has_letters_that_firecracker_takes() {

@@ -108,7 +108,8 @@ impl Arguments<'_> {
         add("-m", size.to_string().into());
         add("-object", self.memory_object());
         add("-display", "none".into());
-        add("-serial", "file:console.log".into());
+        // Its standard output is what keeps the console.
+        add("-serial", "file:/dev/stdout".into());
         add(
             "-qmp",
             format!("unix:{QMP_SOCKET},server=on,wait=off").into(),
@@ -126,15 +127,25 @@ impl Arguments<'_> {
         } else {
             ""
         };
+        // Linux looks at its boot whether the timer ticks while it waits for ten ticks, and panics if
+        // not ("IO-APIC + timer doesn't work!"). Emulated on a busy machine a guest may get no CPU in
+        // just that time. Under KVM Linux leaves that out by itself (arch/x86/kernel/kvm.c).
+        let timer = match self.accelerator {
+            Accelerator::Tcg => "no_timer_check ",
+            Accelerator::Kvm => "",
+        };
         // A guest that panics or reboots ends QEMU: both mean that it will not come up.
         add(
             "-append",
-            format!("console=ttyS0 panic=-1 quiet {root}{}", self.cmdline).into(),
+            format!("console=ttyS0 panic=-1 quiet {timer}{root}{}", self.cmdline).into(),
         );
         add(
             "-device",
             format!("pcie-root-port,id={VSOCK_BUS},chassis=1,slot=1").into(),
         );
+        // Another id each time that QEMU is started: the kernel of a guest that is restored reseeds
+        // itself by that, and tells of it, even if nobody wakes the guest.
+        add("-device", "vmgenid,guid=auto".into());
         if let Some(rootfs) = self.rootfs {
             let mut file = OsString::from("driver=file,node-name=rootfs,read-only=on,filename=");
             file.push(option_value(rootfs));
@@ -223,11 +234,12 @@ mod tests {
             arguments(Begin::Boot, Memory::Anonymous),
             "-M q35,memory-backend=mem -accel tcg -cpu max -smp 1 -m 256 \
              -object memory-backend-memfd,id=mem,size=256M,share=on -display none \
-             -serial file:console.log -qmp unix:qmp,server=on,wait=off \
+             -serial file:/dev/stdout -qmp unix:qmp,server=on,wait=off \
              -trace qemu_system_shutdown_request \
              -kernel /img/vmlinuz -initrd /img/initrd \
-             -append console=ttyS0 panic=-1 quiet init_on_free=1 \
+             -append console=ttyS0 panic=-1 quiet no_timer_check init_on_free=1 \
              -device pcie-root-port,id=rp0,chassis=1,slot=1 \
+             -device vmgenid,guid=auto \
              -chardev socket,id=vs,path=vhu.sock \
              -device vhost-user-vsock-pci,id=vsock0,chardev=vs,bus=rp0 \
              -nodefaults -no-user-config -no-reboot"
@@ -242,7 +254,7 @@ mod tests {
                     -device virtio-blk-pci,drive=rootfs ";
         assert!(line.contains(disk), "{line}");
         assert!(
-            line.contains(" quiet root=/dev/vda ro init_on_free=1 "),
+            line.contains(" quiet no_timer_check root=/dev/vda ro init_on_free=1 "),
             "{line}"
         );
     }

@@ -34,6 +34,9 @@ const BACKEND: &str = "qemu";
 
 const ROLE: Role = Role::Vmm;
 
+/// What QEMU says itself, in the VM's folder.
+const LOG: &str = "vmm.log";
+
 /// The guest's own vsock address. Each VM has a vhost-device-vsock of its own, so that it need not
 /// differ between them.
 const GUEST_CID: u32 = 3;
@@ -75,8 +78,8 @@ impl Driver for Qemu {
             begin: Begin::Boot,
         }
         .to_vec();
-        processes.add_log("console.log");
-        processes.spawn(ROLE, "QEMU", "vmm.log", Command::new(&qemu).args(arguments))?;
+        let mut command = Command::new(&qemu);
+        processes.spawn_with_console(ROLE, "QEMU", Some(LOG), command.args(arguments))?;
         let folder = processes.folder().path().to_owned();
         processes.wait_for("QEMU's control socket", launch.deadline, || {
             Qmp::connect(&folder, QMP_SOCKET)
@@ -119,6 +122,18 @@ impl Driver for Qemu {
             .ok_or_else(|| failed(QmpFault::NotQmp, "its answer does not say so"))
     }
 
+    fn check_pause(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn pause(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<(), Error> {
+        tell(folder, deadline, "stop", "pause the VM")
+    }
+
+    fn resume(&self, folder: &VmFolder, deadline: Deadline<'_>) -> Result<(), Error> {
+        tell(folder, deadline, "cont", "let the VM run on")
+    }
+
     fn check_snapshots(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -143,4 +158,15 @@ impl Driver for Qemu {
     fn restore(&self, restore: &Restore<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
         snapshot::restore(restore, processes)
     }
+}
+
+/// Has QEMU do one thing that takes no arguments.
+fn tell(folder: &VmFolder, deadline: Deadline<'_>, what: &str, doing: &str) -> Result<(), Error> {
+    let qmp = Qmp::connect_within(folder.path(), QMP_SOCKET, deadline.left())?;
+    let mut qmp = qmp.ok_or_else(|| Error::Qmp {
+        doing: doing.into(),
+        fault: QmpFault::Gone,
+        reason: "QEMU does not listen there".into(),
+    })?;
+    qmp.execute(what, &json!({})).map(drop)
 }

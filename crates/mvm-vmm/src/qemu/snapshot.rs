@@ -18,7 +18,7 @@ use super::arguments::{
     VSOCK_SOCKET,
 };
 use super::qmp::Qmp;
-use super::{GUEST_CID, ROLE, vsock};
+use super::{GUEST_CID, LOG, ROLE, vsock};
 use crate::deadline::Deadline;
 use crate::driver::{Restore, other_version};
 use crate::error::{Error, QmpFault};
@@ -154,9 +154,8 @@ pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Res
         begin: Begin::Incoming,
     }
     .to_vec();
-    processes.add_log("console.log");
     let mut command = Command::new(QEMU.find()?);
-    processes.spawn(ROLE, "QEMU", "vmm.log", command.args(arguments))?;
+    processes.spawn_with_console(ROLE, "QEMU", Some(LOG), command.args(arguments))?;
     let folder = processes.folder().path().to_owned();
     let mut qmp = processes.wait_for("QEMU's control socket", deadline, || {
         Qmp::connect(&folder, QMP_SOCKET)

@@ -113,18 +113,21 @@ pub(crate) fn snapshots_and_runs_on(vmm: &Subject) {
     let host = TestHost::new(vmm);
     let vm = host.vm("web").started();
     let snapshot = vm.snapshot(&host.path("s"), false);
-    assert_eq!(
-        vm.calls(),
-        [
-            "GET / 200",
-            "GET /version 200",
-            "GET /version 200",
-            "PATCH /vm 204",
-            "PUT /snapshot/create 204",
-            "GET / 200",
-            "PATCH /vm 204",
-        ]
-    );
+    let mut expected = vec![
+        "GET / 200",
+        "GET /version 200",
+        "GET /version 200",
+        "PATCH /vm 204",
+        "PUT /snapshot/create 204",
+        "GET / 200",
+        "GET /version 200",
+    ];
+    // Where a resume alone would cut the guest off.
+    if vmm.version == "1.16.1" {
+        expected.push("PUT /snapshot/create 400");
+    }
+    expected.push("PATCH /vm 204");
+    assert_eq!(vm.calls(), expected);
     assert_eq!(
         names(&snapshot.folder),
         ["manifest.json", "memory", "state"]
@@ -323,13 +326,12 @@ pub(crate) fn a_load_that_fails_is_told_with_the_end_of_the_process(vmm: &Subjec
     let error = vm.restore(&snapshot, false).unwrap_err();
     told(
         &error,
-        &[
-            "load the snapshot",
-            "400: Load snapshot error:",
-            "No such file",
-            "then it ended: exit status 1",
-        ],
+        &["load the snapshot", "then it ended: exit status 1"],
     );
+    // On a busy machine the real one may have ended before its answer is out.
+    if !(vmm.is_real() && error.to_string().contains("in the middle of the answer")) {
+        told(&error, &["400: Load snapshot error:", "No such file"]);
+    }
     assert!(!vm.runs());
     assert_eq!(vm.record().state, Recorded::Asleep, "as it was");
     fs::write(&memory, kept).unwrap();

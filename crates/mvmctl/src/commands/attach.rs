@@ -122,7 +122,7 @@ impl Args {
                     lost_since = None;
                     continue;
                 }
-                Ok(Now::Ended(failure)) => return Err(failure),
+                Ok(Now::Ended(_, failure)) => return Err(failure),
                 Ok(Now::Off(error)) | Err(error) => return Err(about(&error)),
             };
             let was_attached = identity.is_some();

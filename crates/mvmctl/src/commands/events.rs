@@ -44,9 +44,9 @@ impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let inventory = context.inventory()?;
         let (scope, targets) = fleet::targets(context, &inventory, &self.vms)?;
-        fleet::allow_descriptors();
+        let at_once = fleet::at_once(context, targets.len());
         let states = VmStates::new(context);
-        let dialling = Semaphore::new(context.parallel);
+        let dialling = Semaphore::new(at_once);
         let wanted = targets.into_iter().filter(|target| {
             // Among all VMs, one that is not running is as it should be.
             scope != Scope::All || !target.vm.as_ref().is_ok_and(fleet::is_off)
@@ -114,7 +114,7 @@ impl Follower<'_> {
                     }
                     continue;
                 }
-                Ok(Now::Ended(failure)) => return self.give_up_for(failure),
+                Ok(Now::Ended(_, failure)) => return self.give_up_for(failure),
                 // A VMM that is just ending does not say any more whether it runs.
                 Err(error) if was_up && error.is_retryable() => {
                     let _ = timeout(backoff.pause(), state.changed()).await;
@@ -150,7 +150,7 @@ impl Follower<'_> {
                 Err(unknown) if was_up && unknown.is_retryable() => {}
                 // What became of it says more than how the connection ended.
                 Ok(Now::Off(_)) if was_up => continue,
-                Ok(Now::Ended(failure)) => return self.give_up_for(failure),
+                Ok(Now::Ended(_, failure)) => return self.give_up_for(failure),
                 _ => return self.give_up(&error),
             }
             if is_up {

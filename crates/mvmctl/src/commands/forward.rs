@@ -27,7 +27,8 @@ const PIECE: usize = 64 * 1024;
 /// How long to wait when a connection cannot be taken, for want of descriptors for example.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// Forward a TCP port of this host to one on a guest's loopback (dev builds of the agent)
+/// Forward a TCP port of this host to one on a guest's loopback (dev builds of the agent, and ports that
+/// others expose)
 ///
 /// Listens on 127.0.0.1 until it is interrupted. Each connection is one to the guest's agent; any
 /// number at once. While the VM is frozen, asleep or stopped connections are closed at once. A guest
@@ -135,7 +136,7 @@ impl Args {
                     while_refusing(listener, off).await;
                     continue;
                 }
-                Ok(Now::Ended(failure)) => return failure,
+                Ok(Now::Ended(_, failure)) => return failure,
                 Err(error) => return failure(name, &error),
             };
             let heard = LastHeard::now();
@@ -236,7 +237,7 @@ async fn join(
 
 /// From the client to the port. Ends only if the client broke off: that it has nothing more to send
 /// is no end.
-async fn send(mut client: ReadHalf<'_>, mut port: PortInput<'_>) {
+pub(super) async fn send(mut client: ReadHalf<'_>, mut port: PortInput<'_>) {
     let mut buffer = vec![0; PIECE];
     loop {
         let sent = match client.read(&mut buffer).await {
@@ -255,7 +256,7 @@ async fn send(mut client: ReadHalf<'_>, mut port: PortInput<'_>) {
 }
 
 /// From the port to the client.
-async fn receive(
+pub(super) async fn receive(
     mut port: PortOutput<'_>,
     mut client: WriteHalf<'_>,
     heard: &LastHeard,

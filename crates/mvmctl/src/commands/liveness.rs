@@ -84,7 +84,7 @@ pub(super) async fn not_running(state: &mut VmState<'_>) -> Cut {
     let now = state.until_not_running().await;
     let why = match now {
         Ok(Now::Off(error)) | Err(error) => Failure::about(state.name(), &error),
-        Ok(Now::Ended(failure)) => failure,
+        Ok(Now::Ended(_, failure)) => failure,
         Ok(Now::Runs(_)) => return std::future::pending().await,
     };
     Cut {

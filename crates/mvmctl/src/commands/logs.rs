@@ -2,13 +2,17 @@
 
 use super::Context;
 use super::machine::{Wanted, failure, home, name};
-use crate::render::shown::Shown;
+use crate::render::console::ConsoleText;
 use crate::report::{Failure, Outcome};
+use crate::ui::Ui;
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
-use mvm_registry::{Pause, VmState, Watch};
+use mvm_registry::{VmState, Watch};
+use mvm_vmm::Error;
+use mvm_vmm::console::Follow;
+use mvm_vmm::machine::{console, last_console};
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::time::Duration;
 
 /// How often a log is looked at that is followed.
@@ -30,15 +34,25 @@ pub(crate) struct Args {
     /// Go on as more is written, until the VM stops
     #[arg(short, long)]
     follow: bool,
+
+    /// What it wrote the time before, until the VM was started again
+    #[arg(long, conflicts_with = "follow")]
+    previous: bool,
 }
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let vm = name(&self.name)?;
         let home = home(context)?;
-        let file = mvm_vmm::machine::console(&home, &vm)
-            .map_err(|error| failure(context, &self.name, Wanted::Logs, &error))?;
-        let mut log = Log::new(file);
+        let failed = |error: Error| failure(context, &self.name, Wanted::Logs, &error);
+        if self.previous {
+            let last = last_console(&home, &vm).map_err(failed)?;
+            let mut log = Log::new(last, &context.ui);
+            log.print_new(context)?;
+            log.print_rest(context)?;
+            return Ok(Outcome::Done);
+        }
+        let mut log = Log::new(console(&home, &vm).map_err(failed)?, &context.ui);
         let folder = home.vm(&vm);
         // Where it cannot be had, each look is one at the VM too.
         let mut watch = self.follow.then(|| Watch::of(&home, [vm.clone()]).ok());
@@ -70,80 +84,55 @@ impl Args {
 fn may_write(state: &VmState) -> bool {
     matches!(
         state,
-        VmState::Running
-            | VmState::Starting
-            | VmState::Paused(Pause::Snapshot | Pause::BrokenSnapshot | Pause::Other)
-            | VmState::StartBrokenOff
+        VmState::Running | VmState::Starting | VmState::Paused(_) | VmState::StartBrokenOff
     )
+}
+
+/// What a log is read from.
+trait Source {
+    /// Some of what there is; 0 if there is no more for now.
+    fn some(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+impl Source for Follow {
+    fn some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read(buffer)
+    }
+}
+
+impl Source for File {
+    fn some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read(buffer)
+    }
 }
 
 /// A log that is printed as it grows.
 #[derive(Debug)]
-struct Log {
-    file: File,
-    /// The beginning of a line: on a terminal only whole ones are printed.
-    partial: Vec<u8>,
+struct Log<S> {
+    source: S,
+    text: ConsoleText,
 }
 
-impl Log {
-    fn new(file: File) -> Self {
+impl<S: Source> Log<S> {
+    fn new(source: S, ui: &Ui) -> Self {
         Self {
-            file,
-            partial: Vec::new(),
+            source,
+            text: ConsoleText::for_stdout(ui),
         }
     }
 
     fn print_new(&mut self, context: &Context) -> Result<(), Failure> {
         let mut piece = vec![0; PIECE];
         loop {
-            let count = self.file.read(&mut piece)?;
+            let count = self.source.some(&mut piece)?;
             let Some(bytes) = piece.get(..count).filter(|bytes| !bytes.is_empty()) else {
                 return Ok(());
             };
-            if let Some(raw) = context.ui.not_a_terminal() {
-                raw.print(bytes)?;
-                continue;
-            }
-            self.partial.extend_from_slice(bytes);
-            // A line without an end does not fill memory.
-            let end = match self.partial.iter().rposition(|byte| *byte == b'\n') {
-                Some(end) => end + 1,
-                None if self.partial.len() > PIECE => self.partial.len(),
-                None => continue,
-            };
-            let lines: Vec<u8> = self.partial.drain(..end).collect();
-            context.ui.print(&shown(&lines))?;
+            self.text.print(&context.ui, bytes)?;
         }
     }
 
     fn print_rest(&mut self, context: &Context) -> Result<(), Failure> {
-        let rest = std::mem::take(&mut self.partial);
-        if rest.is_empty() {
-            Ok(())
-        } else {
-            context.ui.print(&shown(&rest))
-        }
-    }
-}
-
-/// Lines without anything that a terminal would obey.
-fn shown(lines: &[u8]) -> Shown {
-    let text = String::from_utf8_lossy(lines);
-    let lines: Vec<_> = text
-        .lines()
-        .map(|line| line.trim_end_matches('\r'))
-        .collect();
-    Shown::lines(&lines.join("\n"), "    ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_terminal_gets_lines_and_no_commands() {
-        assert_eq!(shown(b"a\r\n\tb\x1b[2J\n").as_str(), "a\n    b\\u{1b}[2J\n");
-        assert_eq!(shown(b"end").as_str(), "end\n");
-        assert_eq!(shown(b"\xff\n").as_str(), "\u{fffd}\n");
+        self.text.print_rest(&context.ui)
     }
 }

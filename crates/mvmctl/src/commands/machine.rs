@@ -36,6 +36,8 @@ pub(crate) enum Wanted {
     Remove,
     Logs,
     Snapshot,
+    Pause,
+    Touch,
 }
 
 impl Wanted {
@@ -52,6 +54,10 @@ impl Wanted {
                     .into()
             }
             Self::Logs => "its VMM has the console: see that one's arguments and log".into(),
+            Self::Pause => "have whatever started it pause it and let it run on".into(),
+            Self::Touch => {
+                "the fleet leaves it alone: whatever started it decides how long it runs".into()
+            }
             Self::Snapshot => format!(
                 "have whatever started it snapshot it, between `mvmctl vm sleep {vm}` and `mvmctl vm \
                  wake {vm}`"

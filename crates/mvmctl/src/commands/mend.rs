@@ -3,7 +3,7 @@
 
 use super::Context;
 use super::machine::{Wanted, blocking, failure, home};
-use super::restore::wake_guest;
+use super::restore::{Patience, wake_guest};
 use super::wake::wake;
 use crate::report::Failure;
 use mvm_client::Endpoint;
@@ -54,7 +54,15 @@ pub(super) async fn mend_if_broken_off(
     let endpoint = Endpoint::unix(session.socket()).with_port(session.record().port);
     // Without a token: it has gone with the program that made it up.
     let asked = || wake(None, WakeCause::Aborted, false);
-    let awake = wake_guest(context, vm, &endpoint, asked, None).await?;
+    let mut requests = context.termination_requests();
+    let awake = tokio::select! {
+        awake = wake_guest(context, vm, &endpoint, asked, Patience::after_an_abort()) => awake?,
+        _ = requests.next() => return Err(Failure::failed(
+            "interrupted: a snapshot of it was broken off; it runs on now, and its guest was not woken",
+        )
+        .hint(format!("`mvmctl vm wake {vm}` wakes it"))
+        .of(vm)),
+    };
     context.ui.note(&format!(
         "{vm}: a snapshot of it was broken off; it runs on now, its guest was woken, and what had been \
          written is removed"

@@ -32,6 +32,7 @@ pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod fleet;
 pub(crate) mod forward;
 pub(crate) mod image_build;
 pub(crate) mod inspect;
@@ -43,16 +44,22 @@ pub(crate) mod ls;
 pub(crate) mod machine;
 pub(crate) mod man;
 mod mend;
+pub(crate) mod pause;
 pub(crate) mod payload;
+pub(crate) mod pin;
 pub(crate) mod ping;
 pub(crate) mod restore;
+pub(crate) mod resume;
 pub(crate) mod rm;
+pub(crate) mod run;
 pub(crate) mod running;
 pub(crate) mod sleep;
 pub(crate) mod snapshot;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod top;
+pub(crate) mod touch;
 pub(crate) mod wait;
 pub(crate) mod wake;
 
@@ -60,9 +67,10 @@ use crate::args::{Format, Global};
 use crate::report::{Failure, Outcome};
 use crate::termination::{Termination, TerminationRequests};
 use crate::ui::Ui;
-use mvm_client::{Deadlines, Dialer, Error, Session};
-use mvm_registry::Inventory;
+use mvm_client::{Awaited, Deadlines, Dialer, Error, Session};
+use mvm_registry::{Error as RegistryError, Inventory, Unreachable};
 use mvm_vmm::Vmms;
+use mvm_vmm::console::ConsoleKeeper;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,6 +102,9 @@ group! {
         /// The VMs: see them, start and stop them
         #[command(subcommand)]
         Vm(Vm),
+        /// All VMs as one: what scales them, and what acts on them
+        #[command(subcommand)]
+        Fleet(Fleet),
         /// Bootable guests
         #[command(subcommand)]
         Image(Image),
@@ -113,6 +124,7 @@ group! {
         Check(check::Args),
         Wait(wait::Args),
         Events(events::Args),
+        Top(top::Args),
         Exec(exec::Args),
         Cp(cp::Args),
         Connect(connect::Args),
@@ -123,11 +135,26 @@ group! {
         Snapshot(snapshot::Args),
         Restore(restore::Args),
         Start(start::Args),
+        Run(run::Args),
         Stop(stop::Args),
+        Pause(pause::Args),
+        Resume(resume::Args),
         Rm(rm::Args),
+        Touch(touch::Args),
+        Pin(pin::Pin),
+        Unpin(pin::Unpin),
         Logs(logs::Args),
         Sleep(sleep::Args),
         Wake(wake::Args),
+    }
+}
+
+group! {
+    /// `mvmctl fleet …`
+    Fleet {
+        Serve(fleet::serve::Args),
+        Plan(fleet::plan::Args),
+        Status(fleet::status::Args),
     }
 }
 
@@ -151,13 +178,21 @@ pub(crate) struct Context {
     pub(crate) parallel: usize,
     /// Who dials: what it has begun is finished, whatever ends this program.
     pub(crate) dialer: Dialer,
+    /// That this program keeps the consoles of the VMs that it starts.
+    pub(crate) console_keeper: ConsoleKeeper,
     termination: Termination,
     config: Option<PathBuf>,
 }
 
 impl Context {
     /// From the options that every command takes.
-    pub(crate) fn new(ui: Ui, global: Global, dialer: Dialer, termination: Termination) -> Self {
+    pub(crate) fn new(
+        ui: Ui,
+        global: Global,
+        dialer: Dialer,
+        termination: Termination,
+        console_keeper: ConsoleKeeper,
+    ) -> Self {
         Self {
             ui,
             format: global.format(),
@@ -165,6 +200,7 @@ impl Context {
             parallel: global.parallel.get().min(Semaphore::MAX_PERMITS),
             dialer,
             termination,
+            console_keeper,
             config: global.config,
         }
     }
@@ -182,7 +218,13 @@ impl Context {
         vm: &mvm_client::Vm,
         deadlines: &Deadlines,
     ) -> Result<Session, Error> {
-        self.dialer.connect(vm.endpoint()?, deadlines).await
+        match self.dialer.connect(vm.endpoint()?, deadlines).await {
+            Err(error) if is_not_reached(&error) => {
+                let why = why_unreachable(vm, deadlines.connect).await;
+                Err(why.map_or(error, |why| RegistryError::Unreachable(why).into()))
+            }
+            connected => connected,
+        }
     }
 
     /// From now on signals that ask this program to end are for the command.
@@ -190,8 +232,33 @@ impl Context {
         self.termination.requests()
     }
 
+    /// The same, and HUP asks the command to read its settings anew.
+    pub(crate) fn termination_requests_and_reloads(&self) -> TerminationRequests {
+        self.termination.requests_and_reloads()
+    }
+
     /// How long to wait for agents.
     pub(crate) fn deadlines(&self) -> Deadlines {
         self.timeout.map_or_else(Deadlines::default, Deadlines::all)
     }
+}
+
+/// Whether the VM was dialled, and its guest not reached.
+fn is_not_reached(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::NobodyListening { .. }
+            | Error::TimedOut {
+                awaited: Awaited::Connection | Awaited::Handshake,
+                ..
+            }
+    )
+}
+
+/// Why a guest is not reached, or may not be, where its VMM has to do with it.
+async fn why_unreachable(vm: &mvm_client::Vm, at_most: Duration) -> Option<Unreachable> {
+    let record = vm.record()?.clone();
+    let folder = vm.folder()?.clone();
+    let asking = move || mvm_vmm::driver::unreachable(&record, &folder, at_most);
+    tokio::task::spawn_blocking(asking).await.ok().flatten()
 }

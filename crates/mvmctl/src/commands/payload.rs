@@ -19,6 +19,13 @@ pub(crate) struct PayloadArg {
 }
 
 impl PayloadArg {
+    /// As if that had been given.
+    pub(crate) fn of(file: PathBuf) -> Self {
+        Self {
+            payload: Some(file),
+        }
+    }
+
     /// Reads it, if there is one.
     pub(crate) fn read(&self) -> Result<Option<Payload>, Failure> {
         let Some(path) = &self.payload else {

@@ -9,9 +9,9 @@ use crate::render::data;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::{Marks, complete};
 use clap_complete::engine::ArgValueCompleter;
-use mvm_client::Endpoint;
-use mvm_protocol::lifecycle::{Awake, Wake, WakeCause};
-use mvm_vmm::suspend::{RestoreSpec, restore};
+use mvm_client::{Deadlines, Endpoint};
+use mvm_protocol::lifecycle::{Awake, Payload, Token, Wake, WakeCause};
+use mvm_vmm::suspend::{RestoreSpec, Restored, restore};
 use mvm_vmm::{Deadline, Error, Snapshot, Verify};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -20,10 +20,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How long loading the state may take that was given no `--timeout`.
-const DEFAULT_TIMEOUT: Duration = Duration::from_mins(5);
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// How long a guest that runs may take to be awake, restore commands included.
 const ROUSE: Duration = Duration::from_mins(2);
+
+/// How long a guest may take to be awake that was put to sleep for a snapshot that came to nothing.
+const AFTER_AN_ABORT: Duration = Duration::from_mins(1);
 
 /// How long to wait between two tries to reach the agent.
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
@@ -60,7 +63,7 @@ pub(crate) struct Args {
 
 /// When a snapshot's files are read.
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum When {
+pub(super) enum When {
     /// Each time
     Always,
     /// Once, and again when they were altered since
@@ -90,40 +93,22 @@ struct Report<'a> {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let failed = |error: &Error| failure(context, &self.name, Wanted::Start, error);
-        let vm = name(&self.name)?;
-        let inventory = context.inventory()?;
-        not_of_another(&inventory, &self.name, Wanted::Start)?;
-        let home = inventory.home().clone();
         let payload = self.payload.read()?;
-        let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
-        let progress = context.ui.progress(&format!("restoring {vm}"));
+        let progress = context.ui.progress(&format!("restoring {}", self.name));
         let begun = Instant::now();
         let cancelled = cancelled_by_signals(context);
-        let flag = Arc::clone(&cancelled);
-        let (folder, clone, verify) = (self.snapshot, self.clone, self.verify.into());
-        let spec = RestoreSpec {
-            clone,
-            pinned: self.marks.pinned(),
-            labels: self.marks.labels,
+        let job = Restoration {
+            snapshot: self.snapshot,
+            verify: self.verify.into(),
+            spec: RestoreSpec {
+                clone: self.clone,
+                pinned: self.marks.pinned(),
+                labels: self.marks.labels,
+                console_keeper: Some(context.console_keeper),
+            },
+            payload,
         };
-        let restored = blocking(move || {
-            let snapshot = Snapshot::open_verified(&home, &folder, verify)?;
-            let deadline = Deadline::new(at_most, Some(&flag));
-            let restored = restore(&home, &vm, &snapshot, &spec, deadline)?;
-            Ok((snapshot, restored))
-        });
-        // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
-        let (snapshot, restored) = restored.await.map_err(|error| failed(&error))?;
-        let token = snapshot.manifest.token;
-        let endpoint = Endpoint::unix(restored.socket()).with_port(restored.record().port);
-        let asked = || {
-            let wake = wake(Some(token.clone()), WakeCause::Restored, clone)?;
-            let payload = payload.clone();
-            Ok(Wake { payload, ..wake })
-        };
-        let woken = wake_guest(context, &self.name, &endpoint, asked, Some(&cancelled)).await;
-        let awake = woken.map_err(|failure| not_woken(failure, &self.name))?;
+        let (snapshot, awake) = restore_vm(context, &self.name, job, &cancelled).await?;
         drop(progress);
         context.ui.note(&format!(
             "{} runs after {:.1} s",
@@ -143,7 +128,111 @@ impl Args {
     }
 }
 
+/// What a VM is to be started from, and as what.
+#[derive(Debug)]
+pub(super) struct Restoration {
+    pub(super) snapshot: PathBuf,
+    pub(super) verify: Verify,
+    pub(super) spec: RestoreSpec,
+    /// What its guest is handed.
+    pub(super) payload: Option<Payload>,
+}
+
+/// Why a VM does not go on from a snapshot.
+pub(super) enum NotRestored {
+    /// It was not started, or was ended again.
+    NotStarted(Failure),
+    /// It runs, and its guest could not be woken.
+    NotWoken(Failure),
+}
+
+impl From<Failure> for NotRestored {
+    fn from(failure: Failure) -> Self {
+        Self::NotStarted(failure)
+    }
+}
+
+/// Starts a VM from a snapshot, and wakes its guest. What cannot be woken is left as it is.
+pub(super) async fn restore_vm(
+    context: &Context,
+    vm: &str,
+    job: Restoration,
+    cancelled: &Arc<AtomicBool>,
+) -> Result<(Snapshot, Awake), Failure> {
+    let restored = restore_and_wake(context, vm, job, cancelled).await;
+    restored.map_err(|error| match error {
+        NotRestored::NotStarted(failure) => failure,
+        NotRestored::NotWoken(failure) => not_woken(failure, vm),
+    })
+}
+
+/// The same for whoever has to do something about a guest that could not be woken.
+pub(super) async fn restore_and_wake(
+    context: &Context,
+    vm: &str,
+    job: Restoration,
+    cancelled: &Arc<AtomicBool>,
+) -> Result<(Snapshot, Awake), NotRestored> {
+    let failed = |error: &Error| failure(context, vm, Wanted::Start, error);
+    let parsed = name(vm)?;
+    let inventory = context.inventory()?;
+    not_of_another(&inventory, vm, Wanted::Start)?;
+    let home = inventory.home().clone();
+    let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
+    let flag = Arc::clone(cancelled);
+    let Restoration {
+        snapshot,
+        verify,
+        spec,
+        payload,
+    } = job;
+    let clone = spec.clone;
+    let restored = blocking(move || {
+        let snapshot = Snapshot::open_verified(&home, &snapshot, verify)?;
+        let deadline = Deadline::new(at_most, Some(&flag));
+        let restored = restore(&home, &parsed, &snapshot, &spec, deadline)?;
+        Ok((snapshot, restored))
+    });
+    // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
+    let (snapshot, restored) = restored.await.map_err(|error| failed(&error))?;
+    let token = snapshot.manifest.token.clone();
+    let woken = wake_restored(context, vm, restored, (token, clone, payload), cancelled);
+    let awake = woken.await.map_err(NotRestored::NotWoken)?;
+    if !awake.was_ready && !awake.lease_expired {
+        return Err(NotRestored::NotWoken(booted_afresh(vm)));
+    }
+    Ok((snapshot, awake))
+}
+
+/// Tells a guest that it was restored, and notes that it knows: with the token, whether it is a clone,
+/// and what it is handed.
+pub(super) async fn wake_restored(
+    context: &Context,
+    vm: &str,
+    restored: Restored,
+    (token, clone, payload): (Token, bool, Option<Payload>),
+    cancelled: &AtomicBool,
+) -> Result<Awake, Failure> {
+    let endpoint = Endpoint::unix(restored.socket()).with_port(restored.record().port);
+    let asked = || {
+        let wake = wake(Some(token.clone()), WakeCause::Restored, clone)?;
+        let payload = payload.clone();
+        Ok(Wake { payload, ..wake })
+    };
+    let patience = Patience::of(context);
+    let awake = tokio::select! {
+        awake = wake_guest(context, vm, &endpoint, asked, patience) => awake?,
+        () = until_raised(cancelled) => return Err(Failure::failed("interrupted").of(vm)),
+    };
+    let noted = blocking(move || restored.woken()).await;
+    noted.map_err(|error| failure(context, vm, Wanted::Start, &error))?;
+    Ok(awake)
+}
+
 fn not_woken(mut failure: Failure, vm: &str) -> Failure {
+    if failure.code == BOOTED_AFRESH {
+        return failure;
+    }
     if failure.code == HELD {
         failure.message = format!("the VM runs, and its guest is frozen: {}", failure.message);
         return held(failure, vm);
@@ -159,6 +248,50 @@ fn not_woken(mut failure: Failure, vm: &str) -> Failure {
     ))
 }
 
+/// The code of a failure where a guest does not go on from its snapshot.
+const BOOTED_AFRESH: &str = "booted-afresh";
+
+/// A guest that goes on where its snapshot was taken was asleep, or says that it has run on since.
+fn booted_afresh(vm: &str) -> Failure {
+    let mut failure = Failure::failed(
+        "the guest was not asleep when it was woken: it does not go on where the snapshot was taken, but \
+         has booted afresh",
+    );
+    failure.code = BOOTED_AFRESH.into();
+    failure.hint(format!(
+        "some VMMs boot a guest anew that crashes at its restore: `mvmctl vm logs {vm}` has its console. \
+         It is left as it is, and `mvmctl vm stop --force {vm}` ends it"
+    ))
+    .of(vm)
+}
+
+/// How long to go on trying to wake a guest.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// In all.
+    at_most: Duration,
+    /// One try.
+    deadlines: Deadlines,
+}
+
+impl Patience {
+    /// What was asked for, for what was asked for.
+    pub(super) fn of(context: &Context) -> Self {
+        Self {
+            at_most: context.timeout.unwrap_or(ROUSE),
+            deadlines: context.deadlines(),
+        }
+    }
+
+    /// Whatever was asked for: a guest that was put to sleep for nothing is woken in any case.
+    pub(super) fn after_an_abort() -> Self {
+        Self {
+            at_most: AFTER_AN_ABORT,
+            deadlines: Deadlines::default(),
+        }
+    }
+}
+
 /// Wakes a guest whose VM has just begun to run on, trying again until it works, cannot work, or
 /// its time is up. A request whose answer was lost is sent again unchanged, and gets the same
 /// answer: nothing runs twice.
@@ -167,40 +300,30 @@ pub(super) async fn wake_guest(
     vm: &str,
     endpoint: &Endpoint,
     asked: impl Fn() -> Result<Wake, Failure>,
-    cancelled: Option<&AtomicBool>,
+    patience: Patience,
 ) -> Result<Awake, Failure> {
-    let deadlines = context.deadlines();
-    let until = Instant::now() + context.timeout.unwrap_or(ROUSE);
+    let until = Instant::now() + patience.at_most;
     let mut request = None;
-    let trying = async {
-        loop {
-            let tried = match context.dialer.connect(endpoint, &deadlines).await {
-                Ok(mut session) => {
-                    // The time that goes along is that of the first connection.
-                    let request: &Wake = match &request {
-                        Some(request) => request,
-                        None => request.insert(asked()?),
-                    };
-                    session.wake(request.clone()).await
-                }
-                Err(error) => Err(error),
-            };
-            match tried {
-                Ok(awake) => return Ok(awake),
-                Err(error)
-                    if !error.is_retryable() || error.code() == HELD || Instant::now() >= until =>
-                {
-                    return Err(Failure::about(vm, &error));
-                }
-                Err(_) => tokio::time::sleep(BETWEEN_TRIES).await,
+    loop {
+        let tried = match context.dialer.connect(endpoint, &patience.deadlines).await {
+            Ok(mut session) => {
+                // The time that goes along is that of the first connection.
+                let request: &Wake = match &request {
+                    Some(request) => request,
+                    None => request.insert(asked()?),
+                };
+                session.wake(request.clone()).await
             }
+            Err(error) => Err(error),
+        };
+        match tried {
+            Ok(awake) => return Ok(awake),
+            Err(error)
+                if !error.is_retryable() || error.code() == HELD || Instant::now() >= until =>
+            {
+                return Err(Failure::about(vm, &error));
+            }
+            Err(_) => tokio::time::sleep(BETWEEN_TRIES).await,
         }
-    };
-    let Some(cancelled) = cancelled else {
-        return trying.await;
-    };
-    tokio::select! {
-        awake = trying => awake,
-        () = until_raised(cancelled) => Err(Failure::failed("interrupted").of(vm)),
     }
 }

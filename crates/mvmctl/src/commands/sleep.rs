@@ -1,6 +1,6 @@
 //! `mvmctl vm sleep`
 
-use super::Context;
+use super::{Context, why_unreachable};
 use crate::fleet;
 use crate::render::shown::Shown;
 use crate::render::{data, steps};
@@ -8,6 +8,7 @@ use crate::report::{Failure, Outcome};
 use crate::vm_name;
 use mvm_protocol::drop_in::Secs;
 use mvm_protocol::lifecycle::{SleepPrep, Token};
+use mvm_registry::Unreachable;
 use std::time::Duration;
 
 /// Make a guest ready to be frozen, for an orchestrator that takes the snapshot itself
@@ -61,6 +62,17 @@ impl Args {
             session.sleep_prep(asked.clone()).await
         });
         let fleet = answered.await?;
+        if let [answered] = fleet.answers.as_slice()
+            && let (Some(vm), Ok(_)) = (&answered.vm, &answered.result)
+            && let Some(Unreachable::MayBeCutOff { vmm }) =
+                why_unreachable(vm, context.deadlines().connect).await
+        {
+            let name = &answered.name;
+            context.ui.note(&format!(
+                "{name}: {vmm} cuts a guest off that is paused and resumed without a snapshot: ask it for \
+                 one in between, or have `mvmctl vm wake {name}` find the guest again"
+            ));
+        }
         data::fleet(context, &fleet, || {
             fleet.only().map_or_else(Shown::new, |(_, ready)| {
                 let steps = steps::table(context, &ready.steps);

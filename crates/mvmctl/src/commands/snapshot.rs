@@ -10,13 +10,14 @@
 use super::Context;
 use super::machine::{Wanted, blocking, failure, home, name};
 use super::mend::mend_if_broken_off;
-use super::restore::wake_guest;
+use super::restore::{Patience, wake_guest};
 use super::sleep::secs;
 use super::start::{cancelled_by_signals, until_raised};
 use super::wake::{is_well, wake};
 use crate::render::words::wire;
 use crate::render::{data, steps};
 use crate::report::{Failure, Outcome};
+use crate::termination::TerminationRequests;
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
 use mvm_client::{Endpoint, Error as ClientError};
@@ -26,6 +27,7 @@ use mvm_protocol::drop_in::Secs;
 use mvm_protocol::lifecycle::{
     Awake, Outcome as StepOutcome, Ready, SleepPrep, Step, StepKind, Token, WakeCause,
 };
+use mvm_protocol::status::{Lifecycle, Status, WorkerState};
 use mvm_vmm::snapshot::SnapshotDir;
 use mvm_vmm::suspend::{PendingSnapshot, SnapshotSession, take};
 use mvm_vmm::{Deadline, Error, Snapshot};
@@ -82,30 +84,17 @@ struct Report {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let failed = |error: &Error| failure(context, &self.name, Wanted::Snapshot, error);
-        let vm = name(&self.name)?;
-        let home = home(context)?;
-        let to = self.to.clone();
-        mend_if_broken_off(context, &self.name).await?;
-        let progress = context.ui.progress(&format!("snapshotting {vm}"));
+        let progress = context.ui.progress(&format!("snapshotting {}", self.name));
         let cancelled = cancelled_by_signals(context);
-        let begun = blocking(move || take(&home, &vm, to.as_deref()));
-        let (session, snapshot_dir) = begun.await.map_err(|error| failed(&error))?;
-        let endpoint = Endpoint::unix(session.socket()).with_port(session.record().port);
-        let host = Host {
-            context,
-            vm: &self.name,
-            endpoint,
-            token: token()?,
-            cancelled,
+        let job = Taking {
+            to: self.to,
+            stop: self.stop,
+            deadline: self.deadline,
+            require_freeze: self.require_freeze,
+            idle_for: None,
+            at_most: None,
         };
-        let (hello, ready) = host.sleep(self.deadline, self.require_freeze).await?;
-        let (session, pending) = host.freeze(session, snapshot_dir).await?;
-        let made = if self.stop {
-            host.name_and_end(session, pending, hello).await?
-        } else {
-            host.run_on_and_name(session, pending, hello).await?
-        };
+        let (made, ready) = snapshot_vm(context, &self.name, job, cancelled).await?;
         drop(progress);
         show(context, &self.name, &made, ready.steps)?;
         Ok(match made.awake {
@@ -115,9 +104,86 @@ impl Args {
     }
 }
 
+/// What snapshot is to be taken of a VM, and what becomes of that.
+#[derive(Debug)]
+pub(super) struct Taking {
+    /// The snapshot's folder.
+    pub(super) to: Option<PathBuf>,
+    /// Whether the VM ends once it is complete.
+    pub(super) stop: bool,
+    pub(super) deadline: Secs,
+    pub(super) require_freeze: bool,
+    /// For how long the guest has to have been idle, if that matters: it is asked first, and left
+    /// alone if it has not: [`NOT_IDLE`].
+    pub(super) idle_for: Option<Duration>,
+    /// How long the VMM may take to write the state, if that was not said by `--timeout`.
+    pub(super) at_most: Option<Duration>,
+}
+
+/// The code of a failure where a guest was to be left alone if it works, and does.
+pub(super) const NOT_IDLE: &str = "not-idle";
+
+/// Takes a snapshot of a VM. What it is told that goes wrong is undone: see the head of this file.
+pub(super) async fn snapshot_vm(
+    context: &Context,
+    vm: &str,
+    job: Taking,
+    cancelled: Arc<AtomicBool>,
+) -> Result<(Made, Ready), Failure> {
+    let failed = |error: &Error| failure(context, vm, Wanted::Snapshot, error);
+    let parsed = name(vm)?;
+    let home = home(context)?;
+    mend_if_broken_off(context, vm).await?;
+    let begun = blocking(move || take(&home, &parsed, job.to.as_deref()));
+    let (session, snapshot_dir) = begun.await.map_err(|error| failed(&error))?;
+    let endpoint = Endpoint::unix(session.socket()).with_port(session.record().port);
+    let host = Host {
+        context,
+        vm,
+        endpoint,
+        token: token()?,
+        at_most: job.at_most.or(context.timeout).unwrap_or(DEFAULT_TIMEOUT),
+        cancelled,
+    };
+    let asked = SleepPrep {
+        token: Some(host.token.clone()),
+        deadline_secs: job.deadline,
+        require_freeze: job.require_freeze,
+        ..SleepPrep::default()
+    };
+    let (hello, ready) = host.sleep(asked, job.idle_for).await?;
+    let (session, pending) = host.freeze(session, snapshot_dir).await?;
+    let made = if job.stop {
+        host.name_and_end(session, pending, hello).await?
+    } else {
+        host.run_on_and_name(session, pending, hello).await?
+    };
+    Ok((made, ready))
+}
+
+/// Refuses a guest that works: anything but a plain `idle` of one that runs, said for so long by its
+/// own clock.
+pub(super) fn refuse_busy(vm: &str, status: &Status, idle_for: Duration) -> Result<(), Failure> {
+    let worker = &status.worker;
+    let since = worker
+        .last_busy_at
+        .map_or(worker.since, |at| at.max(worker.since));
+    let idle_ms = status.now.map(|now| now.0.saturating_sub(since.0));
+    // An agent that does not tell its time is believed that it is idle.
+    let long_enough =
+        idle_ms.is_none_or(|ms| ms >= 0 && u128::from(ms.unsigned_abs()) >= idle_for.as_millis());
+    let is_idle = status.lifecycle == Lifecycle::Running && worker.state == WorkerState::Idle;
+    if is_idle && long_enough {
+        return Ok(());
+    }
+    let mut failure = Failure::failed("the guest has begun to work").of(vm);
+    failure.code = NOT_IDLE.into();
+    Err(failure)
+}
+
 /// A snapshot that is complete, and how the guest runs on.
-struct Made {
-    snapshot: Snapshot,
+pub(super) struct Made {
+    pub(super) snapshot: Snapshot,
     awake: Option<Awake>,
 }
 
@@ -127,13 +193,18 @@ struct Host<'a> {
     vm: &'a str,
     endpoint: Endpoint,
     token: Token,
+    at_most: Duration,
     cancelled: Arc<AtomicBool>,
 }
 
 impl Host<'_> {
     /// Makes the guest ready. The connection is closed when this returns: one that is open when the
     /// VM is frozen stays open and silent.
-    async fn sleep(&self, deadline: Secs, require_freeze: bool) -> Result<(Hello, Ready), Failure> {
+    async fn sleep(
+        &self,
+        asked: SleepPrep,
+        idle_for: Option<Duration>,
+    ) -> Result<(Hello, Ready), Failure> {
         let about = |error: &ClientError| Failure::about(self.vm, error);
         let deadlines = self.context.deadlines();
         let mut session = self
@@ -143,12 +214,10 @@ impl Host<'_> {
             .await
             .map_err(|error| about(&error))?;
         let hello = session.hello().await.map_err(|error| about(&error))?;
-        let asked = SleepPrep {
-            token: Some(self.token.clone()),
-            deadline_secs: deadline,
-            require_freeze,
-            ..SleepPrep::default()
-        };
+        if let Some(idle_for) = idle_for {
+            let status = session.status().await.map_err(|error| about(&error))?;
+            refuse_busy(self.vm, &status, idle_for)?;
+        }
         let prepared = tokio::select! {
             prepared = session.sleep_prep(asked) => Some(prepared),
             () = until_raised(&self.cancelled) => None,
@@ -161,11 +230,17 @@ impl Host<'_> {
             // Whether the guest is asleep, or will be, is not known.
             Some(Err(error)) => {
                 let failure = about(&error);
-                Err(self.told(failure, self.wake_aborted().await))
+                Err(self.told(
+                    failure,
+                    self.wake_aborted(self.context.termination_requests()).await,
+                ))
             }
             None => {
                 let failure = Failure::failed("interrupted").of(self.vm);
-                Err(self.told(failure, self.wake_aborted().await))
+                Err(self.told(
+                    failure,
+                    self.wake_aborted(self.context.termination_requests()).await,
+                ))
             }
         }
     }
@@ -194,7 +269,7 @@ impl Host<'_> {
         mut session: SnapshotSession,
         snapshot_dir: SnapshotDir,
     ) -> Result<(SnapshotSession, PendingSnapshot), Failure> {
-        let at_most = self.context.timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let at_most = self.at_most;
         let flag = Arc::clone(&self.cancelled);
         let frozen = blocking(move || {
             let frozen = session.freeze(snapshot_dir, Deadline::new(at_most, Some(&flag)));
@@ -271,8 +346,10 @@ impl Host<'_> {
         self.told(failure, self.run_on(session).await)
     }
 
-    /// Nothing interrupts this: a frozen VM is of no use to anybody.
+    /// Nothing interrupts this but a second signal, which ends this program in a few seconds whatever it
+    /// does: a frozen VM is of no use to anybody, and the next command has it run on then.
     async fn run_on(&self, mut session: SnapshotSession) -> Result<Awake, Failure> {
+        let requests = self.context.termination_requests();
         let ran = blocking(move || {
             session.run_on(Deadline::new(RUN_ON, None))?;
             Ok(session)
@@ -280,12 +357,19 @@ impl Host<'_> {
         let ran = ran.await;
         // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
         let _taking = ran.map_err(|error| self.failure(&error))?;
-        self.wake_aborted().await
+        self.wake_aborted(requests).await
     }
 
-    async fn wake_aborted(&self) -> Result<Awake, Failure> {
+    /// The VM runs: the next of these signals ends the waiting.
+    async fn wake_aborted(&self, mut requests: TerminationRequests) -> Result<Awake, Failure> {
         let asked = || wake(Some(self.token.clone()), WakeCause::Aborted, false);
-        wake_guest(self.context, self.vm, &self.endpoint, asked, None).await
+        let patience = Patience::after_an_abort();
+        tokio::select! {
+            awake = wake_guest(self.context, self.vm, &self.endpoint, asked, patience) => awake,
+            _ = requests.next() => {
+                Err(Failure::failed("interrupted").of(self.vm))
+            }
+        }
     }
 
     /// A failure, and what became of the VM after it.
@@ -300,9 +384,11 @@ impl Host<'_> {
                 }
             }
             Err(second) => {
+                let vm = self.vm;
                 let hint = format!(
-                    "no snapshot was taken, and the guest could not be woken: {}; it wakes by \
-                     itself when its lease is over, if the VM runs",
+                    "no snapshot was taken, and the guest was not woken: {}; `mvmctl vm wake {vm}` tries \
+                     again and says more, and if the VM runs and its agent does, the guest wakes by \
+                     itself when its lease is over",
                     second.message
                 );
                 failure.hint(hint)

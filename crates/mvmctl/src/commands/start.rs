@@ -9,7 +9,7 @@ use crate::report::{Failure, Outcome};
 use crate::vm_name::{Marks, complete};
 use clap_complete::engine::ArgValueCompleter;
 use mvm_client::{Deadlines, Endpoint};
-use mvm_registry::{Labels, Record, Recorded};
+use mvm_registry::{Home, Labels, Record, Recorded, VmName};
 use mvm_vmm::{Deadline, Error, Spec, Starting};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 /// How long a start may take that was given no `--timeout`. Emulated, on a busy machine, a guest
 /// takes 10 s.
-const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long to wait between two tries to reach the agent. It has said by then that it listens.
 const BETWEEN_TRIES: Duration = Duration::from_millis(100);
@@ -33,30 +33,8 @@ pub(crate) struct Args {
     #[arg(add = ArgValueCompleter::new(complete))]
     name: String,
 
-    /// The image folder, from `mvmctl image build` or mkGuest
-    #[arg(long, value_name = "DIR")]
-    image: Option<PathBuf>,
-
-    /// Who runs it; `auto` is the first that works here. `local` runs the agent as a plain process
-    /// on this machine, without a guest
-    #[arg(long, value_name = "BACKEND", value_parser = backends())]
-    backend: Option<String>,
-
-    /// Virtual CPUs [default: 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
-    cpus: Option<u32>,
-
-    /// Memory in MiB [default: 256]
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
-    memory: Option<u32>,
-
-    /// The agent's program, with --backend local [default: the one beside mvmctl]
-    #[arg(long, value_name = "PATH")]
-    agent: Option<PathBuf>,
-
-    /// A folder with agent.json, integrations.d and probes.d, with --backend local
-    #[arg(long, value_name = "DIR")]
-    etc: Option<PathBuf>,
+    #[command(flatten)]
+    machine: Machine,
 
     /// Return as soon as the VM runs, whether its agent answers or not
     #[arg(long)]
@@ -68,6 +46,59 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     marks: Marks,
+}
+
+/// What the VM is made of.
+#[derive(Debug, clap::Args)]
+pub(super) struct Machine {
+    /// The image folder, from `mvmctl image build` or mkGuest
+    #[arg(long, value_name = "DIR")]
+    pub(super) image: Option<PathBuf>,
+
+    /// Who runs it; `auto` is the first that works here. `local` runs the agent as a plain process
+    /// on this machine, without a guest
+    #[arg(long, value_name = "BACKEND", value_parser = backends())]
+    pub(super) backend: Option<String>,
+
+    /// Virtual CPUs [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(super) cpus: Option<u32>,
+
+    /// Memory in MiB [default: 256]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
+    pub(super) memory: Option<u32>,
+
+    /// How much is kept of what the guest prints, in MiB: the beginning and the end of this boot and of
+    /// the one before [default: 4]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(super) console_limit: Option<u32>,
+
+    /// The agent's program, with --backend local [default: the one beside mvmctl]
+    #[arg(long, value_name = "PATH")]
+    pub(super) agent: Option<PathBuf>,
+
+    /// A folder with agent.json, integrations.d and probes.d, with --backend local
+    #[arg(long, value_name = "DIR")]
+    pub(super) etc: Option<PathBuf>,
+}
+
+impl Machine {
+    /// What is to be started.
+    pub(super) fn spec(self, context: &Context, marks: Marks, discard_state: bool) -> Spec {
+        Spec {
+            image: self.image,
+            backend: self.backend,
+            cpus: self.cpus,
+            memory_mib: self.memory,
+            console_limit_mib: self.console_limit,
+            console_keeper: Some(context.console_keeper),
+            agent: self.agent,
+            etc: self.etc,
+            pinned: marks.pinned(),
+            labels: marks.labels,
+            discard_state,
+        }
+    }
 }
 
 fn backends() -> clap::builder::PossibleValuesParser {
@@ -123,45 +154,11 @@ impl Args {
             return Ok(Outcome::Done);
         }
         let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
-        let failed = |error: &Error| failure(context, &self.name, Wanted::Start, error);
         let progress = context.ui.progress(&format!("starting {vm}"));
-        let spec = Spec {
-            image: self.image,
-            backend: self.backend,
-            cpus: self.cpus,
-            memory_mib: self.memory,
-            agent: self.agent,
-            etc: self.etc,
-            pinned: self.marks.pinned(),
-            labels: self.marks.labels,
-            discard_state: self.discard_state,
-        };
+        let spec = self.machine.spec(context, self.marks, self.discard_state);
         let wait = !self.no_wait;
         let cancelled = cancelled_by_signals(context);
-        let flag = Arc::clone(&cancelled);
-        let starting = blocking(move || {
-            let deadline = Deadline::new(at_most, Some(&flag));
-            let starting = mvm_vmm::machine::start(&home, &vm, &spec, deadline)?;
-            if wait {
-                starting.wait_for_agent(deadline)?;
-            }
-            Ok(starting)
-        });
-        let starting = starting.await.map_err(|error| failed(&error))?;
-        if wait {
-            let left = at_most.saturating_sub(begun.elapsed());
-            if let Err(error) = answer(context, &starting, left, &cancelled).await {
-                // The guest's side of the story, before it is gone.
-                tell_logs(context, &starting.logs());
-                let ended = blocking(move || {
-                    drop(starting);
-                    Ok(())
-                });
-                ended.await.map_err(|error| failed(&error))?;
-                return Err(error.of(self.name));
-            }
-        }
-        let record = starting.confirm().map_err(|error| failed(&error))?;
+        let record = boot(context, &home, &vm, spec, wait, at_most, &cancelled).await?;
         drop(progress);
         let report = Report::of(&record, wait, begun);
         let how = record
@@ -178,6 +175,46 @@ impl Args {
         data::one(context, &self.name, &report, Shown::new)?;
         Ok(Outcome::Done)
     }
+}
+
+/// Starts a VM and, if so wanted, waits until its agent answers. What was started is ended again if
+/// that fails, and when the flag is raised.
+pub(super) async fn boot(
+    context: &Context,
+    home: &Home,
+    vm: &VmName,
+    spec: Spec,
+    wait: bool,
+    at_most: Duration,
+    cancelled: &Arc<AtomicBool>,
+) -> Result<Record, Failure> {
+    let name = vm.as_str();
+    let failed = |error: &Error| failure(context, name, Wanted::Start, error);
+    let begun = Instant::now();
+    let (home, vm, flag) = (home.clone(), vm.clone(), Arc::clone(cancelled));
+    let starting = blocking(move || {
+        let deadline = Deadline::new(at_most, Some(&flag));
+        let starting = mvm_vmm::machine::start(&home, &vm, &spec, deadline)?;
+        if wait {
+            starting.wait_for_agent(deadline)?;
+        }
+        Ok(starting)
+    });
+    let starting = starting.await.map_err(|error| failed(&error))?;
+    if wait {
+        let left = at_most.saturating_sub(begun.elapsed());
+        if let Err(error) = answer(context, &starting, left, cancelled).await {
+            // The guest's side of the story, before it is gone.
+            tell_logs(context, &starting.logs());
+            let ended = blocking(move || {
+                drop(starting);
+                Ok(())
+            });
+            ended.await.map_err(|error| failed(&error))?;
+            return Err(error.of(name));
+        }
+    }
+    starting.confirm().map_err(|error| failed(&error))
 }
 
 /// A flag that is raised when this program is asked to end, in place of ending: what it has started

@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::machine::{Wanted, blocking, failure, home, name};
-use crate::fleet::{self, Answered, Fleet, Scope, allow_descriptors};
+use crate::fleet::{self, Answered, Fleet, Scope, at_once};
 use crate::render::data;
 use crate::render::shown::Shown;
 use crate::report::{Failure, Outcome};
@@ -99,7 +99,7 @@ pub(crate) async fn for_each<T: Serialize + Send + 'static>(
     } else {
         Scope::Several
     };
-    allow_descriptors();
+    let at_once = at_once(context, vms.len());
     let mut answers: Vec<_> = stream::iter(vms)
         .map(|(parsed, name)| {
             let (home, work) = (home.clone(), work.clone());
@@ -113,7 +113,7 @@ pub(crate) async fn for_each<T: Serialize + Send + 'static>(
                 }
             }
         })
-        .buffer_unordered(context.parallel)
+        .buffer_unordered(at_once)
         .collect()
         .await;
     drop(progress);

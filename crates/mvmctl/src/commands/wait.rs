@@ -34,8 +34,9 @@ pub(crate) struct Args {
     state: Goal,
 }
 
+/// How a guest is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Goal {
+pub(super) enum Goal {
     /// The agent answers, and the guest is running
     Ready,
     /// Every integration is healthy
@@ -58,7 +59,8 @@ impl fmt::Display for Goal {
 }
 
 impl Goal {
-    fn is_met(self, status: &Status) -> bool {
+    /// Whether a guest of that status is as it is to be.
+    pub(super) fn is_met(self, status: &Status) -> bool {
         status.lifecycle == Lifecycle::Running
             && match self {
                 Self::Ready => true,
@@ -122,7 +124,7 @@ impl Args {
                     vm_state.changed().await;
                     continue;
                 }
-                Ok(Now::Ended(failure)) => return Err(failure),
+                Ok(Now::Ended(_, failure)) => return Err(failure),
                 // A VMM that is just ending, or very busy, does not say whether it runs.
                 Err(error) if error.is_retryable() => {
                     *seen = Some(Seen::Error(about(&error)));

@@ -1,10 +1,11 @@
 //! `mvmctl vm wake`
 
 use super::Context;
+use super::machine::{Wanted, blocking, failure, home};
 use super::mend::mend_if_broken_off;
 use super::payload::PayloadArg;
 use super::sleep::token;
-use crate::fleet::{self, Answered};
+use crate::fleet::{self, Answered, Fleet};
 use crate::render::shown::Shown;
 use crate::render::words::wire;
 use crate::render::{data, steps};
@@ -13,6 +14,10 @@ use crate::vm_name;
 use mvm_protocol::lifecycle::{Awake, Entropy, Outcome as StepOutcome, Token, Wake, WakeCause};
 use mvm_protocol::status::Lifecycle;
 use mvm_protocol::{ErrorCode, Timestamp};
+use mvm_registry::VmName;
+use mvm_vmm::Deadline;
+use mvm_vmm::suspend::{Restored, reconnect};
+use std::time::Duration;
 
 /// How many random bytes a wake hands in: twice what the kernel's generator is seeded with.
 const ENTROPY: usize = 64;
@@ -65,17 +70,28 @@ impl Args {
         let asked = wake(self.token, cause, self.clone)?;
         let asked = Wake { payload, ..asked };
         let names = [self.vm.name];
+        // One whose restore was broken off before its guest was told: then it is told now.
+        let unwoken = unwoken(context, &names[0]).await;
         if self.retry {
             nothing_else_than_held(context, &names).await?;
         }
-        let answered = fleet::ask(context, &names, async |mut session| {
-            session.wake(asked.clone()).await
-        });
-        let mut fleet = answered.await?;
+        let ask = || {
+            fleet::ask(context, &names, async |mut session| {
+                session.wake(asked.clone()).await
+            })
+        };
+        let mut fleet = ask().await?;
+        if reconnected(context, &fleet).await? {
+            fleet = ask().await?;
+        }
         for answered in &mut fleet.answers {
             let held = |failure| held(failure, &answered.name);
             let result = std::mem::replace(&mut answered.result, Err(Failure::failed("")));
             answered.result = result.map_err(held);
+        }
+        if let (Some(restored), Some(_)) = (unwoken, fleet.only()) {
+            let noted = blocking(move || restored.woken()).await;
+            noted.map_err(|error| failure(context, &names[0], Wanted::Snapshot, &error))?;
         }
         data::fleet(context, &fleet, || {
             fleet
@@ -84,6 +100,37 @@ impl Args {
         })?;
         fleet.finish(context, |awake| !is_well(awake))
     }
+}
+
+/// Has a guest be reached again that its VMM may have cut off; whether that was tried.
+async fn reconnected(context: &Context, fleet: &Fleet<Awake>) -> Result<bool, Failure> {
+    let [answered] = fleet.answers.as_slice() else {
+        return Ok(false);
+    };
+    let is_silent = answered.result.as_ref().err().map(|why| &*why.code) == Some(SILENT);
+    let is_own = answered.vm.as_ref().is_some_and(|vm| vm.record().is_some());
+    let (true, true, Ok(name)) = (is_silent, is_own, VmName::new(&answered.name)) else {
+        return Ok(false);
+    };
+    let home = home(context)?;
+    let tried = blocking(move || reconnect(&home, &name, Deadline::new(RECONNECT, None))).await;
+    let did = tried.map_err(|error| failure(context, &answered.name, Wanted::Snapshot, &error))?;
+    if did {
+        context.ui.note(&format!(
+            "{}: it was not reached, as if its VMM had cut it off; the VM was paused and resumed so that \
+             it is reached again",
+            answered.name
+        ));
+    }
+    Ok(did)
+}
+
+/// A VM of this host's whose restore was broken off, and its lock.
+async fn unwoken(context: &Context, vm: &str) -> Option<Restored> {
+    let (name, home) = (VmName::new(vm).ok()?, home(context).ok()?);
+    blocking(move || mvm_vmm::suspend::unwoken(&home, &name))
+        .await
+        .ok()?
 }
 
 /// A guest that runs must not be told once more that it was restored.
@@ -147,6 +194,12 @@ pub(crate) fn table(context: &Context, awake: &Awake) -> Shown {
         .into_iter()
         .collect()
 }
+
+/// The code of a guest that gives no answer and may have been cut off by its VMM.
+const SILENT: &str = "may-be-cut-off";
+
+/// How long a VM may take that is paused and resumed.
+const RECONNECT: Duration = Duration::from_secs(20);
 
 /// The agent's code for a guest whose work stays frozen, since it could not be personalized.
 pub(super) const HELD: &str = ErrorCode::Failed.as_str();

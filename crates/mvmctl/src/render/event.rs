@@ -27,6 +27,14 @@ pub(crate) fn change(change: &Change) -> Option<String> {
             drop_ins.probes,
             drop_ins.errors.len()
         ),
+        Change::Restored { restored } => {
+            let told = if restored.announced {
+                "a host has announced it"
+            } else {
+                "no host has announced it"
+            };
+            format!("restored, {told}: {}", words::sign(restored.by))
+        }
         Change::Heartbeat { .. } | Change::Unknown {} => return None,
     })
 }

@@ -55,10 +55,11 @@ pub(crate) fn inspect(context: &Context, named: &Named<&Timed<Inspect>>) -> Show
             (
                 "Snapshots",
                 format!(
-                    "generation {}, last asleep {}, last woken {}",
+                    "generation {}, last asleep {}, last woken {}{}",
                     inspect.snapshot.generation,
                     time(inspect.snapshot.last_sleep),
-                    time(inspect.snapshot.last_wake)
+                    time(inspect.snapshot.last_wake),
+                    unannounced(inspect.snapshot.unannounced)
                 ),
             ),
         ],
@@ -69,6 +70,15 @@ pub(crate) fn inspect(context: &Context, named: &Named<&Timed<Inspect>>) -> Show
         text.push(&omitted(agent.drop_in_errors_omitted));
     }
     text
+}
+
+/// The restores that nobody announced, if there were any.
+fn unannounced(restores: u64) -> String {
+    match restores {
+        0 => String::new(),
+        1 => ", 1 restore that no host announced".into(),
+        more => format!(", {more} restores that no host announced"),
+    }
 }
 
 /// The kernel's averages, and what counts.

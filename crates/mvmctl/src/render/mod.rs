@@ -9,6 +9,7 @@
 //! status    what status and ls show       inspect, check, event, steps: what those commands show
 //! ```
 
+pub(crate) mod console;
 pub(crate) mod data;
 pub(crate) mod event;
 pub(crate) mod inspect;

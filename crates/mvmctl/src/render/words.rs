@@ -5,7 +5,9 @@ use super::text::cut;
 use crate::clock::{self, Skew};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lenient::{Lenient, Word};
-use mvm_protocol::status::{Health, IntegrationStatus, LastCheck, Lifecycle, Worker, WorkerState};
+use mvm_protocol::status::{
+    Health, IntegrationStatus, LastCheck, Lifecycle, RestoreSign, Worker, WorkerState,
+};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -20,6 +22,16 @@ pub(crate) fn wire(value: &impl Serialize) -> String {
 /// A word that we do not know, as it came.
 pub(crate) fn other(word: &Word) -> (Style, String) {
     (Style::Warn, word.as_str().to_owned())
+}
+
+/// By what a restore was noticed.
+pub(crate) fn sign(sign: Lenient<RestoreSign>) -> String {
+    match sign {
+        Lenient::Known(RestoreSign::Vmgenid) => "the VM's generation id is another one".into(),
+        Lenient::Known(RestoreSign::Vmclock) => "vmclock counts another generation".into(),
+        Lenient::Known(RestoreSign::Cid) => "the vsock CID is another one".into(),
+        Lenient::Other(word) => other(&word).1,
+    }
 }
 
 pub(crate) fn lifecycle(lifecycle: Lenient<Lifecycle>) -> (Style, String) {
@@ -42,9 +54,13 @@ pub(crate) fn health(health: Lenient<Health>) -> (Style, String) {
     (tone, wire(&health))
 }
 
-/// `idle`, or `busy (loadavg, cpu)`.
+/// `idle`, `busy (loadavg, cpu)`, or `idle (held: session)`.
 pub(crate) fn worker(worker: &Worker) -> String {
     let state = wire(&worker.state);
+    if !worker.held_by.is_empty() && worker.state == WorkerState::Idle {
+        let held_by: Vec<_> = worker.held_by.iter().map(wire).collect();
+        return format!("{state} (held: {})", cut(&held_by.join(", "), 60));
+    }
     if worker.state == WorkerState::Idle || worker.because.is_empty() {
         return state;
     }

@@ -40,6 +40,8 @@ fn each_change_is_a_line() {
         json!({"integration": sick}),
         json!({"weather": "of a newer agent"}),
         json!({"drop_ins": {"integrations": 2, "probes": 1, "errors": []}}),
+        json!({"restored": {"announced": false, "by": "cid"}}),
+        json!({"restored": {"announced": false, "by": "a-newer-sign"}}),
         ready(),
     ];
     let host = Host::with("web", move |peer| {
@@ -51,18 +53,24 @@ fn each_change_is_a_line() {
         .exits(0)
         .says("put to sleep");
     let lines = lines(&ran);
-    assert_eq!(lines.len(), 4, "{lines:#?}");
+    assert_eq!(lines.len(), 6, "{lines:#?}");
     assert_eq!(lines[0]["lifecycle"], "running");
     assert!(lines[0].get("at").is_none() && lines[0].get("type").is_none());
     let change = json!({"vm": "web", "at": "2026-11-24T06:02:11.123Z", "integration": sick});
     assert_eq!(lines[1], change);
-    assert_eq!(lines[3]["lifecycle"], "ready");
+    assert_eq!(
+        lines[3]["restored"],
+        json!({"announced": false, "by": "cid"})
+    );
+    assert_eq!(lines[5]["lifecycle"], "ready");
 
     let shown = host.mvmctl("vm events web").exits(0).stdout;
     let expected = "\
 web  running, healthy, worker idle, integrations: 1 healthy
 web  2026-11-24T06:02:11.123Z  my-service unhealthy, last check exit 1 after 11ms: ok
 web  2026-11-24T06:02:11.123Z  drop-ins read: 2 integrations, 1 probes, 0 files rejected
+web  2026-11-24T06:02:11.123Z  restored, no host has announced it: the vsock CID is another one
+web  2026-11-24T06:02:11.123Z  restored, no host has announced it: a-newer-sign
 web  2026-11-24T06:02:11.123Z  lifecycle ready
 ";
     assert_eq!(shown, expected);

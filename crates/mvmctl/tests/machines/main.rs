@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod console;
 mod killed;
 mod states;
 mod told;
@@ -75,7 +76,15 @@ impl Home {
     }
 
     fn pid(&self, vm: &str) -> i64 {
-        self.record(vm)["processes"][0]["pid"].as_i64().unwrap()
+        self.main_process(vm)["pid"].as_i64().unwrap()
+    }
+
+    /// As it was recorded; null before that.
+    fn main_process(&self, vm: &str) -> Value {
+        let record = self.record(vm);
+        let mut processes = record["processes"].as_array().unwrap().iter();
+        let main = processes.find(|one| one["role"] != "console");
+        main.cloned().unwrap_or_default()
     }
 
     /// A program in the agent's place.
@@ -238,7 +247,7 @@ fn who_is_interrupted_leaves_nothing() {
         let until = Instant::now() + Duration::from_secs(10);
         let log = home.file("web/console.log");
         let is_up = || fs::read(&log).is_ok_and(|log| log.ends_with(b"\n"));
-        while !is_up() || home.record("web")["processes"][0].is_null() {
+        while !is_up() || home.main_process("web").is_null() {
             assert!(Instant::now() < until, "the agent does not start");
         }
         let pid = home.pid("web");

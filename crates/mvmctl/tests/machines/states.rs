@@ -102,7 +102,7 @@ fn a_start_whose_mvmctl_was_killed_is_told_as_broken_off() {
     let until = Instant::now() + Duration::from_secs(10);
     let log = home.file("web/console.log");
     let is_up = || fs::read(&log).is_ok_and(|log| log.ends_with(b"\n"));
-    while !is_up() || home.record("web")["processes"][0].is_null() {
+    while !is_up() || home.main_process("web").is_null() {
         assert!(Instant::now() < until, "the agent does not start");
     }
     let pid = home.pid("web");

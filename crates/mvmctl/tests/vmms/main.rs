@@ -12,7 +12,11 @@
     reason = "a test fails by panicking"
 )]
 
+mod endings;
+mod fleet;
+mod fleet_killed;
 mod stories;
+mod supervised;
 mod test_host;
 
 use libtest_mimic::{Arguments, Trial};
@@ -26,7 +30,14 @@ macro_rules! trials {
     };
 }
 
-fn trial(vmm: &Subject, test: &str, backend: Backend, story: fn(&Backend)) -> Trial {
+/// The same for those with `vm run`.
+macro_rules! supervised {
+    ($vmm:expr, $backend:expr; $($test:ident),+ $(,)?) => {
+        [$(trial($vmm, stringify!($test), $backend, supervised::$test)),+]
+    };
+}
+
+fn trial(vmm: &Subject, test: &str, backend: Backend, story: Story) -> Trial {
     let vmm = vmm.clone();
     Trial::test(format!("{}::{test}", vmm.name()), move || {
         vmm.select();
@@ -34,6 +45,45 @@ fn trial(vmm: &Subject, test: &str, backend: Backend, story: fn(&Backend)) -> Tr
         Ok(())
     })
 }
+
+/// What is told of a VMM.
+type Story = fn(&Backend);
+
+/// Stories of the fleet.
+const FLEET: &[(&str, Story)] = &[
+    (
+        "idle_ones_pause_and_then_sleep_and_a_connection_wakes_one",
+        fleet::idle_ones_pause_and_then_sleep_and_a_connection_wakes_one,
+    ),
+    (
+        "fifty_connections_wake_one",
+        fleet::fifty_connections_wake_one,
+    ),
+    (
+        "a_golden_pool_keeps_spare_and_at_most_max",
+        fleet::a_golden_pool_keeps_spare_and_at_most_max,
+    ),
+    (
+        "a_checkpoint_that_fails_costs_the_vm_nothing_and_is_tried_again",
+        fleet::a_checkpoint_that_fails_costs_the_vm_nothing_and_is_tried_again,
+    ),
+    (
+        "one_that_works_is_touched_or_pinned_is_let_be",
+        fleet::one_that_works_is_touched_or_pinned_is_let_be,
+    ),
+    (
+        "what_the_user_paused_is_the_users",
+        fleet::what_the_user_paused_is_the_users,
+    ),
+    (
+        "killed_within_each_step_it_goes_on",
+        fleet_killed::killed_within_each_step_it_goes_on,
+    ),
+    (
+        "killed_at_any_moment_it_goes_on",
+        fleet_killed::killed_at_any_moment_it_goes_on,
+    ),
+];
 
 fn main() {
     mvm_fake_vmm::run_if_called();
@@ -66,17 +116,42 @@ fn of(vmm: &Subject) -> Vec<Trial> {
         trials.extend(trials![vmm, backend;
             a_guest_that_does_not_get_ready_costs_the_vm_nothing,
             a_sleep_whose_answer_is_lost_is_undone,
-            how_a_vm_ended_is_told_by_every_command,
+            an_interrupt_ends_the_waiting_for_a_guest,
+            a_guest_that_was_not_asleep_was_not_restored,
             a_restore_that_is_killed_leaves_nothing_that_rm_does_not_find,
             a_restore_that_fails_leaves_no_new_vm,
         ]);
+        trials.extend(supervised![vmm, backend;
+            a_vm_is_ready_when_its_guest_is_and_the_watchdog_is_its_agents,
+            asked_to_end_it_sleeps_and_goes_on_in_the_next_run,
+            it_begins_from_a_snapshot,
+            the_exit_code_says_how_it_ended,
+            after_a_crash_the_next_run_takes_over_or_replaces_what_is_left,
+            a_second_signal_ends_it_at_once,
+            one_that_cannot_sleep_is_stopped_and_that_is_told,
+            what_others_do_to_it_in_order_is_no_failure,
+        ]);
+        let how_it_ended = endings::how_a_vm_ended_is_told_by_every_command;
+        trials.push(trial(
+            vmm,
+            "how_a_vm_ended_is_told_by_every_command",
+            backend,
+            how_it_ended,
+        ));
         if vmm.backend == "firecracker" {
-            trials.extend(trials![vmm, backend; the_broken_version_is_refused]);
+            trials.extend(trials![vmm, backend;
+                the_broken_version_is_refused, that_a_vmm_has_no_room_for_a_connection_is_told,
+            ]);
         }
     }
     if vmm.backend == "firecracker" && vmm.version == "1.16.0" {
         trials.extend(trials![vmm, backend; no_snapshot_is_taken_with_it]);
         return trials;
+    }
+    if !vmm.is_real() {
+        for (test, story) in FLEET {
+            trials.push(trial(vmm, test, backend, *story));
+        }
     }
     trials.extend(trials![vmm, backend;
         a_snapshot_keeps_to_the_contract_and_so_does_its_clone,

@@ -26,8 +26,12 @@ pub(crate) struct Backend {
     /// What goes along with the first and the last.
     pub(crate) paused: &'static str,
     pub(crate) resumed: &'static str,
+    /// A request by which a guest is booted.
+    pub(crate) boot: &'static str,
     /// A request by which it says whether the VM is paused.
     pub(crate) ask: &'static str,
+    /// Whether a guest is not reached any more that is paused and resumed without a snapshot.
+    pub(crate) cuts_off: bool,
     /// Whether it is the real program.
     pub(crate) real: bool,
 }
@@ -40,7 +44,9 @@ impl Backend {
         resume: "PATCH /vm",
         paused: r#"{"state":"Paused"}"#,
         resumed: r#"{"state":"Resumed"}"#,
+        boot: "PUT /actions",
         ask: "GET /",
+        cuts_off: false,
         real: false,
     };
     const CLOUD_HYPERVISOR: Self = Self {
@@ -50,7 +56,9 @@ impl Backend {
         resume: "PUT /api/v1/vm.resume",
         paused: "",
         resumed: "",
+        boot: "PUT /api/v1/vm.boot",
         ask: "GET /api/v1/vm.info",
+        cuts_off: false,
         real: false,
     };
 
@@ -58,8 +66,19 @@ impl Backend {
         let known = [Self::FIRECRACKER, Self::CLOUD_HYPERVISOR];
         let known = known.into_iter().find(|known| known.name == vmm.backend);
         Self {
+            cuts_off: vmm.backend == "firecracker" && vmm.version == "1.16.1",
             real: vmm.is_real(),
             ..known.unwrap()
+        }
+    }
+
+    /// The requests by which a VM runs on.
+    pub(crate) fn run_on(&self) -> Vec<String> {
+        let resumed = format!("{} 204", self.resume);
+        if self.cuts_off {
+            vec![format!("{} 400", self.write), resumed]
+        } else {
+            vec![resumed]
         }
     }
 }
@@ -96,7 +115,8 @@ impl TestHost {
         Self::with_version(backend, None)
     }
 
-    pub(crate) fn with_version(backend: &Backend, version: Option<&str>) -> Self {
+    /// One with an image and no VM.
+    pub(crate) fn with_image(backend: &Backend) -> Self {
         let host = Self {
             root: tempfile::tempdir().unwrap(),
         };
@@ -110,10 +130,16 @@ impl TestHost {
         } else {
             fs::write(image.join(mvm_bare_guest::KERNEL), "\x7fELF").unwrap();
         }
+        host
+    }
+
+    pub(crate) fn with_version(backend: &Backend, version: Option<&str>) -> Self {
+        let host = Self::with_image(backend);
         fs::create_dir_all(host.file("web", "")).unwrap();
         if let Some(version) = version {
             fs::write(host.file("web", "version"), version).unwrap();
         }
+        let image = host.path("image");
         let image = image.display();
         host.ok(&format!(
             "vm start web --image {image} --memory 64 --backend {}",
@@ -142,16 +168,20 @@ impl TestHost {
     }
 
     pub(crate) fn begin(&self, line: &str) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_mvmctl"))
+        self.command(line).spawn().unwrap()
+    }
+
+    pub(crate) fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvmctl"));
+        command
             .args(line.split_whitespace())
             .env("MVM_HOME", self.path("home"))
             .env("NO_COLOR", "1")
             .current_dir(self.root.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+            .stderr(Stdio::piped());
+        command
     }
 
     pub(crate) fn run(&self, line: &str) -> Run {
@@ -250,7 +280,9 @@ impl TestHost {
     pub(crate) fn kill(&self, vm: &str) {
         let record = fs::read(self.file(vm, "vm.json")).unwrap();
         let record: Value = serde_json::from_slice(&record).unwrap();
-        let pid = record["processes"][0]["pid"].to_string();
+        let processes = record["processes"].as_array().unwrap();
+        let vmm = processes.iter().find(|one| one["role"] == "vmm").unwrap();
+        let pid = vmm["pid"].to_string();
         let killed = Command::new("kill").args(["-KILL", &pid]).status();
         assert!(killed.unwrap().success());
     }
@@ -266,6 +298,13 @@ impl TestHost {
             String::from_utf8_lossy(&environment).contains(&marker)
         };
         pids.filter(is_marked).collect()
+    }
+
+    /// Sends a signal to a run.
+    pub(crate) fn signal(run: &Child, name: &str) {
+        let pid = run.id().to_string();
+        let sent = Command::new("kill").args([name, &pid]).status();
+        assert!(sent.unwrap().success());
     }
 
     pub(crate) fn touch(&self, vm: &str, name: &str) {

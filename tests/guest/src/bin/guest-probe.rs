@@ -9,15 +9,20 @@
 //! SOCKET MOUNT ROUNDS` measures the agent's `sleep-prep` and the bare system calls in turn. `guest-probe
 //! draw FILE` adds a line to a file each millisecond: the generation that the agent has written, a random
 //! number, and both clocks in milliseconds; and when the generation is another, first of all a line with
-//! the payload.
+//! the payload. `guest-probe fuse FOLDER [DEVICE]` serves a filesystem there.
+//! `guest-probe watched` is a service with a watchdog. `guest-probe freeze-cost SOCKET ROUNDS` measures
+//! the agent's `freeze` of 200 processes in 20 cgroups, and its bare writes and reads, in turn.
 
 #![allow(unsafe_code, reason = "the standard library knows no AF_VSOCK")]
 
+#[path = "guest-probe/fuse.rs"]
+mod fuse;
+
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -48,6 +53,7 @@ unsafe extern "C" {
     fn getrandom(buffer: *mut u8, length: usize, flags: u32) -> isize;
     fn ioctl(file: i32, request: u64, ...) -> i32;
     fn syncfs(file: i32) -> i32;
+    fn poll(files: *mut PollFd, count: u64, timeout: i32) -> i32;
     fn clock_gettime(clock: i32, time: *mut i64) -> i32;
 }
 
@@ -61,12 +67,17 @@ fn main() -> io::Result<()> {
         ["reseed"] => reseed()?,
         ["clock"] => clock()?,
         ["draw", file] => draw(file)?,
+        ["fuse", folder] => fuse::serve(folder, None)?,
+        ["fuse", folder, device] => fuse::serve(folder, Some(device))?,
+        ["watched"] => watched()?,
         ["serve", port] => serve(number(port)?)?,
+        ["freeze-cost", socket, rounds] => freeze_cost(socket, number(rounds)?)?,
         ["sleep-cost", socket, mount, rounds] => sleep_cost(socket, mount, number(rounds)?)?,
         _ => {
             return Err(io::Error::other(
                 "usage: guest-probe dial CID|self PORT | random COUNT | reseed | clock \
-                 | draw FILE | serve PORT | sleep-cost SOCKET MOUNT ROUNDS",
+                 | draw FILE | fuse FOLDER [DEVICE] | watched | serve PORT | sleep-cost SOCKET MOUNT ROUNDS \
+                 | freeze-cost SOCKET ROUNDS",
             ));
         }
     };
@@ -215,6 +226,18 @@ fn draw(file: &str) -> io::Result<String> {
     }
 }
 
+/// Tells systemd each second that it lives (sd_notify(3)).
+fn watched() -> io::Result<String> {
+    let socket = std::env::var_os("NOTIFY_SOCKET");
+    let socket = socket.ok_or_else(|| io::Error::other("no NOTIFY_SOCKET"))?;
+    let notify = UnixDatagram::unbound()?;
+    notify.send_to(b"READY=1", &socket)?;
+    loop {
+        notify.send_to(b"WATCHDOG=1", &socket)?;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
 /// As the agent has written it; 0 before the first.
 fn generation() -> u64 {
     let text = std::fs::read_to_string("/run/mvm/generation").unwrap_or_default();
@@ -248,10 +271,7 @@ fn clock() -> io::Result<String> {
 
 /// A line a round: the microseconds of the bare calls, and of the agent's answer to `sleep-prep`.
 fn sleep_cost(socket: &str, mount: &str, rounds: u32) -> io::Result<String> {
-    let mut agent = UnixStream::connect(socket)?;
-    agent.set_read_timeout(Some(Duration::from_secs(60)))?;
-    agent.write_all(b"CONNECT 52\n")?;
-    agent.read_exact(&mut [0; 6])?;
+    let mut agent = dial_agent(socket)?;
     let mut lines = Vec::new();
     for _ in 0..rounds {
         let begun = Instant::now();
@@ -260,13 +280,116 @@ fn sleep_cost(socket: &str, mount: &str, rounds: u32) -> io::Result<String> {
         sync(mount)?;
         let bare = begun.elapsed();
         let begun = Instant::now();
-        ask(&mut agent, r#"{"type":"sleep-prep"}"#, r#""type":"ready""#)?;
+        ask(&mut agent, SLEEP, r#""type":"ready""#)?;
         let agents = begun.elapsed();
-        let wake = r#"{"type":"wake","cause":"aborted"}"#;
-        ask(&mut agent, wake, r#""type":"awake""#)?;
+        ask(&mut agent, WAKE, r#""type":"awake""#)?;
         lines.push(format!("{} {}", bare.as_micros(), agents.as_micros()));
     }
     Ok(lines.join("\n"))
+}
+
+const SLEEP: &str = r#"{"type":"sleep-prep"}"#;
+const WAKE: &str = r#"{"type":"wake","cause":"aborted"}"#;
+
+fn dial_agent(socket: &str) -> io::Result<UnixStream> {
+    let mut agent = UnixStream::connect(socket)?;
+    agent.set_read_timeout(Some(Duration::from_secs(60)))?;
+    agent.write_all(b"CONNECT 52\n")?;
+    agent.read_exact(&mut [0; 6])?;
+    Ok(agent)
+}
+
+/// Where the processes are that are frozen: in cgroups below this one.
+const FROZEN: &str = "/sys/fs/cgroup/frozen";
+const GROUPS: usize = 20;
+const IN_EACH: usize = 10;
+
+/// A line a round: the microseconds of the bare writes and reads, and those that the agent says its step
+/// took, of which it counts milliseconds.
+fn freeze_cost(socket: &str, rounds: u32) -> io::Result<String> {
+    let groups: Vec<String> = (0..GROUPS).map(|it| format!("{FROZEN}/{it}")).collect();
+    let mut sleepers = Vec::new();
+    for group in &groups {
+        std::fs::create_dir_all(group)?;
+        for _ in 0..IN_EACH {
+            let sleeper = Command::new("/bin/sleep").arg("86400").spawn()?;
+            std::fs::write(format!("{group}/cgroup.procs"), sleeper.id().to_string())?;
+            sleepers.push(sleeper);
+        }
+    }
+    let all: Vec<&str> = std::iter::once(FROZEN)
+        .chain(groups.iter().map(String::as_str))
+        .collect();
+    let mut agent = dial_agent(socket)?;
+    let mut lines = Vec::new();
+    for _ in 0..rounds {
+        let begun = Instant::now();
+        freeze(&all)?;
+        let bare = begun.elapsed();
+        for group in all.iter().rev() {
+            std::fs::write(format!("{group}/cgroup.freeze"), "0")?;
+        }
+        let ready = ask(&mut agent, SLEEP, r#""type":"ready""#)?;
+        let agents = duration_of(&ready, "freeze").ok_or_else(|| io::Error::other(ready))?;
+        ask(&mut agent, WAKE, r#""type":"awake""#)?;
+        lines.push(format!("{} {}", bare.as_micros(), agents * 1000));
+    }
+    for mut sleeper in sleepers {
+        sleeper.kill()?;
+        sleeper.wait()?;
+    }
+    Ok(lines.join("\n"))
+}
+
+/// Writes and reads what the agent does: whether each is frozen, and that it is to be; then waits for
+/// all, and counts who is in it.
+fn freeze(groups: &[&str]) -> io::Result<usize> {
+    for group in groups {
+        let file = format!("{group}/cgroup.freeze");
+        std::fs::read(&file)?;
+        std::fs::write(&file, "1")?;
+    }
+    let mut events = File::open(format!("{FROZEN}/cgroup.events"))?;
+    loop {
+        let mut text = String::new();
+        events.seek(SeekFrom::Start(0))?;
+        events.read_to_string(&mut text)?;
+        if text.contains("frozen 1") {
+            break;
+        }
+        let mut wanted = PollFd {
+            file: events.as_raw_fd(),
+            events: POLLPRI,
+            revents: 0,
+        };
+        // SAFETY: the kernel reads and writes the one entry that there is.
+        unsafe { poll(&raw mut wanted, 1, 1000) };
+    }
+    let mut processes = 0;
+    for group in groups {
+        std::fs::read(format!("{group}/cgroup.events"))?;
+        let members = std::fs::read_to_string(format!("{group}/cgroup.procs"))?;
+        processes += members.lines().count();
+    }
+    Ok(processes)
+}
+
+const POLLPRI: i16 = 2;
+
+/// `struct pollfd`
+#[repr(C)]
+struct PollFd {
+    file: i32,
+    events: i16,
+    revents: i16,
+}
+
+/// The milliseconds of a step of an answer.
+fn duration_of(answer: &str, step: &str) -> Option<u64> {
+    let (_, rest) = answer.split_once(&format!(r#""step":"{step}""#))?;
+    let (_, rest) = rest.split_once(r#""duration_ms":"#)?;
+    let digits = rest.split(|it: char| !it.is_ascii_digit()).next()?;
+    digits.parse().ok()
 }
 
 fn sync(mount: &str) -> io::Result<()> {
@@ -278,16 +401,16 @@ fn sync(mount: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn ask(agent: &mut UnixStream, request: &str, wanted: &str) -> io::Result<()> {
+fn ask(agent: &mut UnixStream, request: &str, wanted: &str) -> io::Result<String> {
     let length = u32::try_from(request.len()).map_err(io::Error::other)?;
     agent.write_all(&[&length.to_be_bytes(), request.as_bytes()].concat())?;
     let mut header = [0; 4];
     agent.read_exact(&mut header)?;
     let mut answer = vec![0; u32::from_be_bytes(header) as usize];
     agent.read_exact(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
+    let answer = String::from_utf8_lossy(&answer).into_owned();
     if answer.contains(wanted) {
-        Ok(())
+        Ok(answer)
     } else {
         Err(io::Error::other(format!("{request}: {answer}")))
     }

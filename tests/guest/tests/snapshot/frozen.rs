@@ -2,11 +2,10 @@
 //! that draws random numbers all the time.
 
 use crate::story::{Story, name};
-use mvm_guest_tests::{DRAWN, build_drawer, eventually};
+use mvm_guest_tests::{DRAWN, Draw, Drawn, amiss, build_drawer, eventually};
 use mvm_protocol::lifecycle::{Outcome, Ready, SleepPrep, StepKind, Wake};
 use mvm_vmm::{Deadline, suspend};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -14,9 +13,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long the snapshot lies there: what carries its time is older than that.
 const PAUSE: Duration = Duration::from_secs(2);
-
-/// How far a clock may be off that was set.
-const CLOCK: i64 = 500;
 
 /// What the service draws in at least 50 ms.
 const SOME: usize = 20;
@@ -95,24 +91,7 @@ fn now() -> i64 {
     i64::try_from(since.as_millis()).unwrap()
 }
 
-/// A line of what was drawn: the generation, the number, the wall clock.
-fn draw(line: &str) -> (u64, String, i64) {
-    let words: Vec<&str> = line.split(' ').collect();
-    let [generation, number, wall, _] = words[..] else {
-        panic!("{line}")
-    };
-    let number = number.to_owned();
-    (generation.parse().unwrap(), number, wall.parse().unwrap())
-}
-
-/// A clone's name, when it was restored by this machine's clock, and what it has drawn since the
-/// guest said that it was ready.
-struct Clone {
-    since: i64,
-    lines: Vec<String>,
-}
-
-async fn clone(story: &Story, asleep: &Asleep, vm: &str, more: &[&str]) -> Clone {
+async fn clone(story: &Story, asleep: &Asleep, vm: &str, more: &[&str]) -> Drawn {
     let since = now();
     let restore = ["vm", "restore", &asleep.place, "--name", vm, "--clone"];
     story.mvmctl.ok(&[&restore, more].concat());
@@ -122,25 +101,7 @@ async fn clone(story: &Story, asleep: &Asleep, vm: &str, more: &[&str]) -> Clone
     if asleep.frozen && lines[0].starts_with("0 ") {
         lines.remove(0);
     }
-    Clone { since, lines }
-}
-
-/// How many numbers more than one has drawn, and how many lines carry the snapshot's time.
-fn amiss(clones: &[Clone]) -> (usize, usize) {
-    let (mut all, mut seen, mut old) = (0, BTreeSet::new(), 0);
-    for clone in clones {
-        for line in clone
-            .lines
-            .iter()
-            .filter(|line| !line.starts_with("payload "))
-        {
-            let (_, number, wall) = draw(line);
-            all += 1;
-            seen.insert(number);
-            old += usize::from(wall < clone.since - CLOCK);
-        }
-    }
-    (all - seen.len(), old)
+    Drawn { since, lines }
 }
 
 /// How many bytes of JSON a payload may have.
@@ -287,7 +248,7 @@ async fn a_clone_that_cannot_be_personalized_stays_frozen_until_it_can() {
     let lines = drawn_after(&story, "one", asleep.lines).await;
     assert_eq!(lines[0], r#"payload {"address": "10.0.0.2/24"}"#);
     assert_eq!(
-        draw(&lines[1]).0,
+        Draw::of(&lines[1]).generation,
         1,
         "one restore is one generation: {}",
         lines[1]

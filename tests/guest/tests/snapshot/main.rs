@@ -10,19 +10,21 @@
 
 mod frozen;
 mod network;
+mod served;
 mod story;
 mod thawed;
+mod unannounced;
 
 use mvm_client::{Deadlines, Endpoint, Error as ClientError, Session};
 use mvm_guest_tests::{MACHINE_ID, SOON};
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::ErrorCode;
-use mvm_protocol::lifecycle::{Entropy, Outcome, SleepPrep, Step, Token, Wake};
+use mvm_protocol::lifecycle::{Entropy, Outcome, SleepPrep, Step, Wake};
 use mvm_protocol::request::{Check, CheckKind};
 use mvm_vmm::qemu::arguments::QMP_SOCKET;
 use mvm_vmm::qemu::qmp::Qmp;
 use mvm_vmm::suspend::{self, RestoreSpec};
-use mvm_vmm::{Deadline, Error, Snapshot};
+use mvm_vmm::{Deadline, Error};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,7 +33,7 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use story::{Story, left_at, lines, lines_of, name, numbers};
+use story::{Story, a_minute, left_at, lines, lines_of, name, numbers};
 
 /// How far a guest's wall clock may be off.
 const CLOCK: i64 = 500;
@@ -137,27 +139,15 @@ async fn clones_that_are_not_woken_share_their_random_numbers_and_their_clocks_l
         return;
     };
     story.seed().await;
-    let place = PathBuf::from(story.place("snapshot"));
-    let deadline = || Deadline::new(Duration::from_mins(1), None);
-    let (mut session, snapshot_dir) =
-        suspend::take(&story.home(), &name("golden"), Some(&place)).unwrap();
-    let pending = session.freeze(snapshot_dir, deadline()).unwrap();
-    session.stop(&place).unwrap();
-    drop(session);
-    let token = Token::new("none").unwrap();
-    pending.publish(token, "none".into()).unwrap();
-
-    let snapshot = Snapshot::open(&place).unwrap();
+    let snapshot = story.snapshot_by_hand();
     sleep(PAUSE);
     let mut drawn: Vec<BTreeSet<String>> = Vec::new();
     // Two would do, but for a clone in which the kernel was faster than the probe.
     for clone in ["one", "two", "three", "four", "five"] {
-        let spec = RestoreSpec {
-            clone: true,
-            ..RestoreSpec::default()
-        };
+        // With the address that it had: by another one it would notice, and help itself.
+        let spec = RestoreSpec::default();
         let restored =
-            suspend::restore(&story.home(), &name(clone), &snapshot, &spec, deadline()).unwrap();
+            suspend::restore(&story.home(), &name(clone), &snapshot, &spec, a_minute()).unwrap();
         let endpoint = Endpoint::unix(restored.socket());
         let session = Session::connect(&endpoint, &Deadlines::default()).await;
         let check = Check {

@@ -2,14 +2,15 @@
 
 use mvm_client::{Deadlines, Endpoint, Error as ClientError, Session};
 use mvm_guest_tests::{Mvmctl, Parts, SOON, build_sleeper, eventually, remote};
-use mvm_protocol::lifecycle::{Ready, SleepPrep};
+use mvm_protocol::lifecycle::{Ready, SleepPrep, Token};
 use mvm_vmm::build::Built;
-use mvm_vmm::{Home, VmName};
+use mvm_vmm::suspend;
+use mvm_vmm::{Deadline, Home, Snapshot, VmName};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -126,6 +127,19 @@ impl Story {
         numbers(&self.value(vm, "random"))
     }
 
+    /// Ends `golden` and keeps its state, of which it is not told.
+    pub(crate) fn snapshot_by_hand(&self) -> Snapshot {
+        let place = PathBuf::from(self.place("snapshot"));
+        let (mut session, snapshot_dir) =
+            suspend::take(&self.home(), &name("golden"), Some(&place)).unwrap();
+        let pending = session.freeze(snapshot_dir, a_minute()).unwrap();
+        session.stop(&place).unwrap();
+        drop(session);
+        let token = Token::new("none").unwrap();
+        pending.publish(token, "none".into()).unwrap();
+        Snapshot::open(&place).unwrap()
+    }
+
     /// As its record has it.
     pub(crate) fn state(&self, vm: &str) -> String {
         let record = fs::read(self.mvmctl.file(vm, "vm.json")).unwrap();
@@ -136,6 +150,11 @@ impl Story {
     pub(crate) fn home(&self) -> Home {
         Home::at(self.mvmctl.home())
     }
+}
+
+/// For a step that takes seconds.
+pub(crate) fn a_minute() -> Deadline<'static> {
+    Deadline::new(Duration::from_mins(1), None)
 }
 
 /// What there is of a snapshot at that place, a part of it included.

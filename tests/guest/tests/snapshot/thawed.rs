@@ -3,9 +3,10 @@
 
 use crate::frozen::{drawing, drawn_after, end_agent, frozen, lines_drawn};
 use crate::story::Story;
+use mvm_client::{Deadlines, Endpoint, Error as ClientError, Session};
 use mvm_guest_tests::eventually;
 use mvm_protocol::drop_in::Secs;
-use mvm_protocol::lifecycle::{Outcome, SleepPrep, Step, StepKind, Wake, WakeCause};
+use mvm_protocol::lifecycle::{Outcome, SleepPrep, Step, StepKind, Token, Wake, WakeCause};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -15,13 +16,21 @@ const LONG: f64 = 600.0;
 /// Where the service is that draws.
 const DRAW: &str = "/sys/fs/cgroup/services/draw";
 
-/// Writes down, at its restore, whether the service that draws stands still.
-fn witness() -> Value {
+/// Writes down, at its restore, whether the service that draws stands still. Where there is a file for
+/// that, its command kills the agent, its parent, and stays.
+pub(crate) fn witness() -> Value {
+    let kill = |when: &str| {
+        format!(
+            "if rm /run/kill-{when} 2>/dev/null; then kill -9 $PPID; exec sleep 98765; fi; true"
+        )
+    };
+    let told = format!("echo $MVM_CAUSE $(cat {DRAW}/cgroup.freeze) >>/run/restored");
     json!({
         "name": "witness",
         "health_cmd": "true",
-        "checkpoint_cmd": "true",
-        "restore_cmd": format!("echo $MVM_CAUSE $(cat {DRAW}/cgroup.freeze) >>/run/restored"),
+        "checkpoint_cmd": kill("checkpoint"),
+        "personalize_cmd": kill("personalize"),
+        "restore_cmd": format!("{}; {told}", kill("restore")),
     })
 }
 
@@ -53,7 +62,7 @@ async fn asleep(story: &Story, lease: f64) -> String {
 
 /// Sees that numbers are drawn again, what restore commands have seen, and that nothing is left of the
 /// freeze.
-async fn draws_on(story: &Story, cause: &str) {
+pub(crate) async fn draws_on(story: &Story, cause: &str) {
     let lines = lines_drawn(story, "golden").await;
     drawn_after(story, "golden", lines).await;
     let expected = format!("{cause} 0");
@@ -68,7 +77,7 @@ async fn draws_on(story: &Story, cause: &str) {
     assert!(list.contains("No such"), "{list}");
 }
 
-async fn woken(story: &Story, cause: WakeCause) -> Vec<Step> {
+pub(crate) async fn woken(story: &Story, cause: WakeCause) -> Vec<Step> {
     let wake = Wake {
         cause,
         ..Wake::default()
@@ -113,6 +122,40 @@ async fn every_way_out_of_a_sleep_thaws_the_work_before_restore_commands_run() {
     asleep(&story, LONG).await;
     end_agent(&story, "golden", "KILL").await;
     draws_on(&story, "restart").await;
+
+    // While it is frozen and wakes, and when it is thawed and wakes still.
+    for when in ["personalize", "restore"] {
+        asleep(&story, LONG).await;
+        story.sh("golden", &format!(": >/run/kill-{when}")).await;
+        let mut session = story.session("golden").await;
+        session.wake(Wake::default()).await.unwrap_err();
+        draws_on(&story, "restart").await;
+    }
+    // Before there is anything to thaw.
+    story.sh("golden", ": >/run/kill-checkpoint").await;
+    story.sleep_prep().await.unwrap_err();
+    draws_on(&story, "restart").await;
+
+    // Neither a second host nor its wake is a way out.
+    asleep(&story, LONG).await;
+    let before = lines_drawn(&story, "golden").await;
+    let mut second = story.session("golden").await;
+    let other = Token::new("another");
+    let prep = SleepPrep {
+        token: other.clone(),
+        ..SleepPrep::default()
+    };
+    let wake = Wake {
+        token: other,
+        ..Wake::default()
+    };
+    let busy = second.sleep_prep(prep).await.unwrap_err();
+    assert_eq!(code(&busy), "busy");
+    let wrong = second.wake(wake).await.unwrap_err();
+    assert_eq!(code(&wrong), "wrong-token");
+    assert_eq!(lines_drawn(&story, "golden").await, before);
+    woken(&story, WakeCause::Aborted).await;
+    draws_on(&story, "aborted").await;
 
     // One that is stopped thaws by itself, whether or not init has another.
     asleep(&story, LONG).await;
@@ -172,6 +215,13 @@ async fn refused(story: &Story, why: &str) {
         assert!(refused.stderr.contains(words), "{words}: {refused:?}");
     }
     draws_on(story, "rollback").await;
+}
+
+fn code(error: &ClientError) -> &str {
+    match error {
+        ClientError::Refused(answer) => answer.code.as_str(),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]
@@ -252,6 +302,34 @@ async fn what_cannot_be_frozen_is_told() {
     late.unwrap_err();
     draws_on(&story, "rollback").await;
     story.sh("golden", "fsfreeze --unfreeze /mnt").await;
+
+    // Nor is there anything that an agent could freeze which is not root. Ports below 1024 are for root.
+    let script = "mkdir -p /tmp/other/none; chown -R nobody /tmp/other; \
+         (su -s /bin/sh nobody -c 'cd /tmp/other; echo $$ >pid; exec mvm-guest-agent \
+         --listen vsock:1077 --run-dir run --integrations-dir none --probes-dir none' &) \
+         >/dev/null 2>&1";
+    story.sh("golden", script).await;
+    let endpoint = Endpoint::unix(story.mvmctl.file("golden", "v.sock")).with_port(1077);
+    let mut session = eventually("it listens", async || {
+        let session = Session::connect(&endpoint, &Deadlines::default()).await;
+        session.ok()
+    })
+    .await;
+    let required = SleepPrep {
+        require_freeze: true,
+        ..SleepPrep::default()
+    };
+    let refused = eventually("it has read its drop-ins", async || {
+        let refused = session.sleep_prep(required.clone()).await.unwrap_err();
+        (code(&refused) != "busy").then_some(refused)
+    })
+    .await;
+    let why = "the freeze was not possible: the agent is not root; the guest was rolled back";
+    assert!(refused.to_string().contains(why), "{refused}");
+    let ready = session.sleep_prep(SleepPrep::default()).await.unwrap();
+    assert_eq!(frozen(&ready), ["the agent is not root"]);
+    session.wake(Wake::default()).await.unwrap();
+    story.sh("golden", "kill $(cat /tmp/other/pid)").await;
 
     // Nor is there anything to freeze with without cgroups.
     story.sh("golden", "umount -l /sys/fs/cgroup").await;

@@ -100,7 +100,11 @@ async fn an_agent_that_is_stopped_in_a_guest_that_sleeps_owes_until_it_is_starte
     let agent = pid(&vm).await;
     let ready = vm.session().await.sleep_prep(SleepPrep::default()).await;
     ready.unwrap();
+    let frozen = "cat /sys/fs/cgroup/system.slice/cgroup.freeze \
+         /sys/fs/cgroup/system.slice/systemd-journald.service/cgroup.freeze";
+    assert_eq!(vm.sh(frozen).await, "1\n1\n");
     vm.sh("systemctl stop mvm-guest-agent").await;
+    assert_eq!(vm.sh(frozen).await, "0\n0\n", "it thaws what it has frozen");
     assert_eq!(
         log(&vm).await,
         "checkpoint c, checkpoint b, checkpoint a",

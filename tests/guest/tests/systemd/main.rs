@@ -8,9 +8,11 @@
     reason = "a test fails by panicking"
 )]
 
+mod frozen;
 mod identity;
 mod lifecycle;
 mod service;
+mod supervisor;
 
 use mvm_guest_tests::SystemdVm;
 use mvm_protocol::lifecycle::{Awake, Entropy, Outcome, SleepPrep, Step, StepKind, Wake};

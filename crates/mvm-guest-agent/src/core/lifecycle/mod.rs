@@ -29,7 +29,8 @@
 //!
 //! # Who leaves a state, and why
 //!
-//! - `running`: by a request alone, a `sleep-prep` or the `wake` of a restore.
+//! - `running`: by a request, a `sleep-prep` or the `wake` of a restore, or by the sign of a restore
+//!   that no host has announced.
 //! - `preparing`: by its last step, or by whatever makes it fail.
 //! - `ready`: by a `wake`, or when the lease runs out, so that a host that never returns cannot keep a
 //!   guest asleep.
@@ -53,11 +54,15 @@
 //!   answered again; a `wake` with the same fingerprint gets the recorded answer, and nothing runs.
 //! - **The clock jumps** when the VM is restored. Deadline and lease are counted in ticks of at most a
 //!   second of the agent's own time, so that a jump costs one tick.
+//! - **A restore is not announced.** A sign of one that comes while the guest sleeps waits for the
+//!   `wake`. If the sleep ends in another way, and in a guest that runs, a new seed, the clock and a
+//!   new generation come before its work goes on.
 //! - **A wake meets a running rollback**, for example of a lease that ran out just as the snapshot was
 //!   taken. It joins, and its reseed, clock and identity come first: two clones must not go on with
 //!   the same random numbers.
 
 mod debts;
+mod notice;
 mod progress;
 mod sleep;
 mod states;
@@ -112,15 +117,18 @@ impl Lifecycle {
         if std::mem::replace(&mut self.started, true) {
             return acts;
         }
-        if let State::Waking(waking) = &mut self.state {
+        // One that has begun meanwhile, of a guest that ran, has no debts to pay.
+        if let State::Waking(waking @ Waking { current: None, .. }) = &mut self.state {
             keep_what_can_be_paid(&mut self.journal.owed, participants);
             // It was killed between a restore and the thaw: a clone must not come up as its twin.
-            if let Some(restoring) = self.journal.restoring
-                && !waking.restored
-            {
-                waking.clone = restoring.clone;
-                waking.restore(participants, self.journal.frozen);
+            match self.journal.restoring {
+                Some(restoring) if !restoring.unannounced && !waking.restored => {
+                    waking.clone = restoring.clone;
+                    waking.restore(participants, self.journal.frozen);
+                }
+                _ => {}
             }
+            waking.notice_if_due(&self.journal);
             if self.journal.frozen {
                 waking.plan.push_back(Task::Thaw);
             }
@@ -157,7 +165,8 @@ impl Lifecycle {
     /// Whether an agent that is stopped by its init thaws the work: not if a restored guest is not
     /// personalized yet.
     pub(crate) fn thaws_when_stopped(&self) -> bool {
-        self.journal.frozen && self.journal.restoring.is_none()
+        let restoring = self.journal.restoring;
+        self.journal.frozen && restoring.is_none_or(|restoring| restoring.unannounced)
     }
 
     /// What survives the agent.
@@ -306,6 +315,7 @@ impl Lifecycle {
         waking.token = Some(preparing.token);
         waking.sleepers.extend(preparing.waiters);
         waking.steps = preparing.steps;
+        waking.notice_if_due(&self.journal);
         if self.journal.frozen {
             waking.plan.push_back(Task::Thaw);
         }
@@ -320,6 +330,7 @@ impl Lifecycle {
 
     /// From `ready`, or from being held: both have nothing under way.
     fn leave_ready(&mut self, mut waking: Waking) -> Vec<Act> {
+        waking.notice_if_due(&self.journal);
         if self.journal.frozen {
             waking.plan.push_back(Task::Thaw);
         }

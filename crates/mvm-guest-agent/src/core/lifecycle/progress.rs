@@ -1,8 +1,8 @@
 //! From one task to the next, and into the state that follows the last.
 
 use super::Lifecycle;
-use super::states::{Held, State};
-use super::terms::{Act, Restoring, TICK, Task};
+use super::states::{Held, State, Waking};
+use super::terms::{Act, Journal, Restoring, TICK, Task};
 use mvm_protocol::lifecycle::{Awake, Ready as ReadyAnswer};
 use mvm_protocol::status::Lifecycle as Phase;
 
@@ -41,11 +41,8 @@ impl Lifecycle {
                     self.become_held(acts);
                 }
                 Some(task) => {
-                    if task == Task::Reseed && self.journal.restoring.is_none() {
-                        self.journal.generation = self.journal.generation.saturating_add(1);
-                        self.journal.restoring = Some(Restoring {
-                            clone: waking.clone,
-                        });
+                    if task == Task::Reseed {
+                        begin_restoring(&mut self.journal, waking, acts);
                     }
                     waking.current = Some(task.clone());
                     let limit = TICK * 60;
@@ -132,4 +129,21 @@ impl Lifecycle {
         }
         self.answered = waking.fingerprint.map(|fingerprint| (fingerprint, awake));
     }
+}
+
+/// A restored guest gets its new seed, and with it its new generation: one for each restore, however
+/// often that is begun anew.
+fn begin_restoring(journal: &mut Journal, waking: &Waking, acts: &mut Vec<Act>) {
+    let noticed = journal.noticed.take();
+    if journal.restoring.is_none() || noticed.is_some() {
+        journal.generation = journal.generation.saturating_add(1);
+    }
+    if let Some(by) = noticed {
+        journal.unannounced = journal.unannounced.saturating_add(1);
+        acts.push(Act::Unannounced(by));
+    }
+    journal.restoring = Some(Restoring {
+        clone: waking.clone,
+        unannounced: !waking.restored,
+    });
 }

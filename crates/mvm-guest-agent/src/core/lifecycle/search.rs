@@ -3,11 +3,13 @@
 //! Three integrations, two hosts, requests that are lost and repeated, steps that fail and hang,
 //! deadline and lease, and an agent that is killed at any point.
 
+mod explore;
+
 use super::tests::{AT, ended, participants, prep, waking};
 use super::*;
 use crate::core::WaiterId;
 use mvm_protocol::lifecycle::{Token, WakeCause};
-use std::collections::{HashMap, HashSet, VecDeque};
+use mvm_protocol::status::RestoreSign;
 
 /// What the search knows beside the machine: what a perfect observer has seen.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -30,6 +32,10 @@ struct SearchState {
     woken: bool,
     /// What such a wake was promised, and has not begun yet.
     due: Vec<Task>,
+    /// Whether a restore was noticed that no host has announced, and nobody has been told of.
+    untold: bool,
+    /// Whether one was noticed since the guest was last running.
+    noticed: bool,
     unanswered: Vec<u64>,
     now: Duration,
 }
@@ -42,10 +48,12 @@ enum Move {
     WakeAndTell(&'static str),
     End(Outcome),
     Tick,
+    /// A sign says that the guest was restored.
+    Notice,
     Crash,
 }
 
-const MOVES: [Move; 16] = [
+const MOVES: [Move; 17] = [
     Move::Sleep(Some("A")),
     Move::Sleep(Some("B")),
     Move::Sleep(None),
@@ -61,6 +69,7 @@ const MOVES: [Move; 16] = [
     Move::End(Outcome::TimedOut),
     Move::End(Outcome::Skipped),
     Move::Tick,
+    Move::Notice,
     Move::Crash,
 ];
 
@@ -78,6 +87,8 @@ impl SearchState {
             spoilt: false,
             woken: false,
             due: Vec::new(),
+            untold: false,
+            noticed: false,
             unanswered: Vec::new(),
             now,
         };
@@ -137,6 +148,21 @@ impl SearchState {
                 state.it.last_tick = Duration::ZERO;
                 state.it.tick(TICK)
             }
+            Move::Notice => {
+                // Two in one wake, and two before anybody is told, are as good as one; and that a
+                // second host waits changes nothing.
+                let is_waking = state.it.phase() == Phase::Waking;
+                if state.untold || (is_waking && state.noticed) || state.unanswered.len() > 1 {
+                    return None;
+                }
+                (state.untold, state.noticed) = (true, true);
+                for task in unannounced() {
+                    if !state.due.contains(&task) {
+                        state.due.push(task);
+                    }
+                }
+                state.it.noticed(RestoreSign::Cid)
+            }
             Move::Crash => {
                 // What was under way is killed, its hosts see their connections end, and init
                 // starts another agent.
@@ -144,10 +170,17 @@ impl SearchState {
                 state.unanswered.clear();
                 (state.woken, state.due) = (false, Vec::new());
                 state.unpersonalized = false;
+                // A wake that was taken and not begun is forgotten with its host.
+                state.untold |= state.disk.noticed.is_some();
                 // One that was killed right after a thaw thaws again, which does nothing.
                 state.frozen = state.disk.frozen;
-                if state.disk.restoring.is_some() {
-                    state.due = before_work(state.frozen);
+                match state.disk.restoring {
+                    Some(restoring) if !restoring.unannounced => {
+                        state.due = before_work(state.frozen);
+                    }
+                    Some(_) => state.due = unannounced(),
+                    None if state.untold => state.due = unannounced(),
+                    None => {}
                 }
                 state.it = Lifecycle::new(state.disk.clone(), Duration::ZERO);
                 state.it.start(&participants())
@@ -156,7 +189,9 @@ impl SearchState {
         state.now = Duration::ZERO;
         state.it.last_tick = Duration::ZERO;
         state.take(acts);
-        state.woken &= state.it.phase() != Phase::Running;
+        let is_running = state.it.phase() == Phase::Running;
+        state.woken &= !is_running;
+        state.noticed &= !is_running;
         state.check(what);
         state.forget();
         Some(state)
@@ -174,6 +209,7 @@ impl SearchState {
         if acts.iter().any(at_once) {
             return acts;
         }
+        self.untold &= asked.wake.cause == WakeCause::Aborted && !held;
         match asked.wake.cause {
             _ if restoring => {}
             _ if held => self.expect_restore(),
@@ -226,7 +262,7 @@ impl SearchState {
             (awake.steps, awake.generation) = (Vec::new(), 0);
         }
         for journal in [&mut self.it.journal, &mut self.disk] {
-            journal.generation = 0;
+            (journal.generation, journal.unannounced) = (0, 0);
         }
     }
 
@@ -301,6 +337,10 @@ impl SearchState {
                     self.answered(waiter);
                 }
                 Act::Busy(waiter, _) | Act::WrongToken(waiter) => self.answered(waiter),
+                Act::Unannounced(_) => {
+                    assert!(self.untold, "told twice, or announced");
+                    self.untold = false;
+                }
                 Act::Cancel | Act::Hold | Act::Release | Act::Enter(_) => {}
             }
         }
@@ -337,6 +377,8 @@ impl SearchState {
                 );
                 assert_eq!(self.doing, None);
                 assert_eq!(self.due, [], "a wake was not kept after {what:?}");
+                assert!(!self.untold, "a restore was forgotten after {what:?}");
+                assert!(self.disk.noticed.is_none());
                 assert!(!self.frozen, "running, and its work is not, after {what:?}");
                 assert!(!self.disk.frozen && self.disk.restoring.is_none());
                 assert!(!self.disk.asleep && self.disk.owed.is_empty());
@@ -370,81 +412,7 @@ fn before_work(frozen: bool) -> Vec<Task> {
     .collect()
 }
 
-/// Something wrong that is done to the plan of a wake, to see that it is found.
-type Mutation = fn(&mut VecDeque<Task>);
-
-fn mutate(state: &mut SearchState, mutation: Option<Mutation>) {
-    if let (Some(mutation), State::Waking(waking)) = (mutation, &mut state.it.state) {
-        mutation(&mut waking.plan);
-    }
-}
-
-#[test]
-fn every_interleaving_keeps_every_promise() {
-    let (states, phases) = explore(None);
-    println!("{states} states: {phases:?}");
-    assert_eq!(phases.len(), 4, "{phases:?}");
-    assert!(states > 1000, "{states}");
-}
-
-#[test]
-#[should_panic(expected = "thawed before its time")]
-fn a_thaw_before_the_reseed_is_found() {
-    explore(Some(|plan| {
-        if let Some(at) = plan.iter().position(|task| *task == Task::Thaw) {
-            plan.swap(0, at);
-        }
-    }));
-}
-
-#[test]
-#[should_panic(expected = "is restored while frozen")]
-fn a_thaw_that_is_forgotten_is_found() {
-    explore(Some(|plan| plan.retain(|task| *task != Task::Thaw)));
-}
-
-#[test]
-#[should_panic(expected = "thawed twice, or for nothing")]
-fn a_second_thaw_is_found() {
-    explore(Some(|plan| {
-        if !plan.is_empty() && !plan.contains(&Task::Thaw) {
-            plan.push_front(Task::Thaw);
-        }
-    }));
-}
-
-/// Goes through all that can come about. Gives the number of states, and how many in each phase.
-fn explore(mutation: Option<Mutation>) -> (usize, HashMap<String, usize>) {
-    let start = SearchState::new();
-    let mut seen: HashSet<SearchState> = HashSet::from([start.clone()]);
-    let mut frontier = VecDeque::from([start]);
-    let mut phases: HashMap<String, usize> = HashMap::new();
-    while let Some(state) = frontier.pop_front() {
-        *phases.entry(format!("{:?}", state.it.phase())).or_default() += 1;
-        for what in MOVES {
-            // A snapshot that is taken here and restored later is this very state, explored once
-            // for each that comes of it.
-            if let Some(mut next) = state.after(what) {
-                mutate(&mut next, mutation);
-                if seen.insert(next.clone()) {
-                    frontier.push_back(next);
-                }
-            }
-        }
-        // From anywhere the guest is back within its lease, though no host ever speaks again, but for
-        // one that would be its twin.
-        let mut alone = state.clone();
-        let mut steps = 0;
-        while alone.it.phase() != Phase::Running && !matches!(alone.it.state, State::Held(_)) {
-            let outcome = Move::End(Outcome::TimedOut);
-            alone = alone
-                .after(outcome)
-                .or_else(|| alone.after(Move::Tick))
-                .unwrap();
-            mutate(&mut alone, mutation);
-            steps += 1;
-            assert!(steps < 40, "the guest does not come back");
-        }
-    }
-    (seen.len(), phases)
+/// What a guest needs before its work runs if nobody has said that it was restored.
+fn unannounced() -> Vec<Task> {
+    vec![Task::Reseed, Task::Clock, Task::Generation]
 }

@@ -170,6 +170,29 @@ impl Waking {
         self.plan = plan;
     }
 
+    /// Puts first what a guest needs that was restored without being told. What a host would say is
+    /// not known: it gets no identity, no payload, and is not personalized.
+    pub(super) fn notice(&mut self) {
+        if self.plan.contains(&Task::Reseed) {
+            return;
+        }
+        self.plan.retain(|task| *task != Task::Clock);
+        // One that a host has restored is written when it is personalized, and not before.
+        if !self.plan.contains(&Task::Generation) {
+            self.plan.push_front(Task::Generation);
+        }
+        self.plan.push_front(Task::Clock);
+        self.plan.push_front(Task::Reseed);
+    }
+
+    /// The same for a guest of which that was noticed, or had been by an agent that was killed.
+    pub(super) fn notice_if_due(&mut self, journal: &Journal) {
+        let begun = journal.restoring.is_some_and(|it| it.unannounced);
+        if journal.noticed.is_some() || begun {
+            self.notice();
+        }
+    }
+
     /// Takes note of how a task ended: a critical personalize command that failed keeps a frozen guest
     /// frozen. The other ones are run all the same, so that the host hears of all that is amiss.
     pub(super) fn note(&mut self, task: &Task, done: &Done, journal: &Journal) {

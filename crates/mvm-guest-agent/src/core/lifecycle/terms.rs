@@ -2,7 +2,7 @@
 
 use crate::core::WaiterId;
 use mvm_protocol::lifecycle::{Awake, Outcome, Ready as ReadyAnswer, Step, StepKind, Wake};
-use mvm_protocol::status::Lifecycle as Phase;
+use mvm_protocol::status::{Lifecycle as Phase, RestoreSign};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -204,6 +204,11 @@ pub(crate) struct Journal {
     pub(crate) last_wake_ms: Option<i64>,
     /// Whether a lease ran out, and no host has been told.
     pub(crate) lease_expired: bool,
+    /// By what a restore was noticed that nobody has announced yet, and for which nothing has been
+    /// done yet.
+    pub(crate) noticed: Option<RestoreSign>,
+    /// How many restores were noticed that nobody announced.
+    pub(crate) unannounced: u64,
 }
 
 /// A restored guest that is not personalized yet.
@@ -211,6 +216,10 @@ pub(crate) struct Journal {
 pub(crate) struct Restoring {
     /// Whether it is one of several from one snapshot.
     pub(crate) clone: bool,
+    /// Whether no host has said that it was restored: then nobody says how it is to be personalized
+    /// either.
+    #[serde(default)]
+    pub(crate) unannounced: bool,
 }
 
 /// What the lifecycle wants done.
@@ -235,6 +244,8 @@ pub(crate) enum Act {
     Release,
     /// Publish this phase to watchers.
     Enter(Phase),
+    /// Publish to watchers that the guest was restored and nobody has announced it.
+    Unannounced(RestoreSign),
     /// Answer a `sleep-prep`.
     Ready(WaiterId, ReadyAnswer),
     /// Answer a `wake`.

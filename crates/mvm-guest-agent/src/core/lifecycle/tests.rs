@@ -1,11 +1,13 @@
 //! The state machine's stories.
 
 mod freezing;
+mod noticing;
 
 use super::*;
 use crate::core::WaiterId;
 use mvm_protocol::lifecycle::{SleepPrep, Token};
 use mvm_protocol::lifecycle::{Wake, WakeCause};
+use mvm_protocol::status::RestoreSign;
 
 pub(super) const AT: Timestamp = Timestamp(1000);
 
@@ -72,6 +74,8 @@ struct Story {
     tasks: Vec<Task>,
     answers: Vec<(u64, String)>,
     waiter: u64,
+    /// What was told of restores that nobody announced.
+    noticed: Vec<RestoreSign>,
 }
 
 impl Story {
@@ -90,6 +94,7 @@ impl Story {
             tasks,
             answers,
             waiter: 0,
+            noticed: Vec::new(),
         };
         let acts = story.it.start(&participants());
         story.take(acts);
@@ -118,6 +123,7 @@ impl Story {
                 Act::Held(id, reason, _) => self.answers.push((id.0, format!("held: {reason}"))),
                 Act::Busy(id, _) => self.answers.push((id.0, "busy".into())),
                 Act::WrongToken(id) => self.answers.push((id.0, "wrong token".into())),
+                Act::Unannounced(by) => self.noticed.push(by),
                 Act::Cancel | Act::Keep(_) | Act::Hold | Act::Release | Act::Enter(_) => {}
             }
         }

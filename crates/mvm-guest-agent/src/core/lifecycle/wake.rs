@@ -4,7 +4,7 @@ use super::Lifecycle;
 use super::states::{Held, Preparing, State, Waking};
 use super::terms::{Act, Participant, Task, WakeAsked};
 use crate::core::WaiterId;
-use mvm_protocol::lifecycle::Awake;
+use mvm_protocol::lifecycle::{Awake, WakeCause};
 use mvm_protocol::status::Lifecycle as Phase;
 
 impl Lifecycle {
@@ -24,6 +24,10 @@ impl Lifecycle {
             && held != given
         {
             return vec![Act::WrongToken(waiter)];
+        }
+        // Whatever was noticed before is the restore that this host announces.
+        if asked.wake.cause == WakeCause::Restored || matches!(self.state, State::Held(_)) {
+            self.journal.noticed = None;
         }
         match &mut self.state {
             State::Running => self.wake_running(waiter, asked, participants),

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A guest with a service that was healthy, a probe that had run, and a service without a check.
-fn well() -> Story {
+pub(super) fn well() -> Story {
     let mut story = Story::new(8);
     let integrations = [
         r#"{"name":"a","health_cmd":"x","health_interval_secs":60,"startup_grace_secs":30}"#,

@@ -2,7 +2,7 @@
 
 use super::pack;
 use super::report::{output, report, shown, trouble};
-use crate::dev::reply::failed;
+use crate::ports::reply::failed;
 use mvm_protocol::answer::ErrorAnswer;
 use mvm_protocol::dev::DevAnswer;
 use mvm_protocol::dev::files::{Get, GetDone, GetStarted, Mode as Bits};

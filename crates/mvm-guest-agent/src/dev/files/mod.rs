@@ -20,7 +20,7 @@ mod sparse;
 mod target;
 mod unpack;
 
-use super::reply::failed;
+use crate::ports::reply::failed;
 use lexopt::{Arg, Parser, ValueExt};
 use mvm_protocol::dev::{DevAnswer, DevRequest, ParsedDevRequest};
 use report::report;

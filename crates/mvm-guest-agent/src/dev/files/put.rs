@@ -4,7 +4,7 @@ use super::content::Content;
 use super::report::{report, shown, trouble};
 use super::target::Target;
 use super::{sparse, unpack};
-use crate::dev::reply::failed;
+use crate::ports::reply::failed;
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::DevAnswer;
 use mvm_protocol::dev::files::{Mode as Bits, Put, PutDone, PutReady};

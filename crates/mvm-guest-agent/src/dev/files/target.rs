@@ -1,7 +1,7 @@
 //! Where a `put` writes: beside its target until it is whole.
 
 use super::report::{shown, trouble};
-use crate::dev::reply::failed;
+use crate::ports::reply::failed;
 use mvm_protocol::answer::ErrorAnswer;
 use rustix::fs::{Mode, OFlags};
 use std::ffi::OsString;

@@ -5,7 +5,7 @@ use super::content::Content;
 use super::report::{shown, trouble};
 use super::sparse;
 use super::target::Target;
-use crate::dev::reply::failed;
+use crate::ports::reply::failed;
 use mvm_protocol::answer::ErrorAnswer;
 use mvm_protocol::dev::files::{MAX_ARCHIVE_DEPTH, Mode as Bits};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps};

@@ -14,7 +14,7 @@ mod wake;
 use super::facts::Facts;
 use crate::core::{Core, Event, Now, WaiterId};
 use mvm_protocol::answer::{Answer, ErrorAnswer, ErrorCode, Profile};
-use mvm_protocol::request::{DEV_REQUEST_TYPES, ParsedRequest, Request};
+use mvm_protocol::request::{DEV_REQUEST_TYPES, FORWARD, ParsedRequest, Request};
 
 /// What becomes of a request.
 pub(crate) enum Reply {
@@ -42,6 +42,10 @@ pub(crate) fn admit(
 fn dev_refusal(kind: &str, facts: &Facts, profile: Profile) -> Option<ErrorAnswer> {
     let reason = match profile {
         _ if !DEV_REQUEST_TYPES.contains(&kind) => return None,
+        Profile::Prod if kind == FORWARD => {
+            "this is a prod build of the agent, which reaches the ports that its configuration exposes \
+             (expose), and that is none"
+        }
         Profile::Prod => "this is a prod build of the agent, which has no code for it",
         Profile::Dev if !facts.exec => "the agent's configuration switches it off (exec: false)",
         Profile::Dev => return None,

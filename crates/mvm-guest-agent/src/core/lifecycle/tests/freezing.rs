@@ -4,12 +4,12 @@ use super::*;
 use crate::core::lifecycle::terms::Restoring;
 
 /// What a wake did, in order, of that which the work must not see half done.
-fn position(story: &Story, task: &Task) -> usize {
+pub(super) fn position(story: &Story, task: &Task) -> usize {
     let found = story.tasks.iter().position(|it| it == task);
     found.unwrap_or_else(|| panic!("no {task:?} in {:?}", story.tasks))
 }
 
-fn count(story: &Story, task: &Task) -> usize {
+pub(super) fn count(story: &Story, task: &Task) -> usize {
     story.tasks.iter().filter(|it| *it == task).count()
 }
 
@@ -165,7 +165,10 @@ fn a_wake_that_meets_a_restarted_agent_personalizes_with_what_it_brings() {
     let journal = Journal {
         asleep: true,
         frozen: true,
-        restoring: Some(Restoring { clone: true }),
+        restoring: Some(Restoring {
+            clone: true,
+            unannounced: false,
+        }),
         generation: 4,
         ..Journal::default()
     };

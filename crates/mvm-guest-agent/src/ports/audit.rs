@@ -1,21 +1,19 @@
 //! One line on the console for each thing that a host did: what, how it came out, how long it took.
 //! Never arguments, environment, paths or content.
 
-use super::running::Outcome;
 use crate::machine::console::say;
 use mvm_protocol::answer::ErrorAnswer;
 use mvm_protocol::object::printable;
-use mvm_protocol::signal;
 use std::time::Instant;
 
 /// A line that is to be written when it is over.
-pub(super) struct Audit {
+pub(crate) struct Audit {
     what: String,
     began: Instant,
 }
 
 impl Audit {
-    pub(super) fn begin(kind: &str, program: &str) -> Self {
+    pub(crate) fn begin(kind: &str, program: &str) -> Self {
         let program = printable(program);
         let separator = if program.is_empty() { "" } else { " " };
         Self {
@@ -25,7 +23,7 @@ impl Audit {
     }
 
     /// It came out so.
-    pub(super) fn end(&self, outcome: &str) {
+    pub(crate) fn end(&self, outcome: &str) {
         let took = self.began.elapsed().as_millis();
         say!(
             "{}: {outcome} after {took} ms (asked by the host)",
@@ -34,22 +32,10 @@ impl Audit {
     }
 
     /// It was refused, or failed.
-    pub(super) fn refused(&self, error: &ErrorAnswer) {
+    pub(crate) fn refused(&self, error: &ErrorAnswer) {
         // The message may have a path in it.
         let code = serde_json::to_value(error.code);
         let code = code.as_ref().ok().and_then(serde_json::Value::as_str);
         self.end(code.unwrap_or("refused"));
-    }
-
-    /// A command ended so.
-    pub(super) fn exited(&self, outcome: &Outcome) {
-        let how = match (outcome.exit.code, outcome.exit.signal) {
-            _ if outcome.unkillable => "unkillable, left behind".to_owned(),
-            (Some(code), _) => format!("exit code {code}"),
-            (None, Some(number)) => format!("ended by {}", signal::name(number)),
-            (None, None) => "ended".to_owned(),
-        };
-        let timed_out = if outcome.timed_out { "timed out, " } else { "" };
-        self.end(&format!("{timed_out}{how}"));
     }
 }

@@ -4,35 +4,38 @@ use super::flow::{PIECE, YieldBudget};
 use super::outbox::Outbox;
 use super::reply::encode;
 use crate::serve::connection::{Connection, Ending};
-use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
-use mvm_protocol::dev::{Control, DevAnswer, ParsedControl};
+use mvm_protocol::answer::{Answer, ErrorAnswer, ErrorCode};
+use mvm_protocol::request::{FromObject, Parsed};
 use mvm_protocol::{Frame, FrameError};
+use serde::Serialize;
+use std::marker::PhantomData;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 /// While so many bytes of answers wait in memory, nothing is taken that could add to them.
-const FULL: usize = 2 * PIECE;
+pub(crate) const FULL: usize = 2 * PIECE;
 
-/// A connection while one request has it.
-pub(super) struct Host<'a> {
-    pub(super) connection: &'a mut Connection,
+/// A connection while one request has it. `C` is what the host may send for it, besides data.
+pub(crate) struct Host<'a, C> {
+    pub(crate) connection: &'a mut Connection,
     id: Option<u64>,
-    pub(super) out: Outbox,
+    pub(crate) out: Outbox,
     buffer: Vec<u8>,
     budget: YieldBudget,
     /// Whether the request goes on only if the host sends more.
-    pub(super) awaits_input: bool,
+    pub(crate) awaits_input: bool,
     /// Whether its last answer has been given.
-    over: bool,
+    pub(crate) over: bool,
     /// Whether frames have come that were not looked at, for want of room for answers.
     has_unread_frames: bool,
     stalls: StallTimers,
+    controls: PhantomData<C>,
 }
 
 /// What the host sent for the request.
-pub(super) enum Sent {
+pub(crate) enum Sent<C> {
     Data(u8, Vec<u8>),
-    Control(Control, Option<u64>),
+    Control(C, Option<u64>),
 }
 
 /// Since when a host has kept the agent waiting.
@@ -46,9 +49,9 @@ struct StallTimers {
     unread: Option<Instant>,
 }
 
-impl<'a> Host<'a> {
+impl<'a, C: FromObject> Host<'a, C> {
     /// `sends` is whether it will send more than a word now and then.
-    pub(super) fn new(connection: &'a mut Connection, id: Option<u64>, sends: bool) -> Self {
+    pub(crate) fn new(connection: &'a mut Connection, id: Option<u64>, sends: bool) -> Self {
         Self {
             connection,
             id,
@@ -59,31 +62,31 @@ impl<'a> Host<'a> {
             over: false,
             has_unread_frames: false,
             stalls: StallTimers::default(),
+            controls: PhantomData,
         }
     }
 
     /// Adds an answer to what is to be sent.
-    pub(super) fn answer(&mut self, answer: DevAnswer) {
+    pub(crate) fn answer(&mut self, answer: impl Serialize) {
         self.out.push(encode(answer, self.id));
     }
 
     /// Refuses something that was sent for the request, which goes on.
-    pub(super) fn refuse(&mut self, message: &str, id: Option<u64>) {
+    pub(crate) fn refuse(&mut self, message: &str, id: Option<u64>) {
         // Nothing comes after the last answer.
         if !self.over {
             let error = ErrorAnswer::new(ErrorCode::BadRequest, message);
-            self.out
-                .push(encode(DevAnswer::Error(error), id.or(self.id)));
+            self.out.push(encode(Answer::Error(error), id.or(self.id)));
         }
     }
 
     /// Refuses a control that belongs to another kind of request.
-    pub(super) fn refuse_control(&mut self, id: Option<u64>) {
+    pub(crate) fn refuse_control(&mut self, id: Option<u64>) {
         self.refuse("that does not belong to the request under way", id);
     }
 
     /// Sends what there is room for.
-    pub(super) async fn send(&mut self) -> Result<(), Ending> {
+    pub(crate) async fn send(&mut self) -> Result<(), Ending> {
         self.budget.spend().await;
         self.send_now()?;
         Ok(())
@@ -103,7 +106,7 @@ impl<'a> Host<'a> {
     /// Waits until the host has sent something, or can be sent more. `listens` is whether more can
     /// be taken from it; that it goes away is noticed in any case, and if it keeps the agent waiting
     /// for too long it is cut off. To be dropped at any time.
-    pub(super) async fn next(&mut self, listens: bool) -> Result<(), Ending> {
+    pub(crate) async fn next(&mut self, listens: bool) -> Result<(), Ending> {
         if self.has_unread_frames && !self.is_full() {
             self.has_unread_frames = false;
             return Ok(());
@@ -133,7 +136,7 @@ impl<'a> Host<'a> {
 
     /// The next thing that the host has sent, if it is whole. A request of its own is held back
     /// until the one under way is over, and nothing is taken after it.
-    pub(super) async fn sent(&mut self) -> Result<Option<Sent>, Ending> {
+    pub(crate) async fn sent(&mut self) -> Result<Option<Sent<C>>, Ending> {
         while self.connection.postponed.is_none() {
             if self.is_full() {
                 self.has_unread_frames = true;
@@ -153,7 +156,7 @@ impl<'a> Host<'a> {
                     continue;
                 }
             };
-            let parsed = ParsedControl::read(&body);
+            let parsed = Parsed::<C>::read(&body);
             match parsed.request {
                 Ok(control) => return Ok(Some(Sent::Control(control, parsed.id))),
                 Err(error) if error.code == ErrorCode::UnknownRequest => {
@@ -184,7 +187,7 @@ impl<'a> Host<'a> {
 
     /// Sends what is left, and drops what the host still sends meanwhile: it may not read before
     /// that is taken.
-    pub(super) async fn finish(mut self) -> Result<(), Ending> {
+    pub(crate) async fn finish(mut self) -> Result<(), Ending> {
         (self.over, self.awaits_input, self.has_unread_frames) = (true, false, false);
         loop {
             while self.sent().await?.is_some() {}
@@ -243,7 +246,3 @@ async fn at(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
-
-#[cfg(test)]
-#[path = "host_tests.rs"]
-mod tests;

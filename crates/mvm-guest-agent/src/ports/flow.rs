@@ -1,6 +1,5 @@
 //! Bytes on their way: where the guest's come from, and what waits for the guest to take it.
 
-use super::terminal::Terminal;
 use crate::machine::polled::polled;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -10,7 +9,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// How much is read at once: what a pipe holds.
-pub(super) const PIECE: usize = 64 * 1024;
+pub(crate) const PIECE: usize = 64 * 1024;
 
 /// Beyond so much that the guest does not take, no more is read from the host.
 const WAITING: usize = 256 * 1024;
@@ -18,13 +17,13 @@ const WAITING: usize = 256 * 1024;
 /// Makes a task yield after a number of pieces. A task that always finds bytes to carry never waits
 /// for any, and the agent has one thread.
 #[derive(Default)]
-pub(super) struct YieldBudget(u8);
+pub(crate) struct YieldBudget(u8);
 
 impl YieldBudget {
     const IN_A_ROW: u8 = 8;
 
     /// To be called once for each piece that is carried.
-    pub(super) async fn spend(&mut self) {
+    pub(crate) async fn spend(&mut self) {
         self.0 += 1;
         if self.0 >= Self::IN_A_ROW {
             self.0 = 0;
@@ -34,13 +33,19 @@ impl YieldBudget {
 }
 
 /// Takes output where it comes from.
-pub(super) trait Sink {
+pub(crate) trait Sink {
     /// Takes once what is there; 0 at the end.
     fn take_from(&mut self, channel: u8, from: &OwnedFd) -> Result<usize, Errno>;
 }
 
+/// Where the end of input is bytes, too.
+pub(crate) trait ToldEnd {
+    /// What stands for the end, after what has been sent: whether a line has begun in it counts.
+    fn end_of_file(&self, line_has_begun: bool) -> Vec<u8>;
+}
+
 /// Reads output and discards it.
-pub(super) struct Discard;
+pub(crate) struct Discard;
 
 impl Sink for Discard {
     fn take_from(&mut self, _: u8, from: &OwnedFd) -> Result<usize, Errno> {
@@ -50,53 +55,52 @@ impl Sink for Discard {
 
 /// What the guest has not taken yet.
 #[derive(Default)]
-pub(super) struct InputQueue {
+pub(crate) struct InputQueue {
     to: Option<AsyncFd<OwnedFd>>,
     pieces: VecDeque<Vec<u8>>,
     /// How much of the first piece has been written.
     written: usize,
     waiting: usize,
     ends: bool,
-    /// If it is a terminal, it is never closed, and its end is told it.
-    terminal: Option<Terminal>,
+    /// If it is never closed, and its end has to be told it, as a terminal's.
+    told_end: Option<Box<dyn ToldEnd>>,
     line_has_begun: bool,
 }
 
 impl InputQueue {
     /// Writes into a descriptor that does not block.
-    pub(super) fn new(to: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(to: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             to: Some(polled(to, Interest::WRITABLE)?),
             ..Self::default()
         })
     }
 
-    /// Writes into a terminal.
-    pub(super) fn terminal(terminal: Terminal) -> io::Result<Self> {
-        let end = terminal.end()?;
+    /// Writes into what has to be told that there is no more.
+    pub(crate) fn told(to: OwnedFd, end: impl ToldEnd + 'static) -> io::Result<Self> {
         Ok(Self {
-            terminal: Some(terminal),
-            ..Self::new(end)?
+            told_end: Some(Box::new(end)),
+            ..Self::new(to)?
         })
     }
 
     /// Whether more may be read from the host.
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.waiting <= WAITING
     }
 
     /// Whether nothing is written any more: all was, or the guest takes no more.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.to.is_none()
     }
 
     /// Whether nothing is to be added any more.
-    pub(super) fn is_ending(&self) -> bool {
+    pub(crate) fn is_ending(&self) -> bool {
         self.ends || self.is_closed()
     }
 
     /// Adds bytes; nowhere, if the guest takes no more.
-    pub(super) fn push(&mut self, bytes: Vec<u8>) {
+    pub(crate) fn push(&mut self, bytes: Vec<u8>) {
         if self.to.is_none() || self.ends || bytes.is_empty() {
             return;
         }
@@ -107,21 +111,21 @@ impl InputQueue {
     }
 
     /// There is no more: the descriptor is closed when all has been written.
-    pub(super) fn end(&mut self) {
-        if let Some(terminal) = self.terminal.take() {
-            self.push(terminal.end_of_file(self.line_has_begun));
+    pub(crate) fn end(&mut self) {
+        if let Some(end) = self.told_end.take() {
+            self.push(end.end_of_file(self.line_has_begun));
         }
         self.ends = true;
         self.write();
     }
 
     /// Forgets what waits, and closes.
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         *self = Self::default();
     }
 
     /// Writes what fits.
-    pub(super) fn write(&mut self) {
+    pub(crate) fn write(&mut self) {
         let Some(to) = &self.to else { return };
         while let Some(piece) = self.pieces.front() {
             let rest = piece.get(self.written..).unwrap_or_default();
@@ -148,7 +152,7 @@ impl InputQueue {
     }
 
     /// Waits until more can be written; for ever if nothing is to be.
-    pub(super) async fn takes(&self) {
+    pub(crate) async fn takes(&self) {
         match &self.to {
             Some(to) if !self.pieces.is_empty() => {
                 let _ = to.writable().await;
@@ -160,14 +164,14 @@ impl InputQueue {
 
 /// Where output comes from; nothing once it has been closed.
 #[derive(Default)]
-pub(super) struct OutputSource {
+pub(crate) struct OutputSource {
     from: Option<AsyncFd<OwnedFd>>,
     broken: bool,
 }
 
 impl OutputSource {
     /// Reads from a descriptor that does not block.
-    pub(super) fn new(from: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(from: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             from: Some(polled(from, Interest::READABLE)?),
             broken: false,
@@ -175,16 +179,16 @@ impl OutputSource {
     }
 
     /// Whether it did not end, but broke off.
-    pub(super) fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         self.broken
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.from.is_none()
     }
 
     /// Waits until there is something, or the end; for ever if it has ended.
-    pub(super) async fn readable(&self) {
+    pub(crate) async fn readable(&self) {
         match &self.from {
             Some(from) => {
                 let _ = from.readable().await;
@@ -194,7 +198,7 @@ impl OutputSource {
     }
 
     /// Reads once into the sink what was announced, if anything was.
-    pub(super) fn read(&mut self, channel: u8, sink: &mut impl Sink) -> usize {
+    pub(crate) fn read(&mut self, channel: u8, sink: &mut impl Sink) -> usize {
         let Some(from) = &self.from else { return 0 };
         let read = from.try_io(
             Interest::READABLE,
@@ -204,7 +208,7 @@ impl OutputSource {
     }
 
     /// Reads once whatever is there, announced or not. 0 if there is nothing.
-    pub(super) fn read_now(&mut self, channel: u8, sink: &mut impl Sink) -> usize {
+    pub(crate) fn read_now(&mut self, channel: u8, sink: &mut impl Sink) -> usize {
         let Some(from) = &self.from else { return 0 };
         let read = sink.take_from(channel, from.get_ref());
         self.took(read.map_err(Into::into))
@@ -231,7 +235,7 @@ impl OutputSource {
     }
 
     /// How many bytes wait to be read.
-    pub(super) fn pending(&self) -> u64 {
+    pub(crate) fn pending(&self) -> u64 {
         let count = |from: &AsyncFd<OwnedFd>| rustix::io::ioctl_fionread(from.get_ref());
         self.from
             .as_ref()

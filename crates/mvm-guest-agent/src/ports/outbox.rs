@@ -25,7 +25,7 @@ const BULK: usize = PIECE / 2;
 
 /// Frames that the host has not taken yet. Data is added only while there are none, so that a host
 /// that does not read slows the guest down, and holds no memory but one piece.
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     parts: VecDeque<Part>,
     splices: bool,
     /// A pipe of which nobody else knows, from the first output in bulk on.
@@ -58,12 +58,12 @@ impl Default for Outbox {
 }
 
 impl Outbox {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
     /// How many bytes of memory hold what has not been sent.
-    pub(super) fn in_memory(&self) -> usize {
+    pub(crate) fn in_memory(&self) -> usize {
         let held = self.parts.iter().map(|part| match part {
             Part::Bytes(bytes, sent) => bytes.len().saturating_sub(*sent),
             Part::InPipe(_) => 0,
@@ -72,7 +72,7 @@ impl Outbox {
     }
 
     /// Adds a frame.
-    pub(super) fn push(&mut self, frame: Vec<u8>) {
+    pub(crate) fn push(&mut self, frame: Vec<u8>) {
         match self.parts.back_mut() {
             Some(Part::Bytes(bytes, _)) => bytes.extend(frame),
             _ => self.parts.push_back(Part::Bytes(frame, 0)),
@@ -81,7 +81,7 @@ impl Outbox {
 
     /// Sends what fits, and gives how much that was. An error means that the host is gone, or that
     /// a frame cannot be made whole any more: nothing could be sent after it.
-    pub(super) fn send(&mut self, stream: &Stream) -> io::Result<usize> {
+    pub(crate) fn send(&mut self, stream: &Stream) -> io::Result<usize> {
         let mut all = 0;
         loop {
             let sent = match (self.parts.front_mut(), &self.own) {
@@ -134,7 +134,7 @@ impl Outbox {
     }
 
     /// Waits until more can be sent; for ever if nothing is to be.
-    pub(super) async fn has_room(&self) {
+    pub(crate) async fn has_room(&self) {
         match &self.room {
             Some(room) if !self.is_empty() => {
                 if let Ok(mut guard) = room.writable().await {

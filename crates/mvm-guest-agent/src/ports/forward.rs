@@ -3,13 +3,12 @@
 use super::audit::Audit;
 use super::flow::{InputQueue, OutputSource};
 use super::host::{Host, Sent};
-use super::reply;
+use super::{Limits, reply};
 use crate::core::open::Kind;
 use crate::serve::connection::{Connection, Ending};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::channel::{STDIN, STDOUT};
-use mvm_protocol::dev::forward::{Forward, ForwardDone, ForwardStarted};
-use mvm_protocol::dev::{Control, DevAnswer};
+use mvm_protocol::dev::forward::{Forward, ForwardDone, ForwardStarted, PortAnswer, PortControl};
 use rustix::fd::OwnedFd;
 use rustix::net::{Shutdown, shutdown};
 use std::io;
@@ -17,16 +16,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// On the loopback a connection is made at once, unless the listener's queue is full.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// Joins the connection to a port until both sides have ended.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     connection: &mut Connection,
     asked: Forward,
     id: Option<u64>,
+    limits: Limits,
 ) -> Result<(), Ending> {
     let audit = Audit::begin("forward", "");
     let opened = match connection.handle.open(Kind::Active).await {
@@ -37,19 +37,19 @@ pub(super) async fn serve(
         Ok(opened) => opened,
         Err(error) => {
             audit.refused(&error);
-            return reply::send(connection, DevAnswer::Error(error), id).await;
+            return reply::send(connection, PortAnswer::Error(error), id).await;
         }
     };
     let mut host = Host::new(connection, id, true);
     let address = address.to_string();
-    host.answer(DevAnswer::ForwardStarted(ForwardStarted { address }));
-    let served = port.serve(&mut host, &mut admitted.end).await;
+    host.answer(PortAnswer::ForwardStarted(ForwardStarted { address }));
+    let served = port.serve(&mut host, &mut admitted.end, limits).await;
     let Port { sent, received, .. } = port;
     drop(port);
     drop(admitted);
     audit.end("closed");
     served?;
-    host.answer(DevAnswer::ForwardDone(ForwardDone { sent, received }));
+    host.answer(PortAnswer::ForwardDone(ForwardDone { sent, received }));
     host.finish().await
 }
 
@@ -123,11 +123,18 @@ impl Port {
 
     async fn serve(
         &mut self,
-        host: &mut Host<'_>,
+        host: &mut Host<'_, PortControl>,
         end: &mut oneshot::Receiver<()>,
+        limits: Limits,
     ) -> Result<(), Ending> {
+        let mut quiet_since = Instant::now();
+        let mut carried = 0;
         loop {
             self.take(host).await?;
+            if carried != self.sent + self.received {
+                carried = self.sent + self.received;
+                quiet_since = Instant::now();
+            }
             if self.to.is_closed() {
                 // All has been written, or nobody takes it any more.
                 let _ = shutdown(&self.socket, Shutdown::Write);
@@ -146,15 +153,16 @@ impl Port {
                         return Ok(());
                     }
                     if self.from.is_closed() {
-                        host.answer(DevAnswer::ForwardEnd);
+                        host.answer(PortAnswer::ForwardEnd);
                     }
                 }
                 _ = &mut *end => return Ok(()),
+                () = at(limits.quiet.map(|quiet| quiet_since + quiet)) => return Ok(()),
             }
         }
     }
 
-    async fn take(&mut self, host: &mut Host<'_>) -> Result<(), Ending> {
+    async fn take(&mut self, host: &mut Host<'_, PortControl>) -> Result<(), Ending> {
         while self.to.has_room()
             && let Some(sent) = host.sent().await?
         {
@@ -163,7 +171,7 @@ impl Port {
                     self.sent += bytes.len() as u64;
                     self.to.push(bytes);
                 }
-                Sent::Control(Control::ForwardEnd, _) => {
+                Sent::Control(PortControl::ForwardEnd, _) => {
                     self.host_ended = true;
                     self.to.end();
                 }
@@ -174,5 +182,13 @@ impl Port {
             }
         }
         Ok(())
+    }
+}
+
+/// At that moment, or never.
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,0 +1,177 @@
+//! What the VMs' folders say: followed, and turned into what the view takes.
+
+use super::inputs::{Input, Inputs};
+use mvm_fleet::{FailedAction, Registered, RegistryEvent, RunState};
+use mvm_registry::{Error, Home, Inventory, Known, Pause, VmName, VmState, Watch};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::task::{AbortHandle, JoinHandle, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+/// How often the folders of `discover` are looked at: others make sockets there, as seldom as VMs.
+const DISCOVER_EVERY: Duration = Duration::from_secs(5);
+
+/// How long to wait after the folders could not be watched until it is tried again.
+const AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+/// Ends with this.
+#[derive(Debug)]
+pub(in crate::commands::fleet) struct Following(AbortHandle);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Follows all folders from now on.
+pub(in crate::commands::fleet) fn watch(inventory: Inventory, inputs: Inputs) -> Following {
+    let task: JoinHandle<()> = tokio::spawn(async move {
+        loop {
+            let Err(error) = follow(&inventory, &inputs).await;
+            tracing::warn!("the folders of VMs cannot be watched: {error}");
+            // There may be any VM now.
+            let event = RegistryEvent::Listed {
+                vms: Vec::new(),
+                whole: false,
+            };
+            inputs.send(Input::Registry(event)).await;
+            sleep(AGAIN_AFTER).await;
+        }
+    });
+    Following(task.abort_handle())
+}
+
+async fn follow(inventory: &Inventory, inputs: &Inputs) -> Result<std::convert::Infallible, Error> {
+    let home = inventory.home().clone();
+    // Ten thousand folders take a second or two to read.
+    let begun = spawn_blocking({
+        let home = home.clone();
+        move || Watch::all(&home)
+    });
+    let mut watch = match begun.await {
+        Ok(watch) => watch?,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    };
+    let mut strangers = Strangers::default();
+    let mut vms: Vec<_> = watch
+        .all_known()
+        .map(|(name, known)| registered(name.as_str(), known))
+        .collect();
+    let (found, mut whole) = strangers.look(inventory);
+    vms.extend(found.into_iter().filter(|vm| !is_known(&watch, &vm.name)));
+    inputs
+        .send(Input::Registry(RegistryEvent::Listed { vms, whole }))
+        .await;
+    let mut discover = interval(DISCOVER_EVERY);
+    discover.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let change = tokio::select! {
+            change = watch.next() => change?,
+            _ = discover.tick() => {
+                let known = strangers.names.clone();
+                let (found, is_whole) = strangers.look(inventory);
+                if (is_whole, &strangers.names) != (whole, &known) {
+                    whole = is_whole;
+                    let mut vms: Vec<_> = watch.all_known().map(|(name, known)| registered(name.as_str(), known)).collect();
+                    vms.extend(found.into_iter().filter(|vm| !is_known(&watch, &vm.name)));
+                    inputs.send(Input::Registry(RegistryEvent::Listed { vms, whole })).await;
+                }
+                continue;
+            }
+        };
+        let name = change.name.as_str();
+        let event = match watch.known(&change.name) {
+            Some(known) => RegistryEvent::Changed(registered(name, known)),
+            None if strangers.names.contains(name) => RegistryEvent::Changed(stranger(name)),
+            None => RegistryEvent::Gone {
+                name: name.to_owned(),
+            },
+        };
+        inputs.send(Input::Registry(event)).await;
+    }
+}
+
+fn is_known(watch: &Watch, name: &str) -> bool {
+    VmName::new(name).is_ok_and(|name| watch.known(&name).is_some())
+}
+
+/// What the folder of a VM says now; none if there is no VM in it.
+pub(in crate::commands::fleet) fn look(home: &Home, name: &str) -> Option<Registered> {
+    let folder = home.vm(&VmName::new(name).ok()?);
+    let known = Known::of(&folder.vm()?, &folder);
+    Some(registered(name, &known))
+}
+
+/// The VMs that `discover` finds.
+#[derive(Debug, Default)]
+struct Strangers {
+    names: BTreeSet<String>,
+}
+
+impl Strangers {
+    /// Looks for them, and says whether all folders could be looked at.
+    fn look(&mut self, inventory: &Inventory) -> (Vec<Registered>, bool) {
+        let listing = inventory.strangers();
+        let vms: Vec<_> = listing.vms.iter().map(|vm| stranger(&vm.name)).collect();
+        self.names = listing.vms.into_iter().map(|vm| vm.name).collect();
+        (vms, listing.unreadable.is_empty())
+    }
+}
+
+fn stranger(name: &str) -> Registered {
+    Registered::new(name, RunState::NotOurs)
+}
+
+fn registered(name: &str, known: &Known) -> Registered {
+    let notes = &known.notes;
+    let run_state = match run_state(&known.state) {
+        // Its restore was broken off: it sleeps where it slept.
+        RunState::StartBrokenOff if known.sleeps => RunState::Asleep,
+        run_state => run_state,
+    };
+    let failed = notes.fleet.failed.as_ref().and_then(|failed| {
+        let mut kinds = mvm_fleet::ActionKind::ALL.into_iter();
+        Some(FailedAction {
+            action: kinds.find(|kind| kind.as_str() == failed.action)?,
+            at: failed.at,
+            times: failed.times,
+        })
+    });
+    Registered {
+        pool: known.pool.as_deref().map(str::to_owned),
+        since: known.since,
+        started_at: known.started_at,
+        made_by_fleet: notes.fleet.made,
+        // Nobody may do anything to another's, or to one of which nobody knows what is wanted.
+        pinned: known.pinned || !known.is_ours || notes.is_unreadable,
+        touched_at: notes.touched.at,
+        keep_until: notes.touched.keep_until,
+        failed,
+        ..Registered::new(name, run_state)
+    }
+}
+
+fn run_state(state: &VmState) -> RunState {
+    match state {
+        VmState::Running => RunState::Running,
+        VmState::Starting => RunState::Starting,
+        VmState::Paused(Pause::Fleet) => RunState::Paused { by_fleet: true },
+        VmState::Paused(Pause::Snapshot | Pause::BrokenSnapshot | Pause::Asked | Pause::Other) => {
+            RunState::Paused { by_fleet: false }
+        }
+        VmState::Asleep { .. } => RunState::Asleep,
+        VmState::Stopped => RunState::Stopped,
+        VmState::Ended(_) => RunState::Ended,
+        VmState::StartBrokenOff => RunState::StartBrokenOff,
+        VmState::NotOurs { state } => match state.as_deref() {
+            None => RunState::NotOurs,
+            Some("asleep") => RunState::Asleep,
+            Some("paused") => RunState::Paused { by_fleet: false },
+            Some("starting") => RunState::Starting,
+            Some("stopped") => RunState::Stopped,
+            Some(_) => RunState::Unreadable,
+        },
+        VmState::Unknown(_) => RunState::Unreadable,
+    }
+}

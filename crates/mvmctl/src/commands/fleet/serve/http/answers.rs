@@ -1,0 +1,252 @@
+//! Paths, and what they answer.
+
+use super::super::inputs::{Inputs, Query, Reply};
+use http_body_util::Full;
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::header::{
+    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, WWW_AUTHENTICATE,
+};
+use hyper::{Method, Request, Response, StatusCode};
+use mvm_fleet::body::service_discovery;
+use mvm_fleet::metrics::Format;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use subtle::ConstantTimeEq as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// How many expositions may be held until they are sent: each may have some twenty megabytes.
+const MAX_EXPOSITIONS: usize = 2;
+
+/// How long a scrape waits for its turn: as long as Prometheus waits for a scrape by default.
+const TURN_WITHIN: Duration = Duration::from_secs(10);
+
+/// The paths, for those who ask for another.
+const PATHS: &str = "/metrics, /sd, /v1/fleet, /v1/pools/NAME, /v1/plan, /healthz and /readyz";
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// What is answered with.
+#[derive(Debug)]
+pub(super) struct Answers {
+    pub(super) inputs: Inputs,
+    /// Where this exporter is reached, if that is not where it was asked.
+    pub(super) advertise: Option<String>,
+    /// Where it listens.
+    pub(super) address: String,
+    pub(super) host: String,
+    pub(super) labels: BTreeMap<String, String>,
+    /// Who asks has to show it, but for health.
+    pub(super) token: RwLock<Option<Arc<str>>>,
+    pub(super) expositions: Arc<Semaphore>,
+}
+
+impl Answers {
+    pub(super) fn expositions() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(MAX_EXPOSITIONS))
+    }
+}
+
+/// A body, and the right to hold it.
+#[derive(Debug)]
+pub(super) struct Held {
+    body: Full<Bytes>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Body for Held {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Why there is no other answer, and what to do.
+#[derive(Debug, Serialize)]
+struct Refusal<'a> {
+    error: &'a str,
+    hint: &'a str,
+}
+
+/// Answers one request.
+pub(super) async fn answer<B>(answers: &Answers, request: &Request<B>) -> Response<Held> {
+    let path = request.uri().path();
+    let is_health = matches!(path, "/healthz" | "/readyz");
+    if !is_health && !answers.may_ask(request) {
+        let mut refused = refuse(
+            StatusCode::UNAUTHORIZED,
+            "this asks for a bearer token",
+            "send `Authorization: Bearer TOKEN` with the content of the server's --bearer-token-file",
+        );
+        let bearer = HeaderValue::from_static("Bearer");
+        refused.headers_mut().insert(WWW_AUTHENTICATE, bearer);
+        return refused;
+    }
+    let is_path = is_health
+        || matches!(path, "/metrics" | "/sd" | "/v1/fleet" | "/v1/plan")
+        || path
+            .strip_prefix("/v1/pools/")
+            .is_some_and(|pool| !pool.contains('/'));
+    if !is_path {
+        let hint = format!("there are {PATHS}");
+        return refuse(StatusCode::NOT_FOUND, "there is no such path", &hint);
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut refused = refuse(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "this is only read",
+            "ask with GET; VMs are steered by the policy and by `mvmctl vm`",
+        );
+        let allowed = HeaderValue::from_static("GET, HEAD");
+        refused.headers_mut().insert(ALLOW, allowed);
+        return refused;
+    }
+    match path {
+        "/healthz" => respond(StatusCode::OK, TEXT, "ok\n".into(), None),
+        "/readyz" => answers.ask(Query::IsComplete, TEXT).await,
+        "/metrics" => answers.metrics(request).await,
+        "/sd" => answers.service_discovery(request),
+        "/v1/fleet" => answers.ask(Query::Fleet, JSON).await,
+        "/v1/plan" => answers.ask(Query::Plan, JSON).await,
+        _ => answers.pool(path).await,
+    }
+}
+
+impl Answers {
+    fn may_ask<B>(&self, request: &Request<B>) -> bool {
+        let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(token) = &*token else { return true };
+        let shown = request.headers().get(AUTHORIZATION);
+        let shown = shown.and_then(|shown| shown.as_bytes().split_at_checked(b"Bearer ".len()));
+        shown.is_some_and(|(scheme, shown)| {
+            scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(token.as_bytes().ct_eq(shown))
+        })
+    }
+
+    async fn ask(&self, query: Query, content_type: &'static str) -> Response<Held> {
+        match self.inputs.ask(query).await {
+            Some(Reply::Text(text)) => respond(StatusCode::OK, content_type, text, None),
+            Some(Reply::Incomplete(text)) => {
+                respond(StatusCode::SERVICE_UNAVAILABLE, content_type, text, None)
+            }
+            Some(Reply::NoSuchPool { pools }) => {
+                let hint = match pools.as_slice() {
+                    [] => "there is no VM, and no policy that names a pool".to_owned(),
+                    // A list that people can read.
+                    some => format!("there are {}", some.get(..20).unwrap_or(some).join(", ")),
+                };
+                refuse(StatusCode::NOT_FOUND, "there is no such pool", &hint)
+            }
+            None => ending(),
+        }
+    }
+
+    async fn pool(&self, path: &str) -> Response<Held> {
+        // What has to be escaped is no pool's name.
+        let name = path.strip_prefix("/v1/pools/").unwrap_or_default();
+        self.ask(Query::Pool(name.to_owned()), JSON).await
+    }
+
+    async fn metrics<B>(&self, request: &Request<B>) -> Response<Held> {
+        let turn = Arc::clone(&self.expositions).acquire_owned();
+        let Ok(Ok(permit)) = timeout(TURN_WITHIN, turn).await else {
+            return refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "others are being sent the metrics, and take their time",
+                "scrape less often, or from fewer places",
+            );
+        };
+        let accept = request.headers().get_all(ACCEPT).iter();
+        let accept: Vec<&str> = accept.filter_map(|one| one.to_str().ok()).collect();
+        let format = Format::accepted(&accept.join(","));
+        match self.inputs.ask(Query::Metrics(format)).await {
+            Some(Reply::Text(text)) => {
+                respond(StatusCode::OK, format.content_type(), text, Some(permit))
+            }
+            _ => ending(),
+        }
+    }
+
+    fn service_discovery<B>(&self, request: &Request<B>) -> Response<Held> {
+        let asked = request
+            .headers()
+            .get(HOST)
+            .and_then(|host| host.to_str().ok());
+        let asked = asked.filter(|host| is_authority(host));
+        let address = self.advertise.as_deref().or(asked).unwrap_or(&self.address);
+        let targets = service_discovery(address, &self.host, &self.labels);
+        let text = serde_json::to_string(&targets).unwrap_or_else(|_| "[]".into());
+        respond(StatusCode::OK, JSON, text, None)
+    }
+}
+
+/// Whether a header `Host` is one that can be dialled: with a port, as who asked here dialled one.
+fn is_authority(host: &str) -> bool {
+    let authority: Result<hyper::http::uri::Authority, _> = host.parse();
+    authority.is_ok_and(|authority| authority.port().is_some() && !authority.as_str().contains('@'))
+}
+
+fn ending() -> Response<Held> {
+    refuse(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "this program is ending",
+        "ask again when it has been started anew",
+    )
+}
+
+fn refuse(status: StatusCode, error: &str, hint: &str) -> Response<Held> {
+    let mut text = serde_json::to_string(&Refusal { error, hint }).unwrap_or_default();
+    text.push('\n');
+    respond(status, JSON, text, None)
+}
+
+fn respond(
+    status: StatusCode,
+    content_type: &'static str,
+    text: String,
+    permit: Option<OwnedSemaphorePermit>,
+) -> Response<Held> {
+    let mut response = Response::new(Held {
+        body: Full::new(text.into()),
+        _permit: permit,
+    });
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // A number from before is a wrong one.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_can_be_dialled() {
+        for host in ["10.0.0.7:9152", "host-1:9152", "[::1]:9152"] {
+            assert!(is_authority(host), "{host}");
+        }
+        for host in ["", "host", "a b:1", "user@host:1", "host:99999"] {
+            assert!(!is_authority(host), "{host}");
+        }
+    }
+}

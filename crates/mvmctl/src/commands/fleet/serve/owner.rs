@@ -1,0 +1,462 @@
+//! The one task that owns the view, the policy and what is under way.
+
+use super::demand::Demand;
+use super::hand::{HalfDone, Hand, Task};
+use super::inputs::{Input, Inputs, Query, Reply};
+use super::watching::{Dialling, Watches};
+use super::{clock, folders, process};
+use crate::commands::fleet::told::Told;
+use crate::report::Failure;
+use crate::ui::Ui;
+use mvm_client::{Deadlines, Dialer};
+use mvm_fleet::actions::Ended;
+use mvm_fleet::metrics::{Exposition, Format};
+use mvm_fleet::policy::{Plan, UnderWay};
+use mvm_fleet::{
+    ActionKind, ActionLog, Effect, Facts, FailedAction, Now, Outcome, Policy, RegistryEvent,
+    RunState, View, body, decide,
+};
+use mvm_registry::Inventory;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, sleep_until};
+
+/// How often the clocks are looked at where nothing else asks for that: a host that was suspended shows
+/// what was true before no longer than this.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How often is decided at most, where no connection waits.
+const DECIDE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often guests say that they are there to whoever looks at them once.
+const ONCE_HEARTBEAT: Duration = Duration::from_millis(250);
+
+/// How long a VM may be without a word on it until it counts as failed, whatever its watch says: that
+/// ends each try by deadlines of its own, but thousands are dialled some at a time, and one whose turn
+/// has not come has not failed.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How many inputs are taken before deadlines are looked at.
+const AT_ONCE: usize = 256;
+
+/// What the owner works with.
+#[derive(Debug)]
+pub(in crate::commands::fleet) struct Settings {
+    /// Whether each VM has its series.
+    pub(in crate::commands::fleet) per_vm: bool,
+    pub(in crate::commands::fleet) inventory: Inventory,
+    pub(in crate::commands::fleet) dialer: Dialer,
+    pub(in crate::commands::fleet) deadlines: Deadlines,
+    /// How many VMs are dialled at once.
+    pub(in crate::commands::fleet) parallel: usize,
+}
+
+/// Owns all that changes.
+pub(in crate::commands::fleet) struct Owner {
+    view: View,
+    policy: Arc<Policy>,
+    facts: Facts,
+    log: ActionLog,
+    /// None where no policy was asked for: then nothing is done.
+    hand: Option<Hand>,
+    watches: Watches,
+    demand: Demand,
+    inventory: Inventory,
+    per_vm: bool,
+    /// The view's revision at the last decision.
+    decided: Option<u64>,
+    decided_at: Option<Instant>,
+    /// When time alone may have changed the plan.
+    look_again: Option<Instant>,
+    /// Something beside the view has changed on which decisions depend.
+    is_stale: bool,
+    /// A connection has begun to wait.
+    is_urgent: bool,
+    was_ready: bool,
+    /// How long the last exposition was, for the next one's room.
+    last_length: usize,
+}
+
+impl Owner {
+    pub(in crate::commands::fleet) fn new(
+        settings: Settings,
+        policy: Policy,
+        inputs: Inputs,
+    ) -> Self {
+        let heartbeat = policy.heartbeat();
+        let watches = Watches::new(Dialling {
+            inventory: settings.inventory.clone(),
+            dialer: settings.dialer,
+            deadlines: settings.deadlines,
+            inspect: settings.per_vm,
+            at_once: Semaphore::new(settings.parallel),
+            heartbeat: AtomicU64::new(0),
+            watched: AtomicU64::new(0),
+            inputs,
+        });
+        watches.set_heartbeat(heartbeat);
+        Self {
+            view: View::new(mvm_fleet::Settings {
+                answer_deadline: ANSWER_DEADLINE,
+                ..mvm_fleet::Settings::default()
+            }),
+            policy: Arc::new(policy),
+            facts: Facts::default(),
+            log: ActionLog::default(),
+            hand: None,
+            watches,
+            demand: Demand::default(),
+            inventory: settings.inventory,
+            per_vm: settings.per_vm,
+            decided: None,
+            decided_at: None,
+            look_again: None,
+            is_stale: true,
+            is_urgent: false,
+            was_ready: false,
+            last_length: 0,
+        }
+    }
+
+    /// Gives it what acts, and has that bring to its end what one that was killed has left half done,
+    /// before anything else is done to those VMs.
+    pub(super) fn set_hand(&mut self, hand: Hand, half_done: Vec<HalfDone>) {
+        for one in half_done {
+            let Some(pool) = self.policy.pool(&one.pool).cloned() else {
+                continue;
+            };
+            let under_way = UnderWay {
+                kind: one.what.kind(),
+                pool: one.pool.clone(),
+            };
+            self.facts.under_way.insert(one.vm.to_string(), under_way);
+            hand.mend(one, pool);
+        }
+        self.hand = Some(hand);
+    }
+
+    pub(in crate::commands::fleet) fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// Takes inputs until there are none.
+    pub(in crate::commands::fleet) async fn run(
+        &mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        ui: &Ui,
+    ) -> Result<(), Failure> {
+        loop {
+            let next = self.next_look();
+            tokio::select! {
+                input = inputs.recv() => {
+                    let Some(input) = input else { return Ok(()) };
+                    self.take(input, ui);
+                    for _ in 0..AT_ONCE {
+                        let Ok(input) = inputs.try_recv() else { break };
+                        self.take(input, ui);
+                    }
+                }
+                () = sleep_until(next) => {}
+            }
+            let now = clock::now();
+            self.tick(&now);
+            self.is_stale |= self.demand.follow(&self.view, &mut self.facts, &now);
+            self.decide_if_due(&now);
+            self.tell_readiness();
+        }
+    }
+
+    /// Takes inputs until the view is complete, and idle guests have told for how long they are idle.
+    pub(in crate::commands::fleet) async fn run_once(
+        &mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        ui: &Ui,
+    ) -> Result<(), Failure> {
+        self.watches.set_heartbeat(ONCE_HEARTBEAT);
+        let mut settled: Option<Instant> = None;
+        loop {
+            let until = settled.unwrap_or_else(|| self.next_look());
+            tokio::select! {
+                input = inputs.recv() => {
+                    let Some(input) = input else { return Ok(()) };
+                    self.take(input, ui);
+                }
+                () = sleep_until(until) => {}
+            }
+            self.tick(&clock::now());
+            if !self.view.is_complete() {
+                settled = None;
+            } else if settled.is_some_and(|settled| settled <= Instant::now()) {
+                return Ok(());
+            } else if settled.is_none() {
+                settled = Some(Instant::now() + 2 * ONCE_HEARTBEAT);
+            }
+        }
+    }
+
+    /// What is to be done now.
+    pub(in crate::commands::fleet) fn plan(&self) -> Told {
+        Told::of(&decide(
+            &self.view,
+            &self.policy,
+            &self.facts,
+            &clock::now(),
+        ))
+    }
+
+    /// What `/v1/fleet` answers.
+    pub(in crate::commands::fleet) fn fleet(&self) -> String {
+        json(&body::fleet(&self.view, &self.policy, &self.log))
+    }
+
+    /// When there is something to do without an input.
+    fn next_look(&self) -> Instant {
+        let now = Instant::now();
+        let mut next = now + LOOK_EVERY;
+        if let Some(deadline) = self.view.deadline() {
+            next = next.min(now + deadline.saturating_sub(clock::now().boottime));
+        }
+        if let Some(due) = self.decision_due() {
+            next = next.min(due);
+        }
+        next
+    }
+
+    fn tick(&mut self, now: &Now) {
+        let effects = self.view.tick(now);
+        self.obey(effects);
+    }
+
+    fn obey(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Watch { name, ticket } => self.watches.watch(name, ticket),
+                Effect::Unwatch { ticket } => self.watches.unwatch(ticket),
+                Effect::Ask { ticket } => self.watches.ask(ticket),
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input, ui: &Ui) {
+        let now = clock::now();
+        match input {
+            Input::Registry(event) => {
+                let effects = self.view.registry(event, &now);
+                self.obey(effects);
+            }
+            Input::Agent(ticket, heard) => {
+                let effects = self.view.agent(ticket, heard.event(), &now);
+                self.obey(effects);
+            }
+            Input::PausedByOthers(name) => self.paused_by_others(name, &now),
+            Input::Look(name) => self.look(&name, &now),
+            Input::Ended(ended) => self.ended(ended, ui, &now),
+            Input::Connection(pool, answer) => {
+                self.demand.add(pool, answer);
+                self.is_urgent = true;
+            }
+            Input::Policy(policy) => {
+                self.watches.set_heartbeat(policy.heartbeat());
+                self.policy = Arc::new(policy);
+                self.is_stale = true;
+            }
+            Input::Query(query, answer) => {
+                self.tick(&now);
+                let reply = self.reply(&query, &now);
+                // Whoever has gone meanwhile needs none.
+                let _ = answer.send(reply);
+            }
+        }
+    }
+
+    /// Looks at a VM's folder now.
+    fn look(&mut self, name: &str, now: &Now) {
+        let event = match folders::look(self.inventory.home(), name) {
+            Some(registered) => RegistryEvent::Changed(registered),
+            // One that `discover` found is looked for by those who follow the folders.
+            None if self.is_stranger(name) => return,
+            None => RegistryEvent::Gone {
+                name: name.to_owned(),
+            },
+        };
+        let effects = self.view.registry(event, now);
+        self.obey(effects);
+    }
+
+    fn is_stranger(&self, name: &str) -> bool {
+        let vm = self.view.vm(name);
+        vm.is_some_and(|vm| vm.run_state() == RunState::NotOurs)
+    }
+
+    fn paused_by_others(&mut self, name: Arc<str>, now: &Now) {
+        if let Some(mut registered) = folders::look(self.inventory.home(), &name)
+            && registered.run_state == RunState::Running
+        {
+            registered.run_state = RunState::Paused { by_fleet: false };
+            let effects = self.view.registry(RegistryEvent::Changed(registered), now);
+            self.obey(effects);
+            self.watches.until_resumed(name);
+        }
+    }
+
+    fn ended(&mut self, ended: Ended, ui: &Ui, now: &Now) {
+        let problem = ended
+            .problem
+            .as_deref()
+            .map(|problem| format!(": {problem}"));
+        ui.note(&format!(
+            "{} {} ({}): {}{}",
+            ended.action,
+            ended.vm,
+            ended.reason,
+            ended.outcome.as_str(),
+            problem.unwrap_or_default()
+        ));
+        if ended.action == ActionKind::Clone {
+            self.clone_ended(&ended);
+        }
+        // What became of it is to be known before it may be acted on again.
+        self.look(&ended.vm, now);
+        self.facts.under_way.remove(&*ended.vm);
+        let is_up = matches!(
+            ended.action,
+            ActionKind::Wake | ActionKind::Resume | ActionKind::Clone
+        );
+        if is_up && ended.outcome == Outcome::Ok {
+            self.demand.came_up(&ended.pool, &ended.vm);
+        }
+        self.log.ended(ended);
+        self.is_stale = true;
+    }
+
+    fn clone_ended(&mut self, ended: &Ended) {
+        let failed = &mut self.facts.failed_clones;
+        match ended.outcome {
+            Outcome::Failed => {
+                let times = failed.get(&*ended.pool).map_or(0, |failed| failed.times);
+                let last = FailedAction {
+                    action: ActionKind::Clone,
+                    at: ended.at,
+                    times: times.saturating_add(1),
+                };
+                failed.insert(ended.pool.to_string(), last);
+            }
+            Outcome::Ok => {
+                failed.remove(&*ended.pool);
+            }
+            Outcome::Skipped => {}
+        }
+    }
+
+    /// When is to be decided next; none before something changes.
+    fn decision_due(&self) -> Option<Instant> {
+        self.hand.as_ref()?;
+        let now = Instant::now();
+        if self.is_urgent {
+            return Some(now);
+        }
+        let has_changed = self.is_stale || self.decided != Some(self.view.revision());
+        let changed = has_changed.then_some(now);
+        let due = [changed, self.look_again].into_iter().flatten().min()?;
+        Some(
+            self.decided_at
+                .map_or(due, |last| due.max(last + DECIDE_EVERY)),
+        )
+    }
+
+    fn decide_if_due(&mut self, now: &Now) {
+        if self.decision_due().is_none_or(|due| due > Instant::now()) {
+            return;
+        }
+        let plan = decide(&self.view, &self.policy, &self.facts, now);
+        let at = Instant::now();
+        self.decided = Some(self.view.revision());
+        self.decided_at = Some(at);
+        self.look_again = plan.look_again_after.map(|after| at + after);
+        self.is_stale = false;
+        self.is_urgent = false;
+        self.begin(plan);
+    }
+
+    fn begin(&mut self, plan: Plan) {
+        let Some(hand) = &self.hand else { return };
+        for action in plan.actions {
+            if !Hand::has_room(&self.facts.under_way, action.kind) {
+                // The next end asks for a decision.
+                continue;
+            }
+            let Some(pool) = self.policy.pool(&action.pool) else {
+                continue;
+            };
+            let under_way = UnderWay {
+                kind: action.kind,
+                pool: action.pool.to_string(),
+            };
+            self.facts
+                .under_way
+                .insert(action.vm.to_string(), under_way);
+            let pool = pool.clone();
+            hand.begin(Task { action, pool });
+        }
+    }
+
+    /// Tells systemd when the view is complete for the first time.
+    fn tell_readiness(&mut self) {
+        if !self.was_ready && self.view.is_complete() {
+            self.was_ready = true;
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        }
+    }
+
+    fn reply(&mut self, query: &Query, now: &Now) -> Reply {
+        match query {
+            Query::Metrics(format) => Reply::Text(self.metrics(*format, now)),
+            Query::IsComplete if self.view.is_complete() => Reply::Text("complete\n".into()),
+            Query::IsComplete => Reply::Incomplete(
+                "not every VM has answered or failed yet: ask again in some seconds\n".into(),
+            ),
+            Query::Fleet => whole(self.view.is_complete(), self.fleet()),
+            Query::Pool(name) => match body::pool(&self.view, &self.policy, name) {
+                Some(body) => whole(body.numbers.complete, json(&body)),
+                None => Reply::NoSuchPool {
+                    pools: self.view.pools().map(|(name, _)| name.to_owned()).collect(),
+                },
+            },
+            Query::Plan => whole(self.view.is_complete(), json(&self.plan())),
+        }
+    }
+
+    fn metrics(&mut self, format: Format, now: &Now) -> String {
+        let process = process::figures();
+        let mut text = String::with_capacity(self.last_length + self.last_length / 16);
+        let exposition = Exposition {
+            view: &self.view,
+            policy: &self.policy,
+            facts: &self.facts,
+            log: &self.log,
+            now,
+            process: process.as_ref(),
+            per_vm: self.per_vm,
+        };
+        exposition.render(format, &mut text);
+        self.last_length = text.len();
+        text
+    }
+}
+
+fn whole(is_complete: bool, text: String) -> Reply {
+    if is_complete {
+        Reply::Text(text)
+    } else {
+        Reply::Incomplete(text)
+    }
+}
+
+/// What has strings and numbers alone: JSON has a form for all of them.
+fn json(body: &impl serde::Serialize) -> String {
+    let mut text = serde_json::to_string(body).unwrap_or_default();
+    text.push('\n');
+    text
+}

@@ -1,0 +1,15 @@
+//! `mvmctl fleet …` as a program, against the agents of a fleet in this process.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod answers;
+mod descriptors;
+mod once;
+mod scalers;
+mod server;
+mod tls;

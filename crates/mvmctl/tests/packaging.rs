@@ -1,0 +1,145 @@
+//! What is shipped for other programs, read by those: units by systemd, rules by promtool. And the
+//! examples of docs/autoscaling.md: they are YAML, and the series that they ask for are there.
+
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+use granit_parser::{Event, Parser};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A program that runs here, if it is there.
+fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())
+}
+
+#[test]
+fn systemd_takes_the_units() {
+    let Some(verify) = program("systemd-analyze") else {
+        eprintln!("systemd-analyze is not there: the units are not verified");
+        return;
+    };
+    for unit in ["mvm@.service", "mvm-fleet.service"] {
+        let folder = tempfile::tempdir().unwrap();
+        let text = fs::read_to_string(root().join("packaging/systemd").join(unit)).unwrap();
+        let line = text.lines().find(|line| line.starts_with("ExecStart="));
+        let mut words = line.unwrap().trim_start_matches("ExecStart=").split(' ');
+        // A program that is not there is a fault to it.
+        let own = env!("CARGO_BIN_EXE_mvmctl");
+        let text = text.replace(words.next().unwrap(), own);
+        fs::write(folder.path().join(unit), text).unwrap();
+        let verified = Command::new(&verify)
+            .args(["verify", "--man=no"])
+            .arg(folder.path().join(unit))
+            .output()
+            .unwrap();
+        let said = String::from_utf8(verified.stderr).unwrap();
+        // An unknown setting is a warning, which does not fail.
+        let about: Vec<_> = said.lines().filter(|line| line.contains(unit)).collect();
+        assert!(verified.status.success() && about.is_empty(), "{said}");
+        // And the program takes the options, as far as it knows the command.
+        let options: Vec<_> = words
+            .map(|word| match word {
+                "%i" => "web",
+                "${MVM_ON_TERM}" => "sleep",
+                "${MVM_NOTIFY}" => "healthy",
+                word => word,
+            })
+            .filter(|word| *word != "$MVM_RUN")
+            .collect();
+        if options.first() == Some(&"vm") {
+            let mut help = Command::new(own);
+            let help = help
+                .args(options)
+                .arg("--help")
+                .stdout(Stdio::null())
+                .status();
+            assert!(help.unwrap().success(), "{text}", text = line.unwrap());
+        }
+    }
+}
+
+#[test]
+fn promtool_takes_the_rules_and_they_say_what_their_tests_say() {
+    let Some(promtool) = std::env::var_os("MVM_TEST_PROMTOOL")
+        .map(PathBuf::from)
+        .or_else(|| program("promtool"))
+    else {
+        eprintln!("promtool is not there: the rules are not tested");
+        return;
+    };
+    for arguments in [
+        ["check", "rules", "mvm.rules.yml"],
+        ["test", "rules", "mvm.rules.test.yml"],
+    ] {
+        let run = Command::new(&promtool)
+            .args(arguments)
+            .current_dir(root().join("packaging/prometheus"))
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{run:?}");
+    }
+}
+
+/// The fenced blocks of that language.
+fn blocks(markdown: &str, language: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut inside: Option<String> = None;
+    for line in markdown.lines() {
+        match (&mut inside, line.strip_prefix("```")) {
+            (None, Some(begun)) if begun == language => inside = Some(String::new()),
+            (Some(_), Some("")) => blocks.extend(inside.take()),
+            (Some(block), _) => {
+                block.push_str(line);
+                block.push('\n');
+            }
+            _ => {}
+        }
+    }
+    blocks
+}
+
+#[test]
+fn the_examples_are_yaml_and_ask_for_series_that_there_are() {
+    let docs = fs::read_to_string(root().join("docs/autoscaling.md")).unwrap();
+    let examples = blocks(&docs, "yaml");
+    assert!(examples.len() >= 5, "{}", examples.len());
+    for example in &examples {
+        let mut mappings = 0;
+        for event in Parser::new_from_str(example) {
+            let (event, _) = event.unwrap_or_else(|error| panic!("{error}\n{example}"));
+            mappings += u32::from(matches!(event, Event::MappingStart(..)));
+        }
+        assert!(mappings > 0, "{example}");
+    }
+    let rules = fs::read_to_string(root().join("packaging/prometheus/mvm.rules.yml")).unwrap();
+    let recorded: Vec<_> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- record: "))
+        .collect();
+    let metrics = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let words = docs.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
+    let mut asked = 0;
+    for word in words.filter(|word| word.contains("mvm_fleet_")) {
+        let is_there = if word.contains(':') {
+            recorded.contains(&word)
+        } else {
+            metrics.contains(&format!("| `{word}` |"))
+        };
+        assert!(is_there, "nothing gives {word}");
+        asked += 1;
+    }
+    assert!(asked > 0);
+}
