@@ -115,7 +115,10 @@ fn table(context: &Context, body: &Body) -> Shown {
     if body.last_actions.is_empty() {
         return text;
     }
-    let mut table = Table::new(context.ui.looks(), &["AT", "ACTION", "NAME", "OUTCOME", "WHY"]);
+    let mut table = Table::new(
+        context.ui.looks(),
+        &["AT", "ACTION", "NAME", "OUTCOME", "WHY"],
+    );
     for one in &body.last_actions {
         let style = match one.outcome.as_str() {
             "ok" => Style::Good,

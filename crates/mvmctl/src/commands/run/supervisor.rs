@@ -1,7 +1,7 @@
 //! What this program was started by, if that wants to be told: sd_notify(3).
 
 use crate::render::text::cut;
-use mvm_protocol::visible::line;
+use mvm_protocol::visible;
 use sd_notify::NotifyState;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -93,7 +93,7 @@ impl Supervisor {
 
 /// One line: a newline would begin another assignment.
 fn line(status: &str) -> String {
-    cut(&line(status), MOST).into_owned()
+    cut(&visible::line(status), MOST).into_owned()
 }
 
 fn tell(what: &[NotifyState]) {

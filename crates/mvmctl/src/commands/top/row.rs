@@ -2,13 +2,13 @@
 
 use crate::render::shown::table::Style;
 use crate::render::text::cut;
-use mvm_protocol::visible::line as clean;
 use crate::render::words;
 use mvm_client::watch::{Applied, apply};
 use mvm_fleet::{RunState, State};
 use mvm_protocol::Lenient;
 use mvm_protocol::answer::Change;
 use mvm_protocol::status::{Health, Inspect, ProbeStatus, Status};
+use mvm_protocol::visible::line as clean;
 use serde::Serialize;
 use std::time::Duration;
 
