@@ -30,15 +30,17 @@ pub(super) fn run(arguments: &[String], version: &str) -> ! {
     let Some(socket) = socket.strip_prefix("path=") else {
         quit("the API socket has no path=");
     };
-    super::serve(
-        socket,
-        CloudHypervisor {
-            version: version.to_owned(),
-            state: State::Empty,
-            config: None,
-            guest: Guest::default(),
-        },
-    )
+    let vmm = CloudHypervisor {
+        version: version.to_owned(),
+        state: State::Empty,
+        config: None,
+        guest: Guest::default(),
+    };
+    if vmm.major() >= 53 {
+        // Which it leaves behind.
+        fs::write(format!("{socket}.lock"), "").unwrap_or_else(|e| quit(&e.to_string()));
+    }
+    super::serve(socket, vmm)
 }
 
 struct CloudHypervisor {
@@ -166,7 +168,16 @@ impl Vmm for CloudHypervisor {
                 );
             }
             ("GET", "vm.info") => return self.info(),
-            ("PUT", "vm.create") => self.create(request),
+            ("PUT", "vm.create") => match missing_field(request) {
+                Some(missing) => {
+                    let chain = json!(["Error from API", "Failed to deserialize", missing]);
+                    return Answer::refusal(400, chain.to_string());
+                }
+                None => self.create(request),
+            },
+            ("PUT", "vm.boot") if self.state == State::Empty && self.major() >= 53 => {
+                return Answer::refusal(404, "[\"Error from API\",\"VM is not created\"]");
+            }
             ("PUT", "vm.boot") => self.boot(),
             ("PUT", "vm.pause") => self.step(State::Running, State::Paused, "pause"),
             ("PUT", "vm.resume") => self.step(State::Paused, State::Running, "resume"),
@@ -191,7 +202,18 @@ impl Vmm for CloudHypervisor {
     }
 }
 
+/// What a configuration lacks. What it has too much of shows at the boot.
+fn missing_field(request: &Request) -> Option<String> {
+    let error = body::<VmConfig>(request).err()?;
+    error.starts_with("missing field").then_some(error)
+}
+
 impl CloudHypervisor {
+    fn major(&self) -> u32 {
+        let major = self.version.split('.').next().unwrap_or_default();
+        major.parse().unwrap_or(0)
+    }
+
     fn info(&self) -> Answer {
         let state = match self.state {
             State::Empty => return Answer::refusal(500, "[\"VM is not created\"]"),
@@ -219,7 +241,7 @@ impl CloudHypervisor {
         Ok(())
     }
 
-    /// JSON's syntax alone is checked here.
+    /// That nothing is missing is checked, and no more.
     fn create(&mut self, request: &Request) -> Result<(), String> {
         if self.state != State::Empty {
             return Err("VM is already created".into());
@@ -245,8 +267,7 @@ impl CloudHypervisor {
         if config.cpus.boot_vcpus == 0 || config.cpus.boot_vcpus > config.cpus.max_vcpus {
             return Err("Max number of vCPUs".into());
         }
-        let major = self.version.split('.').next().unwrap_or_default();
-        let knows_types = major.parse().is_ok_and(|major: u32| major >= 51);
+        let knows_types = self.major() >= 51;
         for disk in &config.disks {
             match disk.image_type {
                 Some(_) if !knows_types => return Err("unknown field `image_type`".into()),
