@@ -4,9 +4,9 @@ mod keeper;
 mod layout;
 
 pub(crate) use keeper::command as keeper;
-pub use keeper::run_if_called;
+pub use keeper::{ConsoleKeeper, run_if_called};
 pub use layout::DEFAULT_LIMIT_MIB;
-pub(crate) use layout::{LAST_LOG, LOG, Share, begin};
+pub(crate) use layout::{LAST_LOG, LOG, Share, begin, open};
 
 use layout::{identity, missing, place_of, said_at};
 use mvm_registry::{VmFolder, open_regular};

@@ -1,13 +1,14 @@
 //! The processes of a VM while it is being started: recorded as they come, ended again unless the
 //! start succeeds.
 
-use crate::console::{self, Share};
+use crate::console::{self, ConsoleKeeper, Share};
 use crate::deadline::Deadline;
 use crate::error::{Error, Logs};
 use crate::process::spawn_detached;
 use mvm_registry::{Alive, Record, Recorded, Role, VmFolder, boot_id};
 use std::fs::File;
-use std::io::{self, PipeWriter};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -48,11 +49,17 @@ pub struct VmProcesses {
     record: Record,
     members: Vec<(Alive, &'static str)>,
     logs: Vec<&'static str>,
+    /// Without one, consoles are written without a limit.
+    keeper: Option<ConsoleKeeper>,
     kept: bool,
 }
 
 impl VmProcesses {
-    pub(crate) fn new(folder: VmFolder, record: Record) -> Result<Self, Error> {
+    pub(crate) fn new(
+        folder: VmFolder,
+        record: Record,
+        keeper: Option<ConsoleKeeper>,
+    ) -> Result<Self, Error> {
         let processes = Self {
             folder,
             record: Record {
@@ -63,6 +70,7 @@ impl VmProcesses {
             },
             members: Vec::new(),
             logs: Vec::new(),
+            keeper,
             kept: false,
         };
         processes.folder.save(&processes.record)?;
@@ -77,6 +85,7 @@ impl VmProcesses {
             record,
             members: Vec::new(),
             logs: Vec::new(),
+            keeper: None,
             kept: true,
         }
     }
@@ -182,24 +191,29 @@ impl VmProcesses {
         )
     }
 
-    /// Starts what keeps the console, and gives the end of the pipe that it reads. It ends when nobody
-    /// has that end any more.
-    fn keep_console(&mut self) -> Result<PipeWriter, Error> {
+    /// Begins the console, and gives where to write it to: a pipe to what keeps it, which ends when
+    /// nobody has its other end any more.
+    fn keep_console(&mut self) -> Result<OwnedFd, Error> {
         let limit = self.record.console_limit_mib;
         let path = self.folder.console();
         let begun = console::begin(self.folder.path(), Share::of(limit));
         begun.map_err(Error::io("begin", &path))?;
+        let Some(keeper) = self.keeper else {
+            let opened = console::open(self.folder.path());
+            return Ok(opened.map_err(Error::io("open", &path))?.into());
+        };
         let (reader, writer) = io::pipe().map_err(Error::io("make a pipe to", &path))?;
         // What is printed at once waits there, and not in the guest. Without leave to, it is smaller.
         let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE);
         let streams = (reader.into(), Stdio::null(), Stdio::null());
+        let mut command = console::keeper(keeper, limit);
         self.start(
             Role::Console,
             "what keeps the console",
-            &mut console::keeper(limit),
+            &mut command,
             streams,
         )?;
-        Ok(writer)
+        Ok(writer.into())
     }
 
     fn create_log(&mut self, log: &'static str) -> Result<File, Error> {

@@ -12,7 +12,7 @@
 //! processes, so that nothing is lost if this program is killed. Each step holds the VM's lock. What a
 //! VM is at any moment, `mvm_registry::state` says.
 
-use crate::console::{self, Follow, LISTENING, Watch};
+use crate::console::{self, ConsoleKeeper, Follow, LISTENING, Watch};
 use crate::deadline::Deadline;
 use crate::driver::{self, Driver, Launch};
 use crate::error::{Error, Logs};
@@ -51,6 +51,8 @@ pub struct Spec {
     pub etc: Option<PathBuf>,
     /// How much of its consoles is kept, in MiB.
     pub console_limit_mib: Option<u32>,
+    /// What keeps them within that; without it there is no limit.
+    pub console_keeper: Option<ConsoleKeeper>,
     /// Labels that are put on those of the last start.
     pub labels: Vec<Label>,
     /// Whether the fleet is to leave it alone.
@@ -144,6 +146,7 @@ pub fn start(
             port: port.unwrap_or(mvm_protocol::PORT),
             ..record
         },
+        spec.console_keeper,
     )?;
     if let Err(error) = driver.launch(&launch, &mut processes) {
         drop(processes);

@@ -17,6 +17,7 @@
 //!
 //! What the guest is told, and when, is the caller's part: this crate does not speak with agents.
 
+use crate::console::ConsoleKeeper;
 use crate::deadline::Deadline;
 use crate::driver::{self, Driver, Restore};
 use crate::error::Error;
@@ -321,6 +322,8 @@ pub struct RestoreSpec {
     pub labels: Vec<Label>,
     /// Whether the fleet is to leave it alone.
     pub pinned: Option<bool>,
+    /// What keeps its console within its limit; without it there is none.
+    pub console_keeper: Option<ConsoleKeeper>,
 }
 
 /// Starts a VM from a snapshot. When it returns the VM runs, its guest still asleep, and may be
@@ -373,7 +376,7 @@ pub fn restore(
     let is_new = last.is_none() && !folder.path().exists();
     folder.create()?;
     remove_sockets(&folder)?;
-    let mut processes = VmProcesses::new(folder.clone(), record)?;
+    let mut processes = VmProcesses::new(folder.clone(), record, spec.console_keeper)?;
     let started = driver.restore(
         &Restore {
             snapshot,

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use termination::Termination;
 
 fn main() -> ExitCode {
-    mvm_vmm::console::run_if_called();
+    let console_keeper = mvm_vmm::console::run_if_called();
     if handshakes::is_helper() {
         handshakes::finish();
         return ExitCode::SUCCESS;
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let context = commands::Context::new(ui, cli.global, dialer, termination);
+    let context = commands::Context::new(ui, cli.global, dialer, termination, console_keeper);
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -29,12 +29,18 @@ const NAME: &str = "mvm-console";
 /// How much is read at once, in bytes.
 const PIECE: usize = 64 * 1024;
 
-/// Runs as the keeper of a console and ends, if it was started as one. A program that starts VMs
-/// begins with this: it is started once more for each.
-pub fn run_if_called() {
+/// That this program keeps consoles when it is called for that: see [`run_if_called`], which alone gives
+/// it.
+#[derive(Debug, Clone, Copy)]
+pub struct ConsoleKeeper(());
+
+/// Runs as the keeper of a console and ends, if it was started as one. A program that starts VMs, and
+/// wants their consoles to be kept within a limit, begins with this: it is started once more for each.
+#[must_use]
+pub fn run_if_called() -> ConsoleKeeper {
     let mut arguments = std::env::args_os();
     if arguments.next() != Some(OsString::from(NAME)) {
-        return;
+        return ConsoleKeeper(());
     }
     let limit = arguments.next().and_then(|mib| mib.into_string().ok());
     let limit = limit.and_then(|mib| mib.parse().ok());
@@ -49,7 +55,7 @@ pub fn run_if_called() {
 }
 
 /// That very program, to be started in the VM's folder with what it reads as its standard input.
-pub(crate) fn command(limit_mib: Option<u32>) -> Command {
+pub(crate) fn command(_: ConsoleKeeper, limit_mib: Option<u32>) -> Command {
     // Also if another has been installed in its place since.
     let mut command = Command::new("/proc/self/exe");
     command.arg0(NAME);

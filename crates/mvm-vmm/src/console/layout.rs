@@ -134,6 +134,13 @@ pub(crate) fn begin(folder: &Path, share: Share) -> io::Result<()> {
     create(folder, LOG).map(drop)
 }
 
+/// Opens a console that has been begun, for those that write it themselves.
+pub(crate) fn open(folder: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = flags | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(folder.join(LOG), flags, Mode::empty())?.into())
+}
+
 fn create(folder: &Path, name: &str) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;

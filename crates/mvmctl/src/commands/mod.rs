@@ -63,6 +63,7 @@ use crate::ui::Ui;
 use mvm_client::{Awaited, Deadlines, Dialer, Error, Session};
 use mvm_registry::{Error as RegistryError, Inventory, Unreachable};
 use mvm_vmm::Vmms;
+use mvm_vmm::console::ConsoleKeeper;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -151,13 +152,21 @@ pub(crate) struct Context {
     pub(crate) parallel: usize,
     /// Who dials: what it has begun is finished, whatever ends this program.
     pub(crate) dialer: Dialer,
+    /// That this program keeps the consoles of the VMs that it starts.
+    pub(crate) console_keeper: ConsoleKeeper,
     termination: Termination,
     config: Option<PathBuf>,
 }
 
 impl Context {
     /// From the options that every command takes.
-    pub(crate) fn new(ui: Ui, global: Global, dialer: Dialer, termination: Termination) -> Self {
+    pub(crate) fn new(
+        ui: Ui,
+        global: Global,
+        dialer: Dialer,
+        termination: Termination,
+        console_keeper: ConsoleKeeper,
+    ) -> Self {
         Self {
             ui,
             format: global.format(),
@@ -165,6 +174,7 @@ impl Context {
             parallel: global.parallel.get().min(Semaphore::MAX_PERMITS),
             dialer,
             termination,
+            console_keeper,
             config: global.config,
         }
     }

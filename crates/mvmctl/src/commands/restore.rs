@@ -108,6 +108,7 @@ impl Args {
             clone,
             pinned: self.marks.pinned(),
             labels: self.marks.labels,
+            console_keeper: Some(context.console_keeper),
         };
         let restored = blocking(move || {
             let snapshot = Snapshot::open_verified(&home, &folder, verify)?;

@@ -135,6 +135,7 @@ impl Args {
             cpus: self.cpus,
             memory_mib: self.memory,
             console_limit_mib: self.console_limit,
+            console_keeper: Some(context.console_keeper),
             agent: self.agent,
             etc: self.etc,
             pinned: self.marks.pinned(),
