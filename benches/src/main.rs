@@ -14,6 +14,7 @@ mod guest;
 mod idle;
 mod output;
 mod ping;
+mod serve;
 mod start;
 
 use std::error::Error;
@@ -31,11 +32,17 @@ fn main() -> ExitCode {
         [bare::SPAWN, seconds, a_second] => bare::spawn(seconds, a_second),
         [bare::WRITE, bytes] => bare::write(bytes),
         [bare::RELAY, bytes] => bare::relay(bytes),
+        [serve::AGENTS, home, ref groups @ ..] => serve::agents(home, groups),
         ["--fleet"] => measure_fleet(),
+        ["--serve", mvmctl] => measure_serve(Path::new(mvmctl), SERVED),
+        ["--serve", mvmctl, vms] => vms
+            .parse()
+            .map_err(Into::into)
+            .and_then(|vms| measure_serve(Path::new(mvmctl), vms)),
         ["--dev", dev, mvmctl] => measure_dev(Path::new(dev), Path::new(mvmctl)),
         [agent, dev, mvmctl] => measure(Path::new(agent), Path::new(dev), Path::new(mvmctl)),
         _ => Err(
-            "usage: mvm-benches AGENT DEV-AGENT MVMCTL, or --dev DEV-AGENT MVMCTL, or --fleet (or `cargo xtask bench`, which builds them)".into(),
+            "usage: mvm-benches AGENT DEV-AGENT MVMCTL, or --dev DEV-AGENT MVMCTL, or --fleet, or --serve MVMCTL [VMS] (or `cargo xtask bench`, which builds them)".into(),
         ),
     };
     match done {
@@ -108,6 +115,7 @@ fn measure(agent: &Path, dev: &Path, mvmctl: &Path) -> Result<()> {
 
     measure_dev(dev, mvmctl)?;
     measure_fleet()?;
+    measure_serve(mvmctl, SERVED)?;
 
     let idle = idle::measure(agent)?;
     let kb = |bytes: u64| format!("{} KB", bytes / 1000);
@@ -210,6 +218,71 @@ fn measure_fleet() -> Result<()> {
     ] {
         row(what, &figure, "", "", goal);
     }
+    Ok(())
+}
+
+/// How many guests are served.
+const SERVED: usize = 10_000;
+
+/// What serves a fleet, over fake guests.
+fn measure_serve(mvmctl: &Path, vms: usize) -> Result<()> {
+    let figures = serve::measure(mvmctl, vms)?;
+    let row = |what: &str, figure: String, goal: &str| {
+        row(
+            &format!("{vms} guests, 1 % dead, 1 % stalled: {what}"),
+            &figure,
+            "",
+            "",
+            goal,
+        );
+    };
+    row(
+        "`fleet serve` until its view is complete",
+        format!("{:.1} s", figures.complete_s),
+        "",
+    );
+    row(
+        "its CPU while nothing changes",
+        format!("{:.2} % of a core", figures.quiet_percent),
+        "below 1 %",
+    );
+    row(
+        "its resident memory",
+        format!("{:.0} MB", figures.rss_mb),
+        "at most 120 MB",
+    );
+    row(
+        "the same with `--no-per-vm`",
+        format!("{:.0} MB", figures.rss_no_per_vm_mb),
+        "",
+    );
+    row(
+        &format!("`/metrics` of {:.1} MB, p50", figures.metrics_mb),
+        format!("{:.0} ms", figures.metrics_p50_ms),
+        "at most 100 ms",
+    );
+    row(
+        "`/v1/pools/NAME`, p50",
+        format!("{:.1} ms", figures.pool_p50_ms),
+        "",
+    );
+    row(
+        "descriptors left after a tenth as many came and went",
+        figures.left_behind.to_string(),
+        "0",
+    );
+    row("`vm status`", format!("{:.1} s", figures.status_bad_s), "");
+    row(
+        "`vm status` with 256 descriptors",
+        format!("{:.1} s", figures.status_limited_s),
+        "",
+    );
+    println!(
+        "| {vms} guests that all answer: `vm status`, to a bare client | {:.2} s | {:.2} s | {:.2} | at most 1.3 |",
+        figures.status_s,
+        figures.bare_s,
+        figures.status_s / figures.bare_s
+    );
     Ok(())
 }
 
