@@ -111,7 +111,7 @@ fn a_vsock_address_of_the_kernels() {
     };
 
     // The service that runs a test's scripts.
-    let mut connect = exec("vm connect --stdio vsock:4 60")
+    let mut connect = exec("vm connect --stdio vsock:3 60")
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
@@ -126,8 +126,8 @@ fn a_vsock_address_of_the_kernels() {
 
     // The agent takes its host alone, and a port has to have somebody who listens.
     for (script, said) in [
-        ("vm ping vsock:4", "closed the connection before the answer"),
-        ("vm connect --stdio vsock:4 61", "nobody listens on port 61"),
+        ("vm ping vsock:3", "closed the connection before the answer"),
+        ("vm connect --stdio vsock:3 61", "nobody listens on port 61"),
     ] {
         let Run { code, stderr, .. } = exec(script).output().unwrap().into();
         assert_eq!(code, Some(3), "{stderr}");

@@ -136,7 +136,10 @@ impl Job<'_> {
         let job = Restoration {
             snapshot: snapshot.clone(),
             verify: Verify::Once,
-            spec: RestoreSpec::default(),
+            spec: RestoreSpec {
+                console_keeper: Some(self.context.console_keeper),
+                ..RestoreSpec::default()
+            },
             payload: None,
         };
         restore_vm(self.context, &self.action.vm, job, &self.cancelled).await?;
@@ -179,6 +182,7 @@ impl Job<'_> {
             verify: Verify::Once,
             spec: RestoreSpec {
                 clone: true,
+                console_keeper: Some(self.context.console_keeper),
                 ..RestoreSpec::default()
             },
             payload,
