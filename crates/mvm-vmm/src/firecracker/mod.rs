@@ -158,7 +158,7 @@ impl Driver for Firecracker {
         let api = VMM.in_folder(folder, None, deadline);
         match state(&api)? {
             InstanceState::Running => Ok(()),
-            _ => set(&api, VmState::Resumed, "let the VM run on"),
+            _ => resume(&api),
         }
     }
 
