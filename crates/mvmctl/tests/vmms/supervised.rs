@@ -423,6 +423,8 @@ pub(crate) fn what_others_do_to_it_in_order_is_no_failure(backend: &Backend) {
     let told = supervisor.told_within(4 * WATCHDOG);
     assert!(told.contains(&"WATCHDOG=1".to_owned()), "{told:?}");
     host.api("web", backend.resume, backend.resumed);
+    // Resumed so, Firecracker 1.16.1 cuts its guest off; this is what its user is told to do.
+    host.ok("vm wake web");
     host.ok("vm snapshot web --to t --stop");
     let (code, _, stderr) = supervisor.end();
     assert_eq!(code, Some(0), "{stderr}");
