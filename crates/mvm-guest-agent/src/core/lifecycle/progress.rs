@@ -142,8 +142,10 @@ fn begin_restoring(journal: &mut Journal, waking: &Waking, acts: &mut Vec<Act>) 
         journal.unannounced = journal.unannounced.saturating_add(1);
         acts.push(Act::Unannounced(by));
     }
+    // One that an agent before this one knew to be a clone stays one, though a retry does not say so again.
+    let was_clone = journal.restoring.as_ref().is_some_and(|it| it.clone);
     journal.restoring = Some(Restoring {
-        clone: waking.clone,
+        clone: waking.clone || was_clone,
         unannounced: !waking.restored,
     });
 }

@@ -134,9 +134,7 @@ impl Waking {
             WakeCause::Restored => {
                 self.hold = None;
                 self.cause = Cause::Restored;
-                // One that an agent before this one knew to be a clone stays one, though a retry does not
-                // say so again.
-                self.clone |= asked.wake.clone;
+                self.clone = asked.wake.clone;
                 self.restore(participants, frozen);
             }
             // A guest that was frozen and runs on has stood still as well: its clock is late by as

@@ -177,6 +177,13 @@ fn a_wake_that_meets_a_restarted_agent_personalizes_with_what_it_brings() {
         story.end(&ok());
     }
     let wake = story.wake(None, WakeCause::Restored);
+    story.end(&ok());
+    while story.doing != Some(Task::Personalize("a".into())) {
+        story.end(&ok());
+    }
+    // It does not say clone again, as a retry does not.
+    let restoring = story.it.journal().restoring;
+    assert!(restoring.is_some_and(|it| it.clone), "{restoring:?}");
     story.finish();
     assert_eq!(story.answer(wake), "awake: was not ready");
     assert_eq!(count(&story, &Task::Payload), 2, "{:?}", story.tasks);
