@@ -4,7 +4,7 @@ use crate::story::{Story, a_minute, name};
 use mvm_client::Watcher;
 use mvm_guest_tests::{SOON, eventually};
 use mvm_protocol::answer::Change;
-use mvm_protocol::status::{RestoreSign, Restored, WorkerState};
+use mvm_protocol::status::{RestoreSign, Restored};
 use mvm_vmm::suspend::{self, RestoreSpec};
 use std::fs;
 use std::time::Duration;
@@ -27,11 +27,11 @@ async fn a_restored_guest_that_nobody_wakes_notices_it() {
             "echo '{\"lease_secs\": 3600}' >/run/mvm/busy.d/work",
         )
         .await;
-    let busy = |change: &Change| match change {
-        Change::Worker { worker } if worker.state == WorkerState::Busy => Some(()),
+    let held = |change: &Change| match change {
+        Change::Worker { worker } if !worker.held_by.is_empty() => Some(()),
         _ => None,
     };
-    until(&mut watch, busy).await;
+    until(&mut watch, held).await;
     drop(watch);
     let snapshot = story.snapshot_by_hand();
 
