@@ -28,11 +28,6 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "crate::driver",
         "crate::firecracker",
     ),
-    (
-        "crates/mvmctl/src/main.rs",
-        "crate::commands::fleet::serve::http::listen",
-        "crate::commands::fleet::serve::http::door",
-    ),
     ("crates/mvm-vmm/src/lib.rs", "crate::driver", "crate::local"),
     ("crates/mvm-vmm/src/lib.rs", "crate::driver", "crate::qemu"),
     (

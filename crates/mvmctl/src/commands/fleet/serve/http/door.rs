@@ -1,17 +1,15 @@
-//! What is listened on, and by whom connections are served.
+//! By whom connections are served.
 
 use super::answers::Answers;
 use super::listen::{Listeners, token};
-use super::server::{Room, Stream, serve};
+use super::listener::Listener;
+use super::server::{Room, serve};
 use super::tls::Tls;
 use crate::commands::fleet::serve::inputs::Inputs;
 use crate::report::Failure;
-use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -98,34 +96,6 @@ impl Server {
         for room in &self.rooms {
             room.empty().await;
         }
-    }
-}
-
-/// A socket that is listened on.
-#[derive(Debug)]
-pub(super) enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Listener {
-    /// Its address, if it is one of a network.
-    pub(super) fn address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
-            Self::Unix(_) => None,
-        }
-    }
-
-    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
-        Ok(match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Box::new(stream)
-            }
-            Self::Unix(listener) => Box::new(listener.accept().await?.0),
-        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which addresses are listened on, and who may ask there.
 
-use super::door::Listener;
+use super::listener::Listener;
 use super::passed;
 use super::tls::Tls;
 use crate::report::Failure;

@@ -3,7 +3,8 @@
 //! ```text
 //! listen    which addresses, and who may ask there
 //! passed    systemd's sockets        tls    the certificate
-//! door      what is listened on, and by whom connections are served
+//! listener  a socket that is listened on
+//! door      by whom connections are served
 //! server    connections: how many, for how long
 //! guarded   a client that does not read is let go of
 //! answers   paths, and what they answer
@@ -13,6 +14,7 @@ mod answers;
 pub(super) mod door;
 mod guarded;
 pub(super) mod listen;
+mod listener;
 mod passed;
 mod server;
 mod tls;

@@ -1,6 +1,6 @@
 //! Sockets that a service manager has opened, and passed (`LISTEN_FDS`).
 
-use super::door::Listener;
+use super::listener::Listener;
 use crate::report::Failure;
 use rustix::net::AddressFamily;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain};
