@@ -48,6 +48,7 @@ struct Shared {
     ending: Mutex<bool>,
     ended: Condvar,
     accepted: AtomicUsize,
+    connected: AtomicUsize,
     open: Mutex<Vec<UnixStream>>,
     late: late::Late,
 }
@@ -108,6 +109,7 @@ fn accept(
         }
         let stream = stream.unwrap();
         let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
+        let connected = shared.connected.fetch_add(1, Ordering::SeqCst) + 1;
         shared
             .open
             .lock()
@@ -123,8 +125,10 @@ fn accept(
                     shared,
                     decoder: Decoder::default(),
                     number,
+                    connected,
                 };
                 behaviour(&mut peer);
+                peer.shared.connected.fetch_sub(1, Ordering::SeqCst);
                 // The clone that waits to end the thread would keep the connection open.
                 let _ = peer.stream.shutdown(Shutdown::Both);
                 peer.shared.late.closed();
@@ -161,6 +165,9 @@ pub struct Peer {
     decoder: Decoder,
     /// How many connections were taken before this one.
     pub number: usize,
+    /// How many there were when this one was taken, itself among them. Counted in the order in which
+    /// they came, which the threads that serve them need not keep.
+    pub connected: usize,
 }
 
 impl Peer {

@@ -106,12 +106,8 @@ impl Guest {
         }
         let shared = Arc::clone(&self.shared);
         self.agent = Some(FakeAgent::at(Path::new(path), move |peer| {
-            let open = {
-                let mut state = shared.lock();
-                state.connections += 1;
-                state.connections
-            };
-            if open <= MAX_CONNECTIONS {
+            shared.lock().connections += 1;
+            if peer.connected <= MAX_CONNECTIONS {
                 serve(&shared, peer);
             }
             shared.lock().connections -= 1;

@@ -1,5 +1,6 @@
 //! Programs that are to outlive the one that starts them.
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -45,6 +46,29 @@ pub fn detach(command: &mut Command) {
     // does not either), which is all that is allowed between fork and exec.
     unsafe {
         command.pre_exec(detach);
+    }
+}
+
+/// Descriptors that are enough for any VMM: one a connection to the guest, and its own.
+const DESCRIPTORS: u64 = 65_536;
+
+/// Lets a program open as many descriptors as the hard limit allows, [`DESCRIPTORS`] at most. The usual
+/// soft limit of 1,024 is there for programs that select(2); one that has a descriptor for each
+/// connection to a guest would take no more of them long before its own bound, and says nothing.
+pub(crate) fn raise_descriptors(command: &mut Command) {
+    let raise = || {
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let enough = maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
+        if current.is_some_and(|current| current < enough) {
+            let current = Some(enough);
+            setrlimit(Resource::Nofile, Rlimit { current, maximum })?;
+        }
+        Ok(())
+    };
+    #[expect(unsafe_code, reason = "the limit of the child alone")]
+    // SAFETY: `raise` makes two system calls and allocates nothing.
+    unsafe {
+        command.pre_exec(raise);
     }
 }
 

@@ -14,6 +14,7 @@ mod config;
 mod requests;
 
 use crate::deadline::Deadline;
+use crate::detach::raise_descriptors;
 use crate::driver::{Driver, Launch, Restore, other_version};
 use crate::error::Error;
 use crate::http::HttpError;
@@ -237,6 +238,7 @@ fn spawn(processes: &mut VmProcesses) -> Result<(), Error> {
     command
         .arg("--api-socket")
         .arg(format!("path={API_SOCKET}"));
+    raise_descriptors(&mut command);
     processes.set_accelerator("kvm");
     processes.spawn_with_console(ROLE, VMM.name, Some("vmm.log"), &mut command)
 }

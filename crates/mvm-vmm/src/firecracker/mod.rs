@@ -24,6 +24,7 @@ mod version;
 pub(crate) use version::{cuts_off, loses_vsock};
 
 use crate::deadline::Deadline;
+use crate::detach::raise_descriptors;
 use crate::driver::{Driver, Launch, Restore};
 use crate::error::Error;
 use crate::http::HttpError;
@@ -289,6 +290,7 @@ fn spawn(processes: &mut VmProcesses) -> Result<(), Error> {
     let id = id(&processes.record().name);
     let mut command = Command::new(FIRECRACKER.find()?);
     command.args(["--id", &id, "--api-sock", API_SOCKET, "--log-path", LOG]);
+    raise_descriptors(&mut command);
     // It has to be there.
     let log = processes.folder().file(LOG);
     File::create(&log).map_err(Error::io("create", &log))?;

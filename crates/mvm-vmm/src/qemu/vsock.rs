@@ -1,6 +1,7 @@
 //! vhost-device-vsock: the process that a guest's vsock device is joined to.
 
 use crate::deadline::Deadline;
+use crate::detach::raise_descriptors;
 use crate::error::Error;
 use crate::launch::VmProcesses;
 use crate::locate::VHOST_DEVICE_VSOCK;
@@ -39,6 +40,7 @@ pub(super) fn start(
         "--uds-path",
         "v.sock",
     ]);
+    raise_descriptors(&mut command);
     processes.spawn(ROLE, "vhost-device-vsock", "vsock.log", &mut command)?;
     let pid = pid(processes);
     processes.wait_for("vhost-device-vsock's socket", deadline, || {

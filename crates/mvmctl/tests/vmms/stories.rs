@@ -1,6 +1,7 @@
 //! The stories, each told of each VMM.
 
 use crate::test_host::{Backend, LONG, TestHost};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
@@ -306,10 +307,12 @@ pub(crate) fn a_guest_that_was_not_asleep_was_not_restored(backend: &Backend) {
 
 pub(crate) fn that_a_vmm_has_no_room_for_a_connection_is_told(backend: &Backend) {
     const LIMIT: usize = 1023;
+    // The VM is started with the soft limit that most systems have, which the VMM is not held to.
+    let limit = getrlimit(Resource::Nofile);
+    let with = |current| Rlimit { current, ..limit };
+    setrlimit(Resource::Nofile, with(Some(1024))).unwrap();
     let host = TestHost::with_web(backend);
-    let mut most = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    most.current = most.maximum;
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, most).unwrap();
+    setrlimit(Resource::Nofile, with(limit.maximum)).unwrap();
     let socket = host.file("web", "v.sock");
     let mut held = Vec::new();
     while held.len() < LIMIT {
