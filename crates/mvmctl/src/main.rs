@@ -8,6 +8,7 @@ mod backoff;
 mod clock;
 mod commands;
 mod conversation;
+mod feed;
 mod fleet;
 mod handshakes;
 mod raw_terminal;

@@ -1,9 +1,9 @@
 //! The fleet as it is now, looked at once, where no server is asked.
 
-use super::serve::folders;
 use super::serve::inputs::Inputs;
 use super::serve::owner::{self, Owner};
 use crate::commands::Context;
+use crate::feed::folders;
 use crate::report::Failure;
 use mvm_fleet::Policy;
 

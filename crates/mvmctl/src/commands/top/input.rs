@@ -1,29 +1,19 @@
 //! What comes into the model, and what it wants done.
 
 use super::row::Deed;
-use mvm_fleet::{Effect, RegistryEvent, Ticket};
-use mvm_protocol::answer::Event;
-use mvm_protocol::status::{Inspect, Status};
+use crate::feed::{Fed, Sink};
+use mvm_fleet::Effect;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 
 /// What comes about.
 #[derive(Debug)]
 pub(super) enum Input {
-    Registry(RegistryEvent),
-    Agent(Ticket, Heard),
+    /// In the folders, or on a VM's watch connection.
+    Fed(Fed),
     Key(Key),
     /// What was asked for has been done, or has failed; in words.
     Done(String),
-}
-
-/// What comes from a guest.
-#[derive(Debug)]
-pub(super) enum Heard {
-    Status(Box<Status>),
-    Inspect(Box<Inspect>),
-    Event(Box<Event>),
-    Lost,
-    LetGo,
 }
 
 /// A key, as far as any means something here.
@@ -51,4 +41,15 @@ pub(super) enum Action {
     View(Effect),
     Do(Deed, Arc<str>),
     Quit,
+}
+
+/// The way to the model.
+#[derive(Debug, Clone)]
+pub(super) struct Inputs(pub(super) mpsc::Sender<Input>);
+
+impl Sink for Inputs {
+    async fn feed(&self, fed: Fed) {
+        // A model that is gone needs none.
+        let _ = self.0.send(Input::Fed(fed)).await;
+    }
 }

@@ -1,9 +1,9 @@
 //! `mvmctl vm top`
 //!
 //! `model` is pure: what comes from folders, guests and the keyboard goes in, and what is to be done
-//! comes out. `screen` draws it, `feed` watches the VMs, and this file joins them to a terminal.
+//! comes out. `screen` draws it, [`crate::feed`] watches the VMs, and this file joins them to a
+//! terminal.
 
-mod feed;
 mod input;
 mod model;
 mod order;
@@ -15,6 +15,9 @@ mod tests;
 use super::Context;
 use super::machine::name;
 use crate::args::Format;
+use crate::feed::WAITING;
+use crate::feed::folders::{self, Following};
+use crate::feed::watching::{self, Watches};
 use crate::fleet::allow_descriptors;
 use crate::raw_terminal::RawTerminal;
 use crate::render::data;
@@ -24,9 +27,8 @@ use crossterm::cursor::{Hide, Show};
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, read};
 use crossterm::execute;
 use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen};
-use feed::Feed;
-use input::{Action, Input, Key};
-use model::Model;
+use input::{Action, Input, Inputs, Key};
+use model::{HEARTBEAT, Model};
 use mvm_fleet::Now;
 use mvm_registry::Home;
 use ratatui::Terminal;
@@ -100,18 +102,21 @@ impl Args {
         allow_descriptors();
         let inventory = context.inventory()?;
         let home = inventory.home().clone();
-        let deadlines = context.deadlines();
-        let (feed, inputs, received) = Feed::start(
-            inventory,
-            context.dialer.clone(),
-            deadlines,
-            context.parallel,
-        );
+        let (inputs, received) = mpsc::channel(WAITING);
+        let watching = watching::Settings {
+            inventory: inventory.clone(),
+            dialer: context.dialer.clone(),
+            deadlines: context.deadlines(),
+            inspect: true,
+            at_once: context.parallel,
+            heartbeat: HEARTBEAT,
+        };
         let top = Top {
             context,
             home,
             model: Model::new(),
-            feed,
+            watches: Watches::new(watching, Inputs(inputs.clone())),
+            _folders: folders::watch(inventory, Inputs(inputs.clone())),
             inputs,
             received,
         };
@@ -131,7 +136,8 @@ struct Top<'a> {
     context: &'a Context,
     home: Home,
     model: Model,
-    feed: Feed,
+    watches: Watches<Inputs>,
+    _folders: Following,
     inputs: mpsc::Sender<Input>,
     received: mpsc::Receiver<Input>,
 }
@@ -233,7 +239,7 @@ impl Top<'_> {
         let mut over = false;
         for action in actions {
             match action {
-                Action::View(effect) => self.feed.effect(effect),
+                Action::View(effect) => self.watches.effect(effect),
                 Action::Do(deed, vm) => self.start(deed, &vm),
                 Action::Quit => over = true,
             }

@@ -11,10 +11,11 @@
 //! Which state a VM is in, and which are to be watched, the fleet's view says. What is kept beside it of
 //! a guest's answers is cleaned and cut as it comes in: nothing else of it gets on the screen.
 
-use super::input::{Action, Heard, Input, Key};
+use super::input::{Action, Input, Key};
 use super::order::{Filter, Sort};
 use super::row::{Deed, Guest, Row};
-use mvm_fleet::{AgentEvent, Effect, Now, RegistryEvent, Settings, State, Ticket, View};
+use crate::feed::{Fed, Heard};
+use mvm_fleet::{Effect, Now, RegistryEvent, Settings, State, Ticket, View};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,12 +112,12 @@ impl Model {
     /// Takes what has come about.
     pub(super) fn input(&mut self, input: Input, now: &Now) -> Vec<Action> {
         match input {
-            Input::Registry(event) => {
+            Input::Fed(Fed::Registry(event)) => {
                 self.is_listed |= matches!(event, RegistryEvent::Listed { .. });
                 let effects = self.view.registry(event, now);
                 self.effects(effects)
             }
-            Input::Agent(ticket, heard) => self.heard(ticket, &heard, now),
+            Input::Fed(Fed::Agent(ticket, heard)) => self.heard(ticket, &heard, now),
             Input::Key(key) => self.key(key),
             Input::Done(said) => {
                 self.said = said;
@@ -196,14 +197,7 @@ impl Model {
                 Heard::LetGo => {}
             }
         }
-        let event = match heard {
-            Heard::Status(status) => AgentEvent::Status(status),
-            Heard::Inspect(inspect) => AgentEvent::Inspect(inspect),
-            Heard::Event(event) => AgentEvent::Event(event),
-            Heard::Lost => AgentEvent::Lost,
-            Heard::LetGo => AgentEvent::LetGo,
-        };
-        let effects = self.view.agent(ticket, event, now);
+        let effects = self.view.agent(ticket, heard.event(), now);
         self.effects(effects)
     }
 

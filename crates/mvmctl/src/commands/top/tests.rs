@@ -1,10 +1,11 @@
 //! The table as people see it, on a terminal that is none, of 80 by 24 and other sizes.
 
-use super::input::{Action, Heard, Input, Key};
+use super::input::{Action, Input, Key};
 use super::model::{Mode, Model};
 use super::order::{Filter, Sort};
 use super::row::Deed;
 use super::screen;
+use crate::feed::{Fed, Heard};
 use mvm_fleet::{Effect, Now, Registered, RegistryEvent, RunState, Ticket};
 use mvm_protocol::Timestamp;
 use mvm_protocol::status::Inspect;
@@ -35,7 +36,7 @@ impl Host {
             vms: vms.collect(),
             whole: true,
         };
-        host.input(Input::Registry(listed));
+        host.input(Input::Fed(Fed::Registry(listed)));
         host
     }
 
@@ -61,7 +62,10 @@ impl Host {
     fn hear(&mut self, vm: &str, inspect: Value) {
         let inspect: Inspect = serde_json::from_value(inspect).unwrap();
         let ticket = self.tickets[vm];
-        self.input(Input::Agent(ticket, Heard::Inspect(Box::new(inspect))));
+        self.input(Input::Fed(Fed::Agent(
+            ticket,
+            Heard::Inspect(Box::new(inspect)),
+        )));
     }
 
     fn keys(&mut self, keys: &str) -> Vec<Action> {
@@ -257,7 +261,9 @@ fn nothing_is_done_without_a_question() {
     host.keys("GT");
     // A terminal that gets another size is no answer.
     host.input(Input::Key(Key::Resized));
-    host.input(Input::Registry(RegistryEvent::Gone { name: "db".into() }));
+    host.input(Input::Fed(Fed::Registry(RegistryEvent::Gone {
+        name: "db".into(),
+    })));
     host.screen(80, 24);
     assert_eq!(host.keys("y"), [Action::Do(Deed::Stop, "web-2".into())]);
     host.input(Input::Done("web-2 has stopped".into()));
@@ -282,13 +288,13 @@ fn the_chosen_one_stays_chosen_and_on_the_screen() {
     assert_eq!(chosen(&mut host), "vm40");
     assert!(host.screen(80, 24).iter().any(|line| line.contains("vm40")));
     // Others come and go, it stays; when it goes, the next one is chosen.
-    host.input(Input::Registry(RegistryEvent::Gone {
+    host.input(Input::Fed(Fed::Registry(RegistryEvent::Gone {
         name: "vm00".into(),
-    }));
+    })));
     assert_eq!(chosen(&mut host), "vm40");
-    host.input(Input::Registry(RegistryEvent::Gone {
+    host.input(Input::Fed(Fed::Registry(RegistryEvent::Gone {
         name: "vm40".into(),
-    }));
+    })));
     assert_eq!(chosen(&mut host), "vm41");
     host.input(Input::Key(Key::End));
     assert_eq!(chosen(&mut host), "vm99");
@@ -337,14 +343,14 @@ fn it_has_settled_when_each_has_answered_or_failed() {
     ]);
     host.hear("a", guest("healthy", "idle", 0.0));
     assert!(!host.model.has_settled());
-    host.input(Input::Agent(host.tickets["b"], Heard::Lost));
+    host.input(Input::Fed(Fed::Agent(host.tickets["b"], Heard::Lost)));
     assert!(host.model.has_settled() && host.model.is_complete());
     // A folder that cannot be read keeps it from being complete, and nobody waiting.
     let part = RegistryEvent::Listed {
         vms: Vec::new(),
         whole: false,
     };
-    host.input(Input::Registry(part));
+    host.input(Input::Fed(Fed::Registry(part)));
     assert!(host.model.has_settled() && !host.model.is_complete());
 }
 
@@ -360,7 +366,7 @@ fn a_state_lasts_until_it_changes() {
     assert!(line(&mut host, "web-1").contains("1m30s"));
     assert!(line(&mut host, "job-1").contains(">30s"));
     let stopped = Registered::new("web-1", RunState::Stopped);
-    host.input(Input::Registry(RegistryEvent::Changed(stopped)));
+    host.input(Input::Fed(Fed::Registry(RegistryEvent::Changed(stopped))));
     let web = line(&mut host, "web-1");
     assert!(web.contains("stopped  0s"), "{web}");
     assert!(!web.contains("disk-usage"), "nothing of before: {web}");

@@ -1,28 +1,17 @@
 //! What the owner of the view is told, and how.
 
+use crate::feed::{Fed, Sink, WAITING};
+use mvm_fleet::Policy;
 use mvm_fleet::actions::Ended;
 use mvm_fleet::metrics::Format;
-use mvm_fleet::{AgentEvent, Policy, RegistryEvent, Ticket};
-use mvm_protocol::answer::Event;
-use mvm_protocol::status::{Inspect, Status};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
-
-/// How many inputs may wait. Whoever has more waits himself: agents that send faster than the owner
-/// takes are read more slowly.
-const WAITING: usize = 1024;
 
 /// One thing that has come about.
 #[derive(Debug)]
 pub(in crate::commands::fleet) enum Input {
-    /// In the folders.
-    Registry(RegistryEvent),
-    /// On a VM's watch connection.
-    Agent(Ticket, Heard),
-    /// A VM's VMM was asked before it was dialled: something else has paused it.
-    PausedByOthers(Arc<str>),
-    /// A VM's folder is to be looked at.
-    Look(Arc<str>),
+    /// In the folders, or on a VM's watch connection.
+    Fed(Fed),
     /// An action has ended.
     Ended(Ended),
     /// A connection waits for a VM of a pool.
@@ -31,28 +20,6 @@ pub(in crate::commands::fleet) enum Input {
     Policy(Policy),
     /// Somebody asks.
     Query(Query, oneshot::Sender<Reply>),
-}
-
-/// An [`AgentEvent`] on its way.
-#[derive(Debug)]
-pub(in crate::commands::fleet) enum Heard {
-    Status(Box<Status>),
-    Inspect(Box<Inspect>),
-    Event(Box<Event>),
-    Lost,
-    LetGo,
-}
-
-impl Heard {
-    pub(in crate::commands::fleet) fn event(&self) -> AgentEvent<'_> {
-        match self {
-            Self::Status(status) => AgentEvent::Status(status),
-            Self::Inspect(inspect) => AgentEvent::Inspect(inspect),
-            Self::Event(event) => AgentEvent::Event(event),
-            Self::Lost => AgentEvent::Lost,
-            Self::LetGo => AgentEvent::LetGo,
-        }
-    }
 }
 
 /// What is asked for.
@@ -178,5 +145,11 @@ impl Inputs {
         let (answer, answered) = oneshot::channel();
         self.send(Input::Query(query, answer)).await;
         answered.await.ok()
+    }
+}
+
+impl Sink for Inputs {
+    async fn feed(&self, fed: Fed) {
+        self.send(Input::Fed(fed)).await;
     }
 }

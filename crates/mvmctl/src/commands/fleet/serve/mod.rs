@@ -2,16 +2,15 @@
 
 mod clock;
 mod demand;
-pub(super) mod folders;
 mod hand;
 mod http;
 pub(super) mod inputs;
 pub(super) mod owner;
 pub(super) mod policy_file;
 mod process;
-mod watching;
 
 use super::super::Context;
+use crate::feed::folders;
 use crate::fleet::allow_descriptors;
 use crate::report::{Failure, Outcome};
 use http::door::Server;

@@ -3,9 +3,10 @@
 use super::demand::Demand;
 use super::hand::{HalfDone, Hand, Task};
 use super::inputs::{Input, Inputs, Query, Reply};
-use super::watching::{Dialling, Watches};
-use super::{clock, folders, process};
+use super::{clock, process};
 use crate::commands::fleet::told::Told;
+use crate::feed::watching::{self, Watches};
+use crate::feed::{Fed, folders};
 use crate::report::Failure;
 use crate::ui::Ui;
 use mvm_client::{Deadlines, Dialer};
@@ -18,9 +19,8 @@ use mvm_fleet::{
 };
 use mvm_registry::Inventory;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 /// How often the clocks are looked at where nothing else asks for that: a host that was suspended shows
@@ -61,7 +61,7 @@ pub(in crate::commands::fleet) struct Owner {
     log: ActionLog,
     /// None where no policy was asked for: then nothing is done.
     hand: Option<Hand>,
-    watches: Watches,
+    watches: Watches<Inputs>,
     demand: Demand,
     inventory: Inventory,
     per_vm: bool,
@@ -85,18 +85,15 @@ impl Owner {
         policy: Policy,
         inputs: Inputs,
     ) -> Self {
-        let heartbeat = policy.heartbeat();
-        let watches = Watches::new(Dialling {
+        let watching = watching::Settings {
             inventory: settings.inventory.clone(),
             dialer: settings.dialer,
             deadlines: settings.deadlines,
             inspect: settings.per_vm,
-            at_once: Semaphore::new(settings.parallel),
-            heartbeat: AtomicU64::new(0),
-            watched: AtomicU64::new(0),
-            inputs,
-        });
-        watches.set_heartbeat(heartbeat);
+            at_once: settings.parallel,
+            heartbeat: policy.heartbeat(),
+        };
+        let watches = Watches::new(watching, inputs);
         Self {
             view: View::new(mvm_fleet::Settings {
                 answer_deadline: ANSWER_DEADLINE,
@@ -231,27 +228,21 @@ impl Owner {
 
     fn obey(&mut self, effects: Vec<Effect>) {
         for effect in effects {
-            match effect {
-                Effect::Watch { name, ticket } => self.watches.watch(name, ticket),
-                Effect::Unwatch { ticket } => self.watches.unwatch(ticket),
-                Effect::Ask { ticket } => self.watches.ask(ticket),
-            }
+            self.watches.effect(effect);
         }
     }
 
     fn take(&mut self, input: Input, ui: &Ui) {
         let now = clock::now();
         match input {
-            Input::Registry(event) => {
+            Input::Fed(Fed::Registry(event)) => {
                 let effects = self.view.registry(event, &now);
                 self.obey(effects);
             }
-            Input::Agent(ticket, heard) => {
+            Input::Fed(Fed::Agent(ticket, heard)) => {
                 let effects = self.view.agent(ticket, heard.event(), &now);
                 self.obey(effects);
             }
-            Input::PausedByOthers(name) => self.paused_by_others(name, &now),
-            Input::Look(name) => self.look(&name, &now),
             Input::Ended(ended) => self.ended(ended, ui, &now),
             Input::Connection(pool, answer) => {
                 self.demand.add(pool, answer);
@@ -288,17 +279,6 @@ impl Owner {
     fn is_stranger(&self, name: &str) -> bool {
         let vm = self.view.vm(name);
         vm.is_some_and(|vm| vm.run_state() == RunState::NotOurs)
-    }
-
-    fn paused_by_others(&mut self, name: Arc<str>, now: &Now) {
-        if let Some(mut registered) = folders::look(self.inventory.home(), &name)
-            && registered.run_state == RunState::Running
-        {
-            registered.run_state = RunState::Paused { by_fleet: false };
-            let effects = self.view.registry(RegistryEvent::Changed(registered), now);
-            self.obey(effects);
-            self.watches.until_resumed(name);
-        }
     }
 
     fn ended(&mut self, ended: Ended, ui: &Ui, now: &Now) {

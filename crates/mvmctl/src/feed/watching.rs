@@ -1,9 +1,9 @@
 //! Watch connections: one for each VM that should answer, again and again until it should not.
 
-use super::inputs::{Heard, Input, Inputs};
+use super::{Fed, Heard, Sink, folders};
 use crate::backoff::Backoff;
 use mvm_client::{Deadlines, Dialer, Error, Session, Watcher};
-use mvm_fleet::Ticket;
+use mvm_fleet::{Effect, Registered, RegistryEvent, RunState, Ticket};
 use mvm_registry::{Inventory, VmState};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,43 +32,76 @@ const INSPECTED_A_SECOND: u64 = 5;
 
 /// How guests are dialled.
 #[derive(Debug)]
-pub(super) struct Dialling {
-    pub(super) inventory: Inventory,
-    pub(super) dialer: Dialer,
-    pub(super) deadlines: Deadlines,
+pub(crate) struct Settings {
+    pub(crate) inventory: Inventory,
+    pub(crate) dialer: Dialer,
+    pub(crate) deadlines: Deadlines,
     /// Whether guests are inspected, too: what only `inspect` tells is in the series of each VM alone.
-    pub(super) inspect: bool,
+    pub(crate) inspect: bool,
     /// How many are dialled at once.
-    pub(super) at_once: Semaphore,
-    /// How often a guest says that it is there, in ms.
-    pub(super) heartbeat: AtomicU64,
-    /// How many are watched.
-    pub(super) watched: AtomicU64,
-    pub(super) inputs: Inputs,
+    pub(crate) at_once: usize,
+    /// How often a guest says that it is there.
+    pub(crate) heartbeat: Duration,
 }
 
-/// The watches that run.
+/// What all watches share.
 #[derive(Debug)]
-pub(super) struct Watches {
-    dialling: Arc<Dialling>,
+struct Dialling<S> {
+    inventory: Inventory,
+    dialer: Dialer,
+    deadlines: Deadlines,
+    inspect: bool,
+    at_once: Semaphore,
+    /// In ms.
+    heartbeat: AtomicU64,
+    /// How many are watched.
+    watched: AtomicU64,
+    sink: S,
+}
+
+/// The watches that run; they end with it.
+#[derive(Debug)]
+pub(crate) struct Watches<S> {
+    dialling: Arc<Dialling<S>>,
     tasks: HashMap<Ticket, (Arc<str>, AbortHandle)>,
 }
 
-impl Watches {
-    pub(super) fn new(dialling: Dialling) -> Self {
-        Self {
-            dialling: Arc::new(dialling),
+impl<S: Sink> Watches<S> {
+    /// None yet.
+    pub(crate) fn new(settings: Settings, sink: S) -> Self {
+        let watches = Self {
+            dialling: Arc::new(Dialling {
+                inventory: settings.inventory,
+                dialer: settings.dialer,
+                deadlines: settings.deadlines,
+                inspect: settings.inspect,
+                at_once: Semaphore::new(settings.at_once),
+                heartbeat: AtomicU64::new(0),
+                watched: AtomicU64::new(0),
+                sink,
+            }),
             tasks: HashMap::new(),
+        };
+        watches.set_heartbeat(settings.heartbeat);
+        watches
+    }
+
+    /// Does what the view wants done.
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Watch { name, ticket } => self.watch(name, ticket),
+            Effect::Unwatch { ticket } => self.unwatch(ticket),
+            Effect::Ask { ticket } => self.ask(ticket),
         }
     }
 
     /// How often guests are to say that they are there, from their next connection on.
-    pub(super) fn set_heartbeat(&self, heartbeat: Duration) {
+    pub(crate) fn set_heartbeat(&self, heartbeat: Duration) {
         let ms = u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX);
         self.dialling.heartbeat.store(ms, Ordering::Relaxed);
     }
 
-    pub(super) fn watch(&mut self, name: Arc<str>, ticket: Ticket) {
+    fn watch(&mut self, name: Arc<str>, ticket: Ticket) {
         let task = watch(Arc::clone(&self.dialling), Arc::clone(&name), ticket);
         let handle = tokio::spawn(task).abort_handle();
         self.tasks.insert(ticket, (name, handle));
@@ -81,7 +114,7 @@ impl Watches {
     }
 
     /// Ends a watch. A handshake that is under way is finished by the dialer.
-    pub(super) fn unwatch(&mut self, ticket: Ticket) {
+    fn unwatch(&mut self, ticket: Ticket) {
         if let Some((_, task)) = self.tasks.remove(&ticket) {
             task.abort();
             self.count();
@@ -89,31 +122,15 @@ impl Watches {
     }
 
     /// Asks a guest that is watched for all that it tells, on a connection of its own.
-    pub(super) fn ask(&self, ticket: Ticket) {
+    fn ask(&self, ticket: Ticket) {
         let Some((name, _)) = self.tasks.get(&ticket) else {
             return;
         };
         tokio::spawn(ask(Arc::clone(&self.dialling), Arc::clone(name), ticket));
     }
-
-    /// Tells of a VM that something else has paused when it may run again.
-    pub(super) fn until_resumed(&self, name: Arc<str>) {
-        let dialling = Arc::clone(&self.dialling);
-        tokio::spawn(async move {
-            loop {
-                sleep(ASK_PAUSED).await;
-                let at_most = dialling.deadlines.connect;
-                match dialling.inventory.now(&name, at_most).await {
-                    Ok(vm) if matches!(vm.state, VmState::Paused(_) | VmState::Unknown(_)) => {}
-                    _ => break,
-                }
-            }
-            dialling.inputs.send(Input::Look(name)).await;
-        });
-    }
 }
 
-impl Drop for Watches {
+impl<S> Drop for Watches<S> {
     fn drop(&mut self) {
         for (_, task) in self.tasks.values() {
             task.abort();
@@ -121,7 +138,7 @@ impl Drop for Watches {
     }
 }
 
-impl Dialling {
+impl<S: Sink> Dialling<S> {
     async fn dial(&self, name: &str) -> Result<Session, Error> {
         let vm = self.inventory.now(name, self.deadlines.connect).await?;
         self.dialer.connect(vm.endpoint()?, &self.deadlines).await
@@ -149,31 +166,35 @@ impl Dialling {
         let _permit = self.at_once.acquire().await;
         let mut session = self.dial(name).await?;
         if self.inspect {
-            let heard = self.told(&mut session).await?;
-            self.inputs.send(Input::Agent(ticket, heard)).await;
+            match self.told(&mut session).await {
+                Ok(heard) => self.sink.feed(Fed::Agent(ticket, heard)).await,
+                // An agent that does not know it tells the rest all the same.
+                Err(Error::Refused(_) | Error::TooOld { .. } | Error::NotServed { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         let heartbeat = Duration::from_millis(self.heartbeat.load(Ordering::Relaxed));
         let (status, watcher) = Watcher::start(session, heartbeat).await?;
         let heard = Heard::Status(Box::new(status));
-        self.inputs.send(Input::Agent(ticket, heard)).await;
+        self.sink.feed(Fed::Agent(ticket, heard)).await;
         Ok(watcher)
     }
 }
 
 /// Asks a guest for all that it tells, on a connection of its own. What it could not be asked is asked
 /// again later; that it is lost the watch says.
-async fn ask(dialling: Arc<Dialling>, name: Arc<str>, ticket: Ticket) {
+async fn ask<S: Sink>(dialling: Arc<Dialling<S>>, name: Arc<str>, ticket: Ticket) {
     let _permit = dialling.at_once.acquire().await;
     if let Ok(mut session) = dialling.dial(&name).await
         && let Ok(heard) = dialling.told(&mut session).await
     {
-        dialling.inputs.send(Input::Agent(ticket, heard)).await;
+        dialling.sink.feed(Fed::Agent(ticket, heard)).await;
     }
 }
 
-async fn watch(dialling: Arc<Dialling>, name: Arc<str>, ticket: Ticket) {
+async fn watch<S: Sink>(dialling: Arc<Dialling<S>>, name: Arc<str>, ticket: Ticket) {
     let mut backoff = Backoff::up_to(LONGEST_PAUSE);
-    let tell = |heard| dialling.inputs.send(Input::Agent(ticket, heard));
+    let tell = |heard| dialling.sink.feed(Fed::Agent(ticket, heard));
     loop {
         // In a box of its own: ten thousand watches are kept, and few of them dial.
         let begun = Box::pin(dialling.begin(&name, ticket)).await;
@@ -206,15 +227,44 @@ async fn watch(dialling: Arc<Dialling>, name: Arc<str>, ticket: Ticket) {
             Some(Error::Registry(mvm_registry::Error::NotRunning {
                 state: VmState::Paused(_),
             })) => {
-                // What follows ends this watch.
-                let input = Input::PausedByOthers(Arc::clone(&name));
-                dialling.inputs.send(input).await;
-                sleep(ASK_PAUSED).await;
+                // The view ends this watch then, so another task sees when it runs again.
+                tokio::spawn(paused(Arc::clone(&dialling), Arc::clone(&name)));
+                sleep(FROZEN_WITHIN).await;
             }
             Some(_) => {
                 tell(Heard::Lost).await;
                 sleep(backoff.pause()).await;
             }
         }
+    }
+}
+
+/// Tells of a VM that something has paused, of which its folder says nothing, and when it may run again.
+async fn paused<S: Sink>(dialling: Arc<Dialling<S>>, name: Arc<str>) {
+    let look = || folders::look(dialling.inventory.home(), &name);
+    let tell = |registered| {
+        let event = RegistryEvent::Changed(registered);
+        dialling.sink.feed(Fed::Registry(event))
+    };
+    let Some(registered) = look().filter(|it| it.run_state == RunState::Running) else {
+        return;
+    };
+    let run_state = RunState::Paused { by_fleet: false };
+    tell(Registered {
+        run_state,
+        ..registered
+    })
+    .await;
+    loop {
+        sleep(ASK_PAUSED).await;
+        let at_most = dialling.deadlines.connect;
+        match dialling.inventory.now(&name, at_most).await {
+            Ok(vm) if matches!(vm.state, VmState::Paused(_) | VmState::Unknown(_)) => {}
+            _ => break,
+        }
+    }
+    // One that is gone the folders tell of.
+    if let Some(registered) = look() {
+        tell(registered).await;
     }
 }

@@ -1,6 +1,6 @@
 //! What the VMs' folders say: followed, and turned into what the view takes.
 
-use super::inputs::{Input, Inputs};
+use super::{Fed, Sink};
 use mvm_fleet::{FailedAction, Registered, RegistryEvent, RunState};
 use mvm_registry::{Error, Home, Inventory, Known, Pause, VmName, VmState, Watch};
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// Ends with this.
 #[derive(Debug)]
-pub(in crate::commands::fleet) struct Following(AbortHandle);
+pub(crate) struct Following(AbortHandle);
 
 impl Drop for Following {
     fn drop(&mut self) {
@@ -25,24 +25,25 @@ impl Drop for Following {
 }
 
 /// Follows all folders from now on.
-pub(in crate::commands::fleet) fn watch(inventory: Inventory, inputs: Inputs) -> Following {
+pub(crate) fn watch(inventory: Inventory, sink: impl Sink) -> Following {
     let task: JoinHandle<()> = tokio::spawn(async move {
         loop {
-            let Err(error) = follow(&inventory, &inputs).await;
+            let Err(error) = follow(&inventory, &sink).await;
             tracing::warn!("the folders of VMs cannot be watched: {error}");
-            // There may be any VM now.
-            let event = RegistryEvent::Listed {
-                vms: Vec::new(),
-                whole: false,
-            };
-            inputs.send(Input::Registry(event)).await;
+            // There may be others, too, until the next look.
+            let vms = listed(&inventory);
+            let event = RegistryEvent::Listed { vms, whole: false };
+            sink.feed(Fed::Registry(event)).await;
             sleep(AGAIN_AFTER).await;
         }
     });
     Following(task.abort_handle())
 }
 
-async fn follow(inventory: &Inventory, inputs: &Inputs) -> Result<std::convert::Infallible, Error> {
+async fn follow(
+    inventory: &Inventory,
+    sink: &impl Sink,
+) -> Result<std::convert::Infallible, Error> {
     let home = inventory.home().clone();
     // Ten thousand folders take a second or two to read.
     let begun = spawn_blocking({
@@ -60,8 +61,7 @@ async fn follow(inventory: &Inventory, inputs: &Inputs) -> Result<std::convert::
         .collect();
     let (found, mut whole) = strangers.look(inventory);
     vms.extend(found.into_iter().filter(|vm| !is_known(&watch, &vm.name)));
-    inputs
-        .send(Input::Registry(RegistryEvent::Listed { vms, whole }))
+    sink.feed(Fed::Registry(RegistryEvent::Listed { vms, whole }))
         .await;
     let mut discover = interval(DISCOVER_EVERY);
     discover.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -75,7 +75,7 @@ async fn follow(inventory: &Inventory, inputs: &Inputs) -> Result<std::convert::
                     whole = is_whole;
                     let mut vms: Vec<_> = watch.all_known().map(|(name, known)| registered(name.as_str(), known)).collect();
                     vms.extend(found.into_iter().filter(|vm| !is_known(&watch, &vm.name)));
-                    inputs.send(Input::Registry(RegistryEvent::Listed { vms, whole })).await;
+                    sink.feed(Fed::Registry(RegistryEvent::Listed { vms, whole })).await;
                 }
                 continue;
             }
@@ -88,8 +88,15 @@ async fn follow(inventory: &Inventory, inputs: &Inputs) -> Result<std::convert::
                 name: name.to_owned(),
             },
         };
-        inputs.send(Input::Registry(event)).await;
+        sink.feed(Fed::Registry(event)).await;
     }
+}
+
+/// What can be found without following anything.
+fn listed(inventory: &Inventory) -> Vec<Registered> {
+    let found = inventory.list().map(|found| found.vms).unwrap_or_default();
+    let look = |name: &str| look(inventory.home(), name).unwrap_or_else(|| stranger(name));
+    found.iter().map(|vm| look(&vm.name)).collect()
 }
 
 fn is_known(watch: &Watch, name: &str) -> bool {
@@ -97,7 +104,7 @@ fn is_known(watch: &Watch, name: &str) -> bool {
 }
 
 /// What the folder of a VM says now; none if there is no VM in it.
-pub(in crate::commands::fleet) fn look(home: &Home, name: &str) -> Option<Registered> {
+pub(crate) fn look(home: &Home, name: &str) -> Option<Registered> {
     let folder = home.vm(&VmName::new(name).ok()?);
     let known = Known::of(&folder.vm()?, &folder);
     Some(registered(name, &known))
