@@ -27,11 +27,11 @@ mod host_tests;
 use crate::machine::process::Launcher;
 use crate::ports::{Limits, Ports, forward, reply};
 use crate::serve::connection::{Connection, Ending};
-use crate::serve::extension::Extension;
+use crate::serve::extension::{Extension, Late, Sorted};
 use jobs::Jobs;
 use mvm_protocol::Frame;
-use mvm_protocol::answer::{ErrorCode, Profile};
-use mvm_protocol::dev::{DevAnswer, DevRequest, ParsedControl, ParsedDevRequest};
+use mvm_protocol::answer::Profile;
+use mvm_protocol::dev::{Control, DevAnswer, DevRequest};
 use start::Commands;
 use std::rc::Rc;
 use std::time::Duration;
@@ -78,51 +78,26 @@ impl Dev {
     }
 }
 
-/// What a connection keeps from one request to the next.
-#[derive(Debug, Default)]
-pub(crate) struct DevSession {
-    /// Whether the frames that arrive may belong to a request whose last answer has been sent.
-    late: bool,
-    /// Likewise, where ports alone are served.
-    ports: <Ports as Extension>::Session,
-}
-
 impl Extension for Rc<Dev> {
     const PROFILE: Profile = Profile::Dev;
 
-    type Session = DevSession;
+    type Session = Late;
 
     async fn serve(
         &self,
         connection: &mut Connection,
-        session: &mut DevSession,
+        session: &mut Late,
         frame: Frame,
     ) -> Result<Option<Frame>, Ending> {
         if !connection.handle.facts().exec {
-            return self
-                .ports
-                .serve(connection, &mut session.ports, frame)
-                .await;
+            return self.ports.serve(connection, session, frame).await;
         }
-        let body = match frame {
-            Frame::Data { .. } if session.late => return Ok(None),
-            Frame::Json(body) => body,
-            other => return Ok(Some(other)),
+        let parsed = match session.sort::<DevRequest, Control>(frame) {
+            Sorted::Request(parsed) => parsed,
+            Sorted::Late => return Ok(None),
+            Sorted::Other(frame) => return Ok(Some(frame)),
         };
-        if session.late && is_control(&body) {
-            return Ok(None);
-        }
-        session.late = false;
-        let parsed = ParsedDevRequest::read(&body);
-        let request = match parsed.request {
-            Err(error) if error.code == ErrorCode::UnknownRequest || parsed.kind.is_none() => {
-                return Ok(Some(Frame::Json(body)));
-            }
-            Err(error) => Err(error),
-            Ok(request) => Ok(request),
-        };
-        session.late = true;
-        match request {
+        match parsed.request {
             Err(error) => reply::send(connection, DevAnswer::Error(error), parsed.id).await?,
             Ok(request) => self.request(connection, request, parsed.id).await?,
         }
@@ -143,13 +118,5 @@ impl Extension for Rc<Dev> {
 
     async fn shut_down(&self) {
         self.jobs.end().await;
-    }
-}
-
-/// Whether this is something that is sent for a request under way.
-fn is_control(body: &[u8]) -> bool {
-    match ParsedControl::read(body).request {
-        Ok(_) => true,
-        Err(error) => error.code != ErrorCode::UnknownRequest,
     }
 }

@@ -14,11 +14,10 @@ pub(crate) mod outbox;
 pub(crate) mod reply;
 
 use crate::serve::connection::{Connection, Ending};
-use crate::serve::extension::Extension;
+use crate::serve::extension::{Extension, Late, Sorted};
 use mvm_protocol::Frame;
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode, Profile};
 use mvm_protocol::dev::forward::{Forward, PortAnswer, PortControl, PortRequest};
-use mvm_protocol::request::Parsed;
 use std::cell::Cell;
 use std::num::NonZeroU16;
 use std::rc::Rc;
@@ -45,13 +44,6 @@ pub(crate) struct Limits {
 pub(crate) struct Ports {
     exposed: Rc<[NonZeroU16]>,
     open: Rc<Cell<usize>>,
-}
-
-/// What a connection keeps from one request to the next.
-#[derive(Debug, Default)]
-pub(crate) struct PortSession {
-    /// Whether the frames that arrive may belong to a request whose last answer has been sent.
-    late: bool,
 }
 
 impl Ports {
@@ -93,35 +85,23 @@ impl Drop for Counted {
 impl Extension for Ports {
     const PROFILE: Profile = Profile::Prod;
 
-    type Session = PortSession;
+    type Session = Late;
 
     async fn serve(
         &self,
         connection: &mut Connection,
-        session: &mut PortSession,
+        session: &mut Late,
         frame: Frame,
     ) -> Result<Option<Frame>, Ending> {
         if self.exposed.is_empty() {
             return Ok(Some(frame));
         }
-        let body = match frame {
-            Frame::Data { .. } if session.late => return Ok(None),
-            Frame::Json(body) => body,
-            other => return Ok(Some(other)),
+        let parsed = match session.sort::<PortRequest, PortControl>(frame) {
+            Sorted::Request(parsed) => parsed,
+            Sorted::Late => return Ok(None),
+            Sorted::Other(frame) => return Ok(Some(frame)),
         };
-        if session.late && is_control(&body) {
-            return Ok(None);
-        }
-        session.late = false;
-        let parsed = Parsed::<PortRequest>::read(&body);
-        let request = match parsed.request {
-            Err(error) if error.code == ErrorCode::UnknownRequest || parsed.kind.is_none() => {
-                return Ok(Some(Frame::Json(body)));
-            }
-            request => request,
-        };
-        session.late = true;
-        let admitted = request.and_then(|PortRequest::Forward(asked)| {
+        let admitted = parsed.request.and_then(|PortRequest::Forward(asked)| {
             self.admit(asked).map(|counted| (asked, counted))
         });
         match admitted {
@@ -141,12 +121,4 @@ impl Extension for Ports {
     fn stood_still(&self, _: Duration) {}
 
     async fn shut_down(&self) {}
-}
-
-/// Whether this is something that is sent for a request under way.
-fn is_control(body: &[u8]) -> bool {
-    match Parsed::<PortControl>::read(body).request {
-        Ok(_) => true,
-        Err(error) => error.code != ErrorCode::UnknownRequest,
-    }
 }

@@ -120,7 +120,8 @@ async fn systemd_runs_a_vm_by_the_unit_that_is_shipped() {
     for words in ["ActiveState=inactive", "Result=success"] {
         assert!(shown.contains(words), "{shown}");
     }
-    let left = vm.sh("pgrep -f no-system-effects; true").await;
+    let agents = "grep -lzx -e --no-system-effects /proc/[0-9]*/cmdline; true";
+    let left = vm.sh(agents).await;
     assert_eq!(left, "");
     let state = vm.sh("MVM_HOME=/var/lib/mvm mvmctl vm ls --json").await;
     assert!(state.contains(r#""state": "stopped""#), "{state}");
