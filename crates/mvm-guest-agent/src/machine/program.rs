@@ -156,6 +156,8 @@ impl Program {
             rustix::thread::set_thread_groups(&identity.groups)?;
             rustix::thread::set_thread_gid(identity.gid)?;
             rustix::thread::set_thread_uid(identity.uid)?;
+            // Who was given a user stays that one, whatever is set-user-id in the image.
+            rustix::thread::set_no_new_privs(true)?;
         }
         Ok(())
     }
