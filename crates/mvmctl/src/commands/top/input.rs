@@ -1,6 +1,7 @@
 //! What comes into the model, and what it wants done.
 
 use super::row::Deed;
+use crate::render::shown::OneLine;
 use mvm_fleet::{Effect, RegistryEvent, Ticket};
 use mvm_protocol::answer::Event;
 use mvm_protocol::status::{Inspect, Status};
@@ -13,7 +14,7 @@ pub(super) enum Input {
     Agent(Ticket, Heard),
     Key(Key),
     /// What was asked for has been done, or has failed; in words.
-    Done(String),
+    Done(OneLine),
 }
 
 /// What comes from a guest.

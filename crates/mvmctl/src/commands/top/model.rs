@@ -14,6 +14,7 @@
 use super::input::{Action, Heard, Input, Key};
 use super::order::{Filter, Sort};
 use super::row::{Deed, Guest, Row};
+use crate::render::shown::OneLine;
 use mvm_fleet::{AgentEvent, Effect, Now, RegistryEvent, Settings, State, Ticket, View};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -74,7 +75,7 @@ pub(super) struct Model {
     pub(super) mode: Mode,
     pub(super) detail: bool,
     /// What was done last, in words.
-    pub(super) said: String,
+    pub(super) said: OneLine,
     selected: Option<Arc<str>>,
     /// The names that are shown, in order.
     order: Vec<Arc<str>>,
@@ -100,7 +101,7 @@ impl Model {
             search: String::new(),
             mode: Mode::List,
             detail: false,
-            said: String::new(),
+            said: OneLine::default(),
             selected: None,
             order: Vec::new(),
             top: 0,
@@ -222,10 +223,10 @@ impl Model {
             Mode::Question(deed, name) => {
                 self.mode = Mode::List;
                 if key == Key::Char('y') {
-                    self.said = format!("{} {name}…", deed.doing());
+                    self.said = OneLine::of(&format!("{} {name}…", deed.doing()));
                     vec![Action::Do(deed, name)]
                 } else {
-                    self.said = "nothing was done".into();
+                    self.said = OneLine::of("nothing was done");
                     Vec::new()
                 }
             }
@@ -233,7 +234,7 @@ impl Model {
     }
 
     fn list_key(&mut self, key: Key) -> Vec<Action> {
-        self.said.clear();
+        self.said = OneLine::default();
         match key {
             Key::Char('q') => return vec![Action::Quit],
             Key::Esc if self.detail => self.detail = false,
@@ -278,14 +279,14 @@ impl Model {
     /// Asks before anything is done, and does not ask for what makes no sense.
     fn ask(&mut self, deed: Deed) {
         let Some(vm) = self.selected.as_ref().and_then(|name| self.view.vm(name)) else {
-            self.said = "no VM is chosen".into();
+            self.said = OneLine::of("no VM is chosen");
             return;
         };
         if deed.is_for(vm.run_state()) {
             self.mode = Mode::Question(deed, vm.name().into());
         } else {
             let state = vm.state().as_str();
-            self.said = format!("{} is {state}: {}", vm.name(), deed.not_for());
+            self.said = OneLine::of(&format!("{} is {state}: {}", vm.name(), deed.not_for()));
         }
     }
 
