@@ -131,6 +131,6 @@ mod tests {
         assert_eq!(Shown::lines("\ta\x1b", "\t").as_str(), "\ta\\u{1b}\n");
         assert_eq!(Shown::lines("", " "), Shown::new());
         assert_eq!(OneLine::of("a\tb\n").as_str(), "a\\tb\\n");
-        assert_eq!(format!("{:4}|", OneLine::short("a\x1bbcd", 2)), "a…  |");
+        assert_eq!(format!("{:4}|", OneLine::short("ab\x1bcd", 2)), "ab… |");
     }
 }

@@ -20,14 +20,14 @@ pub(super) fn folder(root: &Path, output: File) -> Result<u64, ErrorAnswer> {
     let mut waiting = vec![(PathBuf::new(), 0)];
     while let Some((path, depth)) = waiting.pop() {
         let full = root.join(&path);
-        if depth > MAX_ARCHIVE_DEPTH {
-            return Err(failed(format!(
-                "the folder lies {depth} levels deep, and no more than {MAX_ARCHIVE_DEPTH} are packed: \
-                 pack it with tar, and copy that file"
-            )));
-        }
         let entries = entries(&full).map_err(|error| trouble("read folder", &full, &error))?;
         for name in entries {
+            if depth >= MAX_ARCHIVE_DEPTH {
+                return Err(failed(format!(
+                    "there are entries more than {MAX_ARCHIVE_DEPTH} levels down, and no deeper ones are \
+                     packed: pack the folder with tar, and copy that file"
+                )));
+            }
             let (path, full) = (path.join(&name), full.join(&name));
             let is_folder =
                 add(&mut archive, &path, &full).map_err(|error| trouble("read", &full, &error))?;
