@@ -123,6 +123,14 @@ impl Program {
         }
     }
 
+    /// In a copy that stays one: keeps nothing of the agent's open, nor the pipes of the command.
+    pub(super) fn give_up_stdio(&self) {
+        let [nothing, ..] = &self.stdio;
+        let _ = rustix::stdio::dup2_stdin(nothing);
+        let _ = rustix::stdio::dup2_stdout(nothing);
+        let _ = rustix::stdio::dup2_stderr(nothing);
+    }
+
     fn prepare(&self, entry: &Entry) -> Result<(), Errno> {
         let [stdin, stdout, stderr] = &self.stdio;
         rustix::stdio::dup2_stdin(stdin)?;

@@ -238,6 +238,12 @@ mod tests {
     /// As deep as a path of any length can lead.
     #[test]
     fn what_is_removed_may_be_as_deep_as_it_likes() {
+        // Whoever keeps a descriptor for each level fails, whatever the machine allows.
+        let few = rustix::process::Rlimit {
+            current: Some(100),
+            ..rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
         let parent = tempfile::tempdir().unwrap();
         let ui = Ui::new(Color::Never, false);
         let new = NewFolder::beside(&parent.path().join("x"), &ui).unwrap();
