@@ -6,7 +6,7 @@ use crate::{Awaited, Error, Session};
 use mvm_protocol::answer::{Change, Event};
 use mvm_protocol::request::Watch;
 use mvm_protocol::status::{Health, IntegrationStatus, Lifecycle, Status};
-use mvm_protocol::{Answer, Lenient, Request};
+use mvm_protocol::{Answer, Lenient, MAX_BODY, Request};
 use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -109,20 +109,36 @@ fn is_ready(event: &Event) -> bool {
 pub enum Applied {
     /// The status shows the change.
     Shown,
-    /// It cannot be shown: integrations may have come or gone. The status has to be asked for anew.
+    /// It cannot be shown: integrations may have come or gone, or are more than is kept
+    /// ([`MOST_INTEGRATIONS`], [`MOST_TEXT`]). The status has to be asked for anew, after a pause: a
+    /// guest can say so as often as it likes.
     Stale,
 }
 
-/// Brings a status up to date with a change.
+/// How many integrations a status that is kept up to date holds.
+pub const MOST_INTEGRATIONS: usize = 4096;
+
+/// How many bytes of text it holds: names, and what checks printed. That is four times as much as an
+/// answer can have.
+pub const MOST_TEXT: usize = 4 * MAX_BODY;
+
+/// Brings a status up to date with a change. However many changes come, it stays within bounds.
 pub fn apply(status: &mut Status, change: &Change) -> Applied {
     match change {
         Change::Worker { worker } => status.worker = worker.clone(),
         Change::Lifecycle { lifecycle } => status.lifecycle = *lifecycle,
         Change::Integration { integration } => {
+            let text: usize = status.integrations.iter().map(text_of).sum();
+            let room = MOST_TEXT.saturating_sub(text) >= text_of(integration);
+            let count = status.integrations.len();
             let known = status
                 .integrations
                 .iter_mut()
                 .find(|known| known.name == integration.name);
+            let has_room = room && (known.is_some() || count < MOST_INTEGRATIONS);
+            if !has_room {
+                return Applied::Stale;
+            }
             match known {
                 Some(known) => known.clone_from(integration),
                 // One of those for which the first frame had no room: they are healthy, and
@@ -139,6 +155,15 @@ pub fn apply(status: &mut Status, change: &Change) -> Applied {
         Change::Restored { .. } | Change::Heartbeat { .. } | Change::Unknown {} => {}
     }
     Applied::Shown
+}
+
+/// The bytes of text that an integration's entry holds.
+fn text_of(integration: &IntegrationStatus) -> usize {
+    let last = integration.last_check.as_ref();
+    let printed = last.map_or(0, |last| {
+        last.output.len() + last.signal.as_ref().map_or(0, String::len)
+    });
+    integration.name.len() + printed
 }
 
 /// The verdict on the guest, as the agent gives it; where an integration has one that we do not know,

@@ -6,9 +6,9 @@
     reason = "tests"
 )]
 
-use mvm_client::watch::{Applied, apply};
+use mvm_client::watch::{Applied, MOST_INTEGRATIONS, MOST_TEXT, apply};
 use mvm_client::{Awaited, Deadlines, Endpoint, Error, Session, Watcher};
-use mvm_fake_agent::{FakeAgent, Peer, old, status};
+use mvm_fake_agent::{FakeAgent, Peer, ever_new_names, old, status};
 use mvm_protocol::answer::Change;
 use mvm_protocol::status::{Health, Lifecycle, Status, WorkerState};
 use serde_json::{Value, json};
@@ -224,4 +224,28 @@ async fn what_ends_a_watch() {
         .unwrap();
     let error = Watcher::start(session, LONG).await.unwrap_err();
     assert!(matches!(error, Error::Refused(_)), "{error:?}");
+}
+
+/// Events until the status cannot be kept, of an agent that tells of ever new integrations.
+async fn kept_of(text: usize) -> Status {
+    let agent = FakeAgent::start(move |peer: &mut Peer| ever_new_names(peer, text));
+    let (mut status, mut watcher) = watch(&agent, LONG).await;
+    for _ in 0..20_000 {
+        let event = watcher.next().await.unwrap().unwrap();
+        if apply(&mut status, &event.change) == Applied::Stale {
+            return status;
+        }
+    }
+    panic!("{} integrations are kept", status.integrations.len());
+}
+
+#[tokio::test]
+async fn no_flood_makes_a_status_grow_without_bound() {
+    // By their number, and by their text.
+    let many = kept_of(8).await;
+    assert_eq!(many.integrations.len(), MOST_INTEGRATIONS);
+    let large = kept_of(100_000).await;
+    let text: usize = large.integrations.iter().map(|one| one.name.len()).sum();
+    assert!(text <= MOST_TEXT, "{text}");
+    assert!(large.integrations.len() > 5);
 }

@@ -12,11 +12,13 @@
 )]
 
 mod dev;
+mod flood;
 mod late;
 mod unprivileged;
 mod well;
 
 pub use dev::dev;
+pub use flood::{ever_new_drop_ins, ever_new_names};
 pub use unprivileged::unprivileged;
 pub use well::{answer_to, inspect, old, status, well};
 

@@ -1,10 +1,12 @@
 //! Text from guests and folders, made fit for a label of a series.
 
+use mvm_protocol::visible::is_hidden;
+
 /// The longest label value, in characters: as long as the longest name of a VM or of a drop-in.
 pub const MAX_LABEL: usize = 64;
 
-/// The text with what is no letter, digit, sign or space in it replaced by `U+FFFD`, and cut to
-/// [`MAX_LABEL`] characters.
+/// The text with what is obeyed rather than seen in it ([`is_hidden`]) replaced by `U+FFFD`, and cut
+/// to [`MAX_LABEL`] characters.
 ///
 /// A series' labels are shown by programs that do not expect a terminal's escape sequences or marks
 /// that turn the direction of writing, and each different value is a series that a database keeps.
@@ -12,23 +14,13 @@ pub fn clean(text: &str) -> Box<str> {
     text.chars()
         .take(MAX_LABEL)
         .map(|character| {
-            if is_obeyed(character) {
+            if is_hidden(character) {
                 char::REPLACEMENT_CHARACTER
             } else {
                 character
             }
         })
         .collect()
-}
-
-/// C0, DEL and C1 controls, line and paragraph separators, marks and overrides of direction, and
-/// characters without any width, by which two values could look the same.
-fn is_obeyed(character: char) -> bool {
-    character.is_control()
-        || matches!(
-            character,
-            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
-        )
 }
 
 /// The pool of a VM that has no label `pool`: its name up to the last `-` and digits, or the whole
@@ -70,8 +62,8 @@ mod tests {
     fn nothing_that_is_obeyed_is_left() {
         assert_eq!(&*clean("disk usage, 名 \"x\\"), "disk usage, 名 \"x\\");
         assert_eq!(
-            &*clean("a\x1b[2J\n\u{202e}\u{200b}b"),
-            "a\u{fffd}[2J\u{fffd}\u{fffd}\u{fffd}b"
+            &*clean("a\x1b[2J\n\u{202e}\u{200b}\u{ad}\u{e0041}b"),
+            "a\u{fffd}[2J\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}b"
         );
         assert_eq!(clean(&"ü".repeat(10_000)).chars().count(), MAX_LABEL);
     }

@@ -6,6 +6,7 @@ use crate::core::{Core, Settings};
 use crate::machine::clock::{self, Timer};
 use crate::machine::console::{self, say};
 use crate::machine::drop_in_watch::{Watch, dirs};
+use crate::machine::end_mark::EndMark;
 use crate::machine::hypervisor_clock::HypervisorClock;
 use crate::machine::inhibit::Inhibitors;
 use crate::machine::journal::Files;
@@ -76,7 +77,8 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     };
     let files = Files::new(run_dir.path());
     files.make_reserve();
-    let journal = files.read();
+    let mut journal = files.read();
+    let end_mark = EndMark::settle(&files, &mut journal, || launcher.end_leftovers()).await;
     if journal.asleep || !journal.owed.is_empty() {
         let owed = journal.owed.len();
         say!("the guest was not running: {owed} restore commands are owed");
@@ -94,6 +96,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         launcher,
         sampler: RefCell::new(sampler),
         files,
+        end_mark,
         folders: (config.integrations_dir.clone(), config.probes_dir.clone()),
         effects: config.system_effects,
         freeze: config.freeze.clone(),

@@ -104,6 +104,9 @@ fn a_user_has_its_own_permissions_and_home() {
     );
     let dir = agent.path("run");
     std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let state = ["grep", "NoNewPrivs", "/proc/self/status"];
+    let ran = agent.exec(&with(exec(&state), json!({"user": "nobody"})));
+    assert_eq!(ran.text(), "NoNewPrivs:\t1\n");
     let cwd = json!({"user": "nobody", "cwd": dir.to_str().unwrap()});
     let ran = agent.exec(&with(exec(&["true"]), cwd));
     assert_eq!(ran.last["code"], "not-allowed", "{}", ran.last);

@@ -132,3 +132,31 @@ fn an_archive_writes_nowhere_but_into_its_folder() {
     assert_eq!(fs::read(outside.join("kept")).unwrap(), b"kept");
     assert_eq!(fs::metadata(files.join("new/h")).unwrap().nlink(), 2);
 }
+
+/// Deeper ones cost more with each level, and no client takes them.
+#[test]
+fn an_archive_goes_down_256_levels_and_no_further() {
+    let (agent, files) = agent();
+    let mut host = agent.connection();
+    for (depth, fits) in [(256, true), (257, false)] {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut file = header(EntryType::Regular, 0o644);
+        let path = format!("{}file", "d/".repeat(depth - 1));
+        builder.append_data(&mut file, path, &b""[..]).unwrap();
+        let stream = builder.into_inner().unwrap();
+        let to = files.join(format!("put-{depth}"));
+        let answer = host.put(&archive(put(&to)), &stream);
+        let from = files.join(format!("get-{depth}"));
+        fs::create_dir_all(from.join("d/".repeat(depth - 1))).unwrap();
+        fs::write(from.join("d/".repeat(depth - 1)).join("file"), "").unwrap();
+        let (_, _, done) = host.get(&archive(get(&from)));
+        if fits {
+            assert_eq!(answer["type"], "put-done", "{answer}");
+            assert_eq!(done["type"], "get-done", "{done}");
+        } else {
+            assert_refused(&answer, "failed", "257 folders deep, and no more than 256");
+            assert!(!to.exists());
+            assert_refused(&done, "failed", "more than 256 levels down");
+        }
+    }
+}

@@ -13,6 +13,7 @@
 //! lifecycle   sleep-prep and wake, and the steps that they report
 //! dev         exec, files, jobs and ports, which dev builds alone serve
 //! status      what status, inspect, check and watch report
+//! visible     text from the other side, made fit to be shown
 //! drop_in     /etc/mvm/integrations.d, probes.d    fields, defaults, errors with line and field
 //! ```
 
@@ -28,6 +29,7 @@ pub mod request;
 pub mod signal;
 pub mod status;
 pub mod timestamp;
+pub mod visible;
 
 pub use answer::{Answer, AnswerFrame, ErrorAnswer, ErrorCode};
 pub use frame::{Decoder, Frame, FrameError};

@@ -2,6 +2,7 @@
 
 use crate::Error;
 use mvm_protocol::drop_in::Name;
+use mvm_protocol::visible::is_hidden;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +18,7 @@ const MAX_VALUE: usize = 128;
 const MAX_LABELS: usize = 32;
 
 /// The labels of a VM: keys of the form `[A-Za-z0-9._-]{1,64}`, values of at most 128 bytes without
-/// commas and control characters, and at most 32 of them. The value of `pool` is of a key's form.
+/// commas and what is obeyed rather than seen ([`is_hidden`]), and at most 32 of them. The value of `pool` is of a key's form.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     try_from = "BTreeMap<String, String>",
@@ -100,7 +101,7 @@ impl fmt::Display for Labels {
 
 fn is_sound(key: &str, value: &str) -> bool {
     let fits = (1..=MAX_VALUE).contains(&value.len())
-        && !value.contains(|c: char| c == ',' || c.is_control());
+        && !value.contains(|c: char| c == ',' || is_hidden(c));
     Name::new(key).is_some() && fits && (key != POOL || Name::new(value).is_some())
 }
 
@@ -226,7 +227,15 @@ mod tests {
     fn what_is_no_label_is_refused() {
         let long = format!("k={}", "x".repeat(129));
         for bad in [
-            "", "pool", "=x", "a b=c", "k=a,b", "k=a\x1b", "pool=a b", &long,
+            "",
+            "pool",
+            "=x",
+            "a b=c",
+            "k=a,b",
+            "k=a\x1b",
+            "k=a\u{200b}",
+            "pool=a b",
+            &long,
         ] {
             assert!(bad.parse::<Label>().is_err(), "{bad:?}");
         }

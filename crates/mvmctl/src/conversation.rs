@@ -1,6 +1,7 @@
 //! `-v`: the conversation with the agents, on stderr.
+#![expect(clippy::disallowed_methods, reason = "each line is cleaned here")]
 
-use crate::render::text::clean;
+use crate::render::shown::OneLine;
 use std::fmt;
 use std::io::Write as _;
 use std::time::Instant;
@@ -55,8 +56,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Conversation {
             std::io::stderr(),
             "{:8.1} ms  {}  {}",
             self.start.elapsed().as_secs_f64() * 1000.0,
-            clean(&vm.unwrap_or_default()),
-            clean(&message)
+            OneLine::of(&vm.unwrap_or_default()),
+            OneLine::of(&message)
         );
     }
 }

@@ -23,9 +23,28 @@ mod vm_state;
 
 use clap::Parser as _;
 use handshakes::{AtTheEnd, FinishHandshakes};
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use termination::Termination;
+
+/// Prints what the command line asks for, or what is wrong with it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it flushes what clap has printed"
+)]
+fn usage(told: &clap::Error) -> ExitCode {
+    match told.print().and_then(|()| std::io::stdout().flush()) {
+        Err(error) if !told.use_stderr() && error.kind() != ErrorKind::BrokenPipe => {
+            let ui = ui::Ui::new(args::Color::Auto, false);
+            let failure = ui::unwritten(&error);
+            ui.error(&failure.message);
+            ui.hint(&failure.hint.unwrap_or_default());
+            ExitCode::FAILURE
+        }
+        _ => u8::try_from(told.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from),
+    }
+}
 
 fn main() -> ExitCode {
     let console_keeper = mvm_vmm::console::run_if_called();
@@ -35,7 +54,10 @@ fn main() -> ExitCode {
     }
     // Ends the process if it is a shell that asks for completions.
     clap_complete::CompleteEnv::with_factory(args::command).complete();
-    let cli = args::Cli::parse();
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => return usage(&told),
+    };
     let ui = ui::Ui::new(cli.global.color, cli.global.verbose);
     if cli.global.verbose {
         conversation::show();

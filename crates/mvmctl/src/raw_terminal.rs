@@ -1,4 +1,8 @@
 //! The terminal of a command in the guest: ours, raw as long as it runs.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "it speaks of the terminal itself, in words of ours"
+)]
 
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 use std::io::{IsTerminal as _, Write as _};

@@ -4,6 +4,10 @@
 //! from being seen. So each is a thread's, joined to the runtime by a short queue: when that is full
 //! the sender waits, and with it the guest. The threads are never waited for: one that stands still
 //! ends with the process.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "it carries the bytes of a guest's command, as its user asked for"
+)]
 
 use crate::report::Failure;
 use rustix::event::{PollFd, PollFlags, poll};

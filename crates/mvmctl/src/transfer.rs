@@ -1,6 +1,6 @@
 //! How far a transfer has come, on stderr.
 
-use crate::render::text::clean;
+use crate::render::shown::OneLine;
 use crate::ui::Ui;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ const SHOWN_AFTER: Duration = Duration::from_secs(1);
 /// One that takes longer than a second is shown: as a bar on a terminal, in one line elsewhere.
 pub(crate) struct Transfer<'a> {
     ui: &'a Ui,
-    what: String,
+    what: OneLine,
     total: Option<u64>,
     begun: Instant,
     moved: u64,
@@ -29,7 +29,7 @@ impl<'a> Transfer<'a> {
     pub(crate) fn new(ui: &'a Ui, what: &str, total: Option<u64>) -> Self {
         Self {
             ui,
-            what: clean(what).into_owned(),
+            what: OneLine::of(what),
             total,
             begun: Instant::now(),
             moved: 0,
@@ -54,7 +54,7 @@ impl<'a> Transfer<'a> {
             return;
         }
         let bar = ProgressBar::with_draw_target(self.total, ProgressDrawTarget::stderr())
-            .with_message(self.what.clone())
+            .with_message(self.what.to_string())
             .with_elapsed(self.begun.elapsed())
             .with_position(self.moved);
         let template = match self.total {

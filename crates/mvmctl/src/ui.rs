@@ -1,7 +1,10 @@
 //! The way out: data on stdout, talk on stderr. Nothing else writes to either.
+#![expect(clippy::disallowed_methods, reason = "this is the way out")]
 
 use crate::args::Color;
-use crate::render::text::{clean, cut, wrapped};
+use crate::render::shown::table::Looks;
+use crate::render::shown::{OneLine, Shown};
+use crate::render::text::wrapped;
 use crate::report::Failure;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +23,7 @@ const MOST: usize = 4500;
 /// Stdout and stderr of this run.
 #[derive(Debug)]
 pub(crate) struct Ui {
+    terminal: bool,
     width: Option<u16>,
     color: bool,
     color_on_stderr: bool,
@@ -43,6 +47,7 @@ impl Ui {
         // The tables' library looks at NO_COLOR by itself, and writes empty sequences then.
         crossterm::style::force_color_output(color);
         Self {
+            terminal: std::io::stdout().is_terminal(),
             width: width_of(std::io::stdout()),
             color,
             color_on_stderr: wanted(std::io::stderr().is_terminal()),
@@ -53,24 +58,31 @@ impl Ui {
         }
     }
 
-    /// Whether data on stdout is to be coloured.
-    pub(crate) fn color(&self) -> bool {
-        self.color
+    /// How tables look on stdout.
+    pub(crate) fn looks(&self) -> Looks {
+        Looks {
+            width: self.width,
+            color: self.color,
+        }
     }
 
-    /// The terminal's width in columns; `None` if stdout is none.
-    pub(crate) fn width(&self) -> Option<u16> {
-        self.width
+    /// Whether stdout is a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
     }
 
-    /// Writes data to stdout as it stands; callers clean what comes from outside. A reader that
-    /// has gone is no error: what follows is dropped, and [`Ui::is_closed`] tells streams to end.
-    pub(crate) fn print(&self, data: &str) -> Result<(), Failure> {
-        self.print_bytes(data.as_bytes())
+    /// Writes data to stdout. A reader that has gone is no error: what follows is dropped, and
+    /// [`Ui::is_closed`] tells streams to end.
+    pub(crate) fn print(&self, data: &Shown) -> Result<(), Failure> {
+        self.write(data.as_str().as_bytes())
     }
 
-    /// The same for bytes that need not be text.
-    pub(crate) fn print_bytes(&self, data: &[u8]) -> Result<(), Failure> {
+    /// Stdout for bytes as they came; `None` if they would reach a terminal.
+    pub(crate) fn not_a_terminal(&self) -> Option<Raw<'_>> {
+        (!self.is_terminal()).then_some(Raw(self))
+    }
+
+    fn write(&self, data: &[u8]) -> Result<(), Failure> {
         if self.closed.get() {
             return Ok(());
         }
@@ -81,10 +93,7 @@ impl Ui {
                 self.closed.set(true);
                 Ok(())
             }
-            Err(error) => Err(
-                Failure::failed(format!("cannot write to standard output: {error}"))
-                    .hint("look at where the output goes: a full disk, for example"),
-            ),
+            Err(error) => Err(unwritten(&error)),
         }
     }
 
@@ -155,11 +164,10 @@ impl Ui {
         } else {
             label.to_owned()
         };
-        let text = clean(text);
-        let text = cut(&text, MOST);
+        let text = OneLine::short(text, MOST);
         let shown = match width_of(std::io::stderr()) {
-            Some(width) => wrapped(&text, width.into(), indent),
-            None => text.into_owned(),
+            Some(width) => wrapped(text.as_str(), width.into(), indent),
+            None => text.to_string(),
         };
         // A stderr that has gone leaves nobody to tell.
         let _ = writeln!(std::io::stderr(), "{label}{shown}");
@@ -174,7 +182,7 @@ impl Ui {
     /// Says what is being waited for, once it has taken a second, until the guard is dropped: a
     /// spinner on a terminal, one line elsewhere.
     pub(crate) fn progress(&self, what: &str) -> Progress {
-        let what = clean(what).into_owned();
+        let what = OneLine::of(what);
         let spinner = self.is_live();
         let (done, waiting) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new()
@@ -203,6 +211,23 @@ impl Ui {
             thread: thread.ok(),
         }
     }
+}
+
+/// Stdout where it is no terminal.
+#[derive(Debug)]
+pub(crate) struct Raw<'a>(&'a Ui);
+
+impl Raw<'_> {
+    /// Writes bytes as they came, as [`Ui::print`] does.
+    pub(crate) fn print(&self, bytes: &[u8]) -> Result<(), Failure> {
+        self.0.write(bytes)
+    }
+}
+
+/// The failure to write what was asked for.
+pub(crate) fn unwritten(error: &std::io::Error) -> Failure {
+    Failure::failed(format!("cannot write to standard output: {error}"))
+        .hint("look at where the output goes: a full disk, for example")
 }
 
 /// The width of a terminal in columns; `None` for what is none.

@@ -69,6 +69,9 @@ pub(crate) struct Command {
     pub(crate) split: bool,
     /// What a lifecycle command is told of the sleep or wake in its environment.
     pub(crate) context: Option<LifecycleContext>,
+    /// The integration to whom a restore command is owed: that it has ended is told even if the agent
+    /// does not live to see it.
+    pub(crate) pays: Option<String>,
 }
 
 /// `MVM_GENERATION`, `MVM_CAUSE` and `MVM_CLONE`.
@@ -188,6 +191,7 @@ impl Check {
             timeout,
             split,
             context: None,
+            pays: None,
         })
     }
 

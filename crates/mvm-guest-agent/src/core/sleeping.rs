@@ -409,6 +409,7 @@ fn lifecycle_command(check: &Check, name: &str, task: &Task) -> Option<Command> 
         timeout: timeout.duration(),
         split: false,
         context: None,
+        pays: matches!(task, Task::Restore(_)).then(|| name.to_owned()),
     })
 }
 

@@ -173,7 +173,7 @@ impl Children {
         seen
     }
 
-    fn end_leftovers(&self) {
+    pub(super) fn end_leftovers(&self) {
         let mark = format!("{MARK}={}:", self.run_dir);
         // What is being killed may be forking: look again until nothing new is found.
         for _ in 0..10 {

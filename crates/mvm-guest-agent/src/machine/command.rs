@@ -12,6 +12,8 @@
 
 use super::children::{MARK, Orphans};
 use super::clock;
+use super::end_mark;
+use super::journal::Files;
 use super::lifecycle_env;
 use super::polled::polled;
 use super::process::{KILL_GRACE, Launcher, NotStarted, Process, TERM_GRACE};
@@ -159,7 +161,11 @@ impl Launcher {
         let words = [SHELL, "-c", &command.text];
         let shell = Program::new("/", &[SHELL.to_owned()], &words, env, stdio)
             .ok_or_else(|| NotStarted::new("a NUL in it", io::ErrorKind::InvalidInput.into()))?;
-        let process = self.spawn(&shell, scope)?;
+        // Without room for the mark it is run all the same, and once more if the agent is killed at a bad
+        // moment.
+        let mark = command.pays.as_ref();
+        let mark = mark.and_then(|name| end_mark::begin(&Files::new(self.run_dir()), name).ok());
+        let process = self.spawn_witnessed(&shell, scope, mark)?;
         Ok(Running {
             process,
             stdout,

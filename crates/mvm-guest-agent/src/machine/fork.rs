@@ -1,17 +1,20 @@
 //! Copies of the agent: those that make a few system calls and end, which costs much less than a
 //! program that has to be started first (docs/performance.md), and those that become a program.
 //!
+//! A restore command has one between it and the agent that stays a copy: see [`end_mark`](super::end_mark).
+//!
 //! Either may hang in the kernel, since the disk does that the program lies on or the filesystem that
 //! is to be synced. So nobody waits here for longer than a moment, and it has no descriptor but those
 //! that it needs: nothing of the agent's hangs with it, least of all its listening sockets.
 
+use super::end_mark::ENDED;
 use super::inherited::close_all_but;
 use super::program::{Entry, Program};
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::Pid;
+use rustix::process::{DumpableBehavior, Pid, WaitId, WaitIdOptions, waitid};
 use std::io;
 
 /// Forks. The copy has a process group of its own, and ends with what `work` returns, which may do
@@ -65,6 +68,100 @@ impl Report {
         drop(write);
         let _ = poll(&mut [PollFd::new(&read, PollFlags::IN)], Some(&MOMENT));
         Ok((pid, read))
+    }
+}
+
+impl Report {
+    /// The same with a witness in between, which stays a copy until the program has ended: then it
+    /// writes that into the mark, unless a signal ended it, and ends in the same way. Gives the witness,
+    /// the end at which the report comes, and that at which the program's number comes.
+    pub(super) fn begin_witnessed(
+        self,
+        program: &Program,
+        entry: &Entry,
+        mark: &OwnedFd,
+    ) -> io::Result<(Pid, OwnedFd, OwnedFd)> {
+        let Self { read, write } = self;
+        let (told, tell) = pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&told, true)?;
+        let pid = copy(|| {
+            let _ = rustix::process::setpgid(None, None);
+            block_signals();
+            let begun = copy(|| {
+                let number = program.begin(entry);
+                let _ = rustix::io::write(&write, &number.to_ne_bytes());
+                // Its cgroup is gone, for example, since a new agent has ended what it found: that is
+                // no end of a command that was run.
+                end_by(libc::SIGKILL);
+                127
+            });
+            let pid = match begun {
+                Ok(pid) => pid,
+                Err(error) => {
+                    let number = error.raw_os_error().unwrap_or(libc::EAGAIN);
+                    let _ = rustix::io::write(&write, &number.to_ne_bytes());
+                    return 127;
+                }
+            };
+            let _ = rustix::io::write(&tell, &pid.as_raw_pid().to_ne_bytes());
+            witness(pid, program, mark)
+        })?;
+        drop((write, tell));
+        let _ = poll(&mut [PollFd::new(&read, PollFlags::IN)], Some(&MOMENT));
+        Ok((pid, read, told))
+    }
+}
+
+/// The number that a witness has told.
+pub(super) fn told_pid(told: &OwnedFd) -> Option<Pid> {
+    let mut number = [0; 4];
+    match rustix::io::read(told, &mut number) {
+        Ok(4) => Pid::from_raw(i32::from_ne_bytes(number)),
+        _ => None,
+    }
+}
+
+/// Waits for the end of its command, and leaves its status to the agent.
+fn witness(pid: Pid, program: &Program, mark: &OwnedFd) -> u8 {
+    program.give_up_stdio();
+    close_all_but(&[Some(mark.as_raw_fd())]);
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    let Ok(Some(status)) = waitid(WaitId::Pid(pid), options) else {
+        return 127;
+    };
+    if let Some(signal) = status.terminating_signal() {
+        end_by(signal);
+    }
+    let Some(code) = status.exit_status() else {
+        return 127;
+    };
+    let _ = rustix::io::pwrite(mark, ENDED, 0);
+    u8::try_from(code).unwrap_or(127)
+}
+
+/// What comes to a witness is meant for its command, which has a group of its own.
+#[expect(unsafe_code, reason = "no safe binding blocks signals")]
+fn block_signals() {
+    // SAFETY: the set is initialised before it is read.
+    unsafe {
+        let mut all = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+    }
+}
+
+/// Ends by the signal by which the command has ended, and leaves no core of the agent's memory.
+#[expect(unsafe_code, reason = "no safe binding sets a signal to its default")]
+fn end_by(signal: i32) {
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    // SAFETY: no handler is set, and the set is initialised before it is read.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        let mut one = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut one);
+        libc::sigaddset(&raw mut one, signal);
+        libc::raise(signal);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &raw const one, std::ptr::null_mut());
     }
 }
 

@@ -115,7 +115,7 @@ impl Files {
         self.remove(PAYLOAD)
     }
 
-    fn remove(&self, name: &str) -> io::Result<()> {
+    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         match std::fs::remove_file(self.path(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -168,7 +168,7 @@ impl Files {
         let beside = self.dir.join(format!(".{name}.new"));
         let mode = if name == PAYLOAD { 0o600 } else { 0o644 };
         let exchanged = create(&beside, content, mode)
-            .and_then(|()| std::fs::rename(&beside, self.dir.join(name)));
+            .and_then(|_| std::fs::rename(&beside, self.dir.join(name)));
         if exchanged.is_err() {
             let _ = std::fs::remove_file(beside);
         }
@@ -178,14 +178,15 @@ impl Files {
 
 /// Writes a new file in the place of what has that name: a link would lead to another, and a FIFO
 /// would hold the agent.
-fn create(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+pub(super) fn create(path: &Path, content: &[u8], mode: u32) -> io::Result<File> {
     let _ = std::fs::remove_file(path);
     let mut file = File::options()
         .write(true)
         .create_new(true)
         .mode(mode)
         .open(path)?;
-    file.write_all(content)
+    file.write_all(content)?;
+    Ok(file)
 }
 
 /// Keeps the journal when it has changed, which most steps do not do, and tries again what it could

@@ -2,6 +2,7 @@
 
 use super::clock::{self, Timer};
 use super::drop_in_dir;
+use super::end_mark::EndMark;
 use super::hypervisor_clock::HypervisorClock;
 use super::interface::Machine;
 use super::journal::Files;
@@ -31,6 +32,8 @@ pub(crate) struct LocalMachine {
     pub(crate) launcher: Rc<Launcher>,
     pub(crate) sampler: RefCell<Sampler>,
     pub(crate) files: Files,
+    /// What has ended and is not in the journal yet.
+    pub(crate) end_mark: EndMark,
     /// The folders of integrations and probes.
     pub(crate) folders: (PathBuf, PathBuf),
     /// Whether the guest may be changed: synced, its clock set, its identity renewed.
@@ -57,7 +60,12 @@ impl Machine for LocalMachine {
     }
 
     async fn run(&self, run: RunId, command: Command, cancel: oneshot::Receiver<()>) -> Ended {
-        self.launcher.run(run, command, cancel).await
+        let pays = command.pays.clone();
+        let ended = self.launcher.run(run, command, cancel).await;
+        if let Some(integration) = pays {
+            self.end_mark.has_ended(&integration);
+        }
+        ended
     }
 
     async fn run_step(&self, work: Work, limit: Duration) -> Done {
@@ -84,6 +92,6 @@ impl Machine for LocalMachine {
     }
 
     fn keep(&self, journal: &Journal) -> io::Result<()> {
-        self.files.keep(journal)
+        self.end_mark.keep(&self.files, journal)
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod command;
 pub(crate) mod console;
 pub(crate) mod drop_in_dir;
 pub(crate) mod drop_in_watch;
+pub(crate) mod end_mark;
 mod fork;
 pub(crate) mod freezer;
 pub(crate) mod hypervisor_clock;

@@ -5,7 +5,7 @@
 
 use super::cgroup::{Cgroup, CgroupRoot};
 use super::children::{Children, Member, Orphans};
-use super::fork::{Report, fork, reported};
+use super::fork::{Report, fork, reported, told_pid};
 use super::freezer::Freezer;
 use super::polled::polled;
 use super::program::{Entry, Program, StartFailure};
@@ -64,6 +64,16 @@ pub(crate) struct Process {
     exited: AsyncFd<OwnedFd>,
     cgroup: Option<Cgroup>,
     report: Option<OwnedFd>,
+    /// The command, if this process is its witness.
+    below: Option<Below>,
+}
+
+/// A command that has another process of the agent's between it and the agent.
+#[derive(Debug)]
+struct Below {
+    /// Where its number is told once it has one.
+    told: OwnedFd,
+    pid: Cell<Option<Pid>>,
 }
 
 /// Why a process was not started.
@@ -166,15 +176,38 @@ impl Launcher {
     /// Begins the program in its scope. Whether it becomes that shows
     /// [later](Process::not_started): a slow disk can delay it without a bound.
     pub(crate) fn spawn(&self, program: &Program, scope: RunScope) -> Result<Process, NotStarted> {
-        let begun = scope.report.begin(program, &scope.entry);
-        let (pid, report) = begun.map_err(|error| NotStarted::new("fork", error))?;
+        self.spawn_witnessed(program, scope, None)
+    }
+
+    /// The same, with a witness of its end in between, which writes into the mark.
+    pub(super) fn spawn_witnessed(
+        &self,
+        program: &Program,
+        scope: RunScope,
+        mark: Option<OwnedFd>,
+    ) -> Result<Process, NotStarted> {
+        let begun = match mark {
+            None => {
+                let begun = scope.report.begin(program, &scope.entry);
+                begun.map(|(pid, report)| (pid, report, None))
+            }
+            Some(mark) => {
+                let begun = scope.report.begin_witnessed(program, &scope.entry, &mark);
+                begun.map(|(pid, report, told)| (pid, report, Some(told)))
+            }
+        };
+        let (pid, report, told) = begun.map_err(|error| NotStarted::new("fork", error))?;
+        let below = told.map(|told| Below {
+            told,
+            pid: Cell::default(),
+        });
         let member = Member {
             pid,
             mark: scope.mark,
             cgroup: scope.cgroup.as_ref().map(|it| it.path().to_owned()),
             orphans: scope.orphans,
         };
-        self.follow(member, scope.cgroup, Some(report))
+        self.follow(member, scope.cgroup, Some(report), below)
     }
 
     /// Makes bare system calls in a copy of the agent, which ends with what `work` returns: calls
@@ -192,7 +225,7 @@ impl Launcher {
             cgroup: None,
             orphans: Orphans::ToLeader,
         };
-        self.follow(member, None, None)
+        self.follow(member, None, None, None)
     }
 
     /// Follows a child that was just made, or ends it again.
@@ -201,6 +234,7 @@ impl Launcher {
         member: Member,
         cgroup: Option<Cgroup>,
         report: Option<OwnedFd>,
+        below: Option<Below>,
     ) -> Result<Process, NotStarted> {
         let pid = member.pid;
         let exited = pidfd_open(pid, PidfdFlags::NONBLOCK)
@@ -214,6 +248,7 @@ impl Launcher {
                     exited,
                     cgroup,
                     report,
+                    below,
                 })
             }
             Err(error) => {
@@ -224,11 +259,21 @@ impl Launcher {
         }
     }
 
+    /// Ends once more what an earlier agent with the same run directory has left.
+    pub(crate) fn end_leftovers(&self) {
+        self.children.end_leftovers();
+    }
+
     /// Takes the status of a process that has exited, and ends what it left running.
     pub(crate) async fn finish(&self, process: Process) -> Exit {
         // The dead leader still holds its number, so the group cannot be somebody else's.
-        let _ = kill_process_group(process.pid, Signal::KILL);
-        let exit = self.reap(process.pid);
+        let leader = process.leader();
+        let _ = kill_process_group(leader, Signal::KILL);
+        let mut exit = self.reap(process.pid);
+        if leader != process.pid {
+            // Its witness has left it to the agent as it was.
+            exit.cpu += self.reap(leader).cpu;
+        }
         self.kill_remaining(process.cgroup).await;
         exit
     }
@@ -242,7 +287,7 @@ impl Launcher {
     /// Gives up a process that even KILL does not end, and ends what it started, which would not
     /// come to the agent before it does. It is reaped as an orphan, should it end.
     pub(crate) fn abandon(&self, process: &Process) {
-        Children::kill_below(process.pid);
+        Children::kill_below(process.leader());
         self.children.give_up(process.pid);
     }
 
@@ -344,10 +389,23 @@ impl Process {
         Freezer::new(self.pid, cgroup, finished)
     }
 
+    /// The leader of its process group: the command itself.
+    fn leader(&self) -> Pid {
+        let Some(below) = &self.below else {
+            return self.pid;
+        };
+        if below.pid.get().is_none() {
+            below.pid.set(told_pid(&below.told));
+        }
+        // Without a number there is no command, or not yet.
+        below.pid.get().unwrap_or(self.pid)
+    }
+
     /// Sends a signal to its process group, or to itself if it has not come so far as to have one.
     pub(crate) fn signal(&self, signal: Signal) {
-        if kill_process_group(self.pid, signal).is_err() {
-            let _ = kill_process(self.pid, signal);
+        let leader = self.leader();
+        if kill_process_group(leader, signal).is_err() {
+            let _ = kill_process(leader, signal);
         }
     }
 

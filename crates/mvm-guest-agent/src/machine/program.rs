@@ -123,6 +123,14 @@ impl Program {
         }
     }
 
+    /// In a copy that stays one: keeps nothing of the agent's open, nor the pipes of the command.
+    pub(super) fn give_up_stdio(&self) {
+        let [nothing, ..] = &self.stdio;
+        let _ = rustix::stdio::dup2_stdin(nothing);
+        let _ = rustix::stdio::dup2_stdout(nothing);
+        let _ = rustix::stdio::dup2_stderr(nothing);
+    }
+
     fn prepare(&self, entry: &Entry) -> Result<(), Errno> {
         let [stdin, stdout, stderr] = &self.stdio;
         rustix::stdio::dup2_stdin(stdin)?;
@@ -156,6 +164,8 @@ impl Program {
             rustix::thread::set_thread_groups(&identity.groups)?;
             rustix::thread::set_thread_gid(identity.gid)?;
             rustix::thread::set_thread_uid(identity.uid)?;
+            // Who was given a user stays that one, whatever is set-user-id in the image.
+            rustix::thread::set_no_new_privs(true)?;
         }
         Ok(())
     }

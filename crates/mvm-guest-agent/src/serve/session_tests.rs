@@ -4,6 +4,7 @@ use super::*;
 use crate::core::lifecycle::Journal;
 use crate::core::worker::BusyPolicy;
 use crate::core::{Core, Settings};
+use crate::machine::end_mark::EndMark;
 use crate::machine::hypervisor_clock::HypervisorClock;
 use crate::machine::inhibit::Inhibitors;
 use crate::machine::journal::Files;
@@ -147,6 +148,7 @@ fn agent<E: Extension>(extension: impl FnOnce(&Rc<Launcher>) -> E) -> (Handle, E
         launcher,
         sampler: RefCell::new(sampler),
         files: Files::new(&dir),
+        end_mark: EndMark::default(),
         folders: (dir.clone(), dir),
         effects: false,
         freeze: FreezePolicy::default(),

@@ -245,7 +245,7 @@ impl Model {
                 Some((known, expect)) if known == *asked && asked.token.is_some() => {
                     self.answer(waiter, expect);
                 }
-                _ if asked.restored => {
+                _ if asked.restored || (self.lease_expired && asked.tells_time) => {
                     let mut back = Back::default();
                     back.join(waiter, asked, false);
                     self.held = asked.token;

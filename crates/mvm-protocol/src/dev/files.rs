@@ -4,6 +4,10 @@ use super::exec::Path;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
+/// How deep an entry of an archive may lie: the names that its path has. Deeper ones are refused by
+/// whoever packs and by whoever unpacks.
+pub const MAX_ARCHIVE_DEPTH: usize = 256;
+
 /// Fields of `put`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

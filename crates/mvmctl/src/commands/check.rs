@@ -2,6 +2,7 @@
 
 use super::Context;
 use crate::fleet;
+use crate::render::shown::Shown;
 use crate::render::words::succeeded;
 use crate::render::{data, inspect};
 use crate::report::{Failure, Outcome};
@@ -71,7 +72,7 @@ impl Args {
         });
         data::fleet(context, &fleet, || {
             let shown = |(_, checked)| inspect::checked(context, checked);
-            fleet.only().map_or_else(String::new, shown)
+            fleet.only().map_or_else(Shown::new, shown)
         })?;
         fleet.finish(context, is_bad)
     }

@@ -1,6 +1,7 @@
 //! `mvmctl completion SHELL`
 
 use super::Context;
+use crate::render::shown::Shown;
 use crate::report::{Failure, Outcome};
 use clap_complete::env::Shells;
 
@@ -30,7 +31,9 @@ impl Args {
         let mut script = Vec::new();
         // By name, not by path: the script is installed once, the program may move.
         shell.write_registration("COMPLETE", "mvmctl", "mvmctl", "mvmctl", &mut script)?;
-        context.ui.print(&String::from_utf8_lossy(&script))?;
+        context
+            .ui
+            .print(&Shown::lines(&String::from_utf8_lossy(&script), "\t"))?;
         Ok(Outcome::Done)
     }
 }

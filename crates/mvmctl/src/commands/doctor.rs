@@ -3,7 +3,7 @@
 use super::Context;
 use crate::args::Format;
 use crate::render::data::document;
-use crate::render::text::clean;
+use crate::render::shown::Shown;
 use crate::report::{Failure, Kind, Outcome};
 use mvm_registry::{Error, Inventory, UnreadableDir};
 use mvm_vmm::Deadline;
@@ -55,10 +55,13 @@ impl Args {
                 let report = json!({"can_start_vms": able, "findings": findings});
                 document(context, &report)?;
             }
-            Format::Name => context
-                .ui
-                .print(&list(&findings, |finding| finding.subject.clone()))?,
-            Format::Table | Format::Wide => context.ui.print(&list(&findings, line))?,
+            Format::Name => {
+                let subjects = findings.iter().map(|one| Shown::line(&one.subject));
+                context.ui.print(&subjects.collect())?;
+            }
+            Format::Table | Format::Wide => {
+                context.ui.print(&findings.iter().map(line).collect())?;
+            }
         }
         Ok(if able { Outcome::Done } else { Outcome::Bad })
     }
@@ -93,20 +96,14 @@ fn discovered(inventory: &Inventory) -> Result<(Vec<DiscoveredVm>, Vec<Unreadabl
     Ok((sockets.collect(), found.unreadable))
 }
 
-fn list(findings: &[Finding], show: impl Fn(&Finding) -> String) -> String {
-    let lines = findings.iter().map(|finding| show(finding) + "\n");
-    lines.collect::<Vec<_>>().concat()
-}
-
-fn line(finding: &Finding) -> String {
+fn line(finding: &Finding) -> Shown {
     let mark = match finding.level {
         Level::Ok => "ok     ",
         Level::Warning => "warning",
         Level::Problem => "problem",
     };
-    let first = format!("{mark}  {}: {}", finding.subject, clean(&finding.message));
-    match &finding.fix {
-        Some(fix) => format!("{first}\n         to mend it: {}", clean(fix)),
-        None => first,
-    }
+    let first = format!("{mark}  {}: {}", finding.subject, finding.message);
+    let fix = finding.fix.as_ref();
+    let fix = fix.map(|fix| Shown::line(&format!("         to mend it: {fix}")));
+    [Shown::line(&first)].into_iter().chain(fix).collect()
 }

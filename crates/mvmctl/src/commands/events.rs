@@ -6,7 +6,7 @@ use crate::backoff::Backoff;
 use crate::fleet::{self, Scope, Target};
 use crate::render::data::{self, Named};
 use crate::render::event;
-use crate::render::text::{clean, cut};
+use crate::render::shown::Shown;
 use crate::report::{self, Failure, InData, Outcome};
 use crate::vm_name;
 use crate::vm_state::{Now, VmState, VmStates};
@@ -123,7 +123,7 @@ impl Follower<'_> {
                 Ok(Now::Off(error)) | Err(error) => return self.give_up(&error),
             };
             let mut is_up = false;
-            let error = match self.watch(&vm, &mut state, &mut is_up).await {
+            let error = match self.watch(&vm, &mut state, &mut is_up, &mut backoff).await {
                 Ok(Over::Unread) => return Ok(()),
                 Ok(Over::NotRunning) => {
                     was_up = true;
@@ -156,7 +156,6 @@ impl Follower<'_> {
             if is_up {
                 // Once for each time that it is lost, not for each try in vain.
                 self.tell(&Failure::about(&self.name, &error))?;
-                backoff = Backoff::new();
             }
             let _ = timeout(backoff.pause(), state.changed()).await;
         }
@@ -179,6 +178,7 @@ impl Follower<'_> {
         vm: &Vm,
         state: &mut VmState<'_>,
         is_up: &mut bool,
+        backoff: &mut Backoff,
     ) -> Result<Over, Stop> {
         let permit = self.dialling.acquire().await;
         let deadlines = self.context.deadlines();
@@ -193,6 +193,7 @@ impl Follower<'_> {
         };
         drop(permit);
         *is_up = true;
+        backoff.is_up();
         self.show_status(&status)?;
         while !self.context.ui.is_closed() {
             let event = tokio::select! {
@@ -232,9 +233,9 @@ impl Follower<'_> {
 
     fn print(&self, line: &str) -> Result<(), Failure> {
         self.context.ui.print(&match self.context.format {
-            Format::Name => format!("{}\n", clean(&self.name)),
+            Format::Name => Shown::line(&self.name),
             // However many words of a newer agent are in it.
-            _ => format!("{}  {}\n", clean(&self.name), cut(line, MOST)),
+            _ => Shown::short_line(&format!("{}  {line}", self.name), MOST),
         })
     }
 

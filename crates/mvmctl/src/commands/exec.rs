@@ -7,6 +7,7 @@ use super::running::{self, End, LastHeard, OutputSink, Passthrough, SignalTarget
 use crate::args::Format;
 use crate::raw_terminal;
 use crate::render::data::{self, Named};
+use crate::render::shown;
 use crate::report::{Ended, Failure, Kind, Outcome};
 use crate::vm_name;
 use crate::vm_state::VmStates;
@@ -228,7 +229,9 @@ impl Args {
                 let answer = &started;
                 data::document(context, &Named { vm, answer })?;
             }
-            _ => context.ui.print(&format!("{}\n", started.job))?,
+            _ => context
+                .ui
+                .print(&shown::Shown::line(&started.job.to_string()))?,
         }
         Ok(Outcome::Done)
     }

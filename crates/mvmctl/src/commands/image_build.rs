@@ -3,7 +3,7 @@
 use super::Context;
 use crate::args::Format;
 use crate::render::data::document;
-use crate::render::text::clean;
+use crate::render::shown::Shown;
 use crate::report::{Failure, Outcome};
 use mvm_vmm::build::{Build, BuildError, Built, Service};
 use mvm_vmm::image::Agent;
@@ -146,7 +146,7 @@ impl Args {
             Format::Json | Format::Yaml => document(context, &Report::of(&built))?,
             Format::Name => {
                 let folder = built.folder.display().to_string();
-                context.ui.print(&format!("{}\n", clean(&folder)))?;
+                context.ui.print(&Shown::line(&folder))?;
             }
             Format::Table | Format::Wide => {}
         }

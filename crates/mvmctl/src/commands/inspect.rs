@@ -5,6 +5,7 @@ use crate::clock::timed;
 use crate::fleet;
 use crate::render::data::{self, Named};
 use crate::render::inspect;
+use crate::render::shown::Shown;
 use crate::report::{Failure, Outcome};
 use crate::vm_name;
 use mvm_protocol::status::Health;
@@ -25,7 +26,7 @@ impl Args {
         let fleet = asked.await?;
         data::fleet(context, &fleet, || {
             let shown = |(vm, answer)| inspect::inspect(context, &Named { vm, answer });
-            fleet.only().map_or_else(String::new, shown)
+            fleet.only().map_or_else(Shown::new, shown)
         })?;
         fleet.finish(context, |inspect| {
             inspect.answer.status.health == Health::Unhealthy

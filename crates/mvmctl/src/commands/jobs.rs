@@ -5,7 +5,8 @@ use super::dev::failure;
 use crate::args::Format;
 use crate::fleet;
 use crate::render::data;
-use crate::render::table::{Style, Table, cell};
+use crate::render::shown::Shown;
+use crate::render::shown::table::{Style, Table, cell};
 use crate::render::words;
 use crate::report::{Failure, Outcome};
 use crate::vm_name;
@@ -42,19 +43,19 @@ impl Args {
         data::fleet(context, &fleet, || {
             fleet
                 .only()
-                .map_or_else(String::new, |(_, jobs)| table(context, &jobs.jobs))
+                .map_or_else(Shown::new, |(_, jobs)| table(context, &jobs.jobs))
         })?;
         fleet.finish(context, |_| false)
     }
 }
 
-fn table(context: &Context, jobs: &[Job]) -> String {
+fn table(context: &Context, jobs: &[Job]) -> Shown {
     let wide = context.format == Format::Wide;
     let mut headers = vec!["JOB", "STATE", "AGE", "TOOK", "PRINTED", "COMMAND"];
     if wide {
         headers.splice(1..1, ["PID"]);
     }
-    let mut table = Table::new(&context.ui, &headers);
+    let mut table = Table::new(context.ui.looks(), &headers);
     for job in jobs {
         let (tone, state) = state(job);
         let mut row = vec![

@@ -4,6 +4,7 @@ use super::Context;
 use super::machine::{Wanted, failure, home, name};
 use crate::render::console::ConsoleText;
 use crate::report::{Failure, Outcome};
+use crate::ui::Ui;
 use crate::vm_name::complete;
 use clap_complete::engine::ArgValueCompleter;
 use mvm_registry::{VmState, Watch};
@@ -46,12 +47,12 @@ impl Args {
         let failed = |error: Error| failure(context, &self.name, Wanted::Logs, &error);
         if self.previous {
             let last = last_console(&home, &vm).map_err(failed)?;
-            let mut log = Log::new(last);
+            let mut log = Log::new(last, &context.ui);
             log.print_new(context)?;
             log.print_rest(context)?;
             return Ok(Outcome::Done);
         }
-        let mut log = Log::new(console(&home, &vm).map_err(failed)?);
+        let mut log = Log::new(console(&home, &vm).map_err(failed)?, &context.ui);
         let folder = home.vm(&vm);
         // Where it cannot be had, each look is one at the VM too.
         let mut watch = self.follow.then(|| Watch::of(&home, [vm.clone()]).ok());
@@ -113,10 +114,10 @@ struct Log<S> {
 }
 
 impl<S: Source> Log<S> {
-    fn new(source: S) -> Self {
+    fn new(source: S, ui: &Ui) -> Self {
         Self {
             source,
-            text: ConsoleText::for_stdout(),
+            text: ConsoleText::for_stdout(ui),
         }
     }
 
@@ -127,11 +128,11 @@ impl<S: Source> Log<S> {
             let Some(bytes) = piece.get(..count).filter(|bytes| !bytes.is_empty()) else {
                 return Ok(());
             };
-            context.ui.print_bytes(&self.text.take(bytes))?;
+            self.text.print(&context.ui, bytes)?;
         }
     }
 
     fn print_rest(&mut self, context: &Context) -> Result<(), Failure> {
-        context.ui.print_bytes(&self.text.rest())
+        self.text.print_rest(&context.ui)
     }
 }

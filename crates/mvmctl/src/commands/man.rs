@@ -2,6 +2,7 @@
 
 use super::Context;
 use crate::args;
+use crate::render::shown::Shown;
 use crate::report::{Failure, Outcome};
 use std::path::PathBuf;
 
@@ -36,7 +37,9 @@ impl Args {
         } else {
             let mut page = Vec::new();
             clap_mangen::Man::new(command).render(&mut page)?;
-            context.ui.print(&String::from_utf8_lossy(&page))?;
+            context
+                .ui
+                .print(&Shown::lines(&String::from_utf8_lossy(&page), "\t"))?;
         }
         Ok(Outcome::Done)
     }

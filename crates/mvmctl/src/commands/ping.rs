@@ -3,7 +3,8 @@
 use super::Context;
 use crate::args::Format;
 use crate::fleet::{self, Fleet};
-use crate::render::table::{Style, Table, cell};
+use crate::render::shown::Shown;
+use crate::render::shown::table::{Style, Table, cell};
 use crate::render::{data, status, words};
 use crate::report::{Failure, Outcome};
 use crate::vm_name;
@@ -40,12 +41,12 @@ fn in_ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }
 
-fn table(context: &Context, fleet: &Fleet<Pong>) -> String {
+fn table(context: &Context, fleet: &Fleet<Pong>) -> Shown {
     let mut headers = vec!["NAME", "ROUND TRIP"];
     if context.format == Format::Wide {
         headers.push("ADDRESS");
     }
-    let mut table = Table::new(&context.ui, &headers);
+    let mut table = Table::new(context.ui.looks(), &headers);
     for one in &fleet.answers {
         let shown = match &one.result {
             Ok(pong) => cell(Style::Plain, &words::milliseconds(pong.rtt_ms)),

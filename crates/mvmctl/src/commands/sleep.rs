@@ -2,7 +2,8 @@
 
 use super::{Context, why_unreachable};
 use crate::fleet;
-use crate::render::{data, steps, text::clean};
+use crate::render::shown::Shown;
+use crate::render::{data, steps};
 use crate::report::{Failure, Outcome};
 use crate::vm_name;
 use mvm_protocol::drop_in::Secs;
@@ -73,9 +74,12 @@ impl Args {
             ));
         }
         data::fleet(context, &fleet, || {
-            fleet.only().map_or_else(String::new, |(_, ready)| {
+            fleet.only().map_or_else(Shown::new, |(_, ready)| {
                 let steps = steps::table(context, &ready.steps);
-                format!("{steps}\nready, token {}\n", clean(ready.token.as_str()))
+                let ready = format!("ready, token {}", ready.token.as_str());
+                [steps, Shown::empty_line(), Shown::line(&ready)]
+                    .into_iter()
+                    .collect()
             })
         })?;
         fleet.finish(context, |_| false)

@@ -4,6 +4,7 @@ use super::Context;
 use super::machine::{Wanted, blocking, failure, name, not_of_another, tell_logs};
 use super::mend::mend_if_broken_off;
 use crate::render::data;
+use crate::render::shown::Shown;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::{Marks, complete};
 use clap_complete::engine::ArgValueCompleter;
@@ -149,7 +150,7 @@ impl Args {
             let record = home.vm(&vm).record();
             let record = record.map_err(|error| Failure::registry(&self.name, &error))?;
             let report = Report::of(&record, true, begun);
-            data::one(context, &self.name, &report, String::new)?;
+            data::one(context, &self.name, &report, Shown::new)?;
             return Ok(Outcome::Done);
         }
         let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
@@ -171,7 +172,7 @@ impl Args {
             begun.elapsed().as_secs_f64(),
             record.backend
         ));
-        data::one(context, &self.name, &report, String::new)?;
+        data::one(context, &self.name, &report, Shown::new)?;
         Ok(Outcome::Done)
     }
 }

@@ -4,6 +4,7 @@ use super::Context;
 use super::machine::{Wanted, blocking, failure, home, name};
 use crate::fleet::{self, Answered, Fleet, Scope, at_once};
 use crate::render::data;
+use crate::render::shown::Shown;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::{self, Choice};
 use futures_util::stream::{self, StreamExt as _};
@@ -123,6 +124,6 @@ pub(crate) async fn for_each<T: Serialize + Send + 'static>(
             context.ui.note(&told(name, done));
         }
     }
-    data::fleet(context, &fleet, String::new)?;
+    data::fleet(context, &fleet, Shown::new)?;
     fleet.finish(context, |_| false)
 }

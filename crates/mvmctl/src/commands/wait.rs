@@ -4,7 +4,8 @@ use super::Context;
 use crate::args::Format;
 use crate::backoff::Backoff;
 use crate::render::data::{self, Named};
-use crate::render::{event, text::clean};
+use crate::render::event;
+use crate::render::shown::Shown;
 use crate::report::{Failure, Kind, Outcome};
 use crate::vm_name;
 use crate::vm_state::{Now, VmState, VmStates};
@@ -95,7 +96,7 @@ impl Args {
         match context.format {
             // Nothing but success was asked for.
             Format::Table | Format::Wide => {}
-            Format::Name => context.ui.print(&format!("{}\n", clean(name)))?,
+            Format::Name => context.ui.print(&Shown::line(name))?,
             Format::Json | Format::Yaml => {
                 let answer = &status;
                 data::document(context, &Named { vm: name, answer })?;
@@ -137,7 +138,11 @@ impl Args {
                 .await
             {
                 Ok(Watched::Met(status)) => return Ok(*status),
-                Ok(Watched::Stale | Watched::NotRunning) => {}
+                Ok(Watched::NotRunning) => {}
+                // A guest that says so over and over is not dialled as often.
+                Ok(Watched::Stale) => {
+                    let _ = timeout(backoff.pause(), vm_state.changed()).await;
+                }
                 Ok(Watched::AboutToBeFrozen) if vm_state.is_told() => {
                     vm_state.frozen_or_not().await;
                 }
@@ -179,7 +184,7 @@ impl Args {
             begun = begun => begun?,
             _ = state.until_not_running() => return Ok(Watched::NotRunning),
         };
-        *backoff = Backoff::new();
+        backoff.is_up();
         loop {
             if self.state.is_met(&status) {
                 return Ok(Watched::Met(Box::new(status)));

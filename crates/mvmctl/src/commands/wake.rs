@@ -6,6 +6,7 @@ use super::mend::mend_if_broken_off;
 use super::payload::PayloadArg;
 use super::sleep::token;
 use crate::fleet::{self, Answered, Fleet};
+use crate::render::shown::Shown;
 use crate::render::words::wire;
 use crate::render::{data, steps};
 use crate::report::{Failure, Outcome};
@@ -95,7 +96,7 @@ impl Args {
         data::fleet(context, &fleet, || {
             fleet
                 .only()
-                .map_or_else(String::new, |(_, awake)| table(context, awake))
+                .map_or_else(Shown::new, |(_, awake)| table(context, awake))
         })?;
         fleet.finish(context, |awake| !is_well(awake))
     }
@@ -181,14 +182,17 @@ pub(crate) fn is_well(awake: &Awake) -> bool {
 }
 
 /// The steps, and what the guest was before.
-pub(crate) fn table(context: &Context, awake: &Awake) -> String {
+pub(crate) fn table(context: &Context, awake: &Awake) -> Shown {
     let steps = steps::table(context, &awake.steps);
     let was = match (awake.was_ready, awake.lease_expired) {
         (true, _) => "it was ready",
         (false, true) => "it had run on by itself when its lease was over",
         (false, false) => "it was not asleep",
     };
-    format!("{steps}\nawake, generation {}: {was}\n", awake.generation)
+    let awake = format!("awake, generation {}: {was}", awake.generation);
+    [steps, Shown::empty_line(), Shown::line(&awake)]
+        .into_iter()
+        .collect()
 }
 
 /// The code of a guest that gives no answer and may have been cut off by its VMM.

@@ -1,8 +1,9 @@
 //! What a guest wrote to its console, for standard output: byte for byte, or fit for a terminal.
 
-use super::text::clean;
+use super::shown::Shown;
+use crate::report::Failure;
+use crate::ui::Ui;
 use std::borrow::Cow;
-use std::io::IsTerminal as _;
 
 /// How long a line may be before it is shown without its end, in bytes.
 const LONGEST: usize = 64 * 1024;
@@ -17,9 +18,9 @@ pub(crate) struct ConsoleText {
 
 impl ConsoleText {
     /// As standard output takes it: a terminal gets lines in which nothing is obeyed.
-    pub(crate) fn for_stdout() -> Self {
+    pub(crate) fn for_stdout(ui: &Ui) -> Self {
         Self {
-            terminal: std::io::stdout().is_terminal(),
+            terminal: ui.is_terminal(),
             partial: Vec::new(),
         }
     }
@@ -29,31 +30,57 @@ impl ConsoleText {
         if !self.terminal {
             return Cow::Borrowed(bytes);
         }
+        Cow::Owned(self.lines(bytes).as_str().into())
+    }
+
+    /// What is left when nothing more comes.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        self.last_line().as_str().into()
+    }
+
+    /// Prints what there is to print of it now.
+    pub(crate) fn print(&mut self, ui: &Ui, bytes: &[u8]) -> Result<(), Failure> {
+        match ui.not_a_terminal() {
+            Some(raw) => raw.print(bytes),
+            None => ui.print(&self.lines(bytes)),
+        }
+    }
+
+    /// Prints what is left.
+    pub(crate) fn print_rest(&mut self, ui: &Ui) -> Result<(), Failure> {
+        let rest = self.last_line();
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            ui.print(&rest)
+        }
+    }
+
+    fn lines(&mut self, bytes: &[u8]) -> Shown {
         self.partial.extend_from_slice(bytes);
         // A line without an end does not fill memory.
         let end = match self.partial.iter().rposition(|byte| *byte == b'\n') {
             Some(end) => end + 1,
             None if self.partial.len() > LONGEST => self.partial.len(),
-            None => return Cow::Borrowed(&[]),
+            None => return Shown::new(),
         };
         let lines: Vec<u8> = self.partial.drain(..end).collect();
-        Cow::Owned(shown(&lines).into_bytes())
+        shown(&lines)
     }
 
-    /// What is left when nothing more comes.
-    pub(crate) fn rest(&mut self) -> Vec<u8> {
-        shown(&std::mem::take(&mut self.partial)).into_bytes()
+    fn last_line(&mut self) -> Shown {
+        shown(&std::mem::take(&mut self.partial))
     }
 }
 
 /// Lines without anything that a terminal would obey.
-fn shown(lines: &[u8]) -> String {
+fn shown(lines: &[u8]) -> Shown {
     let text = String::from_utf8_lossy(lines);
-    let lines = text.lines().map(|line| {
-        let line = line.trim_end_matches('\r').replace('\t', "    ");
-        format!("{}\n", clean(&line))
-    });
-    lines.collect::<Vec<_>>().concat()
+    let lines: Vec<_> = text
+        .lines()
+        .map(|line| line.trim_end_matches('\r'))
+        .collect();
+    Shown::lines(&lines.join("\n"), "    ")
 }
 
 #[cfg(test)]
@@ -70,6 +97,6 @@ mod tests {
         assert_eq!(*text.take(b"[2J\nen"), *b"    b\\u{1b}[2J\n");
         assert_eq!(text.rest(), b"en\n");
         assert_eq!(text.rest(), b"");
-        assert_eq!(shown(b"\xff\n"), "\u{fffd}\n");
+        assert_eq!(shown(b"\xff\n").as_str(), "\u{fffd}\n");
     }
 }

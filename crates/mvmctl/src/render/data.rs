@@ -1,6 +1,6 @@
 //! JSON, YAML and names alone: what programs read.
 
-use super::text::{clean, clean_json};
+use super::shown::Shown;
 use crate::args::Format;
 use crate::commands::Context;
 use crate::fleet::{Answered, Fleet, Scope};
@@ -29,7 +29,7 @@ pub(crate) enum Entry<'a, T> {
 pub(crate) fn fleet<T: Serialize>(
     context: &Context,
     fleet: &Fleet<T>,
-    table: impl FnOnce() -> String,
+    table: impl FnOnce() -> Shown,
 ) -> Result<(), Failure> {
     if fleet.scope == Scope::One && fleet.only().is_none() {
         return Ok(());
@@ -37,8 +37,8 @@ pub(crate) fn fleet<T: Serialize>(
     match context.format {
         Format::Table | Format::Wide => context.ui.print(&table()),
         Format::Name => {
-            let names: Vec<_> = fleet.answers.iter().map(|one| clean(&one.name)).collect();
-            context.ui.print(&lines(&names))
+            let names = fleet.answers.iter().map(|one| Shown::line(&one.name));
+            context.ui.print(&names.collect())
         }
         Format::Json | Format::Yaml => {
             if let Some((vm, answer)) = fleet.only() {
@@ -55,22 +55,13 @@ pub(crate) fn one(
     context: &Context,
     vm: &str,
     answer: &impl Serialize,
-    table: impl FnOnce() -> String,
+    table: impl FnOnce() -> Shown,
 ) -> Result<(), Failure> {
     match context.format {
         Format::Table | Format::Wide => context.ui.print(&table()),
-        Format::Name => context.ui.print(&lines(&[clean(vm)])),
+        Format::Name => context.ui.print(&Shown::line(vm)),
         Format::Json | Format::Yaml => document(context, &Named { vm, answer }),
     }
-}
-
-fn lines(lines: &[impl AsRef<str>]) -> String {
-    let mut text = String::new();
-    for line in lines {
-        text.push_str(line.as_ref());
-        text.push('\n');
-    }
-    text
 }
 
 fn entry_of<T>(one: &Answered<T>) -> Entry<'_, &T> {
@@ -95,33 +86,34 @@ pub(crate) fn document(context: &Context, value: &impl Serialize) -> Result<(), 
 /// Writes one document of a stream: JSON on a line of its own, YAML after a `---`.
 pub(crate) fn line(context: &Context, value: &impl Serialize) -> Result<(), Failure> {
     let text = if context.format == Format::Yaml {
-        format!("---\n{}", yaml(value)?)
+        [Shown::line("---"), yaml(value)?].into_iter().collect()
     } else {
-        let json = serde_json::to_string(value).map_err(std::io::Error::other)?;
-        format!("{}\n", clean_json(&json))
+        Shown::json(&serde_json::to_string(value).map_err(std::io::Error::other)?)
     };
     context.ui.print(&text)
 }
 
-fn yaml(value: &impl Serialize) -> Result<String, Failure> {
+fn yaml(value: &impl Serialize) -> Result<Shown, Failure> {
     let yaml = serde_saphyr::to_string(value)
         .map_err(|error| Failure::failed(format!("cannot write this as YAML: {error}")))?;
     // The library escapes control characters and leaves marks of direction. JSON is YAML too, and
     // can say them with escapes.
-    if yaml.lines().all(|line| clean(line) == line) {
-        return Ok(yaml);
+    let shown = Shown::lines(&yaml, "\t");
+    if shown.as_str() == yaml {
+        return Ok(shown);
     }
     json(value)
 }
 
-fn json(value: &impl Serialize) -> Result<String, Failure> {
+fn json(value: &impl Serialize) -> Result<Shown, Failure> {
     let json = serde_json::to_string_pretty(value).map_err(std::io::Error::other)?;
-    Ok(format!("{}\n", clean_json(&json)))
+    Ok(Shown::json(&json))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_protocol::visible::is_hidden;
     use serde_json::json;
 
     #[test]
@@ -135,9 +127,11 @@ mod tests {
             "a\n\u{2066}b\n",
             "\r",
             "\u{2028}",
+            "\u{e0041}",
         ] {
             let yaml = yaml(&json!({"k": text})).unwrap();
-            assert!(yaml.lines().all(|line| clean(line) == line), "{yaml:?}");
+            let is_safe = |c: char| c == '\n' || !is_hidden(c);
+            assert!(yaml.as_str().chars().all(is_safe), "{yaml:?}");
         }
     }
 
@@ -146,7 +140,7 @@ mod tests {
         let value =
             json!([{"vm": "web", "ok": true, "value": "yes", "none": null, "rtt_ms": 0.43}]);
         assert_eq!(
-            yaml(&value).unwrap(),
+            yaml(&value).unwrap().as_str(),
             "- none: null\n  ok: true\n  rtt_ms: 0.43\n  value: \"yes\"\n  vm: web\n"
         );
     }

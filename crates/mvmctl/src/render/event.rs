@@ -1,11 +1,11 @@
 //! What `vm events` shows: a line for each change.
 
-use super::text::{clean, cut};
+use super::text::cut;
 use super::words;
 use mvm_protocol::answer::Change;
 use mvm_protocol::status::Status;
 
-/// A change in words; `None` for what is none.
+/// A change in words, as the guest has them; `None` for what is none.
 pub(crate) fn change(change: &Change) -> Option<String> {
     Some(match change {
         Change::Worker { worker } => format!("worker {}", words::worker(worker)),
@@ -17,9 +17,8 @@ pub(crate) fn change(change: &Change) -> Option<String> {
             });
             let line = words::last_line(last);
             let separator = if line.is_empty() { "" } else { ": " };
-            let name = clean(&integration.name);
-            let name = cut(&name, 64);
-            format!("{name} {health}{how}{separator}{}", clean(&line))
+            let name = cut(&integration.name, 64);
+            format!("{name} {health}{how}{separator}{line}")
         }
         Change::Lifecycle { lifecycle } => format!("lifecycle {}", words::lifecycle(*lifecycle).1),
         Change::DropIns { drop_ins } => format!(
@@ -40,13 +39,13 @@ pub(crate) fn change(change: &Change) -> Option<String> {
     })
 }
 
-/// The status at the beginning, in a line.
+/// The status at the beginning, in words as the guest has them.
 pub(crate) fn status(status: &Status) -> String {
     format!(
         "{}, {}, worker {}, integrations: {}",
         words::lifecycle(status.lifecycle).1,
         words::health(status.health).1,
         words::worker(&status.worker),
-        clean(&words::integrations(&status.integrations, status.integrations_omitted).1)
+        words::integrations(&status.integrations, status.integrations_omitted).1
     )
 }

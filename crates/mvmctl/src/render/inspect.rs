@@ -1,9 +1,10 @@
 //! What `vm inspect` and `vm check` show.
 
 use super::data::Named;
+use super::shown::Shown;
+use super::shown::table::{Cell, Style, Table, cell, pairs};
 use super::status::{self, omitted};
-use super::table::{Cell, Style, Table, cell, pairs};
-use super::text::{clean_lines, cut};
+use super::text::cut;
 use super::words;
 use crate::clock::Timed;
 use crate::commands::Context;
@@ -12,22 +13,22 @@ use mvm_protocol::status::{DropInError, Inspect, LastCheck, ProbeStatus};
 use mvm_protocol::{MAX_OUTPUT, Timestamp};
 
 /// All that an agent tells.
-pub(crate) fn inspect(context: &Context, named: &Named<&Timed<Inspect>>) -> String {
+pub(crate) fn inspect(context: &Context, named: &Named<&Timed<Inspect>>) -> Shown {
     let inspect = &named.answer.answer;
     let now = inspect.status.now;
     let mut text = status::one(context, named.vm, &inspect.status, named.answer.skew);
     if !inspect.probes.is_empty() {
-        text.push('\n');
-        text.push_str(&probe_table(context, &inspect.probes, now));
-        text.push_str(&omitted(inspect.probes_omitted));
+        text.push(&Shown::empty_line());
+        text.push(&probe_table(context, &inspect.probes, now));
+        text.push(&omitted(inspect.probes_omitted));
     }
     let system = &inspect.system;
     let agent = &inspect.agent;
     let profile = words::wire(&agent.profile);
     let time = |time: Option<Timestamp>| time.map_or("never".into(), |time| time.to_string());
-    text.push('\n');
-    text.push_str(&pairs(
-        context,
+    text.push(&Shown::empty_line());
+    text.push(&pairs(
+        context.ui.looks(),
         &[
             ("Hostname", system.hostname.clone()),
             ("Kernel", system.kernel.clone()),
@@ -64,9 +65,9 @@ pub(crate) fn inspect(context: &Context, named: &Named<&Timed<Inspect>>) -> Stri
         ],
     ));
     if !agent.drop_in_errors.is_empty() {
-        text.push('\n');
-        text.push_str(&rejected_table(context, &agent.drop_in_errors));
-        text.push_str(&omitted(agent.drop_in_errors_omitted));
+        text.push(&Shown::empty_line());
+        text.push(&rejected_table(context, &agent.drop_in_errors));
+        text.push(&omitted(agent.drop_in_errors_omitted));
     }
     text
 }
@@ -90,8 +91,11 @@ fn load(inspect: &Inspect) -> String {
     }
 }
 
-fn probe_table(context: &Context, probes: &[ProbeStatus], now: Option<Timestamp>) -> String {
-    let mut table = Table::new(&context.ui, &["PROBE", "OK", "VALUE", "LAST CHECK", "RUN"]);
+fn probe_table(context: &Context, probes: &[ProbeStatus], now: Option<Timestamp>) -> Shown {
+    let mut table = Table::new(
+        context.ui.looks(),
+        &["PROBE", "OK", "VALUE", "LAST CHECK", "RUN"],
+    );
     for probe in probes {
         let last = words::last_check(probe.last_check.as_ref());
         let run = probe.last_check.as_ref().map_or("never".into(), |check| {
@@ -133,8 +137,8 @@ fn value(probe: &ProbeStatus) -> String {
     }
 }
 
-fn rejected_table(context: &Context, errors: &[DropInError]) -> String {
-    let mut table = Table::new(&context.ui, &["REJECTED FILE", "WHY"]);
+fn rejected_table(context: &Context, errors: &[DropInError]) -> Shown {
+    let mut table = Table::new(context.ui.looks(), &["REJECTED FILE", "WHY"]);
     for error in errors {
         table.row(vec![
             cell(Style::Plain, &error.file),
@@ -145,13 +149,13 @@ fn rejected_table(context: &Context, errors: &[DropInError]) -> String {
 }
 
 /// What a check that was asked for found: its verdict, how it ended, and all that it printed.
-pub(crate) fn checked(context: &Context, checked: &Checked) -> String {
-    let mut text = String::new();
+pub(crate) fn checked(context: &Context, checked: &Checked) -> Shown {
+    let mut text = Shown::new();
     if let Some(integration) = &checked.integration {
         let health = words::health(integration.health);
         let last = words::last_check(integration.last_check.as_ref());
         let mut table = Table::new(
-            &context.ui,
+            context.ui.looks(),
             &[
                 "INTEGRATION",
                 "HEALTH",
@@ -170,16 +174,16 @@ pub(crate) fn checked(context: &Context, checked: &Checked) -> String {
             cell(Style::Plain, &integration.consecutive_failures.to_string()),
             cell(last.0, &last.1),
         ]);
-        text.push_str(&table.finish());
-        text.push_str(&output(integration.last_check.as_ref()));
+        text.push(&table.finish());
+        text.push(&output(integration.last_check.as_ref()));
     }
     if let Some(probe) = &checked.probe {
-        text.push_str(&probe_table(
+        text.push(&probe_table(
             context,
             std::slice::from_ref(probe),
             ended(probe.last_check.as_ref()),
         ));
-        text.push_str(&output(probe.last_check.as_ref()));
+        text.push(&output(probe.last_check.as_ref()));
     }
     text
 }
@@ -191,9 +195,9 @@ fn ended(check: Option<&LastCheck>) -> Option<Timestamp> {
     Some(Timestamp(check.at.0.saturating_add(took)))
 }
 
-fn output(check: Option<&LastCheck>) -> String {
+fn output(check: Option<&LastCheck>) -> Shown {
     let Some(check) = check.filter(|check| !check.output.trim().is_empty()) else {
-        return String::new();
+        return Shown::new();
     };
     let output = check.output.trim_end();
     // An agent keeps no more than this.
@@ -202,9 +206,10 @@ fn output(check: Option<&LastCheck>) -> String {
         .get(output.ceil_char_boundary(from)..)
         .unwrap_or_default();
     let before = if check.truncated || from > 0 {
-        "…\n"
+        Shown::line("…")
     } else {
-        ""
+        Shown::new()
     };
-    format!("\n{before}{}\n", clean_lines(shown))
+    let shown = Shown::lines(shown, " ");
+    [Shown::empty_line(), before, shown].into_iter().collect()
 }

@@ -1,7 +1,7 @@
 //! What `vm ls` and `vm status` show.
 
-use super::table::{Cell, Style, Table, cell};
-use super::text::clean;
+use super::shown::Shown;
+use super::shown::table::{Cell, Style, Table, cell};
 use super::words;
 use crate::args::Format;
 use crate::clock::{Skew, Timed};
@@ -12,7 +12,7 @@ use mvm_registry::VmState;
 use std::time::Duration;
 
 /// All VMs, a line each.
-pub(crate) fn ls(context: &Context, fleet: &Fleet<Timed<Status>>) -> String {
+pub(crate) fn ls(context: &Context, fleet: &Fleet<Timed<Status>>) -> Shown {
     let wide = context.format == Format::Wide;
     let mut headers = vec![
         "NAME",
@@ -32,7 +32,7 @@ pub(crate) fn ls(context: &Context, fleet: &Fleet<Timed<Status>>) -> String {
             "LABELS",
         ]);
     }
-    let mut table = Table::new(&context.ui, &headers);
+    let mut table = Table::new(context.ui.looks(), &headers);
     for one in &fleet.answers {
         let timed = one.result.as_ref().ok();
         let status = timed.map(|timed| &timed.answer);
@@ -68,9 +68,9 @@ fn labels<T>(one: &Answered<T>) -> [Cell; 2] {
 }
 
 /// One VM with its integrations.
-pub(crate) fn one(context: &Context, name: &str, status: &Status, skew: Option<Skew>) -> String {
+pub(crate) fn one(context: &Context, name: &str, status: &Status, skew: Option<Skew>) -> Shown {
     let mut summary = Table::new(
-        &context.ui,
+        context.ui.looks(),
         &["NAME", "LIFECYCLE", "HEALTH", "WORKER", "FOR", "UPTIME"],
     );
     let (lifecycle, health) = (
@@ -87,15 +87,15 @@ pub(crate) fn one(context: &Context, name: &str, status: &Status, skew: Option<S
     ]);
     let mut text = summary.finish();
     if let Some(off) = off(name, skew) {
-        text.push('\n');
-        text.push_str(&off);
+        text.push(&Shown::empty_line());
+        text.push(&off);
     }
-    text.push_str(&integration_table(context, status));
+    text.push(&integration_table(context, status));
     text
 }
 
 /// Several VMs, a line each.
-pub(crate) fn several(context: &Context, fleet: &Fleet<Timed<Status>>) -> String {
+pub(crate) fn several(context: &Context, fleet: &Fleet<Timed<Status>>) -> Shown {
     let wide = context.format == Format::Wide;
     let mut headers = vec![
         "NAME",
@@ -108,7 +108,7 @@ pub(crate) fn several(context: &Context, fleet: &Fleet<Timed<Status>>) -> String
     if wide {
         headers.push("ADDRESS");
     }
-    let mut table = Table::new(&context.ui, &headers);
+    let mut table = Table::new(context.ui.looks(), &headers);
     for one in &fleet.answers {
         let status = one.result.as_ref().ok().map(|timed| &timed.answer);
         let mut row = vec![cell(Style::Plain, &one.name)];
@@ -121,34 +121,33 @@ pub(crate) fn several(context: &Context, fleet: &Fleet<Timed<Status>>) -> String
         table.row(row);
     }
     let mut text = table.finish();
-    let off: String = fleet
+    let off: Shown = fleet
         .answers
         .iter()
         .filter_map(|one| off(&one.name, one.result.as_ref().ok()?.skew))
         .collect();
     if !off.is_empty() {
-        text.push('\n');
-        text.push_str(&off);
+        text.push(&Shown::empty_line());
+        text.push(&off);
     }
     text
 }
 
 /// A line about a guest's clock, if it is off.
-fn off(name: &str, skew: Option<Skew>) -> Option<String> {
+fn off(name: &str, skew: Option<Skew>) -> Option<Shown> {
     let off = words::skew(skew)?.replace("ahead", "ahead of");
-    let name = clean(name);
-    Some(format!(
-        "{name}'s clock is {off} this host's: mvmctl vm wake {name} sets it\n"
-    ))
+    Some(Shown::line(&format!(
+        "{name}'s clock is {off} this host's: mvmctl vm wake {name} sets it"
+    )))
 }
 
 /// The integrations of one VM, after an empty line; nothing if there are none.
-pub(crate) fn integration_table(context: &Context, status: &Status) -> String {
+pub(crate) fn integration_table(context: &Context, status: &Status) -> Shown {
     if status.integrations.is_empty() {
-        return String::new();
+        return Shown::new();
     }
     let mut table = Table::new(
-        &context.ui,
+        context.ui.looks(),
         &[
             "INTEGRATION",
             "HEALTH",
@@ -170,19 +169,20 @@ pub(crate) fn integration_table(context: &Context, status: &Status) -> String {
             cell(Style::Plain, &words::last_line(one.last_check.as_ref())),
         ]);
     }
-    format!(
-        "\n{}{}",
-        table.finish(),
-        omitted(status.integrations_omitted)
-    )
+    let omitted = omitted(status.integrations_omitted);
+    [Shown::empty_line(), table.finish(), omitted]
+        .into_iter()
+        .collect()
 }
 
 /// A line about what found no room in the answer.
-pub(crate) fn omitted(count: usize) -> String {
+pub(crate) fn omitted(count: usize) -> Shown {
     if count == 0 {
-        String::new()
+        Shown::new()
     } else {
-        format!("… and {count} more, for which the agent's answer had no room\n")
+        Shown::line(&format!(
+            "… and {count} more, for which the agent's answer had no room"
+        ))
     }
 }
 

@@ -1,15 +1,16 @@
 //! What `sleep-prep` and `wake` report, a line a step.
 
-use super::table::{Style, Table, cell};
+use super::shown::Shown;
+use super::shown::table::{Style, Table, cell};
 use super::words;
 use crate::commands::Context;
 use mvm_protocol::Lenient;
 use mvm_protocol::lifecycle::{Outcome, Step};
 
 /// The steps, in the order in which they were taken.
-pub(crate) fn table(context: &Context, steps: &[Step]) -> String {
+pub(crate) fn table(context: &Context, steps: &[Step]) -> Shown {
     let headers = ["STEP", "INTEGRATION", "OUTCOME", "TOOK", "OUTPUT"];
-    let mut table = Table::new(&context.ui, &headers);
+    let mut table = Table::new(context.ui.looks(), &headers);
     for step in steps {
         let tone = match step.outcome {
             Lenient::Known(Outcome::Ok) => Style::Good,

@@ -1,50 +1,24 @@
 //! Text from outside, made fit for a terminal.
 
+use mvm_protocol::visible::is_hidden;
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// One line without anything that a terminal would obey: control characters (newlines too) and
-/// those that turn the direction of writing are shown as escapes such as `\u{1b}` and `\n`.
-///
-/// A guest chooses its names, outputs and errors; with an escape sequence in one it could rewrite
-/// the screen, the window's title or, on some terminals, type commands.
-pub(crate) fn clean(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_obeyed) {
-        return Cow::Borrowed(text);
-    }
-    let mut line = String::with_capacity(text.len() + 16);
-    for character in text.chars() {
-        if is_obeyed(character) {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    Cow::Owned(line)
-}
-
-/// Several lines, each as [`clean`] makes it; newlines stay, tabs become a space.
-pub(crate) fn clean_lines(text: &str) -> String {
-    let lines: Vec<_> = text
-        .lines()
-        .map(|line| clean(&line.replace('\t', " ")).into_owned())
-        .collect();
-    lines.join("\n")
-}
-
 /// JSON whose strings hold nothing that a terminal would obey. A serializer escapes what lies
-/// below U+0020 alone; U+007F to U+009F and the direction marks can stand in strings only, so they
-/// are escaped here, and the document means the same as before.
+/// below U+0020 alone; what else is hidden can stand in strings only, so it is escaped
+/// here, and the document means the same as before.
 pub(crate) fn clean_json(json: &str) -> Cow<'_, str> {
-    let unsafe_in_string = |character: char| character >= '\u{7f}' && is_obeyed(character);
+    let unsafe_in_string = |character: char| character >= '\u{7f}' && is_hidden(character);
     if !json.contains(unsafe_in_string) {
         return Cow::Borrowed(json);
     }
     let mut safe = String::with_capacity(json.len() + 16);
     for character in json.chars() {
         if unsafe_in_string(character) {
-            // All of them lie below U+10000: one escape of four digits.
-            let _ = write!(safe, "\\u{:04x}", u32::from(character));
+            // Two escapes for what lies beyond U+FFFF.
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                let _ = write!(safe, "\\u{unit:04x}");
+            }
         } else {
             safe.push(character);
         }
@@ -81,40 +55,18 @@ pub(crate) fn wrapped(text: &str, width: usize, indent: usize) -> String {
     lines
 }
 
-/// C0, DEL and C1 controls (U+009B is CSI), and marks and overrides of direction, with which a
-/// line can be made to read as another.
-fn is_obeyed(character: char) -> bool {
-    character.is_control()
-        || matches!(
-            character,
-            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-                | '\u{2028}' | '\u{2029}'
-        )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_a_terminal_obeys_is_left() {
-        assert_eq!(clean("plain, Ümlaut, 名"), "plain, Ümlaut, 名");
-        assert_eq!(clean("\x1b[2Jx\r\n\t\x7f"), "\\u{1b}[2Jx\\r\\n\\t\\u{7f}");
-        assert_eq!(
-            clean("\u{9b}31m\u{202e}gpj.exe"),
-            "\\u{9b}31m\\u{202e}gpj.exe"
-        );
-        assert_eq!(
-            clean_lines("a\tb\n\x1b]0;t\x07\n"),
-            "a b\n\\u{1b}]0;t\\u{7}"
-        );
-    }
-
-    #[test]
     fn json_means_the_same_as_before() {
-        let value = serde_json::json!({"k\u{9b}": "\u{7f}\x1b\u{202e}ü"});
+        let value = serde_json::json!({"k\u{9b}": "\u{7f}\x1b\u{202e}\u{e0041}ü"});
         let safe = clean_json(&value.to_string()).into_owned();
-        assert_eq!(safe, "{\"k\\u009b\":\"\\u007f\\u001b\\u202eü\"}");
+        assert_eq!(
+            safe,
+            "{\"k\\u009b\":\"\\u007f\\u001b\\u202e\\udb40\\udc41ü\"}"
+        );
         assert_eq!(
             serde_json::from_str::<serde_json::Value>(&safe).unwrap(),
             value

@@ -1,6 +1,6 @@
 //! Values as people read them.
 
-use super::table::Style;
+use super::shown::table::Style;
 use super::text::cut;
 use crate::clock::{self, Skew};
 use mvm_protocol::Timestamp;
@@ -106,6 +106,9 @@ pub(crate) fn last_line(check: Option<&LastCheck>) -> String {
     cut(line.unwrap_or_default().trim(), 60).into_owned()
 }
 
+/// How many verdicts are shown that we do not know.
+const MOST_WORDS: usize = 8;
+
 /// How many integrations there are of each health, the worst first, and the names of the unhealthy:
 /// `1 unhealthy (db), 2 healthy, 1 unchecked`.
 pub(crate) fn integrations(all: &[IntegrationStatus], omitted: usize) -> (Style, String) {
@@ -118,13 +121,13 @@ pub(crate) fn integrations(all: &[IntegrationStatus], omitted: usize) -> (Style,
     // looking after.
     let mut verdicts = vec![Health::Unhealthy.into()];
     for one in all.iter().filter(|one| one.health.known().is_none()) {
-        if !verdicts.contains(&one.health) {
+        tone = Style::Warn;
+        if !verdicts.contains(&one.health) && verdicts.len() <= MOST_WORDS {
             verdicts.push(one.health);
-            tone = Style::Warn;
         }
     }
     verdicts.extend([Health::Starting, Health::Healthy, Health::Unchecked].map(Lenient::Known));
-    for health in verdicts {
+    for &health in &verdicts {
         let names: Vec<_> = all
             .iter()
             .filter(|one| one.health == health)
@@ -140,6 +143,8 @@ pub(crate) fn integrations(all: &[IntegrationStatus], omitted: usize) -> (Style,
         }
         parts.push(part);
     }
+    let shown = all.iter().filter(|one| verdicts.contains(&one.health));
+    let omitted = omitted.saturating_add(all.len() - shown.count());
     if omitted > 0 {
         parts.push(format!("{omitted} not shown"));
     }

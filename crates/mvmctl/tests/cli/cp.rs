@@ -438,3 +438,19 @@ fn what_cannot_be_meant() {
         .says("did you mean `web`?");
     assert_eq!(host.accepted("web"), 0);
 }
+
+#[test]
+fn a_folder_that_is_too_deep_is_refused_at_once() {
+    let folder = TempDir::new().unwrap();
+    let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY;
+    let mode = rustix::fs::Mode::RWXU;
+    let mut inner = rustix::fs::open(folder.path(), flags, mode).unwrap();
+    for _ in 0..600 {
+        rustix::fs::mkdirat(&inner, "folder", mode).unwrap();
+        inner = rustix::fs::openat(&inner, "folder", flags, mode).unwrap();
+    }
+    let (host, written) = taking();
+    let ran = cp(&host, folder.path().join("folder"), "web:/srv/site").exits(1);
+    ran.says("256 levels down").says("pack it with tar");
+    assert!(written.recv().unwrap().is_none(), "all of it or nothing");
+}

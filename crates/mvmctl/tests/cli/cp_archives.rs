@@ -166,3 +166,24 @@ fn a_hostile_archive_writes_nothing_anywhere() {
         assert_eq!(names(outside.path()), [""; 0], "{says}");
     }
 }
+
+#[test]
+fn an_archive_that_is_too_deep_is_refused_and_leaves_nothing() {
+    let mut builder = Builder::new(Vec::new());
+    for depth in [255, 1500] {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Directory);
+        header.set_mode(0o500);
+        header.set_size(0);
+        let path = vec!["folder"; depth].join("/");
+        builder
+            .append_data(&mut header, path, std::io::empty())
+            .unwrap();
+    }
+    let host = with_folder(builder.into_inner().unwrap(), 0o755);
+    let folder = TempDir::new().unwrap();
+    cp(&host, "web:/srv/site", folder.path().join("copy"))
+        .exits(1)
+        .says("1500 folders deep, and no more than 256");
+    assert_eq!(names(folder.path()), [""; 0]);
+}

@@ -364,9 +364,30 @@ fn a_vm_that_something_else_runs_is_told_as_such_by_every_command() {
 #[test]
 fn a_full_disk_is_told() {
     let host = Host::with("web", well);
+    for arguments in [
+        "vm ls",
+        "vm ls --json",
+        "vm status web -o yaml",
+        "vm ping web -o name",
+        "vm inspect web",
+        "vm events web",
+        "vm wait web --for ready --json",
+        "doctor",
+        "completion fish",
+        "man",
+        "--help",
+        "help vm exec",
+        "vm --help",
+        "--version",
+    ] {
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let output = host.command(arguments).stdout(full).output().unwrap();
+        crate::host::Ran::from(output)
+            .exits(1)
+            .says("cannot write to standard output: No space left");
+    }
     let full = std::fs::File::create("/dev/full").unwrap();
-    let output = host.command("vm ls").stdout(full).output().unwrap();
-    crate::host::Ran::from(output)
-        .exits(1)
-        .says("cannot write to standard output: No space left");
+    let mut completing = host.command("");
+    let output = completing.env("COMPLETE", "bash").stdout(full).output();
+    assert!(!output.unwrap().status.success());
 }

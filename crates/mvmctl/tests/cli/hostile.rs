@@ -4,8 +4,9 @@ use crate::host::{Host, Ran, answering};
 use mvm_fake_agent::{Peer, inspect, status};
 use serde_json::{Value, json};
 
-/// Clears the screen, sets the title, asks for an answer, turns the direction of writing.
-const EVIL: &str = "\x1b[2J\x1b]0;owned\x07\u{9b}6n\u{7f}\r\n\t\u{202e}\u{2066}\0evil";
+/// Clears the screen, sets the title, asks for an answer, turns the direction of writing, hides
+/// characters without width.
+const EVIL: &str = "\x1b[2J\x1b]0;owned\x07\u{9b}6n\u{7f}\r\n\t\u{202e}\u{2066}\u{200b}\u{ad}\u{feff}\u{e0041}\0evil";
 
 /// The answer with every string in it replaced, other than those that have to be what they are.
 fn poisoned(answer: &Value) -> Value {
@@ -16,18 +17,7 @@ fn poisoned(answer: &Value) -> Value {
 fn filled(answer: &Value, with: &str) -> Value {
     match answer {
         Value::Object(fields) => {
-            let keep = [
-                "type",
-                "lifecycle",
-                "health",
-                "state",
-                "because",
-                "at",
-                "since",
-                "profile",
-                "started_at",
-                "last_busy_at",
-            ];
+            let keep = ["type", "at", "since", "started_at", "last_busy_at"];
             let filled = fields.iter().map(|(name, value)| {
                 let keep = keep.contains(&name.as_str()) && !value.is_object();
                 (
@@ -51,8 +41,11 @@ fn is_harmless(ran: &Ran) {
     for (name, text) in [("stdout", &ran.stdout), ("stderr", &ran.stderr)] {
         let obeyed = |c: char| {
             (c.is_control() && c != '\n')
+                || ('\u{200b}'..='\u{200f}').contains(&c)
                 || ('\u{202a}'..='\u{202e}').contains(&c)
-                || ('\u{2066}'..='\u{2069}').contains(&c)
+                || ('\u{2060}'..='\u{2069}').contains(&c)
+                || ('\u{e0000}'..='\u{e007f}').contains(&c)
+                || ['\u{ad}', '\u{feff}'].contains(&c)
         };
         assert!(!text.contains(obeyed), "{name}: {text:?}");
     }
@@ -87,12 +80,32 @@ fn saying(word: &'static str) -> Host {
             answer["id"] = request["id"].clone();
             peer.answer(&answer);
             if request["type"] == "watch" {
-                let mut event = json!({
+                let event = json!({
                     "type": "event", "at": "2026-11-24T06:02:11Z", "id": request["id"],
                 });
                 let mut last = event.clone();
-                event["integration"] = filled(&status("healthy")["integrations"][0], word);
-                peer.answer(&event);
+                let busy = json!({
+                    "state": word, "since": "2026-11-24T06:02:11Z", "last_busy_at": null,
+                    "because": [word, word], "load1": 0.02, "runnable": 1,
+                });
+                let mut ended = filled(&status("healthy")["integrations"][0], word);
+                ended["last_check"]["exit_code"] = Value::Null;
+                ended["last_check"]["signal"] = word.into();
+                for (field, value) in [
+                    ("worker", busy),
+                    ("integration", ended),
+                    ("lifecycle", word.into()),
+                    (
+                        "drop_ins",
+                        json!({"integrations": 1, "probes": 1, "errors": [
+                            {"file": word, "message": word},
+                        ]}),
+                    ),
+                ] {
+                    let mut event = event.clone();
+                    event[field] = value;
+                    peer.answer(&event);
+                }
                 // Ends the watch.
                 last["lifecycle"] = "ready".into();
                 peer.answer(&last);
@@ -108,7 +121,7 @@ fn step(word: &str) -> Value {
 }
 
 /// Every command that shows what a guest said.
-const SHOWING: [&str; 10] = [
+const SHOWING: [&str; 11] = [
     "vm ls",
     "vm status",
     "vm status web",
@@ -117,6 +130,7 @@ const SHOWING: [&str; 10] = [
     "vm check web x --kind probe",
     "vm events web",
     "vm jobs web",
+    "vm top --once",
     "vm sleep web",
     "vm wake web",
 ];

@@ -1,7 +1,7 @@
 //! `vm wait`: it watches, through starts and restarts, and ends at its deadline.
 
 use crate::host::{Host, Ran, answering, silent};
-use mvm_fake_agent::{FakeAgent, Peer, status, well};
+use mvm_fake_agent::{FakeAgent, Peer, ever_new_drop_ins, ever_new_names, status, well};
 use serde_json::json;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Stdio;
@@ -226,4 +226,20 @@ fn a_guest_that_wakes_is_not_healthy_before_its_first_check() {
         .mvmctl("vm wait web --for healthy --timeout 2s")
         .exits(1);
     late.says("not healthy within 2s: it is running, unhealthy");
+}
+
+#[test]
+fn a_flood_does_not_make_it_dial_without_pause() {
+    let host = Host::with("rereads", ever_new_drop_ins)
+        .and("names", |peer: &mut Peer| ever_new_names(peer, 200_000))
+        .and("closes", |peer: &mut Peer| {
+            first(peer, "unhealthy");
+        });
+    for name in ["rereads", "names", "closes"] {
+        let ran = host.mvmctl(&format!("vm wait {name} --for healthy --timeout 3s"));
+        assert!([1, 3].contains(&ran.code), "{ran:?}");
+        // Pauses that double from 50 to 100 ms, up to one or two seconds.
+        let dialled = host.accepted(name);
+        assert!((2..=9).contains(&dialled), "{name}: {dialled}");
+    }
 }

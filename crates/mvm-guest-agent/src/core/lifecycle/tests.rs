@@ -366,6 +366,29 @@ fn the_lease_ends_a_sleep_and_a_later_wake_says_so() {
 }
 
 #[test]
+fn the_first_wake_after_the_lease_sets_the_clock_if_it_brings_the_time() {
+    let mut story = Story::new();
+    story.sleep(Some("A"));
+    story.finish();
+    story.pass(600);
+    story.finish();
+    assert_eq!(story.it.phase(), Phase::Running);
+    story.tasks.clear();
+    // It may have stood still before its lease ran out.
+    let mut asked = waking(Some("A"), WakeCause::Aborted);
+    asked.wake.wall_clock = Some(AT);
+    for (waiter, tasks) in [(90, vec![Task::Clock, Task::Resume]), (91, vec![])] {
+        let acts = story.it.wake(WaiterId(waiter), &asked, &participants());
+        story.take(acts);
+        story.finish();
+        assert_eq!(std::mem::take(&mut story.tasks), tasks);
+        let late = story.answer(waiter);
+        assert_eq!(late, "awake: was not ready late");
+    }
+    assert_eq!(story.it.journal().generation, 0);
+}
+
+#[test]
 fn a_clock_that_jumps_does_not_end_a_lease() {
     let mut story = Story::new();
     story.sleep(None);

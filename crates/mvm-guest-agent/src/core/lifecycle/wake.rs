@@ -77,7 +77,10 @@ impl Lifecycle {
             _ => {}
         }
         let mut waking = Waking::asked(waiter, asked, false, participants, false);
-        if !waking.restored {
+        // One that woke by itself when its lease ran out may have stood still before: its clock is late,
+        // and this is the first host that tells it the time.
+        let sets_clock = self.journal.lease_expired && !waking.plan.is_empty();
+        if !waking.restored && !sets_clock {
             let lease_expired = std::mem::take(&mut self.journal.lease_expired);
             let generation = self.journal.generation;
             let awake = Awake {

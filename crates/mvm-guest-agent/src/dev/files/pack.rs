@@ -1,7 +1,9 @@
 //! A folder as a tar stream: its files, folders and links, in the order of their names.
 
 use super::report::trouble;
+use crate::dev::reply::failed;
 use mvm_protocol::answer::ErrorAnswer;
+use mvm_protocol::dev::files::MAX_ARCHIVE_DEPTH;
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Read, Write};
@@ -15,16 +17,22 @@ pub(super) fn folder(root: &Path, output: File) -> Result<u64, ErrorAnswer> {
         bytes: 0,
     };
     let mut archive = Builder::new(counted);
-    let mut waiting = vec![PathBuf::new()];
-    while let Some(path) = waiting.pop() {
+    let mut waiting = vec![(PathBuf::new(), 0)];
+    while let Some((path, depth)) = waiting.pop() {
         let full = root.join(&path);
         let entries = entries(&full).map_err(|error| trouble("read folder", &full, &error))?;
         for name in entries {
+            if depth >= MAX_ARCHIVE_DEPTH {
+                return Err(failed(format!(
+                    "there are entries more than {MAX_ARCHIVE_DEPTH} levels down, and no deeper ones are \
+                     packed: pack the folder with tar, and copy that file"
+                )));
+            }
             let (path, full) = (path.join(&name), full.join(&name));
             let is_folder =
                 add(&mut archive, &path, &full).map_err(|error| trouble("read", &full, &error))?;
             if is_folder {
-                waiting.push(path);
+                waiting.push((path, depth + 1));
             }
         }
     }

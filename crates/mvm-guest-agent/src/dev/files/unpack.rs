@@ -7,7 +7,7 @@ use super::sparse;
 use super::target::Target;
 use crate::ports::reply::failed;
 use mvm_protocol::answer::ErrorAnswer;
-use mvm_protocol::dev::files::Mode as Bits;
+use mvm_protocol::dev::files::{MAX_ARCHIVE_DEPTH, Mode as Bits};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::fs::{fchmod, futimens, mkdirat, open, openat, renameat_with, syncfs, utimensat};
 use std::ffi::OsStr;
@@ -116,6 +116,13 @@ fn inside(path: &Path) -> Result<PathBuf, ErrorAnswer> {
                 )));
             }
         }
+    }
+    let depth = inside.components().count();
+    if depth > MAX_ARCHIVE_DEPTH {
+        return Err(failed(format!(
+            "the archive has an entry that lies {depth} folders deep, and no more than \
+             {MAX_ARCHIVE_DEPTH} are unpacked"
+        )));
     }
     Ok(inside)
 }

@@ -7,6 +7,7 @@ use crate::commands::dev::failure;
 use crate::report::Failure;
 use crate::stdio::{Stream, WriteError, Writer};
 use crate::transfer::Transfer;
+use crate::ui::Ui;
 use mvm_client::dev::Download;
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -56,7 +57,7 @@ impl Target {
         match self {
             Self::Stdout => stdout(vm, &mut download, &mut transfer).await,
             Self::Path(path) if download.archive.is_some() => {
-                folder(vm, &path, &mut download, &mut transfer).await
+                folder(&context.ui, vm, &path, &mut download, &mut transfer).await
             }
             Self::Path(path) => file(vm, &path, &mut download, &mut transfer).await,
         }
@@ -112,6 +113,7 @@ async fn file(
 }
 
 async fn folder(
+    ui: &Ui,
     vm: &str,
     path: &Path,
     download: &mut Download<'_>,
@@ -124,7 +126,7 @@ async fn folder(
                 .hint("a folder is not merged into another: remove that one, or give another name"),
         );
     }
-    let new = NewFolder::beside(path).map_err(&failed)?;
+    let new = NewFolder::beside(path, ui).map_err(&failed)?;
     let (pieces, received) = mpsc::channel(2);
     let into = new.path().to_owned();
     let mut unpacking = Unpacking(Some(

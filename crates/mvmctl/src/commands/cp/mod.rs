@@ -16,7 +16,6 @@ use download::Target;
 use mvm_protocol::dev::exec::Path as GuestPath;
 use mvm_protocol::dev::files::{Archive, Get};
 use operand::Operand;
-use std::io::IsTerminal as _;
 use std::path::Path;
 use tracing::Instrument as _;
 use upload::Source;
@@ -58,7 +57,7 @@ impl Args {
                 out(context, &vm, path, to).await
             }
             (Operand::Guest { vm, path }, Operand::Stream) => {
-                if std::io::stdout().is_terminal() {
+                if context.ui.is_terminal() {
                     return Err(Failure::usage("a file's bytes are nothing for a terminal")
                         .hint(format!("mvmctl vm exec {vm} -- cat {}", path.as_str())));
                 }

@@ -7,6 +7,8 @@
 //! memory but a piece.
 
 use super::beside::{KEPT_MODE, Sparse};
+use crate::render::text::cut;
+use mvm_protocol::dev::files::MAX_ARCHIVE_DEPTH;
 use rustix::fs::{Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -21,6 +23,9 @@ use tar::{Archive, EntryType, Header};
 /// How long a path may be, and a header that gives one, in bytes.
 const LONGEST: u64 = 64 * 1024;
 
+/// How much is kept of folders until all is unpacked, in bytes: enough for half a million of them.
+const MOST_FOLDERS: usize = 64 * 1024 * 1024;
+
 /// How much is written at once, in bytes.
 const PIECE: usize = 256 * 1024;
 
@@ -34,6 +39,8 @@ pub(super) fn unpack(stream: impl Read, folder: &Path) -> io::Result<()> {
     let mut unpacker = Unpacker {
         root,
         folders: Vec::new(),
+        kept: 0,
+        last: None,
         buffer: vec![0; PIECE],
     };
     let mut archive = Archive::new(stream);
@@ -59,7 +66,9 @@ pub(super) fn unpack(stream: impl Read, folder: &Path) -> io::Result<()> {
                     .or_else(|| Some(header.link_name_bytes()?.into_owned()));
                 let added = unpacker.add(kind, &path, link, &header, &mut entry);
                 added.map_err(|error| {
-                    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+                    let path = path.to_string_lossy();
+                    let path = cut(&path, 200);
+                    io::Error::new(error.kind(), format!("{path}: {error}"))
                 })?;
             }
         }
@@ -115,7 +124,11 @@ struct Unpacker {
     root: OwnedFd,
     /// Folders with their modes and times: set at the end, since filling them changes the one and
     /// the other could keep us from it.
-    folders: Vec<(PathBuf, u32, Timestamps)>,
+    folders: Vec<(PathBuf, u32, u64)>,
+    /// How many bytes that list takes.
+    kept: usize,
+    /// The folder that was filled last, most often the next one too.
+    last: Option<(PathBuf, OwnedFd)>,
     buffer: Vec<u8>,
 }
 
@@ -130,7 +143,7 @@ impl Unpacker {
     ) -> io::Result<()> {
         let mut names = names_of(path)?;
         let mode = header.mode()? & KEPT_MODE;
-        let times = times(header.mtime()?);
+        let seconds = header.mtime()?;
         let Some(name) = names.pop() else {
             // `./`, the folder itself: its mode came with its name.
             return match kind {
@@ -142,13 +155,18 @@ impl Unpacker {
             EntryType::Directory => {
                 names.push(name);
                 self.folder(&names)?;
-                self.folders.push((names.iter().collect(), mode, times));
+                let path: PathBuf = names.iter().collect();
+                self.kept += path.as_os_str().len() + size_of::<(PathBuf, u32, u64)>();
+                if self.kept > MOST_FOLDERS {
+                    return Err(refused("there are too many folders"));
+                }
+                self.folders.push((path, mode, seconds));
                 Ok(())
             }
             EntryType::Regular | EntryType::Continuous => {
                 let folder = self.folder(&names)?;
                 let file = self.file(&folder, name, content)?;
-                rustix::fs::futimens(&file, &times)?;
+                rustix::fs::futimens(&file, &times(seconds))?;
                 file.set_permissions(Permissions::from_mode(mode))
             }
             EntryType::Symlink => {
@@ -163,7 +181,19 @@ impl Unpacker {
     }
 
     /// The folder of that path, which is made where it is not there.
-    fn folder(&self, names: &[&OsStr]) -> io::Result<OwnedFd> {
+    fn folder(&mut self, names: &[&OsStr]) -> io::Result<OwnedFd> {
+        let path: PathBuf = names.iter().collect();
+        if let Some((last, folder)) = &self.last
+            && *last == path
+        {
+            return folder.as_fd().try_clone_to_owned();
+        }
+        let folder = self.walk(names)?;
+        self.last = Some((path, folder.as_fd().try_clone_to_owned()?));
+        Ok(folder)
+    }
+
+    fn walk(&self, names: &[&OsStr]) -> io::Result<OwnedFd> {
         let mut folder = self.root.as_fd().try_clone_to_owned()?;
         for name in names {
             folder = match open_folder(&folder, name) {
@@ -211,10 +241,10 @@ impl Unpacker {
     fn finish_folders(mut self) -> io::Result<()> {
         let mut folders = std::mem::take(&mut self.folders);
         folders.sort_by_key(|(path, ..)| std::cmp::Reverse(path.components().count()));
-        for (path, mode, times) in folders {
+        for (path, mode, seconds) in folders {
             let names: Vec<_> = path.iter().collect();
-            let folder = self.folder(&names)?;
-            rustix::fs::futimens(&folder, &times)?;
+            let folder = self.walk(&names)?;
+            rustix::fs::futimens(&folder, &times(seconds))?;
             rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))?;
         }
         Ok(())
@@ -251,5 +281,36 @@ fn names_of(path: &Path) -> io::Result<Vec<&OsStr>> {
             }
         }
     }
+    if names.len() > MAX_ARCHIVE_DEPTH {
+        return Err(refused(&format!(
+            "it lies {} folders deep, and no more than {MAX_ARCHIVE_DEPTH} are unpacked",
+            names.len()
+        )));
+    }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Folders whose names are as long as they may be.
+    #[test]
+    fn what_is_kept_of_folders_is_bounded() {
+        let into = tempfile::tempdir().unwrap();
+        let above = vec!["n".repeat(250); 240].join("/");
+        let mut stream = Vec::new();
+        let mut archive = tar::Builder::new(&mut stream);
+        for number in 0..1200 {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(EntryType::Directory);
+            header.set_mode(0o755);
+            header.set_size(0);
+            let path = format!("{above}/{number}");
+            archive.append_data(&mut header, path, io::empty()).unwrap();
+        }
+        drop(archive);
+        let error = unpack(&*stream, into.path()).unwrap_err().to_string();
+        assert!(error.contains("too many folders"), "{error}");
+    }
 }

@@ -6,7 +6,8 @@ use super::{client, once};
 use crate::args::Format;
 use crate::commands::Context;
 use crate::render::data;
-use crate::render::table::{Style, Table, cell};
+use crate::render::shown::Shown;
+use crate::render::shown::table::{Style, Table, cell};
 use crate::report::{Failure, Outcome};
 use std::path::PathBuf;
 
@@ -53,13 +54,13 @@ fn show(context: &Context, told: &Told) -> Result<(), Failure> {
     match context.format {
         Format::Json | Format::Yaml => return data::document(context, told),
         Format::Name => {
-            let names = told.actions.iter().map(|one| format!("{}\n", one.vm));
-            return context.ui.print(&names.collect::<String>());
+            let names = told.actions.iter().map(|one| Shown::line(&one.vm));
+            return context.ui.print(&names.collect());
         }
         Format::Table | Format::Wide => {}
     }
     if !told.actions.is_empty() {
-        let mut table = Table::new(&context.ui, &["POOL", "ACTION", "NAME", "WHY"]);
+        let mut table = Table::new(context.ui.looks(), &["POOL", "ACTION", "NAME", "WHY"]);
         for one in &told.actions {
             table.row(vec![
                 cell(Style::Plain, &one.pool),

@@ -4,7 +4,8 @@ use super::{client, once};
 use crate::args::Format;
 use crate::commands::Context;
 use crate::render::data;
-use crate::render::table::{Style, Table, cell};
+use crate::render::shown::Shown;
+use crate::render::shown::table::{Style, Table, cell};
 use crate::report::{Failure, Outcome};
 use mvm_fleet::Policy;
 use serde::{Deserialize, Serialize};
@@ -69,8 +70,8 @@ impl Args {
         match context.format {
             Format::Json | Format::Yaml => data::document(context, &body)?,
             Format::Name => {
-                let names = body.pools.iter().map(|one| format!("{}\n", one.name));
-                context.ui.print(&names.collect::<String>())?;
+                let names = body.pools.iter().map(|one| Shown::line(&one.name));
+                context.ui.print(&names.collect())?;
             }
             Format::Table | Format::Wide => context.ui.print(&table(context, &body))?,
         }
@@ -84,12 +85,12 @@ impl Args {
     }
 }
 
-fn table(context: &Context, body: &Body) -> String {
+fn table(context: &Context, body: &Body) -> Shown {
     let headers = [
         "POOL", "WANTED", "VMS", "BUSY", "IDLE", "STARTING", "PAUSED", "ASLEEP", "STOPPED",
         "UNKNOWN",
     ];
-    let mut table = Table::new(&context.ui, &headers);
+    let mut table = Table::new(context.ui.looks(), &headers);
     for pool in &body.pools {
         let of = |style, number: u32| {
             cell(
@@ -114,7 +115,10 @@ fn table(context: &Context, body: &Body) -> String {
     if body.last_actions.is_empty() {
         return text;
     }
-    let mut table = Table::new(&context.ui, &["AT", "ACTION", "NAME", "OUTCOME", "WHY"]);
+    let mut table = Table::new(
+        context.ui.looks(),
+        &["AT", "ACTION", "NAME", "OUTCOME", "WHY"],
+    );
     for one in &body.last_actions {
         let style = match one.outcome.as_str() {
             "ok" => Style::Good,
@@ -133,7 +137,7 @@ fn table(context: &Context, body: &Body) -> String {
             cell(Style::Plain, &why),
         ]);
     }
-    text.push('\n');
-    text.push_str(&table.finish());
+    text.push(&Shown::empty_line());
+    text.push(&table.finish());
     text
 }

@@ -3,6 +3,7 @@
 use crate::render::console::ConsoleText;
 use crate::report::Failure;
 use crate::stdio::{Stream, Writer};
+use crate::ui::Ui;
 use crate::vm_state::VmStates;
 use mvm_registry::VmFolder;
 use mvm_vmm::console::Follow;
@@ -31,12 +32,16 @@ pub(super) struct Console<'a> {
 
 impl<'a> Console<'a> {
     /// What is written from now on. What there is already is another guest's, or was seen by another.
-    pub(super) fn of(states: &'a VmStates<'a>, folder: &VmFolder) -> Result<Self, Failure> {
+    pub(super) fn of(
+        states: &'a VmStates<'a>,
+        folder: &VmFolder,
+        ui: &Ui,
+    ) -> Result<Self, Failure> {
         Ok(Self {
             states,
             path: folder.console(),
             follow: Follow::from_now(folder),
-            text: ConsoleText::for_stdout(),
+            text: ConsoleText::for_stdout(ui),
             pending: None,
             writer: Some(Writer::start()?),
         })

@@ -159,7 +159,7 @@ impl Args {
             notify: self.notify.into(),
             states: &states,
         };
-        let mut console = Console::of(&states, &home.vm(&vm))?;
+        let mut console = Console::of(&states, &home.vm(&vm), &context.ui)?;
         let outcome = tokio::select! {
             outcome = run.supervise(asked, requests) => outcome,
             never = console.copy() => match never {},

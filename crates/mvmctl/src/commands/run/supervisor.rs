@@ -1,6 +1,6 @@
 //! What this program was started by, if that wants to be told: sd_notify(3).
 
-use crate::render::text::{clean, cut};
+use crate::render::shown::OneLine;
 use sd_notify::NotifyState;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -28,7 +28,7 @@ pub(super) struct Supervisor {
     /// Whether it is.
     well: Cell<bool>,
     ready: Cell<bool>,
-    status: RefCell<String>,
+    status: RefCell<OneLine>,
 }
 
 impl Supervisor {
@@ -60,9 +60,10 @@ impl Supervisor {
 
     /// How things are, in a line.
     pub(super) fn status(&self, status: &str) {
-        let line = line(status);
+        // A newline would begin another assignment.
+        let line = OneLine::short(status, MOST);
         if *self.status.borrow() != line {
-            tell(&[NotifyState::Status(&line)]);
+            tell(&[NotifyState::Status(line.as_str())]);
             self.status.replace(line);
         }
     }
@@ -90,11 +91,6 @@ impl Supervisor {
     }
 }
 
-/// One line: a newline would begin another assignment.
-fn line(status: &str) -> String {
-    cut(&clean(status), MOST).into_owned()
-}
-
 fn tell(what: &[NotifyState]) {
     // One that does not listen has nothing to be told by.
     let _ = sd_notify::notify(what);
@@ -106,9 +102,13 @@ mod tests {
 
     #[test]
     fn a_guest_says_nothing_to_the_supervisor_but_a_line() {
-        let line = line("web\nMAINPID=1\u{1b}[2J unhealthy");
-        assert_eq!(line, "web\\nMAINPID=1\\u{1b}[2J unhealthy");
-        assert!(super::line(&"é".repeat(10_000)).chars().count() <= MOST + 1);
+        let supervisor = Supervisor::default();
+        supervisor.status("web\nMAINPID=1\u{1b}[2J unhealthy");
+        let told = supervisor.status.take();
+        assert_eq!(told.as_str(), "web\\nMAINPID=1\\u{1b}[2J unhealthy");
+        supervisor.status(&"é".repeat(10_000));
+        let told = supervisor.status.take();
+        assert!(told.as_str().chars().count() <= MOST + 1);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::row::Deed;
 use crate::feed::{Fed, Sink};
+use crate::render::shown::OneLine;
 use mvm_fleet::Effect;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -13,7 +14,7 @@ pub(super) enum Input {
     Fed(Fed),
     Key(Key),
     /// What was asked for has been done, or has failed; in words.
-    Done(String),
+    Done(OneLine),
 }
 
 /// A key, as far as any means something here.

@@ -3,6 +3,10 @@
 //! `model` is pure: what comes from folders, guests and the keyboard goes in, and what is to be done
 //! comes out. `screen` draws it, [`crate::feed`] watches the VMs, and this file joins them to a
 //! terminal.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "it draws cells: what is hidden is taken out of them in `screen::draw`"
+)]
 
 mod input;
 mod model;
@@ -21,7 +25,8 @@ use crate::feed::watching::{self, Watches};
 use crate::fleet::allow_descriptors;
 use crate::raw_terminal::RawTerminal;
 use crate::render::data;
-use crate::render::table::{Table, cell};
+use crate::render::shown::table::{Style, Table, cell};
+use crate::render::shown::{OneLine, Shown};
 use crate::report::{Failure, Outcome};
 use crossterm::cursor::{Hide, Show};
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, read};
@@ -63,7 +68,7 @@ pub(crate) struct Args {
 
 /// A VM as data.
 #[derive(Debug, Serialize)]
-struct Shown<'a> {
+struct VmData<'a> {
     vm: &'a str,
     pool: &'a str,
     state: &'static str,
@@ -71,13 +76,13 @@ struct Shown<'a> {
     /// Whether that is when it began; else it is in that state for longer.
     since_known: bool,
     pinned: bool,
-    health: Option<String>,
+    health: Option<OneLine>,
     load: Option<f64>,
     integrations: Vec<Integration>,
     probes: &'a [Probe],
 }
 
-impl<'a> Shown<'a> {
+impl<'a> VmData<'a> {
     fn of(row: &Row<'a>) -> Self {
         Self {
             vm: row.name,
@@ -162,28 +167,28 @@ impl Top<'_> {
         let (rows, _) = self.model.lay_out(usize::MAX, &now);
         match self.context.format {
             Format::Json | Format::Yaml => {
-                let shown: Vec<_> = rows.iter().map(Shown::of).collect();
+                let shown: Vec<_> = rows.iter().map(VmData::of).collect();
                 data::document(self.context, &shown)?;
             }
             Format::Name => {
                 for row in &rows {
-                    self.context.ui.print(&format!("{}\n", row.name))?;
+                    self.context.ui.print(&Shown::line(row.name))?;
                 }
             }
             Format::Table | Format::Wide => {
                 let headers = ["POOL", "NAME", "STATE", "FOR", "HEALTH", "LOAD", "PROBES"];
-                let mut table = Table::new(&self.context.ui, &headers);
+                let mut table = Table::new(self.context.ui.looks(), &headers);
                 for row in &rows {
                     let (health_tone, health) = row.health();
-                    let plain = crate::render::table::Style::Plain;
+                    let plain = Style::Plain;
                     table.row(vec![
                         cell(plain, row.pool),
                         cell(plain, row.name),
                         cell(row.tone(), row.state.as_str()),
                         cell(plain, &row.lasts()),
-                        cell(health_tone, &health),
+                        cell(health_tone, health.as_str()),
                         cell(plain, &row.load()),
-                        cell(plain, &row.probes()),
+                        cell(plain, row.probes().as_str()),
                     ]);
                 }
                 self.context.ui.print(&table.finish())?;
@@ -224,7 +229,7 @@ impl Top<'_> {
                 }
             };
             if draws {
-                screen.draw(&mut self.model, self.context.ui.color())?;
+                screen.draw(&mut self.model, self.context.ui.looks().color)?;
             }
         }
     }
@@ -254,7 +259,8 @@ impl Top<'_> {
         let arguments = match self.arguments(deed, &vm) {
             Ok(arguments) => arguments,
             Err(failure) => {
-                tokio::spawn(async move { inputs.send(Input::Done(failure.message)).await });
+                let said = OneLine::of(&failure.message);
+                tokio::spawn(async move { inputs.send(Input::Done(said)).await });
                 return;
             }
         };
@@ -268,7 +274,7 @@ impl Top<'_> {
                 }
                 Err(error) => error.to_string(),
             };
-            let said = crate::render::text::clean(&format!("{vm}: {said}")).into_owned();
+            let said = OneLine::of(&format!("{vm}: {said}"));
             let _ = inputs.blocking_send(Input::Done(said));
         });
     }

@@ -15,6 +15,7 @@ use super::input::{Action, Input, Key};
 use super::order::{Filter, Sort};
 use super::row::{Deed, Guest, Row};
 use crate::feed::{Fed, Heard};
+use crate::render::shown::OneLine;
 use mvm_fleet::{Effect, Now, RegistryEvent, Settings, State, Ticket, View};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -75,7 +76,7 @@ pub(super) struct Model {
     pub(super) mode: Mode,
     pub(super) detail: bool,
     /// What was done last, in words.
-    pub(super) said: String,
+    pub(super) said: OneLine,
     selected: Option<Arc<str>>,
     /// The names that are shown, in order.
     order: Vec<Arc<str>>,
@@ -101,7 +102,7 @@ impl Model {
             search: String::new(),
             mode: Mode::List,
             detail: false,
-            said: String::new(),
+            said: OneLine::default(),
             selected: None,
             order: Vec::new(),
             top: 0,
@@ -216,10 +217,10 @@ impl Model {
             Mode::Question(deed, name) => {
                 self.mode = Mode::List;
                 if key == Key::Char('y') {
-                    self.said = format!("{} {name}…", deed.doing());
+                    self.said = OneLine::of(&format!("{} {name}…", deed.doing()));
                     vec![Action::Do(deed, name)]
                 } else {
-                    self.said = "nothing was done".into();
+                    self.said = OneLine::of("nothing was done");
                     Vec::new()
                 }
             }
@@ -227,7 +228,7 @@ impl Model {
     }
 
     fn list_key(&mut self, key: Key) -> Vec<Action> {
-        self.said.clear();
+        self.said = OneLine::default();
         match key {
             Key::Char('q') => return vec![Action::Quit],
             Key::Esc if self.detail => self.detail = false,
@@ -272,14 +273,14 @@ impl Model {
     /// Asks before anything is done, and does not ask for what makes no sense.
     fn ask(&mut self, deed: Deed) {
         let Some(vm) = self.selected.as_ref().and_then(|name| self.view.vm(name)) else {
-            self.said = "no VM is chosen".into();
+            self.said = OneLine::of("no VM is chosen");
             return;
         };
         if deed.is_for(vm.run_state()) {
             self.mode = Mode::Question(deed, vm.name().into());
         } else {
             let state = vm.state().as_str();
-            self.said = format!("{} is {state}: {}", vm.name(), deed.not_for());
+            self.said = OneLine::of(&format!("{} is {state}: {}", vm.name(), deed.not_for()));
         }
     }
 

@@ -1,7 +1,8 @@
 //! A VM in the table: what is kept of its guest's answers, cleaned and cut, and what can be done to it.
 
-use crate::render::table::Style;
-use crate::render::text::{clean, cut};
+use crate::render::shown::OneLine;
+use crate::render::shown::table::Style;
+use crate::render::text::cut;
 use crate::render::words;
 use mvm_client::watch::{Applied, apply};
 use mvm_fleet::{RunState, State};
@@ -14,7 +15,11 @@ use std::time::Duration;
 /// How many integrations, and how many probes, are kept of a guest.
 const MOST: usize = 64;
 
-/// How long a text of a guest's is kept, in characters: a name, a value, the last line of an output.
+/// How much of an integration's name is kept, in characters: all of one that an agent takes. Changes
+/// come under whole names.
+const WHOLE_NAME: usize = 64;
+
+/// How long a text of a guest's is shown, in characters: a name, a value, the last line of an output.
 const NAME: usize = 32;
 const VALUE: usize = 32;
 const LINE: usize = 160;
@@ -75,21 +80,21 @@ pub(super) struct Guest {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Probe {
-    pub(super) name: String,
+    pub(super) name: OneLine,
     pub(super) ok: bool,
-    pub(super) value: String,
+    pub(super) value: OneLine,
 }
 
 /// One integration, as it is shown.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Integration {
-    pub(super) name: String,
-    pub(super) health: String,
+    pub(super) name: OneLine,
+    pub(super) health: OneLine,
     #[serde(skip)]
     pub(super) tone: Tone,
     /// How its last check ended, and the last line of what that printed.
-    pub(super) last_check: String,
-    pub(super) output: String,
+    pub(super) last_check: OneLine,
+    pub(super) output: OneLine,
 }
 
 /// How good something is.
@@ -135,14 +140,14 @@ impl Guest {
         };
         self.status.integrations.truncate(MOST);
         for one in &mut self.status.integrations {
-            one.name = cut(&clean(&one.name), NAME).into_owned();
+            one.name = cut(&one.name, WHOLE_NAME).into_owned();
             if let Some(check) = &mut one.last_check {
                 let line = check
                     .output
                     .lines()
                     .rev()
                     .find(|line| !line.trim().is_empty());
-                check.output = cut(&clean(line.unwrap_or_default().trim()), LINE).into_owned();
+                check.output = cut(line.unwrap_or_default().trim(), LINE).into_owned();
             }
         }
     }
@@ -168,14 +173,14 @@ impl Guest {
         }
     }
 
-    pub(super) fn health(&self) -> (Tone, String) {
+    pub(super) fn health(&self) -> (Tone, OneLine) {
         let (tone, text) = words::health(self.health);
-        (tone, clean(&text).into_owned())
+        (tone, OneLine::of(&text))
     }
 
     /// What it does, in words.
-    pub(super) fn worker(&self) -> String {
-        clean(&words::worker(&self.status.worker)).into_owned()
+    pub(super) fn worker(&self) -> OneLine {
+        OneLine::of(&words::worker(&self.status.worker))
     }
 
     pub(super) fn integrations(&self) -> impl Iterator<Item = Integration> {
@@ -183,11 +188,13 @@ impl Guest {
             let (tone, health) = words::health(one.health);
             let check = one.last_check.as_ref();
             Integration {
-                name: one.name.clone(),
-                health: clean(&health).into_owned(),
+                name: OneLine::short(&one.name, NAME),
+                health: OneLine::of(&health),
                 tone,
-                last_check: clean(&words::last_check(check).1).into_owned(),
-                output: check.map_or_else(String::new, |check| check.output.clone()),
+                last_check: OneLine::of(&words::last_check(check).1),
+                output: check.map_or_else(OneLine::default, |check| {
+                    OneLine::short(&check.output, LINE)
+                }),
             }
         })
     }
@@ -204,9 +211,9 @@ fn probe(probe: &ProbeStatus) -> Probe {
         value => value.to_string(),
     };
     Probe {
-        name: cut(&clean(&probe.name), NAME).into_owned(),
+        name: OneLine::short(&probe.name, NAME),
         ok: probe.ok,
-        value: cut(&clean(value.trim()), VALUE).into_owned(),
+        value: OneLine::short(value.trim(), VALUE),
     }
 }
 
@@ -234,8 +241,9 @@ impl Row<'_> {
         }
     }
 
-    pub(super) fn health(&self) -> (Tone, String) {
-        self.guest.map_or((Style::Dim, "-".into()), Guest::health)
+    pub(super) fn health(&self) -> (Tone, OneLine) {
+        let unknown = || (Style::Dim, OneLine::of("-"));
+        self.guest.map_or_else(unknown, Guest::health)
     }
 
     /// For how long it is in its state. Parts of a second are of no interest, and would change each
@@ -252,12 +260,12 @@ impl Row<'_> {
     }
 
     /// The last values of its probes.
-    pub(super) fn probes(&self) -> String {
+    pub(super) fn probes(&self) -> OneLine {
         let probes = self.guest.map_or(&[][..], Guest::probes).iter();
         let values = probes.map(|probe| {
             let failed = if probe.ok { "" } else { "!" };
             format!("{}{failed}={}", probe.name, probe.value)
         });
-        values.collect::<Vec<_>>().join(" ")
+        OneLine::of(&values.collect::<Vec<_>>().join(" "))
     }
 }

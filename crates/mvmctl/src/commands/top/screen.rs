@@ -2,9 +2,11 @@
 
 use super::model::{Mode, Model};
 use super::row::{Row, Tone};
-use crate::render::table::Style as Weight;
+use crate::render::shown::table::Style as Weight;
 use mvm_fleet::Now;
+use mvm_protocol::visible::is_hidden;
 use ratatui::Frame;
+use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
@@ -53,6 +55,17 @@ pub(super) fn draw(frame: &mut Frame, model: &mut Model, color: bool, now: &Now)
             .chosen(now)
             .map_or_else(Vec::new, |row| details(&row, color));
         frame.render_widget(Paragraph::new(lines), area);
+    }
+    hide_nothing(frame.buffer_mut());
+}
+
+/// Replaces what a terminal would obey, whatever it came from: the names of VMs and pools too. Guests'
+/// texts were made [`OneLine`](crate::render::shown::OneLine)s before, and have nothing of it.
+fn hide_nothing(buffer: &mut Buffer) {
+    for cell in &mut buffer.content {
+        if cell.symbol().contains(is_hidden) {
+            cell.set_symbol("\u{fffd}");
+        }
     }
 }
 
@@ -106,7 +119,9 @@ fn footer(model: &Model) -> Line<'static> {
             Line::styled(format!("{} {name}? y: yes, else no", deed.question()), bold)
         }
         Mode::Search => Line::from("Enter: done  Esc: no search"),
-        Mode::List if !model.said.is_empty() => Line::styled(model.said.clone(), bold),
+        Mode::List if !model.said.as_str().is_empty() => {
+            Line::styled(model.said.as_str().to_owned(), bold)
+        }
         Mode::List => Line::from(
             "q quit s sort r reverse f filter / search Enter detail S sleep W wake T stop",
         ),
@@ -120,9 +135,9 @@ fn table_row(row: &Row, color: bool) -> TableRow<'static> {
         Cell::from(row.name.to_owned()),
         Cell::from(row.state.as_str()).style(style(row.tone(), color)),
         Cell::from(row.lasts()),
-        Cell::from(health).style(style(health_tone, color)),
+        Cell::from(health.to_string()).style(style(health_tone, color)),
         Cell::from(row.load()),
-        Cell::from(row.probes()),
+        Cell::from(row.probes().to_string()),
     ])
 }
 
@@ -157,7 +172,7 @@ fn details(row: &Row, color: bool) -> Vec<Line<'static>> {
         lines.push(Line::from(vec![
             Span::raw(format!("{:16} ", probe.name)),
             Span::styled(format!("{ok:9} "), style(tone, color)),
-            Span::raw(probe.value.clone()),
+            Span::raw(probe.value.to_string()),
         ]));
     }
     lines

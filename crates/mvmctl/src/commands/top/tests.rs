@@ -6,9 +6,12 @@ use super::order::{Filter, Sort};
 use super::row::Deed;
 use super::screen;
 use crate::feed::{Fed, Heard};
+use crate::render::shown::OneLine;
 use mvm_fleet::{Effect, Now, Registered, RegistryEvent, RunState, Ticket};
 use mvm_protocol::Timestamp;
+use mvm_protocol::answer::Event;
 use mvm_protocol::status::Inspect;
+use mvm_protocol::visible::is_hidden;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use serde_json::{Value, json};
@@ -65,6 +68,17 @@ impl Host {
         self.input(Input::Fed(Fed::Agent(
             ticket,
             Heard::Inspect(Box::new(inspect)),
+        )));
+    }
+
+    fn event(&mut self, vm: &str, mut change: Value) {
+        change["type"] = "event".into();
+        change["at"] = "2026-11-24T06:01:00.000Z".into();
+        let event: Event = serde_json::from_value(change).unwrap();
+        let ticket = self.tickets[vm];
+        self.input(Input::Fed(Fed::Agent(
+            ticket,
+            Heard::Event(Box::new(event)),
         )));
     }
 
@@ -175,7 +189,7 @@ fn no_terminal_is_too_small() {
 fn nothing_of_a_guest_commands_the_terminal() {
     let mut host = Host::with(&[("web-1", RunState::Running)]);
     let mut answer = guest("healthy", "idle", 1e300);
-    let hostile = "x\u{1b}[2J\u{9b}31m\u{202e}\r\n\tgpj";
+    let hostile = "x\u{1b}[2J\u{9b}31m\u{202e}\u{200b}\u{200d}\u{e0041}\r\n\tgpj";
     let integration = answer["integrations"][0].clone();
     answer["integrations"] = (0..500)
         .map(|number| {
@@ -192,12 +206,36 @@ fn nothing_of_a_guest_commands_the_terminal() {
     host.keys("\n");
     for (width, height) in [(80, 24), (200, 50)] {
         let screen = host.screen(width, height).join("");
-        let obeyed = screen
-            .chars()
-            .find(|letter| letter.is_control() || ('\u{202a}'..='\u{202e}').contains(letter));
+        let obeyed = screen.chars().find(|letter| is_hidden(*letter));
         assert_eq!(obeyed, None, "{screen}");
         assert!(screen.contains("\\u{1b}"), "shown, not obeyed: {screen}");
     }
+}
+
+#[test]
+fn no_name_of_a_vm_looks_like_another() {
+    // The library drops control characters, and leaves what joins the letter before.
+    let mut host = Host::with(&[("we\u{200d}b\u{1b}[2J", RunState::Running)]);
+    let screen = host.screen(80, 24).join("");
+    assert!(!screen.contains(is_hidden), "{screen}");
+    assert!(screen.contains("w\u{fffd}b"), "{screen}");
+}
+
+#[test]
+fn a_change_is_shown_at_the_integration_that_it_is_of_however_long_its_name_is() {
+    let mut host = Host::with(&[("web-1", RunState::Running)]);
+    let mut answer = guest("healthy", "idle", 0.0);
+    let name = "n".repeat(64);
+    answer["integrations"][0]["name"] = name.clone().into();
+    let mut sick = guest("unhealthy", "idle", 0.0)["integrations"][0].clone();
+    sick["name"] = name.into();
+    host.hear("web-1", answer);
+    host.event("web-1", json!({"integration": sick}));
+    host.keys("\n");
+    let screen = host.screen(80, 24);
+    let shown: Vec<_> = screen.iter().filter(|line| line.contains("nnn")).collect();
+    assert_eq!(shown.len(), 1, "{screen:?}");
+    assert!(shown[0].contains("unhealthy"), "{screen:?}");
 }
 
 #[test]
@@ -246,7 +284,7 @@ fn nothing_is_done_without_a_question() {
     host.keys("jS");
     assert_eq!(host.model.mode, Mode::List);
     assert!(
-        host.model.said.contains("job-1 is asleep"),
+        host.model.said.as_str().contains("job-1 is asleep"),
         "{}",
         host.model.said
     );
@@ -266,7 +304,7 @@ fn nothing_is_done_without_a_question() {
     })));
     host.screen(80, 24);
     assert_eq!(host.keys("y"), [Action::Do(Deed::Stop, "web-2".into())]);
-    host.input(Input::Done("web-2 has stopped".into()));
+    host.input(Input::Done(OneLine::of("web-2 has stopped")));
     assert_eq!(host.screen(80, 24)[23], "web-2 has stopped");
 }
 

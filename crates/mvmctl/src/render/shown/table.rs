@@ -2,10 +2,10 @@
 //! wrapped to its width, the others never; where that cannot fit, and into a pipe, each row is one
 //! line, so that `grep` and `awk` can be used on it.
 
-use super::text::{clean, cut, wrapped};
-use crate::commands::Context;
-use crate::ui::Ui;
+use super::Shown;
+use crate::render::text::{cut, wrapped};
 use comfy_table::{Attribute, Color, ColumnConstraint, ContentArrangement, presets};
+use mvm_protocol::visible::line;
 use std::fmt::Write as _;
 
 /// What a cell says about what it shows. How that looks is decided here alone.
@@ -17,6 +17,14 @@ pub(crate) enum Style {
     Bad,
     /// Not known, or of little weight.
     Dim,
+}
+
+/// How tables look where they are written to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Looks {
+    /// The terminal's width in columns; none elsewhere.
+    pub(crate) width: Option<u16>,
+    pub(crate) color: bool,
 }
 
 /// A table that is being filled.
@@ -71,7 +79,7 @@ pub(crate) fn cell(tone: Style, text: &str) -> Cell {
 
 impl Cell {
     fn in_column(&self, header: &str) -> comfy_table::Cell {
-        let text = clean(&self.text);
+        let text = line(&self.text);
         let cell = comfy_table::Cell::new(if OURS.contains(&header) {
             text
         } else if WRAPPED.contains(&header) {
@@ -91,10 +99,10 @@ impl Cell {
 
 impl Table {
     /// With these column headers.
-    pub(crate) fn new(ui: &Ui, headers: &[&str]) -> Self {
+    pub(crate) fn new(looks: Looks, headers: &[&str]) -> Self {
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING);
-        if ui.color() {
+        if looks.color {
             table.enforce_styling();
         } else {
             table.force_no_tty();
@@ -107,7 +115,7 @@ impl Table {
         Self {
             cells: table,
             headers: headers.iter().map(ToString::to_string).collect(),
-            width: ui.width(),
+            width: looks.width,
         }
     }
 
@@ -119,14 +127,14 @@ impl Table {
     }
 
     /// The table, ending in a newline.
-    pub(crate) fn finish(mut self) -> String {
+    pub(crate) fn finish(mut self) -> Shown {
         self.arrange();
         let mut text = String::new();
         for line in self.cells.lines() {
             text.push_str(line.trim_end());
             text.push('\n');
         }
-        text
+        Shown(text)
     }
 
     fn arrange(&mut self) {
@@ -163,22 +171,22 @@ impl Table {
 }
 
 /// Names and values, one pair a line, for what is one of a kind.
-pub(crate) fn pairs(context: &Context, pairs: &[(&str, String)]) -> String {
+pub(crate) fn pairs(looks: Looks, pairs: &[(&'static str, String)]) -> Shown {
     let longest = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    let (on, off) = if context.ui.color() {
+    let (on, off) = if looks.color {
         ("\x1b[1m", "\x1b[0m")
     } else {
         ("", "")
     };
     let mut text = String::new();
     for (name, value) in pairs {
-        let value = clean(value);
+        let value = line(value);
         let value = cut(&value, PROSE);
-        let value = match context.ui.width() {
+        let value = match looks.width {
             Some(width) => wrapped(&value, width.into(), longest + usize::from(GAP)),
             None => value.into_owned(),
         };
         let _ = writeln!(text, "{on}{name:longest$}{off}  {value}");
     }
-    text
+    Shown(text)
 }
