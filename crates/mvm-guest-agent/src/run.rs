@@ -97,6 +97,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         folders: (config.integrations_dir.clone(), config.probes_dir.clone()),
         effects: config.system_effects,
         freeze: config.freeze.clone(),
+        outside: RefCell::default(),
         hypervisor_clock: HypervisorClock::of_guest(),
         marks: marks.clone(),
     };
