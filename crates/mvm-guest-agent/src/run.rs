@@ -9,6 +9,7 @@ use crate::machine::drop_in_watch::{Watch, dirs};
 use crate::machine::hypervisor_clock::HypervisorClock;
 use crate::machine::inhibit::Inhibitors;
 use crate::machine::journal::Files;
+use crate::machine::kernel_log::{ForkWatch, Way, Words};
 use crate::machine::local::LocalMachine;
 use crate::machine::marks::{MarkReader, VmclockWatch};
 use crate::machine::process::Launcher;
@@ -25,6 +26,7 @@ use mvm_protocol::answer::Profile;
 use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -241,16 +243,33 @@ fn follow_restores(config: &Config, marks: MarkReader, handle: &Handle) {
     if !config.system_effects {
         return;
     }
-    match VmgenidWatch::new() {
+    let words = Rc::new(RefCell::new(Words::default()));
+    let told = |way: Way| {
+        let (words, handle) = (Rc::clone(&words), handle.clone());
+        move || {
+            if words.borrow_mut().is_new(way) {
+                handle.vmgenid_changed();
+            }
+        }
+    };
+    match ForkWatch::new(Path::new("/dev/kmsg")) {
         Ok(watch) => {
-            let handle = handle.clone();
+            let told = told(Way::Log);
             tokio::task::spawn_local(async move {
                 while watch.changed().await.is_ok() {
-                    handle.vmgenid_changed();
+                    told();
                 }
             });
         }
-        Err(error) => say!("VMGENID is not noticed: uevents: {error}"),
+        Err(error) => say!("VMGENID is not noticed: /dev/kmsg: {error}"),
+    }
+    if let Ok(watch) = VmgenidWatch::new() {
+        let told = told(Way::Uevent);
+        tokio::task::spawn_local(async move {
+            while watch.changed().await.is_ok() {
+                told();
+            }
+        });
     }
     let device = marks.vmclock.as_deref();
     if let Some(watch) = device.and_then(|device| VmclockWatch::new(device).ok()) {
