@@ -59,19 +59,36 @@ async fn a_sync_that_waits_for_a_process_that_stands_still_ends_at_its_deadline(
     story.sh("golden", "[ -e /mnt/disk ] && umount /mnt").await;
 }
 
-/// One that moves itself would do the same. The last sync is held up until it has been moved.
+/// One that moves itself would do the same. The last sync is held up until it has been moved, by a server
+/// that is not frozen; and the freeze before it by a process in the kernel, until that server is stopped.
 #[tokio::test]
 async fn who_gets_out_of_what_is_frozen_before_the_guest_is_ready_is_told() {
     let Some(story) = drawing(json!({}), vec![witness()]).await else {
         return;
     };
     serve(&story, "/dev/ram0").await;
-    let process = mover(&story).await;
-    let told = format!(
-        "thawed by somebody else and frozen again: /server; \
-         in no cgroup that can be frozen: sleep ({process})"
+    let server = story
+        .sh("golden", &format!("cat {SERVER}/cgroup.procs"))
+        .await;
+    let server = server.trim();
+    let script = format!(
+        "echo {server} >/sys/fs/cgroup/services/remote/cgroup.procs; mkdir /run/held; \
+         mke2fs /dev/ram1 >/dev/null 2>&1; mount -t ext4 /dev/ram1 /run/held"
     );
+    story.sh("golden", &script).await;
+    let process = mover(&story).await;
+    let told = format!("in no cgroup that can be frozen: sleep ({process})");
+    let out = format!("echo {process} >/sys/fs/cgroup/cgroup.procs; kill -CONT {server}");
+    let back = format!("echo {process} >/sys/fs/cgroup/mover/cgroup.procs");
     for require_freeze in [true, false] {
+        let script = format!(
+            "fsfreeze --freeze /run/held; sh -c 'echo 0 >{SERVER}/cgroup.procs; \
+             echo text >/run/held/file' >/dev/null 2>&1 & pid=$!; \
+             until grep -q ' D ' /proc/$pid/stat; do usleep 10000; done; \
+             (until read now </sys/fs/cgroup/mover/cgroup.freeze && [ $now = 1 ]; do :; done; \
+             kill -STOP {server}; fsfreeze --unfreeze /run/held) >/dev/null 2>&1 &"
+        );
+        story.sh("golden", &script).await;
         let prep = SleepPrep {
             require_freeze,
             ..SleepPrep::default()
@@ -80,26 +97,22 @@ async fn who_gets_out_of_what_is_frozen_before_the_guest_is_ready_is_told() {
         let sleep = timeout(SOON, session.sleep_prep(prep));
         let (ready, ()) = tokio::join!(sleep, async {
             eventually("it is frozen, and the sync waits", async || {
-                let script = format!(
-                    "grep -c 'frozen 1' {SERVER}/cgroup.events; pidof mvm-guest-agent | wc -w"
-                );
-                (story.sh("golden", &script).await == "1\n2\n").then_some(())
+                let script =
+                    format!("cut -d ' ' -f 3 /proc/{server}/stat; pidof mvm-guest-agent | wc -w");
+                (story.sh("golden", &script).await == "T\n2\n").then_some(())
             })
             .await;
-            let script = format!(
-                "echo {process} >/sys/fs/cgroup/cgroup.procs; echo 0 >{SERVER}/cgroup.freeze"
-            );
-            story.sh("golden", &script).await;
+            story.sh("golden", &out).await;
         });
+        let ready = ready.expect("an answer");
         if require_freeze {
-            let refused = ready.expect("an answer").unwrap_err();
+            let refused = ready.unwrap_err();
             let why = format!("the freeze failed: {told}; the guest was rolled back");
             assert!(refused.to_string().contains(&why), "{refused}");
             draws_on(&story, "rollback").await;
-            let back = format!("echo {process} >/sys/fs/cgroup/mover/cgroup.procs");
             story.sh("golden", &back).await;
         } else {
-            let ready = ready.expect("an answer").unwrap();
+            let ready = ready.unwrap();
             assert_eq!(frozen(&ready).last(), Some(&&*told), "{ready:?}");
             woken(&story, WakeCause::Aborted).await;
             draws_on(&story, "aborted").await;

@@ -249,6 +249,12 @@ async fn what_cannot_be_frozen_is_told() {
         &format!("the freeze failed: 2 cgroups, 3 processes; {why}"),
     )
     .await;
+    let sleep = ["vm", "sleep", "golden", "--require-freeze"];
+    let asleep_by_hand = story.mvmctl.run(&sleep);
+    assert_eq!(asleep_by_hand.code, Some(1), "{asleep_by_hand:?}");
+    let said = [&*asleep_by_hand.stdout, &*asleep_by_hand.stderr].concat();
+    assert!(said.contains(&why), "{why}: {said}");
+    draws_on(&story, "rollback").await;
     story.sh("golden", &format!("kill {process}")).await;
 
     // One that waits in the kernel, for a filesystem that stands still.
