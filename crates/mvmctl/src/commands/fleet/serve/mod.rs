@@ -1,6 +1,6 @@
 //! `mvmctl fleet serve`
 
-mod clock;
+pub(super) mod clock;
 mod demand;
 pub(super) mod folders;
 mod hand;
@@ -9,6 +9,8 @@ pub(super) mod inputs;
 pub(super) mod owner;
 pub(super) mod policy_file;
 mod process;
+#[cfg(test)]
+mod tests;
 mod watching;
 
 use super::super::Context;
@@ -67,6 +69,7 @@ impl Args {
             dialer: context.dialer.clone(),
             deadlines: context.deadlines(),
             parallel: context.parallel,
+            clock: clock::now,
         };
         let (hand, mut hands) = hand::hand(context, home.clone(), inputs.clone());
         let mut half_done = Vec::new();
