@@ -179,12 +179,12 @@ impl<'a> Fleet<'a> {
         fs::write(&file, &body)?;
         let mut bare = on_core(MEASURED, &own()?);
         let bare = Server::start(bare.arg(SERVE).arg(&file), true)?;
-        let (mut served, mut bared) = (Vec::new(), Vec::new());
+        let (mut served, mut bared) = (Rounds::default(), Rounds::default());
         for _ in 0..ROUNDS {
-            served.push(server.time("/metrics")?);
-            bared.push(bare.time("/metrics")?);
+            served.get(server, "/metrics")?;
+            bared.get(&bare, "/metrics")?;
         }
-        Ok((Times::of(served), Times::of(bared), body.len() as f64 / 1e6))
+        Ok((served.times(), bared.times(), body.len() as f64 / 1e6))
     }
 
     /// A tenth as many VMs come, are seen, and go, some times.
