@@ -26,9 +26,9 @@ pub(crate) fn measure(program: &Path) -> Result<Figures> {
     let pid = agent.pid().to_string();
     // The first second has start-up in it.
     std::thread::sleep(Duration::from_secs(2));
-    let (cpu, checks) = (bare::cpu_ms(&pid)?, count(&connection.ask(&status()?)?)?);
+    let (cpu, checks) = (bare::cpu(&pid)?, count(&connection.ask(&status()?)?)?);
     std::thread::sleep(Duration::from_secs(u64::from(SECONDS)));
-    let (cpu_after, checks_after) = (bare::cpu_ms(&pid)?, count(&connection.ask(&status()?)?)?);
+    let (cpu_after, checks_after) = (bare::cpu(&pid)?, count(&connection.ask(&status()?)?)?);
     drop(agent);
     let checks = checks_after.saturating_sub(checks);
     let due = u64::from(A_SECOND * SECONDS);

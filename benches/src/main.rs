@@ -14,6 +14,7 @@ mod guest;
 mod idle;
 mod output;
 mod ping;
+mod serve;
 mod start;
 mod still;
 
@@ -32,12 +33,20 @@ fn main() -> ExitCode {
         [bare::SPAWN, seconds, a_second] => bare::spawn(seconds, a_second),
         [bare::WRITE, bytes] => bare::write(bytes),
         [bare::RELAY, bytes] => bare::relay(bytes),
+        [serve::AGENTS, home, ref groups @ ..] => serve::agents(home, groups),
+        [serve::ASK, home] => serve::ask(Path::new(home)),
+        [serve::SERVE, file] => serve::serve(Path::new(file)),
         ["--fleet"] => measure_fleet(),
+        ["--serve", mvmctl] => measure_serve(Path::new(mvmctl), SERVED),
+        ["--serve", mvmctl, vms] => vms
+            .parse()
+            .map_err(Into::into)
+            .and_then(|vms| measure_serve(Path::new(mvmctl), vms)),
         ["--dev", dev, mvmctl] => measure_dev(Path::new(dev), Path::new(mvmctl)),
         ["--guest", mvmctl] => measure_guest(Path::new(mvmctl)),
         [agent, dev, mvmctl] => measure(Path::new(agent), Path::new(dev), Path::new(mvmctl)),
         _ => Err(
-            "usage: mvm-benches AGENT DEV-AGENT MVMCTL, or --dev DEV-AGENT MVMCTL, or --guest MVMCTL, or --fleet (or `cargo xtask bench`, which builds them)".into(),
+            "usage: mvm-benches AGENT DEV-AGENT MVMCTL, or --dev DEV-AGENT MVMCTL, or --guest MVMCTL, or --fleet, or --serve MVMCTL [VMS] (or `cargo xtask bench`, which builds them)".into(),
         ),
     };
     match done {
@@ -86,6 +95,7 @@ fn measure(agent: &Path, dev: &Path, mvmctl: &Path) -> Result<()> {
     measure_guest(mvmctl)?;
     measure_dev(dev, mvmctl)?;
     measure_fleet()?;
+    measure_serve(mvmctl, SERVED)?;
 
     let idle = idle::measure(agent)?;
     let kb = |bytes: u64| format!("{} KB", bytes / 1000);
@@ -203,7 +213,12 @@ fn measure_dev(dev: &Path, mvmctl: &Path) -> Result<()> {
 /// The pure part of a fleet of 10,000 VMs: there is nothing bare to compare it with.
 fn measure_fleet() -> Result<()> {
     let figures = fleet::measure()?;
-    let ms = |times: &fleet::Times| format!("{:.2} ms (p99 {:.2})", times.p50_ms, times.p99_ms);
+    let ms = |times: &fleet::Times| {
+        format!(
+            "{:.2} ms (p99 {:.2}), {:.2} ms of CPU time",
+            times.p50, times.p99, times.cpu
+        )
+    };
     for (what, figure, goal) in [
         (
             "a decision over 10,000 VMs, p50",
@@ -243,6 +258,116 @@ fn measure_fleet() -> Result<()> {
     ] {
         row(what, &figure, "", "", goal);
     }
+    Ok(())
+}
+
+/// How many guests are served.
+const SERVED: usize = 10_000;
+
+/// What serves and asks a fleet, over fake guests.
+fn measure_serve(mvmctl: &Path, vms: usize) -> Result<()> {
+    let ms = |times: &serve::Times| {
+        let (p50, most, cpu) = (times.p50 * 1e3, times.most * 1e3, times.cpu * 1e3);
+        format!("{p50:.1} ms (longest {most:.0}), {cpu:.1} ms of CPU time")
+    };
+    let s = |times: &serve::Times| {
+        let (p50, most, cpu) = (times.p50, times.most, times.cpu);
+        format!("{p50:.2} s (longest {most:.2}), {cpu:.2} s of CPU time")
+    };
+    let mut fleet = serve::Fleet::new(mvmctl, vms, vms / 100)?;
+    let bad = fleet.bad()?;
+    let what = format!("`vm status` over {vms} guests, 1 % dead and 1 % stalled");
+    let figure = format!("{:.1} s", bad.status);
+    row(&what, &figure, "", "", "within the stalled ones' deadline");
+    let figure = format!("{:.1} s", bad.limited);
+    let what = format!("the same with 256 descriptors (\"{}\")", bad.note);
+    row(&what, &figure, "", "", "");
+
+    let serving = fleet.serving()?;
+    drop(fleet);
+    for (what, figure, goal) in [
+        (
+            "`fleet serve` over them, until its view is complete",
+            format!("{:.1} s", serving.complete_s),
+            "",
+        ),
+        (
+            "its CPU while nothing changes",
+            format!("{:.2} % of a core", serving.quiet * 100.0),
+            "below 1 %",
+        ),
+        (
+            "its resident memory, before any scrape",
+            format!("{:.0} MB", serving.rss_mb),
+            "at most 120 MB",
+        ),
+        (
+            "its resident memory, after 20 scrapes",
+            format!("{:.0} MB", serving.rss_scraped_mb),
+            "at most 120 MB",
+        ),
+        (
+            "its resident memory with `--no-per-vm`",
+            format!("{:.0} MB", serving.rss_no_per_vm_mb),
+            "",
+        ),
+        ("`/v1/pools/NAME`, p50", ms(&serving.pool), ""),
+        (
+            "left after a tenth as many came and went, three times",
+            format!(
+                "{} descriptors, {} series, {:.1?} MB",
+                serving.left.descriptors, serving.left.series, serving.left.rss_mb
+            ),
+            "nothing",
+        ),
+        (
+            "until a VM is unknown whose connection is closed",
+            format!("{:.2} s", serving.dead_s),
+            "its deadline",
+        ),
+        (
+            "until a VM is unknown that falls silent",
+            format!("{:.1} s", serving.silent_s),
+            "three heartbeats, 45 s",
+        ),
+    ] {
+        row(what, &figure, "", "", goal);
+    }
+    row(
+        &format!(
+            "`/metrics`, {:.1} MB, p50, to a server that has the bytes",
+            serving.metrics_mb
+        ),
+        &ms(&serving.metrics),
+        &ms(&serving.bare),
+        &format!("{:.1} ms more", serving.metrics.p50 - serving.bare.p50),
+        "at most 100 ms",
+    );
+
+    let fleet = serve::Fleet::new(mvmctl, vms, 0)?;
+    let asking = fleet.asking()?;
+    row(
+        &format!("`vm status` over {vms} guests that all answer, to a bare client"),
+        &s(&asking.status),
+        &s(&asking.bare),
+        &format!(
+            "{:.2}; {:.2} of CPU time",
+            asking.status.p50 / asking.bare.p50,
+            asking.status.cpu / asking.bare.cpu
+        ),
+        "at most 1.3",
+    );
+    let peak = format!("{:.0} MB", asking.peak_mb);
+    row("its memory at most", &peak, "", "", "at most 100 MB");
+    let top = fleet.top()?;
+    let figure = format!("{:.2} % of a core, {:.0} MB", top.quiet * 100.0, top.rss_mb);
+    row(
+        "`vm top` over them, a refresh each second",
+        &figure,
+        "",
+        "",
+        "at most 5 %",
+    );
     Ok(())
 }
 
