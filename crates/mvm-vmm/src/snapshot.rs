@@ -171,10 +171,14 @@ impl Snapshot {
         Ok(snapshot)
     }
 
+    /// What its manifest says of a file that its VMM may have written.
+    pub(crate) fn find(&self, name: &str) -> Option<&StateFile> {
+        self.manifest.files.iter().find(|file| file.file == name)
+    }
+
     /// What its manifest says of a file that its VMM has written, if it was this one.
     pub(crate) fn need(&self, name: &str) -> Result<&StateFile, Error> {
-        let found = self.manifest.files.iter().find(|file| file.file == name);
-        let Some(file) = found else {
+        let Some(file) = self.find(name) else {
             let vmm = &self.manifest.vmm.name;
             let missing = format!("it names no file {name:?}, which {vmm} writes");
             return Err(self.contradicts_itself(missing));

@@ -7,6 +7,7 @@
 
 pub mod arguments;
 pub mod kvm;
+mod memory;
 pub mod qmp;
 mod snapshot;
 pub mod vsock;
