@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 /// What is measured of a revision.
 struct Programs {
     agent: PathBuf,
-    dev: PathBuf,
+    /// None of a revision that makes no such thing.
+    dev: Option<PathBuf>,
     mvmctl: PathBuf,
 }
 
@@ -24,7 +25,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     };
     let parts = need::guest_parts()?;
     let own = Programs {
-        dev: build::static_dev_agent()?,
+        dev: Some(build::static_dev_agent()?),
         agent: build::static_agent()?,
         mvmctl: build::host_program("mvmctl")?,
     };
@@ -38,9 +39,9 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
 
 fn measuring(bench: &Path, parts: &GuestParts, programs: &Programs) -> Cmd {
     let Programs { agent, dev, mvmctl } = programs;
-    parts
-        .told(Cmd::new(bench), agent, dev)
-        .args([agent, dev, mvmctl])
+    let dev_or_not = dev.as_ref().unwrap_or(agent);
+    let command = parts.told(Cmd::new(bench), agent, dev_or_not).arg(agent);
+    command.args(dev).arg(mvmctl)
 }
 
 fn compare(bench: &Path, parts: &GuestParts, own: &Programs, revision: &str) -> Result<()> {
@@ -56,7 +57,7 @@ fn compare(bench: &Path, parts: &GuestParts, own: &Programs, revision: &str) -> 
     let made = made.arg("--agent").arg(&own.agent);
     let made = made.arg("--kernel").arg(&parts.kernel);
     made.arg("--modules").arg(&parts.modules).run()?;
-    let restores = Cmd::new(bench).arg("--restore");
+    let restores = Cmd::new(bench).arg("--clones");
     let restores = restores.args([&own.mvmctl, &other.mvmctl, &image]);
     restores
         .env("MVM_VHOST_DEVICE_VSOCK", &parts.vsock_backend)
@@ -98,20 +99,16 @@ fn built(revision: &str) -> Result<Programs> {
         .env("CARGO_TARGET_DIR", tree.join("target"))
         .run()?;
     let bin = tree.join("target/bin");
-    let programs = Programs {
-        agent: bin.join("mvm-guest-agent"),
-        dev: bin.join("mvm-guest-agent-dev"),
-        mvmctl: bin.join("mvmctl"),
+    let made = |name: &str| Some(bin.join(name)).filter(|program| program.is_file());
+    let needed = |name: &str| {
+        let lacks = || Failure(format!("`cargo xtask build` of {revision} makes no {name}"));
+        made(name).ok_or_else(lacks)
     };
-    for program in [&programs.agent, &programs.dev, &programs.mvmctl] {
-        if !program.is_file() {
-            return Err(Failure(format!(
-                "`cargo xtask build` of {revision} makes no {}: compare with a later revision",
-                program.display()
-            )));
-        }
-    }
-    Ok(programs)
+    Ok(Programs {
+        agent: needed("mvm-guest-agent")?,
+        dev: made("mvm-guest-agent-dev"),
+        mvmctl: needed("mvmctl")?,
+    })
 }
 
 /// A cell of a table's line.

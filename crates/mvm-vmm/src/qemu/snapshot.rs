@@ -3,7 +3,7 @@
 //! ```text
 //! freeze   device_del vsock0 ─► DEVICE_DELETED ─► stop ─► migrate ─► completed ─► memory copied
 //! run_on   (migrate_cancel) ─► cont ─► device_add vsock0 ─► its driver is up
-//! restore  QEMU -incoming ─► migrate-incoming ─► completed ─► cont ─► device_add vsock0 ─► …
+//! restore  QEMU -incoming ─► migrate-incoming ─► completed ─► device_add vsock0, cont ─► …
 //!          memory copied ──┘
 //! ```
 //!
@@ -21,15 +21,16 @@ use super::arguments::{
     Accelerator, Arguments, Begin, Memory, QMP_SOCKET, VSOCK_BUS, VSOCK_CHARDEV, VSOCK_DEVICE,
     VSOCK_SOCKET,
 };
+use super::memory::{self, GuestMemory};
 use super::qmp::Qmp;
-use super::{GUEST_CID, LOG, ROLE, memory, vsock};
+use super::{GUEST_CID, LOG, ROLE, vsock};
 use crate::deadline::Deadline;
 use crate::driver::{Restore, other_version};
 use crate::error::{Error, QmpFault};
 use crate::launch::VmProcesses;
 use crate::locate::QEMU;
-use crate::snapshot::{Snapshot, Vmm};
-use mvm_registry::open_regular;
+use crate::snapshot::{Snapshot, Verified, Vmm};
+use mvm_registry::{Home, open_regular};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::ErrorKind;
@@ -80,7 +81,7 @@ pub(super) fn freeze(
         "migrate-set-parameters",
         &json!({"max-bandwidth": BANDWIDTH}),
     )?;
-    let memory = memory::of_process(vmm_pid(processes));
+    let memory = memory::of_process(vmm_pid(processes), qmp.version());
     ignore_shared(&mut qmp, memory.is_some())?;
     qmp.give(STATE, &file)?;
     qmp.execute("migrate", &json!({"uri": format!("fd:{STATE}")}))?;
@@ -117,7 +118,7 @@ pub(super) fn run_on(processes: &mut VmProcesses, deadline: Deadline<'_>) -> Res
     })?;
     clear_vsock(processes)?;
     vsock::start(processes, deadline, GUEST_CID)?;
-    plug(&mut qmp)?;
+    plug_and_continue(&mut qmp)?;
     wait_until_ready(processes, &mut qmp, deadline)
 }
 
@@ -158,17 +159,19 @@ pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Res
         _ => Accelerator::Tcg,
     };
     processes.set_accelerator(accelerator.name());
-    let memory = match &snapshot.find(MEMORY) {
-        Some(_) => Some(memory::Loading::begin(&snapshot.file(MEMORY))?),
-        None => None,
+    // In snapshots of earlier versions it is part of the state.
+    let (memory, loading) = match snapshot.find(MEMORY) {
+        Some(_) => {
+            let (memory, loading) = memory::load(&snapshot.file(MEMORY))?;
+            (memory, Some(loading))
+        }
+        None => (GuestMemory::new(manifest.memory_mib)?, None),
     };
     let arguments = Arguments {
         accelerator,
         cpus: manifest.cpus,
         memory_mib: manifest.memory_mib,
-        memory: memory
-            .as_ref()
-            .map_or(Memory::Anonymous, |memory| Memory::File(memory.path())),
+        memory: Memory::File(memory.path()),
         kernel: &image.kernel(),
         initrd: image.initrd().as_deref(),
         rootfs: image.rootfs().as_deref(),
@@ -188,10 +191,10 @@ pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Res
     check_version(&version(&qmp), &manifest.vmm.version)?;
     let path = snapshot.file(STATE);
     let file = open_regular(&path).map_err(Error::io("open", &path))?;
-    ignore_shared(&mut qmp, memory.is_some())?;
+    ignore_shared(&mut qmp, loading.is_some())?;
     qmp.give(STATE, &file)?;
-    if let Some(memory) = memory {
-        memory.wait()?;
+    if let Some(loading) = loading {
+        loading.wait(processes, deadline)?;
     }
     qmp.execute("migrate-incoming", &json!({"uri": format!("fd:{STATE}")}))?;
     migrated(
@@ -205,13 +208,13 @@ pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Res
         sleep(LAST_WORDS);
         processes.check_alive().err().unwrap_or(error)
     })?;
-    qmp.execute("cont", &json!({}))?;
-    plug(&mut qmp)?;
+    plug_and_continue(&mut qmp)?;
     wait_until_ready(processes, &mut qmp, deadline)
 }
 
-/// By the program that is installed; the one that runs is asked again.
-pub(super) fn check_snapshot(snapshot: &Snapshot) -> Result<(), Error> {
+/// By the program that is installed, which need not be asked as long as it is the same file: the one that
+/// runs is asked again.
+pub(super) fn check_snapshot(home: &Home, snapshot: &Snapshot) -> Result<(), Error> {
     snapshot.need(STATE)?;
     let memory_mib = snapshot.manifest.memory_mib;
     if let Some(memory) = snapshot.find(MEMORY)
@@ -222,7 +225,8 @@ pub(super) fn check_snapshot(snapshot: &Snapshot) -> Result<(), Error> {
             memory.bytes
         )));
     }
-    let Ok(said) = QEMU.version(&QEMU.find()?) else {
+    let program = QEMU.find()?;
+    let Ok(said) = Verified::of(home).said(&program, || QEMU.version(&program)) else {
         return Ok(());
     };
     check_version(version_in(&said), &snapshot.manifest.vmm.version)
@@ -286,20 +290,23 @@ fn clear_vsock(processes: &mut VmProcesses) -> Result<(), Error> {
     Ok(())
 }
 
-/// Plugs in the vsock device, whose backend listens.
-fn plug(qmp: &mut Qmp) -> Result<(), Error> {
+/// Plugs in the vsock device, whose backend listens, and lets the VM run on: the guest finds the device
+/// there when it does.
+fn plug_and_continue(qmp: &mut Qmp) -> Result<(), Error> {
     let address = json!({"type": "unix", "data": {"path": VSOCK_SOCKET}});
-    qmp.execute(
-        "chardev-add",
-        &json!({"id": VSOCK_CHARDEV, "backend": {"type": "socket",
-            "data": {"addr": address, "server": false}}}),
-    )?;
-    qmp.execute(
-        "device_add",
-        &json!({"driver": "vhost-user-vsock-pci", "id": VSOCK_DEVICE,
-            "chardev": VSOCK_CHARDEV, "bus": VSOCK_BUS}),
-    )?;
-    Ok(())
+    qmp.execute_all([
+        (
+            "chardev-add",
+            json!({"id": VSOCK_CHARDEV, "backend": {"type": "socket",
+                "data": {"addr": address, "server": false}}}),
+        ),
+        (
+            "device_add",
+            json!({"driver": "vhost-user-vsock-pci", "id": VSOCK_DEVICE,
+                "chardev": VSOCK_CHARDEV, "bus": VSOCK_BUS}),
+        ),
+        ("cont", json!({})),
+    ])
 }
 
 /// Waits until the guest's driver has taken the device, and until its backend can be dialled. A QEMU
