@@ -7,7 +7,9 @@
 mod agent;
 mod bare;
 mod checks;
+mod clones;
 mod copy;
+mod cores;
 mod exec;
 mod fleet;
 mod guest;
@@ -18,6 +20,7 @@ mod serve;
 mod start;
 mod still;
 
+use cores::Cores;
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
@@ -25,6 +28,8 @@ use std::process::ExitCode;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
+    // It is the stand-in as well.
+    mvm_fake_vmm::run_if_called();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match *args.as_slice() {
@@ -43,10 +48,20 @@ fn main() -> ExitCode {
             .map_err(Into::into)
             .and_then(|vms| measure_serve(Path::new(mvmctl), vms)),
         ["--dev", dev, mvmctl] => measure_dev(Path::new(dev), Path::new(mvmctl)),
+        ["--starts", agent, dev] => measure_starts(Path::new(agent), Path::new(dev)),
         ["--guest", mvmctl] => measure_guest(Path::new(mvmctl)),
-        [agent, dev, mvmctl] => measure(Path::new(agent), Path::new(dev), Path::new(mvmctl)),
+        ["--clones", mvmctl, other] => {
+            measure_clones(Path::new(mvmctl), Path::new(other), None)
+        }
+        ["--clones", mvmctl, other, image] => {
+            measure_clones(Path::new(mvmctl), Path::new(other), Some(Path::new(image)))
+        }
+        [agent, mvmctl] => measure(Path::new(agent), None, Path::new(mvmctl)),
+        [agent, dev, mvmctl] => {
+            measure(Path::new(agent), Some(Path::new(dev)), Path::new(mvmctl))
+        }
         _ => Err(
-            "usage: mvm-benches AGENT DEV-AGENT MVMCTL, or --dev DEV-AGENT MVMCTL, or --guest MVMCTL, or --fleet, or --serve MVMCTL [VMS] (or `cargo xtask bench`, which builds them)".into(),
+            "usage: mvm-benches AGENT [DEV-AGENT] MVMCTL, or --dev DEV-AGENT MVMCTL, or --starts AGENT DEV-AGENT, or --guest MVMCTL, or --fleet, or --serve MVMCTL [VMS], or --clones MVMCTL OTHER-MVMCTL [IMAGE] (or `cargo xtask bench`, which builds them)".into(),
         ),
     };
     match done {
@@ -58,42 +73,38 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(agent: &Path, dev: &Path, mvmctl: &Path) -> Result<()> {
+fn measure(agent: &Path, dev: Option<&Path>, mvmctl: &Path) -> Result<()> {
     let size = std::fs::metadata(agent)?.len();
     eprintln!("Measuring {}, which takes three minutes.", agent.display());
     println!("| what | agent | bare | figure | goal |");
     println!("| --- | --- | --- | --- | --- |");
 
-    let ping::Figures { agent_us, bare_us } = ping::measure(agent)?;
-    let ratio = agent_us.p50 / bare_us.p50;
-    row(
-        "ping, p50, to a blocking echo server",
-        &format!("{:.1} µs (p99 {:.1})", agent_us.p50, agent_us.p99),
-        &format!("{:.1} µs (p99 {:.1})", bare_us.p50, bare_us.p99),
-        &format!("{ratio:.2}"),
-        "at most 1.3",
-    );
+    for cores in [Cores::One, Cores::Two] {
+        let ping::Figures { agent_us, bare_us } = ping::measure(agent, cores)?;
+        let ratio = agent_us.p50 / bare_us.p50;
+        row(
+            &format!("ping, p50, to a blocking echo server, {cores}"),
+            &format!("{:.1} µs (p99 {:.1})", agent_us.p50, agent_us.p99),
+            &format!("{:.1} µs (p99 {:.1})", bare_us.p50, bare_us.p99),
+            &format!("{ratio:.2}"),
+            "at most 1.3",
+        );
 
-    let start::Figures { agent_ms, true_ms } = start::measure(agent)?;
-    row(
-        "start to first pong, p50, to `/bin/true`",
-        &format!("{agent_ms:.2} ms"),
-        &format!("{true_ms:.2} ms"),
-        &format!("{:.2} ms more", agent_ms - true_ms),
-        "at most 5 ms more",
-    );
-
-    let checks::Figures { agent_ms, bare_ms } = checks::measure(agent)?;
-    row(
-        "100 checks a second, CPU time a check, to spawn and wait",
-        &format!("{agent_ms:.2} ms"),
-        &format!("{bare_ms:.2} ms"),
-        &format!("{:.2}", agent_ms / bare_ms),
-        "at most 1.3",
-    );
+        let start::Figures { agent_ms, true_ms } = start::measure(agent, cores)?;
+        row(
+            &format!("start to first pong, p50, to `/bin/true`, {cores}"),
+            &format!("{agent_ms:.2} ms"),
+            &format!("{true_ms:.2} ms"),
+            &format!("{:.2} ms more", agent_ms - true_ms),
+            "at most 5 ms more",
+        );
+        measure_checks(agent, cores)?;
+    }
 
     measure_guest(mvmctl)?;
-    measure_dev(dev, mvmctl)?;
+    if let Some(dev) = dev {
+        measure_dev(dev, mvmctl)?;
+    }
     measure_fleet()?;
     measure_serve(mvmctl, SERVED)?;
 
@@ -110,6 +121,39 @@ fn measure(agent: &Path, dev: &Path, mvmctl: &Path) -> Result<()> {
         &format!("{:.1} samples", idle.samples_a_minute),
         "",
         &format!("at most {:.0}", 2.0 * idle.samples_a_minute),
+    );
+    Ok(())
+}
+
+/// What starts programs, and nothing else.
+fn measure_starts(agent: &Path, dev: &Path) -> Result<()> {
+    for cores in [Cores::One, Cores::Two] {
+        measure_checks(agent, cores)?;
+        measure_exec(dev, cores)?;
+    }
+    Ok(())
+}
+
+fn measure_checks(agent: &Path, cores: Cores) -> Result<()> {
+    let checks::Figures { agent_ms, bare_ms } = checks::measure(agent, cores)?;
+    row(
+        &format!("100 checks a second, CPU time a check, to spawn and wait, {cores}"),
+        &format!("{agent_ms:.2} ms"),
+        &format!("{bare_ms:.2} ms"),
+        &format!("{:.2}", agent_ms / bare_ms),
+        "at most 1.15",
+    );
+    Ok(())
+}
+
+fn measure_exec(dev: &Path, cores: Cores) -> Result<()> {
+    let exec::Figures { agent_us, bare_us } = exec::measure(dev, cores)?;
+    row(
+        &format!("`exec true` of a dev build, p50, to spawn and wait, {cores}"),
+        &format!("{agent_us:.0} µs"),
+        &format!("{bare_us:.0} µs"),
+        &format!("{:.2}", agent_us / bare_us),
+        "at most 1.45",
     );
     Ok(())
 }
@@ -171,14 +215,9 @@ fn measure_guest(mvmctl: &Path) -> Result<()> {
 
 /// What dev builds have beyond others.
 fn measure_dev(dev: &Path, mvmctl: &Path) -> Result<()> {
-    let exec::Figures { agent_us, bare_us } = exec::measure(dev)?;
-    row(
-        "`exec true` of a dev build, p50, to spawn and wait",
-        &format!("{agent_us:.0} µs"),
-        &format!("{bare_us:.0} µs"),
-        &format!("{:.2}", agent_us / bare_us),
-        "at most 1.5",
-    );
+    for cores in [Cores::One, Cores::Two] {
+        measure_exec(dev, cores)?;
+    }
 
     let figures = output::measure(dev)?;
     for (what, bare_mb) in [
@@ -207,6 +246,84 @@ fn measure_dev(dev: &Path, mvmctl: &Path) -> Result<()> {
             "at least 0.8",
         );
     }
+    Ok(())
+}
+
+/// The commands of two revisions, each with snapshots that it has taken itself.
+fn measure_clones(mvmctl: &Path, other: &Path, image: Option<&Path>) -> Result<()> {
+    println!("| what | this | other | figure | goal |");
+    println!("| --- | --- | --- | --- | --- |");
+    let pair = |what: &str, [this, other]: [f64; 2], unit: &str, goal: &str| {
+        row(
+            what,
+            &format!("{this:.0} {unit}"),
+            &format!("{other:.0} {unit}"),
+            &format!("{:.2}", this / other),
+            goal,
+        );
+    };
+    let mut small_ms = None;
+    for memory in [clones::SMALL, clones::LARGE] {
+        let both = clones::stand_in([mvmctl, other], memory)?;
+        let of = |what: &str| format!("{what}, a stand-in for Firecracker, {memory} MiB, p50");
+        let each = |figure: fn(&clones::Figures) -> f64| [figure(&both[0]), figure(&both[1])];
+        let goal = if memory == clones::LARGE {
+            "at most 0.3"
+        } else {
+            ""
+        };
+        pair(&of("`vm snapshot`"), each(|of| of.snapshot_ms), "ms", goal);
+        pair(
+            &of("what it takes on the disk"),
+            each(|of| of.disk_mib),
+            "MiB",
+            "",
+        );
+        let goal = if memory == clones::LARGE {
+            "at most 0.15"
+        } else {
+            ""
+        };
+        let restore = each(|of| of.restore_ms);
+        pair(&of("`vm restore`"), restore, "ms", goal);
+        let small_ms = *small_ms.get_or_insert(restore[0]);
+        if memory == clones::LARGE {
+            pair(
+                "the same, to one of 256 MiB",
+                [restore[0], small_ms],
+                "ms",
+                "at most 1.2",
+            );
+        }
+    }
+    let Some(image) = image else {
+        return Ok(());
+    };
+    let both = clones::qemu([mvmctl, other], image)?;
+    let each = |figure: fn(&clones::Figures) -> f64| [figure(&both[0]), figure(&both[1])];
+    pair(
+        "`vm snapshot --stop`, QEMU, 256 MiB, p50",
+        each(|of| of.snapshot_ms),
+        "ms",
+        "",
+    );
+    pair(
+        "what it takes on the disk",
+        each(|of| of.disk_mib),
+        "MiB",
+        "",
+    );
+    let restore = each(|of| of.restore_ms);
+    pair(
+        "`vm restore`, QEMU, 256 MiB, p50",
+        restore,
+        "ms",
+        "at most 0.55",
+    );
+    let many = each(|of| of.at_once_ms.unwrap_or_default());
+    pair("`vm restore --clone`, QEMU, twenty at once", many, "ms", "");
+    let one = [many[0], restore[0]];
+    pair("the same, to one", one, "ms", "at most 12");
     Ok(())
 }
 
