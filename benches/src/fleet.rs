@@ -28,12 +28,12 @@ pub(crate) struct Figures {
     pub(crate) samples: usize,
 }
 
-/// How long something took, over the rounds.
+/// How long something took, over the rounds, in ms.
 pub(crate) struct Times {
-    pub(crate) p50_ms: f64,
-    pub(crate) p99_ms: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
     /// What of it this program had a CPU for, p50: other programs do not make that longer by much.
-    pub(crate) cpu_ms: f64,
+    pub(crate) cpu: f64,
 }
 
 pub(crate) fn measure() -> Result<Figures> {
@@ -107,9 +107,9 @@ fn times(mut run: impl FnMut()) -> Times {
     cpu.sort_by(f64::total_cmp);
     let at = |share: usize| ms.get(ROUNDS * share / 100).copied().unwrap_or_default();
     Times {
-        p50_ms: at(50),
-        p99_ms: at(99),
-        cpu_ms: cpu.get(ROUNDS / 2).copied().unwrap_or_default(),
+        p50: at(50),
+        p99: at(99),
+        cpu: cpu.get(ROUNDS / 2).copied().unwrap_or_default(),
     }
 }
 

@@ -216,7 +216,7 @@ fn measure_fleet() -> Result<()> {
     let ms = |times: &fleet::Times| {
         format!(
             "{:.2} ms (p99 {:.2}), {:.2} ms of CPU time",
-            times.p50_ms, times.p99_ms, times.cpu_ms
+            times.p50, times.p99, times.cpu
         )
     };
     for (what, figure, goal) in [

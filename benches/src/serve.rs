@@ -174,17 +174,17 @@ impl<'a> Fleet<'a> {
 
     /// How long a scrape takes, and one of a server that has the bytes already; and how large it is.
     fn scraped(&self, server: &Server) -> Result<(Times, Times, f64)> {
-        let (_, body) = split(server.get("/metrics")?)?;
+        let (_, body) = split(&server.get("/metrics")?)?;
         let file = self.home().join("metrics");
         fs::write(&file, &body)?;
         let mut bare = on_core(MEASURED, &own()?);
         let bare = Server::start(bare.arg(SERVE).arg(&file), true)?;
-        let (mut served, mut bared) = (Rounds::default(), Rounds::default());
+        let (mut measured, mut beside) = (Rounds::default(), Rounds::default());
         for _ in 0..ROUNDS {
-            served.get(server, "/metrics")?;
-            bared.get(&bare, "/metrics")?;
+            measured.get(server, "/metrics")?;
+            beside.get(&bare, "/metrics")?;
         }
-        Ok((served.times(), bared.times(), body.len() as f64 / 1e6))
+        Ok((measured.times(), beside.times(), body.len() as f64 / 1e6))
     }
 
     /// A tenth as many VMs come, are seen, and go, some times.
@@ -210,7 +210,7 @@ impl<'a> Fleet<'a> {
             server.get("/metrics")?;
             more.push(rss_mb(pid)? - memory);
         }
-        let (_, body) = split(server.get("/metrics")?)?;
+        let (_, body) = split(&server.get("/metrics")?)?;
         let descriptors =
             i64::try_from(process::fewest_descriptors(pid)?)? - i64::try_from(before)?;
         Ok(Left {
@@ -367,7 +367,7 @@ impl Rounds {
 }
 
 /// An answer's head and body. The body comes whole: the connection was closed behind it.
-fn split(answer: String) -> Result<(String, String)> {
+fn split(answer: &str) -> Result<(String, String)> {
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
     Ok((head.to_owned(), body.to_owned()))
 }
