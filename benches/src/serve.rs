@@ -179,12 +179,12 @@ impl<'a> Fleet<'a> {
         fs::write(&file, &body)?;
         let mut bare = on_core(MEASURED, &own()?);
         let bare = Server::start(bare.arg(SERVE).arg(&file), true)?;
-        let (mut ours, mut theirs) = (Rounds::default(), Rounds::default());
+        let (mut measured, mut beside) = (Rounds::default(), Rounds::default());
         for _ in 0..ROUNDS {
-            ours.get(server, "/metrics")?;
-            theirs.get(&bare, "/metrics")?;
+            measured.get(server, "/metrics")?;
+            beside.get(&bare, "/metrics")?;
         }
-        Ok((ours.times(), theirs.times(), body.len() as f64 / 1e6))
+        Ok((measured.times(), beside.times(), body.len() as f64 / 1e6))
     }
 
     /// A tenth as many VMs come, are seen, and go, some times.

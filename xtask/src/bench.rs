@@ -55,8 +55,8 @@ fn compare(bench: &Path, parts: &GuestParts, own: &Programs, revision: &str) -> 
         .args(["image", "build", "--out"])
         .arg(&image);
     let made = made.arg("--agent").arg(&own.agent);
-    let made = made.arg("--kernel").arg(&parts.kernel);
-    made.arg("--modules").arg(&parts.modules).run()?;
+    let made = made.arg("--kernel").arg(&parts.kernel.image);
+    made.arg("--modules").arg(&parts.kernel.modules).run()?;
     let restores = Cmd::new(bench).arg("--clones");
     let restores = restores.args([&own.mvmctl, &other.mvmctl, &image]);
     restores
