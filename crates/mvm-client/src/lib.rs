@@ -35,6 +35,7 @@ pub mod dev;
 mod dialer;
 pub mod error;
 mod handshake;
+mod incoming;
 mod raw;
 pub mod session;
 mod transport;

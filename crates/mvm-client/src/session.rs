@@ -1,25 +1,20 @@
 //! Requests and their answers on one connection.
 
-use crate::error::quoted;
 use crate::handshake::{Opened, Stream};
+use crate::incoming::Incoming;
 use crate::transport;
 use crate::{Awaited, Deadlines, Dialer, Endpoint, Error, WIRE};
-use mvm_protocol::answer::{AnswerFrame, AnswerOf, Checked, Hello, Reloaded};
+use mvm_protocol::answer::{Checked, Hello, Reloaded};
 use mvm_protocol::frame::encode_json;
 use mvm_protocol::lifecycle::{Awake, Ready, SleepPrep, Wake};
 use mvm_protocol::request::{Check, FREEZE, PAYLOAD};
 use mvm_protocol::status::{Inspect, Status};
-use mvm_protocol::{Answer, Decoder, ErrorAnswer, ErrorCode, Frame, Request, RequestFrame};
+use mvm_protocol::{Answer, Decoder, ErrorAnswer, ErrorCode, Request, RequestFrame};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
-use std::pin::Pin;
-use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 /// A connection to an agent, past the handshake.
@@ -67,12 +62,6 @@ impl SendBuffer {
         }
         writer.flush().await
     }
-}
-
-/// The receiving half's state.
-pub(crate) struct Incoming {
-    pub(crate) endpoint: Endpoint,
-    decoder: Decoder,
 }
 
 impl fmt::Debug for Session {
@@ -352,182 +341,4 @@ pub(crate) fn encode_frame(frame: &impl Serialize, secret: bool) -> Result<Vec<u
         tracing::trace!(target: WIRE, "> {}", String::from_utf8_lossy(&body));
     }
     encode_json(&body).map_err(|_| Error::RequestTooLarge { bytes: body.len() })
-}
-
-/// A set of answers, one of which is an error.
-pub(crate) trait AnswerKind: DeserializeOwned + Serialize {
-    /// The answer, or the error that it is.
-    fn into_result(self) -> Result<Self, ErrorAnswer>;
-}
-
-impl AnswerKind for Answer {
-    fn into_result(self) -> Result<Self, ErrorAnswer> {
-        match self {
-            Self::Error(error) => Err(error),
-            answer => Ok(answer),
-        }
-    }
-}
-
-/// How much of a frame the conversation shows, in bytes.
-const SHOWN: usize = 4096;
-
-impl Incoming {
-    /// The next answer, which must be the one to the request `id`.
-    ///
-    /// An error without a number is taken as the answer: that is how an agent refuses what it could
-    /// not read, and a connection beyond those that it has room for.
-    pub(crate) async fn answer<A: AnswerKind>(
-        &mut self,
-        reader: &mut (impl AsyncRead + Unpin),
-        id: u64,
-        awaited: Awaited,
-    ) -> Result<Result<A, ErrorAnswer>, Error> {
-        let body = self.body(reader, awaited).await?;
-        self.read(&body, id)
-    }
-
-    /// The next answer of a watch, likewise.
-    pub(crate) async fn event(
-        &mut self,
-        reader: &mut (impl AsyncRead + Unpin),
-        id: u64,
-    ) -> Result<Result<Answer, ErrorAnswer>, Error> {
-        let body = self.body(reader, Awaited::Event).await?;
-        match AnswerFrame::read_heartbeat(&body) {
-            Some(beat) if beat.id == Some(id) => Ok(Ok(beat.answer)),
-            _ => self.read(&body, id),
-        }
-    }
-
-    /// The body of the next frame, which must be JSON.
-    async fn body(
-        &mut self,
-        reader: &mut (impl AsyncRead + Unpin),
-        awaited: Awaited,
-    ) -> Result<Vec<u8>, Error> {
-        loop {
-            match self.decoded()? {
-                Some(Frame::Json(body)) => return Ok(body),
-                Some(Frame::Data { .. } | Frame::EmptyData) => {
-                    return Err(self.stranger("raw bytes where an answer belongs".into()));
-                }
-                None => {}
-            }
-            let decoder = &mut self.decoder;
-            // There is a buffer only while there is something to be read: ten thousand watchers wait.
-            let read = poll_fn(|cx| {
-                let mut bytes = [MaybeUninit::uninit(); 4096];
-                let mut buffer = ReadBuf::uninit(&mut bytes);
-                ready!(Pin::new(&mut *reader).poll_read(cx, &mut buffer))?;
-                decoder.push(buffer.filled());
-                Poll::Ready(Ok(buffer.filled().len()))
-            });
-            match read.await {
-                Ok(0) => return Err(self.closed(awaited)),
-                Ok(_) => {}
-                Err(source) => return Err(self.broken(source, awaited)),
-            }
-        }
-    }
-
-    /// Reads a body that has to be an answer to the request `id`.
-    pub(crate) fn read<A: AnswerKind>(
-        &self,
-        body: &[u8],
-        id: u64,
-    ) -> Result<Result<A, ErrorAnswer>, Error> {
-        let frame = AnswerOf::<A>::read(body)
-            .map_err(|error| self.stranger(format!("{error} in {}", quoted(body))))?;
-        let answered = frame.id;
-        match frame.answer.into_result() {
-            Err(error) if answered.is_none_or(|answered| answered == id) => Ok(Err(error)),
-            Ok(answer) if answered == Some(id) => Ok(Ok(answer)),
-            _ => Err(self.stranger(match answered {
-                Some(other) => format!("an answer numbered {other} to request {id}"),
-                None => format!("an answer without the number {id} of its request"),
-            })),
-        }
-    }
-
-    /// The next frame. What was read stays in the decoder if the future is dropped.
-    pub(crate) async fn frame(
-        &mut self,
-        reader: &mut (impl AsyncRead + Unpin),
-        buffer: &mut [u8],
-        awaited: Awaited,
-    ) -> Result<Frame, Error> {
-        loop {
-            if let Some(frame) = self.decoded()? {
-                return Ok(frame);
-            }
-            match reader.read(buffer).await {
-                Ok(0) => return Err(self.closed(awaited)),
-                Ok(count) => self.decoder.push(buffer.get(..count).unwrap_or_default()),
-                Err(source) => return Err(self.broken(source, awaited)),
-            }
-        }
-    }
-
-    /// A frame that has come as a whole.
-    fn decoded(&mut self) -> Result<Option<Frame>, Error> {
-        let frame = self.decoder.next_frame();
-        let frame = frame.map_err(|error| self.stranger(error.to_string()))?;
-        if let Some(Frame::Json(body)) = &frame {
-            let shown = body.get(..SHOWN).unwrap_or(body);
-            let more = if shown.len() < body.len() { "…" } else { "" };
-            tracing::trace!(target: WIRE, "< {}{more}", String::from_utf8_lossy(shown));
-        }
-        Ok(frame)
-    }
-
-    /// Why reading or writing came to nothing.
-    pub(crate) fn broken(&self, source: io::Error, awaited: Awaited) -> Error {
-        if is_gone(&source) {
-            return self.closed(awaited);
-        }
-        Error::Io {
-            endpoint: self.endpoint.clone(),
-            awaited,
-            source,
-        }
-    }
-
-    pub(crate) fn stranger(&self, got: String) -> Error {
-        Error::NotAnAgent {
-            endpoint: self.endpoint.clone(),
-            got,
-        }
-    }
-
-    /// A good answer to another request than the one that was sent.
-    pub(crate) fn astray(&self, answer: &impl Serialize, request: &str) -> Error {
-        let body = serde_json::to_vec(answer).unwrap_or_default();
-        self.stranger(format!("{} to the request `{request}`", quoted(&body)))
-    }
-
-    pub(crate) fn closed(&self, awaited: Awaited) -> Error {
-        Error::Closed {
-            endpoint: self.endpoint.clone(),
-            awaited,
-        }
-    }
-
-    pub(crate) fn timed_out(&self, awaited: Awaited, after: Duration) -> Error {
-        Error::TimedOut {
-            endpoint: self.endpoint.clone(),
-            awaited,
-            after,
-        }
-    }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionReset
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::NotConnected
-            | io::ErrorKind::TimedOut
-    )
 }

@@ -1,7 +1,7 @@
 //! A status, then what changes, until somebody ends it.
 
 use crate::handshake::Stream;
-use crate::session::Incoming;
+use crate::incoming::Incoming;
 use crate::{Awaited, Error, Session};
 use mvm_protocol::answer::{Change, Event};
 use mvm_protocol::request::Watch;

@@ -15,7 +15,8 @@ pub use files::{Download, Upload};
 pub use forward::{FromPort, Port, PortInput, PortOutput};
 
 use crate::handshake::Stream;
-use crate::session::{AnswerKind, Incoming, SendBuffer, encode_frame};
+use crate::incoming::{AnswerKind, Incoming};
+use crate::session::{SendBuffer, encode_frame};
 use crate::{Awaited, Error, Session};
 use mvm_protocol::dev::{Control, ControlFrame, DevAnswer, DevRequest, DevRequestFrame};
 use mvm_protocol::frame::encode_data;
