@@ -345,7 +345,7 @@ mod tests {
         let length = 20_800_512;
         let sparse = tempfile::tempfile().unwrap();
         sparse.set_len(length).unwrap();
-        sparse.write_all_at(&[1; 32_978], 7_929_647).unwrap();
+        sparse.write_all_at(&vec![1; 32_978], 7_929_647).unwrap();
         let copied = tempfile::tempfile().unwrap();
         copy(&sparse, length, &copied).unwrap();
         assert!(!is_mostly_zeros(&copied, length).unwrap());
