@@ -11,6 +11,7 @@
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -137,6 +138,9 @@ struct Blocks<'a> {
     file: &'a File,
     start: u64,
     end: u64,
+    /// Data that was found before: from, until. To look for its end anew in each part of a file that has
+    /// not been written to the disk yet is to have the kernel look at all of its pages each time.
+    known: &'a Cell<(u64, u64)>,
 }
 
 impl Blocks<'_> {
@@ -145,11 +149,10 @@ impl Blocks<'_> {
         let mut buffer = vec![0; BLOCK];
         let mut at = self.start;
         while at < self.end {
-            let Some(data) = data_from(self.file, at)? else {
+            let Some((data, hole)) = self.data_from(at)? else {
                 return Ok(());
             };
             at = at.max(data - data % BLOCK as u64);
-            let hole = seek_to(self.file, SeekFrom::Hole(data))?.unwrap_or(self.end);
             while at < hole.min(self.end) {
                 let bytes = (self.end - at).min(BLOCK as u64);
                 let bytes = usize::try_from(bytes).unwrap_or(BLOCK);
@@ -160,6 +163,22 @@ impl Blocks<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Blocks<'_> {
+    /// The data at `at` or behind it: from, until.
+    fn data_from(&self, at: u64) -> io::Result<Option<(u64, u64)>> {
+        let (from, until) = self.known.get();
+        if from <= at && at < until {
+            return Ok(Some((at, until)));
+        }
+        let Some(data) = data_from(self.file, at)? else {
+            return Ok(None);
+        };
+        let hole = seek_to(self.file, SeekFrom::Hole(data))?.unwrap_or(u64::MAX);
+        self.known.set((data, hole));
+        Ok(Some((data, hole)))
     }
 }
 
@@ -192,6 +211,7 @@ fn each_segment<T: Send>(
     let next = AtomicU64::new(0);
     let results = Mutex::new(Ok(Vec::new()));
     let worker = || {
+        let known = Cell::new((0, 0));
         loop {
             let segment = next.fetch_add(1, Ordering::Relaxed);
             if segment >= segments {
@@ -199,7 +219,13 @@ fn each_segment<T: Send>(
             }
             let start = segment * SEGMENT;
             let end = (start + SEGMENT).min(length);
-            let result = work(Blocks { file, start, end });
+            let known = &known;
+            let result = work(Blocks {
+                file,
+                start,
+                end,
+                known,
+            });
             let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
             match (&mut *results, result) {
                 (Ok(done), Ok(result)) => done.push((segment, result)),
@@ -318,6 +344,7 @@ mod tests {
         // Its last block is zeros but for its first part, where it is not looked at if a part is.
         let length = 20_800_512;
         let sparse = tempfile::tempfile().unwrap();
+        sparse.set_len(length).unwrap();
         sparse.write_all_at(&vec![1; 32_978], 7_929_647).unwrap();
         let copied = tempfile::tempfile().unwrap();
         copy(&sparse, length, &copied).unwrap();
