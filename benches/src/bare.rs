@@ -42,7 +42,7 @@ pub(crate) fn spawn(seconds: &str, a_second: &str) -> Result<()> {
             return Err(format!("true: {status}").into());
         }
     }
-    println!("{}", cpu_ms("self")?);
+    println!("{}", cpu("self")?);
     Ok(())
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn relay(bytes: &str) -> Result<()> {
 ///
 /// From the 14th to 17th field of `/proc/PID/stat` (proc(5)), in ticks of 10 ms: the kernel shows
 /// 100 a second to user space on every architecture that we run on.
-pub(crate) fn cpu_ms(pid: &str) -> Result<u64> {
+pub(crate) fn cpu(pid: &str) -> Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the program's name in brackets, and may hold anything.
     let (_, fields) = stat.rsplit_once(')').ok_or("no `)` in /proc/PID/stat")?;

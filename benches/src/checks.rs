@@ -1,6 +1,7 @@
 //! A hundred checks a second of `true`, against starting a shell with `true` and waiting for it.
 
 use crate::agent::Agent;
+use crate::cores::Cores;
 use crate::{Result, bare};
 use std::path::Path;
 use std::process::Command;
@@ -15,20 +16,21 @@ pub(crate) struct Figures {
     pub(crate) bare_ms: f64,
 }
 
-pub(crate) fn measure(program: &Path) -> Result<Figures> {
+pub(crate) fn measure(program: &Path, cores: Cores) -> Result<Figures> {
+    let pinned = cores.pin()?;
     let drop_ins: Vec<String> = (0..A_SECOND)
         .map(|number| {
             format!(r#"{{"name":"check-{number}","health_cmd":"true","health_interval_secs":1}}"#)
         })
         .collect();
-    let mut agent = Agent::start(program, &drop_ins)?;
+    let mut agent = pinned.server(|| Agent::start(program, &drop_ins))?;
     let mut connection = agent.connect()?;
     let pid = agent.pid().to_string();
     // The first second has start-up in it.
     std::thread::sleep(Duration::from_secs(2));
-    let (cpu, checks) = (bare::cpu_ms(&pid)?, count(&connection.ask(&status()?)?)?);
+    let (cpu, checks) = (bare::cpu(&pid)?, count(&connection.ask(&status()?)?)?);
     std::thread::sleep(Duration::from_secs(u64::from(SECONDS)));
-    let (cpu_after, checks_after) = (bare::cpu_ms(&pid)?, count(&connection.ask(&status()?)?)?);
+    let (cpu_after, checks_after) = (bare::cpu(&pid)?, count(&connection.ask(&status()?)?)?);
     drop(agent);
     let checks = checks_after.saturating_sub(checks);
     let due = u64::from(A_SECOND * SECONDS);
@@ -36,9 +38,11 @@ pub(crate) fn measure(program: &Path) -> Result<Figures> {
         return Err(format!("the agent ran {checks} checks where {due} were due").into());
     }
 
-    let output = Command::new(std::env::current_exe()?)
-        .args([bare::SPAWN, &SECONDS.to_string(), &A_SECOND.to_string()])
-        .output()?;
+    let output = pinned.server(|| {
+        Ok(Command::new(std::env::current_exe()?)
+            .args([bare::SPAWN, &SECONDS.to_string(), &A_SECOND.to_string()])
+            .output()?)
+    })?;
     let bare: u64 = String::from_utf8(output.stdout)?.trim().parse()?;
     #[expect(clippy::cast_precision_loss, reason = "small figures")]
     Ok(Figures {

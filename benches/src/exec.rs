@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::agent::Agent;
+use crate::cores::Cores;
 use mvm_protocol::frame::encode_json;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,8 +18,9 @@ pub(crate) struct Figures {
     pub(crate) bare_us: f64,
 }
 
-pub(crate) fn measure(program: &Path) -> Result<Figures> {
-    let mut agent = Agent::start(program, &[])?;
+pub(crate) fn measure(program: &Path, cores: Cores) -> Result<Figures> {
+    let pinned = cores.pin()?;
+    let mut agent = pinned.server(|| Agent::start(program, &[]))?;
     let mut connection = agent.connect()?;
     let frame = encode_json(br#"{"type":"exec","argv":["/bin/true"]}"#)?;
     let (mut agent_us, mut bare_us) = (Vec::new(), Vec::new());
@@ -30,7 +32,9 @@ pub(crate) fn measure(program: &Path) -> Result<Figures> {
         }
         for _ in 0..RUNS {
             let start = Instant::now();
-            let status = Command::new("/bin/true").stdin(Stdio::null()).status()?;
+            let mut child =
+                pinned.server(|| Ok(Command::new("/bin/true").stdin(Stdio::null()).spawn()?))?;
+            let status = child.wait()?;
             if !status.success() {
                 return Err(format!("true: {status}").into());
             }

@@ -7,16 +7,20 @@
 mod agent;
 mod bare;
 mod checks;
+mod clones;
 mod copy;
+mod cores;
 mod exec;
 mod fleet;
 mod guest;
 mod idle;
 mod output;
 mod ping;
+mod serve;
 mod start;
 mod still;
 
+use cores::Cores;
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,6 +28,8 @@ use std::process::ExitCode;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
+    // It is the stand-in as well.
+    mvm_fake_vmm::run_if_called();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match *args.as_slice() {
@@ -32,12 +38,30 @@ fn main() -> ExitCode {
         [bare::SPAWN, seconds, a_second] => bare::spawn(seconds, a_second),
         [bare::WRITE, bytes] => bare::write(bytes),
         [bare::RELAY, bytes] => bare::relay(bytes),
+        [serve::AGENTS, home, ref groups @ ..] => serve::agents(home, groups),
+        [serve::ASK, home] => serve::ask(Path::new(home)),
+        [serve::SERVE, file] => serve::serve(Path::new(file)),
         ["--fleet"] => measure_fleet(),
+        ["--serve", mvmctl] => measure_serve(Path::new(mvmctl), SERVED),
+        ["--serve", mvmctl, vms] => vms
+            .parse()
+            .map_err(Into::into)
+            .and_then(|vms| measure_serve(Path::new(mvmctl), vms)),
         ["--dev", dev, mvmctl] => measure_dev(Path::new(dev), Path::new(mvmctl)),
+        ["--starts", agent, dev] => measure_starts(Path::new(agent), Path::new(dev)),
         ["--guest", mvmctl] => measure_guest(Path::new(mvmctl)),
-        [agent, dev, mvmctl] => measure(Path::new(agent), Path::new(dev), Path::new(mvmctl)),
+        ["--clones", mvmctl, other] => {
+            measure_clones(Path::new(mvmctl), Path::new(other), None)
+        }
+        ["--clones", mvmctl, other, image] => {
+            measure_clones(Path::new(mvmctl), Path::new(other), Some(Path::new(image)))
+        }
+        [agent, mvmctl] => measure(Path::new(agent), None, Path::new(mvmctl)),
+        [agent, dev, mvmctl] => {
+            measure(Path::new(agent), Some(Path::new(dev)), Path::new(mvmctl))
+        }
         _ => Err(
-            "usage: mvm-benches AGENT DEV-AGENT MVMCTL, or --dev DEV-AGENT MVMCTL, or --guest MVMCTL, or --fleet (or `cargo xtask bench`, which builds them)".into(),
+            "usage: mvm-benches AGENT [DEV-AGENT] MVMCTL, or --dev DEV-AGENT MVMCTL, or --starts AGENT DEV-AGENT, or --guest MVMCTL, or --fleet, or --serve MVMCTL [VMS], or --clones MVMCTL OTHER-MVMCTL [IMAGE] (or `cargo xtask bench`, which builds them)".into(),
         ),
     };
     match done {
@@ -49,43 +73,40 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(agent: &Path, dev: &Path, mvmctl: &Path) -> Result<()> {
+fn measure(agent: &Path, dev: Option<&Path>, mvmctl: &Path) -> Result<()> {
     let size = std::fs::metadata(agent)?.len();
     eprintln!("Measuring {}, which takes three minutes.", agent.display());
     println!("| what | agent | bare | figure | goal |");
     println!("| --- | --- | --- | --- | --- |");
 
-    let ping::Figures { agent_us, bare_us } = ping::measure(agent)?;
-    let ratio = agent_us.p50 / bare_us.p50;
-    row(
-        "ping, p50, to a blocking echo server",
-        &format!("{:.1} µs (p99 {:.1})", agent_us.p50, agent_us.p99),
-        &format!("{:.1} µs (p99 {:.1})", bare_us.p50, bare_us.p99),
-        &format!("{ratio:.2}"),
-        "at most 1.3",
-    );
+    for cores in [Cores::One, Cores::Two] {
+        let ping::Figures { agent_us, bare_us } = ping::measure(agent, cores)?;
+        let ratio = agent_us.p50 / bare_us.p50;
+        row(
+            &format!("ping, p50, to a blocking echo server, {cores}"),
+            &format!("{:.1} µs (p99 {:.1})", agent_us.p50, agent_us.p99),
+            &format!("{:.1} µs (p99 {:.1})", bare_us.p50, bare_us.p99),
+            &format!("{ratio:.2}"),
+            "at most 1.3",
+        );
 
-    let start::Figures { agent_ms, true_ms } = start::measure(agent)?;
-    row(
-        "start to first pong, p50, to `/bin/true`",
-        &format!("{agent_ms:.2} ms"),
-        &format!("{true_ms:.2} ms"),
-        &format!("{:.2} ms more", agent_ms - true_ms),
-        "at most 5 ms more",
-    );
-
-    let checks::Figures { agent_ms, bare_ms } = checks::measure(agent)?;
-    row(
-        "100 checks a second, CPU time a check, to spawn and wait",
-        &format!("{agent_ms:.2} ms"),
-        &format!("{bare_ms:.2} ms"),
-        &format!("{:.2}", agent_ms / bare_ms),
-        "at most 1.3",
-    );
+        let start::Figures { agent_ms, true_ms } = start::measure(agent, cores)?;
+        row(
+            &format!("start to first pong, p50, to `/bin/true`, {cores}"),
+            &format!("{agent_ms:.2} ms"),
+            &format!("{true_ms:.2} ms"),
+            &format!("{:.2} ms more", agent_ms - true_ms),
+            "at most 5 ms more",
+        );
+        measure_checks(agent, cores)?;
+    }
 
     measure_guest(mvmctl)?;
-    measure_dev(dev, mvmctl)?;
+    if let Some(dev) = dev {
+        measure_dev(dev, mvmctl)?;
+    }
     measure_fleet()?;
+    measure_serve(mvmctl, SERVED)?;
 
     let idle = idle::measure(agent)?;
     let kb = |bytes: u64| format!("{} KB", bytes / 1000);
@@ -100,6 +121,39 @@ fn measure(agent: &Path, dev: &Path, mvmctl: &Path) -> Result<()> {
         &format!("{:.1} samples", idle.samples_a_minute),
         "",
         &format!("at most {:.0}", 2.0 * idle.samples_a_minute),
+    );
+    Ok(())
+}
+
+/// What starts programs, and nothing else.
+fn measure_starts(agent: &Path, dev: &Path) -> Result<()> {
+    for cores in [Cores::One, Cores::Two] {
+        measure_checks(agent, cores)?;
+        measure_exec(dev, cores)?;
+    }
+    Ok(())
+}
+
+fn measure_checks(agent: &Path, cores: Cores) -> Result<()> {
+    let checks::Figures { agent_ms, bare_ms } = checks::measure(agent, cores)?;
+    row(
+        &format!("100 checks a second, CPU time a check, to spawn and wait, {cores}"),
+        &format!("{agent_ms:.2} ms"),
+        &format!("{bare_ms:.2} ms"),
+        &format!("{:.2}", agent_ms / bare_ms),
+        "at most 1.15",
+    );
+    Ok(())
+}
+
+fn measure_exec(dev: &Path, cores: Cores) -> Result<()> {
+    let exec::Figures { agent_us, bare_us } = exec::measure(dev, cores)?;
+    row(
+        &format!("`exec true` of a dev build, p50, to spawn and wait, {cores}"),
+        &format!("{agent_us:.0} µs"),
+        &format!("{bare_us:.0} µs"),
+        &format!("{:.2}", agent_us / bare_us),
+        "at most 1.45",
     );
     Ok(())
 }
@@ -161,14 +215,9 @@ fn measure_guest(mvmctl: &Path) -> Result<()> {
 
 /// What dev builds have beyond others.
 fn measure_dev(dev: &Path, mvmctl: &Path) -> Result<()> {
-    let exec::Figures { agent_us, bare_us } = exec::measure(dev)?;
-    row(
-        "`exec true` of a dev build, p50, to spawn and wait",
-        &format!("{agent_us:.0} µs"),
-        &format!("{bare_us:.0} µs"),
-        &format!("{:.2}", agent_us / bare_us),
-        "at most 1.5",
-    );
+    for cores in [Cores::One, Cores::Two] {
+        measure_exec(dev, cores)?;
+    }
 
     let figures = output::measure(dev)?;
     for (what, bare_mb) in [
@@ -200,10 +249,93 @@ fn measure_dev(dev: &Path, mvmctl: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The commands of two revisions, each with snapshots that it has taken itself.
+fn measure_clones(mvmctl: &Path, other: &Path, image: Option<&Path>) -> Result<()> {
+    println!("| what | this | other | figure | goal |");
+    println!("| --- | --- | --- | --- | --- |");
+    let pair = |what: &str, [this, other]: [f64; 2], unit: &str, goal: &str| {
+        row(
+            what,
+            &format!("{this:.0} {unit}"),
+            &format!("{other:.0} {unit}"),
+            &format!("{:.2}", this / other),
+            goal,
+        );
+    };
+    let mut small_ms = None;
+    for memory in [clones::SMALL, clones::LARGE] {
+        let both = clones::stand_in([mvmctl, other], memory)?;
+        let of = |what: &str| format!("{what}, a stand-in for Firecracker, {memory} MiB, p50");
+        let each = |figure: fn(&clones::Figures) -> f64| [figure(&both[0]), figure(&both[1])];
+        let goal = if memory == clones::LARGE {
+            "at most 0.3"
+        } else {
+            ""
+        };
+        pair(&of("`vm snapshot`"), each(|of| of.snapshot_ms), "ms", goal);
+        pair(
+            &of("what it takes on the disk"),
+            each(|of| of.disk_mib),
+            "MiB",
+            "",
+        );
+        let goal = if memory == clones::LARGE {
+            "at most 0.15"
+        } else {
+            ""
+        };
+        let restore = each(|of| of.restore_ms);
+        pair(&of("`vm restore`"), restore, "ms", goal);
+        let small_ms = *small_ms.get_or_insert(restore[0]);
+        if memory == clones::LARGE {
+            pair(
+                "the same, to one of 256 MiB",
+                [restore[0], small_ms],
+                "ms",
+                "at most 1.2",
+            );
+        }
+    }
+    let Some(image) = image else {
+        return Ok(());
+    };
+    let both = clones::qemu([mvmctl, other], image)?;
+    let each = |figure: fn(&clones::Figures) -> f64| [figure(&both[0]), figure(&both[1])];
+    pair(
+        "`vm snapshot --stop`, QEMU, 256 MiB, p50",
+        each(|of| of.snapshot_ms),
+        "ms",
+        "",
+    );
+    pair(
+        "what it takes on the disk",
+        each(|of| of.disk_mib),
+        "MiB",
+        "",
+    );
+    let restore = each(|of| of.restore_ms);
+    pair(
+        "`vm restore`, QEMU, 256 MiB, p50",
+        restore,
+        "ms",
+        "at most 0.55",
+    );
+    let many = each(|of| of.at_once_ms.unwrap_or_default());
+    pair("`vm restore --clone`, QEMU, twenty at once", many, "ms", "");
+    let one = [many[0], restore[0]];
+    pair("the same, to one", one, "ms", "at most 12");
+    Ok(())
+}
+
 /// The pure part of a fleet of 10,000 VMs: there is nothing bare to compare it with.
 fn measure_fleet() -> Result<()> {
     let figures = fleet::measure()?;
-    let ms = |times: &fleet::Times| format!("{:.2} ms (p99 {:.2})", times.p50_ms, times.p99_ms);
+    let ms = |times: &fleet::Times| {
+        format!(
+            "{:.2} ms (p99 {:.2}), {:.2} ms of CPU time",
+            times.p50, times.p99, times.cpu
+        )
+    };
     for (what, figure, goal) in [
         (
             "a decision over 10,000 VMs, p50",
@@ -243,6 +375,119 @@ fn measure_fleet() -> Result<()> {
     ] {
         row(what, &figure, "", "", goal);
     }
+    Ok(())
+}
+
+/// How many guests are served.
+const SERVED: usize = 10_000;
+
+/// What serves and asks a fleet, over fake guests.
+fn measure_serve(mvmctl: &Path, vms: usize) -> Result<()> {
+    let ms = |times: &serve::Times| {
+        let (p50, most, cpu) = (times.p50 * 1e3, times.most * 1e3, times.cpu * 1e3);
+        format!("{p50:.1} ms (longest {most:.0}), {cpu:.1} ms of CPU time")
+    };
+    let s = |times: &serve::Times| {
+        let (p50, most, cpu) = (times.p50, times.most, times.cpu);
+        format!("{p50:.2} s (longest {most:.2}), {cpu:.2} s of CPU time")
+    };
+    let mut fleet = serve::Fleet::new(mvmctl, vms, vms / 100)?;
+    let bad = fleet.bad()?;
+    let what = format!("`vm status` over {vms} guests, 1 % dead and 1 % stalled");
+    let figure = format!("{:.1} s", bad.status);
+    row(&what, &figure, "", "", "within the stalled ones' deadline");
+    let figure = format!("{:.1} s", bad.limited);
+    let what = format!("the same with 256 descriptors (\"{}\")", bad.note);
+    row(&what, &figure, "", "", "");
+
+    let serving = fleet.serving()?;
+    drop(fleet);
+    for (what, figure, goal) in [
+        (
+            "`fleet serve` over them, until its view is complete",
+            format!("{:.1} s", serving.complete_s),
+            "",
+        ),
+        (
+            "its CPU while nothing changes",
+            format!("{:.2} % of a core", serving.quiet * 100.0),
+            "below 1 %",
+        ),
+        (
+            "its resident memory, before any scrape",
+            format!("{:.0} MB", serving.rss_mb),
+            "at most 120 MB",
+        ),
+        (
+            "its resident memory, after 20 scrapes",
+            format!("{:.0} MB", serving.rss_scraped_mb),
+            "at most 120 MB",
+        ),
+        (
+            "its resident memory with `--no-per-vm`",
+            format!("{:.0} MB", serving.rss_no_per_vm_mb),
+            "",
+        ),
+        ("`/v1/pools/NAME`, p50", ms(&serving.pool), ""),
+        (
+            "left after a tenth as many came and went, three times",
+            format!(
+                "{} descriptors, {} series, {:.1?} MB",
+                serving.left.descriptors, serving.left.series, serving.left.rss_mb
+            ),
+            "nothing",
+        ),
+        (
+            "until a VM is unknown whose connection is closed",
+            format!("{:.2} s", serving.dead_s),
+            "its deadline",
+        ),
+        (
+            "until a VM is unknown that falls silent",
+            format!("{:.1} s", serving.silent_s),
+            "three heartbeats, 45 s",
+        ),
+    ] {
+        row(what, &figure, "", "", goal);
+    }
+    row(
+        &format!(
+            "`/metrics`, {:.1} MB, p50, to a server that has the bytes",
+            serving.metrics_mb
+        ),
+        &ms(&serving.metrics),
+        &ms(&serving.bare),
+        &format!(
+            "{:.1} ms more",
+            (serving.metrics.p50 - serving.bare.p50) * 1e3
+        ),
+        "at most 100 ms",
+    );
+
+    let fleet = serve::Fleet::new(mvmctl, vms, 0)?;
+    let asking = fleet.asking()?;
+    row(
+        &format!("`vm status` over {vms} guests that all answer, to a bare client"),
+        &s(&asking.status),
+        &s(&asking.bare),
+        &format!(
+            "{:.2}; {:.2} of CPU time",
+            asking.status.p50 / asking.bare.p50,
+            asking.status.cpu / asking.bare.cpu
+        ),
+        "at most 1.3",
+    );
+    let peak = format!("{:.0} MB", asking.peak_mb);
+    row("its memory at most", &peak, "", "", "at most 100 MB");
+    let top = fleet.top()?;
+    let figure = format!("{:.2} % of a core, {:.0} MB", top.quiet * 100.0, top.rss_mb);
+    row(
+        "`vm top` over them, a refresh each second",
+        &figure,
+        "",
+        "",
+        "at most 5 %",
+    );
     Ok(())
 }
 

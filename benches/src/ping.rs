@@ -1,6 +1,7 @@
 //! Ping to the agent against the same bytes to a bare echo server, both over a Unix socket.
 
 use crate::agent::{Agent, ping};
+use crate::cores::Cores;
 use crate::{Result, bare};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -24,16 +25,19 @@ pub(crate) struct Percentiles {
     pub(crate) p99: f64,
 }
 
-pub(crate) fn measure(program: &Path) -> Result<Figures> {
-    let mut agent = Agent::start(program, &[])?;
+pub(crate) fn measure(program: &Path, cores: Cores) -> Result<Figures> {
+    let pinned = cores.pin()?;
+    let mut agent = pinned.server(|| Agent::start(program, &[]))?;
     let mut connection = agent.connect()?;
     let dir = tempfile::TempDir::new()?;
     let socket = dir.path().join("echo.sock");
-    let mut server = Command::new(std::env::current_exe()?)
-        .arg(bare::ECHO)
-        .arg(&socket)
-        .stdin(Stdio::null())
-        .spawn()?;
+    let mut server = pinned.server(|| {
+        Ok(Command::new(std::env::current_exe()?)
+            .arg(bare::ECHO)
+            .arg(&socket)
+            .stdin(Stdio::null())
+            .spawn()?)
+    })?;
     let mut echo = connect(&socket)?;
     let frame = ping()?;
     let mut buffer = vec![0; frame.len()];

@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::agent::{Agent, ping};
+use crate::cores::Cores;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -14,19 +15,22 @@ pub(crate) struct Figures {
     pub(crate) true_ms: f64,
 }
 
-pub(crate) fn measure(program: &Path) -> Result<Figures> {
+pub(crate) fn measure(program: &Path, cores: Cores) -> Result<Figures> {
+    let pinned = cores.pin()?;
     let frame = ping()?;
     let (mut agent_ms, mut true_ms) = (Vec::new(), Vec::new());
     for _ in 0..STARTS {
         let start = Instant::now();
         // Includes making a folder and a small file, which is some 0.1 ms.
-        let mut agent = Agent::start(program, &[])?;
+        let mut agent = pinned.server(|| Agent::start(program, &[]))?;
         agent.connect()?.ask(&frame)?;
         agent_ms.push(start.elapsed().as_secs_f64() * 1e3);
         drop(agent);
 
         let start = Instant::now();
-        let status = Command::new("/bin/true").stdin(Stdio::null()).status()?;
+        let mut child =
+            pinned.server(|| Ok(Command::new("/bin/true").stdin(Stdio::null()).spawn()?))?;
+        let status = child.wait()?;
         true_ms.push(start.elapsed().as_secs_f64() * 1e3);
         if !status.success() {
             return Err(format!("/bin/true: {status}").into());

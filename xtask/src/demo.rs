@@ -42,7 +42,7 @@ fn start_vm(stage: &Stage, parts: &GuestParts) -> Result<()> {
         .arg("--out")
         .arg(&image)
         .arg("--kernel")
-        .arg(&parts.kernel)
+        .arg(&parts.kernel.image)
         .args(["--hostname", VM])
         .args(["--etc", "examples/web/etc"])
         .args(["--add", "examples/web/www:/www"])

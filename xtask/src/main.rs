@@ -26,7 +26,8 @@ cargo xtask build             the static agent and mvmctl, in target/bin
 cargo xtask test [RUNG…]      everything that CI runs, or some rungs of it:
                               fmt clippy deny doc unit cli guest nix
 cargo xtask schema            write the JSON Schema files in docs/schema (`test unit` checks them)
-cargo xtask bench             measure, and print the figures for docs/performance.md
+cargo xtask bench             measure, and print the figures for docs/performance.md;
+                              --against REV: and those of another revision, and the ratios
 cargo xtask fuzz [SECONDS]    run each fuzz target that long
 
 What a chore needs and the machine lacks is installed, and each install says what, why and how
@@ -53,7 +54,7 @@ fn run() -> Result<()> {
         ["demo"] => demo::run(),
         ["build"] => build::run(),
         ["schema"] => schema::run(),
-        ["bench"] => bench::run(),
+        ["bench", args @ ..] => bench::run(args),
         ["fuzz", seconds @ ..] => fuzz::run(seconds),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

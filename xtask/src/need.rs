@@ -8,8 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod debian;
+mod kernel;
 
 pub(crate) use debian::debian;
+pub(crate) use kernel::{Kernel, newer_kernel};
 
 /// A program that cargo installs.
 pub(crate) struct Tool {
@@ -183,9 +185,7 @@ impl Package {
 
 /// Everything that a guest is made of, besides the agent.
 pub(crate) struct GuestParts {
-    pub(crate) kernel: PathBuf,
-    /// `lib/modules/<release>`
-    pub(crate) modules: PathBuf,
+    pub(crate) kernel: Kernel,
     pub(crate) busybox: PathBuf,
     pub(crate) vsock_backend: PathBuf,
 }
@@ -196,8 +196,8 @@ impl GuestParts {
         program
             .env("MVM_TEST_AGENT", agent)
             .env("MVM_TEST_DEV_AGENT", dev)
-            .env("MVM_TEST_KERNEL", &self.kernel)
-            .env("MVM_TEST_MODULES", &self.modules)
+            .env("MVM_TEST_KERNEL", &self.kernel.image)
+            .env("MVM_TEST_MODULES", &self.kernel.modules)
             .env("MVM_TEST_BUSYBOX", &self.busybox)
             .env("MVM_TEST_VSOCK_BACKEND", &self.vsock_backend)
             // A test that finds no VMM would otherwise skip itself.
@@ -214,10 +214,8 @@ pub(crate) fn guest_parts() -> Result<GuestParts> {
         )));
     }
     packages(&[QEMU, BUSYBOX])?;
-    let (kernel, modules) = kernel()?;
     Ok(GuestParts {
-        kernel,
-        modules,
+        kernel: kernel::kernel()?,
         busybox: found(BUSYBOX.program)?,
         vsock_backend: VSOCK_BACKEND.installed()?,
     })
@@ -301,47 +299,6 @@ fn with_fresh_lists(names: &[&str], ask: impl Fn() -> Result<()>) -> Result<()> 
     ask()
 }
 
-/// The guests' kernel and its modules, unpacked into our cache: the machine's own /boot and its
-/// boot loader stay as they are, and it takes no root.
-fn kernel() -> Result<(PathBuf, PathBuf)> {
-    let home = cache()?.join("kernel");
-    if let Some(parts) = kernel_in(&home) {
-        return Ok(parts);
-    }
-    if !is_debian() {
-        return Err(Failure(format!(
-            "a guest takes a kernel with its modules. Unpack one into {0}: {0}/boot/vmlinuz-RELEASE \
-             and {0}/lib/modules/RELEASE (Debian's package linux-image-cloud-amd64 is known to do)",
-            home.display()
-        )));
-    }
-    say(format!(
-        "The guests' kernel is missing. Unpacking Debian's cloud kernel into {}, which takes about \
-         half a minute.",
-        home.display()
-    ));
-    let meta = "linux-image-cloud-amd64";
-    unpack(meta, &home, || {
-        let depends = Cmd::new("apt-cache").args(["depends", meta]).output()?;
-        depends
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("Depends: "))
-            .find(|name| name.starts_with("linux-image-"))
-            .map(str::to_owned)
-            .ok_or_else(|| {
-                Failure(format!(
-                    "apt knows no kernel behind {meta}. Run `sudo apt-get update` and try again"
-                ))
-            })
-    })?;
-    kernel_in(&home).ok_or_else(|| {
-        Failure(format!(
-            "{} holds no kernel with its modules. Remove it and try again",
-            home.display()
-        ))
-    })
-}
-
 /// Prometheus, and what reads metrics as it does.
 pub(crate) struct Prometheus {
     pub(crate) server: PathBuf,
@@ -419,19 +376,28 @@ pub(crate) fn mypy() -> Result<PathBuf> {
 fn unpack(known: &str, home: &Path, find: impl Fn() -> Result<String>) -> Result<()> {
     let scratch = cache()?.join(format!("{known}-{}", std::process::id()));
     let scratch = Scratch::new(&scratch)?;
-    with_fresh_lists(&[known], || {
-        Cmd::new("apt-get")
-            .args(["download", "--quiet=2", &find()?])
-            // As root, apt downloads as a user who may not be allowed into this folder.
-            .args(["-o", "APT::Sandbox::User=root"])
-            .dir(&scratch.0)
-            .run()
-    })?;
+    with_fresh_lists(&[known], || download(&scratch, &find()?, &[]))?;
+    unpack_into(home, &scratch)
+}
+
+/// Downloads a package into a folder.
+fn download(folder: &Scratch, package: &str, options: &[String]) -> Result<()> {
+    Cmd::new("apt-get")
+        .args(["download", "--quiet=2", package])
+        // As root, apt downloads as a user who may not be allowed into this folder.
+        .args(["-o", "APT::Sandbox::User=root"])
+        .args(options)
+        .dir(&folder.0)
+        .run()
+}
+
+/// Unpacks the package that was downloaded into a folder of our cache.
+fn unpack_into(home: &Path, scratch: &Scratch) -> Result<()> {
     let listing = fs::read_dir(&scratch.0).tried("list the download")?;
     let archive = listing
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|it| it == "deb"))
-        .ok_or_else(|| Failure(format!("apt downloaded nothing for {known}")))?;
+        .ok_or_else(|| Failure(format!("apt downloaded nothing for {}", home.display())))?;
     let unpacked = scratch.0.join("unpacked");
     Cmd::new("dpkg-deb")
         .arg("-x")
@@ -440,17 +406,7 @@ fn unpack(known: &str, home: &Path, find: impl Fn() -> Result<String>) -> Result
     // Whole or not at all, should two chores run at once or one be interrupted.
     fs::rename(&unpacked, home)
         .or_else(|error| if home.exists() { Ok(()) } else { Err(error) })
-        .tried(format!("move {known} to {}", home.display()))
-}
-
-/// The kernel in a folder, if its modules are there too.
-fn kernel_in(home: &Path) -> Option<(PathBuf, PathBuf)> {
-    fs::read_dir(home.join("boot")).ok()?.find_map(|entry| {
-        let kernel = entry.ok()?.path();
-        let release = kernel.file_name()?.to_str()?.strip_prefix("vmlinuz-")?;
-        let modules = home.join("lib/modules").join(release);
-        modules.is_dir().then(|| (kernel.clone(), modules))
-    })
+        .tried(format!("move it to {}", home.display()))
 }
 
 /// Where our tools and the kernel are kept.
@@ -518,23 +474,5 @@ impl Drop for Scratch {
         if let Err(error) = removed {
             eprintln!("xtask: cannot remove {}: {error}", self.0.display());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_kernel_counts_only_with_its_modules() {
-        let home = std::env::temp_dir().join(format!("xtask-kernel-{}", std::process::id()));
-        let _scratch = Scratch::new(&home).ok().unwrap();
-        assert_eq!(kernel_in(&home), None);
-        fs::create_dir(home.join("boot")).unwrap();
-        fs::write(home.join("boot/vmlinuz-6.1"), "").unwrap();
-        assert_eq!(kernel_in(&home), None);
-        fs::create_dir_all(home.join("lib/modules/6.1")).unwrap();
-        let found = (home.join("boot/vmlinuz-6.1"), home.join("lib/modules/6.1"));
-        assert_eq!(kernel_in(&home), Some(found));
     }
 }

@@ -59,6 +59,7 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
         need::terminal()?;
     }
     let debian = wants(Rung::Guest).then(need::debian).transpose()?;
+    let newer = wants(Rung::Guest).then(need::newer_kernel).transpose()?;
     if wants(Rung::Nix) {
         need::nix()?;
     }
@@ -94,6 +95,7 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
             guest.as_ref(),
             prometheus.as_ref(),
             debian.as_deref(),
+            newer.as_ref(),
         )?;
     } else {
         say("Passed.");
@@ -186,6 +188,7 @@ fn tests(
     guest: Option<&GuestParts>,
     prometheus: Option<&need::Prometheus>,
     debian: Option<&Path>,
+    newer: Option<&need::Kernel>,
 ) -> Result<()> {
     let mut nextest = nextest()?.arg("--workspace");
     if let Some(prometheus) = prometheus {
@@ -200,6 +203,11 @@ fn tests(
     }
     if let Some(debian) = debian {
         nextest = nextest.env("MVM_TEST_DEBIAN", debian);
+    }
+    if let Some(newer) = newer {
+        nextest = nextest
+            .env("MVM_TEST_NEWER_KERNEL", &newer.image)
+            .env("MVM_TEST_NEWER_MODULES", &newer.modules);
     }
     // Nix's store for this run, which all its tests share.
     let store = rungs

@@ -4,8 +4,7 @@ use crate::error::quoted;
 use crate::handshake::{Opened, Stream};
 use crate::transport;
 use crate::{Awaited, Deadlines, Dialer, Endpoint, Error, WIRE};
-use mvm_protocol::answer::AnswerOf;
-use mvm_protocol::answer::{Checked, Hello, Reloaded};
+use mvm_protocol::answer::{AnswerFrame, AnswerOf, Checked, Hello, Reloaded};
 use mvm_protocol::frame::encode_json;
 use mvm_protocol::lifecycle::{Awake, Ready, SleepPrep, Wake};
 use mvm_protocol::request::{Check, FREEZE, PAYLOAD};
@@ -14,9 +13,13 @@ use mvm_protocol::{Answer, Decoder, ErrorAnswer, ErrorCode, Frame, Request, Requ
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::timeout;
 
 /// A connection to an agent, past the handshake.
@@ -380,12 +383,50 @@ impl Incoming {
         id: u64,
         awaited: Awaited,
     ) -> Result<Result<A, ErrorAnswer>, Error> {
-        // Small, since each of 10,000 watchers holds one; most frames fit.
-        let mut buffer = [0; 2048];
-        match self.frame(reader, &mut buffer, awaited).await? {
-            Frame::Json(body) => self.read(&body, id),
-            Frame::Data { .. } | Frame::EmptyData => {
-                Err(self.stranger("raw bytes where an answer belongs".into()))
+        let body = self.body(reader, awaited).await?;
+        self.read(&body, id)
+    }
+
+    /// The next answer of a watch, likewise.
+    pub(crate) async fn event(
+        &mut self,
+        reader: &mut (impl AsyncRead + Unpin),
+        id: u64,
+    ) -> Result<Result<Answer, ErrorAnswer>, Error> {
+        let body = self.body(reader, Awaited::Event).await?;
+        match AnswerFrame::read_heartbeat(&body) {
+            Some(beat) if beat.id == Some(id) => Ok(Ok(beat.answer)),
+            _ => self.read(&body, id),
+        }
+    }
+
+    /// The body of the next frame, which must be JSON.
+    async fn body(
+        &mut self,
+        reader: &mut (impl AsyncRead + Unpin),
+        awaited: Awaited,
+    ) -> Result<Vec<u8>, Error> {
+        loop {
+            match self.decoded()? {
+                Some(Frame::Json(body)) => return Ok(body),
+                Some(Frame::Data { .. } | Frame::EmptyData) => {
+                    return Err(self.stranger("raw bytes where an answer belongs".into()));
+                }
+                None => {}
+            }
+            let decoder = &mut self.decoder;
+            // There is a buffer only while there is something to be read: ten thousand watchers wait.
+            let read = poll_fn(|cx| {
+                let mut bytes = [MaybeUninit::uninit(); 4096];
+                let mut buffer = ReadBuf::uninit(&mut bytes);
+                ready!(Pin::new(&mut *reader).poll_read(cx, &mut buffer))?;
+                decoder.push(buffer.filled());
+                Poll::Ready(Ok(buffer.filled().len()))
+            });
+            match read.await {
+                Ok(0) => return Err(self.closed(awaited)),
+                Ok(_) => {}
+                Err(source) => return Err(self.broken(source, awaited)),
             }
         }
     }
@@ -417,17 +458,8 @@ impl Incoming {
         awaited: Awaited,
     ) -> Result<Frame, Error> {
         loop {
-            match self.decoder.next_frame() {
-                Ok(Some(frame)) => {
-                    if let Frame::Json(body) = &frame {
-                        let shown = body.get(..SHOWN).unwrap_or(body);
-                        let more = if shown.len() < body.len() { "…" } else { "" };
-                        tracing::trace!(target: WIRE, "< {}{more}", String::from_utf8_lossy(shown));
-                    }
-                    return Ok(frame);
-                }
-                Err(error) => return Err(self.stranger(error.to_string())),
-                Ok(None) => {}
+            if let Some(frame) = self.decoded()? {
+                return Ok(frame);
             }
             match reader.read(buffer).await {
                 Ok(0) => return Err(self.closed(awaited)),
@@ -435,6 +467,18 @@ impl Incoming {
                 Err(source) => return Err(self.broken(source, awaited)),
             }
         }
+    }
+
+    /// A frame that has come as a whole.
+    fn decoded(&mut self) -> Result<Option<Frame>, Error> {
+        let frame = self.decoder.next_frame();
+        let frame = frame.map_err(|error| self.stranger(error.to_string()))?;
+        if let Some(Frame::Json(body)) = &frame {
+            let shown = body.get(..SHOWN).unwrap_or(body);
+            let more = if shown.len() < body.len() { "…" } else { "" };
+            tracing::trace!(target: WIRE, "< {}{more}", String::from_utf8_lossy(shown));
+        }
+        Ok(frame)
     }
 
     /// Why reading or writing came to nothing.

@@ -85,7 +85,7 @@ impl Watcher {
             let Some(stream) = &mut self.stream else {
                 return Ok(None);
             };
-            let answer = self.incoming.answer(stream, self.id, Awaited::Event);
+            let answer = self.incoming.event(stream, self.id);
             match timeout(self.silence, answer).await {
                 Err(_) => return Err(self.incoming.timed_out(Awaited::Event, self.silence)),
                 Ok(Err(error)) => return Err(error),

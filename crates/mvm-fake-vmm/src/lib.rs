@@ -6,7 +6,8 @@
 //! each request with its answer in `calls.log`. A file named `fault` in the VM's folder, such as
 //! `PUT /vsock 500`, makes them misbehave once; one named `guest-does` has the guest power off, restart
 //! or panic. They are of the version that a file `version` there has, or one beside the program, such
-//! as `firecracker.version`.
+//! as `firecracker.version`. With a file `memory-used` Firecracker's writes all of the guest's memory,
+//! of which so many MiB are in use.
 //!
 //! The executable that has the tests is the stand-in as well: called by a VMM's name it is that VMM.
 //! So its `main` begins with [`run_if_called`], and then [`install`]s itself for what is to start it.
@@ -24,6 +25,7 @@ mod cloud_hypervisor;
 mod firecracker;
 mod guest;
 mod http;
+mod memory;
 mod qemu;
 mod relay;
 mod subject;

@@ -84,9 +84,7 @@ fn text(format: Format) -> String {
         process: Some(&process),
         per_vm: true,
     };
-    let mut out = String::new();
-    exposition.render(format, &mut out);
-    out
+    exposition.render(format).concat()
 }
 
 fn promtool() -> Option<PathBuf> {

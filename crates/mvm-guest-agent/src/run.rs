@@ -10,6 +10,7 @@ use crate::machine::end_mark::EndMark;
 use crate::machine::hypervisor_clock::HypervisorClock;
 use crate::machine::inhibit::Inhibitors;
 use crate::machine::journal::Files;
+use crate::machine::kernel_log::{ForkWatch, Way, Words};
 use crate::machine::local::LocalMachine;
 use crate::machine::marks::{MarkReader, VmclockWatch};
 use crate::machine::process::Launcher;
@@ -26,6 +27,7 @@ use mvm_protocol::answer::Profile;
 use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -100,6 +102,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         folders: (config.integrations_dir.clone(), config.probes_dir.clone()),
         effects: config.system_effects,
         freeze: config.freeze.clone(),
+        outside: RefCell::default(),
         hypervisor_clock: HypervisorClock::of_guest(),
         marks: marks.clone(),
     };
@@ -243,16 +246,33 @@ fn follow_restores(config: &Config, marks: MarkReader, handle: &Handle) {
     if !config.system_effects {
         return;
     }
-    match VmgenidWatch::new() {
+    let words = Rc::new(RefCell::new(Words::default()));
+    let told = |way: Way| {
+        let (words, handle) = (Rc::clone(&words), handle.clone());
+        move || {
+            if words.borrow_mut().is_new(way) {
+                handle.vmgenid_changed();
+            }
+        }
+    };
+    match ForkWatch::new(Path::new("/dev/kmsg")) {
         Ok(watch) => {
-            let handle = handle.clone();
+            let told = told(Way::Log);
             tokio::task::spawn_local(async move {
                 while watch.changed().await.is_ok() {
-                    handle.vmgenid_changed();
+                    told();
                 }
             });
         }
-        Err(error) => say!("VMGENID is not noticed: uevents: {error}"),
+        Err(error) => say!("VMGENID is not noticed: /dev/kmsg: {error}"),
+    }
+    if let Ok(watch) = VmgenidWatch::new() {
+        let told = told(Way::Uevent);
+        tokio::task::spawn_local(async move {
+            while watch.changed().await.is_ok() {
+                told();
+            }
+        });
     }
     let device = marks.vmclock.as_deref();
     if let Some(watch) = device.and_then(|device| VmclockWatch::new(device).ok()) {

@@ -203,6 +203,27 @@ fn a_host_that_requires_a_freeze_is_refused_where_there_is_none() {
     assert_eq!(agent.status()["lifecycle"], "running");
 }
 
+/// Nothing is frozen here, so that nothing is held either.
+#[test]
+fn a_personalize_command_is_ended_at_its_own_timeout_and_the_wake_goes_on() {
+    let dir = folder(&[], &[]);
+    let mut hung = logged("a", dir.path(), "true");
+    hung["personalize_cmd"] = json!("sleep 600");
+    hung["personalize_timeout_secs"] = json!(0.2);
+    add(dir.path(), &hung);
+    let agent = Agent::launch(dir, Settings::default());
+    sleep(&agent, "t");
+    let awake = wake(&agent, "t");
+    assert_eq!(awake["type"], "awake", "{awake}");
+    let steps = steps(&awake);
+    let at = |step: &str| steps.iter().position(|it| it == step);
+    let ended = at("personalize a timed-out");
+    assert!(
+        ended.is_some() && ended < at("restore a ok"),
+        "{steps:?}: it is told, and not waited for"
+    );
+}
+
 #[test]
 fn a_passed_deadline_ends_the_command_and_rolls_back() {
     let agent = agent(&[("b", "sleep 600")]);

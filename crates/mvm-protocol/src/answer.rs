@@ -244,6 +244,35 @@ impl<A: DeserializeOwned> AnswerOf<A> {
     }
 }
 
+/// A heartbeat, and nothing else.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Beat<'a> {
+    r#type: &'a str,
+    id: u64,
+    at: Timestamp,
+    heartbeat: bool,
+}
+
+impl AnswerFrame {
+    /// The same as [`AnswerOf::read`] of a heartbeat; `None` for all else, and for one with fields that
+    /// are not known. Of a fleet that rests nothing else comes, and as just any answer it would be held
+    /// against each kind of event in turn.
+    pub fn read_heartbeat(body: &[u8]) -> Option<Self> {
+        let beat: Beat = serde_json::from_slice(body).ok()?;
+        let event = Event {
+            at: beat.at,
+            change: Change::Heartbeat {
+                heartbeat: beat.heartbeat,
+            },
+        };
+        (beat.r#type == "event").then_some(Self {
+            answer: Answer::Event(event),
+            id: Some(beat.id),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,6 +302,26 @@ mod tests {
             serde_json::to_string(&frame).unwrap(),
             r#"{"type":"error","code":"busy","message":"later","retryable":true}"#
         );
+    }
+
+    #[test]
+    fn a_heartbeat_is_read_the_same_either_way() {
+        let beat = r#"{"type":"event","id":7,"at":"2026-11-24T06:02:11.123Z","heartbeat":true}"#;
+        let read = AnswerFrame::read(beat.as_bytes()).unwrap();
+        assert_eq!(AnswerFrame::read_heartbeat(beat.as_bytes()), Some(read));
+        for other in [
+            r#"{"type":"event","id":7,"at":"2026-11-24T06:02:11.123Z","lifecycle":"ready"}"#,
+            r#"{"type":"event","id":7,"at":"2026-11-24T06:02:11.123Z","heartbeat":true,"x":1}"#,
+            r#"{"type":"x","id":7,"at":"2026-11-24T06:02:11.123Z","heartbeat":true}"#,
+            r#"{"type":"pong","id":7}"#,
+            r#"{"type":"event""#,
+        ] {
+            assert_eq!(
+                AnswerFrame::read_heartbeat(other.as_bytes()),
+                None,
+                "{other}"
+            );
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!                         fleet.json     what whoever serves the fleet has noted of it
 //!                         touched.json   what hosts have said that use it
 //! $MVM_HOME/fleet.lock    held by whoever serves the fleet
+//! $MVM_HOME/failed-clones.json    what that has noted of clones that there are not
 //! $MVM_HOME/locks/<name>  held while a VM is started, stopped, snapshotted or removed
 //! $MVM_HOME/locks/<name>+run  held by the program that supervises the VM, as long as it does
 //! ```

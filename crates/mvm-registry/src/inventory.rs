@@ -1,6 +1,8 @@
 //! Which VMs there are on this host, and what each is now. From folders, files and processes; the VMM
 //! of one that runs is asked where that is said. No agent is dialled here.
 
+mod candidates;
+
 use crate::ask::AskVmm;
 use crate::ending::{self, Ending};
 use crate::files::read_tail;
@@ -19,6 +21,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use candidates::{Candidate, Candidates};
 
 /// How long the last that a guest has said may take to be in its console.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -352,28 +356,17 @@ impl Inventory {
     ///
     /// [`Error::NoInventory`] if there is no folder that could be looked at.
     pub fn list(&self) -> Result<Listing, Error> {
-        let mut vms = BTreeMap::new();
-        let mut unreadable = Vec::new();
-        let mut names = Vec::new();
-        if let Err(source) = self.own_names(&mut names) {
-            unreadable.push(self.own_unreadable(source));
-        }
-        for name in names {
-            // One that has gone meanwhile is none.
-            if let Ok(Some(vm)) = self.own(&name) {
-                vms.insert(vm.name.clone(), vm);
-            }
-        }
-        self.discovered(&mut vms, &mut unreadable);
-        let none_readable = vms.is_empty() && unreadable.len() > self.settings.discover.len();
-        if none_readable {
+        let Candidates {
+            candidates,
+            mut unreadable,
+        } = self.candidates()?;
+        let vms = candidates.into_iter().filter_map(|one| self.look(one));
+        let vms: Vec<_> = vms.collect();
+        if vms.is_empty() && unreadable.len() > self.settings.discover.len() {
             let UnreadableDir { path, source, .. } = unreadable.swap_remove(0);
             return Err(Error::NoInventory { path, source });
         }
-        Ok(Listing {
-            vms: vms.into_values().collect(),
-            unreadable,
-        })
+        Ok(Listing { vms, unreadable })
     }
 
     /// Those alone that the settings' patterns find. One of the name of a VM in `$MVM_HOME` is listed,

@@ -45,7 +45,7 @@ pub use endpoint::{Address, Endpoint};
 pub use error::{Error, Unreachable, of_system};
 pub use files::{make_private, open_regular, read_bounded, write_whole};
 pub use home::{Home, Lock, VmFolder};
-pub use inventory::{Inventory, Listing, Vm};
+pub use inventory::{Candidate, Candidates, Inventory, Listing, Vm};
 pub use labels::{Label, Labels, POOL, Selector};
 pub use listener::{has_open, listed, open_connections};
 pub use name::{VmName, nearest};

@@ -2,18 +2,25 @@
 //! one at a time, and `touched.json` by hosts that use the VM. So each file is written by one kind of
 //! writer, none of which needs the VM's lock: a host that says that it uses a VM does so while the VM
 //! is being snapshotted, too.
+//!
+//! A clone that failed has left no VM, so that what is noted of those stands in `$MVM_HOME`:
+//! `failed-clones.json`, likewise by whoever serves the fleet.
 
 use crate::files::{open_regular, read_all, write_whole};
 use crate::trust::{self, ANYBODY_ELSE};
-use crate::{Error, VmFolder};
+use crate::{Error, Home, VmFolder};
 use mvm_protocol::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
 /// The largest file of these that is read, in bytes.
 const MAX_NOTES: u64 = 16 << 10;
+
+/// The same of `failed-clones.json`, which has a line for each pool: a policy has a mebibyte at most.
+const MAX_FAILED_CLONES: u64 = 1 << 20;
 
 /// `fleet.json`: what outlives the program that serves the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -93,7 +100,29 @@ impl VmFolder {
     }
 }
 
+impl Home {
+    /// The last clone of each pool, if that failed and none has succeeded since. A file that cannot be read
+    /// or believed says nothing: then a clone is tried sooner again than it should.
+    pub fn failed_clones(&self) -> BTreeMap<String, FailedAction> {
+        let noted = read_up_to(&self.root().join("failed-clones.json"), MAX_FAILED_CLONES);
+        noted.ok().flatten().unwrap_or_default()
+    }
+
+    /// Writes them: whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn note_failed_clones(&self, failed: &BTreeMap<String, FailedAction>) -> Result<(), Error> {
+        write(&self.root().join("failed-clones.json"), failed)
+    }
+}
+
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    read_up_to(path, MAX_NOTES)
+}
+
+fn read_up_to<T: DeserializeOwned>(path: &Path, most: u64) -> io::Result<Option<T>> {
     let file = match open_regular(path) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(None);
@@ -101,7 +130,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
         file => file?,
     };
     trust::check(path, &file.metadata()?, ANYBODY_ELSE).map_err(io::Error::other)?;
-    Ok(Some(serde_json::from_slice(&read_all(&file, MAX_NOTES)?)?))
+    Ok(Some(serde_json::from_slice(&read_all(&file, most)?)?))
 }
 
 fn write(path: &Path, notes: &impl Serialize) -> Result<(), Error> {
@@ -143,5 +172,23 @@ mod tests {
         let notes = folder.notes();
         assert!(notes.is_unreadable);
         assert_eq!(notes.fleet, fleet);
+    }
+
+    #[test]
+    fn clones_that_failed_are_read_back_and_what_makes_no_sense_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path());
+        assert_eq!(home.failed_clones(), BTreeMap::new());
+        let failed = FailedAction {
+            action: "clone".into(),
+            at: Timestamp(8000),
+            times: 3,
+            problem: String::new(),
+        };
+        let failed = BTreeMap::from([("web".to_owned(), failed)]);
+        home.note_failed_clones(&failed).unwrap();
+        assert_eq!(home.failed_clones(), failed);
+        std::fs::write(folder.path().join("failed-clones.json"), "{").unwrap();
+        assert_eq!(home.failed_clones(), BTreeMap::new());
     }
 }

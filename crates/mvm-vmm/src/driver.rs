@@ -156,7 +156,7 @@ pub trait Driver: Sync + fmt::Debug {
 
     /// Whether the program that is installed can restore that snapshot, by its manifest: told before
     /// anything is started.
-    fn check_snapshot(&self, _: &Snapshot) -> Result<(), Error> {
+    fn check_snapshot(&self, _: &Home, _: &Snapshot) -> Result<(), Error> {
         Err(no_snapshots(self.name()))
     }
 
@@ -209,7 +209,7 @@ fn no_snapshots(backend: &'static str) -> Error {
 }
 
 /// The backend that restores a snapshot here, by its manifest.
-pub fn of_snapshot(snapshot: &Snapshot) -> Result<&'static dyn Driver, Error> {
+pub fn of_snapshot(home: &Home, snapshot: &Snapshot) -> Result<&'static dyn Driver, Error> {
     let wrote = &snapshot.manifest.vmm.name;
     let Ok(driver) = by_name(wrote) else {
         return Err(SnapshotError::OtherVmm {
@@ -220,7 +220,7 @@ pub fn of_snapshot(snapshot: &Snapshot) -> Result<&'static dyn Driver, Error> {
         .into());
     };
     driver.check()?;
-    driver.check_snapshot(snapshot)?;
+    driver.check_snapshot(home, snapshot)?;
     Ok(driver)
 }
 

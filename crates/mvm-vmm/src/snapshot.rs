@@ -31,7 +31,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use tempfile::TempDir;
-use verified::{Identity, Verified};
+use verified::Identity;
+pub(crate) use verified::Verified;
 
 /// The manifest's name in its folder.
 pub const MANIFEST: &str = "manifest.json";
@@ -171,10 +172,14 @@ impl Snapshot {
         Ok(snapshot)
     }
 
+    /// What its manifest says of a file that its VMM may have written.
+    pub(crate) fn find(&self, name: &str) -> Option<&StateFile> {
+        self.manifest.files.iter().find(|file| file.file == name)
+    }
+
     /// What its manifest says of a file that its VMM has written, if it was this one.
     pub(crate) fn need(&self, name: &str) -> Result<&StateFile, Error> {
-        let found = self.manifest.files.iter().find(|file| file.file == name);
-        let Some(file) = found else {
+        let Some(file) = self.find(name) else {
             let vmm = &self.manifest.vmm.name;
             let missing = format!("it names no file {name:?}, which {vmm} writes");
             return Err(self.contradicts_itself(missing));
@@ -288,6 +293,9 @@ fn remember(
     Ok(())
 }
 
+/// What the name of a copy begins with that is being made.
+const COPY: &str = ".copy-";
+
 /// What the name of a folder that is being written begins with.
 const PARTIAL: &str = ".partial-";
 
@@ -338,13 +346,12 @@ impl SnapshotDir {
     pub(crate) fn publish(self, mut manifest: Manifest) -> Result<Snapshot, Error> {
         let folder = self.partial.path();
         let failed = || Error::io("read", folder);
-        for entry in std::fs::read_dir(folder).map_err(failed())? {
-            let entry = entry.map_err(failed())?;
+        // All of them before: copies come into the folder.
+        let entries: io::Result<Vec<_>> = std::fs::read_dir(folder).map_err(failed())?.collect();
+        for entry in entries.map_err(failed())? {
             let path = entry.path();
             let name = entry.file_name().to_string_lossy().into_owned();
-            let file = File::options().read(true).write(true).open(&path);
-            let file = file.map_err(Error::io("open", &path))?;
-            let written = self.write_out(&file, name);
+            let written = self.write_out(&path, name);
             manifest
                 .files
                 .push(written.map_err(Error::io("write", &path))?);
@@ -377,14 +384,22 @@ impl SnapshotDir {
 
 impl SnapshotDir {
     /// Has a file on the disk, without its zeros, and tells what it has.
-    fn write_out(&self, file: &File, name: String) -> io::Result<StateFile> {
+    fn write_out(&self, path: &Path, name: String) -> io::Result<StateFile> {
+        let mut file = File::options().read(true).write(true).open(path)?;
         let bytes = file.metadata()?.len();
         // First: what is a hole need neither be written nor read.
-        digest::dig(file, bytes)?;
-        let before = Identity::settled(file)?;
+        let is_copied =
+            digest::is_mostly_zeros(&file, bytes)? && replace(&file, bytes, path).is_ok();
+        if is_copied {
+            file = File::open(path)?;
+        } else {
+            // It is not worth it, or there is no room for two.
+            digest::dig(&file, bytes)?;
+        }
+        let before = Identity::settled(&file)?;
         let (synced, digest) = thread::scope(|scope| {
             let sync = scope.spawn(|| file.sync_all());
-            let digest = digest::sparse_sha256(file, bytes);
+            let digest = digest::sparse_sha256(&file, bytes);
             (sync.join(), digest)
         });
         synced.unwrap_or_else(|_| Err(io::Error::other("the thread that syncs panicked")))?;
@@ -394,9 +409,20 @@ impl SnapshotDir {
             sha256: None,
             sparse_sha256: Some(digest?),
         };
-        remember(Some(&self.verified), file, before.as_ref(), &written)?;
+        remember(Some(&self.verified), &file, before.as_ref(), &written)?;
         Ok(written)
     }
+}
+
+/// Puts a copy without zeros in the place of a file. To dig holes costs more where there are many: before
+/// a file system digs one it writes what is there to the disk (ext4, XFS), while what the page cache has
+/// of a file that is gone need not be written.
+fn replace(file: &File, bytes: u64, path: &Path) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let copy = tempfile::Builder::new().prefix(COPY).tempfile_in(folder)?;
+    digest::copy(file, bytes, copy.as_file())?;
+    copy.persist(path)?;
+    Ok(())
 }
 
 /// Whether there is a pending snapshot that nobody writes any more.

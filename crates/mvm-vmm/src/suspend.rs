@@ -375,7 +375,7 @@ pub fn restore(
     let folder = home.vm(name);
     let last = folder.last_record()?;
     let manifest = &snapshot.manifest;
-    let driver = driver::of_snapshot(snapshot)?;
+    let driver = driver::of_snapshot(home, snapshot)?;
     let image = Image::open(&manifest.image)?;
     let record = Record {
         version: record::VERSION,

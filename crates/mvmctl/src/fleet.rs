@@ -5,7 +5,7 @@ use crate::report::{self, Failure, Outcome};
 use crate::vm_name::Choice;
 use futures_util::stream::{self, StreamExt as _};
 use mvm_client::{Error, Session};
-use mvm_registry::{Error as RegistryError, Inventory, Vm};
+use mvm_registry::{Candidate, Error as RegistryError, Inventory, UnreadableDir, Vm};
 use tracing::Instrument as _;
 
 /// Which VMs a command is about.
@@ -52,10 +52,7 @@ pub(crate) fn targets<'a>(
     let Choice { names, selectors } = choice.into();
     if names.is_empty() {
         let found = inventory.list()?;
-        for unreadable in &found.unreadable {
-            context.ui.warning(&unreadable.to_string());
-            context.ui.hint(unreadable.hint());
-        }
+        tell_unreadable(context, &found.unreadable);
         let meant = found.vms.into_iter().filter(|vm| vm.is_meant_by(selectors));
         let targets: Vec<_> = meant
             .map(|vm| Target {
@@ -69,10 +66,7 @@ pub(crate) fn targets<'a>(
             } else {
                 " with these labels"
             };
-            let vms = inventory.home().vms();
-            context
-                .ui
-                .note(&format!("no VMs{which} in {}", vms.display()));
+            tell_that_none_is_there(context, inventory, which);
         }
         return Ok((Scope::All, targets));
     }
@@ -96,6 +90,37 @@ pub(crate) fn targets<'a>(
     Ok((scope, found))
 }
 
+fn tell_unreadable(context: &Context, unreadable: &[UnreadableDir]) {
+    for unreadable in unreadable {
+        context.ui.warning(&unreadable.to_string());
+        context.ui.hint(unreadable.hint());
+    }
+}
+
+fn tell_that_none_is_there(context: &Context, inventory: &Inventory, which: &str) {
+    let vms = inventory.home().vms();
+    context
+        .ui
+        .note(&format!("no VMs{which} in {}", vms.display()));
+}
+
+/// Who is to be asked.
+enum Wanted {
+    Vm(Result<Vm, RegistryError>),
+    /// It is looked at when its turn has come: others are asked meanwhile.
+    Unseen(Candidate),
+}
+
+/// All of them, by their names.
+fn candidates(context: &Context, inventory: &Inventory) -> Result<Vec<(String, Wanted)>, Failure> {
+    let found = inventory.candidates()?;
+    tell_unreadable(context, &found.unreadable);
+    let candidates = found.candidates.into_iter();
+    Ok(candidates
+        .map(|one| (one.name.clone(), Wanted::Unseen(one)))
+        .collect())
+}
+
 /// Asks the VMs that are meant, on a connection each: at most `--parallel` at once. One
 /// that is slow or dead takes up a place until its deadline, and delays no other beyond that.
 pub(crate) async fn ask<'a, T>(
@@ -104,26 +129,41 @@ pub(crate) async fn ask<'a, T>(
     what: impl AsyncFn(Session) -> Result<T, Error>,
 ) -> Result<Fleet<T>, Failure> {
     let inventory = context.inventory()?;
-    let (scope, targets) = targets(context, &inventory, choice)?;
-    let _progress = context.ui.progress(&match targets.as_slice() {
-        [one] => format!("waiting for {}", one.name),
+    let choice = choice.into();
+    let is_all = choice.names.is_empty() && choice.selectors.is_empty();
+    let (scope, wanted) = if is_all {
+        (Scope::All, candidates(context, &inventory)?)
+    } else {
+        let (scope, targets) = targets(context, &inventory, choice)?;
+        let wanted = targets.into_iter();
+        (
+            scope,
+            wanted.map(|one| (one.name, Wanted::Vm(one.vm))).collect(),
+        )
+    };
+    let progress = context.ui.progress(&match wanted.as_slice() {
+        [(one, _)] => format!("waiting for {one}"),
         several => format!("waiting for {} VMs", several.len()),
     });
-    let at_once = at_once(context, targets.len());
+    let at_once = at_once(context, wanted.len());
     let deadlines = context.deadlines();
     let (what, inventory) = (&what, &inventory);
-    let mut answers: Vec<_> = stream::iter(targets)
-        .map(|Target { name, vm }| {
+    let answers: Vec<Option<Answered<T>>> = stream::iter(wanted)
+        .map(|(name, wanted)| {
             let span = tracing::info_span!("vm", name);
             async move {
+                let vm = match wanted {
+                    Wanted::Vm(vm) => vm,
+                    Wanted::Unseen(candidate) => Ok(inventory.look(candidate)?),
+                };
                 let found = match vm {
                     Ok(vm) => inventory.asked(vm, deadlines.connect).await,
                     Err(error) => {
-                        return Answered {
+                        return Some(Answered {
                             result: Err(Failure::registry(&name, &error)),
                             name,
                             vm: None,
-                        };
+                        });
                     }
                 };
                 let answer = async { what(context.connect(&found, &deadlines).await?).await };
@@ -131,17 +171,22 @@ pub(crate) async fn ask<'a, T>(
                     Ok(answer) => (found, Ok(answer)),
                     Err(error) => told(inventory, found, error),
                 };
-                Answered {
+                Some(Answered {
                     result: result.map_err(|error| Failure::about(&name, &error)),
                     name,
                     vm: Some(vm),
-                }
+                })
             }
             .instrument(span)
         })
         .buffer_unordered(at_once)
         .collect()
         .await;
+    drop(progress);
+    let mut answers: Vec<_> = answers.into_iter().flatten().collect();
+    if is_all && answers.is_empty() {
+        tell_that_none_is_there(context, inventory, "");
+    }
     answers.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Fleet { scope, answers })
 }

@@ -30,6 +30,19 @@ impl Parts {
         required(Self::look())
     }
 
+    /// The same with a kernel that tells its guest of a restore: `MVM_TEST_NEWER_KERNEL` and
+    /// `MVM_TEST_NEWER_MODULES`, looked for in the same way.
+    pub fn with_newer_kernel() -> Option<Self> {
+        let found = Self::look().and_then(|parts| {
+            Ok(Self {
+                kernel: named("MVM_TEST_NEWER_KERNEL")?,
+                modules: named("MVM_TEST_NEWER_MODULES")?,
+                ..parts
+            })
+        });
+        required(found)
+    }
+
     /// `MVM_TEST_DEBIAN`: a Debian with systemd as an archive; looked for in the same way.
     pub(crate) fn debian() -> Option<PathBuf> {
         required(named("MVM_TEST_DEBIAN"))

@@ -1,6 +1,7 @@
 //! The guest of the snapshots' stories: it writes down what its lifecycle commands do, and shows who
 //! it is.
 
+use crate::bare::AGENT_SOCKET;
 use crate::image::{Guest, build_guest, remote};
 use crate::parts::Parts;
 use mvm_vmm::build::Built;
@@ -51,8 +52,9 @@ fn probes() -> Vec<Value> {
 
 /// Builds its image in a folder, which has to be there.
 pub fn build_sleeper(parts: &Parts, folder: &Path) -> Built {
+    let listen = ["vsock:52".to_owned(), format!("unix:{AGENT_SOCKET}")];
     let guest = Guest {
-        agent: json!({}),
+        agent: json!({"listen": listen}),
         integrations: integrations(),
         probes: probes(),
         services: vec![remote()],

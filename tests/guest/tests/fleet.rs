@@ -140,6 +140,38 @@ impl Story {
         runtime.block_on(remote::run(&self.mvmctl.file(vm, "v.sock"), script));
     }
 
+    /// The names of all VMs.
+    fn vms(&self) -> Vec<String> {
+        let vms = fs::read_dir(self.mvmctl.home().join("vms"))
+            .into_iter()
+            .flatten();
+        let mut names: Vec<String> = vms
+            .flatten()
+            .filter_map(|vm| vm.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Those that are in that state.
+    fn those(&self, state: &str) -> Vec<String> {
+        let mut vms = self.vms();
+        vms.retain(|vm| self.state(vm) == state);
+        vms
+    }
+
+    /// The command lines of all processes that have to do with a VM's folder.
+    fn processes(&self) -> Vec<String> {
+        let folder = self.mvmctl.home().join("vms");
+        let folder = folder.to_str().unwrap();
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let lines = processes.filter_map(|process| {
+            let line = fs::read(process.path().join("cmdline")).ok()?;
+            Some(String::from_utf8_lossy(&line).replace('\0', " "))
+        });
+        lines.filter(|line| line.contains(folder)).collect()
+    }
+
     fn failed(&self, vm: &str) -> Value {
         let notes = fs::read(self.mvmctl.file(vm, "fleet.json")).unwrap_or_default();
         let notes: Value = serde_json::from_slice(&notes).unwrap_or_default();
@@ -221,8 +253,13 @@ fn whoever_works_is_let_be_and_a_checkpoint_that_fails_costs_nothing() {
     assert_eq!(story.state("web"), "running");
     sleep(Duration::from_secs(6));
     assert_eq!(story.state("web"), "running", "a file keeps it awake");
-    story.mvmctl.ok(&["vm", "touch", "web", "--for", "8s"]);
+    story.mvmctl.ok(&["vm", "pin", "web"]);
     story.sh("web", "rm /run/mvm/busy.d/backup; touch /run/fail");
+    sleep(Duration::from_secs(6));
+    assert_eq!(story.state("web"), "running", "it is pinned");
+    assert!(story.failed("web").is_null(), "nothing was tried");
+    story.mvmctl.ok(&["vm", "touch", "web", "--for", "8s"]);
+    story.mvmctl.ok(&["vm", "unpin", "web"]);
     sleep(Duration::from_secs(5));
     assert_eq!(story.state("web"), "running", "a touch keeps it awake");
     story.until("a failure noted", || !story.failed("web").is_null());
@@ -266,4 +303,90 @@ fn a_golden_pool_keeps_spare_and_at_most_max() {
     sleep(Duration::from_secs(5));
     assert_eq!(story.state("web-3"), "gone", "max is 2");
     story.end();
+}
+
+#[test]
+fn fifty_connections_at_once_wake_one() {
+    let Some(mut story) = Story::new(false) else {
+        return;
+    };
+    let golden = story.folder.path().join("golden");
+    let golden = golden.to_str().unwrap().to_owned();
+    let mvmctl = &story.mvmctl;
+    mvmctl.ok(&["vm", "snapshot", "web", "--to", &golden]);
+    mvmctl.ok(&["vm", "restore", &golden, "--name", "web-1", "--clone"]);
+    for vm in ["web", "web-1"] {
+        mvmctl.ok(&["vm", "snapshot", vm, "--stop"]);
+    }
+    story.serve("max = 2");
+    // It listens before it knows who sleeps.
+    sleep(Duration::from_secs(2));
+    std::thread::scope(|scope| {
+        for _ in 0..50 {
+            scope.spawn(|| story.assert_page());
+        }
+    });
+    assert_eq!(story.those("running").len(), 1, "{}", story.log());
+    assert_eq!(story.those("asleep").len(), 1);
+    let log = story.log();
+    assert_eq!(log.matches("wake web").count(), 1, "{log}");
+    story.end();
+}
+
+/// At the end all is as the policy wants it, nothing is left over, and nobody slept who worked.
+#[test]
+fn killed_at_any_moment_it_goes_on() {
+    let Some(mut story) = Story::new(false) else {
+        return;
+    };
+    let golden = story.folder.path().join("golden");
+    let golden = golden.to_str().unwrap().to_owned();
+    story.mvmctl.ok(&["vm", "snapshot", "web", "--to", &golden]);
+    story.sh("web", "mkdir -p /run/mvm/busy.d; touch /run/mvm/busy.d/x");
+    let slept = |story: &Story| {
+        let told = story.mvmctl.ok(&["vm", "inspect", "web", "--json"]);
+        let told: Value = serde_json::from_str(&told.stdout).unwrap();
+        told["snapshot"]["last_sleep"].clone()
+    };
+    let before = slept(&story);
+    let policy = format!(
+        "min = 2\nmax = 3\nspare = 1\nidle_pause_after = \"2s\"\nidle_sleep_after = \"4s\"\n\
+         asleep_remove_after = \"8s\"\ngolden = \"{golden}\""
+    );
+    let mut moment = 0x2545_f491_u32;
+    for _ in 0..6 {
+        story.serve(&policy);
+        // Up to 16 s: all of it has begun, and some has ended.
+        moment ^= moment << 13;
+        moment ^= moment >> 17;
+        moment ^= moment << 5;
+        sleep(Duration::from_millis(u64::from(moment % 8000)));
+        // Wants one more, if anybody listens by now.
+        let asking = TcpStream::connect(story.address);
+        sleep(Duration::from_millis(u64::from(moment / 8000 % 8000)));
+        let mut server = story.server.take().unwrap();
+        server.kill().unwrap();
+        server.wait().unwrap();
+        drop(asking);
+    }
+    story.serve(&policy);
+    story.until("as the policy wants it", || {
+        let running = story.those("running");
+        running.len() == 2 && story.vms() == running
+    });
+    story.assert_page();
+    story.end();
+    let vms = story.vms();
+    assert!(vms.contains(&"web".to_owned()), "{vms:?}\n{}", story.log());
+    assert_eq!(slept(&story), before, "{}", story.log());
+    for line in story.processes() {
+        let is_of_one = vms.iter().any(|vm| {
+            let folder = story.mvmctl.file(vm, "");
+            line.contains(folder.to_str().unwrap())
+        });
+        assert!(is_of_one, "{line}\n{}", story.log());
+    }
+    let removing = story.mvmctl.home().join("removing");
+    let left = fs::read_dir(removing).into_iter().flatten().count();
+    assert_eq!(left, 0);
 }

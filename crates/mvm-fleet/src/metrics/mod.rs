@@ -38,17 +38,22 @@ pub struct Exposition<'a> {
 }
 
 impl Exposition<'_> {
-    /// Writes all of it behind what is in `out`.
-    pub fn render(&self, format: Format, out: &mut String) {
-        let mut writer = Writer::new(out, format);
-        fleet::write(self, &mut writer);
+    /// All of it, in pieces that belong behind each other. There are some twenty megabytes of it on a host
+    /// of ten thousand VMs, which are not copied together for that.
+    pub fn render(&self, format: Format) -> Vec<String> {
+        let mut head = Writer::new(format);
+        fleet::write(self, &mut head);
+        let mut pieces = vec![head.into_text()];
         if self.per_vm {
-            vm::write(self, &mut writer);
+            pieces.extend(vm::write(self, format));
         }
+        let mut tail = Writer::new(format);
         if let Some(process) = self.process {
-            process.write(&mut writer);
+            process.write(&mut tail);
         }
-        writer.end();
+        tail.end();
+        pieces.push(tail.into_text());
+        pieces
     }
 }
 

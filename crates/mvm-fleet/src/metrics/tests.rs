@@ -96,9 +96,7 @@ fn render_with(
         process,
         per_vm,
     };
-    let mut out = String::new();
-    exposition.render(format, &mut out);
-    out
+    exposition.render(format).concat()
 }
 
 /// One of each kind.

@@ -92,20 +92,19 @@ impl Family {
 }
 
 /// Writes families and samples, one family after the other.
-pub(crate) struct Writer<'a> {
-    out: &'a mut String,
+pub(crate) struct Writer {
+    out: String,
     format: Format,
     /// The name of the family's samples.
     sample: String,
 }
 
-impl<'a> Writer<'a> {
-    pub(crate) fn new(out: &'a mut String, format: Format) -> Self {
-        let sample = String::new();
+impl Writer {
+    pub(crate) fn new(format: Format) -> Self {
         Self {
-            out,
+            out: String::new(),
             format,
-            sample,
+            sample: String::new(),
         }
     }
 
@@ -121,7 +120,7 @@ impl<'a> Writer<'a> {
             Kind::Info if is_open => "info",
             Kind::Gauge | Kind::Info => "gauge",
         };
-        let out = &mut *self.out;
+        let out = &mut self.out;
         let _ = writeln!(out, "# HELP {name} {}", family.help);
         let _ = writeln!(out, "# TYPE {name} {kind}");
         if let Some(unit) = family.unit.filter(|_| is_open) {
@@ -140,19 +139,24 @@ impl<'a> Writer<'a> {
         }
         for (name, value) in more {
             self.out.push(separator);
-            push_label(self.out, name, value);
+            push_label(&mut self.out, name, value);
             separator = ',';
         }
         self.out.push_str(if separator == ',' { "} " } else { " " });
-        value.push(self.out);
+        value.push(&mut self.out);
         self.out.push('\n');
     }
 
-    /// What the format asks for at the end.
-    pub(crate) fn end(self) {
+    /// What the format asks for at the end of all.
+    pub(crate) fn end(&mut self) {
         if self.format == Format::OpenMetrics {
             self.out.push_str("# EOF\n");
         }
+    }
+
+    /// What was written.
+    pub(crate) fn into_text(self) -> String {
+        self.out
     }
 }
 
@@ -196,6 +200,8 @@ pub(crate) enum Value {
     Whole(u64),
     /// Shown as 0 if it is not finite.
     Number(f64),
+    /// Shown in seconds, to the millisecond: that is what clocks and agents tell.
+    Milliseconds(u64),
 }
 
 impl From<bool> for Value {
@@ -206,22 +212,54 @@ impl From<bool> for Value {
 
 impl From<std::time::Duration> for Value {
     fn from(duration: std::time::Duration) -> Self {
-        Self::Number(duration.as_secs_f64())
+        Self::Milliseconds(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
     }
 }
 
 impl Value {
+    /// Counts and times by hand: a scrape of a large host has hundreds of thousands of them, and `std`
+    /// minds width, sign and precision for each.
     fn push(self, out: &mut String) {
-        let _ = match self {
-            Self::Whole(number) => write!(out, "{number}"),
-            Self::Number(number) if !number.is_finite() => write!(out, "0"),
+        match self {
+            Self::Whole(number) => push_whole(out, number, 1),
+            Self::Milliseconds(ms) => {
+                push_whole(out, ms / 1000, 1);
+                let (mut rest, mut width) = (ms % 1000, 3);
+                if rest != 0 {
+                    while rest % 10 == 0 {
+                        (rest, width) = (rest / 10, width - 1);
+                    }
+                    out.push('.');
+                    push_whole(out, rest, width);
+                }
+            }
+            Self::Number(number) if !number.is_finite() => out.push('0'),
             // Both formats read 1e300, and nobody wants its three hundred digits.
             Self::Number(number) if number.fract() != 0.0 || number.abs() >= 1e15 => {
-                write!(out, "{number:?}")
+                let _ = write!(out, "{number:?}");
             }
-            Self::Number(number) => write!(out, "{number}"),
-        };
+            Self::Number(number) => {
+                let _ = write!(out, "{number}");
+            }
+        }
     }
+}
+
+/// The number in decimal, with zeros before it if it has fewer digits than that.
+fn push_whole(out: &mut String, mut number: u64, width: usize) {
+    // As many as the largest has.
+    let mut digits = [b'0'; 20];
+    let mut used = 0;
+    for digit in digits.iter_mut().rev() {
+        if number == 0 && used >= width {
+            break;
+        }
+        *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+        used += 1;
+    }
+    let digits = digits.get(20 - used..).unwrap_or_default();
+    out.push_str(std::str::from_utf8(digits).unwrap_or_default());
 }
 
 #[cfg(test)]
@@ -267,8 +305,28 @@ mod tests {
             Value::Number(number).push(&mut out);
             assert_eq!(out, text);
         }
-        let mut out = String::new();
-        Value::Whole(u64::MAX).push(&mut out);
-        assert_eq!(out, "18446744073709551615");
+        for (number, text) in [
+            (0, "0"),
+            (7, "7"),
+            (10, "10"),
+            (u64::MAX, "18446744073709551615"),
+        ] {
+            let mut out = String::new();
+            Value::Whole(number).push(&mut out);
+            assert_eq!(out, text);
+        }
+        for (ms, text) in [
+            (0, "0"),
+            (7, "0.007"),
+            (40, "0.04"),
+            (500, "0.5"),
+            (1000, "1"),
+            (93_510, "93.51"),
+            (u64::MAX, "18446744073709551.615"),
+        ] {
+            let mut out = String::new();
+            Value::Milliseconds(ms).push(&mut out);
+            assert_eq!(out, text);
+        }
     }
 }

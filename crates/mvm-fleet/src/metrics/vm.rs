@@ -1,7 +1,7 @@
 //! Each VM's series, a family a line.
 
 use super::Exposition;
-use super::text::{Family, Kind, Value, Writer, labels};
+use super::text::{Family, Format, Kind, Value, Writer, labels};
 use crate::state::State;
 use crate::view::{Detail, Inspected, Integration, Observed, Probe, Vm};
 use crate::{Now, label};
@@ -38,12 +38,12 @@ struct Seen<'a> {
 }
 
 /// Where one VM's samples of one family go.
-struct Rows<'a, 'w> {
-    writer: &'a mut Writer<'w>,
+struct Rows<'a> {
+    writer: &'a mut Writer,
     labels: &'a str,
 }
 
-impl Rows<'_, '_> {
+impl Rows<'_> {
     fn put(&mut self, value: impl Into<Value>) {
         self.writer.sample(self.labels, &[], value.into());
     }
@@ -288,29 +288,36 @@ pub(super) fn families() -> impl Iterator<Item = &'static Family> {
     TOLD.iter().map(|told| &told.family)
 }
 
-pub(super) fn write(told: &Exposition, writer: &mut Writer) {
-    let vms: Vec<(String, &Vm, Option<Seen>)> = told
-        .view
-        .vms()
-        .map(|vm| {
-            // Names of VMs are their folders', and unique; so they are cleaned for others' sake alone.
-            let [pool, name] = [vm.pool(), vm.name()].map(label::clean);
-            let seen = vm.seen().map(|(observed, detail)| Seen {
-                observed,
-                detail,
-                idle: told.view.idle_for(vm, told.now),
-                now: told.now.boottime,
-            });
-            (labels(&[("pool", &pool), ("vm", &name)]), vm, seen)
+/// One piece for each family. They are written side by side, one VM after the other: what is known of ten
+/// thousand VMs is more than a CPU's cache has, and would be fetched anew for each family.
+pub(super) fn write(told: &Exposition, format: Format) -> impl Iterator<Item = String> {
+    let mut writers: Vec<(&Of, Writer)> = TOLD
+        .iter()
+        .map(|Told { family, of }| {
+            let mut writer = Writer::new(format);
+            writer.family(family);
+            (of, writer)
         })
         .collect();
-    for Told { family, of } in &TOLD {
-        writer.family(family);
-        for (labels, vm, seen) in &vms {
-            let mut rows = Rows { writer, labels };
+    for vm in told.view.vms() {
+        // Names of VMs are their folders', and unique; so they are cleaned for others' sake alone.
+        let [pool, name] = [vm.pool(), vm.name()].map(label::clean);
+        let labels = labels(&[("pool", &pool), ("vm", &name)]);
+        let seen = vm.seen().map(|(observed, detail)| Seen {
+            observed,
+            detail,
+            idle: told.view.idle_for(vm, told.now),
+            now: told.now.boottime,
+        });
+        for (of, writer) in &mut writers {
+            let mut rows = Rows {
+                writer,
+                labels: &labels,
+            };
             of.write(vm, seen.as_ref(), told.now, &mut rows);
         }
     }
+    writers.into_iter().map(|(_, writer)| writer.into_text())
 }
 
 impl Of {

@@ -98,14 +98,10 @@ impl Drop for CgroupRoot {
 }
 
 impl Cgroup {
-    /// The file into which a process writes `0` to join.
-    pub(crate) fn procs(&self) -> io::Result<OwnedFd> {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        Ok(rustix::fs::open(
-            self.path.join("cgroup.procs"),
-            flags,
-            Mode::empty(),
-        )?)
+    /// Its folder, open: a process can be made in it, or join it by its `cgroup.procs`.
+    pub(crate) fn open(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(&self.path, flags, Mode::empty())?)
     }
 
     /// Its folder.

@@ -9,10 +9,10 @@
 
 use super::end_mark::ENDED;
 use super::inherited::close_all_but;
-use super::program::{Entry, Program};
+use super::program::{Entry, Joined, Program};
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, Pid, WaitId, WaitIdOptions, waitid};
 use std::io;
@@ -20,7 +20,7 @@ use std::io;
 /// Forks. The copy has a process group of its own, and ends with what `work` returns, which may do
 /// nothing but make bare system calls on memory that is there already.
 pub(super) fn fork(work: impl FnOnce() -> u8) -> io::Result<Pid> {
-    let pid = copy(|| {
+    let pid = copy(None, |_| {
         let _ = rustix::process::setpgid(None, None);
         close_all_but(&[]);
         work()
@@ -60,8 +60,8 @@ impl Report {
     /// Forks, and has the copy become a program. Gives the end at which the report comes.
     pub(super) fn begin(self, program: &Program, entry: &Entry) -> io::Result<(Pid, OwnedFd)> {
         let Self { read, write } = self;
-        let pid = copy(|| {
-            let number = program.begin(entry);
+        let pid = copy(entry.cgroup.as_ref().map(AsFd::as_fd), |joined| {
+            let number = program.begin(entry, joined);
             let _ = rustix::io::write(&write, &number.to_ne_bytes());
             127
         })?;
@@ -84,11 +84,11 @@ impl Report {
         let Self { read, write } = self;
         let (told, tell) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&told, true)?;
-        let pid = copy(|| {
+        let pid = copy(None, |_| {
             let _ = rustix::process::setpgid(None, None);
             block_signals();
-            let begun = copy(|| {
-                let number = program.begin(entry);
+            let begun = copy(entry.cgroup.as_ref().map(AsFd::as_fd), |joined| {
+                let number = program.begin(entry, joined);
                 let _ = rustix::io::write(&write, &number.to_ne_bytes());
                 // Its cgroup is gone, for example, since a new agent has ended what it found: that is
                 // no end of a command that was run.
@@ -189,38 +189,81 @@ pub(crate) fn is_only_thread() -> bool {
     alone || io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL)
 }
 
+/// A copy of this process, if possible born in that cgroup: to join it later the kernel waits until no
+/// other process is being made or ends, which on a busy machine takes milliseconds.
 #[expect(
     unsafe_code,
     reason = "there is no other way to a copy of this process"
 )]
-fn copy(child: impl FnOnce() -> u8) -> io::Result<Pid> {
+fn copy(cgroup: Option<BorrowedFd<'_>>, child: impl FnOnce(Joined) -> u8) -> io::Result<Pid> {
     // The harness of the tests has threads of its own.
     if !cfg!(test) && !is_only_thread() {
         return Err(io::Error::other("there is more than one thread"));
     }
+    let failed = io::Error::last_os_error;
     // SAFETY: the agent has one thread, so the copy is whole, and no lock in it is held by another.
     // It leaves by execve or `_exit`, so that nothing of the agent's is flushed or dropped twice.
-    let pid = unsafe { libc::fork() };
+    let born = cgroup.map(|cgroup| unsafe { copy_into(cgroup) });
+    let (pid, joined) = match born {
+        Some(pid) if pid >= 0 => (pid, Joined::Yes),
+        // What fork(2) does not get either.
+        Some(_) if is_shortage(&failed()) => return Err(failed()),
+        // Before Linux 5.7, or where it is filtered.
+        // SAFETY: as above.
+        Some(_) | None => (unsafe { libc::fork() }, Joined::No),
+    };
     if pid == 0 {
-        let code = child();
+        let code = child(joined);
         // SAFETY: as above.
         unsafe { libc::_exit(code.into()) }
     }
-    let failed = io::Error::last_os_error;
     if pid < 0 {
         return Err(failed());
     }
     Pid::from_raw(pid).ok_or_else(failed)
 }
 
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM))
+}
+
+/// As fork(2), but that the new process is in the cgroup of that folder from the first: clone3(2).
+///
+/// # Safety
+///
+/// That of fork(2). Nothing is run at the fork either: the C library knows nothing of it.
+#[expect(unsafe_code, reason = "the C library has no such call")]
+unsafe fn copy_into(cgroup: BorrowedFd<'_>) -> i32 {
+    // SAFETY: all zeros is a valid value of it, and means that nothing is asked for.
+    let mut arguments = unsafe { std::mem::zeroed::<libc::clone_args>() };
+    arguments.flags = INTO_CGROUP;
+    arguments.exit_signal = u64::try_from(libc::SIGCHLD).unwrap_or_default();
+    arguments.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or(u64::MAX);
+    // SAFETY: the arguments live as long as the call, which is told their size. Without a stack of its
+    // own the new process goes on with a copy of this one's.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    i32::try_from(pid).unwrap_or(-1)
+}
+
+/// `CLONE_INTO_CGROUP`, which the C library's binding has as a number that it does not fit.
+const INTO_CGROUP: u64 = 1 << 33;
+
 #[cfg(test)]
 mod tests {
-    use super::Report;
+    use super::{Joined, Report, copy};
     use crate::core::RunId;
     use crate::core::ended::End;
+    use crate::machine::cgroup::CgroupRoot;
     use crate::machine::process::Launcher;
     use crate::machine::program::{Entry, Program, StartFailure, no_input};
     use crate::machine::users;
+    use rustix::fd::AsFd;
     use rustix::io::Errno;
     use rustix::process::{Pid, Signal, WaitOptions, waitpid};
     use std::alloc::{GlobalAlloc, Layout, System};
@@ -269,7 +312,7 @@ mod tests {
         let is_root = rustix::process::geteuid().is_root();
         let nobody = || users::look_up(Path::new("/etc"), "nobody").unwrap();
         let entry = Entry {
-            procs: None,
+            cgroup: None,
             report: report.needed(),
             protected: is_root,
             subreaper: true,
@@ -279,9 +322,9 @@ mod tests {
         let env = vec![("A".into(), "b".into())];
         let stdio = [(); 3].map(|()| no_input().unwrap());
         let program = Program::new("/", &paths, &["a", "b"], env, stdio).unwrap();
-        let copied = super::copy(|| {
+        let copied = copy(None, |joined| {
             let before = ALLOCATED.load(Ordering::Relaxed);
-            let number = program.begin(&entry);
+            let number = program.begin(&entry, joined);
             let allocated = ALLOCATED.load(Ordering::Relaxed) - before;
             let error = io::Error::from_raw_os_error(number);
             match StartFailure::from_error(&error) {
@@ -327,6 +370,32 @@ mod tests {
     fn a_second_thread_is_noticed() {
         let other = std::thread::spawn(super::is_only_thread);
         assert!(!other.join().unwrap(), "this one waits for it");
+    }
+
+    /// It would join it later all the same: what is looked at is that it need not.
+    #[test]
+    fn a_copy_is_born_in_its_cgroup() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(root) = CgroupRoot::open(dir.path()) else {
+            let required = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+            assert!(!required, "no cgroup v2 can be written");
+            eprintln!("SKIPPED, NOTHING WAS TESTED: no cgroup v2 can be written");
+            return;
+        };
+        let cgroup = root.make(1).unwrap();
+        let folder = cgroup.open().unwrap();
+        let pid = copy(Some(folder.as_fd()), |joined| match joined {
+            Joined::Yes => hang(),
+            Joined::No => 1,
+        });
+        let pid = pid.unwrap();
+        let own = std::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero()));
+        let name = cgroup.path().strip_prefix(root.path().parent().unwrap());
+        let name = name.unwrap().to_str().unwrap();
+        assert!(own.unwrap().trim_end().ends_with(name), "{name}");
+        cgroup.kill();
+        let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.terminating_signal(), Some(Signal::KILL.as_raw()));
     }
 
     #[tokio::test]

@@ -40,6 +40,8 @@ pub(crate) struct LocalMachine {
     pub(crate) effects: bool,
     /// What of its work is frozen.
     pub(crate) freeze: FreezePolicy,
+    /// Who was in no cgroup that can be frozen.
+    pub(crate) outside: RefCell<Vec<u32>>,
     /// What tells the host's time.
     pub(crate) hypervisor_clock: HypervisorClock,
     /// What tells that the guest was restored.
@@ -74,6 +76,7 @@ impl Machine for LocalMachine {
             files: &self.files,
             effects: self.effects,
             freeze: &self.freeze,
+            outside: &self.outside,
             hypervisor_clock: &self.hypervisor_clock,
         };
         steps::run(work, limit, context).await

@@ -18,6 +18,7 @@ pub(crate) mod inherited;
 pub(crate) mod inhibit;
 pub(crate) mod interface;
 pub(crate) mod journal;
+pub(crate) mod kernel_log;
 mod lifecycle_env;
 mod links;
 pub(crate) mod local;

@@ -157,11 +157,11 @@ impl Launcher {
         let cgroup = cgroup
             .transpose()
             .map_err(|error| NotStarted::new("cgroup", error))?;
-        let procs = cgroup.as_ref().map(Cgroup::procs).transpose();
-        let procs = procs.map_err(|error| NotStarted::new("cgroup.procs", error))?;
+        let folder = cgroup.as_ref().map(Cgroup::open).transpose();
+        let folder = folder.map_err(|error| NotStarted::new("cgroup", error))?;
         let report = Report::new().map_err(|error| NotStarted::new("pipe", error))?;
         let entry = Entry {
-            procs,
+            cgroup: folder,
             report: report.needed(),
             protected: self.protected,
             subreaper: orphans == Orphans::ToLeader,

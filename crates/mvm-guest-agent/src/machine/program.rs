@@ -65,8 +65,8 @@ pub(crate) struct Program {
 /// What a new process is before it is a program.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// The file by which it joins its cgroup.
-    pub(super) procs: Option<OwnedFd>,
+    /// The folder of its cgroup.
+    pub(super) cgroup: Option<OwnedFd>,
     /// Where it tells why it has not become a program.
     pub(super) report: RawFd,
     /// Whether its parent has made itself hard to kill for want of memory. It is not.
@@ -75,6 +75,14 @@ pub(super) struct Entry {
     pub(super) subreaper: bool,
     /// Whom it is to be.
     pub(super) identity: Option<Identity>,
+}
+
+/// Whether a new process was born in its cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Joined {
+    Yes,
+    /// It has to join it itself.
+    No,
 }
 
 impl Program {
@@ -116,8 +124,8 @@ impl Program {
 
     /// In a copy of the agent: becomes the program. Returns only if that fails, with the number by
     /// which [`StartFailure`] knows why.
-    pub(super) fn begin(&self, entry: &Entry) -> i32 {
-        match self.prepare(entry) {
+    pub(super) fn begin(&self, entry: &Entry, joined: Joined) -> i32 {
+        match self.prepare(entry, joined) {
             Ok(()) => self.become_program(),
             Err(errno) => errno.raw_os_error(),
         }
@@ -131,18 +139,18 @@ impl Program {
         let _ = rustix::stdio::dup2_stderr(nothing);
     }
 
-    fn prepare(&self, entry: &Entry) -> Result<(), Errno> {
+    fn prepare(&self, entry: &Entry, joined: Joined) -> Result<(), Errno> {
         let [stdin, stdout, stderr] = &self.stdio;
         rustix::stdio::dup2_stdin(stdin)?;
         rustix::stdio::dup2_stdout(stdout)?;
         rustix::stdio::dup2_stderr(stderr)?;
         // First of all: what comes next may hang, and must not hold the agent's sockets open.
-        close_all_but(&[
-            Some(entry.report),
-            entry.procs.as_ref().map(AsRawFd::as_raw_fd),
-        ]);
-        if let Some(procs) = &entry.procs {
-            rustix::io::write(procs, b"0")?;
+        let cgroup = entry.cgroup.as_ref().filter(|_| joined == Joined::No);
+        close_all_but(&[Some(entry.report), cgroup.map(AsRawFd::as_raw_fd)]);
+        if let Some(cgroup) = cgroup {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let procs = rustix::fs::openat(cgroup, c"cgroup.procs", flags, Mode::empty())?;
+            rustix::io::write(&procs, b"0")?;
         }
         if self.leads_session {
             rustix::process::setsid()?;

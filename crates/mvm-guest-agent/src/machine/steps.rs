@@ -17,6 +17,7 @@ use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{Entropy, Outcome};
 use rustix::fs::{Mode, OFlags};
 use rustix::time::{ClockId, Timespec, clock_settime};
+use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
@@ -43,6 +44,8 @@ pub(crate) struct StepContext<'a> {
     /// Whether the guest may be changed.
     pub(crate) effects: bool,
     pub(crate) freeze: &'a FreezePolicy,
+    /// Who was in no cgroup that can be frozen.
+    pub(crate) outside: &'a RefCell<Vec<u32>>,
     pub(crate) hypervisor_clock: &'a HypervisorClock,
 }
 
@@ -52,6 +55,7 @@ impl<'a> StepContext<'a> {
             policy: self.freeze,
             files: self.files,
             commands: self.launcher.cgroup(),
+            outside: self.outside,
         }
     }
 }

@@ -1,4 +1,7 @@
 //! The kernel's uevents, of which one matters: VMGENID says that the VM was restored or cloned.
+//!
+//! Linux itself has none: it came into a candidate of 6.9 and was taken back before that. Kernels of
+//! some distributions keep it.
 
 use super::polled::polled;
 use rustix::fd::OwnedFd;
@@ -29,8 +32,7 @@ impl VmgenidWatch {
         Ok(Self(polled(socket, Interest::READABLE)?))
     }
 
-    /// Waits until the kernel says so: Linux from 6.9 on does, at each restore by a VMM that has the
-    /// device.
+    /// Waits until a kernel that has it says so, at each restore by a VMM that has the device.
     pub(crate) async fn changed(&self) -> io::Result<()> {
         loop {
             let mut guard = self.0.readable().await?;
@@ -68,7 +70,7 @@ fn is_vmgenid(message: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// As Linux 6.12 sends it.
+    /// As that candidate sent it.
     const CHANGED: &[u8] = b"change@/devices/LNXSYSTM:00/LNXSYBUS:00/QEMUVGID:00\0ACTION=change\0\
         DEVPATH=/devices/LNXSYSTM:00/LNXSYBUS:00/QEMUVGID:00\0SUBSYSTEM=acpi\0NEW_VMGENID=1\0\
         MODALIAS=acpi:QEMUVGID:VM_GEN_COUNTER:\0SEQNUM=1213\0";

@@ -26,6 +26,7 @@ use super::polled::polled;
 use super::proc::{read, read_small};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -38,6 +39,10 @@ use tokio::time::timeout;
 /// How long all together may take to stand still. Each process does at its next way out of the
 /// kernel.
 const FREEZE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The first of the kernel's threads, if the processes of the machine are seen; it is a program's number
+/// elsewhere, as in a container.
+const KTHREADD: u32 = 2;
 
 /// How many of those that are not frozen are named.
 const MOST_NAMES: usize = 8;
@@ -58,6 +63,8 @@ pub(crate) struct Workload<'a> {
     pub(crate) files: &'a Files,
     /// The cgroup that the agent's commands are below.
     pub(crate) commands: Option<&'a Path>,
+    /// Who was in no cgroup that can be frozen at the last look, in order.
+    pub(crate) outside: &'a RefCell<Vec<u32>>,
 }
 
 /// The folder of a cgroup. Of one whose name is no text its parent takes care, which is frozen too.
@@ -80,8 +87,9 @@ impl Workload<'_> {
     /// Freezes the work, and says how much that is and what is not frozen; `required` makes a failure
     /// of the latter.
     ///
-    /// `again` is for a look at it later: freezes what somebody else has thawed since, and what is new,
-    /// and says nothing if there was neither.
+    /// `again` is for a look at it later: freezes what somebody else has thawed since, and what is new;
+    /// tells of those as well that have got out of what is frozen, and says nothing if there was none of
+    /// it.
     pub(crate) async fn freeze(&self, again: bool, required: bool, limit: Duration) -> StepResult {
         let tree = self.tree()?;
         let mut listed = self.files.frozen();
@@ -100,36 +108,37 @@ impl Workload<'_> {
             let why = "cgroups have no cgroup.freeze here: Linux before 5.2";
             return Err(NotDone::Skipped(why.to_owned()));
         }
-        if again && thawed.is_empty() && new.is_empty() {
+        let (mut told, mut running, mut refused) = (String::new(), Vec::new(), 0);
+        if !again || !thawed.is_empty() || !new.is_empty() {
+            listed.extend_from_slice(&new);
+            self.files.keep_frozen(&listed).map_err(|error| {
+                NotDone::Failed(format!("the list of cgroups cannot be kept: {error}"))
+            })?;
+            for group in thawed.iter().chain(&new) {
+                if let Err(error) = set(group, true) {
+                    running.push(format!("{}: {error}", tree.name(group)));
+                }
+            }
+            refused = running.len();
+            let processes = tree.settle(FREEZE_WITHIN.min(limit), &mut running).await;
+            if !again {
+                let _ = write!(told, "{known} cgroups, {processes} processes");
+            }
+            tell(
+                &mut told,
+                "thawed by somebody else and frozen again",
+                &tree.names(&thawed),
+            );
+            if again {
+                tell(&mut told, "new, and frozen", &tree.names(&new));
+            }
+            tell(&mut told, "not frozen", &running);
+        }
+        let outside = self.outside(&tree, again);
+        tell(&mut told, "in no cgroup that can be frozen", &outside);
+        if told.is_empty() {
             return Ok(None);
         }
-        listed.extend_from_slice(&new);
-        self.files.keep_frozen(&listed).map_err(|error| {
-            NotDone::Failed(format!("the list of cgroups cannot be kept: {error}"))
-        })?;
-        let mut running = Vec::new();
-        for group in thawed.iter().chain(&new) {
-            if let Err(error) = set(group, true) {
-                running.push(format!("{}: {error}", tree.name(group)));
-            }
-        }
-        let refused = running.len();
-        let processes = tree.settle(FREEZE_WITHIN.min(limit), &mut running).await;
-        let mut told = String::new();
-        if !again {
-            let _ = write!(told, "{known} cgroups, {processes} processes");
-        }
-        tell(
-            &mut told,
-            "thawed by somebody else and frozen again",
-            &tree.names(&thawed),
-        );
-        if again {
-            tell(&mut told, "new, and frozen", &tree.names(&new));
-        }
-        tell(&mut told, "not frozen", &running);
-        let outside = tree.processes_outside();
-        tell(&mut told, "in no cgroup that can be frozen", &outside);
         if !required || (running.is_empty() && outside.is_empty()) {
             Ok(Some(told))
         } else if refused == 0 && outside.is_empty() {
@@ -137,6 +146,19 @@ impl Workload<'_> {
         } else {
             Err(NotDone::Failed(told))
         }
+    }
+
+    /// Who goes on that is not to: at a later look, who did not at the one before.
+    fn outside(&self, tree: &Tree, again: bool) -> Vec<String> {
+        let mut members = tree.members_outside();
+        members.sort_unstable();
+        let before = self.outside.replace(members.clone());
+        members.retain(|process| !again || before.binary_search(process).is_err());
+        let kernel = !has_program(KTHREADD);
+        let programs = members
+            .into_iter()
+            .filter(|it| !(kernel && share_memory(*it, KTHREADD)) && runs_on(*it));
+        programs.map(shown).collect()
     }
 
     fn tree(&self) -> Result<Tree, NotDone> {
@@ -241,22 +263,16 @@ impl Tree {
         processes
     }
 
-    /// Processes that go on: in the root, or beside PID 1, the agent or what is exempt. Kernel threads
-    /// and the agent's own children do not count.
-    fn processes_outside(&self) -> Vec<String> {
-        let own = std::process::id();
+    /// The processes in the root, or beside PID 1, the agent or what is exempt: kernel threads are among
+    /// them, which it would take a look at each to tell.
+    fn members_outside(&self) -> Vec<u32> {
         // What is exempt goes on by intent.
         let exempt = || self.spared.iter().rev().skip(2);
         let places = self
             .outside
             .iter()
             .filter(|group| !exempt().any(|it| it == *group || is_below(group, it)));
-        places
-            .flat_map(members)
-            .filter(|process| ![1, own].contains(process) && is_program(*process))
-            .filter(|process| parent(*process) != Some(own))
-            .map(shown)
-            .collect()
+        places.flat_map(members).collect()
     }
 }
 
@@ -399,9 +415,36 @@ fn members(group: &Group) -> Vec<u32> {
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
-/// Whether it is neither a kernel thread nor dead: both have no program.
-fn is_program(process: u32) -> bool {
+/// Whether it is none of those that have to: PID 1, the agent and its own children, and kernel threads,
+/// which have no program; nor have the dead.
+fn runs_on(process: u32) -> bool {
+    let own = std::process::id();
+    ![1, own].contains(&process) && has_program(process) && parent(process) != Some(own)
+}
+
+fn has_program(process: u32) -> bool {
     std::fs::read_link(of_process(process, "exe")).is_ok()
+}
+
+/// Whether two processes have one memory, or both have none, as kernel threads: kcmp(2), which takes far
+/// less time than a look at an `exe`. Where it is not there, or not allowed, it says no.
+#[expect(unsafe_code, reason = "no safe binding knows this call")]
+fn share_memory(process: u32, other: u32) -> bool {
+    /// `KCMP_VM` of linux/kcmp.h
+    const KCMP_VM: u32 = 1;
+    let of = |number: u32| nix::libc::c_ulong::from(number);
+    // SAFETY: it takes numbers alone, and changes nothing.
+    let compared = unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_kcmp,
+            of(process),
+            of(other),
+            of(KCMP_VM),
+            of(0),
+            of(0),
+        )
+    };
+    compared == 0
 }
 
 fn of_process(process: u32, file: &str) -> String {
@@ -427,4 +470,29 @@ fn parent(process: u32) -> Option<u32> {
 fn shown(process: u32) -> String {
     let name = read_small(of_process(process, "comm")).unwrap_or_default();
     format!("{} ({process})", name.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_taken_for_a_kernel_thread_has_no_program() {
+        let own = std::process::id();
+        let mut child = std::process::Command::new("cat");
+        let mut child = child.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        assert!(!share_memory(own, child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if has_program(KTHREADD) || !share_memory(own, own) {
+            eprintln!("SKIPPED: no kernel threads here, or no kcmp(2)");
+            return;
+        }
+        assert!(!share_memory(own, KTHREADD));
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let all = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        for process in all.filter(|it| share_memory(*it, KTHREADD)) {
+            assert!(!has_program(process), "{}", shown(process));
+        }
+    }
 }

@@ -152,6 +152,7 @@ fn agent<E: Extension>(extension: impl FnOnce(&Rc<Launcher>) -> E) -> (Handle, E
         folders: (dir.clone(), dir),
         effects: false,
         freeze: FreezePolicy::default(),
+        outside: RefCell::default(),
         hypervisor_clock: HypervisorClock::of_guest(),
         marks: MarkReader::none(),
     };

@@ -24,7 +24,7 @@ use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, VSOCK_SOCKET, Vm
 use crate::snapshot::{self, Snapshot};
 use crate::vmlinux;
 use mvm_registry::Alive;
-use mvm_registry::VmFolder;
+use mvm_registry::{Home, VmFolder};
 use requests::{
     Console, Cpus, Disk, ImageType, Info, Memory, Mode, Payload, Ping, Rng, Serial, State,
     VmConfig, Vsock,
@@ -198,7 +198,7 @@ impl Driver for CloudHypervisor {
         }
     }
 
-    fn check_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
+    fn check_snapshot(&self, _: &Home, snapshot: &Snapshot) -> Result<(), Error> {
         for file in ["config.json", "memory-ranges", "state.json"] {
             snapshot.need(file)?;
         }

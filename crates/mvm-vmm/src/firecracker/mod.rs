@@ -34,7 +34,7 @@ use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, VSOCK_SOCKET, Vm
 use crate::snapshot::{self, Snapshot};
 use crate::vmlinux;
 use mvm_registry::Alive;
-use mvm_registry::{Unreachable, VmFolder, open_connections};
+use mvm_registry::{Home, Unreachable, VmFolder, open_connections};
 use requests::{
     Action, ActionType, BackendType, BootSource, CacheType, Drive, Entropy, Instance,
     InstanceState, MachineConfig, MemBackend, SnapshotCreate, SnapshotLoad, SnapshotType, Version,
@@ -246,7 +246,7 @@ impl Driver for Firecracker {
         Ok(true)
     }
 
-    fn check_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
+    fn check_snapshot(&self, _: &Home, snapshot: &Snapshot) -> Result<(), Error> {
         let manifest = &snapshot.manifest;
         snapshot.need(STATE)?;
         let memory = snapshot.need(MEMORY)?;

@@ -7,6 +7,7 @@
 
 pub mod arguments;
 pub mod kvm;
+mod memory;
 pub mod qmp;
 mod snapshot;
 pub mod vsock;
@@ -19,8 +20,9 @@ use crate::locate::{QEMU, VHOST_DEVICE_VSOCK};
 use crate::snapshot::{Snapshot, Vmm};
 use arguments::{Accelerator, Arguments, Begin, Memory, QMP_SOCKET};
 use kvm::Verdict;
+use memory::GuestMemory;
 use mvm_registry::Alive;
-use mvm_registry::{Role, VmFolder};
+use mvm_registry::{Home, Role, VmFolder};
 use qmp::Qmp;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -66,11 +68,13 @@ impl Driver for Qemu {
         };
         processes.set_accelerator(accelerator.name());
         vsock::start(processes, launch.deadline, GUEST_CID)?;
+        // There until QEMU has it, which is when it answers.
+        let memory = GuestMemory::new(launch.memory_mib)?;
         let arguments = Arguments {
             accelerator,
             cpus: launch.cpus,
             memory_mib: launch.memory_mib,
-            memory: Memory::Anonymous,
+            memory: Memory::File(memory.path()),
             kernel: &kernel,
             initrd: image.initrd().as_deref(),
             rootfs: image.rootfs().as_deref(),
@@ -151,8 +155,8 @@ impl Driver for Qemu {
         snapshot::run_on(processes, deadline)
     }
 
-    fn check_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
-        snapshot::check_snapshot(snapshot)
+    fn check_snapshot(&self, home: &Home, snapshot: &Snapshot) -> Result<(), Error> {
+        snapshot::check_snapshot(home, snapshot)
     }
 
     fn restore(&self, restore: &Restore<'_>, processes: &mut VmProcesses) -> Result<(), Error> {

@@ -87,13 +87,28 @@ impl Qmp {
 
     /// Runs a command and gives what it returns.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, Error> {
+        self.send(command, arguments)?;
+        self.answer(command)
+    }
+
+    /// Runs commands of which none needs the answer of another, seven at most: QEMU goes from one to the
+    /// next without being waited for. It takes them in order, those too that come after one that fails.
+    pub fn execute_all<const N: usize>(
+        &mut self,
+        commands: [(&str, Value); N],
+    ) -> Result<(), Error> {
+        for (command, arguments) in &commands {
+            self.send(command, arguments)?;
+        }
+        let answers = commands.map(|(command, _)| self.answer(command));
+        answers.into_iter().try_for_each(|answer| answer.map(drop))
+    }
+
+    fn send(&mut self, command: &str, arguments: &Value) -> Result<(), Error> {
         let mut line = json!({"execute": command, "arguments": arguments}).to_string();
         line.push('\n');
-        self.reader
-            .get_mut()
-            .write_all(line.as_bytes())
-            .map_err(|error| broken(command, &error))?;
-        self.answer(command)
+        let sent = self.reader.get_mut().write_all(line.as_bytes());
+        sent.map_err(|error| broken(command, &error))
     }
 
     /// QEMU's version: major, minor, micro.
@@ -317,6 +332,30 @@ mod tests {
         let error = qmp.execute("query-status", &json!({})).unwrap_err();
         assert!(matches!(error, Error::Qmp { .. }), "{error}");
         assert!(error.hint().contains("vm stop"), "{}", error.hint());
+    }
+
+    #[test]
+    fn commands_at_once_are_told_apart_and_the_first_failure_is_told() {
+        let (folder, thread) = qemu(&[
+            "{\"return\":{}}\n",
+            "{\"error\":{\"class\":\"GenericError\",\"desc\":\"no such bus\"}}\n",
+            "{\"event\":\"RESUME\",\"data\":{}}\n{\"return\":{}}\n",
+            "{\"return\":{\"status\":\"running\"}}\n",
+        ]);
+        let mut qmp = connect(&folder);
+        let none = || json!({});
+        let all = [
+            ("chardev-add", none()),
+            ("device_add", none()),
+            ("cont", none()),
+        ];
+        let error = qmp.execute_all(all).unwrap_err().to_string();
+        assert!(error.contains("cannot device_add"), "{error}");
+        assert!(error.contains("no such bus"), "{error}");
+        let status = qmp.execute("query-status", &json!({})).unwrap();
+        assert_eq!(status["status"], "running");
+        drop(qmp);
+        assert_eq!(thread.join().unwrap().len(), 5);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Snapshots of QEMU: a migration into a file.
 //!
 //! ```text
-//! freeze   device_del vsock0 ─► DEVICE_DELETED ─► stop ─► migrate ─► completed
+//! freeze   device_del vsock0 ─► DEVICE_DELETED ─► stop ─► migrate ─► completed ─► memory copied
 //! run_on   (migrate_cancel) ─► cont ─► device_add vsock0 ─► its driver is up
-//! restore  QEMU -incoming ─► migrate-incoming ─► completed ─► cont ─► device_add vsock0 ─► …
+//! restore  QEMU -incoming ─► migrate-incoming ─► completed ─► device_add vsock0, cont ─► …
+//!          memory copied ──┘
 //! ```
 //!
 //! A vhost-user device cannot be migrated while it is plugged in: it is taken out before and put
@@ -11,12 +12,16 @@
 //! its listener stays, its connections end.
 //!
 //! QEMU is stopped before it migrates, so that the guest does not run on while its memory is
-//! written, and the file has each page once. Pages of zeros take no room in it.
+//! written. The memory is not part of what is migrated (`x-ignore-shared`), but copied from the memfd
+//! that it is in, and back into one: that costs one copy, without QEMU's loop over single pages, and at
+//! a restore it is done while QEMU starts. Zeros are holes in the file. In snapshots of earlier
+//! versions, without that file, the memory is in the state.
 
 use super::arguments::{
     Accelerator, Arguments, Begin, Memory, QMP_SOCKET, VSOCK_BUS, VSOCK_CHARDEV, VSOCK_DEVICE,
     VSOCK_SOCKET,
 };
+use super::memory::{self, GuestMemory};
 use super::qmp::Qmp;
 use super::{GUEST_CID, LOG, ROLE, vsock};
 use crate::deadline::Deadline;
@@ -24,8 +29,8 @@ use crate::driver::{Restore, other_version};
 use crate::error::{Error, QmpFault};
 use crate::launch::VmProcesses;
 use crate::locate::QEMU;
-use crate::snapshot::{Snapshot, Vmm};
-use mvm_registry::open_regular;
+use crate::snapshot::{Snapshot, Verified, Vmm};
+use mvm_registry::{Home, open_regular};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::ErrorKind;
@@ -37,6 +42,12 @@ use std::time::Duration;
 
 /// The migrated state in a snapshot folder: devices and memory.
 const STATE: &str = "state";
+
+/// The guest's memory there.
+const MEMORY: &str = "memory";
+
+/// The capability by which shared memory is not migrated.
+const IGNORE_SHARED: &str = "x-ignore-shared";
 
 /// How long a guest may take to let go of its vsock device.
 const UNPLUG: Duration = Duration::from_secs(20);
@@ -70,9 +81,14 @@ pub(super) fn freeze(
         "migrate-set-parameters",
         &json!({"max-bandwidth": BANDWIDTH}),
     )?;
+    let memory = memory::of_process(vmm_pid(processes), qmp.version());
+    ignore_shared(&mut qmp, memory.is_some())?;
     qmp.give(STATE, &file)?;
     qmp.execute("migrate", &json!({"uri": format!("fd:{STATE}")}))?;
     migrated(processes, &mut qmp, "the end of the snapshot", deadline)?;
+    if let Some(memory) = memory {
+        memory::save(&memory, &into.join(MEMORY), deadline)?;
+    }
     Ok(Vmm {
         name: "qemu".into(),
         version: version(&qmp),
@@ -101,7 +117,8 @@ pub(super) fn run_on(processes: &mut VmProcesses, deadline: Deadline<'_>) -> Res
         Ok((!there).then_some(()))
     })?;
     clear_vsock(processes)?;
-    plug(processes, &mut qmp, GUEST_CID, deadline)?;
+    vsock::start(processes, deadline, GUEST_CID)?;
+    plug_and_continue(&mut qmp)?;
     wait_until_ready(processes, &mut qmp, deadline)
 }
 
@@ -142,11 +159,19 @@ pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Res
         _ => Accelerator::Tcg,
     };
     processes.set_accelerator(accelerator.name());
+    // In snapshots of earlier versions it is part of the state.
+    let (memory, loading) = match snapshot.find(MEMORY) {
+        Some(_) => {
+            let (memory, loading) = memory::load(&snapshot.file(MEMORY))?;
+            (memory, Some(loading))
+        }
+        None => (GuestMemory::new(manifest.memory_mib)?, None),
+    };
     let arguments = Arguments {
         accelerator,
         cpus: manifest.cpus,
         memory_mib: manifest.memory_mib,
-        memory: Memory::Anonymous,
+        memory: Memory::File(memory.path()),
         kernel: &image.kernel(),
         initrd: image.initrd().as_deref(),
         rootfs: image.rootfs().as_deref(),
@@ -156,6 +181,9 @@ pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Res
     .to_vec();
     let mut command = Command::new(QEMU.find()?);
     processes.spawn_with_console(ROLE, "QEMU", Some(LOG), command.args(arguments))?;
+    // What is needed later comes up meanwhile.
+    let cid = if clone { CLONE_CID } else { GUEST_CID };
+    vsock::start(processes, deadline, cid)?;
     let folder = processes.folder().path().to_owned();
     let mut qmp = processes.wait_for("QEMU's control socket", deadline, || {
         Qmp::connect(&folder, QMP_SOCKET)
@@ -163,7 +191,11 @@ pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Res
     check_version(&version(&qmp), &manifest.vmm.version)?;
     let path = snapshot.file(STATE);
     let file = open_regular(&path).map_err(Error::io("open", &path))?;
+    ignore_shared(&mut qmp, loading.is_some())?;
     qmp.give(STATE, &file)?;
+    if let Some(loading) = loading {
+        loading.wait(processes, deadline)?;
+    }
     qmp.execute("migrate-incoming", &json!({"uri": format!("fd:{STATE}")}))?;
     migrated(
         processes,
@@ -176,16 +208,25 @@ pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Res
         sleep(LAST_WORDS);
         processes.check_alive().err().unwrap_or(error)
     })?;
-    qmp.execute("cont", &json!({}))?;
-    let cid = if clone { CLONE_CID } else { GUEST_CID };
-    plug(processes, &mut qmp, cid, deadline)?;
+    plug_and_continue(&mut qmp)?;
     wait_until_ready(processes, &mut qmp, deadline)
 }
 
-/// By the program that is installed; the one that runs is asked again.
-pub(super) fn check_snapshot(snapshot: &Snapshot) -> Result<(), Error> {
+/// By the program that is installed, which need not be asked as long as it is the same file: the one that
+/// runs is asked again.
+pub(super) fn check_snapshot(home: &Home, snapshot: &Snapshot) -> Result<(), Error> {
     snapshot.need(STATE)?;
-    let Ok(said) = QEMU.version(&QEMU.find()?) else {
+    let memory_mib = snapshot.manifest.memory_mib;
+    if let Some(memory) = snapshot.find(MEMORY)
+        && memory.bytes != u64::from(memory_mib) << 20
+    {
+        return Err(snapshot.contradicts_itself(format!(
+            "the guest has {memory_mib} MiB of memory, and its file {MEMORY:?} {} bytes",
+            memory.bytes
+        )));
+    }
+    let program = QEMU.find()?;
+    let Ok(said) = Verified::of(home).said(&program, || QEMU.version(&program)) else {
         return Ok(());
     };
     check_version(version_in(&said), &snapshot.manifest.vmm.version)
@@ -197,6 +238,22 @@ fn version_in(said: &str) -> &str {
     let mut words = said.split_whitespace();
     words.find(|word| *word == "version");
     words.next().unwrap_or_default()
+}
+
+/// Whether memory that QEMU shares with others is left out of what is migrated.
+fn ignore_shared(qmp: &mut Qmp, ignored: bool) -> Result<(), Error> {
+    let capability = json!({"capability": IGNORE_SHARED, "state": ignored});
+    qmp.execute(
+        "migrate-set-capabilities",
+        &json!({"capabilities": [capability]}),
+    )?;
+    Ok(())
+}
+
+fn vmm_pid(processes: &VmProcesses) -> i32 {
+    let mut processes = processes.record().processes.iter();
+    let own = processes.find(|process| process.role == ROLE);
+    own.map_or(0, |process| process.pid)
 }
 
 fn connect(processes: &VmProcesses) -> Result<Qmp, Error> {
@@ -233,25 +290,23 @@ fn clear_vsock(processes: &mut VmProcesses) -> Result<(), Error> {
     Ok(())
 }
 
-fn plug(
-    processes: &mut VmProcesses,
-    qmp: &mut Qmp,
-    cid: u32,
-    deadline: Deadline<'_>,
-) -> Result<(), Error> {
-    vsock::start(processes, deadline, cid)?;
+/// Plugs in the vsock device, whose backend listens, and lets the VM run on: the guest finds the device
+/// there when it does.
+fn plug_and_continue(qmp: &mut Qmp) -> Result<(), Error> {
     let address = json!({"type": "unix", "data": {"path": VSOCK_SOCKET}});
-    qmp.execute(
-        "chardev-add",
-        &json!({"id": VSOCK_CHARDEV, "backend": {"type": "socket",
-            "data": {"addr": address, "server": false}}}),
-    )?;
-    qmp.execute(
-        "device_add",
-        &json!({"driver": "vhost-user-vsock-pci", "id": VSOCK_DEVICE,
-            "chardev": VSOCK_CHARDEV, "bus": VSOCK_BUS}),
-    )?;
-    Ok(())
+    qmp.execute_all([
+        (
+            "chardev-add",
+            json!({"id": VSOCK_CHARDEV, "backend": {"type": "socket",
+                "data": {"addr": address, "server": false}}}),
+        ),
+        (
+            "device_add",
+            json!({"driver": "vhost-user-vsock-pci", "id": VSOCK_DEVICE,
+                "chardev": VSOCK_CHARDEV, "bus": VSOCK_BUS}),
+        ),
+        ("cont", json!({})),
+    ])
 }
 
 /// Waits until the guest's driver has taken the device, and until its backend can be dialled. A QEMU

@@ -25,6 +25,9 @@ const BLOCK: usize = 16 << 10;
 /// What one thread works on at a time: a multiple of [`BLOCK`].
 const SEGMENT: u64 = 8 << 20;
 
+/// By so many blocks is guessed what a file has.
+const SAMPLES: u64 = 256;
+
 /// More threads do not make memory faster.
 const THREADS: usize = 4;
 
@@ -60,6 +63,41 @@ pub(super) fn sparse_sha256(file: &File, length: u64) -> io::Result<String> {
         hash.update(hashes);
     }
     Ok(hexadecimal(&hash.finalize()))
+}
+
+/// Whether a file is mostly zeros that are no holes, going by some of its blocks.
+pub(super) fn is_mostly_zeros(file: &File, length: u64) -> io::Result<bool> {
+    let mut buffer = vec![0; BLOCK];
+    let (mut zeros, mut others) = (0, 0);
+    for number in 0..SAMPLES {
+        let at = length / SAMPLES * number;
+        // A whole block: half of one may be zeros in what was copied without any.
+        let at = at - at % BLOCK as u64;
+        if data_from(file, at)? != Some(at) {
+            continue;
+        }
+        let read = file.read_at(&mut buffer, at)?;
+        if is_zero(buffer.get(..read).unwrap_or_default()) {
+            zeros += 1;
+        } else {
+            others += 1;
+        }
+    }
+    Ok(zeros > others)
+}
+
+/// Copies a file of that length into an empty one, without its zeros.
+pub(super) fn copy(file: &File, length: u64, into: &File) -> io::Result<()> {
+    into.set_len(length)?;
+    each_segment(file, length, |blocks| {
+        blocks.each(|number, block| {
+            if is_zero(block) {
+                return Ok(());
+            }
+            into.write_all_at(block, number * BLOCK as u64)
+        })
+    })?;
+    Ok(())
 }
 
 /// Makes a hole of each block of zeros, where the file system has holes. The file has to be open for
@@ -249,6 +287,11 @@ mod tests {
             prop_assert_eq!(&sparse_sha256(&sparse, length).unwrap(), &expected);
             let full = written(&content);
             prop_assert_eq!(&sparse_sha256(&full, length).unwrap(), &expected);
+            let copied = tempfile::tempfile().unwrap();
+            copy(&full, length, &copied).unwrap();
+            prop_assert_eq!(&sparse_sha256(&copied, length).unwrap(), &expected);
+            prop_assert!(!is_mostly_zeros(&copied, length).unwrap());
+            prop_assert_eq!(copied.metadata().unwrap().len(), length);
             dig(&full, length).unwrap();
             prop_assert_eq!(&sparse_sha256(&full, length).unwrap(), &expected);
             let mut after = vec![1; content.len()];
@@ -256,6 +299,29 @@ mod tests {
             prop_assert!(after == content);
             prop_assert_eq!(full.metadata().unwrap().len(), length);
         }
+    }
+
+    #[test]
+    fn a_file_of_zeros_is_known_and_its_copy_takes_no_room() {
+        let length = 2 * SEGMENT;
+        let file = written(&vec![0; usize::try_from(length).unwrap()]);
+        file.write_all_at(b"x", SEGMENT + 5).unwrap();
+        assert!(is_mostly_zeros(&file, length).unwrap());
+        let copied = tempfile::tempfile().unwrap();
+        copy(&file, length, &copied).unwrap();
+        copied.sync_all().unwrap();
+        let room = copied.metadata().unwrap().blocks() * 512;
+        assert!(room <= 2 * BLOCK as u64, "{room}");
+        assert!(!is_mostly_zeros(&copied, length).unwrap());
+        let other = written(&vec![7; usize::try_from(length).unwrap()]);
+        assert!(!is_mostly_zeros(&other, length).unwrap());
+        // Its last block is zeros but for its first part, where it is not looked at if a part is.
+        let length = 20_800_512;
+        let sparse = tempfile::tempfile().unwrap();
+        sparse.write_all_at(&vec![1; 32_978], 7_929_647).unwrap();
+        let copied = tempfile::tempfile().unwrap();
+        copy(&sparse, length, &copied).unwrap();
+        assert!(!is_mostly_zeros(&copied, length).unwrap());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, SystemTimeError};
 
 /// How long after a file's last change another one is sure to get another time: the kernel's clock for
 /// that ticks every 1 to 10 ms.
@@ -55,11 +55,7 @@ impl Identity {
     pub(super) fn settled(file: &File) -> io::Result<Option<Self>> {
         loop {
             let identity = Self::of(&file.metadata()?);
-            let since = Duration::new(
-                u64::try_from(identity.ctime.0).unwrap_or_default(),
-                u32::try_from(identity.ctime.1).unwrap_or_default(),
-            );
-            match (SystemTime::UNIX_EPOCH + since).elapsed() {
+            match identity.age() {
                 Err(ahead) if ahead.duration() > TICK => return Ok(None),
                 Err(_) => thread::sleep(TICK),
                 Ok(age) if age < TICK => thread::sleep(TICK.saturating_sub(age)),
@@ -67,9 +63,25 @@ impl Identity {
             }
         }
     }
+
+    /// Whether the next change is sure to be seen.
+    fn is_settled(&self) -> bool {
+        self.age().is_ok_and(|age| age >= TICK)
+    }
+
+    fn age(&self) -> Result<Duration, SystemTimeError> {
+        let since = Duration::new(
+            u64::try_from(self.ctime.0).unwrap_or_default(),
+            u32::try_from(self.ctime.1).unwrap_or_default(),
+        );
+        (SystemTime::UNIX_EPOCH + since).elapsed()
+    }
 }
 
-/// What was verified, and what it was found to have.
+/// With which the digest begins of what is a program's answer.
+const SAID: &str = "said:";
+
+/// What was verified, and what it was found to have: a digest, or what it says.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -79,12 +91,12 @@ struct Entry {
 
 /// `$MVM_HOME/verified`, a file for each that was verified. Nobody but its owner may write there.
 #[derive(Debug, Clone)]
-pub(super) struct Verified {
+pub(crate) struct Verified {
     folder: PathBuf,
 }
 
 impl Verified {
-    pub(super) fn of(home: &Home) -> Self {
+    pub(crate) fn of(home: &Home) -> Self {
         Self {
             folder: home.root().join("verified"),
         }
@@ -99,8 +111,32 @@ impl Verified {
     /// Remembers a file that was verified, as it was before and after. What cannot be remembered is
     /// read again the next time.
     pub(super) fn remember(&self, identity: Identity, verified: &StateFile) {
+        self.keep(identity, verified.digest());
+    }
+
+    /// What a program says when it is asked, or has said when it was the same file.
+    pub(crate) fn said<E>(
+        &self,
+        program: &Path,
+        ask: impl FnOnce() -> Result<String, E>,
+    ) -> Result<String, E> {
+        let identity = || Some(Identity::of(&program.metadata().ok()?));
+        let before = identity().filter(Identity::is_settled);
+        let entry = before.as_ref().and_then(|before| self.read(before));
+        if let Some(entry) = entry.filter(|entry| Some(&entry.identity) == before.as_ref())
+            && let Some(said) = entry.digest.strip_prefix(SAID)
+        {
+            return Ok(said.to_owned());
+        }
+        let said = ask()?;
+        if let Some(after) = identity().filter(|after| Some(after) == before.as_ref()) {
+            self.keep(after, format!("{SAID}{said}"));
+        }
+        Ok(said)
+    }
+
+    fn keep(&self, identity: Identity, digest: String) {
         let path = self.path(&identity);
-        let digest = verified.digest();
         let kept = make_private(&self.folder).is_ok() && is_private(&self.folder);
         let entry = serde_json::to_vec(&Entry { identity, digest });
         if let (true, Ok(entry)) = (kept, entry) {
@@ -209,6 +245,29 @@ mod tests {
             .unwrap();
         assert_eq!(it.now().mtime, it.identity.mtime);
         assert!(!it.verified.knows(&it.now(), &file("aa")));
+    }
+
+    #[test]
+    fn a_program_is_asked_once_as_long_as_it_is_the_same() {
+        let it = Remembered::new();
+        let program = it.root.path().join("memory");
+        let asked = std::cell::Cell::new(0);
+        let said = || {
+            it.verified.said(&program, || {
+                asked.set(asked.get() + 1);
+                Ok::<_, ()>(format!("version {}", asked.get()))
+            })
+        };
+        // What is known of its content is no answer.
+        assert_eq!(said().unwrap(), "version 1");
+        assert_eq!(said().unwrap(), "version 1");
+        write(&program, "other").unwrap();
+        Identity::settled(&File::open(&program).unwrap()).unwrap();
+        assert_eq!(said().unwrap(), "version 2");
+        assert_eq!(it.verified.said(&program, || Err(())).unwrap(), "version 2");
+        std::fs::remove_file(it.verified.path(&it.now())).unwrap();
+        it.verified.said(&program, || Err(())).unwrap_err();
+        assert_eq!(said().unwrap(), "version 3");
     }
 
     #[test]

@@ -76,3 +76,37 @@ web   3       2    1     1     0         0       0       0        0
     assert!(stderr.contains("nobody serves this fleet"), "{stderr}");
     assert!(stdout.contains("web   1       2    1     1 "), "{stdout}");
 }
+
+#[test]
+fn a_clone_that_failed_is_waited_for_by_the_next_server_too() {
+    let fleet = Fleet::new().and("web-1", IDLE);
+    let golden = fleet.path().join("none");
+    let policy = fleet.write(
+        "fleet.toml",
+        &format!(
+            "[[pool]]\nname = \"web\"\nmin = 2\nmax = 9\ngolden = \"{}\"\n",
+            golden.display()
+        ),
+    );
+    let serve = format!("--policy {policy}");
+    let mut server = fleet.serve(&serve).ready();
+    server.says("clone web-2 (1 up, min is 2): failed");
+    // Killed, so that it can note nothing more.
+    drop(server);
+    let noted = std::fs::read(fleet.path().join("failed-clones.json")).unwrap();
+    let noted: serde_json::Value = serde_json::from_slice(&noted).unwrap();
+    assert_eq!(noted["web"]["times"], 1);
+    let mut server = fleet.serve(&serve).ready();
+    let (_, stdout, stderr) = ran(&fleet, "fleet plan");
+    assert_eq!(stdout, "", "{stderr}");
+    assert!(
+        stderr.contains("web: one more is wanted: the next try is in"),
+        "{stderr}"
+    );
+    // And then it is the second one.
+    server.says("clone web-2 (1 up, min is 2): failed");
+    drop(server);
+    let noted = std::fs::read(fleet.path().join("failed-clones.json")).unwrap();
+    let noted: serde_json::Value = serde_json::from_slice(&noted).unwrap();
+    assert_eq!(noted["web"]["times"], 2);
+}

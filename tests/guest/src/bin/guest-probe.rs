@@ -12,6 +12,7 @@
 //! the payload. `guest-probe fuse FOLDER [DEVICE]` serves a filesystem there.
 //! `guest-probe watched` is a service with a watchdog. `guest-probe freeze-cost SOCKET ROUNDS` measures
 //! the agent's `freeze` of 200 processes in 20 cgroups, and its bare writes and reads, in turn.
+//! `guest-probe watch SOCKET FILE` adds a line to a file for each event of which the agent tells.
 
 #![allow(unsafe_code, reason = "the standard library knows no AF_VSOCK")]
 
@@ -72,12 +73,13 @@ fn main() -> io::Result<()> {
         ["watched"] => watched()?,
         ["serve", port] => serve(number(port)?)?,
         ["freeze-cost", socket, rounds] => freeze_cost(socket, number(rounds)?)?,
+        ["watch", socket, file] => watch(socket, file)?,
         ["sleep-cost", socket, mount, rounds] => sleep_cost(socket, mount, number(rounds)?)?,
         _ => {
             return Err(io::Error::other(
                 "usage: guest-probe dial CID|self PORT | random COUNT | reseed | clock \
                  | draw FILE | fuse FOLDER [DEVICE] | watched | serve PORT | sleep-cost SOCKET MOUNT ROUNDS \
-                 | freeze-cost SOCKET ROUNDS",
+                 | freeze-cost SOCKET ROUNDS | watch SOCKET FILE",
             ));
         }
     };
@@ -401,14 +403,30 @@ fn sync(mount: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Until the agent ends the conversation.
+fn watch(socket: &str, file: &str) -> io::Result<String> {
+    let mut agent = dial_agent(socket)?;
+    agent.set_read_timeout(None)?;
+    let mut file = File::options().create(true).append(true).open(file)?;
+    let mut text = ask(&mut agent, r#"{"type":"watch"}"#, "")?;
+    loop {
+        writeln!(file, "{text}")?;
+        text = frame(&mut agent)?;
+    }
+}
+
+fn frame(agent: &mut UnixStream) -> io::Result<String> {
+    let mut header = [0; 4];
+    agent.read_exact(&mut header)?;
+    let mut text = vec![0; u32::from_be_bytes(header) as usize];
+    agent.read_exact(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 fn ask(agent: &mut UnixStream, request: &str, wanted: &str) -> io::Result<String> {
     let length = u32::try_from(request.len()).map_err(io::Error::other)?;
     agent.write_all(&[&length.to_be_bytes(), request.as_bytes()].concat())?;
-    let mut header = [0; 4];
-    agent.read_exact(&mut header)?;
-    let mut answer = vec![0; u32::from_be_bytes(header) as usize];
-    agent.read_exact(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let answer = frame(agent)?;
     if answer.contains(wanted) {
         Ok(answer)
     } else {

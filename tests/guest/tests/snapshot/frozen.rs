@@ -243,8 +243,13 @@ async fn a_clone_that_cannot_be_personalized_stays_frozen_until_it_can() {
     assert!(refused.stderr.contains("wake it again"), "{refused:?}");
 
     let mended = file(r#"{"address": "10.0.0.2/24"}"#);
-    let retry = ["vm", "wake", "one", "--retry", "--payload", &mended];
-    story.mvmctl.ok(&retry);
+    let retry = ["vm", "wake", "one", "--retry", "--payload", "-"];
+    let mut command = story.mvmctl.command(&retry);
+    let from = fs::File::open(&mended).unwrap();
+    let woken = command.stdin(from).output().unwrap();
+    assert!(woken.status.success(), "{woken:?}");
+    let told = String::from_utf8_lossy(&woken.stdout).into_owned();
+    assert!(told.contains("26 bytes"), "its size is told: {told}");
     let lines = drawn_after(&story, "one", asleep.lines).await;
     assert_eq!(lines[0], r#"payload {"address": "10.0.0.2/24"}"#);
     assert_eq!(
@@ -265,7 +270,7 @@ async fn a_clone_that_cannot_be_personalized_stays_frozen_until_it_can() {
     assert_eq!(told[2..6], personalized);
     let end = [&personalized[..], &["restored restored"]].concat();
     assert!(told.ends_with(&end), "{told:?}");
-    let nothing = story.mvmctl.run(&retry);
+    let nothing = story.mvmctl.run(&retry[..4]);
     assert!(
         nothing.stderr.contains("nothing to try again"),
         "{nothing:?}"

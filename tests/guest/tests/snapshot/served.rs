@@ -1,9 +1,9 @@
 //! Filesystems that a process of the guest serves (FUSE): one that stands still answers nobody, and must
 //! not hold up the agent.
 
-use crate::frozen::{drawing, end_agent};
+use crate::frozen::{drawing, end_agent, frozen};
 use crate::story::Story;
-use crate::thawed::{draws_on, witness, woken};
+use crate::thawed::{draws_on, mover, witness, woken};
 use mvm_client::Error as ClientError;
 use mvm_guest_tests::{SOON, eventually};
 use mvm_protocol::answer::ErrorAnswer;
@@ -56,6 +56,68 @@ async fn a_sync_that_waits_for_a_process_that_stands_still_ends_at_its_deadline(
     assert!(*synced[0] == Outcome::Ok && *synced[1] == Outcome::TimedOut);
     assert_eq!(of(StepKind::Thaw).count(), 1, "{steps:?}");
     draws_on(&story, "rollback").await;
+    story.sh("golden", "[ -e /mnt/disk ] && umount /mnt").await;
+}
+
+/// One that moves itself would do the same. The last sync is held up until it has been moved, by a server
+/// that is not frozen; and the freeze before it by a process in the kernel, until that server is stopped.
+#[tokio::test]
+async fn who_gets_out_of_what_is_frozen_before_the_guest_is_ready_is_told() {
+    let Some(story) = drawing(json!({}), vec![witness()]).await else {
+        return;
+    };
+    serve(&story, "/dev/ram0").await;
+    let server = story
+        .sh("golden", &format!("cat {SERVER}/cgroup.procs"))
+        .await;
+    let server = server.trim();
+    let script = format!(
+        "echo {server} >/sys/fs/cgroup/services/remote/cgroup.procs; mkdir /run/held; \
+         mke2fs /dev/ram1 >/dev/null 2>&1; mount -t ext4 /dev/ram1 /run/held"
+    );
+    story.sh("golden", &script).await;
+    let process = mover(&story).await;
+    let told = format!("in no cgroup that can be frozen: sleep ({process})");
+    let out = format!("echo {process} >/sys/fs/cgroup/cgroup.procs; kill -CONT {server}");
+    let back = format!("echo {process} >/sys/fs/cgroup/mover/cgroup.procs");
+    for require_freeze in [true, false] {
+        let script = format!(
+            "fsfreeze --freeze /run/held; sh -c 'echo 0 >{SERVER}/cgroup.procs; \
+             echo text >/run/held/file' >/dev/null 2>&1 & pid=$!; \
+             until grep -q ' D ' /proc/$pid/stat; do usleep 10000; done; \
+             (until read now </sys/fs/cgroup/mover/cgroup.freeze && [ $now = 1 ]; do :; done; \
+             kill -STOP {server}; fsfreeze --unfreeze /run/held) >/dev/null 2>&1 &"
+        );
+        story.sh("golden", &script).await;
+        let prep = SleepPrep {
+            require_freeze,
+            ..SleepPrep::default()
+        };
+        let mut session = story.session("golden").await;
+        let sleep = timeout(SOON, session.sleep_prep(prep));
+        let (ready, ()) = tokio::join!(sleep, async {
+            eventually("it is frozen, and the sync waits", async || {
+                let script =
+                    format!("cut -d ' ' -f 3 /proc/{server}/stat; pidof mvm-guest-agent | wc -w");
+                (story.sh("golden", &script).await == "T\n2\n").then_some(())
+            })
+            .await;
+            story.sh("golden", &out).await;
+        });
+        let ready = ready.expect("an answer");
+        if require_freeze {
+            let refused = ready.unwrap_err();
+            let why = format!("the freeze failed: {told}; the guest was rolled back");
+            assert!(refused.to_string().contains(&why), "{refused}");
+            draws_on(&story, "rollback").await;
+            story.sh("golden", &back).await;
+        } else {
+            let ready = ready.unwrap();
+            assert_eq!(frozen(&ready).last(), Some(&&*told), "{ready:?}");
+            woken(&story, WakeCause::Aborted).await;
+            draws_on(&story, "aborted").await;
+        }
+    }
     story.sh("golden", "[ -e /mnt/disk ] && umount /mnt").await;
 }
 

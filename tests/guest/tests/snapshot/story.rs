@@ -35,9 +35,17 @@ impl Story {
         mvmctl: Mvmctl,
         build: impl FnOnce(&Parts, &Path) -> Built,
     ) -> Option<Self> {
-        let parts = Parts::find()?;
+        Some(Self::of(&Parts::find()?, mvmctl, build).await)
+    }
+
+    /// With a guest made of those parts.
+    pub(crate) async fn of(
+        parts: &Parts,
+        mvmctl: Mvmctl,
+        build: impl FnOnce(&Parts, &Path) -> Built,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        build(&parts, folder.path());
+        build(parts, folder.path());
         let image = folder.path().join("image");
         let image = image.to_str().unwrap();
         let start = ["vm", "start", "golden", "--image", image, "--backend"];
@@ -53,7 +61,7 @@ impl Story {
             all.then_some(())
         })
         .await;
-        Some(story)
+        story
     }
 
     /// A place for a snapshot.

@@ -254,6 +254,12 @@ async fn what_cannot_be_frozen_is_told() {
         &format!("the freeze failed: 2 cgroups, 3 processes; {why}"),
     )
     .await;
+    let sleep = ["vm", "sleep", "golden", "--require-freeze"];
+    let asleep_by_hand = story.mvmctl.run(&sleep);
+    assert_eq!(asleep_by_hand.code, Some(1), "{asleep_by_hand:?}");
+    let said = [&*asleep_by_hand.stdout, &*asleep_by_hand.stderr].concat();
+    assert!(said.contains(&why), "{why}: {said}");
+    draws_on(&story, "rollback").await;
     story.sh("golden", &format!("kill {process}")).await;
 
     // One that waits in the kernel, for a filesystem that stands still.
@@ -344,6 +350,35 @@ async fn what_cannot_be_frozen_is_told() {
     let refused = story.mvmctl.run(&snapshot);
     let why = "the freeze was not possible: there is no cgroup v2";
     assert!(refused.stderr.contains(why), "{refused:?}");
+}
+
+/// What gets out of what is frozen before it is woken; `served.rs` has who does before it is ready.
+#[tokio::test]
+async fn who_gets_out_of_what_is_frozen_is_told_by_the_wake() {
+    let Some(story) = drawing(json!({}), vec![witness()]).await else {
+        return;
+    };
+    let process = mover(&story).await;
+    let told = format!("in no cgroup that can be frozen: sleep ({process})");
+    assert_eq!(asleep(&story, LONG).await, "3 cgroups, 4 processes");
+    let out = format!("echo {process} >/sys/fs/cgroup/cgroup.procs");
+    story.sh("golden", &out).await;
+    let steps = woken(&story, WakeCause::Restored).await;
+    assert_eq!(detail(&steps, StepKind::Freeze), [&*told]);
+    draws_on(&story, "restored").await;
+    // Who was outside by the time of the freeze was told then.
+    let both = format!("3 cgroups, 3 processes; {told}");
+    assert_eq!(asleep(&story, LONG).await, both);
+    let steps = woken(&story, WakeCause::Restored).await;
+    assert_eq!(detail(&steps, StepKind::Freeze), [""; 0]);
+    draws_on(&story, "restored").await;
+}
+
+/// A process in a cgroup of its own, to be moved.
+pub(crate) async fn mover(story: &Story) -> String {
+    let script = "mkdir /sys/fs/cgroup/mover; \
+         sh -c 'echo 0 >/sys/fs/cgroup/mover/cgroup.procs; exec sleep 34567' >/dev/null 2>&1 & echo $!";
+    story.sh("golden", script).await.trim().to_owned()
 }
 
 /// Why nothing was frozen at all.

@@ -1,21 +1,40 @@
 //! Restores that nobody announces: the agent notices them by itself.
 
-use crate::story::{Story, a_minute, name};
+use crate::story::{Story, a_minute, name, numbers};
 use mvm_client::Watcher;
-use mvm_guest_tests::{SOON, eventually};
+use mvm_guest_tests::{AGENT_SOCKET, Mvmctl, Parts, SOON, build_sleeper, eventually};
 use mvm_protocol::answer::Change;
 use mvm_protocol::status::{RestoreSign, Restored};
 use mvm_vmm::suspend::{self, RestoreSpec};
-use std::fs;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// A guest that is restored by hand, with another CID, and never woken.
+/// What the guest has told those who watch inside of it, a line an event.
+const TOLD: &str = "/run/told";
+
+/// By the CID alone, unless this kernel tells of VMGENID.
 #[tokio::test]
 async fn a_restored_guest_that_nobody_wakes_notices_it() {
-    let Some(story) = Story::new().await else {
+    let Some(parts) = Parts::find() else {
         return;
     };
+    nobody_wakes(&parts).await;
+}
+
+/// By VMGENID, at once.
+#[tokio::test]
+async fn a_restored_guest_is_told_by_its_kernel_and_has_another_seed() {
+    let Some(parts) = Parts::with_newer_kernel() else {
+        return;
+    };
+    let sign = nobody_wakes(&parts).await;
+    assert_eq!(sign, RestoreSign::Vmgenid, "{}", parts.kernel.display());
+}
+
+/// Two guests that are restored by hand, each with another CID, and never woken. Gives the sign by
+/// which they noticed it.
+async fn nobody_wakes(parts: &Parts) -> RestoreSign {
+    let story = Story::of(parts, Mvmctl::new(), build_sleeper).await;
     let before = story.json(&["vm", "inspect", "golden"]);
     assert!(before["snapshot"]["unannounced"].is_null(), "{before}");
     // The signs are read with each sample. With this one, of which the guest tells, the next is five
@@ -33,9 +52,25 @@ async fn a_restored_guest_that_nobody_wakes_notices_it() {
     };
     until(&mut watch, held).await;
     drop(watch);
+    // Who watches in the guest is told even before it has a vsock device again.
+    let watch_inside = format!("guest-probe watch {AGENT_SOCKET} {TOLD} >/dev/null 2>&1 &");
+    story.sh("golden", &watch_inside).await;
+    eventually("it is watched from inside", async || {
+        let told = story.sh("golden", &format!("cat {TOLD} || true")).await;
+        (!told.is_empty()).then_some(())
+    })
+    .await;
+    let by_kernel = has_vmgenid(before["system"]["kernel"].as_str().unwrap());
+    if by_kernel {
+        story.seed().await;
+    }
     let snapshot = story.snapshot_by_hand();
 
-    let notices_at_once = has_vmgenid(before["system"]["kernel"].as_str().unwrap());
+    let sign = if by_kernel {
+        RestoreSign::Vmgenid
+    } else {
+        RestoreSign::Cid
+    };
     let mut drawn = Vec::new();
     for clone in ["one", "two"] {
         let spec = RestoreSpec {
@@ -43,22 +78,21 @@ async fn a_restored_guest_that_nobody_wakes_notices_it() {
             ..RestoreSpec::default()
         };
         suspend::restore(&story.home(), &name(clone), &snapshot, &spec, a_minute()).unwrap();
-        let mut watch = self::watch(&story, clone).await;
-        if notices_at_once {
-            // Before it has a vsock device, so that nobody can watch; and once for both signs.
-            let said = "restored, and no host has announced it: vmgenid";
-            let console = fs::read(story.mvmctl.file(clone, "console.log")).unwrap();
-            let console = String::from_utf8_lossy(&console).into_owned();
-            assert!(console.contains(said), "{console}");
-            drawn.push(story.random(clone));
+        if by_kernel {
+            // Not by the agent, which is busy with that restore.
+            drawn.push(numbers(
+                story.sh(clone, "guest-probe random 300").await.trim(),
+            ));
+            // The CID is read as well: what comes of it is of the same restore.
             story.sh(clone, "sleep 6").await;
         } else {
+            let mut watch = self::watch(&story, clone).await;
             let restored = until(&mut watch, |change| match change {
                 Change::Restored { restored } => Some(restored.clone()),
                 _ => None,
             })
             .await;
-            let by = RestoreSign::Cid.into();
+            let by = sign.into();
             let announced = false;
             assert_eq!(restored, Restored { announced, by });
         }
@@ -66,6 +100,11 @@ async fn a_restored_guest_that_nobody_wakes_notices_it() {
             (story.value(clone, "generation") == "1").then_some(())
         })
         .await;
+        let told = story.sh(clone, &format!("grep restored {TOLD}")).await;
+        let word = serde_json::to_value(sign).unwrap();
+        let event = format!(r#""restored":{{"announced":false,"by":{word}}}"#);
+        assert!(told.contains(&event), "{event} in {told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
         let after = story.json(&["vm", "inspect", clone]);
         assert_eq!(after["lifecycle"], "running");
         assert_eq!(after["snapshot"]["generation"], 1, "{after}");
@@ -86,6 +125,7 @@ async fn a_restored_guest_that_nobody_wakes_notices_it() {
     let after = story.json(&["vm", "inspect", "one"]);
     assert_eq!(after["snapshot"]["generation"], 2);
     assert_eq!(after["snapshot"]["unannounced"], 1);
+    sign
 }
 
 async fn watch(story: &Story, vm: &str) -> Watcher {
@@ -107,10 +147,9 @@ async fn until<T>(watch: &mut Watcher, mut wanted: impl FnMut(&Change) -> Option
     timeout(SOON, found).await.expect("the guest tells")
 }
 
-/// Whether a kernel of Debian's tells of VMGENID: from 6.9 on, with the driver built in. The one that
-/// CI uses is 6.1.
+/// Whether a kernel of Debian's has VMGENID: 6.12 has, and 6.1 has not. Those are what CI uses.
 fn has_vmgenid(kernel: &str) -> bool {
     let mut numbers = kernel.split('.').map(|part| part.parse().unwrap_or(0));
     let (major, minor): (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
-    (major, minor) >= (6, 9)
+    (major, minor) >= (6, 12)
 }

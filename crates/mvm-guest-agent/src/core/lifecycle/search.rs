@@ -36,6 +36,8 @@ struct SearchState {
     untold: bool,
     /// Whether one was noticed since the guest was last running.
     noticed: bool,
+    /// Whether a restore has got its generation, which is not written yet.
+    counted: bool,
     unanswered: Vec<u64>,
     now: Duration,
 }
@@ -89,6 +91,7 @@ impl SearchState {
             due: Vec::new(),
             untold: false,
             noticed: false,
+            counted: false,
             unanswered: Vec::new(),
             now,
         };
@@ -239,6 +242,7 @@ impl SearchState {
                 (self.frozen, self.unfrozen) = (false, true);
             }
             Task::Thaw => self.frozen = false,
+            Task::Generation => self.counted = false,
             Task::Personalize(name) if name == "a" && outcome != Outcome::Ok => {
                 self.unpersonalized |= self.frozen;
             }
@@ -283,10 +287,12 @@ impl SearchState {
     }
 
     fn take(&mut self, acts: Vec<Act>) {
+        let mut told = false;
         for act in acts {
             match act {
                 Act::Do { task, journal, .. } => {
                     assert!(self.doing.is_none(), "two tasks at once");
+                    self.count(&task, told, &journal);
                     assert_ne!(self.it.phase(), Phase::Running, "work while running");
                     if task == Task::Drain {
                         assert_eq!(self.debts, [""; 0], "a sleep begins with debts");
@@ -339,7 +345,7 @@ impl SearchState {
                 Act::Busy(waiter, _) | Act::WrongToken(waiter) => self.answered(waiter),
                 Act::Unannounced(_) => {
                     assert!(self.untold, "told twice, or announced");
-                    self.untold = false;
+                    (self.untold, told) = (false, true);
                 }
                 Act::Cancel | Act::Hold | Act::Release | Act::Enter(_) => {}
             }
@@ -350,6 +356,16 @@ impl SearchState {
                 self.debts.push(name.clone());
             }
         }
+    }
+
+    /// Each restore is one generation, however often what it takes is begun anew; and each of which
+    /// nobody was told by a host is one more of those. Both were 0 before this move.
+    fn count(&mut self, task: &Task, told: bool, journal: &Journal) {
+        let is_new = *task == Task::Reseed && (told || !self.counted);
+        let grown = (journal.generation, journal.unannounced);
+        let should = (u64::from(is_new), u64::from(told));
+        assert_eq!(grown, should, "generations and notices by {task:?}");
+        self.counted |= is_new;
     }
 
     fn check(&self, what: Move) {
@@ -378,7 +394,7 @@ impl SearchState {
                 assert_eq!(self.doing, None);
                 assert_eq!(self.due, [], "a wake was not kept after {what:?}");
                 assert!(!self.untold, "a restore was forgotten after {what:?}");
-                assert!(self.disk.noticed.is_none());
+                assert!(self.disk.noticed.is_none(), "a notice is kept");
                 assert!(!self.frozen, "running, and its work is not, after {what:?}");
                 assert!(!self.disk.frozen && self.disk.restoring.is_none());
                 assert!(!self.disk.asleep && self.disk.owed.is_empty());

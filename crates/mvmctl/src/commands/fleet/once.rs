@@ -1,5 +1,6 @@
 //! The fleet as it is now, looked at once, where no server is asked.
 
+use super::serve::clock;
 use super::serve::inputs::Inputs;
 use super::serve::owner::{self, Owner};
 use crate::commands::Context;
@@ -20,6 +21,7 @@ pub(super) async fn look(context: &Context, policy: Policy) -> Result<Owner, Fai
         dialer: context.dialer.clone(),
         deadlines: context.deadlines(),
         parallel: context.parallel,
+        clock: clock::now,
     };
     let mut owner = Owner::new(settings, policy, inputs.clone());
     let _folders = folders::watch(inventory, inputs);

@@ -37,6 +37,8 @@ pub(in crate::commands::fleet) enum Query {
 pub(in crate::commands::fleet) enum Reply {
     /// It stands so.
     Text(String),
+    /// The same, in pieces that belong behind each other.
+    Pieces(Vec<String>),
     /// It stands so, and the view that it is made of is not complete: nobody may scale by it.
     Incomplete(String),
     /// There is no such pool.

@@ -1,6 +1,6 @@
 //! `mvmctl fleet serve`
 
-mod clock;
+pub(super) mod clock;
 mod demand;
 mod hand;
 mod http;
@@ -8,6 +8,8 @@ pub(super) mod inputs;
 pub(super) mod owner;
 pub(super) mod policy_file;
 mod process;
+#[cfg(test)]
+mod tests;
 
 use super::super::Context;
 use crate::feed::folders;
@@ -66,6 +68,7 @@ impl Args {
             dialer: context.dialer.clone(),
             deadlines: context.deadlines(),
             parallel: context.parallel,
+            clock: clock::now,
         };
         let (hand, mut hands) = hand::hand(context, home.clone(), inputs.clone());
         let mut half_done = Vec::new();

@@ -3,7 +3,7 @@
 use super::demand::Demand;
 use super::hand::{HalfDone, Hand, Task};
 use super::inputs::{Input, Inputs, Query, Reply};
-use super::{clock, process};
+use super::process;
 use crate::commands::fleet::told::Told;
 use crate::feed::watching::{self, Watches};
 use crate::feed::{Fed, folders};
@@ -17,7 +17,8 @@ use mvm_fleet::{
     ActionKind, ActionLog, Effect, Facts, FailedAction, Now, Outcome, Policy, RegistryEvent,
     RunState, View, body, decide,
 };
-use mvm_registry::Inventory;
+use mvm_registry::{Home, Inventory, notes};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -51,6 +52,8 @@ pub(in crate::commands::fleet) struct Settings {
     pub(in crate::commands::fleet) deadlines: Deadlines,
     /// How many VMs are dialled at once.
     pub(in crate::commands::fleet) parallel: usize,
+    /// What tells the time.
+    pub(in crate::commands::fleet) clock: fn() -> Now,
 }
 
 /// Owns all that changes.
@@ -65,6 +68,7 @@ pub(in crate::commands::fleet) struct Owner {
     demand: Demand,
     inventory: Inventory,
     per_vm: bool,
+    clock: fn() -> Now,
     /// The view's revision at the last decision.
     decided: Option<u64>,
     decided_at: Option<Instant>,
@@ -75,8 +79,6 @@ pub(in crate::commands::fleet) struct Owner {
     /// A connection has begun to wait.
     is_urgent: bool,
     was_ready: bool,
-    /// How long the last exposition was, for the next one's room.
-    last_length: usize,
 }
 
 impl Owner {
@@ -100,20 +102,23 @@ impl Owner {
                 ..mvm_fleet::Settings::default()
             }),
             policy: Arc::new(policy),
-            facts: Facts::default(),
+            facts: Facts {
+                failed_clones: failed_clones(settings.inventory.home()),
+                ..Facts::default()
+            },
             log: ActionLog::default(),
             hand: None,
             watches,
             demand: Demand::default(),
             inventory: settings.inventory,
             per_vm: settings.per_vm,
+            clock: settings.clock,
             decided: None,
             decided_at: None,
             look_again: None,
             is_stale: true,
             is_urgent: false,
             was_ready: false,
-            last_length: 0,
         }
     }
 
@@ -157,7 +162,7 @@ impl Owner {
                 }
                 () = sleep_until(next) => {}
             }
-            let now = clock::now();
+            let now = (self.clock)();
             self.tick(&now);
             self.is_stale |= self.demand.follow(&self.view, &mut self.facts, &now);
             self.decide_if_due(&now);
@@ -182,7 +187,7 @@ impl Owner {
                 }
                 () = sleep_until(until) => {}
             }
-            self.tick(&clock::now());
+            self.tick(&(self.clock)());
             if !self.view.is_complete() {
                 settled = None;
             } else if settled.is_some_and(|settled| settled <= Instant::now()) {
@@ -199,7 +204,7 @@ impl Owner {
             &self.view,
             &self.policy,
             &self.facts,
-            &clock::now(),
+            &(self.clock)(),
         ))
     }
 
@@ -213,7 +218,7 @@ impl Owner {
         let now = Instant::now();
         let mut next = now + LOOK_EVERY;
         if let Some(deadline) = self.view.deadline() {
-            next = next.min(now + deadline.saturating_sub(clock::now().boottime));
+            next = next.min(now + deadline.saturating_sub((self.clock)().boottime));
         }
         if let Some(due) = self.decision_due() {
             next = next.min(due);
@@ -233,7 +238,7 @@ impl Owner {
     }
 
     fn take(&mut self, input: Input, ui: &Ui) {
-        let now = clock::now();
+        let now = (self.clock)();
         match input {
             Input::Fed(Fed::Registry(event)) => {
                 let effects = self.view.registry(event, &now);
@@ -282,6 +287,9 @@ impl Owner {
     }
 
     fn ended(&mut self, ended: Ended, ui: &Ui, now: &Now) {
+        if ended.action == ActionKind::Clone {
+            self.clone_ended(&ended);
+        }
         let problem = ended
             .problem
             .as_deref()
@@ -294,9 +302,6 @@ impl Owner {
             ended.outcome.as_str(),
             problem.unwrap_or_default()
         ));
-        if ended.action == ActionKind::Clone {
-            self.clone_ended(&ended);
-        }
         // What became of it is to be known before it may be acted on again.
         self.look(&ended.vm, now);
         self.facts.under_way.remove(&*ended.vm);
@@ -311,8 +316,10 @@ impl Owner {
         self.is_stale = true;
     }
 
+    /// There is no VM in whose folder this could be noted.
     fn clone_ended(&mut self, ended: &Ended) {
         let failed = &mut self.facts.failed_clones;
+        let before = failed.get(&*ended.pool).copied();
         match ended.outcome {
             Outcome::Failed => {
                 let times = failed.get(&*ended.pool).map_or(0, |failed| failed.times);
@@ -328,6 +335,22 @@ impl Owner {
             }
             Outcome::Skipped => {}
         }
+        if failed.get(&*ended.pool).copied() == before {
+            return;
+        }
+        // Of those that no policy has any more nobody asks.
+        failed.retain(|pool, _| self.policy.pool(pool).is_some());
+        let noted = failed.iter().map(|(pool, failed)| {
+            let note = notes::FailedAction {
+                action: failed.action.as_str().to_owned(),
+                at: failed.at,
+                times: failed.times,
+                problem: String::new(),
+            };
+            (pool.clone(), note)
+        });
+        // What cannot be noted is tried sooner again than it should by the next one.
+        let _ = self.inventory.home().note_failed_clones(&noted.collect());
     }
 
     /// When is to be decided next; none before something changes.
@@ -390,9 +413,9 @@ impl Owner {
         }
     }
 
-    fn reply(&mut self, query: &Query, now: &Now) -> Reply {
+    fn reply(&self, query: &Query, now: &Now) -> Reply {
         match query {
-            Query::Metrics(format) => Reply::Text(self.metrics(*format, now)),
+            Query::Metrics(format) => Reply::Pieces(self.metrics(*format, now)),
             Query::IsComplete if self.view.is_complete() => Reply::Text("complete\n".into()),
             Query::IsComplete => Reply::Incomplete(
                 "not every VM has answered or failed yet: ask again in some seconds\n".into(),
@@ -408,9 +431,8 @@ impl Owner {
         }
     }
 
-    fn metrics(&mut self, format: Format, now: &Now) -> String {
+    fn metrics(&self, format: Format, now: &Now) -> Vec<String> {
         let process = process::figures();
-        let mut text = String::with_capacity(self.last_length + self.last_length / 16);
         let exposition = Exposition {
             view: &self.view,
             policy: &self.policy,
@@ -420,10 +442,22 @@ impl Owner {
             process: process.as_ref(),
             per_vm: self.per_vm,
         };
-        exposition.render(format, &mut text);
-        self.last_length = text.len();
-        text
+        exposition.render(format)
     }
+}
+
+/// The clones that the one before this has seen fail.
+fn failed_clones(home: &Home) -> BTreeMap<String, FailedAction> {
+    let noted = home.failed_clones().into_iter();
+    let failed = noted.map(|(pool, noted)| {
+        let failed = FailedAction {
+            action: ActionKind::Clone,
+            at: noted.at,
+            times: noted.times,
+        };
+        (pool, failed)
+    });
+    failed.collect()
 }
 
 fn whole(is_complete: bool, text: String) -> Reply {

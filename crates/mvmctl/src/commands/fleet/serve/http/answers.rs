@@ -1,7 +1,6 @@
 //! Paths, and what they answer.
 
 use super::super::inputs::{Inputs, Query, Reply};
-use http_body_util::Full;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{
     ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, WWW_AUTHENTICATE,
@@ -10,7 +9,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use mvm_fleet::body::service_discovery;
 use mvm_fleet::metrics::Format;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
@@ -55,7 +54,8 @@ impl Answers {
 /// A body, and the right to hold it.
 #[derive(Debug)]
 pub(super) struct Held {
-    body: Full<Bytes>,
+    /// What is left to be sent, in pieces.
+    pieces: VecDeque<Bytes>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -65,17 +65,18 @@ impl Body for Held {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+        _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let piece = self.pieces.pop_front();
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.pieces.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        SizeHint::with_exact(self.pieces.iter().map(|piece| piece.len() as u64).sum())
     }
 }
 
@@ -120,7 +121,7 @@ pub(super) async fn answer<B>(answers: &Answers, request: &Request<B>) -> Respon
         return refused;
     }
     match path {
-        "/healthz" => respond(StatusCode::OK, TEXT, "ok\n".into(), None),
+        "/healthz" => respond(StatusCode::OK, TEXT, "ok\n".into()),
         "/readyz" => answers.ask(Query::IsComplete, TEXT).await,
         "/metrics" => answers.metrics(request).await,
         "/sd" => answers.service_discovery(request),
@@ -143,9 +144,9 @@ impl Answers {
 
     async fn ask(&self, query: Query, content_type: &'static str) -> Response<Held> {
         match self.inputs.ask(query).await {
-            Some(Reply::Text(text)) => respond(StatusCode::OK, content_type, text, None),
+            Some(Reply::Text(text)) => respond(StatusCode::OK, content_type, text),
             Some(Reply::Incomplete(text)) => {
-                respond(StatusCode::SERVICE_UNAVAILABLE, content_type, text, None)
+                respond(StatusCode::SERVICE_UNAVAILABLE, content_type, text)
             }
             Some(Reply::NoSuchPool { pools }) => {
                 let hint = match pools.as_slice() {
@@ -155,7 +156,7 @@ impl Answers {
                 };
                 refuse(StatusCode::NOT_FOUND, "there is no such pool", &hint)
             }
-            None => ending(),
+            Some(Reply::Pieces(_)) | None => ending(),
         }
     }
 
@@ -178,8 +179,9 @@ impl Answers {
         let accept: Vec<&str> = accept.filter_map(|one| one.to_str().ok()).collect();
         let format = Format::accepted(&accept.join(","));
         match self.inputs.ask(Query::Metrics(format)).await {
-            Some(Reply::Text(text)) => {
-                respond(StatusCode::OK, format.content_type(), text, Some(permit))
+            Some(Reply::Pieces(pieces)) => {
+                let content_type = format.content_type();
+                respond_in_pieces(StatusCode::OK, content_type, pieces, Some(permit))
             }
             _ => ending(),
         }
@@ -194,7 +196,7 @@ impl Answers {
         let address = self.advertise.as_deref().or(asked).unwrap_or(&self.address);
         let targets = service_discovery(address, &self.host, &self.labels);
         let text = serde_json::to_string(&targets).unwrap_or_else(|_| "[]".into());
-        respond(StatusCode::OK, JSON, text, None)
+        respond(StatusCode::OK, JSON, text)
     }
 }
 
@@ -215,17 +217,23 @@ fn ending() -> Response<Held> {
 fn refuse(status: StatusCode, error: &str, hint: &str) -> Response<Held> {
     let mut text = serde_json::to_string(&Refusal { error, hint }).unwrap_or_default();
     text.push('\n');
-    respond(status, JSON, text, None)
+    respond(status, JSON, text)
 }
 
-fn respond(
+fn respond(status: StatusCode, content_type: &'static str, text: String) -> Response<Held> {
+    respond_in_pieces(status, content_type, vec![text], None)
+}
+
+fn respond_in_pieces(
     status: StatusCode,
     content_type: &'static str,
-    text: String,
+    pieces: Vec<String>,
     permit: Option<OwnedSemaphorePermit>,
 ) -> Response<Held> {
+    let pieces = pieces.into_iter().map(Bytes::from);
     let mut response = Response::new(Held {
-        body: Full::new(text.into()),
+        // An empty one would be taken for the end of all.
+        pieces: pieces.filter(|piece| !piece.is_empty()).collect(),
         _permit: permit,
     });
     *response.status_mut() = status;
