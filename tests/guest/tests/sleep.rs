@@ -21,11 +21,14 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// What each lifecycle command does: it writes down that it ran. With a `/run/kill-checkpoint-b` the
-/// checkpoint of `b` kills the agent, its parent, and stays.
+/// checkpoint of `b` kills the agent, its parent, and stays. A restore command's parent is its witness,
+/// and that one's the agent.
 const LIFE: &str = r#"#!/bin/sh
 if rm "/run/kill-$1-$2" 2>/dev/null; then
     echo "$1 $2 cut short" >>/run/log
-    kill -9 $PPID
+    agent=$PPID
+    [ "$1" = restore ] && agent=$(cut -d ' ' -f 4 /proc/$PPID/stat)
+    kill -9 $agent
     exec sleep 98765
 fi
 echo "$1 $2" >>/run/log

@@ -123,6 +123,8 @@ pub(super) fn told_pid(told: &OwnedFd) -> Option<Pid> {
 
 /// Waits for the end of its command, and leaves its status to the agent.
 fn witness(pid: Pid, program: &Program, mark: &OwnedFd) -> u8 {
+    // Not to be taken for the agent by whoever looks for that by its name.
+    let _ = rustix::thread::set_name(c"mvm-witness");
     program.give_up_stdio();
     close_all_but(&[Some(mark.as_raw_fd())]);
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
@@ -181,7 +183,7 @@ pub(super) fn reported(report: &OwnedFd) -> Option<io::Result<()>> {
 /// back, first of all the allocator's. The kernel lets a thread leave its process if there is no
 /// other to leave behind (unshare(2)), and where it may not be asked it is not known to be wrong.
 #[expect(unsafe_code, reason = "no safe binding knows this flag")]
-fn is_only_thread() -> bool {
+pub(crate) fn is_only_thread() -> bool {
     // SAFETY: this changes nothing: it is refused, or there is nothing to be separated from.
     let alone = unsafe { libc::unshare(libc::CLONE_THREAD) } == 0;
     alone || io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL)
@@ -254,15 +256,22 @@ const INTO_CGROUP: u64 = 1 << 33;
 
 #[cfg(test)]
 mod tests {
-    use super::{Joined, copy};
+    use super::{Joined, Report, copy};
     use crate::core::RunId;
     use crate::core::ended::End;
     use crate::machine::cgroup::CgroupRoot;
     use crate::machine::process::Launcher;
+    use crate::machine::program::{Entry, Program, StartFailure, no_input};
+    use crate::machine::users;
     use rustix::fd::AsFd;
+    use rustix::io::Errno;
     use rustix::process::{Pid, Signal, WaitOptions, waitpid};
+    use std::alloc::{GlobalAlloc, Layout, System};
     use std::fs::File;
+    use std::io;
     use std::os::fd::{AsRawFd, BorrowedFd};
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     async fn end_of(limit: Duration, work: impl FnOnce() -> u8) -> End {
@@ -272,6 +281,62 @@ mod tests {
     }
 
     const LONG: Duration = Duration::from_secs(20);
+
+    /// What this process has allocated, counted.
+    struct Counting;
+
+    static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+
+    #[global_allocator]
+    static ALLOCATOR: Counting = Counting;
+
+    #[expect(unsafe_code, reason = "there is no safe allocator")]
+    // SAFETY: all is left to the system's own.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            ALLOCATED.fetch_add(1, Ordering::Relaxed);
+            // SAFETY: as the caller has promised.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+            // SAFETY: as the caller has promised.
+            unsafe { System.dealloc(pointer, layout) }
+        }
+    }
+
+    /// Its allocator's lock may be held by a thread that it has no copy of.
+    #[tokio::test]
+    async fn a_copy_that_becomes_a_program_allocates_nothing() {
+        let report = Report::new().unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        let nobody = || users::look_up(Path::new("/etc"), "nobody").unwrap();
+        let entry = Entry {
+            cgroup: None,
+            report: report.needed(),
+            protected: is_root,
+            subreaper: true,
+            identity: is_root.then(nobody),
+        };
+        let paths = ["/nonexistent/a", "/nonexistent/b"].map(str::to_owned);
+        let env = vec![("A".into(), "b".into())];
+        let stdio = [(); 3].map(|()| no_input().unwrap());
+        let program = Program::new("/", &paths, &["a", "b"], env, stdio).unwrap();
+        let copied = copy(None, |joined| {
+            let before = ALLOCATED.load(Ordering::Relaxed);
+            let number = program.begin(&entry, joined);
+            let allocated = ALLOCATED.load(Ordering::Relaxed) - before;
+            let error = io::Error::from_raw_os_error(number);
+            match StartFailure::from_error(&error) {
+                StartFailure::Program(Errno::NOENT) => u8::try_from(allocated).unwrap_or(99),
+                _ => 100,
+            }
+        });
+        let (_, status) = waitpid(Some(copied.unwrap()), WaitOptions::empty())
+            .unwrap()
+            .unwrap();
+        assert_eq!(status.exit_status(), Some(0), "{status:?}");
+    }
 
     #[tokio::test]
     async fn a_copy_ends_with_what_its_work_returns() {

@@ -5,7 +5,7 @@
 
 use super::cgroup::{Cgroup, CgroupRoot};
 use super::children::{Children, Member, Orphans};
-use super::fork::{Report, fork, reported, told_pid};
+use super::fork::{Report, fork, is_only_thread, reported, told_pid};
 use super::freezer::Freezer;
 use super::polled::polled;
 use super::program::{Entry, Program, StartFailure};
@@ -109,6 +109,9 @@ impl NotStarted {
 
 impl Launcher {
     pub(crate) fn new(run_dir: &Path, protected: bool) -> Self {
+        // Each fork looks anew, and a build for use refuses; this finds what starts a thread before there
+        // is anything to fork for. The harness of the tests has threads of its own.
+        debug_assert!(cfg!(test) || is_only_thread(), "the agent has one thread");
         let cgroups = CgroupRoot::open(run_dir);
         let children = Children::new(run_dir);
         Self {

@@ -17,11 +17,16 @@ const LONG: f64 = 600.0;
 const DRAW: &str = "/sys/fs/cgroup/services/draw";
 
 /// Writes down, at its restore, whether the service that draws stands still. Where there is a file for
-/// that, its command kills the agent, its parent, and stays.
+/// that, its command kills the agent, and stays. The agent is its parent, or that of a restore command's
+/// witness.
 pub(crate) fn witness() -> Value {
     let kill = |when: &str| {
+        let agent = match when {
+            "restore" => "$(cut -d ' ' -f 4 /proc/$PPID/stat)",
+            _ => "$PPID",
+        };
         format!(
-            "if rm /run/kill-{when} 2>/dev/null; then kill -9 $PPID; exec sleep 98765; fi; true"
+            "if rm /run/kill-{when} 2>/dev/null; then kill -9 {agent}; exec sleep 98765; fi; true"
         )
     };
     let told = format!("echo $MVM_CAUSE $(cat {DRAW}/cgroup.freeze) >>/run/restored");

@@ -11,6 +11,7 @@
 //!
 //! Whatever ends the agent ends standard input as well, so that nothing half written stays.
 
+mod beneath;
 mod content;
 mod get;
 mod pack;

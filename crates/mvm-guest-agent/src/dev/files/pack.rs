@@ -1,12 +1,18 @@
 //! A folder as a tar stream: its files, folders and links, in the order of their names.
 
+use super::beneath::{self, Missing};
 use super::report::trouble;
 use crate::dev::reply::failed;
 use mvm_protocol::answer::ErrorAnswer;
 use mvm_protocol::dev::files::MAX_ARCHIVE_DEPTH;
-use rustix::fs::{Mode, OFlags};
-use std::fs::{self, File, Metadata};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{fstat, openat, readlinkat, statat};
+use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use tar::{Builder, EntryType, Header};
 
@@ -17,10 +23,16 @@ pub(super) fn folder(root: &Path, output: File) -> Result<u64, ErrorAnswer> {
         bytes: 0,
     };
     let mut archive = Builder::new(counted);
+    // Below this one no link is followed, though a folder may be replaced by one meanwhile.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(root, flags, Mode::empty());
+    let opened = opened.map_err(|error| trouble("open folder", root, &error.into()))?;
     let mut waiting = vec![(PathBuf::new(), 0)];
     while let Some((path, depth)) = waiting.pop() {
         let full = root.join(&path);
-        let entries = entries(&full).map_err(|error| trouble("read folder", &full, &error))?;
+        let read = beneath::folder(&opened, &path, Missing::Fail)
+            .and_then(|folder| Ok((entries(&folder)?, folder)));
+        let (entries, folder) = read.map_err(|error| trouble("read folder", &full, &error))?;
         for name in entries {
             if depth >= MAX_ARCHIVE_DEPTH {
                 return Err(failed(format!(
@@ -29,8 +41,8 @@ pub(super) fn folder(root: &Path, output: File) -> Result<u64, ErrorAnswer> {
                 )));
             }
             let (path, full) = (path.join(&name), full.join(&name));
-            let is_folder =
-                add(&mut archive, &path, &full).map_err(|error| trouble("read", &full, &error))?;
+            let added = add(&mut archive, &path, &folder, &name);
+            let is_folder = added.map_err(|error| trouble("read", &full, &error))?;
             if is_folder {
                 waiting.push((path, depth + 1));
             }
@@ -43,50 +55,68 @@ pub(super) fn folder(root: &Path, output: File) -> Result<u64, ErrorAnswer> {
     finished.map_err(|error| trouble("send", root, &error))
 }
 
-fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+fn entries(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        names.push(PathBuf::from(entry?.file_name()));
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name != "." && name != ".." {
+            names.push(name.to_owned());
+        }
     }
     names.sort();
     Ok(names)
 }
 
 /// Adds one entry. True if it is a folder, whose entries are to follow.
-fn add<W: Write>(archive: &mut Builder<W>, path: &Path, full: &Path) -> io::Result<bool> {
-    let found = match fs::symlink_metadata(full) {
+fn add<W: Write>(
+    archive: &mut Builder<W>,
+    path: &Path,
+    folder: &OwnedFd,
+    name: &OsStr,
+) -> io::Result<bool> {
+    let found = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => found,
         // It was removed meanwhile.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
+        Err(Errno::NOENT) => return Ok(false),
+        Err(error) => return Err(error.into()),
     };
-    if found.is_symlink() {
-        let to = fs::read_link(full)?;
-        archive.append_link(&mut header(&found, EntryType::Symlink), path, to)?;
-    } else if found.is_dir() {
-        archive.append_data(&mut header(&found, EntryType::Directory), path, io::empty())?;
-        return Ok(true);
-    } else if found.is_file() {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::open(full, flags, Mode::empty()) {
-            Err(rustix::io::Errno::NOENT) => return Ok(false),
-            file => File::from(file?),
-        };
-        let found = file.metadata()?;
-        let size = found.len();
-        let mut header = header(&found, EntryType::Regular);
-        header.set_size(size);
-        // A file may grow or shrink while it is read, but the archive has said how long it is.
-        let content = file.take(size).chain(io::repeat(0)).take(size);
-        archive.append_data(&mut header, path, content)?;
+    match FileType::from_raw_mode(found.st_mode) {
+        FileType::Symlink => {
+            let to = readlinkat(folder, name, Vec::new())?;
+            let to = OsStr::from_bytes(to.to_bytes());
+            archive.append_link(&mut header(&found, EntryType::Symlink), path, to)?;
+        }
+        FileType::Directory => {
+            archive.append_data(&mut header(&found, EntryType::Directory), path, io::empty())?;
+            return Ok(true);
+        }
+        FileType::RegularFile => {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let file = match openat(folder, name, flags, Mode::empty()) {
+                Err(Errno::NOENT) => return Ok(false),
+                file => File::from(file?),
+            };
+            let found = fstat(&file)?;
+            let size = u64::try_from(found.st_size).unwrap_or_default();
+            let mut header = header(&found, EntryType::Regular);
+            header.set_size(size);
+            // A file may grow or shrink while it is read, but the archive has said how long it is.
+            let content = file.take(size).chain(io::repeat(0)).take(size);
+            archive.append_data(&mut header, path, content)?;
+        }
+        // Sockets, pipes and devices mean something where they are alone.
+        _ => {}
     }
-    // Sockets, pipes and devices mean something where they are alone.
     Ok(false)
 }
 
-fn header(found: &Metadata, kind: EntryType) -> Header {
+fn header(found: &Stat, kind: EntryType) -> Header {
     let mut header = Header::new_gnu();
-    header.set_metadata(found);
+    header.set_mode(found.st_mode & 0o7777);
+    header.set_mtime(u64::try_from(found.st_mtime).unwrap_or_default());
+    header.set_uid(found.st_uid.into());
+    header.set_gid(found.st_gid.into());
     header.set_entry_type(kind);
     header.set_size(0);
     header

@@ -1,6 +1,7 @@
 //! A folder from a tar stream. What a stream says is not to be trusted: nothing is written outside of
 //! the folder, and nothing through a link that the stream itself has put there.
 
+use super::beneath::{self, Missing};
 use super::content::Content;
 use super::report::{shown, trouble};
 use super::sparse;
@@ -8,8 +9,11 @@ use super::target::Target;
 use crate::ports::reply::failed;
 use mvm_protocol::answer::ErrorAnswer;
 use mvm_protocol::dev::files::{MAX_ARCHIVE_DEPTH, Mode as Bits};
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps};
-use rustix::fs::{fchmod, futimens, mkdirat, open, openat, renameat_with, syncfs, utimensat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{fchmod, futimens, linkat, mkdirat, openat, renameat_with, statat};
+use rustix::fs::{symlinkat, syncfs, unlinkat};
+use rustix::io::Errno;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -18,8 +22,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Entry, EntryType};
 
-/// A folder that is not at its place yet, and is gone unless it gets there. It is the process's
-/// working folder meanwhile: by whatever name others call it, this stays the same one.
+/// A folder that is not at its place yet, and is gone unless it gets there. All that is made in it is made
+/// below its descriptor: by whatever name others call it, this stays the same one.
 pub(super) struct Folder<'a> {
     target: &'a Target,
     fd: OwnedFd,
@@ -35,12 +39,11 @@ struct Finish {
 
 impl<'a> Folder<'a> {
     pub(super) fn make(target: &'a Target) -> Result<Self, ErrorAnswer> {
-        let failed = |error: rustix::io::Errno| target.trouble("create a folder beside", error);
+        let failed = |error: Errno| target.trouble("create a folder beside", error);
         let temporary = target.temporary.as_str();
         mkdirat(&target.folder, temporary, Mode::RWXU).map_err(failed)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = openat(&target.folder, temporary, flags, Mode::empty()).map_err(failed)?;
-        rustix::process::fchdir(&folder).map_err(failed)?;
         Ok(Self {
             target,
             fd: folder,
@@ -66,12 +69,17 @@ impl<'a> Folder<'a> {
                 root = entry.header().mode().unwrap_or(root);
                 continue;
             }
-            let unpacked = unpack(&mut entry, &path, &mut folders);
+            let unpacked = unpack(&self.fd, &mut entry, &path, &mut folders);
             unpacked.map_err(|error| failed(format!("{}: {error}", shown(&name))))?;
         }
         let bytes = archive.into_inner().finish().map_err(broken)?;
+        // Of a folder that has several entries the last one counts, which may leave it unreadable.
+        let mut finished = HashSet::new();
         for folder in folders.iter().rev() {
-            finish(folder).map_err(|error| trouble("finish", &folder.path, &error))?;
+            if !finished.insert(folder.path.as_path()) {
+                continue;
+            }
+            finish(&self.fd, folder).map_err(|error| trouble("finish", &folder.path, &error))?;
         }
         let root = mode.map_or(root, Bits::bits);
         let target = self.target;
@@ -127,7 +135,9 @@ fn inside(path: &Path) -> Result<PathBuf, ErrorAnswer> {
     Ok(inside)
 }
 
+/// One entry. Its folder is opened without following a link, and it is made in that by its name alone.
 fn unpack<R: Read>(
+    root: &OwnedFd,
     entry: &mut Entry<'_, R>,
     path: &Path,
     folders: &mut Vec<Finish>,
@@ -135,10 +145,12 @@ fn unpack<R: Read>(
     let kind = entry.header().entry_type();
     let mode = entry.header().mode()? & 0o7777;
     let mtime = entry.header().mtime().unwrap_or_default();
-    make_parents(path)?;
+    let (above, name) = split(path);
+    let folder = beneath::folder(root, above, Missing::Make)?;
     match kind {
         EntryType::Directory => {
-            make_folder(path)?;
+            beneath::make(&folder, name)?;
+            beneath::open(&folder, name, path)?;
             folders.push(Finish {
                 path: path.to_owned(),
                 mode,
@@ -146,25 +158,26 @@ fn unpack<R: Read>(
             });
         }
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-            replace(path)?;
+            remove(&folder, name)?;
             let flags =
                 OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let file = File::from(open(path, flags, Mode::RUSR | Mode::WUSR)?);
+            let file = File::from(openat(&folder, name, flags, Mode::RUSR | Mode::WUSR)?);
             sparse::copy(entry, &file)?;
             fchmod(&file, Mode::from_raw_mode(mode))?;
             futimens(&file, &timestamps(mtime))?;
         }
         EntryType::Symlink => {
             let to = entry.link_name_bytes().unwrap_or_default().into_owned();
-            replace(path)?;
-            rustix::fs::symlink(OsStr::from_bytes(&to), path)?;
+            remove(&folder, name)?;
+            symlinkat(OsStr::from_bytes(&to), &folder, name)?;
         }
         EntryType::Link => {
             let to = entry.link_name()?.unwrap_or_default().into_owned();
             let to = inside(&to).map_err(|error| io::Error::other(error.message))?;
-            check_parents(&to)?;
-            replace(path)?;
-            fs::hard_link(to, path)?;
+            let (to_above, to) = split(&to);
+            let to_folder = beneath::folder(root, to_above, Missing::Fail)?;
+            remove(&folder, name)?;
+            linkat(&to_folder, to, &folder, name, AtFlags::empty())?;
         }
         EntryType::XGlobalHeader => {}
         _ => return Err(io::Error::other("neither file, folder nor link: refused")),
@@ -172,67 +185,31 @@ fn unpack<R: Read>(
     Ok(())
 }
 
+/// The folder of a path, and the name in it.
+fn split(path: &Path) -> (&Path, &OsStr) {
+    let above = path.parent().unwrap_or_else(|| Path::new(""));
+    (above, path.file_name().unwrap_or_default())
+}
+
 /// Of two entries with one name the later counts, as tar has it.
-fn replace(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+fn remove(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match unlinkat(folder, name, AtFlags::empty()) {
+        Err(error) if error != Errno::NOENT => Err(error.into()),
         _ => Ok(()),
     }
 }
 
-fn make_folder(path: &Path) -> io::Result<()> {
-    match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_folder(path),
-        other => other,
-    }
-}
-
-/// The folders that an entry is in: those that no entry names get the usual mode.
-fn make_parents(path: &Path) -> io::Result<()> {
-    for parent in parents(path) {
-        make_folder(parent)?;
-    }
-    Ok(())
-}
-
-fn check_parents(path: &Path) -> io::Result<()> {
-    parents(path).into_iter().try_for_each(check_folder)
-}
-
-/// From the outermost in.
-fn parents(path: &Path) -> Vec<&Path> {
-    let mut parents: Vec<_> = path.ancestors().skip(1).collect();
-    parents.retain(|parent| !parent.as_os_str().is_empty());
-    parents.reverse();
-    parents
-}
-
-/// Nobody but this process can write here, so that what was looked at stays as it is.
-fn check_folder(path: &Path) -> io::Result<()> {
-    let found = fs::symlink_metadata(path)?;
-    if found.is_symlink() {
-        let message = format!(
-            "it would be written through the link {}: refused",
-            shown(path)
-        );
-        Err(io::Error::other(message))
-    } else if !found.is_dir() {
-        let message = format!("{} is no folder", shown(path));
-        Err(io::Error::other(message))
-    } else {
-        Ok(())
-    }
-}
-
-fn finish(folder: &Finish) -> io::Result<()> {
+fn finish(root: &OwnedFd, folder: &Finish) -> io::Result<()> {
+    let (above, name) = split(&folder.path);
+    let above = beneath::folder(root, above, Missing::Fail)?;
     // An entry that came later may have taken its place.
-    if !fs::symlink_metadata(&folder.path)?.is_dir() {
+    let found = statat(&above, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
         return Ok(());
     }
-    let mode = Mode::from_raw_mode(folder.mode);
-    rustix::fs::chmod(&folder.path, mode)?;
-    let times = timestamps(folder.mtime);
-    utimensat(rustix::fs::CWD, &folder.path, &times, AtFlags::empty())?;
+    let opened = beneath::open(&above, name, &folder.path)?;
+    fchmod(&opened, Mode::from_raw_mode(folder.mode))?;
+    futimens(&opened, &timestamps(folder.mtime))?;
     Ok(())
 }
 
