@@ -63,13 +63,23 @@ impl Mvmctl {
 
     /// The pids in a VM's `vm.json`.
     pub fn pids(&self, vm: &str) -> Vec<i64> {
+        let processes = self.processes(vm);
+        let pids = processes.iter().map(|process| process["pid"].as_i64());
+        pids.flatten().collect()
+    }
+
+    /// That of its VMM, which is there.
+    pub fn vmm_pid(&self, vm: &str) -> i64 {
+        let processes = self.processes(vm);
+        let vmm = processes.iter().find(|process| process["role"] == "vmm");
+        let pid = vmm.and_then(|vmm| vmm["pid"].as_i64());
+        pid.expect("a VMM in its record")
+    }
+
+    fn processes(&self, vm: &str) -> Vec<serde_json::Value> {
         let text = std::fs::read(self.file(vm, "vm.json")).unwrap_or_default();
         let record: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-        let processes = record["processes"].as_array().cloned().unwrap_or_default();
-        processes
-            .iter()
-            .filter_map(|process| process["pid"].as_i64())
-            .collect()
+        record["processes"].as_array().cloned().unwrap_or_default()
     }
 
     /// A run that is still to begin.

@@ -146,7 +146,7 @@ fn a_vm_that_ended_by_itself_says_how() {
         let events = follow(&mvmctl, &["vm", "events", "web"]);
         // One of its checks hangs: it is never healthy.
         let waits = mvmctl.start(&["vm", "wait", "web", "--for", "healthy"]);
-        let qemu = *mvmctl.pids("web").last().unwrap();
+        let qemu = mvmctl.vmm_pid("web");
         let asked = deed.map(|deed| mvmctl.start(&["vm", "exec", "web", "--", "sh", "-c", deed]));
         if asked.is_none() {
             let killed = Command::new("kill")
