@@ -16,9 +16,8 @@
 //!   [`Ui::progress`](crate::ui::Ui::progress) over whatever may take more than a second. Nothing
 //!   else writes to either, but [`stdio`](crate::stdio) the bytes of commands and files. No
 //!   `println!`: it panics on a closed pipe.
-//! - Text that comes from a guest, a file name or a command line goes through
-//!   [`text::clean`](crate::render::text::clean) before it is printed; cells of
-//!   [`render::table`](crate::render::table), notes and failures do that by themselves.
+//! - What is printed is [`Shown`](crate::render::shown::Shown): text in it has been cleaned, whether
+//!   it comes from a guest, a file name or a command line. Notes and failures do that by themselves.
 //! - A command knows neither exit codes nor colours. It returns an [`Outcome`], or a [`Failure`]
 //!   that says what was tried, why it failed and what to do next.
 //! - A blocking job (files apart) runs in `tokio::task::spawn_blocking`: the runtime has one thread.
