@@ -32,6 +32,7 @@ use mvm_vmm::snapshot::SnapshotDir;
 use mvm_vmm::suspend::{PendingSnapshot, SnapshotSession, take};
 use mvm_vmm::{Deadline, Error, Snapshot};
 use serde::Serialize;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -76,7 +77,10 @@ pub(crate) struct Args {
 #[derive(Debug, Serialize)]
 struct Report {
     snapshot: PathBuf,
+    /// What its files hold, the zeros among it.
     bytes: u64,
+    /// What room they take, without the zeros.
+    disk_bytes: u64,
     stopped: bool,
     sleep: Vec<Step>,
     wake: Option<Vec<Step>>,
@@ -431,9 +435,15 @@ fn token() -> Result<Token, Failure> {
 
 fn show(context: &Context, vm: &str, made: &Made, sleep: Vec<Step>) -> Result<(), Failure> {
     let files = &made.snapshot.manifest.files;
+    let paths = files
+        .iter()
+        .map(|file| made.snapshot.folder.join(&file.file));
+    // One that is gone again takes none.
+    let on_disk = paths.filter_map(|path| std::fs::symlink_metadata(path).ok());
     let report = Report {
         snapshot: made.snapshot.folder.clone(),
         bytes: files.iter().map(|file| file.bytes).sum(),
+        disk_bytes: on_disk.map(|file| file.blocks().saturating_mul(512)).sum(),
         stopped: made.awake.is_none(),
         sleep,
         wake: made.awake.as_ref().map(|awake| awake.steps.clone()),
@@ -444,9 +454,9 @@ fn show(context: &Context, vm: &str, made: &Made, sleep: Vec<Step>) -> Result<()
         "it runs on"
     };
     context.ui.note(&format!(
-        "{vm} is in {}, {:.1} MiB; {state}",
+        "{vm} is in {}, {:.1} MiB on the disk; {state}",
         report.snapshot.display(),
-        report.bytes as f64 / 1_048_576.0
+        report.disk_bytes as f64 / 1_048_576.0
     ));
     data::one(context, vm, &report, || {
         let all = report.sleep.iter().chain(report.wake.iter().flatten());
