@@ -26,7 +26,7 @@ use crate::serve::listener::{ListenAddress, Listener, explain};
 use mvm_protocol::answer::Profile;
 use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub(crate) fn profile() -> &'static str {
 
 /// Runs an agent. An error is a sentence for whoever starts it.
 pub(crate) async fn run(config: Config) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("cannot start: {error}");
+    let failed = |error: io::Error| format!("cannot start: {error}");
     let run_dir = RunDir::take(&config.run_dir)?;
     let protected = config.system_effects && protect_from_oom();
     let launcher = Launcher::new(run_dir.path(), protected);
@@ -192,7 +192,7 @@ async fn announce(addresses: Vec<ListenAddress>, dialled: Rc<Cell<bool>>) {
     }
 }
 
-fn follow_signals(handle: &Handle) -> std::io::Result<()> {
+fn follow_signals(handle: &Handle) -> io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -256,33 +256,27 @@ fn follow_restores(config: &Config, marks: MarkReader, handle: &Handle) {
         }
     };
     match ForkWatch::new(Path::new("/dev/kmsg")) {
-        Ok(watch) => {
-            let told = told(Way::Log);
-            tokio::task::spawn_local(async move {
-                while watch.changed().await.is_ok() {
-                    told();
-                }
-            });
-        }
+        Ok(watch) => at_each_change(async move || watch.changed().await, told(Way::Log)),
         Err(error) => say!("VMGENID is not noticed: /dev/kmsg: {error}"),
     }
     if let Ok(watch) = VmgenidWatch::new() {
-        let told = told(Way::Uevent);
-        tokio::task::spawn_local(async move {
-            while watch.changed().await.is_ok() {
-                told();
-            }
-        });
+        at_each_change(async move || watch.changed().await, told(Way::Uevent));
     }
     let device = marks.vmclock.as_deref();
     if let Some(watch) = device.and_then(|device| VmclockWatch::new(device).ok()) {
         let handle = handle.clone();
-        tokio::task::spawn_local(async move {
-            while watch.changed().await.is_ok() {
-                handle.marks_read(marks.read());
-            }
-        });
+        let read = move || handle.marks_read(marks.read());
+        at_each_change(async move || watch.changed().await, read);
     }
+}
+
+/// Until there will be no more.
+fn at_each_change(changed: impl AsyncFn() -> io::Result<()> + 'static, told: impl Fn() + 'static) {
+    tokio::task::spawn_local(async move {
+        while changed().await.is_ok() {
+            told();
+        }
+    });
 }
 
 /// A guest short of memory loses its services before the one that can tell the host about it.

@@ -16,7 +16,6 @@ use crate::settings::{Pattern, Settings};
 use crate::state::{Pause, Untold, VmState};
 use crate::unreadable_dir::UnreadableDir;
 use crate::{Endpoint, Error, Home, VmFolder, VmName};
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -347,51 +346,6 @@ impl Inventory {
     /// `$MVM_HOME`.
     pub fn home(&self) -> &Home {
         &self.home
-    }
-
-    /// All VMs in name order. Of two with one name that in `$MVM_HOME` stands, or the one that the
-    /// first pattern of the settings found.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoInventory`] if there is no folder that could be looked at.
-    pub fn list(&self) -> Result<Listing, Error> {
-        let Candidates {
-            candidates,
-            mut unreadable,
-        } = self.candidates()?;
-        let vms = candidates.into_iter().filter_map(|one| self.look(one));
-        let vms: Vec<_> = vms.collect();
-        if vms.is_empty() && unreadable.len() > self.settings.discover.len() {
-            let UnreadableDir { path, source, .. } = unreadable.swap_remove(0);
-            return Err(Error::NoInventory { path, source });
-        }
-        Ok(Listing { vms, unreadable })
-    }
-
-    /// Those alone that the settings' patterns find. One of the name of a VM in `$MVM_HOME` is listed,
-    /// too.
-    pub fn strangers(&self) -> Listing {
-        let (mut vms, mut unreadable) = (BTreeMap::new(), Vec::new());
-        self.discovered(&mut vms, &mut unreadable);
-        Listing {
-            vms: vms.into_values().collect(),
-            unreadable,
-        }
-    }
-
-    fn discovered(&self, vms: &mut BTreeMap<String, Vm>, unreadable: &mut Vec<UnreadableDir>) {
-        for pattern in &self.settings.discover {
-            let mut names = Vec::new();
-            if let Err(source) = pattern.names(&mut names) {
-                unreadable.push(discovered_unreadable(pattern, source));
-            }
-            for name in names.into_iter().filter(|name| VmName::new(name).is_ok()) {
-                let endpoint = Endpoint::unix(pattern.path_of(&name));
-                vms.entry(name.clone())
-                    .or_insert_with(|| Vm::stranger(&name, endpoint));
-            }
-        }
     }
 
     fn own_unreadable(&self, source: io::Error) -> UnreadableDir {

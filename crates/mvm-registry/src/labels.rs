@@ -18,7 +18,8 @@ const MAX_VALUE: usize = 128;
 const MAX_LABELS: usize = 32;
 
 /// The labels of a VM: keys of the form `[A-Za-z0-9._-]{1,64}`, values of at most 128 bytes without
-/// commas and what is obeyed rather than seen ([`is_hidden`]), and at most 32 of them. The value of `pool` is of a key's form.
+/// commas and what is obeyed rather than seen ([`is_hidden`]), and at most 32 of them. The value of
+/// `pool` is of a key's form.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     try_from = "BTreeMap<String, String>",

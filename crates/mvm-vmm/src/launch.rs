@@ -90,6 +90,13 @@ impl VmProcesses {
         }
     }
 
+    /// The process with that role that was started last; 0 if there is none.
+    pub(crate) fn pid(&self, role: Role) -> i32 {
+        let mut processes = self.record.processes.iter().rev();
+        let own = processes.find(|process| process.role == role);
+        own.map_or(0, |process| process.pid)
+    }
+
     /// Ends the process with that role, if there is one.
     pub(crate) fn terminate(&mut self, role: Role) -> Result<(), Error> {
         for process in self.record.alive()?.iter().filter(|p| p.role == role) {

@@ -45,6 +45,7 @@ pub mod process;
 pub mod qemu;
 pub mod snapshot;
 mod socket;
+mod sparse;
 pub mod suspend;
 mod unpack;
 mod vmlinux;

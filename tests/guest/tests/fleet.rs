@@ -153,6 +153,17 @@ impl Story {
         names
     }
 
+    /// Where a snapshot goes that clones are made of.
+    fn golden(&self) -> String {
+        let golden = self.folder.path().join("golden");
+        golden.to_str().unwrap().to_owned()
+    }
+
+    /// Has the guest say that it works.
+    fn inhibit(&self, vm: &str) {
+        self.sh(vm, "mkdir -p /run/mvm/busy.d; touch /run/mvm/busy.d/x");
+    }
+
     /// Those that are in that state.
     fn those(&self, state: &str) -> Vec<String> {
         let mut vms = self.vms();
@@ -288,8 +299,7 @@ fn a_golden_pool_keeps_spare_and_at_most_max() {
     let Some(mut story) = Story::new(false) else {
         return;
     };
-    let golden = story.folder.path().join("golden");
-    let golden = golden.to_str().unwrap().to_owned();
+    let golden = story.golden();
     story
         .mvmctl
         .ok(&["vm", "snapshot", "web", "--to", &golden, "--stop"]);
@@ -297,9 +307,9 @@ fn a_golden_pool_keeps_spare_and_at_most_max() {
     story.serve(&format!("spare = 1\nmax = 2\ngolden = \"{golden}\""));
     story.until_is("web-1", "running");
     story.assert_page();
-    story.sh("web-1", "mkdir -p /run/mvm/busy.d; touch /run/mvm/busy.d/x");
+    story.inhibit("web-1");
     story.until_is("web-2", "running");
-    story.sh("web-2", "mkdir -p /run/mvm/busy.d; touch /run/mvm/busy.d/x");
+    story.inhibit("web-2");
     sleep(Duration::from_secs(5));
     assert_eq!(story.state("web-3"), "gone", "max is 2");
     story.end();
@@ -310,8 +320,7 @@ fn fifty_connections_at_once_wake_one() {
     let Some(mut story) = Story::new(false) else {
         return;
     };
-    let golden = story.folder.path().join("golden");
-    let golden = golden.to_str().unwrap().to_owned();
+    let golden = story.golden();
     let mvmctl = &story.mvmctl;
     mvmctl.ok(&["vm", "snapshot", "web", "--to", &golden]);
     mvmctl.ok(&["vm", "restore", &golden, "--name", "web-1", "--clone"]);
@@ -339,10 +348,9 @@ fn killed_at_any_moment_it_goes_on() {
     let Some(mut story) = Story::new(false) else {
         return;
     };
-    let golden = story.folder.path().join("golden");
-    let golden = golden.to_str().unwrap().to_owned();
+    let golden = story.golden();
     story.mvmctl.ok(&["vm", "snapshot", "web", "--to", &golden]);
-    story.sh("web", "mkdir -p /run/mvm/busy.d; touch /run/mvm/busy.d/x");
+    story.inhibit("web");
     let slept = |story: &Story| {
         let told = story.mvmctl.ok(&["vm", "inspect", "web", "--json"]);
         let told: Value = serde_json::from_str(&told.stdout).unwrap();

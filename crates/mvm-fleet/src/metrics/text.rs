@@ -217,8 +217,8 @@ impl From<std::time::Duration> for Value {
 }
 
 impl Value {
-    /// Counts and times by hand: a scrape of a large host has hundreds of thousands of them, and `std`
-    /// minds width, sign and precision for each.
+    /// Counts and times without `std`, which minds width, sign and precision for each: a scrape of a large
+    /// host has hundreds of thousands of them.
     fn push(self, out: &mut String) {
         match self {
             Self::Whole(number) => push_whole(out, number, 1),
@@ -246,20 +246,13 @@ impl Value {
 }
 
 /// The number in decimal, with zeros before it if it has fewer digits than that.
-fn push_whole(out: &mut String, mut number: u64, width: usize) {
-    // As many as the largest has.
-    let mut digits = [b'0'; 20];
-    let mut used = 0;
-    for digit in digits.iter_mut().rev() {
-        if number == 0 && used >= width {
-            break;
-        }
-        *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
-        number /= 10;
-        used += 1;
+fn push_whole(out: &mut String, number: u64, width: usize) {
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(number);
+    for _ in digits.len()..width {
+        out.push('0');
     }
-    let digits = digits.get(20 - used..).unwrap_or_default();
-    out.push_str(std::str::from_utf8(digits).unwrap_or_default());
+    out.push_str(digits);
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! drivers/char/random.c), and offers programs nothing else: a uevent was in a candidate of 6.9, and was
 //! taken back before it. The text is no interface; the tests boot a kernel that writes it.
 
-use super::polled::polled;
+use super::polled::{arrives, polled};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, SeekFrom, open, seek};
 use rustix::io::Errno;
@@ -37,16 +37,8 @@ impl ForkWatch {
 
     /// Waits until the kernel says so.
     pub(crate) async fn changed(&self) -> io::Result<()> {
-        loop {
-            let mut guard = self.0.readable().await?;
-            match is_forked_next(self.0.get_ref()) {
-                Ok(true) => return Ok(()),
-                // What was not read in time is gone (PIPE).
-                Ok(false) | Err(Errno::PIPE | Errno::INTR) => {}
-                Err(Errno::AGAIN) => guard.clear_ready(),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        // What was not read in time is gone.
+        arrives(&self.0, Errno::PIPE, is_forked_next).await
     }
 }
 

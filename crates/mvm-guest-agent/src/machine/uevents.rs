@@ -3,7 +3,7 @@
 //! Linux itself has none: it came into a candidate of 6.9 and was taken back before that. Kernels of
 //! some distributions keep it.
 
-use super::polled::polled;
+use super::polled::{arrives, polled};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
@@ -34,16 +34,8 @@ impl VmgenidWatch {
 
     /// Waits until a kernel that has it says so, at each restore by a VMM that has the device.
     pub(crate) async fn changed(&self) -> io::Result<()> {
-        loop {
-            let mut guard = self.0.readable().await?;
-            match is_vmgenid_next(self.0.get_ref()) {
-                Ok(true) => return Ok(()),
-                // More of them came than there was room for, and some are lost.
-                Ok(false) | Err(Errno::NOBUFS | Errno::INTR) => {}
-                Err(Errno::AGAIN) => guard.clear_ready(),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        // Of more than there was room for some are lost.
+        arrives(&self.0, Errno::NOBUFS, is_vmgenid_next).await
     }
 }
 

@@ -6,9 +6,9 @@
 use crate::deadline::Deadline;
 use crate::error::{Error, Logs};
 use crate::launch::VmProcesses;
+use crate::sparse::{BLOCK, is_zero, next_extent};
 use mvm_registry::open_regular;
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek, sendfile};
-use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -25,9 +25,8 @@ const QEMUS: &str = "memory-backend-memfd";
 /// From which version on QEMU migrates what it has made itself, shared or not.
 const NAMED_ONLY: (u64, u64, u64) = (8, 1, 0);
 
-/// How much is copied at once, in bytes; and the smallest hole.
+/// How much is copied at once, in bytes.
 const PIECE: usize = 1 << 20;
-const BLOCK: usize = 16 * 1024;
 
 /// Memory for a guest whose QEMU is about to start, and has it as long as this is there.
 #[derive(Debug)]
@@ -104,7 +103,7 @@ pub(super) fn save(memory: &File, path: &Path, deadline: Deadline<'_>) -> Result
             };
             memory.read_exact_at(space, at).map_err(failed())?;
             for block in space.chunks(BLOCK) {
-                if block.iter().any(|byte| *byte != 0) {
+                if !is_zero(block) {
                     file.write_all_at(block, at).map_err(failed())?;
                 }
                 at += block.len() as u64;
@@ -162,23 +161,16 @@ fn copy(file: &File, into: &File, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Where a file is no hole: from, until.
+/// Where a file of that length is no hole: from, until.
 fn extents(file: &File, bytes: u64) -> io::Result<Vec<(u64, u64)>> {
     let mut found = Vec::new();
     let mut at = 0;
-    while at < bytes {
-        let from = match seek(file, SeekFrom::Data(at)) {
-            Err(Errno::NXIO) => break,
-            // A file system without holes.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
-            from => from?,
-        };
-        let until = seek(file, SeekFrom::Hole(from)).unwrap_or(bytes).min(bytes);
-        if from >= until {
-            break;
-        }
-        found.push((from, until));
-        at = until;
+    while at < bytes
+        && let Some((from, until)) = next_extent(file, at)?
+        && from < bytes
+    {
+        at = until.min(bytes);
+        found.push((from, at));
     }
     Ok(found)
 }

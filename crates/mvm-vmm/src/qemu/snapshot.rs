@@ -81,7 +81,7 @@ pub(super) fn freeze(
         "migrate-set-parameters",
         &json!({"max-bandwidth": BANDWIDTH}),
     )?;
-    let memory = memory::of_process(vmm_pid(processes), qmp.version());
+    let memory = memory::of_process(processes.pid(ROLE), qmp.version());
     ignore_shared(&mut qmp, memory.is_some())?;
     qmp.give(STATE, &file)?;
     qmp.execute("migrate", &json!({"uri": format!("fd:{STATE}")}))?;
@@ -248,12 +248,6 @@ fn ignore_shared(qmp: &mut Qmp, ignored: bool) -> Result<(), Error> {
         &json!({"capabilities": [capability]}),
     )?;
     Ok(())
-}
-
-fn vmm_pid(processes: &VmProcesses) -> i32 {
-    let mut processes = processes.record().processes.iter();
-    let own = processes.find(|process| process.role == ROLE);
-    own.map_or(0, |process| process.pid)
 }
 
 fn connect(processes: &VmProcesses) -> Result<Qmp, Error> {

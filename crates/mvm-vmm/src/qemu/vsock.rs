@@ -42,7 +42,7 @@ pub(super) fn start(
     ]);
     raise_descriptors(&mut command);
     processes.spawn(ROLE, "vhost-device-vsock", "vsock.log", &mut command)?;
-    let pid = pid(processes);
+    let pid = processes.pid(ROLE);
     processes.wait_for("vhost-device-vsock's socket", deadline, || {
         // It may have ended: that is found, with its reason, by whoever waits.
         let listens = listens(pid, VSOCK_SOCKET).unwrap_or(false);
@@ -60,7 +60,7 @@ pub(super) fn wait_until_ready(
     deadline: Deadline<'_>,
 ) -> Result<(), Error> {
     let until = Instant::now() + QUEUES.min(deadline.left());
-    let pid = pid(processes);
+    let pid = processes.pid(ROLE);
     while !watches_queues(pid) {
         if Instant::now() >= until {
             return processes.pause(UNSEEN);
@@ -91,12 +91,6 @@ fn epoll_data(fdinfo: &str) -> Vec<u64> {
     watched
         .filter_map(|(_, rest)| u64::from_str_radix(rest.split_whitespace().next()?, 16).ok())
         .collect()
-}
-
-fn pid(processes: &VmProcesses) -> i32 {
-    let processes = processes.record().processes.iter();
-    let own = processes.rev().find(|process| process.role == ROLE);
-    own.map_or(0, |process| process.pid)
 }
 
 #[cfg(test)]

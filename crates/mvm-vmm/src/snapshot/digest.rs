@@ -8,7 +8,8 @@
 //! the file system has its holes, and what is a hole is never read. The length is not part of it: the
 //! manifest has that as well.
 
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use crate::sparse::{BLOCK, is_zero, next_extent};
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use std::cell::Cell;
@@ -19,9 +20,6 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-
-/// The digest's blocks: small enough that what a guest uses here and there costs little more.
-const BLOCK: usize = 16 << 10;
 
 /// What one thread works on at a time: a multiple of [`BLOCK`].
 const SEGMENT: u64 = 8 << 20;
@@ -74,7 +72,7 @@ pub(super) fn is_mostly_zeros(file: &File, length: u64) -> io::Result<bool> {
         let at = length / SAMPLES * number;
         // A whole block: half of one may be zeros in what was copied without any.
         let at = at - at % BLOCK as u64;
-        if data_from(file, at)? != Some(at) {
+        if next_extent(file, at)?.is_none_or(|(from, _)| from != at) {
             continue;
         }
         let read = file.read_at(&mut buffer, at)?;
@@ -149,7 +147,7 @@ impl Blocks<'_> {
         let mut buffer = vec![0; BLOCK];
         let mut at = self.start;
         while at < self.end {
-            let Some((data, hole)) = self.data_from(at)? else {
+            let Some((data, hole)) = self.next_extent(at)? else {
                 return Ok(());
             };
             at = at.max(data - data % BLOCK as u64);
@@ -164,36 +162,18 @@ impl Blocks<'_> {
         }
         Ok(())
     }
-}
 
-impl Blocks<'_> {
-    /// The data at `at` or behind it: from, until.
-    fn data_from(&self, at: u64) -> io::Result<Option<(u64, u64)>> {
+    /// The next data, as the file's [`next_extent`] is.
+    fn next_extent(&self, at: u64) -> io::Result<Option<(u64, u64)>> {
         let (from, until) = self.known.get();
         if from <= at && at < until {
             return Ok(Some((at, until)));
         }
-        let Some(data) = data_from(self.file, at)? else {
-            return Ok(None);
-        };
-        let hole = seek_to(self.file, SeekFrom::Hole(data))?.unwrap_or(u64::MAX);
-        self.known.set((data, hole));
-        Ok(Some((data, hole)))
-    }
-}
-
-/// Where data is, at `from` or behind it; none if all the rest is a hole.
-fn data_from(file: &File, from: u64) -> io::Result<Option<u64>> {
-    seek_to(file, SeekFrom::Data(from))
-}
-
-/// A file system without holes says so, and has data everywhere.
-fn seek_to(file: &File, to: SeekFrom) -> io::Result<Option<u64>> {
-    match (seek(file, to), to) {
-        (Ok(at), _) => Ok(Some(at)),
-        (Err(Errno::INVAL | Errno::OPNOTSUPP), SeekFrom::Data(from)) => Ok(Some(from)),
-        (Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP), _) => Ok(None),
-        (Err(errno), _) => Err(errno.into()),
+        let found = next_extent(self.file, at)?;
+        if let Some(found) = found {
+            self.known.set(found);
+        }
+        Ok(found)
     }
 }
 
@@ -241,11 +221,6 @@ fn each_segment<T: Send>(
         worker();
     });
     results.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn is_zero(block: &[u8]) -> bool {
-    const ZEROS: [u8; BLOCK] = [0; BLOCK];
-    ZEROS.get(..block.len()) == Some(block)
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -4,8 +4,10 @@
 //! folders   what the VMs' folders say, followed      ── Fed::Registry ──►  Sink
 //! watching  a watch connection for each VM that      ── Fed::Agent    ──►
 //!           should answer, as the view asks
+//! clock     the host's clocks, read together      ── Now ──►
 //! ```
 
+pub(crate) mod clock;
 pub(crate) mod folders;
 pub(crate) mod watching;
 

@@ -1,10 +1,9 @@
 //! The fleet as it is now, looked at once, where no server is asked.
 
-use super::serve::clock;
 use super::serve::inputs::Inputs;
 use super::serve::owner::{self, Owner};
 use crate::commands::Context;
-use crate::feed::folders;
+use crate::feed::{clock, folders};
 use crate::report::Failure;
 use mvm_fleet::Policy;
 

@@ -20,6 +20,7 @@ use super::Context;
 use super::machine::name;
 use crate::args::Format;
 use crate::feed::WAITING;
+use crate::feed::clock::now;
 use crate::feed::folders::{self, Following};
 use crate::feed::watching::{self, Watches};
 use crate::fleet::allow_descriptors;
@@ -34,13 +35,11 @@ use crossterm::execute;
 use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen};
 use input::{Action, Input, Inputs, Key};
 use model::{HEARTBEAT, Model};
-use mvm_fleet::Now;
 use mvm_registry::Home;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use row::{Deed, Integration, Probe, Row};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Stdout, stdout};
@@ -381,14 +380,4 @@ fn key(event: KeyEvent) -> Option<Key> {
         KeyCode::Backspace => Key::Backspace,
         _ => return None,
     })
-}
-
-/// The host's clocks.
-fn now() -> Now {
-    let read = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
-    Now {
-        monotonic: read(ClockId::Monotonic),
-        boottime: read(ClockId::Boottime),
-        wall: crate::clock::now(),
-    }
 }

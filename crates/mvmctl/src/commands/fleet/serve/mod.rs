@@ -1,6 +1,5 @@
 //! `mvmctl fleet serve`
 
-pub(super) mod clock;
 mod demand;
 mod hand;
 mod http;
@@ -12,7 +11,7 @@ mod process;
 mod tests;
 
 use super::super::Context;
-use crate::feed::folders;
+use crate::feed::{clock, folders};
 use crate::fleet::allow_descriptors;
 use crate::report::{Failure, Outcome};
 use http::door::Server;

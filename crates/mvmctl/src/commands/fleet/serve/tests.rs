@@ -1,12 +1,11 @@
 //! The server as a whole, with a clock that jumps.
 
-use super::clock;
 use super::http::door::Server;
 use super::http::listen::Listen;
 use super::inputs::Inputs;
 use super::owner::{Owner, Settings};
 use crate::args::Color;
-use crate::feed::folders;
+use crate::feed::{clock, folders};
 use crate::ui::Ui;
 use clap::Parser as _;
 use mvm_client::{Deadlines, Dialer};

@@ -6,7 +6,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::time::Duration;
 
 /// The time.
-pub(in crate::commands::fleet) fn now() -> Now {
+pub(crate) fn now() -> Now {
     let wall = clock_gettime(ClockId::Realtime);
     let ms = wall.tv_nsec / 1_000_000;
     Now {
