@@ -1,7 +1,7 @@
 //! `mvmctl fleet …`: all VMs of this host as one.
 //!
 //! ```text
-//!                 serve/folders       serve/watching
+//!                 feed::folders       feed::watching
 //! $MVM_HOME ──▶ what folders say   what agents say ◀── watch connections
 //!                       │                 │ ▲
 //!                       ▼     Input       ▼ │ Effect: watch, unwatch, ask
