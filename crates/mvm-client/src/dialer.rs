@@ -8,12 +8,16 @@
 use crate::handshake::{Fault, Opened, read_ok};
 use mvm_protocol::handshake::connect_line;
 use mvm_registry::Endpoint;
-use std::collections::BTreeMap;
+use rustix::net::SendFlags;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 use tracing::Instrument as _;
@@ -47,6 +51,9 @@ struct Handshakes {
 struct State {
     begun: u64,
     open: BTreeMap<u64, Handshake>,
+    /// How many of them nobody waits for, of each endpoint that has any: whoever watches thousands of
+    /// guests asks at each dial.
+    abandoned: HashMap<Endpoint, usize>,
     is_closed: bool,
 }
 
@@ -54,10 +61,59 @@ struct State {
 #[derive(Debug)]
 struct Handshake {
     endpoint: Endpoint,
-    /// The same socket as the task's that reads from it: it stays open with this one if the runtime
-    /// is gone, and the task with it.
-    socket: OwnedFd,
+    /// The task's that reads from it: it stays open with this one if the runtime is gone, and the task
+    /// with it.
+    socket: Arc<UnixStream>,
     is_abandoned: bool,
+}
+
+/// A socket on which a handshake is under way that its dialer does not finish any more.
+#[derive(Debug)]
+pub struct UnfinishedHandshake(Arc<UnixStream>);
+
+impl AsFd for UnfinishedHandshake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Reads from a socket that is not its own alone.
+struct Shared(Arc<UnixStream>);
+
+impl AsyncRead for Shared {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            match self.0.try_read(buffer.initialize_unfilled()) {
+                Ok(count) => {
+                    buffer.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl State {
+    fn remove(&mut self, number: u64) {
+        let Some(handshake) = self.open.remove(&number) else {
+            return;
+        };
+        if handshake.is_abandoned
+            && let Some(count) = self.abandoned.get_mut(&handshake.endpoint)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.abandoned.remove(&handshake.endpoint);
+            }
+        }
+    }
 }
 
 impl Handshakes {
@@ -66,20 +122,23 @@ impl Handshakes {
     }
 
     fn has_room(&self, endpoint: &Endpoint) -> bool {
-        let state = self.lock();
-        let abandoned = state.open.values();
-        let abandoned = abandoned.filter(|one| one.is_abandoned && one.endpoint == *endpoint);
-        abandoned.count() < MAX_ABANDONED
+        let abandoned = self.lock().abandoned.get(endpoint).copied();
+        abandoned.unwrap_or_default() < MAX_ABANDONED
     }
 
     fn abandon(&self, number: u64) {
-        if let Some(handshake) = self.lock().open.get_mut(&number) {
+        let mut state = self.lock();
+        let State {
+            open, abandoned, ..
+        } = &mut *state;
+        if let Some(handshake) = open.get_mut(&number).filter(|one| !one.is_abandoned) {
             handshake.is_abandoned = true;
+            *abandoned.entry(handshake.endpoint.clone()).or_default() += 1;
         }
     }
 
     fn remove(&self, number: u64) {
-        self.lock().open.remove(&number);
+        self.lock().remove(number);
         self.fewer.notify_waiters();
     }
 
@@ -114,12 +173,13 @@ impl Dialer {
 
     /// Begins no handshake from now on, and gives the sockets of those that are under way: each has
     /// sent CONNECT and is to be kept open until a line, or the end, has come from it.
-    pub fn close(&self) -> Vec<OwnedFd> {
+    pub fn close(&self) -> Vec<UnfinishedHandshake> {
         let mut state = self.handshakes.lock();
         state.is_closed = true;
+        state.abandoned.clear();
         let open = std::mem::take(&mut state.open);
         open.into_values()
-            .map(|handshake| handshake.socket)
+            .map(|handshake| UnfinishedHandshake(handshake.socket))
             .collect()
     }
 
@@ -133,9 +193,14 @@ impl Dialer {
     /// Sends CONNECT on a socket that was just connected and does not block, and has the answer read.
     /// Nothing here waits: there is no moment at which a caller that gives up leaves the socket with
     /// half a handshake.
-    pub(crate) fn begin(&self, stream: UnixStream, endpoint: &Endpoint) -> Result<Answered, Fault> {
+    pub(crate) fn begin(
+        &self,
+        stream: std::os::unix::net::UnixStream,
+        endpoint: &Endpoint,
+    ) -> Result<Answered, Fault> {
         let faulty = |source| Fault::of_handshake(endpoint, source);
-        let socket = stream.as_fd().try_clone_to_owned().map_err(faulty)?;
+        // Registered first: a handshake that has begun has to be readable.
+        let stream = Arc::new(UnixStream::from_std(stream).map_err(faulty)?);
         let number = {
             let mut state = self.handshakes.lock();
             if state.is_closed {
@@ -145,27 +210,23 @@ impl Dialer {
             let number = state.begun;
             let handshake = Handshake {
                 endpoint: endpoint.clone(),
-                socket,
+                socket: Arc::clone(&stream),
                 is_abandoned: false,
             };
             state.open.insert(number, handshake);
             number
         };
-        let begun = send_connect(&stream, endpoint.port())
-            .and_then(|()| tokio::net::UnixStream::from_std(stream));
-        let mut stream = match begun {
-            Ok(stream) => stream,
-            Err(error) => {
-                self.handshakes.remove(number);
-                return Err(faulty(error));
-            }
-        };
+        if let Err(error) = send_connect(&stream, endpoint.port()) {
+            self.handshakes.remove(number);
+            return Err(faulty(error));
+        }
         let (mut answer, answered) = oneshot::channel();
         let handshakes = Arc::clone(&self.handshakes);
         let endpoint = endpoint.clone();
         let finishing = async move {
+            let mut shared = Shared(stream);
             let read = {
-                let reading = read_ok(&mut stream, &endpoint);
+                let reading = read_ok(&mut shared, &endpoint);
                 tokio::pin!(reading);
                 tokio::select! {
                     biased;
@@ -174,7 +235,8 @@ impl Dialer {
                 }
             };
             handshakes.remove(number);
-            if let Some(read) = read {
+            // One that this program's end has taken is no longer this task's.
+            if let (Some(read), Some(stream)) = (read, Arc::into_inner(shared.0)) {
                 let opened = read.map(|early| Opened {
                     stream: Box::new(stream),
                     early,
@@ -214,10 +276,10 @@ impl Drop for Answered {
 
 /// Hybrid vsock wants it in one piece, and with nothing behind it. A socket that was just connected
 /// has room for it.
-fn send_connect(mut stream: &UnixStream, port: u32) -> io::Result<()> {
+fn send_connect(stream: &UnixStream, port: u32) -> io::Result<()> {
     let line = connect_line(port);
     tracing::trace!(target: crate::WIRE, "> {}", line.trim_end());
-    match io::Write::write(&mut stream, line.as_bytes())? {
+    match rustix::net::send(stream, line.as_bytes(), SendFlags::NOSIGNAL)? {
         count if count == line.len() => Ok(()),
         _ => Err(io::ErrorKind::WriteZero.into()),
     }

@@ -24,6 +24,11 @@ pub(crate) struct Incoming {
 pub(crate) trait AnswerKind: DeserializeOwned + Serialize {
     /// The answer, or the error that it is.
     fn into_result(self) -> Result<Self, ErrorAnswer>;
+
+    /// Reads a body leniently.
+    fn read(body: &[u8]) -> Result<AnswerOf<Self>, serde_json::Error> {
+        AnswerOf::read(body)
+    }
 }
 
 impl AnswerKind for Answer {
@@ -32,6 +37,10 @@ impl AnswerKind for Answer {
             Self::Error(error) => Err(error),
             answer => Ok(answer),
         }
+    }
+
+    fn read(body: &[u8]) -> Result<AnswerFrame, serde_json::Error> {
+        AnswerFrame::read_status(body).map_or_else(|| AnswerFrame::read(body), Ok)
     }
 }
 
@@ -103,8 +112,8 @@ impl Incoming {
         body: &[u8],
         id: u64,
     ) -> Result<Result<A, ErrorAnswer>, Error> {
-        let frame = AnswerOf::<A>::read(body)
-            .map_err(|error| self.stranger(format!("{error} in {}", quoted(body))))?;
+        let frame =
+            A::read(body).map_err(|error| self.stranger(format!("{error} in {}", quoted(body))))?;
         let answered = frame.id;
         match frame.answer.into_result() {
             Err(error) if answered.is_none_or(|answered| answered == id) => Ok(Err(error)),

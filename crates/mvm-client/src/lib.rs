@@ -41,7 +41,7 @@ pub mod session;
 mod transport;
 pub mod watch;
 
-pub use dialer::{Dialer, FINISH_WITHIN};
+pub use dialer::{Dialer, FINISH_WITHIN, UnfinishedHandshake};
 pub use error::{Awaited, Error};
 pub use mvm_registry::{Endpoint, Inventory, Vm};
 pub use raw::RawStream;

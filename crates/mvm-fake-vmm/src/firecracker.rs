@@ -49,6 +49,7 @@ pub(super) fn run(arguments: &[String], version: &str) -> ! {
         log,
         state: State::Configuring(Config::default()),
         memory_mib: 0,
+        mapped: None,
         uds_path: String::new(),
         told_of_reset: false,
         guest: Guest::default(),
@@ -64,6 +65,8 @@ struct Firecracker {
     log: Option<fs::File>,
     state: State,
     memory_mib: u32,
+    /// The guest's memory as the kernel sees it: a host can tell where it comes from.
+    mapped: Option<memory::Mapped>,
     uds_path: String,
     /// Whether the guest finds a transport reset when it runs on.
     told_of_reset: bool,
@@ -164,7 +167,7 @@ struct Create {
     mem_file_path: PathBuf,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 enum SnapshotType {
     Full,
     Diff,
@@ -376,6 +379,8 @@ impl Firecracker {
                     self.say("main", "Guest-boot-time = 12345 us");
                     println!("ning on vsock port 52");
                 }
+                let bytes = u64::from(self.memory_mib) << 20;
+                self.mapped = Some(memory::Mapped::empty(bytes));
                 self.state = State::Running;
                 self.guest.run();
                 Answer::done()
@@ -424,6 +429,17 @@ impl Firecracker {
         }
         // Whatever becomes of the files, this is done first.
         self.told_of_reset = true;
+        let is_diff = matches!(create.snapshot_type, SnapshotType::Diff);
+        if is_diff && self.number() < (1, 13, 0) {
+            return Err(
+                "Diff snapshots are not allowed on uVMs with dirty page tracking disabled.".into(),
+            );
+        }
+        let log = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open("snapshots.log");
+        let _ = log.and_then(|mut log| writeln!(log, "{:?}", create.snapshot_type));
         let saved = Saved {
             format: self.format(),
             uds_path: self.uds_path.clone(),
@@ -431,9 +447,10 @@ impl Firecracker {
         };
         let saved = serde_json::to_string(&saved).expect("plain data");
         fs::write(create.snapshot_path, saved).map_err(|e| e.to_string())?;
-        let mut file = fs::File::create(create.mem_file_path).map_err(|e| e.to_string())?;
-        write!(file, "{MEMORY}{}", self.guest.memory()).map_err(|e| e.to_string())?;
-        memory::write(&file, u64::from(self.memory_mib) << 20).map_err(|e| e.to_string())
+        let begin = format!("{MEMORY}{}", self.guest.memory());
+        let bytes = u64::from(self.memory_mib) << 20;
+        memory::write(&create.mem_file_path, bytes, begin.as_bytes(), is_diff)
+            .map_err(|e| e.to_string())
     }
 
     fn load(&mut self, request: &Request) -> Answer {
@@ -468,8 +485,9 @@ impl Firecracker {
             let memory = fs::File::open(&load.mem_backend.backend_path);
             let memory = memory.map_err(|e| e.to_string())?;
             let mut begin = String::new();
-            let read = memory.take(4096).read_to_string(&mut begin);
+            let read = (&memory).take(4096).read_to_string(&mut begin);
             read.map_err(|e| e.to_string())?;
+            self.mapped = Some(memory::Mapped::of(&memory)?);
             let begin = begin.trim_end_matches('\0').strip_prefix(MEMORY);
             self.guest
                 .remember(begin.ok_or("Cannot deserialize the microVM state")?)?;

@@ -127,10 +127,16 @@ pub struct FailedAction {
 /// What came of watching a VM's agent.
 #[derive(Debug, Clone, Copy)]
 pub enum AgentEvent<'a> {
-    /// The first frame of a `watch`, or the answer to a `status`.
+    /// The first frame of a `watch`, or the answer to a `status` before it on the same connection.
     Status(&'a Status),
-    /// The answer to an `inspect`.
+    /// The answer to an `inspect`, likewise.
     Inspect(&'a Inspect),
+    /// The answer to a `status` on a connection of its own, as [`Effect::Ask`](crate::Effect::Ask) wants
+    /// it. It may be older than what the watch has told since: it says what integrations there are, and
+    /// not what the guest does, nor that it is there.
+    AskedStatus(&'a Status),
+    /// The answer to an `inspect`, likewise.
+    AskedInspect(&'a Inspect),
     /// An event of a `watch`, heartbeats included.
     Event(&'a Event),
     /// It could not be reached, or the watch ended by an error or a deadline.

@@ -86,10 +86,13 @@ impl Counts {
         State::ALL.iter().map(|state| self.of(*state)).sum()
     }
 
-    /// How many VMs a pool should have up: those that work, those that may (starting and unknown
-    /// ones count as busy), and the spare ones, within `min` and `max`.
+    /// How many VMs a pool should have up: those that work, those that may (unknown ones count as busy),
+    /// and the spare ones, within `min` and `max`. Those that are starting are on their way to be spare:
+    /// were they wanted besides, whoever starts what is wanted would start one more for each look while
+    /// they start.
     pub fn wanted(&self, bounds: &Bounds) -> u32 {
-        bounds.wanted(self.busy + self.starting + self.unknown)
+        let more = self.starting.saturating_sub(bounds.spare);
+        bounds.wanted(self.busy + self.unknown + more)
     }
 
     pub(crate) fn of_mut(&mut self, state: State) -> &mut u32 {
@@ -139,7 +142,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_and_starting_ones_count_as_busy() {
+    fn whoever_starts_what_is_wanted_comes_to_an_end() {
+        let bounds = Bounds {
+            min: 0,
+            max: 100,
+            spare: 2,
+        };
+        let mut counts = Counts {
+            busy: 3,
+            ..Counts::default()
+        };
+        // Looks, and starts, more often than a VM takes to be up.
+        for _ in 0..10 {
+            counts.starting = counts.wanted(&bounds) - counts.busy;
+        }
+        assert_eq!(counts.starting, 2);
+        counts.starting = 5;
+        assert_eq!(counts.wanted(&bounds), 8, "none of them is ended");
+    }
+
+    #[test]
+    fn unknown_ones_count_as_busy_and_starting_ones_as_spare() {
         let counts = Counts {
             busy: 3,
             idle: 7,
@@ -158,7 +181,7 @@ mod tests {
             starting: 2,
             ..Counts::default()
         };
-        assert_eq!(lost.wanted(&bounds), 13);
+        assert_eq!(lost.wanted(&bounds), 12);
         assert_eq!(Counts::default().wanted(&bounds), 1);
         let none = Bounds { spare: 0, ..bounds };
         assert_eq!(Counts::default().wanted(&Bounds { min: 0, ..none }), 0);

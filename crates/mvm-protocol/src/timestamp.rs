@@ -1,6 +1,6 @@
 //! Points in time: epoch milliseconds inside, RFC 3339 UTC on the wire.
 
-use serde::de::{Error as _, Unexpected};
+use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
@@ -36,8 +36,10 @@ impl Timestamp {
         let bytes = text.as_bytes();
         let number = |from: usize, to: usize| -> Option<i64> {
             let digits = bytes.get(from..to)?;
-            digits.iter().all(u8::is_ascii_digit).then_some(())?;
-            std::str::from_utf8(digits).ok()?.parse().ok()
+            digits.iter().try_fold(0, |number, byte| {
+                let digit = byte.is_ascii_digit().then(|| i64::from(byte - b'0'))?;
+                Some(number * 10 + digit)
+            })
         };
         let sign = |at: usize, allowed: &[u8]| bytes.get(at).is_some_and(|b| allowed.contains(b));
         let shaped = sign(4, b"-") && sign(7, b"-") && sign(10, b"Tt ");
@@ -51,24 +53,19 @@ impl Timestamp {
         if !(shaped && valid && sign(13, b":") && sign(16, b":")) {
             return None;
         }
-        let mut rest = text.get(19..)?;
+        let mut rest = bytes.get(19..)?;
         let mut milli = 0;
-        if let Some(fraction) = rest.strip_prefix('.') {
-            let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
-            let kept: String = fraction
-                .get(..digits)?
-                .chars()
-                .chain("000".chars())
-                .take(3)
-                .collect();
-            milli = if digits == 0 {
+        if let Some(fraction) = rest.strip_prefix(b".") {
+            let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit());
+            let digits = digits.count();
+            if digits == 0 {
                 return None;
-            } else {
-                kept.parse().ok()?
-            };
+            }
+            let kept = number(20, 20 + digits.min(3))?;
+            milli = (digits..3).fold(kept, |milli, _| milli * 10);
             rest = fraction.get(digits..)?;
         }
-        let offset = match rest.as_bytes() {
+        let offset = match rest {
             b"Z" | b"z" => 0,
             [sign @ (b'+' | b'-'), _, _, b':', _, _] => {
                 let at = text.len() - 5;
@@ -129,9 +126,21 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text)
-            .ok_or_else(|| D::Error::invalid_value(Unexpected::Str(&text), &"an RFC 3339 time"))
+        struct Time;
+
+        impl Visitor<'_> for Time {
+            type Value = Timestamp;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an RFC 3339 time")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Timestamp, E> {
+                Timestamp::parse(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+
+        deserializer.deserialize_str(Time)
     }
 }
 

@@ -15,6 +15,7 @@ mod digest;
 mod error;
 mod verified;
 
+pub(crate) use digest::copy as copy_sparse;
 pub use error::SnapshotError;
 
 use crate::error::Error;

@@ -148,10 +148,14 @@ pub(crate) async fn ask<'a, T>(
     let at_once = at_once(context, wanted.len());
     let deadlines = context.deadlines();
     let (what, inventory) = (&what, &inventory);
-    let answers: Vec<Option<Answered<T>>> = stream::iter(wanted)
-        .map(|(name, wanted)| {
+    // Each has its place from the first: to sort that many answers afterwards would move each of them
+    // again and again.
+    let mut answers: Vec<Option<Answered<T>>> = Vec::new();
+    answers.resize_with(wanted.len(), || None);
+    stream::iter(wanted.into_iter().zip(&mut answers))
+        .for_each_concurrent(at_once, |((name, wanted), place)| {
             let span = tracing::info_span!("vm", name);
-            async move {
+            let ask = async move {
                 let vm = match wanted {
                     Wanted::Vm(vm) => vm,
                     Wanted::Unseen(candidate) => Ok(inventory.look(candidate)?),
@@ -176,18 +180,15 @@ pub(crate) async fn ask<'a, T>(
                     name,
                     vm: Some(vm),
                 })
-            }
-            .instrument(span)
+            };
+            async move { *place = ask.instrument(span).await }
         })
-        .buffer_unordered(at_once)
-        .collect()
         .await;
     drop(progress);
-    let mut answers: Vec<_> = answers.into_iter().flatten().collect();
+    let answers: Vec<_> = answers.into_iter().flatten().collect();
     if is_all && answers.is_empty() {
         tell_that_none_is_there(context, inventory, "");
     }
-    answers.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Fleet { scope, answers })
 }
 
@@ -294,9 +295,8 @@ pub(crate) fn is_off(vm: &Vm) -> bool {
 /// Descriptors that this program has open beside those of VMs that it asks.
 const OWN_DESCRIPTORS: usize = 40;
 
-/// How many one VM takes while it is asked: its socket, that once more for its handshake, and its
-/// record or its VMM's socket.
-const OF_ONE: usize = 3;
+/// How many one VM takes while it is asked: its socket, and its record or its VMM's socket.
+const OF_ONE: usize = 2;
 
 /// How many VMs may be asked at once: as many as `--parallel` says, or as descriptors allow, with a note
 /// where that is fewer than are to be asked.

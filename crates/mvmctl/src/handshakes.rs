@@ -13,7 +13,7 @@
 //! alone: who waits for the end of `mvmctl`'s output does not wait for it. Nobody can help a program
 //! that is ended by `kill -9`.
 
-use mvm_client::{Dialer, FINISH_WITHIN};
+use mvm_client::{Dialer, FINISH_WITHIN, UnfinishedHandshake};
 use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -88,7 +88,7 @@ impl Drop for AtTheEnd {
     }
 }
 
-fn start_helper(sockets: &[OwnedFd]) -> io::Result<()> {
+fn start_helper(sockets: &[UnfinishedHandshake]) -> io::Result<()> {
     let (ours, helpers) = socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -115,7 +115,7 @@ fn start_helper(sockets: &[OwnedFd]) -> io::Result<()> {
     Ok(())
 }
 
-fn send(to: &OwnedFd, sockets: &[OwnedFd]) -> io::Result<()> {
+fn send(to: &OwnedFd, sockets: &[UnfinishedHandshake]) -> io::Result<()> {
     let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(AT_ONCE))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);

@@ -35,6 +35,8 @@
 //! An event costs a look-up by number and at most one in the pools' names; a deadline is one entry in
 //! an ordered set, moved when it is reached and not at each frame.
 
+#[cfg(test)]
+mod asked_tests;
 mod clocks;
 mod detail;
 #[cfg(test)]

@@ -167,6 +167,19 @@ impl Vm {
                 dropped += self.hear(AgentEvent::Status(&inspect.status), now);
                 dropped += self.detail.get_or_insert_default().inspect(inspect);
             }
+            AgentEvent::AskedStatus(status) => {
+                if let (Some(observed), Some(detail)) = (&mut self.observed, &mut self.detail) {
+                    dropped += detail.status(status);
+                    observed.health = detail.health(observed.health);
+                    observed.load(&status.worker);
+                }
+            }
+            AgentEvent::AskedInspect(inspect) => {
+                dropped += self.hear(AgentEvent::AskedStatus(&inspect.status), now);
+                if let Some(detail) = &mut self.detail {
+                    dropped += detail.inspect(inspect);
+                }
+            }
             AgentEvent::Event(event) => {
                 // Without a status what an event changes is not known.
                 let (Some(observed), Some(detail)) = (&mut self.observed, &mut self.detail) else {

@@ -105,8 +105,7 @@ impl Observed {
         // An open command and a file that inhibits are work, whichever signals a guest's settings count.
         self.is_busy = worker.state != WorkerState::Idle || !worker.held_by.is_empty();
         self.because = Signals::of(worker);
-        self.load1 = worker.load1;
-        self.runnable = worker.runnable;
+        self.load(worker);
         let since = worker.last_busy_at.map_or(worker.since, |last_busy| {
             // Idle is from the last moment at which it was seen to be busy.
             last_busy.max(worker.since)
@@ -118,6 +117,12 @@ impl Observed {
             // the new figure unless it is a longer one.
             self.idle.since = Some(since);
         }
+    }
+
+    /// Figures on which nothing depends.
+    pub(crate) fn load(&mut self, worker: &Worker) {
+        self.load1 = worker.load1;
+        self.runnable = worker.runnable;
     }
 
     /// A frame came that carries the guest's time.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! launch    /machine-config, /boot-source, /drives/…, /vsock, /entropy ─► InstanceStart
-//! freeze    /version, and again ─► /vm Paused ─► /snapshot/create
+//! freeze    /version, and again ─► /vm Paused ─► /snapshot/create, of what is resident or all
 //! run_on    / ─► if it is paused: (/snapshot/create, refused) ─► /vm Resumed
 //! restore   in a fresh process: /version ─► /snapshot/load, resumed
 //! ```
@@ -18,6 +18,7 @@
 //! A restored VM reads its memory from the snapshot's file for as long as it runs, and writes to
 //! copies of its own: the file must stay, unchanged, until the last VM from it has ended.
 
+mod memory;
 mod requests;
 mod version;
 
@@ -43,7 +44,7 @@ use requests::{
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
-use version::{START_AGAIN, check_restore, check_version, version_in};
+use version::{START_AGAIN, check_restore, check_version, version_in, writes_resident};
 
 /// `--backend firecracker`
 #[derive(Debug)]
@@ -67,6 +68,10 @@ const STATE: &str = "state";
 
 /// The guest's memory in a snapshot folder.
 const MEMORY: &str = "memory";
+
+/// What writes a snapshot.
+const CREATE: &str = "/snapshot/create";
+const WRITE: &str = "write the snapshot";
 
 /// `console=` for the console, `reboot=k` since Firecracker ends at a reset by the keyboard
 /// controller, `panic=1` so that a panic is one, and `pci=off` since it has none to be looked for.
@@ -187,12 +192,22 @@ impl Driver for Firecracker {
         let api = VMM.in_folder(processes.folder(), None, deadline);
         let version = version(&api)?;
         set(&api, VmState::Paused, "pause the VM")?;
-        let create = SnapshotCreate {
-            snapshot_type: SnapshotType::Full,
-            snapshot_path: &into.join(STATE),
-            mem_file_path: &into.join(MEMORY),
+        let (state, memory) = (into.join(STATE), into.join(MEMORY));
+        let create = |snapshot_type| SnapshotCreate {
+            snapshot_type,
+            snapshot_path: &state,
+            mem_file_path: &memory,
         };
-        api.put_at_length("/snapshot/create", &create, "write the snapshot")?;
+        let bytes = u64::from(processes.record().memory_mib) << 20;
+        let pid = processes.pid(ROLE);
+        if writes_resident(&version) && memory::prepare(pid, bytes, &memory) {
+            api.put_at_length(CREATE, &create(SnapshotType::Diff), WRITE)?;
+            if memory::is_all_in_memory(pid) != Some(true) {
+                api.put_at_length(CREATE, &create(SnapshotType::Full), WRITE)?;
+            }
+        } else {
+            api.put_at_length(CREATE, &create(SnapshotType::Full), WRITE)?;
+        }
         Ok(snapshot::Vmm {
             name: BACKEND.into(),
             version,
@@ -336,7 +351,7 @@ fn tell_guest_of_reset(api: &VmmApi<'_>) -> Result<(), Error> {
         snapshot_path: nowhere,
         mem_file_path: nowhere,
     };
-    match api.try_to_put("/snapshot/create", &create) {
+    match api.try_to_put(CREATE, &create) {
         // As it should.
         Err(HttpError::Refused { .. }) | Ok(()) => Ok(()),
         Err(error) => Err(api.failed("tell the guest of a reset")(error)),

@@ -85,7 +85,10 @@ pub(super) struct SnapshotCreate<'a> {
 
 #[derive(Debug, Serialize)]
 pub(super) enum SnapshotType {
+    /// All of the guest's memory.
     Full,
+    /// What is resident of it, as its dirty pages are not tracked.
+    Diff,
 }
 
 /// `PUT /snapshot/load`, of what all versions from 1.10 on know. Later ones can be given another

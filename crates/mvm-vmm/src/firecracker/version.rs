@@ -62,6 +62,12 @@ pub(crate) fn cuts_off(version: &str) -> bool {
     numbers(version).is_some_and(|version| matches!(version, (1, 16, 0 | 1)))
 }
 
+/// Whether this version takes diff snapshots without dirty pages being tracked, by what is resident (its
+/// #5274).
+pub(super) fn writes_resident(version: &str) -> bool {
+    numbers(version).is_some_and(|version| version >= (1, 13, 0))
+}
+
 /// `1.16.1` of `v1.16.1-dirty`.
 fn numbers(version: &str) -> Option<(u32, u32, u32)> {
     let number = version.trim_start_matches('v');
@@ -118,6 +124,16 @@ mod tests {
         }
         // It would load it, and then lose its vsock device.
         assert!(check_restore("1.16.0", "1.16.1").is_err());
+    }
+
+    #[test]
+    fn the_versions_that_write_what_is_resident_are_known() {
+        for able in ["1.13.0", "v1.16.1", "1.17.0-dev", "2.0.0"] {
+            assert!(writes_resident(able), "{able}");
+        }
+        for unable in ["1.12.1", "1.9.0", "1.13", "of my own", ""] {
+            assert!(!writes_resident(unable), "{unable}");
+        }
     }
 
     #[test]

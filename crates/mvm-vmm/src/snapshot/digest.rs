@@ -86,7 +86,7 @@ pub(super) fn is_mostly_zeros(file: &File, length: u64) -> io::Result<bool> {
 }
 
 /// Copies a file of that length into an empty one, without its zeros.
-pub(super) fn copy(file: &File, length: u64, into: &File) -> io::Result<()> {
+pub(crate) fn copy(file: &File, length: u64, into: &File) -> io::Result<()> {
     into.set_len(length)?;
     each_segment(file, length, |blocks| {
         blocks.each(|number, block| {

@@ -155,6 +155,34 @@ pub(crate) fn every_version_restores_its_own_snapshots(vmm: &Subject) {
     }
 }
 
+/// From 1.13 on. What is in the file is all of the memory, also of a VM that was restored and whose own
+/// pages are few.
+pub(crate) fn what_nobody_touched_is_not_written(vmm: &Subject) {
+    let written = |version: &str| {
+        let _installed = Installed::version(PROGRAM, version);
+        let host = TestHost::new(vmm);
+        let vm = host.vm("web").started();
+        fs::write(vm.folder.file("memory-used"), "4").unwrap();
+        let first = vm.snapshot(&host.path("first"), false);
+        let clone = host.vm("clone");
+        clone.restore(&first, true).unwrap();
+        let second = clone.snapshot(&host.path("second"), false);
+        let asked = fs::read_to_string(vm.folder.file("snapshots.log")).unwrap();
+        let memory = |snapshot: &Snapshot| {
+            // Without the page that has what the guest remembers.
+            fs::read(snapshot.file("memory")).unwrap().split_off(4096)
+        };
+        (asked, memory(&first), memory(&second))
+    };
+    let (asked, first, second) = written("1.13.1");
+    assert_eq!(asked, "Diff\n");
+    assert!(first.iter().any(|byte| *byte != 0));
+    assert!(first == second, "what it was restored from is missing");
+    let (asked, whole, _) = written("1.12.1");
+    assert_eq!(asked, "Full\n");
+    assert!(first == whole, "not all of the memory was written");
+}
+
 pub(crate) fn another_versions_snapshot_is_refused_before_anything_starts(vmm: &Subject) {
     let host = TestHost::new(vmm);
     let vm = host.vm("web").started();

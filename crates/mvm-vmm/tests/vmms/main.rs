@@ -76,7 +76,7 @@ fn of_firecracker(vmm: &Subject) -> Vec<Trial> {
     if !vmm.is_real() {
         trials.extend(stories! {
             vmm, firecracker: is_chosen_if_kvm_boots_the_kernel, the_broken_version_is_refused,
-            every_version_restores_its_own_snapshots,
+            every_version_restores_its_own_snapshots, what_nobody_touched_is_not_written,
             another_versions_snapshot_is_refused_before_anything_starts,
         });
         trials.extend(stories! { vmm, manners: firecracker_knows_the_fields_of_its_version });

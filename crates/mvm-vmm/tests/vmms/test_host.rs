@@ -132,8 +132,9 @@ impl Vm<'_> {
         let spec = Spec {
             image: Some(self.host.image()),
             backend: Some(backend.into()),
-            // Little, since snapshots are hashed; the bare guest needs some.
-            memory_mib: Some(if self.host.vmm.is_real() { 64 } else { 1 }),
+            // Little, since snapshots are hashed; the bare guest needs some. Of less than 16 MiB all is
+            // written.
+            memory_mib: Some(if self.host.vmm.is_real() { 64 } else { 16 }),
             ..Spec::default()
         };
         let deadline = Deadline::new(at_most, None);

@@ -33,6 +33,8 @@ pub(crate) enum Fed {
 pub(crate) enum Heard {
     Status(Box<Status>),
     Inspect(Box<Inspect>),
+    AskedStatus(Box<Status>),
+    AskedInspect(Box<Inspect>),
     Event(Box<Event>),
     Lost,
     LetGo,
@@ -44,6 +46,8 @@ impl Heard {
         match self {
             Self::Status(status) => AgentEvent::Status(status),
             Self::Inspect(inspect) => AgentEvent::Inspect(inspect),
+            Self::AskedStatus(status) => AgentEvent::AskedStatus(status),
+            Self::AskedInspect(inspect) => AgentEvent::AskedInspect(inspect),
             Self::Event(event) => AgentEvent::Event(event),
             Self::Lost => AgentEvent::Lost,
             Self::LetGo => AgentEvent::LetGo,

@@ -181,13 +181,19 @@ impl<S: Sink> Dialling<S> {
     }
 }
 
-/// Asks a guest for all that it tells, on a connection of its own. What it could not be asked is asked
+/// Asks a guest for all that it tells, on a connection of its own. Beside the watch: whichever comes
+/// first, what is told here may be the older. What it could not be asked is asked
 /// again later; that it is lost the watch says.
 async fn ask<S: Sink>(dialling: Arc<Dialling<S>>, name: Arc<str>, ticket: Ticket) {
     let _permit = dialling.at_once.acquire().await;
     if let Ok(mut session) = dialling.dial(&name).await
         && let Ok(heard) = dialling.told(&mut session).await
     {
+        let heard = match heard {
+            Heard::Status(status) => Heard::AskedStatus(status),
+            Heard::Inspect(inspect) => Heard::AskedInspect(inspect),
+            other => other,
+        };
         dialling.sink.feed(Fed::Agent(ticket, heard)).await;
     }
 }

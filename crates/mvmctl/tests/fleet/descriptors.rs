@@ -30,7 +30,7 @@ fn all_are_asked_a_few_at_a_time() {
     let said = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{said}");
     assert!(
-        said.contains("72 VMs are asked at once and not 256"),
+        said.contains("108 VMs are asked at once and not 256"),
         "{said}"
     );
     assert_eq!(

@@ -302,6 +302,8 @@ pub(crate) fn a_golden_pool_keeps_spare_and_at_most_max(backend: &Backend) {
     fleet.until("a third one", running(3));
     host.touch("web-3", "guest-works");
     fleet.until_says("/v1/pools/web", "\"busy\":3");
+    // A clone that has just come up is given whoever waits then, busy or not.
+    fleet.until("the clone done", |_| said(&host).contains("clone web-3 ("));
     // All work: a connection waits until one of them does not.
     let asking = thread::spawn(move || ask(address, "hello"));
     fleet.until_says("/v1/plan", "max is 3");

@@ -189,6 +189,17 @@ impl Model {
                     guest.inspect(inspect);
                     beside.asked = Some(now.boottime);
                 }
+                Heard::AskedStatus(status) => {
+                    if let Some(guest) = &mut beside.guest {
+                        guest.asked(status);
+                    }
+                }
+                Heard::AskedInspect(inspect) => {
+                    if let Some(guest) = &mut beside.guest {
+                        guest.asked_inspect(inspect);
+                    }
+                    beside.asked = Some(now.boottime);
+                }
                 Heard::Event(event) => {
                     if let Some(guest) = &mut beside.guest {
                         guest.change(&event.change);

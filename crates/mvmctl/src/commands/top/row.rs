@@ -119,6 +119,22 @@ impl Guest {
 
     pub(super) fn inspect(&mut self, inspect: &Inspect) {
         self.status(&inspect.status);
+        self.take_probes(inspect);
+    }
+
+    /// What may be older than what is known already: the integrations, and not what the guest does.
+    pub(super) fn asked(&mut self, status: &Status) {
+        self.status.integrations.clone_from(&status.integrations);
+        self.take();
+    }
+
+    /// The same, with its probes.
+    pub(super) fn asked_inspect(&mut self, inspect: &Inspect) {
+        self.asked(&inspect.status);
+        self.take_probes(inspect);
+    }
+
+    fn take_probes(&mut self, inspect: &Inspect) {
         self.probes = inspect.probes.iter().take(MOST).map(probe).collect();
     }
 
