@@ -1,0 +1,162 @@
+//! Hosts as network namespaces with cables between them. Nothing of it reaches the machine's own
+//! network, and whatever runs in a namespace ends with it.
+
+use crate::conf::{CONTROLLER, HOSTS, Host};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What their names begin with; the id of the process that made them follows.
+const PREFIX: &str = "mvm-engines-";
+
+/// The controller's namespace and the hosts', gone with all that runs in them when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Net {
+    prefix: String,
+    /// What each command gets.
+    env: Vec<(&'static str, String)>,
+    folder: PathBuf,
+}
+
+impl Net {
+    /// Lays the cables. What a run that was killed has left is removed first.
+    pub(crate) fn lay(folder: &Path, env: Vec<(&'static str, String)>) -> Result<Self, String> {
+        sweep();
+        let net = Self {
+            prefix: format!("{PREFIX}{}-", std::process::id()),
+            env,
+            folder: folder.to_owned(),
+        };
+        for name in net.names() {
+            ip(&["netns", "add", &name])?;
+            ip(&["-n", &name, "link", "set", "lo", "up"])?;
+        }
+        let control = net.namespace(CONTROLLER);
+        for host in HOSTS {
+            let own = net.namespace(host.name);
+            let link = cable(host);
+            // `ip` takes a short name for an option.
+            ip(&[
+                "link", "add", "name", &link, "netns", &control, "type", "veth", "peer", "name",
+                "eth0", "netns", &own,
+            ])?;
+            let (at, from) = (host.address, host.gateway);
+            ip(&[
+                "-n",
+                &own,
+                "addr",
+                "add",
+                &format!("{at}/30"),
+                "dev",
+                "eth0",
+            ])?;
+            let other = format!("{from}/30");
+            ip(&["-n", &control, "addr", "add", &other, "dev", &link])?;
+            ip(&["-n", &own, "link", "set", "eth0", "up"])?;
+            net.cable(host, "up")?;
+            ip(&["-n", &own, "route", "add", "default", "via", from])?;
+        }
+        Ok(net)
+    }
+
+    /// Cuts a host off, or joins it again: `down`, `up`.
+    pub(crate) fn cable(&self, host: Host, to: &str) -> Result<(), String> {
+        let control = self.namespace(CONTROLLER);
+        ip(&["-n", &control, "link", "set", &cable(host), to])
+    }
+
+    /// A command on a host, which calls itself by its name there.
+    pub(crate) fn on(&self, host: &str, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/run/netns/{}", self.namespace(host)))
+            .args(["unshare", "--uts", "sh", "-c"])
+            .args(["hostname \"$0\" && exec \"$@\"", host])
+            .arg(program)
+            .envs(self.env.iter().map(|(key, value)| (key, value)))
+            .current_dir(&self.folder)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn namespace(&self, host: &str) -> String {
+        format!("{}{host}", self.prefix)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let hosts = HOSTS.iter().map(|host| host.name);
+        let all = hosts.chain([CONTROLLER]);
+        all.map(|host| self.namespace(host)).collect()
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        remove(&self.names());
+    }
+}
+
+/// The controller's end of the cable to a host.
+fn cable(host: Host) -> String {
+    format!("to-{}", host.name)
+}
+
+/// Runs `ip` in the machine's namespaces.
+fn ip(args: &[&str]) -> Result<(), String> {
+    output(Command::new("ip").args(args)).map(|_| ())
+}
+
+/// What a command printed, if it succeeded.
+pub(crate) fn output(command: &mut Command) -> Result<String, String> {
+    let ran = command
+        .output()
+        .map_err(|error| format!("cannot run {command:?}: {error}"))?;
+    if ran.status.success() {
+        Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
+    } else {
+        let said = String::from_utf8_lossy(&ran.stderr);
+        Err(format!("{command:?}: {}: {}", ran.status, said.trim()))
+    }
+}
+
+/// Removes the namespaces of runs that are no more.
+fn sweep() {
+    let listed = output(Command::new("ip").args(["netns", "list"])).unwrap_or_default();
+    let names = listed.lines().filter_map(|line| line.split(' ').next());
+    let gone = |name: &&str| {
+        let rest = name.strip_prefix(PREFIX);
+        let pid = rest.and_then(|rest| rest.split('-').next());
+        pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+    };
+    let names: Vec<String> = names.filter(gone).map(str::to_owned).collect();
+    remove(&names);
+}
+
+/// Ends whatever runs in those namespaces, and removes them.
+fn remove(names: &[String]) {
+    let until = Instant::now() + Duration::from_secs(10);
+    let running = || {
+        let pids = names.iter().filter_map(|name| {
+            let pids = Command::new("ip").args(["netns", "pids", name]).output();
+            pids.ok()
+        });
+        let pids = pids.flat_map(|pids| {
+            let text = String::from_utf8_lossy(&pids.stdout).into_owned();
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        });
+        pids.collect::<Vec<_>>()
+    };
+    // What one starts while the others are being killed is killed in the next round.
+    loop {
+        let pids = running();
+        if pids.is_empty() || Instant::now() > until {
+            break;
+        }
+        let _ = Command::new("kill").arg("-KILL").args(&pids).output();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for name in names {
+        let _ = Command::new("ip").args(["netns", "del", name]).output();
+    }
+}
