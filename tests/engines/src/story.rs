@@ -111,15 +111,6 @@ pub(crate) fn recipe(cluster: &Cluster) -> Result<(), String> {
 
     cut_off(&story)?;
 
-    cluster.say("host b is joined again");
-    cluster.cable(B, "up")?;
-    story.until("host b to answer", |_| cluster.answers(B))?;
-    cluster.say("the engine hears of it");
-    // None works any more, and each host wants one at hand.
-    story.settled(2)?;
-    cluster.say("both work again, one on each host or two on one");
-    story.work(&HOSTS, true)?;
-    story.settled(4)?;
     story.work(&HOSTS, false)?;
     cluster.say("nobody works");
     story.settled(2)?;
@@ -143,7 +134,8 @@ pub(crate) fn recipe(cluster: &Cluster) -> Result<(), String> {
     Ok(())
 }
 
-/// Host b is not seen by anybody: what is wanted there is what was wanted last, and none of its VMs ends.
+/// Host b is not seen by anybody, and then joined again: what is wanted there is what was wanted last, and
+/// none of its VMs ends.
 fn cut_off(story: &Story<'_>) -> Result<(), String> {
     let cluster = story.cluster;
     let there = story.on(B);
@@ -194,7 +186,22 @@ fn cut_off(story: &Story<'_>) -> Result<(), String> {
         "{less} wanted, and b's are let be: {}",
         shown(&cluster.watch.now())
     ));
-    Ok(())
+
+    // What nobody meant for b while it could not be reached does not reach it later, either.
+    story.work(&[A], true)?;
+    let a = story.on(A).len() as u64;
+    story.settled(a + 1 + wanted_there)?;
+    cluster.say("host b is joined again");
+    cluster.cable(B, "up")?;
+    story.until("the engine to hear of host b", |_| cluster.answers(B))?;
+    cluster.say("the engine hears of it");
+    story.settled(a + 1 + 1)?;
+    check(story.on(B) == there, || {
+        format!(
+            "on host b run {}, with other processes than before",
+            shown(&story.on(B))
+        )
+    })
 }
 
 /// By Slurm's defaults a VM of a host that is cut off runs twice: what is looked for is seen.
