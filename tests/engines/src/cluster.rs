@@ -246,6 +246,18 @@ impl Cluster {
         self.net.cable(host, to)
     }
 
+    /// Has a host lose its power.
+    pub(crate) fn off(&self, host: Host) {
+        self.net.off(host);
+    }
+
+    /// Tells the engine that a host is off.
+    pub(crate) fn down(&self, host: Host) -> Result<(), String> {
+        let node = format!("nodename={}", host.name);
+        let down = ["update", &node, "state=down", "reason=off"];
+        self.control("scontrol", &down).map(|_| ())
+    }
+
     /// Has a VM's guest work, or not.
     pub(crate) fn work(&self, host: &str, vm: &str, works: bool) -> Result<(), String> {
         let file = self.home(host).join("vms").join(vm).join("run/busy.d/work");

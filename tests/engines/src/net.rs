@@ -66,6 +66,11 @@ impl Net {
         ip(&["-n", &control, "link", "set", &cable(host), to])
     }
 
+    /// Has a host lose its power.
+    pub(crate) fn off(&self, host: Host) {
+        kill(&[self.namespace(host.name)]);
+    }
+
     /// A command on a host, which calls itself by its name there.
     pub(crate) fn on(&self, host: &str, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
@@ -135,28 +140,27 @@ fn sweep() {
 
 /// Ends whatever runs in those namespaces, and removes them.
 fn remove(names: &[String]) {
+    kill(names);
+    for name in names {
+        let _ = Command::new("ip").args(["netns", "del", name]).output();
+    }
+}
+
+/// Kills whatever runs in those namespaces.
+fn kill(names: &[String]) {
     let until = Instant::now() + Duration::from_secs(10);
-    let running = || {
-        let pids = names.iter().filter_map(|name| {
-            let pids = Command::new("ip").args(["netns", "pids", name]).output();
-            pids.ok()
-        });
-        let pids = pids.flat_map(|pids| {
-            let text = String::from_utf8_lossy(&pids.stdout).into_owned();
-            text.lines().map(str::to_owned).collect::<Vec<_>>()
-        });
-        pids.collect::<Vec<_>>()
-    };
     // What one starts while the others are being killed is killed in the next round.
     loop {
-        let pids = running();
+        let pids: Vec<String> = names.iter().flat_map(|name| pids(name)).collect();
         if pids.is_empty() || Instant::now() > until {
             break;
         }
         let _ = Command::new("kill").arg("-KILL").args(&pids).output();
         std::thread::sleep(Duration::from_millis(50));
     }
-    for name in names {
-        let _ = Command::new("ip").args(["netns", "del", name]).output();
-    }
+}
+
+fn pids(name: &str) -> Vec<String> {
+    let listed = output(Command::new("ip").args(["netns", "pids", name])).unwrap_or_default();
+    listed.lines().map(str::to_owned).collect()
 }

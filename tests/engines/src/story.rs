@@ -115,6 +115,8 @@ pub(crate) fn recipe(cluster: &Cluster) -> Result<(), String> {
     cluster.say("nobody works");
     story.settled(2)?;
 
+    lost(&story)?;
+
     let (twice_seen, looks) = cluster.watch.twice();
     check(twice_seen.is_empty(), || {
         format!("ran on two hosts: {twice_seen:?}")
@@ -202,6 +204,24 @@ fn cut_off(story: &Story<'_>) -> Result<(), String> {
             shown(&story.on(B))
         )
     })
+}
+
+/// Host b loses its power. That it is not cut off alone is known when somebody says so.
+fn lost(story: &Story<'_>) -> Result<(), String> {
+    let cluster = story.cluster;
+    cluster.say(&format!("host b is off, with {}", shown(&story.on(B))));
+    cluster.off(B);
+    let before = story.on(A);
+    let begun = story.rounds.get();
+    story.until("the engine to miss host b", |round| {
+        Ok(!cluster.answers(B)? && round >= begun + ROUNDS)
+    })?;
+    check(story.on(A) == before, || {
+        format!("nobody said so, and there run {}", shown(&story.on(A)))
+    })?;
+    cluster.down(B)?;
+    cluster.say("it is said to be off");
+    story.settled(2)
 }
 
 /// By Slurm's defaults a VM of a host that is cut off runs twice: what is looked for is seen.
