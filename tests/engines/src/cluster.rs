@@ -1,7 +1,8 @@
 //! Slurm on two hosts, a fleet's server on each, and Prometheus and the scaler where the controller is.
 
-use crate::conf::{self, CONTROLLER, Engine, HOSTS, Host, POOL};
+use crate::conf::{self, CONTROLLER, Engine, Guests, HOSTS, Host, POOL};
 use crate::net::{Net, output};
+use crate::record;
 use crate::seen::Watch;
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -23,6 +24,8 @@ pub(crate) struct Programs {
     pub(crate) prometheus: PathBuf,
     pub(crate) mvmctl: PathBuf,
     pub(crate) agent: PathBuf,
+    /// What a real guest is made of: a kernel, its modules, busybox. Without, there is none.
+    pub(crate) guest: Option<[PathBuf; 3]>,
     /// `packaging` of the repository.
     pub(crate) packaging: PathBuf,
 }
@@ -34,7 +37,14 @@ impl Programs {
             let path = std::env::var_os(name).map(PathBuf::from);
             path.ok_or_else(|| format!("{name} is not set: run `cargo xtask engines`"))
         };
+        let parts = ["MVM_TEST_KERNEL", "MVM_TEST_MODULES", "MVM_TEST_BUSYBOX"];
+        let real = std::env::var_os("MVM_TEST_REAL_GUESTS").is_some();
         Ok(Self {
+            guest: if real {
+                Some([path(parts[0])?, path(parts[1])?, path(parts[2])?])
+            } else {
+                None
+            },
             slurm: path("MVM_TEST_SLURM")?,
             prometheus: path("MVM_TEST_PROMETHEUS")?,
             mvmctl: path("MVM_TEST_MVMCTL")?,
@@ -44,10 +54,20 @@ impl Programs {
     }
 }
 
+impl Programs {
+    fn guests(&self) -> Guests {
+        match self.guest {
+            Some(_) => Guests::Qemu,
+            None => Guests::Local,
+        }
+    }
+}
+
 /// All of it, ended when dropped.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) watch: Watch,
+    pub(crate) guests: Guests,
     net: Net,
     folder: TempDir,
     /// Reaped when the namespaces are gone.
@@ -73,6 +93,7 @@ impl Cluster {
             .map_err(|error| format!("cannot write into {}: {error}", folder.path().display()))?;
         let mut cluster = Self {
             watch: Watch::start(folder.path()),
+            guests: programs.guests(),
             net: Net::lay(folder.path(), env(folder.path(), programs))?,
             folder,
             children: Vec::new(),
@@ -80,8 +101,27 @@ impl Cluster {
             interrupted: Arc::clone(interrupted),
             begun: Instant::now(),
         };
+        if let Some(parts) = &programs.guest {
+            cluster.build(&programs.agent, parts)?;
+        }
         cluster.start_all(programs)?;
         Ok(cluster)
+    }
+
+    /// The image of all guests.
+    fn build(&self, agent: &Path, [kernel, modules, busybox]: &[PathBuf; 3]) -> Result<(), String> {
+        let folder = self.folder.path();
+        let mut build = self.net.on(CONTROLLER, "mvmctl");
+        build
+            .args(["image", "build", "--out"])
+            .arg(folder.join("image"));
+        build.arg("--agent").arg(agent).arg("--kernel").arg(kernel);
+        build
+            .arg("--modules")
+            .arg(modules)
+            .arg("--busybox")
+            .arg(busybox);
+        output(build.arg("--etc").arg(folder.join("etc"))).map(|_| ())
     }
 
     fn start_all(&mut self, programs: &Programs) -> Result<(), String> {
@@ -158,10 +198,6 @@ impl Cluster {
 
     fn home(&self, host: &str) -> PathBuf {
         self.folder.path().join(format!("host-{host}"))
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// A command where the controller is.
@@ -260,13 +296,24 @@ impl Cluster {
 
     /// Has a VM's guest work, or not.
     pub(crate) fn work(&self, host: &str, vm: &str, works: bool) -> Result<(), String> {
-        let file = self.home(host).join("vms").join(vm).join("run/busy.d/work");
-        let done = if works {
-            fs::write(&file, "{\"lease_secs\": 86400}")
-        } else {
-            fs::remove_file(&file)
-        };
-        done.map_err(|error| format!("{}: {error}", file.display()))
+        let probe = conf::work(works).0;
+        let mut check = self.net.on(host, "mvmctl");
+        check.env("MVM_HOME", self.home(host));
+        output(check.args(["vm", "check", vm, probe])).map(|_| ())
+    }
+
+    /// What all VMs have written down.
+    pub(crate) fn journal(&self) -> std::io::Result<String> {
+        let mut journal = fs::read_to_string(self.folder.path().join("journal"))?;
+        for file in fs::read_dir(self.folder.path().join("log"))? {
+            let file = file?;
+            let name = file.file_name().to_string_lossy().into_owned();
+            if let Some((vm, host)) = name.split_once('.') {
+                let console = String::from_utf8_lossy(&fs::read(file.path())?).into_owned();
+                journal += &record::beats(&console, vm, host);
+            }
+        }
+        Ok(journal)
     }
 
     /// The ends of all that the programs have said.
@@ -313,7 +360,7 @@ fn env(folder: &Path, programs: &Programs) -> Vec<(&'static str, String)> {
         ("MVM_VM", vm.display().to_string()),
         (
             "MVM_SBATCH",
-            format!("--output={folder}/log/%x --open-mode=append"),
+            format!("--output={folder}/log/%x.%N --open-mode=append"),
         ),
         ("MVM_CONFIG", format!("{folder}/mvmctl.toml")),
     ]
@@ -329,6 +376,7 @@ fn write(folder: &Path, programs: &Programs, engine: Engine) -> std::io::Result<
         "slurmd-b",
         "no-cgroups",
         "pools",
+        "etc/probes.d",
     ];
     for name in folders
         .iter()
@@ -350,9 +398,17 @@ fn write(folder: &Path, programs: &Programs, engine: Engine) -> std::io::Result<
         ("cgroup.conf", conf::cgroup(folder)),
         ("prometheus.yml", conf::prometheus(&rules)),
         ("fleet.toml", conf::policy()),
-        ("pools/web.conf", conf::pool(folder, &programs.agent)),
+        (
+            "pools/web.conf",
+            conf::pool(folder, &programs.agent, programs.guests()),
+        ),
         ("etc/agent.json", conf::AGENT.to_owned()),
-        ("etc/integrations.d/journal.json", conf::heartbeat(folder)),
+        (
+            "etc/integrations.d/journal.json",
+            conf::heartbeat(folder, programs.guests()),
+        ),
+        ("etc/probes.d/work.json", conf::work(true).1),
+        ("etc/probes.d/rest.json", conf::work(false).1),
         ("mvmctl.toml", String::new()),
         ("journal", String::new()),
     ] {

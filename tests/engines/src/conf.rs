@@ -1,5 +1,6 @@
 //! What the programs are configured by. Pure: text from addresses and folders.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 /// A host that runs VMs.
@@ -80,7 +81,10 @@ SlurmdParameters=config_overrides
         gateway = HOSTS[0].gateway,
     );
     for Host { name, address, .. } in HOSTS {
-        text += &format!("NodeName={name} NodeAddr={address} NodeHostname={name} CPUs=8\n");
+        let _ = writeln!(
+            text,
+            "NodeName={name} NodeAddr={address} NodeHostname={name} CPUs=8"
+        );
     }
     // The one with the fewest takes the next.
     text += "PartitionName=vms Nodes=a,b Default=YES MaxTime=INFINITE LLN=YES\n";
@@ -108,7 +112,10 @@ scrape_configs:
         rules = rules.display(),
     );
     for Host { address, .. } in HOSTS {
-        text += &format!("      - url: http://{address}:9152/sd\n        refresh_interval: 2s\n");
+        let _ = write!(
+            text,
+            "      - url: http://{address}:9152/sd\n        refresh_interval: 2s\n"
+        );
     }
     text
 }
@@ -118,26 +125,62 @@ pub(crate) fn policy() -> String {
     format!("[[pool]]\nname = \"{POOL}\"\nspare = 1\nmax = 8\n")
 }
 
+/// What the VMs are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Guests {
+    /// An agent as a plain process stands for each.
+    Local,
+    /// Real ones, by QEMU.
+    Qemu,
+}
+
 /// What a VM is made of. Each host has its own `$MVM_HOME`, here on one machine.
-pub(crate) fn pool(folder: &Path, agent: &Path) -> String {
+pub(crate) fn pool(folder: &Path, agent: &Path, guests: Guests) -> String {
     let (folder, agent) = (folder.display(), agent.display());
-    format!(
-        "MVM_HOME={folder}/host-$(hostname)\nMVM_RUN=\"--backend local --agent {agent} --etc {folder}/etc \
-         --label pool={POOL}\"\n"
-    )
+    let vm = match guests {
+        Guests::Local => format!("--backend local --agent {agent} --etc {folder}/etc"),
+        Guests::Qemu => format!("--backend qemu --image {folder}/image --memory 128"),
+    };
+    format!("MVM_HOME={folder}/host-$(hostname)\nMVM_RUN=\"{vm} --label pool={POOL}\"\n")
 }
 
 /// The agents' settings: busy is what has a file that says so.
 pub(crate) const AGENT: &str = "{\"busy_signals\": [\"inhibit\"], \"sample_interval_secs\": 1}\n";
 
-/// A health check by which each VM writes down by itself, every second, that it runs, where, and as
-/// which process.
-pub(crate) fn heartbeat(folder: &Path) -> String {
+/// Where the agent looks for that file: below its folder, or where a guest has it.
+const FILE: &str = "folder=$(readlink /proc/$PPID/cwd)/run; [ -d $folder/busy.d ] || folder=/run/mvm; \
+     mkdir -p $folder/busy.d; file=$folder/busy.d/work; ";
+
+/// A probe by which a host has a guest work, or not.
+pub(crate) fn work(works: bool) -> (&'static str, String) {
+    let (name, command) = if works {
+        ("work", "echo '{\"lease_secs\": 86400}' >$file")
+    } else {
+        ("rest", "rm -f $file")
+    };
+    let probe = serde_json::json!({
+        "name": name,
+        // It runs once when it is loaded, too, which nobody asked for.
+        "command": format!("{FILE}if [ -e $folder/ran-{name} ]; then {command}; fi; >$folder/ran-{name}"),
+        "interval_secs": 86_400,
+    });
+    (name, probe.to_string())
+}
+
+/// A health check by which each VM writes down by itself, every second, that it runs, and as which
+/// process or boot.
+pub(crate) fn heartbeat(folder: &Path, guests: Guests) -> String {
     let journal = folder.join("journal");
-    let command = format!(
-        "echo \"$(date +%s.%N) $(basename \"$(readlink /proc/$PPID/cwd)\") $(hostname) $PPID\" >>{}",
-        journal.display()
-    );
+    let command = match guests {
+        Guests::Local => format!(
+            "echo \"$(date +%s.%N) $(basename \"$(readlink /proc/$PPID/cwd)\") $(hostname) $PPID\" >>{}",
+            journal.display()
+        ),
+        // Its console is its job's output. Which VM it is and where is in that file's name.
+        Guests::Qemu => {
+            "echo \"beat $(date +%s) $(cat /proc/sys/kernel/random/boot_id)\" >/dev/console".into()
+        }
+    };
     let check = serde_json::json!({
         "name": "journal",
         "health_cmd": command,

@@ -1,6 +1,7 @@
 //! Who ran when: by what the VMs themselves have written down, and by what somebody else has seen.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 /// One VM on one host, from its first sign of life to its last.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,12 +36,23 @@ pub(crate) fn runs(journal: &str) -> Result<Vec<Run>, String> {
     Ok(runs.into_iter().map(run).collect())
 }
 
-/// Those of one VM that ran at one time.
+/// The lines of such a journal in what guests have written to their consoles: `beat TIME BOOT`.
+pub(crate) fn beats(console: &str, vm: &str, host: &str) -> String {
+    let mut journal = String::new();
+    for (_, beat) in console.lines().filter_map(|line| line.split_once("beat ")) {
+        if let Some((time, boot)) = beat.trim().split_once(' ') {
+            let _ = writeln!(journal, "{time} {vm} {host} {boot}");
+        }
+    }
+    journal
+}
+
+/// Those of one VM that ran at one time. Moments as long as their clock's precision are none.
 pub(crate) fn twice(runs: &[Run]) -> Vec<(&Run, &Run)> {
     let mut found = Vec::new();
     for (number, one) in runs.iter().enumerate() {
         for other in runs.iter().skip(number + 1) {
-            if one.vm == other.vm && one.from <= other.to && other.from <= one.to {
+            if one.vm == other.vm && one.from < other.to && other.from < one.to {
                 found.push((one, other));
             }
         }
@@ -67,5 +79,17 @@ mod tests {
             assert_eq!(twice(&runs(journal).unwrap()).len(), 1, "{journal}");
         }
         assert!(runs("1.0 web-1 a\n").is_err());
+        // One that ends in the second in which the next begins.
+        let moved = runs("1 web-1 a 7\n2 web-1 a 7\n2 web-1 b 8\n3 web-1 b 8\n").unwrap();
+        assert_eq!(twice(&moved), []);
+    }
+
+    #[test]
+    fn a_console_has_beats_among_other_lines() {
+        let console = "web-1: starting\n[    1.2] init\nbeat 7 x-y\r\nbeat 8 x-y\r\n";
+        assert_eq!(
+            beats(console, "web-1", "a"),
+            "7 web-1 a x-y\n8 web-1 a x-y\n"
+        );
     }
 }

@@ -4,7 +4,7 @@ use crate::conf::HOSTS;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -93,7 +93,7 @@ fn look(folder: &Path) -> Running {
     for host in HOSTS {
         let vms = folder.join(format!("host-{}", host.name)).join("vms");
         for vm in fs::read_dir(vms).into_iter().flatten().flatten() {
-            if let Some(pid) = agent(vm.path()) {
+            if let Some(pid) = process(&vm.path()) {
                 let name = vm.file_name().to_string_lossy().into_owned();
                 now.insert((host.name.to_owned(), name), pid);
             }
@@ -102,16 +102,18 @@ fn look(folder: &Path) -> Running {
     now
 }
 
-/// The process of a VM's agent, if it runs.
-fn agent(vm: PathBuf) -> Option<u64> {
+/// The process that is the VM, if it runs: its VMM, or the agent that stands for it.
+fn process(vm: &Path) -> Option<u64> {
     let record: Value = serde_json::from_slice(&fs::read(vm.join("vm.json")).ok()?).ok()?;
     let processes = record.get("processes")?.as_array()?;
-    let agent = processes
-        .iter()
-        .find(|process| process.get("role").is_some_and(|role| role == "agent"))?;
-    let pid = agent.get("pid")?.as_u64()?;
+    let is_it_all = |process: &&Value| {
+        let role = process.get("role");
+        role.is_some_and(|role| role == "agent" || role == "vmm")
+    };
+    let process = processes.iter().find(is_it_all)?;
+    let pid = process.get("pid")?.as_u64()?;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let begun = agent.get("start_ticks")?.as_u64()?;
+    let begun = process.get("start_ticks")?.as_u64()?;
     is_it(&stat, begun).then_some(pid)
 }
 

@@ -2,19 +2,28 @@
 //! nothing runs twice or ends for not being seen.
 
 use crate::cluster::Cluster;
-use crate::conf::{HOSTS, Host};
+use crate::conf::{Guests, HOSTS, Host};
 use crate::record::{runs, twice};
 use crate::seen::Running;
 use std::cell::Cell;
-use std::fs;
 use std::time::{Duration, Instant};
 
 /// Between two rounds of the scaler. A VM is up in less, so that none is counted both as one that
 /// starts and as one that is not at hand yet.
-const PERIOD: Duration = Duration::from_secs(3);
+fn period(guests: Guests) -> Duration {
+    Duration::from_secs(match guests {
+        Guests::Local => 3,
+        Guests::Qemu => 20,
+    })
+}
 
 /// Rounds of the scaler after which what has not changed does not change any more.
-const ROUNDS: u32 = 5;
+fn rounds(guests: Guests) -> u32 {
+    match guests {
+        Guests::Local => 5,
+        Guests::Qemu => 3,
+    }
+}
 
 const A: Host = HOSTS[0];
 const B: Host = HOSTS[1];
@@ -41,7 +50,11 @@ impl<'a> Story<'a> {
     /// Waits for something, while the scaler does its rounds.
     fn until(&self, what: &str, is_so: impl Fn(u32) -> Result<bool, String>) -> Result<(), String> {
         self.cluster.until(what, || {
-            if self.last.get().is_none_or(|last| last.elapsed() >= PERIOD) {
+            if self
+                .last
+                .get()
+                .is_none_or(|last| last.elapsed() >= period(self.cluster.guests))
+            {
                 self.last.set(Some(Instant::now()));
                 if self.cluster.scale().is_err() {
                     self.idle.set(self.idle.get() + 1);
@@ -60,7 +73,7 @@ impl<'a> Story<'a> {
             if self.cluster.wanted() != Some(count) || runs != count {
                 since.set(round);
             }
-            Ok(round >= since.get() + ROUNDS)
+            Ok(round >= since.get() + rounds(self.cluster.guests))
         })?;
         let jobs = self.cluster.jobs()?;
         self.cluster.say(&format!(
@@ -84,10 +97,7 @@ impl<'a> Story<'a> {
             .flat_map(|host| self.on(*host))
             .map(|(key, _)| key)
         {
-            // One that is idle already has nothing to remove.
-            if works || self.cluster.work(&host, &vm, true).is_ok() {
-                self.cluster.work(&host, &vm, works)?;
-            }
+            self.cluster.work(&host, &vm, works)?;
         }
         Ok(())
     }
@@ -175,7 +185,9 @@ fn cut_off(story: &Story<'_>) -> Result<(), String> {
         } else if since.get().is_none() {
             since.set(Some(round));
         }
-        Ok(since.get().is_some_and(|since| round >= since + 2 * ROUNDS))
+        Ok(since
+            .get()
+            .is_some_and(|since| round >= since + 2 * rounds(cluster.guests)))
     })?;
     check(story.on(B) == there, || {
         format!(
@@ -214,7 +226,7 @@ fn lost(story: &Story<'_>) -> Result<(), String> {
     let before = story.on(A);
     let begun = story.rounds.get();
     story.until("the engine to miss host b", |round| {
-        Ok(!cluster.answers(B)? && round >= begun + ROUNDS)
+        Ok(!cluster.answers(B)? && round >= begun + rounds(cluster.guests))
     })?;
     check(story.on(A) == before, || {
         format!("nobody said so, and there run {}", shown(&story.on(A)))
@@ -247,7 +259,7 @@ pub(crate) fn defaults(cluster: &Cluster) -> Result<(), String> {
 }
 
 fn written(cluster: &Cluster) -> Result<Vec<crate::record::Run>, String> {
-    let journal = fs::read_to_string(cluster.folder().join("journal"));
+    let journal = cluster.journal();
     runs(&journal.map_err(|error| format!("the VMs' journal: {error}"))?)
 }
 
