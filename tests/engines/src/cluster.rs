@@ -1,7 +1,7 @@
 //! Slurm on two hosts, a fleet's server on each, and Prometheus and the scaler where the controller is.
 
 use crate::conf::{self, CONTROLLER, Engine, Guests, HOSTS, Host, POOL};
-use crate::net::{Net, output};
+use crate::net::{Net, output, prefix, sweep};
 use crate::record;
 use crate::seen::Watch;
 use serde_json::Value;
@@ -86,7 +86,8 @@ impl Cluster {
         engine: Engine,
         interrupted: &Arc<AtomicBool>,
     ) -> Result<Self, String> {
-        let folder = tempfile::Builder::new().prefix("mvm-engines-").tempdir();
+        sweep();
+        let folder = tempfile::Builder::new().prefix(&prefix()).tempdir();
         let folder = folder.map_err(|error| format!("cannot make a folder: {error}"))?;
         // Slurm writes its spool folders for others to enter.
         write(folder.path(), programs, engine)

@@ -7,8 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What their names begin with; the id of the process that made them follows.
+/// What names begin with; the id of the process that made them follows.
 const PREFIX: &str = "mvm-engines-";
+
+/// What the names of this process's namespaces and of its folder begin with.
+pub(crate) fn prefix() -> String {
+    format!("{PREFIX}{}-", std::process::id())
+}
 
 /// The controller's namespace and the hosts', gone with all that runs in them when this is dropped.
 #[derive(Debug)]
@@ -20,11 +25,10 @@ pub(crate) struct Net {
 }
 
 impl Net {
-    /// Lays the cables. What a run that was killed has left is removed first.
+    /// Lays the cables.
     pub(crate) fn lay(folder: &Path, env: Vec<(&'static str, String)>) -> Result<Self, String> {
-        sweep();
         let net = Self {
-            prefix: format!("{PREFIX}{}-", std::process::id()),
+            prefix: prefix(),
             env,
             folder: folder.to_owned(),
         };
@@ -125,17 +129,30 @@ pub(crate) fn output(command: &mut Command) -> Result<String, String> {
     }
 }
 
-/// Removes the namespaces of runs that are no more.
-fn sweep() {
+/// Removes what runs that were killed have left: namespaces, whatever runs in them, folders.
+pub(crate) fn sweep() {
     let listed = output(Command::new("ip").args(["netns", "list"])).unwrap_or_default();
     let names = listed.lines().filter_map(|line| line.split(' ').next());
-    let gone = |name: &&str| {
-        let rest = name.strip_prefix(PREFIX);
-        let pid = rest.and_then(|rest| rest.split('-').next());
-        pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
-    };
-    let names: Vec<String> = names.filter(gone).map(str::to_owned).collect();
+    let names: Vec<String> = names.filter(|name| left(name)).map(str::to_owned).collect();
     remove(&names);
+    for entry in std::fs::read_dir(std::env::temp_dir())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if entry.file_name().to_str().is_some_and(left) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Whether that is the name of something of a process that is no more.
+fn left(name: &str) -> bool {
+    let rest = name.strip_prefix(PREFIX);
+    let pid = rest
+        .and_then(|rest| rest.split_once('-'))
+        .map(|(pid, _)| pid);
+    pid.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists())
 }
 
 /// Ends whatever runs in those namespaces, and removes them.
@@ -163,4 +180,19 @@ fn kill(names: &[String]) {
 fn pids(name: &str) -> Vec<String> {
     let listed = output(Command::new("ip").args(["netns", "pids", name])).unwrap_or_default();
     listed.lines().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_of_a_process_that_is_no_more() {
+        // Above the largest that there can be.
+        assert!(left("mvm-engines-4194305-a"));
+        assert!(!left(&format!("{}a", prefix())));
+        assert!(!left("mvm-engines--a"));
+        assert!(!left("mvm-engines-x"));
+        assert!(!left("other-4194305-a"));
+    }
 }
