@@ -80,6 +80,14 @@ pub(crate) fn host_program(package: &str) -> Result<PathBuf> {
     built(&format!("dist-host/{package}"))
 }
 
+/// A host program as the tests run it.
+pub(crate) fn debug_program(package: &str) -> Result<PathBuf> {
+    Cmd::new("cargo")
+        .args(["build", "--package", package])
+        .run()?;
+    built(&format!("debug/{package}"))
+}
+
 /// What users get, side by side in a folder: `mvmctl` finds the agent beside itself.
 pub(crate) fn programs() -> Result<PathBuf> {
     let dir = target_dir()?.join("bin");

@@ -4,13 +4,14 @@
 //! main      which chore
 //! need      what a chore needs of the machine, and how it is installed: cargo tools, packages, kernel
 //! build     the binaries that a chore runs: the static agent, mvmctl
-//! test demo bench schema fuzz    one file a chore
+//! test demo bench schema fuzz engines    one file a chore
 //! sh        running commands, shown as a person would type them
 //! ```
 
 mod bench;
 mod build;
 mod demo;
+mod engines;
 mod fuzz;
 mod need;
 mod schema;
@@ -29,6 +30,8 @@ cargo xtask schema            write the JSON Schema files in docs/schema (`test 
 cargo xtask bench             measure, and print the figures for docs/performance.md;
                               --against REV: and those of another revision, and the ratios
 cargo xtask fuzz [SECONDS]    run each fuzz target that long
+cargo xtask engines [guests]  as root: Slurm runs VMs on two hosts, one of which is cut off; with
+                              `guests` real ones
 
 What a chore needs and the machine lacks is installed, and each install says what, why and how
 long. Packages are asked of apt only as root; otherwise the command to run is printed.
@@ -55,6 +58,8 @@ fn run() -> Result<()> {
         ["build"] => build::run(),
         ["schema"] => schema::run(),
         ["bench", args @ ..] => bench::run(args),
+        ["engines"] => engines::run(false),
+        ["engines", "guests"] => engines::run(true),
         ["fuzz", seconds @ ..] => fuzz::run(seconds),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

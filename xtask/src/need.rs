@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 
 mod debian;
 mod kernel;
+mod slurm;
 
 pub(crate) use debian::debian;
 pub(crate) use kernel::{Kernel, newer_kernel};
+pub(crate) use slurm::slurm;
 
 /// A program that cargo installs.
 pub(crate) struct Tool {
@@ -391,18 +393,21 @@ fn download(folder: &Scratch, package: &str, options: &[String]) -> Result<()> {
         .run()
 }
 
-/// Unpacks the package that was downloaded into a folder of our cache.
+/// Unpacks the packages that were downloaded into a folder of our cache.
 fn unpack_into(home: &Path, scratch: &Scratch) -> Result<()> {
     let listing = fs::read_dir(&scratch.0).tried("list the download")?;
-    let archive = listing
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|it| it == "deb"))
-        .ok_or_else(|| Failure(format!("apt downloaded nothing for {}", home.display())))?;
     let unpacked = scratch.0.join("unpacked");
-    Cmd::new("dpkg-deb")
-        .arg("-x")
-        .args([&archive, &unpacked])
-        .run()?;
+    let files = listing.filter_map(|entry| Some(entry.ok()?.path()));
+    for archive in files.filter(|path| path.extension().is_some_and(|it| it == "deb")) {
+        Cmd::new("dpkg-deb")
+            .arg("-x")
+            .args([&archive, &unpacked])
+            .run()?;
+    }
+    if !unpacked.is_dir() {
+        let home = home.display();
+        return Err(Failure(format!("apt downloaded nothing for {home}")));
+    }
     // Whole or not at all, should two chores run at once or one be interrupted.
     fs::rename(&unpacked, home)
         .or_else(|error| if home.exists() { Ok(()) } else { Err(error) })
@@ -425,7 +430,7 @@ fn is_debian() -> bool {
     which("apt-get").is_some() && which("dpkg-deb").is_some()
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     Cmd::new("id").arg("-u").output().is_ok_and(|id| id == "0")
 }
 

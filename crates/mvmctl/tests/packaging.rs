@@ -1,5 +1,6 @@
 //! What is shipped for other programs, read by those: units by systemd, rules by promtool. And the
-//! examples of docs/autoscaling.md: they are YAML, and the series that they ask for are there.
+//! examples of docs/autoscaling.md: they are YAML, or what is shipped, and the series that they ask for
+//! are there.
 
 #![allow(
     clippy::indexing_slicing,
@@ -31,7 +32,7 @@ fn systemd_takes_the_units() {
         eprintln!("systemd-analyze is not there: the units are not verified");
         return;
     };
-    for unit in ["mvm@.service", "mvm-fleet.service"] {
+    for unit in ["mvm@.service", "mvm-fleet.service", "mvm-follow@.service"] {
         let folder = tempfile::tempdir().unwrap();
         let text = fs::read_to_string(root().join("packaging/systemd").join(unit)).unwrap();
         let line = text.lines().find(|line| line.starts_with("ExecStart="));
@@ -142,4 +143,18 @@ fn the_examples_are_yaml_and_ask_for_series_that_there_are() {
         asked += 1;
     }
     assert!(asked > 0);
+}
+
+#[test]
+fn what_the_documentation_shows_is_what_is_shipped() {
+    let docs = fs::read_to_string(root().join("docs/autoscaling.md")).unwrap();
+    for (language, file) in [
+        ("sh", "systemd/mvm-follow"),
+        ("sh", "slurm/mvm-scale"),
+        ("sh", "slurm/mvm-vm"),
+        ("ini", "slurm/slurm.conf"),
+    ] {
+        let shipped = fs::read_to_string(root().join("packaging").join(file)).unwrap();
+        assert!(blocks(&docs, language).contains(&shipped), "{file}");
+    }
 }

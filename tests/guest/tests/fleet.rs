@@ -14,6 +14,7 @@ use serde_json::Value;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -50,7 +51,33 @@ impl Story {
         })
     }
 
+    /// Starts the server, and does not wait for it.
     fn serve(&mut self, policy: &str) {
+        let mut command = self.server(policy);
+        self.server = Some(command.spawn().unwrap());
+    }
+
+    /// Starts the server, and waits until it knows what each VM is: it listens before.
+    fn serve_until_ready(&mut self, policy: &str) {
+        let path = self.folder.path().join("notify");
+        let _ = fs::remove_file(&path);
+        let told = UnixDatagram::bind(&path).unwrap();
+        told.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut command = self.server(policy);
+        self.server = Some(command.env("NOTIFY_SOCKET", &path).spawn().unwrap());
+        let mut buffer = [0; 4096];
+        loop {
+            let count = told.recv(&mut buffer).unwrap_or_else(|error| {
+                panic!("it is not ready: {error}:\n{}", self.log());
+            });
+            let words = String::from_utf8_lossy(&buffer[..count]);
+            if words.lines().any(|line| line == "READY=1") {
+                return;
+            }
+        }
+    }
+
+    fn server(&self, policy: &str) -> Command {
         let file = self.folder.path().join("fleet.toml");
         let wake = format!(
             "wake = [{{ listen = \"{}\", guest_port = 8080 }}]\n",
@@ -69,7 +96,8 @@ impl Story {
             file,
         ];
         let mut command = self.mvmctl.command(&serve);
-        self.server = Some(command.stderr(log.unwrap()).spawn().unwrap());
+        command.stderr(log.unwrap());
+        command
     }
 
     /// Ends the server in order.
@@ -219,9 +247,7 @@ fn idle_ones_pause_and_then_sleep_and_a_connection_wakes_one() {
     for _ in 0..5 {
         by_hand.push(restored_by_hand(&story));
         story.mvmctl.ok(&["vm", "snapshot", "web", "--stop"]);
-        story.serve("idle_sleep_after = \"1h\"");
-        // It listens before it knows who sleeps.
-        sleep(Duration::from_secs(2));
+        story.serve_until_ready("idle_sleep_after = \"1h\"");
         by_connection.push(story.assert_page());
         story.end();
         story.mvmctl.ok(&["vm", "snapshot", "web", "--stop"]);
@@ -327,9 +353,7 @@ fn fifty_connections_at_once_wake_one() {
     for vm in ["web", "web-1"] {
         mvmctl.ok(&["vm", "snapshot", vm, "--stop"]);
     }
-    story.serve("max = 2");
-    // It listens before it knows who sleeps.
-    sleep(Duration::from_secs(2));
+    story.serve_until_ready("max = 2");
     std::thread::scope(|scope| {
         for _ in 0..50 {
             scope.spawn(|| story.assert_page());

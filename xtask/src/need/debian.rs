@@ -28,6 +28,9 @@ const UIDMAP: Package = Package {
     why: "lets you make the root file system of the guest with systemd without being root",
 };
 
+/// What the tests want in it besides: what `packaging/systemd/mvm-follow` runs.
+const MORE: &str = "curl,jq";
+
 /// Its root file system as an archive, made once and kept in our cache. As another recipe makes
 /// another one, its name has the recipe's hash.
 pub(crate) fn debian() -> Result<PathBuf> {
@@ -39,6 +42,7 @@ pub(crate) fn debian() -> Result<PathBuf> {
     let text = fs::read(&recipe).tried(format!("read {}", recipe.display()))?;
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
+    MORE.hash(&mut hasher);
     let cache = cache()?;
     let archive = cache.join(format!("debian-{:016x}.tar", hasher.finish()));
     if archive.is_file() {
@@ -51,7 +55,7 @@ pub(crate) fn debian() -> Result<PathBuf> {
     ));
     let scratch = Scratch::new(&cache.join(format!("debian-{}", std::process::id())))?;
     let made = scratch.path().join("debian.tar");
-    Cmd::new(recipe).arg(&made).run()?;
+    Cmd::new(recipe).arg(&made).env("PACKAGES", MORE).run()?;
     // Whole or not at all, should two chores run at once or one be interrupted.
     fs::rename(&made, &archive).tried(format!("move it to {}", archive.display()))?;
     Ok(archive)

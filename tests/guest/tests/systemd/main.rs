@@ -8,7 +8,9 @@
     reason = "a test fails by panicking"
 )]
 
+mod follows;
 mod frozen;
+mod host;
 mod identity;
 mod lifecycle;
 mod service;

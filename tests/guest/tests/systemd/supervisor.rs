@@ -1,14 +1,12 @@
-//! systemd as the supervisor of a VM: the template unit for hosts, as it is shipped. The host is the guest
-//! here, and its VM an agent without a guest (`--backend local`): there is no VMM within an emulated one.
+//! systemd as the supervisor of a VM: the template unit for hosts, as it is shipped.
 
+use crate::host::install;
 use mvm_guest_tests::SystemdVm;
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// What the VM is made of, and a watchdog that does not let a test wait for a minute.
 const SET_UP: &str = r#"
-mkdir -p /etc/mvm/vms /etc/inner/integrations.d /etc/systemd/system/mvm@.service.d
+mkdir -p /etc/inner/integrations.d /etc/systemd/system/mvm@.service.d
 cat >/etc/inner/integrations.d/web.json <<END
 {"name": "web", "health_cmd": "test -e /run/healthy", "health_interval_secs": 0.5}
 END
@@ -21,7 +19,6 @@ cat >/etc/systemd/system/mvm@.service.d/short.conf <<END
 [Service]
 WatchdogSec=6s
 END
-chmod 755 /usr/bin/mvmctl
 systemctl daemon-reload
 systemctl start --no-block mvm@web
 "#;
@@ -54,24 +51,7 @@ async fn systemd_runs_a_vm_by_the_unit_that_is_shipped() {
     let Some(vm) = SystemdVm::restored() else {
         return;
     };
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("mvmctl");
-    // Without its symbols, which are most of it and have no room in the guest.
-    let stripped = Command::new("strip")
-        .arg("-o")
-        .args([&program, vm.mvmctl().program()])
-        .status();
-    assert!(stripped.unwrap().success());
-    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/systemd/mvm@.service");
-    let name = vm.name();
-    for (from, to) in [
-        (program.as_path(), "/usr/bin/mvmctl"),
-        (unit.as_path(), "/etc/systemd/system/mvm@.service"),
-    ] {
-        let to = format!("{name}:{to}");
-        vm.mvmctl()
-            .ok(&["vm", "cp", from.to_str().unwrap(), to.as_str()]);
-    }
+    install(&vm, &[("mvm@.service", "/etc/systemd/system/mvm@.service")]).await;
     vm.sh(SET_UP).await;
 
     // Up, and not ready: its check fails.
