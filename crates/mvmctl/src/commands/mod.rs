@@ -25,6 +25,7 @@
 pub(crate) mod attach;
 pub(crate) mod check;
 pub(crate) mod completion;
+pub(crate) mod conformance;
 pub(crate) mod connect;
 pub(crate) mod cp;
 pub(crate) mod dev;
@@ -108,6 +109,7 @@ group! {
         #[command(subcommand)]
         Image(Image),
         Doctor(doctor::Args),
+        Conformance(conformance::Args),
         Completion(completion::Args),
         Man(man::Args),
     }
