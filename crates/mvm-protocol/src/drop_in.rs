@@ -22,6 +22,9 @@ pub struct Integration {
     /// Run by `/bin/sh -c`; exit 0 is healthy.
     #[serde(default)]
     pub health_cmd: Option<Command>,
+    /// In place of `health_cmd`: a program and its arguments, run without a shell.
+    #[serde(default)]
+    pub health_argv: Option<Argv>,
     /// From start to start.
     #[serde(default = "secs::<30>")]
     pub health_interval_secs: Secs,
@@ -40,9 +43,15 @@ pub struct Integration {
     /// Run before a snapshot.
     #[serde(default)]
     pub checkpoint_cmd: Option<Command>,
+    /// In place of `checkpoint_cmd`: a program and its arguments, run without a shell.
+    #[serde(default)]
+    pub checkpoint_argv: Option<Argv>,
     /// Run after a restore.
     #[serde(default)]
     pub restore_cmd: Option<Command>,
+    /// In place of `restore_cmd`: a program and its arguments, run without a shell.
+    #[serde(default)]
+    pub restore_argv: Option<Argv>,
     /// How long the checkpoint command may take.
     #[serde(default = "secs::<30>")]
     pub checkpoint_timeout_secs: Secs,
@@ -52,6 +61,9 @@ pub struct Integration {
     /// Run in a restored guest while its work is frozen still: what has to be done before it goes on.
     #[serde(default)]
     pub personalize_cmd: Option<Command>,
+    /// In place of `personalize_cmd`: a program and its arguments, run without a shell.
+    #[serde(default)]
+    pub personalize_argv: Option<Argv>,
     /// How long the personalize command may take.
     #[serde(default = "secs::<30>")]
     pub personalize_timeout_secs: Secs,
@@ -72,8 +84,11 @@ pub struct Probe {
     /// By which the host knows it.
     pub name: Name,
     /// Run by `/bin/sh -c`. The old spelling `cmd` is read too.
-    #[serde(alias = "cmd")]
-    pub command: Command,
+    #[serde(default, alias = "cmd")]
+    pub command: Option<Command>,
+    /// In place of `command`: a program and its arguments, run without a shell.
+    #[serde(default)]
+    pub command_argv: Option<Argv>,
     /// From start to start.
     #[serde(default = "secs::<30>")]
     pub interval_secs: Secs,
@@ -102,17 +117,83 @@ pub enum OutputFormat {
 
 /// A drop-in that can be read from a file: [`Integration`] or [`Probe`].
 pub trait DropIn: DeserializeOwned {
+    /// The commands that can be given as text for a shell or as a list, by the names of both fields.
+    const COMMANDS: &[(&str, &str)];
+
+    /// The fields of which one has to be there, by the name that is asked for.
+    const NEEDS: Option<&str>;
+
     /// By which it is known; unique in its folder.
     fn name(&self) -> &str;
 }
 
+/// What runs the text of a command.
+const SHELL: [&str; 2] = ["/bin/sh", "-c"];
+
+/// The words of a command that is given in one of the two ways.
+fn words(text: Option<&Command>, argv: Option<&Argv>) -> Option<Vec<String>> {
+    let shell = |text: &Command| {
+        let words = SHELL.into_iter().chain([text.as_str()]);
+        words.map(str::to_owned).collect()
+    };
+    argv.map(|argv| argv.0.clone()).or_else(|| text.map(shell))
+}
+
+impl Integration {
+    /// The program of its health check and its arguments: of a shell, or its own.
+    pub fn health(&self) -> Option<Vec<String>> {
+        words(self.health_cmd.as_ref(), self.health_argv.as_ref())
+    }
+
+    /// Whether it has a health check.
+    pub fn is_checked(&self) -> bool {
+        self.health_cmd.is_some() || self.health_argv.is_some()
+    }
+
+    /// Likewise what is run before a snapshot.
+    pub fn checkpoint(&self) -> Option<Vec<String>> {
+        words(self.checkpoint_cmd.as_ref(), self.checkpoint_argv.as_ref())
+    }
+
+    /// Likewise what is run after a restore.
+    pub fn restore(&self) -> Option<Vec<String>> {
+        words(self.restore_cmd.as_ref(), self.restore_argv.as_ref())
+    }
+
+    /// Likewise what is run before its work goes on.
+    pub fn personalize(&self) -> Option<Vec<String>> {
+        words(
+            self.personalize_cmd.as_ref(),
+            self.personalize_argv.as_ref(),
+        )
+    }
+}
+
+impl Probe {
+    /// The program that it runs and its arguments: of a shell, or its own.
+    pub fn run(&self) -> Option<Vec<String>> {
+        words(self.command.as_ref(), self.command_argv.as_ref())
+    }
+}
+
 impl DropIn for Integration {
+    const COMMANDS: &[(&str, &str)] = &[
+        ("health_cmd", "health_argv"),
+        ("checkpoint_cmd", "checkpoint_argv"),
+        ("restore_cmd", "restore_argv"),
+        ("personalize_cmd", "personalize_argv"),
+    ];
+    const NEEDS: Option<&str> = None;
+
     fn name(&self) -> &str {
         &self.name.0
     }
 }
 
 impl DropIn for Probe {
+    const COMMANDS: &[(&str, &str)] = &[("command", "command_argv"), ("cmd", "command_argv")];
+    const NEEDS: Option<&str> = Some("command");
+
     fn name(&self) -> &str {
         &self.name.0
     }
@@ -127,7 +208,27 @@ pub fn read<T: DropIn>(content: &[u8]) -> Result<T, Problem> {
             message: format!("larger than {MAX_FILE} bytes"),
         });
     }
-    Object::parse(content)?.into_shape()
+    let object = Object::parse(content)?;
+    for (text, argv) in T::COMMANDS {
+        if object.has(text) && object.has(argv) {
+            return Err(object.wrong(
+                argv,
+                &format!("`{text}` is given as well: give one of the two"),
+            ));
+        }
+    }
+    if let Some(needed) = T::NEEDS
+        && !T::COMMANDS
+            .iter()
+            .any(|(text, argv)| object.has(text) || object.has(argv))
+    {
+        return Err(Problem {
+            line: 1,
+            field: Some(needed.to_owned()),
+            message: format!("missing field `{needed}`, or `{needed}_argv`"),
+        });
+    }
+    object.into_shape()
 }
 
 /// `[A-Za-z0-9._-]{1,64}`
@@ -190,6 +291,28 @@ impl<'de> Deserialize<'de> for Command {
             ));
         }
         Ok(Self(text))
+    }
+}
+
+/// A program and its arguments, run without a shell. The program is an absolute path: nothing looks
+/// it up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Argv(Vec<String>);
+
+impl<'de> Deserialize<'de> for Argv {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let words = Vec::<String>::deserialize(deserializer)?;
+        let wrong = match words.first() {
+            None => "an empty list; the program's path is its first word",
+            Some(program) if !program.starts_with('/') => {
+                "the first word is the program, by its absolute path: nothing looks it up"
+            }
+            _ if words.iter().any(|word| word.contains('\0')) => {
+                "a NUL byte, which no command line can hold"
+            }
+            _ => return Ok(Self(words)),
+        };
+        Err(D::Error::custom(wrong))
     }
 }
 
@@ -320,7 +443,7 @@ fn yes() -> bool {
 
 #[cfg(feature = "schema")]
 mod schema {
-    use super::{Command, Grace, Name, Secs, Threshold, User};
+    use super::{Argv, Command, Grace, Name, Secs, Threshold, User};
     use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
     use std::borrow::Cow;
 
@@ -344,6 +467,10 @@ mod schema {
 
     inline_schema!(Name, { "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$" });
     inline_schema!(Command, { "type": "string", "pattern": "\\S" });
+    inline_schema!(Argv, {
+        "type": "array", "items": { "type": "string" }, "minItems": 1,
+        "prefixItems": [{ "type": "string", "pattern": "^/" }],
+    });
     inline_schema!(User, { "type": "string", "pattern": "^[^\\s:]{1,64}$" });
     inline_schema!(Secs, { "type": "number", "exclusiveMinimum": 0, "maximum": 86400 });
     inline_schema!(Grace, { "type": "number", "minimum": 0, "maximum": 1e18 });
@@ -381,7 +508,8 @@ mod tests {
         );
         let it: Probe = read(br#"{"name":"disk","cmd":"df"}"#).unwrap();
         assert_eq!((it.interval_secs, it.timeout_secs), (secs(30), secs(10)));
-        assert_eq!((it.command.as_str(), it.output), ("df", OutputFormat::Text));
+        assert_eq!(it.run().unwrap(), ["/bin/sh", "-c", "df"]);
+        assert_eq!(it.output, OutputFormat::Text);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Stories of the whole core, told with events and times.
 
 mod after_a_freeze;
+mod of_the_boot;
 mod standing_still;
 
 use super::ended::{End, Tail};
@@ -36,6 +37,7 @@ impl Story {
             sample_interval,
             busy,
             seed: 7,
+            since_boot: Duration::from_secs(1000),
         };
         let now = Now {
             mono: Duration::from_secs(1000),

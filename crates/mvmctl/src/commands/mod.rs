@@ -58,6 +58,7 @@ pub(crate) mod snapshot;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
+mod timings;
 pub(crate) mod top;
 pub(crate) mod touch;
 pub(crate) mod wait;
