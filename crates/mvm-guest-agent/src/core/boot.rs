@@ -3,8 +3,9 @@
 //! It is told until the guest sleeps or is restored for the first time: what comes later is no part of
 //! a boot, and its clock may have stood still. What was noted before stays.
 
-use super::Now;
-use mvm_protocol::status;
+use super::registry::Check;
+use super::{Core, Now};
+use mvm_protocol::status::{self, Health};
 use std::time::Duration;
 
 /// What was noted of this boot.
@@ -70,4 +71,18 @@ impl Boot {
 /// Seconds to the millisecond.
 pub(crate) fn secs(time: Duration) -> f64 {
     time.as_millis() as f64 / 1000.0
+}
+
+impl Core {
+    /// Looks whether the guest is ready for the first time.
+    pub(super) fn note_ready(&mut self, now: Now) {
+        if self.boot.awaits_ready() && self.health() == Health::Healthy {
+            self.boot.ready(now);
+        }
+    }
+
+    /// The verdict on the guest.
+    pub(super) fn health(&self) -> Health {
+        Health::of_guest(self.checks.iter().filter_map(Check::health))
+    }
 }

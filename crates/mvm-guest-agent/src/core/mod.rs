@@ -394,17 +394,6 @@ impl Core {
         self.note_ready(now);
     }
 
-    /// Looks whether the guest is ready for the first time.
-    fn note_ready(&mut self, now: Now) {
-        if self.boot.awaits_ready() && self.health() == Health::Healthy {
-            self.boot.ready(now);
-        }
-    }
-
-    fn health(&self) -> Health {
-        Health::of_guest(self.checks.iter().filter_map(Check::health))
-    }
-
     fn check_asked(&mut self, waiter: WaiterId, asked: &request::Check, actions: &mut Vec<Action>) {
         if self.lifecycle.phase() != Phase::Running {
             actions.push(busy(waiter, "the guest is not running"));
