@@ -4,6 +4,7 @@
 //! a boot, and its clock may have stood still. What was noted before stays.
 
 use super::registry::Check;
+use super::timeline::secs;
 use super::{Core, Now};
 use mvm_protocol::status::{self, Health};
 use std::time::Duration;
@@ -66,11 +67,6 @@ impl Boot {
             ready_secs: self.ready.map(secs),
         }
     }
-}
-
-/// Seconds to the millisecond.
-pub(crate) fn secs(time: Duration) -> f64 {
-    time.as_millis() as f64 / 1000.0
 }
 
 impl Core {

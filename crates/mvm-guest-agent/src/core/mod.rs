@@ -28,7 +28,7 @@ use mvm_protocol::Timestamp;
 use mvm_protocol::answer::{Answer, Change, Checked, ErrorAnswer, ErrorCode};
 use mvm_protocol::lifecycle::{SleepPrep, Token, Wake};
 use mvm_protocol::request::{self, CheckKind};
-use mvm_protocol::status::{DropInError, Health, Lifecycle as Phase, ProbeStatus, Status};
+use mvm_protocol::status::{DropInError, Lifecycle as Phase, ProbeStatus, Status};
 use registry::{Check, Command, Loaded};
 use reloading::Reload;
 use schedule::{CheckId, Schedule, slot_after};
@@ -431,7 +431,7 @@ impl Core {
             lifecycle: self.lifecycle.phase().into(),
             health: self.health().into(),
             // Milliseconds are all that a reader wants of it.
-            uptime_secs: boot::secs(uptime),
+            uptime_secs: timeline::secs(uptime),
             worker: self.worker.told(timeline),
             integrations: self
                 .checks

@@ -1,10 +1,9 @@
 //! What is loaded: each integration and probe with its spec, its state and its run.
 
-use super::boot::secs;
 use super::ended::{End, Ended};
 use super::lifecycle::Cause;
 use super::schedule::CheckId;
-use super::timeline::{Moment, Timeline};
+use super::timeline::{Moment, Timeline, secs};
 use super::verdict::{self, Thresholds, Verdict};
 use super::{RunId, WaiterId};
 use mvm_protocol::Timestamp;

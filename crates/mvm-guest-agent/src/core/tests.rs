@@ -9,7 +9,7 @@ use super::lifecycle::Journal;
 use super::sleeping::Work;
 use super::*;
 use mvm_protocol::drop_in;
-use mvm_protocol::status::BusySignal;
+use mvm_protocol::status::{BusySignal, Health};
 
 /// A core, the clock, and the runs that the core has begun.
 pub(super) struct Story {
