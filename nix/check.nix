@@ -55,6 +55,34 @@ let
     else
       concatMap one (attrNames table) ++ map unknown (filter (name: !hasAttr name table) (attrNames value));
 
+  # The problems of commands that can be given in two ways: `…Cmd` or `command` is a shell's, `…Argv` a
+  # list. The one that has to be there has no `…Cmd`.
+  ofCommands =
+    at: table: value:
+    let
+      given = name: value.${name} or null != null;
+      bases = concatMap (
+        name:
+        let
+          base = match "(.*)Argv" name;
+        in
+        if base == null then [ ] else base
+      ) (attrNames table);
+      one =
+        base:
+        let
+          text = if hasAttr "${base}Cmd" table then "${base}Cmd" else base;
+          argv = "${base}Argv";
+        in
+        if given text && given argv then
+          [ "${at}.${argv}: ${text} is given as well: give one of the two" ]
+        else if text == base && !given text && !given argv then
+          [ "${at}.${text}: missing; ${types.command.expected} is asked for, or ${argv}" ]
+        else
+          [ ];
+    in
+    if !isAttrs value then [ ] else concatMap one bases;
+
   # The problems of a set of sets of fields, each with a name.
   ofEntries =
     path: table: nameType: entries:
@@ -69,6 +97,7 @@ let
         in
         (if nameType.ok name then [ ] else [ "${at}: the name is not ${nameType.expected}" ])
         ++ ofFields at table entries.${name}
+        ++ ofCommands at table entries.${name}
       ) (attrNames entries);
 
   # The problems of services' variables.

@@ -11,14 +11,18 @@ in
   # /etc/mvm/integrations.d/NAME.json
   healthCheck = {
     healthCmd = field "commandOrNull" null "run by `/bin/sh -c`; exit 0 is healthy";
+    healthArgv = field "argvOrNull" null "in place of `healthCmd`: run without a shell";
     healthIntervalSecs = field "secs" 30 "from start to start";
     healthTimeoutSecs = field "secs" 10 "then the check and all that it started is killed, and has failed";
     startupGraceSecs = field "grace" 0 "failures until then leave it `starting`";
     failureThreshold = field "count" 1 "failures in a row that make it `unhealthy`";
     successThreshold = field "count" 1 "successes in a row that make it `healthy`";
     checkpointCmd = field "commandOrNull" null "run before a snapshot";
+    checkpointArgv = field "argvOrNull" null "in place of `checkpointCmd`: run without a shell";
     personalizeCmd = field "commandOrNull" null "run in a restored guest before its work goes on";
+    personalizeArgv = field "argvOrNull" null "in place of `personalizeCmd`: run without a shell";
     restoreCmd = field "commandOrNull" null "run after a snapshot";
+    restoreArgv = field "argvOrNull" null "in place of `restoreCmd`: run without a shell";
     checkpointTimeoutSecs = field "secs" 30 "how long the checkpoint command may take";
     personalizeTimeoutSecs = field "secs" 30 "how long the personalize command may take";
     restoreTimeoutSecs = field "secs" 30 "how long the restore command may take";
@@ -28,7 +32,8 @@ in
 
   # /etc/mvm/probes.d/NAME.json
   probe = {
-    command = required "command" "run by `/bin/sh -c`";
+    command = field "commandOrNull" null "run by `/bin/sh -c`";
+    commandArgv = field "argvOrNull" null "in place of `command`: run without a shell. One of the two is required";
     intervalSecs = field "secs" 30 "from start to start";
     timeoutSecs = field "secs" 10 "then the probe and all that it started is killed, and has failed";
     output = field "output" "text" "`json`: what it prints is one JSON value";

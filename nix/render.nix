@@ -34,7 +34,12 @@ let
 
   written =
     type: value:
-    if type == "command" || type == "commandOrNull" || type == "script" then command value else value;
+    if type == "argvOrNull" then
+      map command value
+    else if type == "command" || type == "commandOrNull" || type == "script" then
+      command value
+    else
+      value;
 
   # A derivation is the program that it is, or has as its main one.
   command =

@@ -74,6 +74,25 @@ let
         ];
     };
     commandOrNull = orNull command "for none";
+    argv = {
+      expected = "a list of a program, by its absolute path or as a derivation, and its arguments, as text, paths or derivations";
+      ok =
+        v:
+        isList v
+        && v != [ ]
+        && all isText v
+        && (!isString (builtins.head v) || matches "/(.|\n)*" (builtins.head v));
+      option =
+        types:
+        types.nonEmptyListOf (
+          types.oneOf [
+            types.str
+            types.path
+            types.package
+          ]
+        );
+    };
+    argvOrNull = orNull argv "for none";
     script = {
       expected = "shell commands, or \"\" for none: text, a path or a derivation";
       ok = isText;

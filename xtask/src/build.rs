@@ -36,6 +36,14 @@ pub(crate) fn static_dev_agent() -> Result<PathBuf> {
     build_agent("mvm-guest-agent-dev", &["--features", "dev"])
 }
 
+/// Agents that misbehave, for tests of clients.
+pub(crate) fn fake_agent() -> Result<PathBuf> {
+    Cmd::new("cargo")
+        .args(["build", "--package", "mvm-fake-agent"])
+        .run()?;
+    built("debug/mvm-fake-agent")
+}
+
 /// Cargo gives both builds one name, and the next one replaces the last: each is put aside under a
 /// name of its own.
 fn build_agent(name: &str, features: &[&str]) -> Result<PathBuf> {

@@ -156,7 +156,7 @@ fn dev_tests() -> Result<()> {
         .map_err(failed)
 }
 
-/// The Python client's types, and its tests against the vectors and the dev build of the agent.
+/// The Python client's types, and its tests against the vectors, the dev build of the agent and agents that misbehave.
 fn python(mypy: &Path) -> Result<()> {
     let client = build::root().join("clients/python");
     let python = || Cmd::new("python3").dir(&client);
@@ -170,6 +170,7 @@ fn python(mypy: &Path) -> Result<()> {
         .env("PYTHONPATH", client.join("src"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("MVM_TEST_DEV_AGENT", build::static_dev_agent()?)
+        .env("MVM_TEST_FAKE_AGENT", build::fake_agent()?)
         .run()
 }
 

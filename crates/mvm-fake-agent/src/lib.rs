@@ -11,14 +11,19 @@
     reason = "for tests alone"
 )]
 
+pub mod conduct;
 mod dev;
+pub mod faults;
 mod flood;
 mod late;
+mod model;
 mod unprivileged;
 mod well;
 
 pub use dev::dev;
+pub use faults::Fault;
 pub use flood::{ever_new_drop_ins, ever_new_names};
+pub use model::Model;
 pub use unprivileged::unprivileged;
 pub use well::{answer_to, inspect, old, status, well};
 

@@ -62,6 +62,7 @@ pub(crate) fn status(behaviour: Behaviour, flapped: bool, guests: &Guests) -> St
             consecutive_failures: 0,
             checks: 9,
             failures: 0,
+            first_healthy_secs: None,
             last_check: None,
         }
     });

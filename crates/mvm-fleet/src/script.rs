@@ -222,6 +222,7 @@ pub(crate) fn integration(name: &str, health: Health) -> IntegrationStatus {
         consecutive_failures: 0,
         checks: 9,
         failures: 1,
+        first_healthy_secs: None,
         last_check: None,
     }
 }

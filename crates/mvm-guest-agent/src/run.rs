@@ -76,6 +76,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
             signals: config.busy_signals.clone(),
         },
         seed: facts.hasher.hash_one(0),
+        since_boot: clock::uptime(),
     };
     let files = Files::new(run_dir.path());
     files.make_reserve();

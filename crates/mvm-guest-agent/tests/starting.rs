@@ -9,9 +9,9 @@
 
 mod common;
 
-use common::{Agent, NOBODY, folder, processes, within};
+use common::{Agent, NOBODY, PATIENCE, folder, processes, within};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
@@ -199,4 +199,27 @@ fn two_hundred_that_are_killed_are_each_followed_by_the_next() {
     }
     let agent = Agent::launch(dir, common::Settings::default());
     assert_eq!(agent.status()["lifecycle"], "running");
+}
+
+#[test]
+fn inspect_says_when_what_was_up() {
+    let web = json!({"name": "web", "health_cmd": "true"});
+    let agent = Agent::start(&[web, json!({"name": "unchecked"})], &[]);
+    agent.check("web");
+    let inspect = agent.inspect();
+    let boot = &inspect["boot"];
+    let at = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{boot}"));
+    // In the order of their files: `unchecked`, `web`.
+    let up = [
+        at(&boot["process_started_secs"]),
+        // Of the process the kernel tells hundredths, cut off.
+        at(&boot["agent_started_secs"]),
+        at(&boot["drop_ins_loaded_secs"]),
+        at(&inspect["integrations"][1]["first_healthy_secs"]),
+        at(&boot["ready_secs"]),
+        at(&inspect["uptime_secs"]),
+    ];
+    assert!(up.is_sorted(), "{up:?}");
+    assert!(up[5] - up[0] < PATIENCE.as_secs_f64(), "{up:?}");
+    assert_eq!(inspect["integrations"][0].get("first_healthy_secs"), None);
 }

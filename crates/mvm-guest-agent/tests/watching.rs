@@ -120,7 +120,10 @@ fn a_check_that_is_not_loaded_is_not_found() {
     let quiet = ask("integration", "quiet");
     assert_eq!(quiet["code"], "not-found");
     assert!(
-        quiet["message"].as_str().unwrap().contains("no health_cmd"),
+        quiet["message"]
+            .as_str()
+            .unwrap()
+            .contains("neither health_cmd nor health_argv"),
         "{quiet}"
     );
     let missing = ask("probe", "quiet");

@@ -70,6 +70,28 @@ impl<'a> Object<'a> {
         })
     }
 
+    /// Whether it has a field of that name which is not null.
+    pub fn has(&self, name: &str) -> bool {
+        self.value(name).is_some_and(|value| value.get() != "null")
+    }
+
+    /// That a field is wrong, for a reason that is not in its value alone.
+    pub fn wrong(&self, name: &str, reason: &str) -> Problem {
+        match self.value(name) {
+            Some(value) => self.wrong_value(name, value, reason),
+            None => Problem {
+                line: 1,
+                field: Some(printable(name)),
+                message: reason.to_owned(),
+            },
+        }
+    }
+
+    fn value(&self, name: &str) -> Option<&'a RawValue> {
+        let mut fields = self.fields.iter();
+        fields.find_map(|(field, value)| (field == name).then_some(*value))
+    }
+
     /// Takes a field out and reads it; `None` if it is not there.
     pub fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Problem> {
         let Some(at) = self.fields.iter().position(|(field, _)| field == name) else {

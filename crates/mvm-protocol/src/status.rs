@@ -158,6 +158,10 @@ pub struct IntegrationStatus {
     pub checks: u64,
     /// How many of them have failed.
     pub failures: u64,
+    /// When it was healthy for the first time, in seconds since the guest's boot. Left out if it was
+    /// not before the guest's first sleep or restore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_healthy_secs: Option<f64>,
     /// The last check; null before the first one since the start, or since a wake.
     pub last_check: Option<LastCheck>,
 }
@@ -219,6 +223,32 @@ pub struct Inspect {
     pub agent: Agent,
     /// Its history of snapshots.
     pub snapshot: Snapshot,
+    /// When what was up in its boot; null from an agent that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Boot>,
+}
+
+/// When what was up, in seconds since the guest's boot (`CLOCK_BOOTTIME`).
+///
+/// They are times of the boot, and of the agent that runs: a guest that was restored has those of the
+/// boot that its snapshot goes back to, and what was not up before its first sleep or restore is left
+/// out for good.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Boot {
+    /// When the kernel made the agent's process, by `/proc/self/stat`: to the hundredth of a second.
+    /// Left out if it cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_started_secs: Option<f64>,
+    /// When the agent began its work.
+    pub agent_started_secs: f64,
+    /// When the drop-ins were loaded for the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drop_ins_loaded_secs: Option<f64>,
+    /// When the guest was ready: its drop-ins loaded, and for the first time every integration that has
+    /// a check healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_secs: Option<f64>,
 }
 
 /// What the guest is.

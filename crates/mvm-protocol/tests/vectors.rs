@@ -13,7 +13,7 @@ use mvm_protocol::frame::{Decoder, Frame};
 use mvm_protocol::handshake::{HandshakeError, LineReader, connect_line, parse_connect, parse_ok};
 use mvm_protocol::request::{DEV_REQUEST_TYPES, ParsedRequest};
 use mvm_protocol::{ErrorCode, FrameError, PORT};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// The cases under `key` in a file of `docs/vectors`.
@@ -253,11 +253,19 @@ fn drop_ins() {
                     let timeout = it.health_timeout_secs.duration();
                     assert_eq!(timeout, secs(&reads["health_timeout_secs"]));
                     assert_eq!(it.critical, reads["critical"]);
+                    if let Some(argv) = reads.get("health") {
+                        assert_eq!(json!(it.health()), *argv);
+                    }
                 }
             }
             "probe" => {
                 if let Some(it) = drop_in::<Probe>(&case) {
-                    assert_eq!(it.command.as_str(), reads["command"]);
+                    match reads.get("run") {
+                        Some(argv) => assert_eq!(json!(it.run()), *argv),
+                        None => {
+                            assert_eq!(json!(it.run()), json!(["/bin/sh", "-c", reads["command"]]));
+                        }
+                    }
                     assert_eq!(it.interval_secs.duration(), secs(&reads["interval_secs"]));
                     assert_eq!(it.timeout_secs.duration(), secs(&reads["timeout_secs"]));
                     let json = it.output == OutputFormat::Json;

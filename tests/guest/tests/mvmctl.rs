@@ -53,7 +53,20 @@ fn a_vm_is_started_seen_stopped_and_removed() {
     let image = image.path();
     let image = image.to_str().unwrap();
     let mvmctl = Mvmctl::new();
-    mvmctl.ok(&["vm", "start", "web", "--image", image, "--backend", "qemu"]);
+    let start = ["vm", "start", "web", "--image", image, "--backend", "qemu"];
+    let started = mvmctl.ok(&[&start[..], &["--timings", "--json"]].concat());
+    let timings: serde_json::Value = serde_json::from_str(&started.stdout).unwrap();
+    let timings = &timings["timings"];
+    let host = ["vmm_started_ms", "agent_listens_ms", "agent_answers_ms"];
+    let host = host.map(|what| timings["host"][what].as_u64().unwrap());
+    assert!(host.is_sorted(), "{timings}");
+    let guest = [
+        "process_started_secs",
+        "agent_started_secs",
+        "drop_ins_loaded_secs",
+    ];
+    let guest = guest.map(|what| timings["guest"][what].as_f64().unwrap());
+    assert!(guest[0] > 0.0 && guest.is_sorted(), "{timings}");
     let pids = mvmctl.pids("web");
     assert!(
         pids.len() == 3 && pids.iter().all(|pid| is_there(*pid)),

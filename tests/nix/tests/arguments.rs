@@ -76,8 +76,8 @@ fn every_problem_is_told_at_once() {
   healthChecks.web.helthCmd: unknown; did you mean `healthCmd`?
   probes.disk.intervalSecs: 86401 is not a number over 0 and at most 86400 (seconds)
   probes.disk.output: "yaml" is not one of "text", "json"
-  probes.disk.checkpointCmd: unknown; there are command, intervalSecs, output, timeoutSecs, user
-  probes.mem.command: missing; a shell command that is not blank: text, a path or a derivation is asked for
+  probes.disk.checkpointCmd: unknown; there are command, commandArgv, intervalSecs, output, timeoutSecs, user
+  probes.mem.command: missing; a shell command that is not blank: text, a path or a derivation is asked for, or commandArgv
   users."1up": the name is not 1 to 32 of A-Z, a-z, 0-9, '.', '_' and '-', a letter or '_' first
   users.dots.home: "/var/../etc" is not an absolute path of A-Z, a-z, 0-9, '.', '_', '-' and '/', no part of it dots alone, and no folder of the system's, or null for /var/lib/NAME
   users.etc.home: "/etc" is not an absolute path of A-Z, a-z, 0-9, '.', '_', '-' and '/', no part of it dots alone, and no folder of the system's, or null for /var/lib/NAME
@@ -132,6 +132,54 @@ fn whatever_it_is_given_it_says_what_is_wrong() {
         said.contains("kernel: missing; this mkGuest was made without"),
         "{said}"
     );
+}
+
+/// A list of words in place of a shell's text.
+#[test]
+fn a_command_is_text_or_a_list() {
+    let Some(nix) = Nix::find() else { return };
+    let check = r#"{ name = "x"; healthChecks.a = { healthArgv = [ "/bin/check" "a b" ]; restoreCmd = "true"; };
+          probes.p.commandArgv = [ pkgs.curl "--version" ]; }"#;
+    nix.eval(&format!("(mkGuest {check}).drvPath")).unwrap();
+    let render = format!(
+        "(import {}/nix/render.nix)",
+        mvm_nix_tests::repository().display()
+    );
+    let written = nix.eval(&format!(
+        r#"let filled = builtins.mapAttrs (_: field: field.default or null) fields.probe; in
+           ({render}.probeFiles {{ p = filled // {{ commandArgv = [ "/bin/check" "a b" ]; }}; }})."p.json""#
+    ));
+    let written = written.unwrap();
+    let text = written.as_str().unwrap();
+    let read = drop_in::read::<Probe>(text.as_bytes()).unwrap();
+    assert_eq!(read.run().unwrap(), ["/bin/check", "a b"]);
+    for (fields, expected) in [
+        (
+            r#"healthCmd = "true"; healthArgv = [ "/bin/true" ];"#,
+            "healthChecks.a.healthArgv: healthCmd is given as well: give one of the two",
+        ),
+        (
+            r#"restoreArgv = [ "true" ];"#,
+            "healthChecks.a.restoreArgv: [ \"true\" ] is not a list of a program, by its absolute path",
+        ),
+        (
+            "checkpointArgv = [ ];",
+            "healthChecks.a.checkpointArgv: [ ] is not a list of a program",
+        ),
+        (
+            r#"personalizeArgv = "/x";"#,
+            "healthChecks.a.personalizeArgv: \"/x\" is not a list",
+        ),
+    ] {
+        let said = refusal(
+            &nix,
+            &format!(r#"{{ name = "x"; healthChecks.a = {{ {fields} }}; }}"#),
+        );
+        assert!(said.contains(expected), "{said}");
+    }
+    // The module says the same of what its options cannot.
+    let both = r#"{ name = "x"; probes.p = { command = "df"; commandArgv = [ "/bin/df" ]; }; }"#;
+    assert!(refusal(&nix, both).contains("probes.p.commandArgv: command is given as well"));
 }
 
 /// The agent's defaults have a timeout that is longer than such an interval.
@@ -256,14 +304,18 @@ fn health_checks_are_integrations() {
     let Integration {
         name: _,
         health_cmd,
+        health_argv,
         health_interval_secs,
         health_timeout_secs,
         startup_grace_secs,
         failure_threshold,
         success_threshold,
         checkpoint_cmd,
+        checkpoint_argv,
         personalize_cmd,
+        personalize_argv,
         restore_cmd,
+        restore_argv,
         checkpoint_timeout_secs,
         personalize_timeout_secs,
         restore_timeout_secs,
@@ -275,9 +327,19 @@ fn health_checks_are_integrations() {
         (&None, &None, &None)
     );
     assert_eq!(personalize_cmd, None);
+    assert_eq!(
+        [
+            &health_argv,
+            &checkpoint_argv,
+            &restore_argv,
+            &personalize_argv
+        ],
+        [&None; 4]
+    );
     assert_eq!(user, None);
     let agents = by_name(&[
         ("health_cmd", Value::Null),
+        ("health_argv", Value::Null),
         (
             "health_interval_secs",
             secs(health_interval_secs.duration()),
@@ -287,8 +349,11 @@ fn health_checks_are_integrations() {
         ("failure_threshold", json!(failure_threshold.count())),
         ("success_threshold", json!(success_threshold.count())),
         ("checkpoint_cmd", Value::Null),
+        ("checkpoint_argv", Value::Null),
         ("personalize_cmd", Value::Null),
+        ("personalize_argv", Value::Null),
         ("restore_cmd", Value::Null),
+        ("restore_argv", Value::Null),
         (
             "personalize_timeout_secs",
             secs(personalize_timeout_secs.duration()),
@@ -313,14 +378,19 @@ fn probes_are_probes() {
     let Probe {
         name: _,
         command: _,
+        command_argv,
         interval_secs,
         timeout_secs,
         output,
         user,
     } = drop_in::read(br#"{"name":"x","command":"true"}"#).unwrap();
-    assert_eq!((output, user), (OutputFormat::Text, None));
+    assert_eq!(
+        (output, user, command_argv),
+        (OutputFormat::Text, None, None)
+    );
     let agents = by_name(&[
-        ("command", json!("required")),
+        ("command", Value::Null),
+        ("command_argv", Value::Null),
         ("interval_secs", secs(interval_secs.duration())),
         ("timeout_secs", secs(timeout_secs.duration())),
         ("output", json!("text")),

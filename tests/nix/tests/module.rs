@@ -92,7 +92,15 @@ fn the_options_have_real_types() {
         ),
         (
             "probes.disk = { };",
-            "`services.mvm-guest-agent.probes.disk.command' is used but not defined",
+            "services.mvm-guest-agent.probes.disk.command: missing; a shell command",
+        ),
+        (
+            "healthChecks.web = { healthCmd = \"true\"; healthArgv = [ \"/bin/true\" ]; };",
+            "services.mvm-guest-agent.healthChecks.web.healthArgv: healthCmd is given as well",
+        ),
+        (
+            "probes.disk.commandArgv = [ \"df\" ];",
+            "services.mvm-guest-agent.probes.disk.commandArgv: [ \"df\" ] is not a list of a program",
         ),
         (
             "port = \"52\";",

@@ -5,7 +5,7 @@ mod python;
 
 use mvm_protocol::answer::Answer;
 use mvm_protocol::dev::{Control, DevAnswer, DevRequest};
-use mvm_protocol::drop_in::{Integration, Probe};
+use mvm_protocol::drop_in::{DropIn as _, Integration, Probe};
 use mvm_protocol::request::Request;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
@@ -23,7 +23,7 @@ pub fn files() -> Result<Vec<(&'static str, String)>, String> {
         ("dev-request.json", pretty(&request::<DevRequest>()?)?),
         ("dev-control.json", pretty(&request::<Control>()?)?),
         ("dev-answer.json", pretty(&answer::<DevAnswer>()?)?),
-        ("integration.json", pretty(&drop_in::<Integration>())?),
+        ("integration.json", pretty(&integration())?),
         ("probe.json", pretty(&probe()?)?),
     ])
 }
@@ -64,7 +64,18 @@ fn drop_in<T: JsonSchema>() -> Schema {
     generate::<T>(SchemaSettings::draft2020_12().for_deserialize())
 }
 
-/// The one field with two spellings, which the types' derived schema does not tell.
+/// Of each command one of the two ways, which the types' derived schema does not tell.
+fn integration() -> Schema {
+    let mut schema = drop_in::<Integration>();
+    let both = Integration::COMMANDS.iter().map(|(text, argv)| {
+        let given = json!({ *text: { "type": "string" }, *argv: { "type": "array" } });
+        json!({ "not": { "required": [text, argv], "properties": given } })
+    });
+    schema.insert("allOf".into(), both.collect());
+    schema
+}
+
+/// The one field with two spellings, and that one of the two ways has to be there.
 fn probe() -> Result<Schema, String> {
     let mut schema = drop_in::<Probe>();
     let command = schema
@@ -76,7 +87,12 @@ fn probe() -> Result<Schema, String> {
         .ok_or("a probe has no fields")?
         .insert("cmd".into(), command);
     schema.insert("required".into(), json!(["name"]));
-    let either = json!([{ "required": ["command"] }, { "required": ["cmd"] }]);
+    let given = |field: &str, kind: &str| json!({ "required": [field], "properties": { field: { "type": kind } } });
+    let either = json!([
+        given("command", "string"),
+        given("cmd", "string"),
+        given("command_argv", "array")
+    ]);
     schema.insert("oneOf".into(), either);
     Ok(schema)
 }

@@ -82,6 +82,33 @@ class Awake:
         )
 
 
+@dataclass(frozen=True)
+class Boot:
+    """When what was up, in seconds since the guest's boot (`CLOCK_BOOTTIME`)."""
+
+    #: When the agent began its work.
+    agent_started_secs: float
+
+    #: When the drop-ins were loaded for the first time.
+    drop_ins_loaded_secs: Optional[float] = None
+
+    #: When the kernel made the agent's process, by `/proc/self/stat`: to the hundredth of a second. Left out if it cannot be read.
+    process_started_secs: Optional[float] = None
+
+    #: When the guest was ready: its drop-ins loaded, and for the first time every integration that has a check healthy.
+    ready_secs: Optional[float] = None
+
+    @staticmethod
+    def read(value: object) -> Boot:
+        shape: Mapping[str, Any] = read.shape(value, "Boot")
+        return Boot(
+            agent_started_secs=read.required(shape, "agent_started_secs", read.number),
+            drop_ins_loaded_secs=read.optional(shape, "drop_ins_loaded_secs", read.number),
+            process_started_secs=read.optional(shape, "process_started_secs", read.number),
+            ready_secs=read.optional(shape, "ready_secs", read.number),
+        )
+
+
 class BusySignal:
     """What can make a guest busy."""
 
@@ -461,6 +488,9 @@ class Inspect:
     #: Its history of snapshots.
     snapshot: Snapshot
 
+    #: When what was up in its boot; null from an agent that does not tell.
+    boot: Optional[Boot] = None
+
     #: How many integrations found no room in the frame. Those that are not healthy go first.
     integrations_omitted: int = 0
 
@@ -483,6 +513,7 @@ class Inspect:
             system=read.required(shape, "system", System.read),
             agent=read.required(shape, "agent", Agent.read),
             snapshot=read.required(shape, "snapshot", Snapshot.read),
+            boot=read.optional(shape, "boot", Boot.read),
             integrations_omitted=read.default(shape, "integrations_omitted", read.integer, 0),
             now=read.optional(shape, "now", read.timestamp),
             probes_omitted=read.default(shape, "probes_omitted", read.integer, 0),
@@ -514,6 +545,9 @@ class IntegrationStatus:
     #: The last check; null before the first one since the start, or since a wake.
     last_check: Optional[LastCheck]
 
+    #: When it was healthy for the first time, in seconds since the guest's boot. Left out if it was not before the guest's first sleep or restore.
+    first_healthy_secs: Optional[float] = None
+
     @staticmethod
     def read(value: object) -> IntegrationStatus:
         shape: Mapping[str, Any] = read.shape(value, "IntegrationStatus")
@@ -525,6 +559,7 @@ class IntegrationStatus:
             checks=read.required(shape, "checks", read.integer),
             failures=read.required(shape, "failures", read.integer),
             last_check=read.optional(shape, "last_check", LastCheck.read),
+            first_healthy_secs=read.optional(shape, "first_healthy_secs", read.number),
         )
 
 

@@ -40,6 +40,7 @@ fn inspect(status: Status, probes: Vec<ProbeStatus>) -> Inspect {
             }],
             drop_in_errors_omitted: 0,
         },
+        boot: None,
         snapshot: Snapshot {
             generation: 3,
             last_sleep: None,

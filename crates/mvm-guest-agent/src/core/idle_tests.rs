@@ -85,6 +85,7 @@ impl Guest {
                 signals: vec![BusySignal::Loadavg],
             },
             seed: 7,
+            since_boot: Duration::ZERO,
         };
         let now = Duration::from_secs(1000);
         let clocks = clocks(now);

@@ -5,6 +5,7 @@
 //! runs when, and what status is reported, can be tested and replayed without waiting.
 
 pub(crate) mod baseline;
+pub(crate) mod boot;
 pub(crate) mod drain;
 pub(crate) mod ended;
 pub(crate) mod lifecycle;
@@ -19,6 +20,7 @@ pub(crate) mod verdict;
 pub(crate) mod worker;
 
 use baseline::Baseline;
+use boot::Boot;
 use drain::Drain;
 use ended::Ended;
 use lifecycle::{Done, Journal, Lifecycle, TICK, WakeAsked};
@@ -26,7 +28,7 @@ use mvm_protocol::Timestamp;
 use mvm_protocol::answer::{Answer, Change, Checked, ErrorAnswer, ErrorCode};
 use mvm_protocol::lifecycle::{SleepPrep, Token, Wake};
 use mvm_protocol::request::{self, CheckKind};
-use mvm_protocol::status::{DropInError, Health, Lifecycle as Phase, ProbeStatus, Status};
+use mvm_protocol::status::{DropInError, Lifecycle as Phase, ProbeStatus, Status};
 use registry::{Check, Command, Loaded};
 use reloading::Reload;
 use schedule::{CheckId, Schedule, slot_after};
@@ -132,6 +134,8 @@ pub(crate) struct Settings {
     pub(crate) busy: BusyPolicy,
     /// Where the moments come from at which checks start.
     pub(crate) seed: u64,
+    /// How long ago the guest's boot began when the agent started.
+    pub(crate) since_boot: Duration,
 }
 
 /// All state of the agent.
@@ -140,6 +144,7 @@ pub(crate) struct Core {
     settings: Settings,
     timeline: Timeline,
     started: Moment,
+    boot: Boot,
     schedule: Schedule,
     checks: Vec<Check>,
     /// The checks that run: as many as may run at once, at most.
@@ -184,6 +189,7 @@ impl Core {
         Self {
             timeline,
             started: timeline.moment(),
+            boot: Boot::new(settings.since_boot, now, frozen == Frozen::Was),
             schedule: Schedule::new(settings.max_concurrent_checks, settings.seed),
             checks: Vec::new(),
             runs: Vec::new(),
@@ -370,9 +376,11 @@ impl Core {
             return;
         }
         let timeline = &self.timeline;
-        if check.record(ended, now.mono, timeline.moment())
-            && let Some(integration) = check.integration_status(timeline)
-        {
+        let changed = check.record(ended, now.mono, timeline.moment());
+        if let Some(at) = self.boot.now(now) {
+            check.note_health(at);
+        }
+        if changed && let Some(integration) = check.integration_status(timeline) {
             let integration = Box::new(integration);
             actions.push(Action::Publish(Change::Integration { integration }));
         }
@@ -383,6 +391,7 @@ impl Core {
         for waiter in check.run_waiters.drain(..) {
             actions.push(answer(waiter, Answer::Checked(checked.clone())));
         }
+        self.note_ready(now);
     }
 
     fn check_asked(&mut self, waiter: WaiterId, asked: &request::Check, actions: &mut Vec<Action>) {
@@ -400,7 +409,7 @@ impl Core {
                 self.schedule.ask(check.id);
                 return;
             }
-            Some(_) => "has no health_cmd: there is nothing to check",
+            Some(_) => "has neither health_cmd nor health_argv: there is nothing to check",
             None => "is not loaded; `inspect` lists what is, and files that were rejected",
         };
         let kind = kind_name(asked.kind);
@@ -420,9 +429,9 @@ impl Core {
         Status {
             now: Some(now.wall),
             lifecycle: self.lifecycle.phase().into(),
-            health: Health::of_guest(self.checks.iter().filter_map(Check::health)).into(),
+            health: self.health().into(),
             // Milliseconds are all that a reader wants of it.
-            uptime_secs: uptime.as_millis() as f64 / 1000.0,
+            uptime_secs: timeline::secs(uptime),
             worker: self.worker.told(timeline),
             integrations: self
                 .checks
@@ -445,6 +454,11 @@ impl Core {
     /// When the agent was started.
     pub(crate) fn started_at(&self, now: Now) -> Timestamp {
         self.timeline_at(now).shown(self.started)
+    }
+
+    /// When what was up in this boot.
+    pub(crate) fn boot(&self) -> &Boot {
+        &self.boot
     }
 
     /// The files that were rejected.

@@ -3,7 +3,7 @@
 use super::ended::{End, Ended};
 use super::lifecycle::Cause;
 use super::schedule::CheckId;
-use super::timeline::{Moment, Timeline};
+use super::timeline::{Moment, Timeline, secs};
 use super::verdict::{self, Thresholds, Verdict};
 use super::{RunId, WaiterId};
 use mvm_protocol::Timestamp;
@@ -36,6 +36,8 @@ pub(crate) struct Check {
     pub(crate) run_waiters: Vec<WaiterId>,
     /// When the last run began, and what came of it.
     last: Option<(Moment, LastCheck)>,
+    /// When it was healthy for the first time, since the boot.
+    first_healthy: Option<Duration>,
 }
 
 /// What kind of check it is, with what only that kind has.
@@ -60,8 +62,8 @@ pub(crate) enum Body {
 pub(crate) struct Command {
     /// For the log: `integration web`.
     pub(crate) what: String,
-    /// The text for `sh -c`.
-    pub(crate) text: String,
+    /// The program, by its absolute path, and its arguments.
+    pub(crate) argv: Vec<String>,
     /// Whom it runs as; the agent's own user if `None`.
     pub(crate) user: Option<String>,
     pub(crate) timeout: Duration,
@@ -87,7 +89,7 @@ pub(crate) struct LifecycleContext {
 
 impl Check {
     pub(crate) fn integration(id: CheckId, spec: Integration, now: Duration, at: Moment) -> Self {
-        let health = if spec.health_cmd.is_some() {
+        let health = if spec.is_checked() {
             Health::Starting
         } else {
             Health::Unchecked
@@ -124,6 +126,7 @@ impl Check {
             waiters,
             run_waiters,
             last: None,
+            first_healthy: None,
         }
     }
 
@@ -155,30 +158,29 @@ impl Check {
         matches!(&self.body, Body::Probe { spec, .. } if spec == other)
     }
 
-    /// How often it runs; `None` for an integration without a health command.
+    /// How often it runs; `None` for an integration without a health check.
     pub(crate) fn interval(&self) -> Option<Duration> {
         match &self.body {
             Body::Integration { spec, .. } => spec
-                .health_cmd
-                .as_ref()
-                .map(|_| spec.health_interval_secs.duration()),
+                .is_checked()
+                .then(|| spec.health_interval_secs.duration()),
             Body::Probe { spec, .. } => Some(spec.interval_secs.duration()),
         }
     }
 
-    /// What to run for it; `None` for an integration without a health command.
+    /// What to run for it; `None` for an integration without a health check.
     pub(crate) fn command(&self) -> Option<Command> {
-        let (what, text, user, timeout, split) = match &self.body {
+        let (what, argv, user, timeout, split) = match &self.body {
             Body::Integration { spec, .. } => (
                 "integration",
-                spec.health_cmd.as_ref()?,
+                spec.health()?,
                 &spec.user,
                 spec.health_timeout_secs.duration(),
                 false,
             ),
             Body::Probe { spec, .. } => (
                 "probe",
-                &spec.command,
+                spec.run()?,
                 &spec.user,
                 spec.timeout_secs.duration(),
                 true,
@@ -186,13 +188,20 @@ impl Check {
         };
         Some(Command {
             what: format!("{what} {}", self.name()),
-            text: text.as_str().to_owned(),
+            argv,
             user: user.as_ref().map(|user| user.as_str().to_owned()),
             timeout,
             split,
             context: None,
             pays: None,
         })
+    }
+
+    /// Notes that it is healthy at that time since the boot, if it is so for the first time.
+    pub(crate) fn note_health(&mut self, at: Duration) {
+        if self.health() == Some(Health::Healthy) {
+            self.first_healthy.get_or_insert(at);
+        }
     }
 
     /// The guest was frozen: a verdict from before is none, and a probe's value is an old one. True
@@ -202,10 +211,10 @@ impl Check {
         match &mut self.body {
             Body::Integration { spec, verdict, .. } => {
                 self.last = None;
-                if spec.health_cmd.is_some() {
+                if spec.is_checked() {
                     verdict.begin_anew(at);
                 }
-                spec.health_cmd.is_some()
+                spec.is_checked()
             }
             Body::Probe { stale, .. } => {
                 *stale = self.last.is_some();
@@ -299,6 +308,7 @@ impl Check {
             consecutive_failures: verdict.consecutive_failures,
             checks: verdict.checks,
             failures: verdict.failures,
+            first_healthy_secs: self.first_healthy.map(secs),
             last_check: self.last_check(timeline),
         })
     }

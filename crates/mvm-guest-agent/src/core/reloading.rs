@@ -139,6 +139,8 @@ impl Core {
             self.drop_check(check, actions);
         }
         self.drop_in_errors = loaded.errors;
+        self.boot.loaded(now);
+        self.note_ready(now);
         let reloaded = Reloaded {
             integrations: drop_ins.integrations,
             probes: drop_ins.probes,

@@ -187,6 +187,9 @@ impl Core {
                     self.was_frozen(actions);
                 }
                 Act::Enter(lifecycle) => {
+                    if lifecycle != Phase::Running {
+                        self.boot.end();
+                    }
                     actions.push(Action::Publish(Change::Lifecycle {
                         lifecycle: lifecycle.into(),
                     }));
@@ -234,6 +237,7 @@ impl Core {
         if self.frozen == Frozen::Was {
             return;
         }
+        self.boot.end();
         self.frozen = Frozen::Was;
         self.counted = Counted::default();
         for check in &mut self.checks {
@@ -349,9 +353,9 @@ impl Core {
             .filter_map(|check| match &check.body {
                 Body::Integration { spec, .. } => Some(Participant {
                     name: spec.name.as_str().to_owned(),
-                    checkpoint: spec.checkpoint_cmd.is_some(),
-                    personalize: spec.personalize_cmd.is_some(),
-                    restore: spec.restore_cmd.is_some(),
+                    checkpoint: spec.checkpoint().is_some(),
+                    personalize: spec.personalize().is_some(),
+                    restore: spec.restore().is_some(),
                     critical: spec.critical,
                 }),
                 Body::Probe { .. } => None,
@@ -389,22 +393,22 @@ fn lifecycle_command(check: &Check, name: &str, task: &Task) -> Option<Command> 
     if spec.name.as_str() != name {
         return None;
     }
-    let (what, text, timeout) = match task {
+    let (what, argv, timeout) = match task {
         Task::Checkpoint(_) => (
             "checkpoint of",
-            &spec.checkpoint_cmd,
+            spec.checkpoint(),
             spec.checkpoint_timeout_secs,
         ),
         Task::Personalize(_) => (
             "personalize of",
-            &spec.personalize_cmd,
+            spec.personalize(),
             spec.personalize_timeout_secs,
         ),
-        _ => ("restore of", &spec.restore_cmd, spec.restore_timeout_secs),
+        _ => ("restore of", spec.restore(), spec.restore_timeout_secs),
     };
     Some(Command {
         what: format!("{what} {name}"),
-        text: text.as_ref()?.as_str().to_owned(),
+        argv: argv?,
         user: spec.user.as_ref().map(|user| user.as_str().to_owned()),
         timeout: timeout.duration(),
         split: false,

@@ -1,6 +1,7 @@
 //! Stories of the whole core, told with events and times.
 
 mod after_a_freeze;
+mod of_the_boot;
 mod standing_still;
 
 use super::ended::{End, Tail};
@@ -8,7 +9,7 @@ use super::lifecycle::Journal;
 use super::sleeping::Work;
 use super::*;
 use mvm_protocol::drop_in;
-use mvm_protocol::status::BusySignal;
+use mvm_protocol::status::{BusySignal, Health};
 
 /// A core, the clock, and the runs that the core has begun.
 pub(super) struct Story {
@@ -36,6 +37,7 @@ impl Story {
             sample_interval,
             busy,
             seed: 7,
+            since_boot: Duration::from_secs(1000),
         };
         let now = Now {
             mono: Duration::from_secs(1000),

@@ -93,6 +93,11 @@ impl Timeline {
     }
 }
 
+/// Seconds to the millisecond.
+pub(crate) fn secs(time: Duration) -> f64 {
+    time.as_millis() as f64 / 1000.0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! Runs a command of a drop-in: starts a shell with it, drains what it prints, ends it in time, and
+//! Runs a command of a drop-in: starts its program, a shell for most, drains what it prints, ends it in time, and
 //! ends all that it started.
 //!
 //! ```text
@@ -34,9 +34,6 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-/// What each command is run by.
-const SHELL: &str = "/bin/sh";
-
 /// How much is still read from a pipe once the command has ended. More than a pipe holds.
 const DRAIN: usize = 1024 * 1024;
 
@@ -54,6 +51,8 @@ impl Drop for Left<'_> {
 
 struct Running {
     process: Process,
+    /// The program's path; empty for a copy of the agent.
+    path: String,
     stdout: Output,
     stderr: Output,
 }
@@ -88,6 +87,7 @@ impl Launcher {
         });
         let running = copied.map(|process| Running {
             process,
+            path: String::new(),
             stdout: Output::default(),
             stderr: Output::default(),
         });
@@ -128,11 +128,11 @@ impl Launcher {
             }
             None => None,
         };
-        self.start_shell(run, command, identity)
+        self.start_program(run, command, identity)
             .map_err(|why| not_started(&why))
     }
 
-    fn start_shell(
+    fn start_program(
         &self,
         run: RunId,
         command: &Command,
@@ -158,16 +158,17 @@ impl Launcher {
         let scope = self.scope(run, Orphans::ToLeader, identity)?;
         set_variable(&mut env, MARK, &scope.mark);
         let stdio = [no_input().map_err(pipe)?, stdout_end, stderr_end];
-        let words = [SHELL, "-c", &command.text];
-        let shell = Program::new("/", &[SHELL.to_owned()], &words, env, stdio)
+        let path = command.argv.get(..1).unwrap_or_default();
+        let program = Program::new("/", path, &command.argv, env, stdio)
             .ok_or_else(|| NotStarted::new("a NUL in it", io::ErrorKind::InvalidInput.into()))?;
         // Without room for the mark it is run all the same, and once more if the agent is killed at a bad
         // moment.
         let mark = command.pays.as_ref();
         let mark = mark.and_then(|name| end_mark::begin(&Files::new(self.run_dir()), name).ok());
-        let process = self.spawn_witnessed(&shell, scope, mark)?;
+        let process = self.spawn_witnessed(&program, scope, mark)?;
         Ok(Running {
             process,
+            path: path.concat(),
             stdout,
             stderr,
         })
@@ -219,7 +220,7 @@ impl Launcher {
         let exit = self.finish(running.process).await;
         self.cpu.set(self.cpu.get() + exit.cpu);
         if let Some(failure) = not_started_for {
-            ended.end = not_started(&NotStarted::new(SHELL, failure.error()));
+            ended.end = not_started(&NotStarted::new(running.path, failure.error()));
             return;
         }
         ended.end = match (state, exit.code, exit.signal) {

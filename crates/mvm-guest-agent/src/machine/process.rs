@@ -18,6 +18,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group,
     pidfd_open, waitid, waitpid,
 };
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::io;
 use std::path::Path;
@@ -80,7 +81,7 @@ struct Below {
 #[derive(Debug)]
 pub(crate) struct NotStarted {
     /// What failed.
-    pub(crate) what: &'static str,
+    pub(crate) what: Cow<'static, str>,
     pub(crate) error: io::Error,
 }
 
@@ -94,7 +95,8 @@ pub(crate) struct Exit {
 }
 
 impl NotStarted {
-    pub(crate) fn new(what: &'static str, error: io::Error) -> Self {
+    pub(crate) fn new(what: impl Into<Cow<'static, str>>, error: io::Error) -> Self {
+        let what = what.into();
         Self { what, error }
     }
 

@@ -2,6 +2,7 @@
 
 use super::proc::{field, read_small};
 use mvm_protocol::status::System;
+use std::time::Duration;
 
 /// The kernel's id of this boot; for a clone the one that its wake gave it.
 pub(crate) fn boot_id() -> String {
@@ -16,6 +17,17 @@ pub(crate) fn own_rss_bytes() -> u64 {
     field(&rollup, "Rss:")
         .unwrap_or_default()
         .saturating_mul(1024)
+}
+
+/// When the kernel made this process, since the machine's boot (`starttime` of proc_pid_stat(5)).
+pub(crate) fn process_started() -> Option<Duration> {
+    // USER_HZ, in which the kernel tells times to programs, is 100 wherever Rust has Linux.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = read_small("/proc/self/stat").ok()?;
+    // The second field is the program's name in parentheses, with whatever is in it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks: u32 = fields.split_whitespace().nth(19)?.parse().ok()?;
+    Some(TICK * ticks)
 }
 
 /// The guest, now. What cannot be read is 0 or empty.
@@ -55,6 +67,7 @@ fn cpus() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::clock;
 
     #[test]
     fn the_machine_is_described() {
@@ -64,5 +77,7 @@ mod tests {
         assert!(system.memory_available_bytes > 0);
         assert_eq!(boot_id().len(), 36);
         assert!(own_rss_bytes() > 100_000);
+        let since_start = clock::uptime().checked_sub(process_started().unwrap());
+        assert!(since_start.unwrap() < Duration::from_secs(600));
     }
 }

@@ -177,6 +177,7 @@ mod tests {
             consecutive_failures: 0,
             checks: 1,
             failures: 0,
+            first_healthy_secs: None,
             last_check,
         }
     }

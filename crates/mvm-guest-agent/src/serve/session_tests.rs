@@ -138,6 +138,7 @@ fn agent<E: Extension>(extension: impl FnOnce(&Rc<Launcher>) -> E) -> (Handle, E
         sample_interval: LONG,
         busy,
         seed: 0,
+        since_boot: Duration::ZERO,
     };
     let core = Core::new(settings, Journal::default(), clock::now());
     let sampler = Sampler::new(Vec::new(), Inhibitors::new(dir.clone()));

@@ -89,6 +89,7 @@ mod tests {
             consecutive_failures: 0,
             checks,
             failures: 0,
+            first_healthy_secs: None,
             last_check: None,
         };
         let change = Change::Integration {

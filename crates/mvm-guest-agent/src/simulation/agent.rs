@@ -110,6 +110,7 @@ impl Agent {
                 sample_interval: Duration::from_secs(5),
                 busy,
                 seed: 7,
+                since_boot: Duration::ZERO,
             };
             let core = Core::new(settings, journal, machine.now());
             let facts = Facts::new(true, false);

@@ -25,6 +25,7 @@
 pub(crate) mod attach;
 pub(crate) mod check;
 pub(crate) mod completion;
+pub(crate) mod conformance;
 pub(crate) mod connect;
 pub(crate) mod cp;
 pub(crate) mod dev;
@@ -57,6 +58,7 @@ pub(crate) mod snapshot;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
+mod timings;
 pub(crate) mod top;
 pub(crate) mod touch;
 pub(crate) mod wait;
@@ -108,6 +110,7 @@ group! {
         #[command(subcommand)]
         Image(Image),
         Doctor(doctor::Args),
+        Conformance(conformance::Args),
         Completion(completion::Args),
         Man(man::Args),
     }

@@ -3,6 +3,7 @@
 use super::Context;
 use super::machine::{Wanted, blocking, failure, name, not_of_another, tell_logs};
 use super::mend::mend_if_broken_off;
+use super::timings::{self, HostTimes, Timings};
 use crate::render::data;
 use crate::render::shown::Shown;
 use crate::report::{Failure, Outcome};
@@ -39,6 +40,11 @@ pub(crate) struct Args {
     /// Return as soon as the VM runs, whether its agent answers or not
     #[arg(long)]
     no_wait: bool,
+
+    /// Say when what was up, on this host and in the guest, once the guest is ready: its drop-ins loaded,
+    /// and each integration that has a check healthy. It waits for that as long as it may take to start
+    #[arg(long, conflicts_with = "no_wait")]
+    timings: bool,
 
     /// Boot a VM that is asleep in a snapshot, and give up what it was doing
     #[arg(long)]
@@ -120,6 +126,9 @@ struct Report {
     labels: Labels,
     pinned: bool,
     duration_ms: u64,
+    /// With `--timings`: when what was up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timings: Option<Timings>,
 }
 
 impl Report {
@@ -135,6 +144,7 @@ impl Report {
             labels: record.labels.clone(),
             pinned: record.pinned,
             duration_ms: begun.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
+            timings: None,
         }
     }
 }
@@ -158,9 +168,10 @@ impl Args {
         let spec = self.machine.spec(context, self.marks, self.discard_state);
         let wait = !self.no_wait;
         let cancelled = cancelled_by_signals(context);
-        let record = boot(context, &home, &vm, spec, wait, at_most, &cancelled).await?;
+        let booted = boot(context, &home, &vm, spec, wait, at_most, &cancelled).await?;
+        let record = &booted.record;
+        let mut report = Report::of(record, wait, begun);
         drop(progress);
-        let report = Report::of(&record, wait, begun);
         let how = record
             .accelerator
             .as_ref()
@@ -172,9 +183,29 @@ impl Args {
             begun.elapsed().as_secs_f64(),
             record.backend
         ));
-        data::one(context, &self.name, &report, Shown::new)?;
+        if self.timings {
+            let _progress = context
+                .ui
+                .progress(&format!("waiting for {vm} to be ready"));
+            let left = at_most.saturating_sub(begun.elapsed());
+            let told =
+                timings::of_guest(context, &booted.endpoint, left, until_raised(&cancelled)).await;
+            report.timings = Some(Timings::of(booted.times, told));
+        }
+        data::one(context, &self.name, &report, || {
+            let timings = report.timings.as_ref();
+            timings.map_or_else(Shown::new, |timings| timings.shown(context))
+        })?;
         Ok(Outcome::Done)
     }
+}
+
+/// A VM that was started.
+pub(super) struct Booted {
+    pub(super) record: Record,
+    /// Where its agent is reached.
+    endpoint: Endpoint,
+    times: HostTimes,
 }
 
 /// Starts a VM and, if so wanted, waits until its agent answers. What was started is ended again if
@@ -187,7 +218,7 @@ pub(super) async fn boot(
     wait: bool,
     at_most: Duration,
     cancelled: &Arc<AtomicBool>,
-) -> Result<Record, Failure> {
+) -> Result<Booted, Failure> {
     let name = vm.as_str();
     let failed = |error: &Error| failure(context, name, Wanted::Start, error);
     let begun = Instant::now();
@@ -195,12 +226,14 @@ pub(super) async fn boot(
     let starting = blocking(move || {
         let deadline = Deadline::new(at_most, Some(&flag));
         let starting = mvm_vmm::machine::start(&home, &vm, &spec, deadline)?;
+        let mut times = HostTimes::begun(begun);
         if wait {
             starting.wait_for_agent(deadline)?;
+            times.agent_listens(begun);
         }
-        Ok(starting)
+        Ok((starting, times))
     });
-    let starting = starting.await.map_err(|error| failed(&error))?;
+    let (starting, mut times) = starting.await.map_err(|error| failed(&error))?;
     if wait {
         let left = at_most.saturating_sub(begun.elapsed());
         if let Err(error) = answer(context, &starting, left, cancelled).await {
@@ -213,8 +246,15 @@ pub(super) async fn boot(
             ended.await.map_err(|error| failed(&error))?;
             return Err(error.of(name));
         }
+        times.agent_answers(begun);
     }
-    starting.confirm().map_err(|error| failed(&error))
+    let endpoint = Endpoint::unix(starting.socket()).with_port(starting.port());
+    let record = starting.confirm().map_err(|error| failed(&error))?;
+    Ok(Booted {
+        record,
+        endpoint,
+        times,
+    })
 }
 
 /// A flag that is raised when this program is asked to end, in place of ending: what it has started

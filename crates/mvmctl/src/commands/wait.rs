@@ -9,7 +9,7 @@ use crate::render::shown::Shown;
 use crate::report::{Failure, Kind, Outcome};
 use crate::vm_name;
 use crate::vm_state::{Now, VmState, VmStates};
-use clap::ValueEnum;
+use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use mvm_client::watch::{Applied, apply};
 use mvm_client::{Deadlines, Error, Vm, Watcher};
 use mvm_protocol::status::{Health, Lifecycle, Status, WorkerState};
@@ -29,45 +29,112 @@ pub(crate) struct Args {
     #[command(flatten)]
     vm: vm_name::One,
 
-    /// What to wait for
-    #[arg(long = "for", value_enum, value_name = "STATE")]
+    /// What to wait for: `ready` (the agent answers, and the guest is running), `healthy` (no integration
+    /// is unhealthy or has no verdict yet; one without integrations is), `all-healthy` (it has
+    /// integrations, and each that has a check is healthy), `integration:NAME` (that one is healthy,
+    /// once it is there), `idle` or `busy` (its worker)
+    #[arg(
+        long = "for",
+        value_name = "STATE",
+        value_parser = goal,
+        add = ArgValueCandidates::new(candidates)
+    )]
     state: Goal,
 }
 
 /// How a guest is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Goal {
-    /// The agent answers, and the guest is running
+    /// The agent answers, and the guest is running.
     Ready,
-    /// Every integration is healthy
+    /// The guest's verdict is healthy.
     Healthy,
-    /// The worker is idle
+    /// It has integrations, and each that has a check is healthy.
+    AllHealthy,
+    /// That integration is healthy.
+    Integration(String),
+    /// The worker is idle.
     Idle,
-    /// The worker is busy
+    /// The worker is busy.
     Busy,
+}
+
+/// The goals that are one word.
+const WORDS: [(&str, Goal); 5] = [
+    ("ready", Goal::Ready),
+    ("healthy", Goal::Healthy),
+    ("all-healthy", Goal::AllHealthy),
+    ("idle", Goal::Idle),
+    ("busy", Goal::Busy),
+];
+
+/// What the name of an integration follows.
+const INTEGRATION: &str = "integration:";
+
+fn goal(text: &str) -> Result<Goal, String> {
+    if let Some((_, goal)) = WORDS.into_iter().find(|(word, _)| *word == text) {
+        return Ok(goal);
+    }
+    match text.strip_prefix(INTEGRATION) {
+        Some(name) if !name.is_empty() => Ok(Goal::Integration(name.to_owned())),
+        _ => {
+            let words = WORDS.map(|(word, _)| word).join(", ");
+            Err(format!("one of {words} or {INTEGRATION}NAME is asked for"))
+        }
+    }
+}
+
+fn candidates() -> Vec<CompletionCandidate> {
+    let words = WORDS.iter().map(|(word, _)| *word);
+    words
+        .chain([INTEGRATION])
+        .map(CompletionCandidate::new)
+        .collect()
 }
 
 impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ready => "ready",
-            Self::Healthy => "healthy",
-            Self::Idle => "idle",
-            Self::Busy => "busy",
-        })
+        match self {
+            Self::Integration(name) => write!(f, "healthy in its integration {name}"),
+            Self::AllHealthy => f.write_str("healthy in all its integrations"),
+            Self::Ready => f.write_str("ready"),
+            Self::Healthy => f.write_str("healthy"),
+            Self::Idle => f.write_str("idle"),
+            Self::Busy => f.write_str("busy"),
+        }
     }
 }
 
 impl Goal {
     /// Whether a guest of that status is as it is to be.
-    pub(super) fn is_met(self, status: &Status) -> bool {
+    pub(super) fn is_met(&self, status: &Status) -> bool {
+        let mut integrations = status.integrations.iter();
         status.lifecycle == Lifecycle::Running
             && match self {
                 Self::Ready => true,
                 Self::Healthy => status.health == Health::Healthy,
+                // Before its drop-ins are loaded a guest has none, and is healthy.
+                Self::AllHealthy => {
+                    status.health == Health::Healthy
+                        && integrations.any(|one| one.health == Health::Healthy)
+                }
+                Self::Integration(name) => {
+                    integrations.any(|one| one.name == *name && one.health == Health::Healthy)
+                }
                 Self::Idle => status.worker.state == WorkerState::Idle,
                 Self::Busy => status.worker.state == WorkerState::Busy,
             }
+    }
+
+    /// Why that will never be, as the guest is now.
+    fn is_in_vain(&self, status: &Status) -> Option<String> {
+        let Self::Integration(name) = self else {
+            return None;
+        };
+        let mut integrations = status.integrations.iter();
+        integrations
+            .any(|one| one.name == *name && one.health == Health::Unchecked)
+            .then(|| format!("the integration {name} has no health check"))
     }
 }
 
@@ -138,6 +205,10 @@ impl Args {
                 .await
             {
                 Ok(Watched::Met(status)) => return Ok(*status),
+                Ok(Watched::InVain(why)) => {
+                    let hint = "give it a health_cmd or a health_argv, or wait for another state";
+                    return Err(Failure::failed(why).hint(hint).of(name));
+                }
                 Ok(Watched::NotRunning) => {}
                 // A guest that says so over and over is not dialled as often.
                 Ok(Watched::Stale) => {
@@ -189,6 +260,9 @@ impl Args {
             if self.state.is_met(&status) {
                 return Ok(Watched::Met(Box::new(status)));
             }
+            if let Some(why) = self.state.is_in_vain(&status) {
+                return Ok(Watched::InVain(why));
+            }
             *seen = Some(Seen::Status(event::status(&status)));
             let event = tokio::select! {
                 biased;
@@ -208,7 +282,7 @@ impl Args {
 
     /// The failure to get there in time.
     fn late(&self, seen: Option<Seen>, limit: Duration) -> Failure {
-        let goal = self.state;
+        let goal = &self.state;
         let failure = Failure {
             vm: Some(self.vm.name.clone()),
             code: "timed-out".into(),
@@ -247,6 +321,8 @@ impl Args {
 /// How one connection's watch ended.
 enum Watched {
     Met(Box<Status>),
+    /// It will never be met, and why.
+    InVain(String),
     /// Integrations may have come or gone: the status has to be had anew.
     Stale,
     AboutToBeFrozen,

@@ -9,7 +9,7 @@ use super::words;
 use crate::clock::Timed;
 use crate::commands::Context;
 use mvm_protocol::answer::Checked;
-use mvm_protocol::status::{DropInError, Inspect, LastCheck, ProbeStatus};
+use mvm_protocol::status::{Boot, DropInError, Inspect, LastCheck, ProbeStatus};
 use mvm_protocol::{MAX_OUTPUT, Timestamp};
 
 /// All that an agent tells.
@@ -27,49 +27,87 @@ pub(crate) fn inspect(context: &Context, named: &Named<&Timed<Inspect>>) -> Show
     let profile = words::wire(&agent.profile);
     let time = |time: Option<Timestamp>| time.map_or("never".into(), |time| time.to_string());
     text.push(&Shown::empty_line());
-    text.push(&pairs(
-        context.ui.looks(),
-        &[
-            ("Hostname", system.hostname.clone()),
-            ("Kernel", system.kernel.clone()),
-            ("CPUs", system.cpus.to_string()),
-            (
-                "Memory",
-                format!(
-                    "{} of {} available",
-                    words::bytes(system.memory_available_bytes),
-                    words::bytes(system.memory_total_bytes)
-                ),
+    let mut rows = vec![
+        ("Hostname", system.hostname.clone()),
+        ("Kernel", system.kernel.clone()),
+        ("CPUs", system.cpus.to_string()),
+        (
+            "Memory",
+            format!(
+                "{} of {} available",
+                words::bytes(system.memory_available_bytes),
+                words::bytes(system.memory_total_bytes)
             ),
-            ("Load", load(inspect)),
-            (
-                "Agent",
-                format!(
-                    "{} ({profile}), process {}, {} resident, started {}",
-                    cut(&agent.version, 64),
-                    agent.pid,
-                    words::bytes(agent.rss_bytes),
-                    agent.started_at
-                ),
+        ),
+        ("Load", load(inspect)),
+        (
+            "Agent",
+            format!(
+                "{} ({profile}), process {}, {} resident, started {}",
+                cut(&agent.version, 64),
+                agent.pid,
+                words::bytes(agent.rss_bytes),
+                agent.started_at
             ),
-            (
-                "Snapshots",
-                format!(
-                    "generation {}, last asleep {}, last woken {}{}",
-                    inspect.snapshot.generation,
-                    time(inspect.snapshot.last_sleep),
-                    time(inspect.snapshot.last_wake),
-                    unannounced(inspect.snapshot.unannounced)
-                ),
+        ),
+        (
+            "Snapshots",
+            format!(
+                "generation {}, last asleep {}, last woken {}{}",
+                inspect.snapshot.generation,
+                time(inspect.snapshot.last_sleep),
+                time(inspect.snapshot.last_wake),
+                unannounced(inspect.snapshot.unannounced)
             ),
-        ],
-    ));
+        ),
+    ];
+    if let Some(told) = &inspect.boot {
+        rows.push(("Boot", boot(told)));
+    }
+    text.push(&pairs(context.ui.looks(), &rows));
     if !agent.drop_in_errors.is_empty() {
         text.push(&Shown::empty_line());
         text.push(&rejected_table(context, &agent.drop_in_errors));
         text.push(&omitted(agent.drop_in_errors_omitted));
     }
     text
+}
+
+/// When what was up in a guest's boot: what it was, and when.
+pub(crate) fn boot_rows<'a>(
+    boot: &Boot,
+    integrations: impl Iterator<Item = (&'a str, Option<f64>)>,
+) -> Vec<(String, String)> {
+    let after = |secs: Option<f64>| secs.map_or("-".into(), |secs| format!("{secs:.3} s"));
+    let mut rows = vec![
+        (
+            "agent's process".to_owned(),
+            after(boot.process_started_secs),
+        ),
+        (
+            "agent started".to_owned(),
+            after(Some(boot.agent_started_secs)),
+        ),
+        (
+            "drop-ins loaded".to_owned(),
+            after(boot.drop_ins_loaded_secs),
+        ),
+    ];
+    let healthy = integrations.filter(|(_, first)| first.is_some());
+    rows.extend(healthy.map(|(name, first)| (format!("{} healthy", cut(name, 64)), after(first))));
+    rows.push(("guest ready".to_owned(), after(boot.ready_secs)));
+    rows
+}
+
+/// In one line.
+fn boot(boot: &Boot) -> String {
+    let after = |secs: Option<f64>| secs.map_or("-".into(), |secs| format!("{secs:.3} s"));
+    format!(
+        "agent started {}, drop-ins loaded {}, ready {} after the kernel",
+        after(Some(boot.agent_started_secs)),
+        after(boot.drop_ins_loaded_secs),
+        after(boot.ready_secs)
+    )
 }
 
 /// The restores that nobody announced, if there were any.

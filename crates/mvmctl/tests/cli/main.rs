@@ -9,6 +9,7 @@
 
 mod answers;
 mod checks;
+mod conformance;
 mod cp;
 mod cp_archives;
 mod exec;

@@ -56,6 +56,8 @@ fn commands_and_values_complete() {
     let commands = offered(&host, "mvmctl vm i");
     assert_eq!(commands, ["inspect"]);
     assert_eq!(offered(&host, "mvmctl vm wait web --for h"), ["healthy"]);
+    let all = offered(&host, "mvmctl vm wait web --for ");
+    assert!(all.contains(&"integration:".to_owned()), "{all:?}");
 }
 
 #[test]

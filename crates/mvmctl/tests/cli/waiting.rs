@@ -243,3 +243,55 @@ fn a_flood_does_not_make_it_dial_without_pause() {
         assert!((2..=9).contains(&dialled), "{name}: {dialled}");
     }
 }
+
+#[test]
+fn one_integration_is_waited_for_and_all_of_them() {
+    // As a guest comes up: without any before its drop-ins are loaded, and healthy for that.
+    let host = Host::with("web", |peer: &mut Peer| {
+        let health = status("healthy")["integrations"][0].clone();
+        let loaded = peer.number > 0;
+        peer.shake_hands();
+        let request = peer.request().unwrap();
+        let mut first = status(if loaded { "starting" } else { "healthy" });
+        if !loaded {
+            first["integrations"] = json!([]);
+        }
+        first["id"] = request["id"].clone();
+        peer.answer(&first);
+        let mut event = json!({"type": "event", "at": "2026-11-24T06:02:11Z", "id": request["id"]});
+        if loaded {
+            event["integration"] = health;
+        } else {
+            event["drop_ins"] = json!({"integrations": 1, "probes": 0, "errors": []});
+        }
+        peer.answer(&event);
+        peer.until_closed();
+    });
+    for (state, connections) in [
+        // Told that the drop-ins were read, it asks for the list anew.
+        ("all-healthy", 2),
+        ("integration:my-service", 3),
+        ("healthy", 4),
+    ] {
+        let ran = host.mvmctl(&format!("vm wait web --for {state} --json --timeout 30s"));
+        assert_eq!(ran.exits(0).json()["integrations"][0]["name"], "my-service");
+        assert_eq!(host.accepted("web"), connections, "{state}");
+    }
+}
+
+#[test]
+fn an_integration_that_never_will_be_healthy_is_not_waited_for() {
+    let host = Host::with("web", answering(status("unchecked")));
+    host.mvmctl("vm wait web --for integration:my-service")
+        .exits(1)
+        .says("the integration my-service has no health check");
+    // One that is not there may come yet.
+    host.mvmctl("vm wait web --for integration:other --timeout 300ms")
+        .exits(1)
+        .says("not healthy in its integration other within 300ms");
+    for wrong in ["integration:", "integration", "well"] {
+        host.mvmctl(&format!("vm wait web --for {wrong}"))
+            .exits(2)
+            .says("integration:NAME");
+    }
+}

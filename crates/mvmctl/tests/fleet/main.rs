@@ -8,8 +8,10 @@
 )]
 
 mod answers;
+mod dashboard;
 mod descriptors;
 mod once;
+mod prometheus;
 mod scalers;
 mod server;
 mod tls;

@@ -98,6 +98,9 @@ async fn two_clones_of_a_golden_guest() {
         let after = story.json(&["vm", "inspect", vm]);
         assert_eq!(after["lifecycle"], "running");
         assert_eq!(after["agent"]["pid"], before["agent"]["pid"], "{vm}");
+        // A clone was not booted: it tells of the boot that its snapshot goes back to.
+        assert!(after["boot"]["ready_secs"].is_f64(), "{vm}: {after}");
+        assert_eq!(after["boot"], before["boot"], "{vm}");
         // It has run for as long as the guest has, whatever its clock was set to.
         let ran = |inspect: &Value| {
             let agent = seconds(&inspect["now"]) - seconds(&inspect["agent"]["started_at"]);
@@ -117,6 +120,10 @@ async fn two_clones_of_a_golden_guest() {
             .zip(after["integrations"].as_array().unwrap())
         {
             assert_eq!(new["health"], "healthy", "{vm}: {new}");
+            assert_eq!(
+                new["first_healthy_secs"], old["first_healthy_secs"],
+                "{vm}: {new}"
+            );
             assert!(seconds(&new["since"]) > woken - 1.0, "{vm}: {new}");
             assert!(
                 new["checks"].as_u64() >= old["checks"].as_u64(),

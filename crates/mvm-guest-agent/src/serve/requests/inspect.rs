@@ -18,5 +18,6 @@ pub(super) fn answer(core: &Core, profile: Profile, now: Now) -> Answer {
         system: system::system(),
         agent,
         snapshot: core.snapshot(),
+        boot: Some(core.boot().told(system::process_started())),
     }))
 }

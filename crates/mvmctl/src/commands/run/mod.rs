@@ -215,7 +215,7 @@ impl Run<'_> {
         let follower = Follower {
             context: self.context,
             supervisor: &self.supervisor,
-            notify: self.notify,
+            notify: self.notify.clone(),
         };
         let over = tokio::select! {
             over = follower.follow(&mut state) => over?,
