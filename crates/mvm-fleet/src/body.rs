@@ -54,7 +54,8 @@ pub struct Numbers {
     /// Whether every VM that should answer has answered or failed once. If not the numbers are not to
     /// be scaled by.
     pub complete: bool,
-    /// How many should be up: busy, starting, unknown and spare ones, within `min` and `max`.
+    /// How many should be up: busy and unknown ones, and starting or spare ones, whichever are more, within
+    /// `min` and `max`.
     pub wanted: u32,
 }
 

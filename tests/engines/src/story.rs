@@ -8,8 +8,7 @@ use crate::seen::Running;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// Between two rounds of the scaler. A VM is up in less, so that none is counted both as one that
-/// starts and as one that is not at hand yet.
+/// Between two rounds of the scaler.
 fn period(guests: Guests) -> Duration {
     Duration::from_secs(match guests {
         Guests::Local => 3,

@@ -24,7 +24,7 @@ const VMS: Family = gauge(
 const WANTED: Family = gauge(
     "mvm_fleet_wanted",
     None,
-    "How many VMs of the pool should be up: busy, starting, unknown and spare ones, within min and max.",
+    "How many VMs of the pool should be up: busy and unknown ones, and starting or spare ones, whichever are more, within min and max.",
 );
 const WAITING: Family = gauge(
     "mvm_fleet_waiting_connections",
