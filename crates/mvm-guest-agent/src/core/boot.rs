@@ -77,8 +77,11 @@ impl Core {
         }
     }
 
-    /// The verdict on the guest.
+    /// The verdict on the guest. There is none before it is known what there is to be checked.
     pub(super) fn health(&self) -> Health {
+        if !self.has_loaded {
+            return Health::Starting;
+        }
         Health::of_guest(self.checks.iter().filter_map(Check::health))
     }
 }

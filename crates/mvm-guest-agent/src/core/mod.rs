@@ -145,6 +145,8 @@ pub(crate) struct Core {
     timeline: Timeline,
     started: Moment,
     boot: Boot,
+    /// Whether the drop-ins have been read once.
+    has_loaded: bool,
     schedule: Schedule,
     checks: Vec<Check>,
     /// The checks that run: as many as may run at once, at most.
@@ -190,6 +192,7 @@ impl Core {
             timeline,
             started: timeline.moment(),
             boot: Boot::new(settings.since_boot, now, frozen == Frozen::Was),
+            has_loaded: false,
             schedule: Schedule::new(settings.max_concurrent_checks, settings.seed),
             checks: Vec::new(),
             runs: Vec::new(),

@@ -103,6 +103,7 @@ impl Core {
             };
             return;
         }
+        self.has_loaded = true;
         let mut old: HashMap<(CheckKind, String), Check> = std::mem::take(&mut self.checks)
             .into_iter()
             .map(|check| ((check.kind(), check.name().to_owned()), check))
