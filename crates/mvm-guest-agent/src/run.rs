@@ -17,6 +17,7 @@ use crate::machine::process::Launcher;
 use crate::machine::run_dir::RunDir;
 use crate::machine::samples::Sampler;
 use crate::machine::uevents::VmgenidWatch;
+use crate::machine::vsock_filter::{VsockFilter, may_filter};
 use crate::ports::Ports;
 use crate::serve::driver::Driver;
 use crate::serve::extension::Extension;
@@ -60,7 +61,8 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     let failed = |error: io::Error| format!("cannot start: {error}");
     let run_dir = RunDir::take(&config.run_dir)?;
     let protected = config.system_effects && protect_from_oom();
-    let launcher = Launcher::new(run_dir.path(), protected);
+    let filter = vsock_filter(config.allow_vsock);
+    let launcher = Launcher::new(run_dir.path(), protected, filter);
     say!(
         "{VERSION} ({}), ends commands by {}",
         profile(),
@@ -278,6 +280,29 @@ fn at_each_change(changed: impl AsyncFn() -> io::Result<()> + 'static, told: imp
             told();
         }
     });
+}
+
+/// What keeps all that the agent starts from sockets to the host; that it cannot be, or what it costs, is
+/// said once.
+fn vsock_filter(allowed: bool) -> Option<VsockFilter> {
+    if allowed {
+        return None;
+    }
+    match VsockFilter::of_kernel() {
+        Ok(filter) => {
+            if !may_filter() {
+                say!(
+                    "no CAP_SYS_ADMIN: what is started here is kept from AF_VSOCK with no_new_privs, \
+                     so that sudo and the like give it no rights; \"allow_vsock\": true leaves it both"
+                );
+            }
+            Some(filter)
+        }
+        Err(error) => {
+            say!("what is started here may open AF_VSOCK sockets: no seccomp filters: {error}");
+            None
+        }
+    }
 }
 
 /// A guest short of memory loses its services before the one that can tell the host about it.

@@ -39,4 +39,5 @@ pub(crate) mod stream;
 pub(crate) mod system;
 pub(crate) mod uevents;
 pub(crate) mod users;
+pub(crate) mod vsock_filter;
 pub(crate) mod workload;

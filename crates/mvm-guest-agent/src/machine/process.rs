@@ -10,6 +10,7 @@ use super::freezer::Freezer;
 use super::polled::polled;
 use super::program::{Entry, Program, StartFailure};
 use super::users::Identity;
+use super::vsock_filter::VsockFilter;
 use crate::core::RunId;
 use nix::sys::resource::{UsageWho, getrusage};
 use rustix::fd::OwnedFd;
@@ -43,6 +44,8 @@ pub(crate) struct Launcher {
     cgroups: Option<CgroupRoot>,
     /// Whether the agent has made itself hard to kill for want of memory. Its children are not.
     protected: bool,
+    /// What keeps its children from sockets to the host.
+    filter: Option<VsockFilter>,
     pub(super) cpu: Cell<Duration>,
 }
 
@@ -110,7 +113,7 @@ impl NotStarted {
 }
 
 impl Launcher {
-    pub(crate) fn new(run_dir: &Path, protected: bool) -> Self {
+    pub(crate) fn new(run_dir: &Path, protected: bool, filter: Option<VsockFilter>) -> Self {
         // Each fork looks anew, and a build for use refuses; this finds what starts a thread before there
         // is anything to fork for. The harness of the tests has threads of its own.
         debug_assert!(cfg!(test) || is_only_thread(), "the agent has one thread");
@@ -120,6 +123,7 @@ impl Launcher {
             children,
             cgroups,
             protected,
+            filter,
             cpu: Cell::default(),
         }
     }
@@ -168,6 +172,7 @@ impl Launcher {
             protected: self.protected,
             subreaper: orphans == Orphans::ToLeader,
             identity,
+            filter: self.filter,
         };
         Ok(RunScope {
             cgroup,

@@ -142,7 +142,7 @@ fn agent<E: Extension>(extension: impl FnOnce(&Rc<Launcher>) -> E) -> (Handle, E
     };
     let core = Core::new(settings, Journal::default(), clock::now());
     let sampler = Sampler::new(Vec::new(), Inhibitors::new(dir.clone()));
-    let launcher = Rc::new(Launcher::new(&dir, false));
+    let launcher = Rc::new(Launcher::new(&dir, false, None));
     let extension = extension(&launcher);
     let machine = LocalMachine {
         timer: clock::Timer::new().unwrap(),
