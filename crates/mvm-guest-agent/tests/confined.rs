@@ -111,14 +111,6 @@ fn the_setting_leaves_everything_as_it_is() {
     }
 }
 
-/// The agent itself dials its host, and listens.
-#[test]
-fn the_agent_itself_has_no_filter() {
-    let agent = agent(folder(&[], &[]), Settings::default());
-    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
-    assert_eq!(told(&status), own());
-}
-
 #[cfg(feature = "dev")]
 #[test]
 fn commands_of_hosts_have_the_filter_too() {

@@ -19,7 +19,7 @@ async fn job(dir: &tempfile::TempDir) -> Running {
         timeout_secs: Some(Secs::new(TIMEOUT).unwrap()),
         ..Exec::new(Argv::new(words.to_vec()).unwrap())
     };
-    let launcher = Rc::new(Launcher::new(dir.path(), false, None));
+    let launcher = Rc::new(Launcher::new(dir.path(), false));
     let started = Commands::new(launcher).start(RunId(1), &exec).await;
     pause();
     started.unwrap().running

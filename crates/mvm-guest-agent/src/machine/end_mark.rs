@@ -181,7 +181,7 @@ mod tests {
     async fn a_command_that_was_not_begun_pays_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::new(dir.path());
-        let launcher = Launcher::new(dir.path(), false, None);
+        let launcher = Launcher::new(dir.path(), false);
         for (path, content) in [("/nonexistent", "begun a\n"), ("/bin/false", "ended a\n")] {
             let stdio = [(); 3].map(|()| no_input().unwrap());
             let paths = [path.to_owned()];

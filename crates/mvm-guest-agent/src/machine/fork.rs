@@ -267,7 +267,6 @@ mod tests {
     use crate::machine::process::Launcher;
     use crate::machine::program::{Entry, Program, StartFailure, no_input};
     use crate::machine::users;
-    use crate::machine::vsock_filter::VsockFilter;
     use rustix::fd::AsFd;
     use rustix::io::Errno;
     use rustix::process::{Pid, Signal, WaitOptions, waitpid};
@@ -281,7 +280,7 @@ mod tests {
 
     async fn end_of(limit: Duration, work: impl FnOnce() -> u8) -> End {
         let dir = tempfile::tempdir().unwrap();
-        let launcher = Launcher::new(dir.path(), false, None);
+        let launcher = Launcher::new(dir.path(), false);
         launcher.run_copy(RunId(1), limit, work).await.end
     }
 
@@ -322,7 +321,6 @@ mod tests {
             protected: is_root,
             subreaper: true,
             identity: is_root.then(nobody),
-            filter: VsockFilter::of_kernel().ok(),
         };
         let paths = ["/nonexistent/a", "/nonexistent/b"].map(str::to_owned);
         let env = vec![("A".into(), "b".into())];
@@ -411,7 +409,7 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "the harness has threads anyway")]
     async fn a_copy_that_nobody_waits_for_is_ended() {
         let dir = tempfile::tempdir().unwrap();
-        let launcher = Launcher::new(dir.path(), false, None);
+        let launcher = Launcher::new(dir.path(), false);
         let hanging = launcher.run_copy(RunId(1), LONG, hang);
         let given_up = tokio::time::timeout(Duration::from_millis(20), hanging).await;
         assert!(given_up.is_err());

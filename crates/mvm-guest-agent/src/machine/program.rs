@@ -7,7 +7,6 @@
 
 use super::inherited::{close_all_but, is_the_agents};
 use super::users::Identity;
-use super::vsock_filter::VsockFilter;
 use nix::libc;
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::fs::{Mode, OFlags};
@@ -76,8 +75,6 @@ pub(super) struct Entry {
     pub(super) subreaper: bool,
     /// Whom it is to be.
     pub(super) identity: Option<Identity>,
-    /// What keeps it from sockets to the host, if something does.
-    pub(super) filter: Option<VsockFilter>,
 }
 
 /// Whether a new process was born in its cgroup.
@@ -178,8 +175,7 @@ impl Program {
             // Who was given a user stays that one, whatever is set-user-id in the image.
             rustix::thread::set_no_new_privs(true)?;
         }
-        // Last: without rights it takes what was set right before.
-        entry.filter.map_or(Ok(()), VsockFilter::take_on)
+        Ok(())
     }
 
     /// As execvp(3), but for what is no program.

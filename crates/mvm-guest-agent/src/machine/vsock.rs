@@ -1,6 +1,10 @@
-//! What the agent starts opens no `AF_VSOCK` socket, so that it can neither dial the host nor listen
-//! where the host dials: seccomp(2), a filter that each new process takes on before it is a program,
-//! and hands on to all that it starts.
+//! Sockets to the host, for the agent alone: what it starts opens no `AF_VSOCK` socket, so that it can
+//! neither dial the host nor listen where the host dials.
+//!
+//! That is a filter of system calls (seccomp(2)) that the agent takes on at its start, and that all it
+//! starts inherits, for good. To take it on in each new process instead would cost a tenth of a start. So
+//! the agent tells its own sockets by a key: a random number in those halves of the call's arguments that
+//! the kernel does not look at, since what it takes is an int.
 //!
 //! socket(2) is not the only call that makes a socket. So
 //!
@@ -14,64 +18,94 @@
 //! socketpair(2) is let be: no kernel makes a pair of that family, and it would lead nowhere.
 
 use nix::libc::{self, sock_filter};
+use rustix::fd::{FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
+use std::hash::BuildHasher;
 use std::io;
 
-/// The rules, where the kernel takes any.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct VsockFilter {
-    flags: libc::c_ulong,
-}
+/// What tells this agent's sockets from those of what it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VsockKey([u32; 2]);
 
-impl VsockFilter {
-    /// Fails if the kernel has no such filters.
-    pub(crate) fn of_kernel() -> Result<Self, Errno> {
-        // The mitigations that filters switched on before Linux 5.16 slow a program down, and protect
-        // one that is confined from others by its filter alone, which nobody is here.
-        let flags = [libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW, 0];
-        // It looks at the flags before it looks for the rules, which are nowhere.
-        let is_known =
-            |flags: &libc::c_ulong| set_filter(*flags, std::ptr::null()) == Err(Errno::FAULT);
-        let known = flags.into_iter().find(is_known);
-        known.map(|flags| Self { flags }).ok_or(Errno::NOSYS)
+impl VsockKey {
+    /// A key that nobody knows who does not know the hasher's own.
+    pub(crate) fn new(hasher: &impl BuildHasher) -> Self {
+        let halves = [0_u8, 1].map(|half| hasher.hash_one(("vsock", half)) >> 32);
+        // Not zero, which is what others have there.
+        Self(halves.map(|half| u32::try_from(half).unwrap_or(1) | 1))
     }
 
-    /// In a copy of the agent: takes the rules on, for good. Who lacks the right to is never to have more
-    /// rights than now (`no_new_privs`): that is what the kernel asks for instead.
-    pub(super) fn take_on(self) -> Result<(), Errno> {
-        match self.set() {
+    /// A stream socket that does not block.
+    #[expect(unsafe_code, reason = "no safe binding passes more than an int")]
+    pub(crate) fn socket(self) -> io::Result<OwnedFd> {
+        let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let [kind, protocol] = self.words(kind);
+        // SAFETY: the call takes numbers, and touches no memory.
+        let made = unsafe { libc::syscall(libc::SYS_socket, libc::AF_VSOCK, kind, protocol) };
+        match i32::try_from(made) {
+            // SAFETY: the call has just made this descriptor, and nobody else knows of it.
+            Ok(fd @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// The second and third argument of socket(2), with the key in their upper halves.
+    fn words(self, kind: i32) -> [i64; 2] {
+        let Self([first, second]) = self;
+        [
+            i64::from(first) << 32 | i64::from(kind),
+            i64::from(second) << 32,
+        ]
+    }
+
+    /// From here on nobody opens such a socket without the key, neither this process nor any that it
+    /// starts. Who lacks the right to lay that down is never to have more rights than now, nor are those
+    /// that it starts (`no_new_privs`): that is what the kernel asks for instead.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no such filters.
+    pub(crate) fn demand(self) -> Result<(), Errno> {
+        match self.set_rules() {
             Err(Errno::ACCESS) => {
                 rustix::thread::set_no_new_privs(true)?;
-                self.set()
+                self.set_rules()
             }
             set => set,
         }
     }
 
-    fn set(self) -> Result<(), Errno> {
+    fn set_rules(self) -> Result<(), Errno> {
+        let rules = rules(OWN, self);
         let rules = libc::sock_fprog {
-            len: u16::try_from(RULES.len()).unwrap_or(u16::MAX),
-            filter: RULES.as_ptr().cast_mut(),
+            len: u16::try_from(rules.len()).unwrap_or(u16::MAX),
+            filter: rules.as_ptr().cast_mut(),
         };
-        set_filter(self.flags, &raw const rules)
+        // The mitigations that filters switched on before Linux 5.16 slow a program down, and protect
+        // one that is confined from others by its filter alone, which nobody is here. Before 4.17 there
+        // was no way to do without.
+        match set_filter(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW, &rules) {
+            Err(Errno::INVAL) => set_filter(0, &rules),
+            set => set,
+        }
     }
 }
 
-/// Whether this process may filter what it starts, and leave it its set-user-id programs.
-pub(crate) fn may_filter() -> bool {
+/// Whether this process may lay that down, and leave what it starts its set-user-id programs.
+pub(crate) fn may_demand() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
 #[expect(unsafe_code, reason = "no safe binding knows seccomp")]
-fn set_filter(flags: libc::c_ulong, rules: *const libc::sock_fprog) -> Result<(), Errno> {
-    // SAFETY: the rules, which are only read, live until the call returns; without any it fails.
+fn set_filter(flags: libc::c_ulong, rules: &libc::sock_fprog) -> Result<(), Errno> {
+    // SAFETY: the rules are only read, and live until the call returns.
     let done = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
             libc::c_ulong::from(libc::SECCOMP_SET_MODE_FILTER),
             flags,
-            rules,
+            std::ptr::from_ref(rules),
         )
     };
     if done == 0 {
@@ -132,41 +166,46 @@ const SOCKETCALL: u32 = 102;
 const MAKE_SOCKET: u32 = 1;
 const AF_VSOCK: u32 = 40;
 
-/// Where a filter finds the number, the architecture and the first argument: `struct seccomp_data`. Of
-/// the argument the lower half alone counts to the kernel, and stands first in both architectures.
+/// Where a filter finds the number, the architecture, the first argument and the upper halves of the
+/// next two: `struct seccomp_data`. Of an argument the lower half alone counts to the kernel, and stands
+/// first in both architectures.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENT: u32 = 16;
+const KEY: [u32; 2] = [ARGUMENT + 8 + 4, ARGUMENT + 16 + 4];
 
 #[cfg(target_arch = "x86_64")]
-const RULES: [sock_filter; 21] = rules(X86);
+const OWN: Abis = X86;
 #[cfg(target_arch = "aarch64")]
-const RULES: [sock_filter; 21] = rules(ARM);
+const OWN: Abis = ARM;
 
-const fn rules(abis: Abis) -> [sock_filter; 21] {
+fn rules(abis: Abis, VsockKey(key): VsockKey) -> [sock_filter; 24] {
     [
         load(ARCHITECTURE),
         go_if(abis.own.audit_arch, 0, 5),
         // A call by its own ABI.
         load(NUMBER),
         keep_bits(abis.mask),
-        go_if(abis.own.socket, 11, 0),
-        go_if(IO_URING_SETUP, 14, 0),
+        go_if(abis.own.socket, 10, 0),
+        go_if(IO_URING_SETUP, 17, 0),
         give(libc::SECCOMP_RET_ALLOW),
         // By the other.
-        go_if(abis.other.audit_arch, 0, 12),
+        go_if(abis.other.audit_arch, 0, 15),
         load(NUMBER),
-        go_if(abis.other.socket, 6, 0),
-        go_if(IO_URING_SETUP, 9, 0),
+        go_if(abis.other.socket, 5, 0),
+        go_if(IO_URING_SETUP, 12, 0),
         go_if(SOCKETCALL, 1, 0),
         give(libc::SECCOMP_RET_ALLOW),
         // socketcall(2)
         load(ARGUMENT),
-        go_if(MAKE_SOCKET, 3, 0),
-        give(libc::SECCOMP_RET_ALLOW),
-        // socket(2)
+        go_if(MAKE_SOCKET, 6, 7),
+        // socket(2). A call by another ABI has no upper halves.
         load(ARGUMENT),
-        go_if(AF_VSOCK, 0, 1),
+        go_if(AF_VSOCK, 0, 5),
+        load(KEY[0]),
+        go_if(key[0], 0, 2),
+        load(KEY[1]),
+        go_if(key[1], 1, 0),
         give(REFUSED),
         give(libc::SECCOMP_RET_ALLOW),
         // What there is not.
@@ -216,7 +255,11 @@ mod tests {
 
     /// What the kernel would do with a call (Documentation/networking/filter.rst).
     fn answer(abis: Abis, audit_arch: u32, number: u32, argument: u32) -> u32 {
-        let rules = rules(abis);
+        answer_to(abis, audit_arch, number, argument, [0, 0])
+    }
+
+    fn answer_to(abis: Abis, audit_arch: u32, number: u32, argument: u32, key: [u32; 2]) -> u32 {
+        let rules = rules(abis, OURS);
         let (mut at, mut value) = (0, 0);
         loop {
             let sock_filter { code, jt, jf, k } = rules[at];
@@ -225,6 +268,8 @@ mod tests {
                 (LOAD, NUMBER) => value = number,
                 (LOAD, ARCHITECTURE) => value = audit_arch,
                 (LOAD, ARGUMENT) => value = argument,
+                (LOAD, 28) => value = key[0],
+                (LOAD, 36) => value = key[1],
                 (AND, mask) => value &= mask,
                 (JUMP, wanted) => at += usize::from(if value == wanted { jt } else { jf }),
                 (RETURN, answer) => return answer,
@@ -234,6 +279,8 @@ mod tests {
     }
 
     const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
+
+    const OURS: VsockKey = VsockKey([77, 99]);
 
     fn x32(number: u32) -> u32 {
         number | 0x4000_0000
@@ -276,6 +323,33 @@ mod tests {
             let given = answer(abis, arch, number, argument);
             assert_eq!(given, wanted, "{arch:#x} {number:#x} {argument}");
         }
+    }
+
+    #[test]
+    fn who_has_the_whole_key_is_let() {
+        for (abis, socket) in [(X86, 41), (ARM, 198)] {
+            let arch = abis.own.audit_arch;
+            for (key, wanted) in [
+                ([77, 99], ALLOWED),
+                ([77, 0], REFUSED),
+                ([0, 99], REFUSED),
+                ([99, 77], REFUSED),
+            ] {
+                let given = answer_to(abis, arch, socket, AF_VSOCK, key);
+                assert_eq!(given, wanted, "{key:?}");
+            }
+            // i386 and ARM pass no more than they look at.
+            let other = abis.other;
+            let given = answer(abis, other.audit_arch, other.socket, AF_VSOCK);
+            assert_eq!(given, REFUSED);
+        }
+    }
+
+    #[test]
+    fn a_key_is_another_agents_own() {
+        let keys = [(); 20].map(|()| VsockKey::new(&std::hash::RandomState::new()));
+        assert!(keys.iter().all(|key| key.0[0] != 0 && key.0[1] != 0));
+        assert!(keys.windows(2).all(|two| two[0] != two[1]), "{keys:?}");
     }
 
     #[test]
@@ -323,10 +397,6 @@ mod tests {
         failed.map_or(OK, |at| u8::try_from(at).unwrap_or(100) + 2)
     }
 
-    fn filter() -> VsockFilter {
-        VsockFilter::of_kernel().expect("this kernel has seccomp filters")
-    }
-
     #[expect(unsafe_code, reason = "no safe binding makes these calls")]
     fn call(number: i64, first: i64) -> Result<(), i32> {
         // SAFETY: sockets take numbers alone, and a ring without parameters is none.
@@ -335,12 +405,16 @@ mod tests {
 
     #[test]
     fn a_process_is_kept_from_vsock_and_from_nothing_else() {
-        let filter = filter();
+        let has_vsock = OURS.socket().is_ok();
+        let is_refusal = |error: io::Error| error.raw_os_error() == Some(libc::EAFNOSUPPORT);
         let code = ended(|| {
             let vsock = libc::AF_VSOCK.into();
             holding(&[
-                filter.take_on().is_ok(),
+                OURS.demand().is_ok(),
                 socket(libc::AF_VSOCK) == Err(libc::EAFNOSUPPORT),
+                VsockKey([77, 98]).socket().is_err_and(is_refusal),
+                // Where there is no vsock the kernel says the same as the filter.
+                !has_vsock || OURS.socket().is_ok(),
                 // The kernel looks at the lower half alone.
                 call(libc::SYS_socket, 1 << 32 | i64::from(libc::AF_VSOCK))
                     == Err(libc::EAFNOSUPPORT),
@@ -359,21 +433,20 @@ mod tests {
 
     #[test]
     fn whoever_may_not_filter_gives_up_more_rights_for_it() {
-        let filter = filter();
         let is_root = rustix::process::geteuid().is_root();
         let code = ended(|| {
             use rustix::thread::{no_new_privs, set_thread_uid};
             let other = !is_root || set_thread_uid(rustix::fs::Uid::from_raw(65_534)).is_ok();
             holding(&[
                 other,
-                filter.take_on().is_ok(),
+                OURS.demand().is_ok(),
                 socket(libc::AF_VSOCK) == Err(libc::EAFNOSUPPORT),
                 no_new_privs() == Ok(true),
             ])
         });
         assert_eq!(code, OK);
         let code = ended(|| {
-            let kept = filter.take_on().is_ok() && !is_root;
+            let kept = OURS.demand().is_ok() && !is_root;
             holding(&[rustix::thread::no_new_privs() == Ok(kept)])
         });
         assert_eq!(code, OK, "root keeps its set-user-id programs");
@@ -383,17 +456,16 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn a_call_as_32_bit_programs_make_it_is_no_way_around() {
-        let filter = filter();
         let code = ended(|| {
             holding(&[
-                filter.take_on().is_ok(),
+                OURS.demand().is_ok(),
                 call(x32(41).into(), libc::AF_VSOCK.into()) == Err(libc::EAFNOSUPPORT),
                 call(x32(425).into(), 1) == Err(libc::ENOSYS),
             ])
         });
         assert_eq!(code, OK);
         let code = ended(|| {
-            let _ = filter.take_on();
+            let _ = OURS.demand();
             let families = [libc::AF_VSOCK, libc::AF_UNIX];
             let [vsock, unix] = families.map(|family| i386(359, family));
             let (refused, no_ring) = (-libc::EAFNOSUPPORT, -libc::ENOSYS);
