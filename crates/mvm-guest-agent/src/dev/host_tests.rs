@@ -376,8 +376,8 @@ async fn a_slow_disk_does_not_cut_off_the_host() {
 #[tokio::test]
 async fn others_have_their_turn_with_each_piece() {
     story!(host, theirs, {
-        let had = std::rc::Rc::new(std::cell::Cell::new(0));
-        let counter = std::rc::Rc::clone(&had);
+        let had = Rc::new(std::cell::Cell::new(0));
+        let counter = Rc::clone(&had);
         tokio::task::spawn_local(async move {
             loop {
                 counter.set(counter.get() + 1);
