@@ -147,15 +147,15 @@ impl Soak {
     /// What there is once what was closed is gone, which is noticed when its turn comes.
     ///
     /// vhost-device-vsock 0.3.0 now and then keeps a connection that the host has closed, and does not
-    /// tell the guest. The agent cannot know, and keeps it until it has been silent for ten minutes: what
-    /// it has more than at first has to be what the device has.
+    /// tell the guest. The agent cannot know, and keeps it until it has been silent for ten minutes: of
+    /// descriptors it has two for each at most, and otherwise no more than at first.
     async fn settled(&self, first: &[Count; 3]) -> [Count; 3] {
         let until = Instant::now() + SOON;
         loop {
             let now = self.count().await;
             let [agent, server, device] = [0, 1, 2].map(|which| (now[which], first[which]));
             let kept = (device.0.descriptors - device.1.descriptors).max(0);
-            if agent.0.is_no_more_than(agent.1, kept) && server.0.is_no_more_than(server.1, 0) {
+            if agent.0.is_no_more_than(agent.1, 2 * kept) && server.0.is_no_more_than(server.1, 0) {
                 return now;
             }
             assert!(Instant::now() < until, "{first:?} became {now:?}");
@@ -282,7 +282,7 @@ const NAMES: [&str; 3] = ["agent", "fleet serve", "vsock device"];
 
 /// How much more memory there may be at the end, in KB: what is beyond that is a leak, and not what an
 /// allocator keeps. The device is no program of ours.
-const MORE_KB: [i64; 2] = [512, 8192];
+const MORE_KB: [i64; 2] = [1024, 8192];
 
 #[tokio::test]
 async fn nothing_is_more_after_minutes_than_it_was_at_the_beginning() {
