@@ -3,9 +3,9 @@
 //! The others are a process of their own that yields to whoever pings, so that it is the agent that is
 //! waited for and not this machine. Agent and clients have a core each.
 
-use crate::Result;
 use crate::agent::{Agent, Connection, ping};
 use crate::cores::Cores;
+use crate::{Result, row};
 use mvm_protocol::frame::{Decoder, Frame, encode_json};
 use mvm_protocol::handshake::{connect_line, ok_line};
 use mvm_protocol::{MAX_BODY, PORT};
@@ -29,7 +29,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 /// What the others do, each of so many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Load {
+enum Load {
     /// Ask for the status, one after the other.
     Ask(usize),
     /// Ping, with many pings under way.
@@ -68,16 +68,81 @@ impl FromStr for Load {
     }
 }
 
-/// Round trip times in milliseconds, and how much the others got done a second.
+/// Round trip times in milliseconds.
 #[derive(Debug)]
-pub(crate) struct Figures {
-    pub(crate) p50: f64,
-    pub(crate) p99: f64,
-    pub(crate) most: f64,
+struct Figures {
+    p50: f64,
+    p99: f64,
+    most: f64,
+}
+
+/// How long all of it at once is measured.
+const MIXED: Duration = Duration::from_secs(60);
+
+/// Pings while others keep the agent busy.
+pub(crate) fn report(agent: &Path, dev: &Path, secs: &[&str]) -> Result<()> {
+    let mixed = match secs {
+        [] => MIXED,
+        [secs, ..] => Duration::from_secs(secs.parse()?),
+    };
+    const LASTING: Duration = Duration::from_secs(15);
+    let all = [
+        Load::Ask(200),
+        Load::Pipeline(50),
+        Load::Flood(20),
+        Load::Start(20),
+    ];
+    for (what, program, loads, lasting, goal) in [
+        (
+            "500 connections that ask for the status without a pause",
+            agent,
+            &[Load::Ask(500)][..],
+            LASTING,
+            "p99 at most 20 ms",
+        ),
+        (
+            "500 connections with 200 pings under way each",
+            agent,
+            &[Load::Pipeline(500)],
+            LASTING,
+            "p99 at most 20 ms",
+        ),
+        (
+            "40 commands that flood",
+            dev,
+            &[Load::Flood(40)],
+            LASTING,
+            "p99 at most 15 ms",
+        ),
+        (
+            "40 connections that start one command after the other",
+            dev,
+            &[Load::Start(40)],
+            LASTING,
+            "",
+        ),
+        (
+            "200 of the first, 50 of the second, 20 of the third and 20 of the fourth",
+            dev,
+            &all,
+            mixed,
+            "p99 at most 100 ms",
+        ),
+    ] {
+        let Figures { p50, p99, most } = measure(program, loads, lasting)?;
+        row(
+            &format!("ping beside {what}, {} s", lasting.as_secs()),
+            &format!("p50 {p50:.1} ms, p99 {p99:.1}, longest {most:.1}"),
+            "",
+            "",
+            goal,
+        );
+    }
+    Ok(())
 }
 
 /// Pings for so long.
-pub(crate) fn measure(program: &Path, loads: &[Load], lasting: Duration) -> Result<Figures> {
+fn measure(program: &Path, loads: &[Load], lasting: Duration) -> Result<Figures> {
     let pinned = Cores::Two.pin()?;
     let checks = vec![
         r#"{"name":"one","health_cmd":"true","health_interval_secs":0.2}"#.to_owned(),

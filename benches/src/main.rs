@@ -25,7 +25,6 @@ use cores::Cores;
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -54,10 +53,9 @@ fn main() -> ExitCode {
             .and_then(|vms| measure_serve(Path::new(mvmctl), vms)),
         ["--dev", dev, mvmctl] => measure_dev(Path::new(dev), Path::new(mvmctl)),
         ["--starts", agent, dev] => measure_starts(Path::new(agent), Path::new(dev)),
-        ["--busy", agent, dev] => measure_busy(Path::new(agent), Path::new(dev), MIXED),
-        ["--busy", agent, dev, secs] => secs.parse().map_err(Into::into).and_then(|secs| {
-            measure_busy(Path::new(agent), Path::new(dev), Duration::from_secs(secs))
-        }),
+        ["--busy", agent, dev, ref secs @ ..] => {
+            busy::report(Path::new(agent), Path::new(dev), secs)
+        }
         ["--guest", mvmctl] => measure_guest(Path::new(mvmctl)),
         ["--clones", mvmctl, other] => {
             measure_clones(Path::new(mvmctl), Path::new(other), None)
@@ -164,68 +162,6 @@ fn measure_exec(dev: &Path, cores: Cores) -> Result<()> {
         &format!("{:.2}", agent_us / bare_us),
         "at most 1.45",
     );
-    Ok(())
-}
-
-/// How long all of it at once is measured.
-const MIXED: Duration = Duration::from_secs(60);
-
-/// Pings while others keep the agent busy.
-fn measure_busy(agent: &Path, dev: &Path, mixed: Duration) -> Result<()> {
-    use busy::Load;
-    const LASTING: Duration = Duration::from_secs(15);
-    let all = [
-        Load::Ask(200),
-        Load::Pipeline(50),
-        Load::Flood(20),
-        Load::Start(20),
-    ];
-    for (what, program, loads, lasting, goal) in [
-        (
-            "500 connections that ask for the status without a pause",
-            agent,
-            &[Load::Ask(500)][..],
-            LASTING,
-            "p99 at most 20 ms",
-        ),
-        (
-            "500 connections with 200 pings under way each",
-            agent,
-            &[Load::Pipeline(500)],
-            LASTING,
-            "p99 at most 20 ms",
-        ),
-        (
-            "40 commands that flood",
-            dev,
-            &[Load::Flood(40)],
-            LASTING,
-            "p99 at most 15 ms",
-        ),
-        (
-            "40 connections that start one command after the other",
-            dev,
-            &[Load::Start(40)],
-            LASTING,
-            "",
-        ),
-        (
-            "200 of the first, 50 of the second, 20 of the third and 20 of the fourth",
-            dev,
-            &all,
-            mixed,
-            "p99 at most 100 ms",
-        ),
-    ] {
-        let busy::Figures { p50, p99, most } = busy::measure(program, loads, lasting)?;
-        row(
-            &format!("ping beside {what}, {} s", lasting.as_secs()),
-            &format!("p50 {p50:.1} ms, p99 {p99:.1}, longest {most:.1}"),
-            "",
-            "",
-            goal,
-        );
-    }
     Ok(())
 }
 
