@@ -79,13 +79,16 @@ struct Figures {
 /// How long all of it at once is measured.
 const MIXED: Duration = Duration::from_secs(60);
 
+/// How long each of the others is.
+const LASTING: Duration = Duration::from_secs(15);
+
 /// Pings while others keep the agent busy.
-pub(crate) fn report(agent: &Path, dev: &Path, secs: &[&str]) -> Result<()> {
+pub(crate) fn report(agent: &str, dev: &str, secs: &[&str]) -> Result<()> {
+    let (agent, dev) = (Path::new(agent), Path::new(dev));
     let mixed = match secs {
         [] => MIXED,
         [secs, ..] => Duration::from_secs(secs.parse()?),
     };
-    const LASTING: Duration = Duration::from_secs(15);
     let all = [
         Load::Ask(200),
         Load::Pipeline(50),
@@ -208,7 +211,8 @@ impl Drop for Others {
 }
 
 /// The others' own side.
-pub(crate) fn hosts(socket: &Path, at_most: &str, loads: &[&str]) -> Result<()> {
+pub(crate) fn hosts(socket: &str, at_most: &str, loads: &[&str]) -> Result<()> {
+    let socket = Path::new(socket);
     let at_most = Duration::from_secs(at_most.parse()?);
     let loads: Vec<Load> = loads
         .iter()

@@ -39,9 +39,7 @@ fn main() -> ExitCode {
         [bare::SPAWN, seconds, a_second] => bare::spawn(seconds, a_second),
         [bare::WRITE, bytes] => bare::write(bytes),
         [bare::RELAY, bytes] => bare::relay(bytes),
-        [busy::BUSY, socket, at_most, ref loads @ ..] => {
-            busy::hosts(Path::new(socket), at_most, loads)
-        }
+        [busy::BUSY, socket, at_most, ref loads @ ..] => busy::hosts(socket, at_most, loads),
         [serve::AGENTS, home, ref groups @ ..] => serve::agents(home, groups),
         [serve::ASK, home] => serve::ask(Path::new(home)),
         [serve::SERVE, file] => serve::serve(Path::new(file)),
@@ -53,9 +51,7 @@ fn main() -> ExitCode {
             .and_then(|vms| measure_serve(Path::new(mvmctl), vms)),
         ["--dev", dev, mvmctl] => measure_dev(Path::new(dev), Path::new(mvmctl)),
         ["--starts", agent, dev] => measure_starts(Path::new(agent), Path::new(dev)),
-        ["--busy", agent, dev, ref secs @ ..] => {
-            busy::report(Path::new(agent), Path::new(dev), secs)
-        }
+        ["--busy", agent, dev, ref secs @ ..] => busy::report(agent, dev, secs),
         ["--guest", mvmctl] => measure_guest(Path::new(mvmctl)),
         ["--clones", mvmctl, other] => {
             measure_clones(Path::new(mvmctl), Path::new(other), None)
