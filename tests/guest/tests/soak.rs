@@ -207,6 +207,14 @@ impl Soak {
     }
 }
 
+impl Drop for Soak {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
 async fn session(socket: &Path) -> Session {
     let endpoint = Endpoint::unix(socket.to_owned());
     let session = Session::connect(&endpoint, &Deadlines::default()).await;
@@ -289,7 +297,7 @@ async fn nothing_is_more_after_minutes_than_it_was_at_the_beginning() {
     let Some(parts) = Parts::find() else { return };
     let minutes = std::env::var("MVM_SOAK_MINUTES");
     let minutes = minutes.map_or(MINUTES, |minutes| minutes.parse().unwrap());
-    let mut soak = Soak::new(&parts).await;
+    let soak = Soak::new(&parts).await;
     for number in 0..FIRST_ROUNDS {
         soak.round(number).await;
     }
@@ -308,8 +316,6 @@ async fn nothing_is_more_after_minutes_than_it_was_at_the_beginning() {
         let count = soak.settled(&first).await;
         counts.push((began.elapsed().as_secs_f64(), count));
     }
-    soak.server.kill().unwrap();
-    soak.server.wait().unwrap();
     let (_, last) = *counts.last().unwrap();
     eprintln!("{} rounds in {minutes} minutes", counts.len() - 1);
     eprintln!("| process | what | at first | at last | an hour |");
