@@ -52,6 +52,7 @@ in
     freeze = field "freeze" "workload" "`off`: nothing stands still while the guest sleeps";
     freezeExempt = field "cgroups" [ ] "cgroups that do not stand still, by their paths from the root";
     expose = field "ports" [ ] "TCP ports on the guest's loopback that hosts reach";
+    allowVsock = field "bool" false "true: what the agent starts may open `AF_VSOCK` sockets";
     exec = field "bool" true "false switches a dev build's exec, put and get off";
   };
 

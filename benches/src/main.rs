@@ -6,6 +6,7 @@
 
 mod agent;
 mod bare;
+mod busy;
 mod checks;
 mod clones;
 mod copy;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         [bare::SPAWN, seconds, a_second] => bare::spawn(seconds, a_second),
         [bare::WRITE, bytes] => bare::write(bytes),
         [bare::RELAY, bytes] => bare::relay(bytes),
+        [busy::BUSY, socket, at_most, ref loads @ ..] => busy::hosts(socket, at_most, loads),
         [serve::AGENTS, home, ref groups @ ..] => serve::agents(home, groups),
         [serve::ASK, home] => serve::ask(Path::new(home)),
         [serve::SERVE, file] => serve::serve(Path::new(file)),
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
             .and_then(|vms| measure_serve(Path::new(mvmctl), vms)),
         ["--dev", dev, mvmctl] => measure_dev(Path::new(dev), Path::new(mvmctl)),
         ["--starts", agent, dev] => measure_starts(Path::new(agent), Path::new(dev)),
+        ["--busy", agent, dev, ref secs @ ..] => busy::report(agent, dev, secs),
         ["--guest", mvmctl] => measure_guest(Path::new(mvmctl)),
         ["--clones", mvmctl, other] => {
             measure_clones(Path::new(mvmctl), Path::new(other), None)
@@ -61,7 +64,7 @@ fn main() -> ExitCode {
             measure(Path::new(agent), Some(Path::new(dev)), Path::new(mvmctl))
         }
         _ => Err(
-            "usage: mvm-benches AGENT [DEV-AGENT] MVMCTL, or --dev DEV-AGENT MVMCTL, or --starts AGENT DEV-AGENT, or --guest MVMCTL, or --fleet, or --serve MVMCTL [VMS], or --clones MVMCTL OTHER-MVMCTL [IMAGE] (or `cargo xtask bench`, which builds them)".into(),
+            "usage: mvm-benches AGENT [DEV-AGENT] MVMCTL, or --dev DEV-AGENT MVMCTL, or --starts AGENT DEV-AGENT, or --busy AGENT DEV-AGENT [SECS], or --guest MVMCTL, or --fleet, or --serve MVMCTL [VMS], or --clones MVMCTL OTHER-MVMCTL [IMAGE] (or `cargo xtask bench`, which builds them)".into(),
         ),
     };
     match done {

@@ -4,7 +4,7 @@
 //! main      which chore
 //! need      what a chore needs of the machine, and how it is installed: cargo tools, packages, kernel
 //! build     the binaries that a chore runs: the static agent, mvmctl
-//! test demo bench schema fuzz engines    one file a chore
+//! test demo bench schema fuzz engines soak    one file a chore
 //! sh        running commands, shown as a person would type them
 //! ```
 
@@ -16,6 +16,7 @@ mod fuzz;
 mod need;
 mod schema;
 mod sh;
+mod soak;
 mod test;
 
 use sh::{Failure, Result};
@@ -32,6 +33,8 @@ cargo xtask bench             measure, and print the figures for docs/performanc
 cargo xtask fuzz [SECONDS]    run each fuzz target that long
 cargo xtask engines [guests]  as root: Slurm runs VMs on two hosts, one of which is cut off; with
                               `guests` real ones
+cargo xtask soak [--minutes N]  ask a real guest all there is, for 2 minutes or N, and print what of
+                              memory, descriptors, processes and threads is more at the end
 
 What a chore needs and the machine lacks is installed, and each install says what, why and how
 long. Packages are asked of apt only as root; otherwise the command to run is printed.
@@ -60,6 +63,7 @@ fn run() -> Result<()> {
         ["bench", args @ ..] => bench::run(args),
         ["engines"] => engines::run(false),
         ["engines", "guests"] => engines::run(true),
+        ["soak", args @ ..] => soak::run(args),
         ["fuzz", seconds @ ..] => fuzz::run(seconds),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -42,6 +42,7 @@ Usage: mvm-guest-agent [FLAGS]
   --freeze-exempt LIST          cgroups that are not frozen, by their path from the root (none)
   --exec BOOL                   false switches a dev build's exec, put and get off (true)
   --expose LIST                 TCP ports of the loopback that hosts reach (none)
+  --allow-vsock BOOL            true: what the agent starts may open AF_VSOCK sockets (false)
   --no-system-effects           outside of a guest: leave the machine as it is
   --check-config DIR            read DIR/integrations.d, DIR/probes.d and DIR/agent.json, print
                                 every problem, exit 1 if there is one
@@ -84,6 +85,7 @@ struct Given {
     freeze: Option<Freeze>,
     freeze_exempt: Option<Vec<CgroupPath>>,
     expose: Option<Vec<NonZeroU16>>,
+    allow_vsock: Option<bool>,
 }
 
 /// What is frozen while the guest sleeps.
@@ -123,7 +125,7 @@ enum Form {
     Numbers,
 }
 
-const FLAGS: [(&str, Form); 14] = [
+const FLAGS: [(&str, Form); 15] = [
     ("listen", Form::List),
     ("notify-port", Form::Literal),
     ("busy-threshold", Form::Literal),
@@ -138,6 +140,7 @@ const FLAGS: [(&str, Form); 14] = [
     ("freeze", Form::Text),
     ("freeze-exempt", Form::List),
     ("expose", Form::Numbers),
+    ("allow-vsock", Form::Literal),
 ];
 
 /// The settings of a running agent.
@@ -156,6 +159,8 @@ pub(crate) struct Config {
     pub(crate) exec: bool,
     /// The TCP ports of the loopback that hosts reach.
     pub(crate) expose: Vec<NonZeroU16>,
+    /// Whether what the agent starts may open sockets to the host.
+    pub(crate) allow_vsock: bool,
     pub(crate) freeze: FreezePolicy,
     pub(crate) system_effects: bool,
 }
@@ -323,6 +328,7 @@ fn merge(flags: Given, file: Given, system_effects: bool) -> Config {
         max_concurrent_checks: number(flags.max_concurrent_checks, file.max_concurrent_checks, 32),
         exec: flags.exec.or(file.exec).unwrap_or(true),
         expose: flags.expose.or(file.expose).unwrap_or_default(),
+        allow_vsock: flags.allow_vsock.or(file.allow_vsock).unwrap_or(false),
         freeze: FreezePolicy {
             off: flags.freeze.or(file.freeze) == Some(Freeze::Off),
             exempt: flags
@@ -365,7 +371,7 @@ mod tests {
             (config.max_connections, config.max_concurrent_checks),
             (512, 32)
         );
-        assert!(config.exec && config.system_effects);
+        assert!(config.exec && config.system_effects && !config.allow_vsock);
         assert_eq!(config.freeze, FreezePolicy::default());
     }
 

@@ -17,6 +17,7 @@ use crate::machine::process::Launcher;
 use crate::machine::run_dir::RunDir;
 use crate::machine::samples::Sampler;
 use crate::machine::uevents::VmgenidWatch;
+use crate::machine::vsock::{VsockKey, may_demand};
 use crate::ports::Ports;
 use crate::serve::driver::Driver;
 use crate::serve::extension::Extension;
@@ -60,6 +61,10 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     let failed = |error: io::Error| format!("cannot start: {error}");
     let run_dir = RunDir::take(&config.run_dir)?;
     let protected = config.system_effects && protect_from_oom();
+    let facts = Facts::new(config.exec, !config.expose.is_empty());
+    if !config.allow_vsock {
+        keep_from_vsock(facts.vsock);
+    }
     let launcher = Launcher::new(run_dir.path(), protected);
     say!(
         "{VERSION} ({}), ends commands by {}",
@@ -67,7 +72,6 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
         launcher.kill_method()
     );
     let now = clock::now();
-    let facts = Facts::new(config.exec, !config.expose.is_empty());
     let settings = Settings {
         max_concurrent_checks: config.max_concurrent_checks,
         sample_interval: config.sample_interval,
@@ -141,10 +145,10 @@ fn say_what_is_owed(files: &Files) {
 const BIND_TRIES: u32 = 20;
 const BETWEEN_TRIES: Duration = Duration::from_millis(25);
 
-async fn bind(address: &ListenAddress) -> Result<Listener, String> {
+async fn bind(address: &ListenAddress, key: VsockKey) -> Result<Listener, String> {
     let mut left = BIND_TRIES;
     loop {
-        match Listener::bind(address) {
+        match Listener::bind(address, key) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && left > 0 => left -= 1,
             bound => return bound.map_err(|error| explain(address, &error)),
         }
@@ -156,7 +160,7 @@ async fn listen(config: &Config, handle: &Handle, extension: &Build) -> Result<(
     let open = Rc::new(Cell::new(0));
     let dialled = Rc::new(Cell::new(false));
     for address in &config.listen {
-        let listener = bind(address).await?;
+        let listener = bind(address, handle.facts().vsock).await?;
         say!("listening on {address}");
         let serving = listener.run(
             handle.clone(),
@@ -278,6 +282,22 @@ fn at_each_change(changed: impl AsyncFn() -> io::Result<()> + 'static, told: imp
             told();
         }
     });
+}
+
+/// Keeps all that the agent starts from sockets to the host. That it cannot be, or what it costs, is said
+/// once.
+fn keep_from_vsock(key: VsockKey) {
+    let may = may_demand();
+    match key.demand() {
+        Ok(()) if may => {}
+        Ok(()) => say!(
+            "no CAP_SYS_ADMIN: what is started here is kept from AF_VSOCK with no_new_privs, \
+             so that sudo and the like give it no rights; \"allow_vsock\": true leaves it both"
+        ),
+        Err(error) => {
+            say!("what is started here may open AF_VSOCK sockets: no seccomp filters: {error}");
+        }
+    }
 }
 
 /// A guest short of memory loses its services before the one that can tell the host about it.

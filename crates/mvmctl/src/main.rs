@@ -7,6 +7,7 @@ mod args;
 mod backoff;
 mod clock;
 mod commands;
+mod confine;
 mod conversation;
 mod feed;
 mod fleet;

@@ -60,8 +60,9 @@ fn probes() -> Vec<Value> {
         probe("agent-sockets", "ls -l /proc/$PPID/fd | grep -c socket:"),
         probe("sleepers", "ps -o args | grep -c '^sleep 1234' || true"),
         probe("dial-loopback", "guest-probe dial 1 52"),
-        probe("dial-own-address", "guest-probe dial self 52"),
-        probe("dial-nobody", "guest-probe dial 1 53"),
+        probe("dial-host", "guest-probe dial 2 52"),
+        // In place of the agent, as it were.
+        probe("listen", "guest-probe serve 5252 2>&1 || true"),
     ]
 }
 

@@ -183,18 +183,31 @@ async fn notice_at(listener: &UnixListener) {
 #[tokio::test]
 async fn a_program_in_the_guest_is_refused() {
     let Some(vm) = TestVm::new() else { return };
-    for probe in ["dial-loopback", "dial-own-address"] {
-        let said = vm.value(probe).await;
+    for address in ["1 52", "self 52"] {
+        let said = vm.sh(&format!("guest-probe dial {address}")).await;
         assert!(
             said.starts_with("connected, then closed without a byte"),
-            "{probe}: {said}"
+            "{address}: {said}"
         );
     }
-    let said = vm.value("dial-nobody").await;
+    let said = vm.sh("guest-probe dial 1 53").await;
     assert!(
         said.starts_with("not connected: Connection reset"),
         "{said}"
     );
+}
+
+/// Not even to be refused: it has no such sockets. A service of the guest's init has, as above.
+#[tokio::test]
+async fn what_the_agent_starts_dials_nobody_and_listens_nowhere() {
+    let Some(vm) = TestVm::new() else { return };
+    for probe in ["dial-loopback", "dial-host", "listen"] {
+        let said = vm.value(probe).await;
+        assert!(
+            said.contains("Address family not supported by protocol"),
+            "{probe}: {said}"
+        );
+    }
 }
 
 #[tokio::test]

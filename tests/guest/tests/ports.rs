@@ -8,7 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
-use mvm_guest_tests::{Mvmctl, Run, TestVm};
+use mvm_guest_tests::{Mvmctl, TestVm, eventually};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -96,43 +96,48 @@ fn a_vsock_port_on_standard_input_and_output() {
 
 /// The kernel's own vsock, which a host has with vhost-vsock. This machine's is nobody's to touch:
 /// the guest plays the host, and its own address is the VM.
-#[test]
-fn a_vsock_address_of_the_kernels() {
+#[tokio::test]
+async fn a_vsock_address_of_the_kernels() {
     let Some(vm) = TestVm::dev() else { return };
     let mvmctl = Mvmctl::new();
     let folder = tempfile::tempdir().unwrap();
     with_its_libraries(mvmctl.program(), folder.path());
     let there = format!("{}:/tmp/host", vm.address());
     mvmctl.ok(&["vm", "cp", folder.path().to_str().unwrap(), &there]);
-    let address = vm.address();
-    let exec = |script: &str| {
-        let script = format!("cd /tmp/host; exec ./ld --library-path . ./mvmctl {script}");
-        mvmctl.command(&["vm", "exec", "-i", &address, "--", "sh", "-c", &script])
-    };
+    // Run by a service of the guest's: what its agent starts has no vsock.
+    let command = |words: &str| format!("./ld --library-path . ./mvmctl {words}");
 
-    // The service that runs a test's scripts.
-    let mut connect = exec("vm connect --stdio vsock:3 60")
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let script = b"7\necho hi";
-    connect.stdin.as_mut().unwrap().write_all(script).unwrap();
-    let mut answer = [0; 7];
-    let stdout = connect.stdout.as_mut().unwrap();
-    stdout.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"0 3\nhi\n");
-    connect.kill().unwrap();
-    connect.wait().unwrap();
+    // That same service listens there, and takes one at a time. The connection ends when nobody reads it.
+    let connect = command("vm connect --stdio vsock:3 60");
+    let begun = format!(
+        "cd /tmp/host; {{ printf '7\\necho hi' | {connect} | head -n 2; }} \
+         >/tmp/answer 2>&1 </dev/null &"
+    );
+    vm.sh(&begun).await;
+    eventually("an answer of the service", async || {
+        (vm.sh("cat /tmp/answer").await == "0 3\nhi\n").then_some(())
+    })
+    .await;
 
     // The agent takes its host alone, and a port has to have somebody who listens.
-    for (script, said) in [
+    for (words, said) in [
         ("vm ping vsock:3", "closed the connection before the answer"),
         ("vm connect --stdio vsock:3 61", "nobody listens on port 61"),
     ] {
-        let Run { code, stderr, .. } = exec(script).output().unwrap().into();
-        assert_eq!(code, Some(3), "{stderr}");
-        assert!(stderr.contains(said), "{stderr}");
+        let command = command(words);
+        let script = format!("cd /tmp/host; {command} 2>&1; echo code $?");
+        let told = vm.sh(&script).await;
+        assert!(told.contains(said) && told.contains("code 3"), "{told}");
     }
+
+    // And by the agent's own.
+    let script = format!("cd /tmp/host; exec {}", command("vm ping vsock:3"));
+    let refused = mvmctl.run(&["vm", "exec", &vm.address(), "--", "sh", "-c", &script]);
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    assert!(
+        refused.stderr.contains("Address family not supported"),
+        "{refused:?}"
+    );
 }
 
 /// Copies a program to where it is to be run by the dynamic linker `ld` beside it.

@@ -23,6 +23,7 @@ const AGENT_FILES: [(&str, &str); 4] = [
         "etc/mvm/agent.json",
         r#"{
   "listen": ["vsock:52"],
+  "allow_vsock": false,
   "busy_signals": ["cpu","inhibit"],
   "busy_threshold": 0.5,
   "exec": true,

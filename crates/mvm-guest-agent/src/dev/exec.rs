@@ -6,7 +6,7 @@ use super::start::{Commands, Started};
 use super::terminal::Terminal;
 use crate::core::open::Kind;
 use crate::ports::audit::Audit;
-use crate::ports::flow::{Discard, InputQueue, YieldBudget};
+use crate::ports::flow::{Discard, InputQueue, between_pieces};
 use crate::ports::host::{Host, Sent};
 use crate::ports::reply::{self, failed};
 use crate::serve::connection::{Connection, Ending};
@@ -157,12 +157,11 @@ impl Execution {
     async fn kill(&mut self) -> Outcome {
         self.stdin.close();
         self.running.kill();
-        let mut budget = YieldBudget::default();
         loop {
             if let Some(outcome) = self.running.outcome() {
                 return outcome;
             }
-            budget.spend().await;
+            between_pieces().await;
             let event = self.running.next_event(true).await;
             self.running.act(event, &mut Discard).await;
         }

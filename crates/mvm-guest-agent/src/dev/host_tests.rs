@@ -372,3 +372,24 @@ async fn a_slow_disk_does_not_cut_off_the_host() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn others_have_their_turn_with_each_piece() {
+    story!(host, theirs, {
+        let had = Rc::new(std::cell::Cell::new(0));
+        let counter = Rc::clone(&had);
+        tokio::task::spawn_local(async move {
+            loop {
+                counter.set(counter.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        });
+        for piece in 1..=20 {
+            host.out.push(encode_data(1, &[b'x'; 1000]).unwrap());
+            host.send().await.unwrap();
+            assert!(had.get() >= piece, "{} of {piece}", had.get());
+            let mut read = [0; 1005];
+            theirs.read_exact(&mut read).unwrap();
+        }
+    });
+}

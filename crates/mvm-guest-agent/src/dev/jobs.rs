@@ -7,7 +7,7 @@ use super::terminal::Terminal;
 use crate::machine::clock;
 use crate::machine::freezer::Freezer;
 use crate::ports::audit::Audit;
-use crate::ports::flow::{PIECE, Sink, YieldBudget};
+use crate::ports::flow::{PIECE, Sink, between_pieces};
 use crate::ports::reply::failed;
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::exec::Exec;
@@ -74,9 +74,8 @@ async fn supervise(
         job: &job,
         buffer: vec![0; PIECE / 4],
     };
-    let mut budget = YieldBudget::default();
     let outcome = loop {
-        budget.spend().await;
+        between_pieces().await;
         if let Some(outcome) = running.outcome() {
             break outcome;
         }

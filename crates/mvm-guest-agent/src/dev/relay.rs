@@ -4,7 +4,7 @@ use super::running::{CommandEvent, Running};
 use super::start::Commands;
 use crate::core::open::Kind;
 use crate::ports::audit::Audit;
-use crate::ports::flow::{Discard, InputQueue, Sink, YieldBudget};
+use crate::ports::flow::{Discard, InputQueue, Sink, between_pieces};
 use crate::ports::host::{Host, Sent};
 use crate::ports::outbox::Outbox;
 use crate::ports::reply::{self, failed};
@@ -182,9 +182,8 @@ impl Relay {
         } else {
             self.running.terminate();
         }
-        let mut budget = YieldBudget::default();
         while self.running.outcome().is_none() {
-            budget.spend().await;
+            between_pieces().await;
             let event = self.running.next_event(true).await;
             let mut sink = ReportsOnly {
                 reports: &mut self.reports,

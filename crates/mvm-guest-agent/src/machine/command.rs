@@ -65,8 +65,10 @@ impl Launcher {
         command: Command,
         cancel: oneshot::Receiver<()>,
     ) -> Ended {
+        let turn = self.turn().await;
         let started = clock::now();
         let running = self.start(run, &command);
+        drop(turn);
         let limit = command.timeout;
         self.to_the_end(running, started, limit, cancel).await
     }

@@ -37,6 +37,8 @@ pub(crate) mod samples;
 pub(crate) mod steps;
 pub(crate) mod stream;
 pub(crate) mod system;
+mod turns;
 pub(crate) mod uevents;
 pub(crate) mod users;
+pub(crate) mod vsock;
 pub(crate) mod workload;

@@ -9,6 +9,7 @@ use super::fork::{Report, fork, is_only_thread, reported, told_pid};
 use super::freezer::Freezer;
 use super::polled::polled;
 use super::program::{Entry, Program, StartFailure};
+use super::turns::{Turn, Turns};
 use super::users::Identity;
 use crate::core::RunId;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -43,6 +44,8 @@ pub(crate) struct Launcher {
     cgroups: Option<CgroupRoot>,
     /// Whether the agent has made itself hard to kill for want of memory. Its children are not.
     protected: bool,
+    /// Those of processes to be started: see [`Launcher::turn`].
+    turns: Turns,
     pub(super) cpu: Cell<Duration>,
 }
 
@@ -120,6 +123,7 @@ impl Launcher {
             children,
             cgroups,
             protected,
+            turns: Turns::default(),
             cpu: Cell::default(),
         }
     }
@@ -176,6 +180,13 @@ impl Launcher {
             report,
             entry,
         })
+    }
+
+    /// Waits for the turn to start a process, which is until this is dropped. A start takes a thousand
+    /// times as long as a ping, and nothing else goes on meanwhile: so between one and the next all that
+    /// is due has its own.
+    pub(super) async fn turn(&self) -> Turn {
+        self.turns.next().await
     }
 
     /// Begins the program in its scope. Whether it becomes that shows
@@ -304,7 +315,9 @@ impl Launcher {
         scope: RunScope,
         what: &'static str,
     ) -> Result<Process, NotStarted> {
+        let turn = self.turn().await;
         let mut process = self.spawn(program, scope)?;
+        drop(turn);
         let started = tokio::time::timeout(START_WITHIN, process.started()).await;
         let not_started = match started {
             Ok(Ok(())) => return Ok(process),

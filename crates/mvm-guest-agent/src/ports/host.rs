@@ -1,6 +1,6 @@
 //! The host's side of a request under way: what it sends, and what is sent to it.
 
-use super::flow::{PIECE, YieldBudget};
+use super::flow::{PIECE, between_pieces};
 use super::outbox::Outbox;
 use super::reply::encode;
 use crate::serve::connection::{Connection, Ending};
@@ -21,7 +21,6 @@ pub(crate) struct Host<'a, C> {
     id: Option<u64>,
     pub(crate) out: Outbox,
     buffer: Vec<u8>,
-    budget: YieldBudget,
     /// Whether the request goes on only if the host sends more.
     pub(crate) awaits_input: bool,
     /// Whether its last answer has been given.
@@ -57,7 +56,6 @@ impl<'a, C: FromObject> Host<'a, C> {
             id,
             out: Outbox::default(),
             buffer: vec![0; if sends { PIECE } else { 4096 }],
-            budget: YieldBudget::default(),
             awaits_input: false,
             over: false,
             has_unread_frames: false,
@@ -87,7 +85,7 @@ impl<'a, C: FromObject> Host<'a, C> {
 
     /// Sends what there is room for.
     pub(crate) async fn send(&mut self) -> Result<(), Ending> {
-        self.budget.spend().await;
+        between_pieces().await;
         self.send_now()?;
         Ok(())
     }

@@ -26,6 +26,9 @@ use tokio::task::AbortHandle;
 /// How long the end of commands is waited for at shutdown.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
+/// After so many messages others have their turn: hundreds of hosts may ask at once.
+const IN_A_ROW: u32 = 8;
+
 /// The owner of the core.
 pub(crate) struct Driver<M, E> {
     core: Core,
@@ -88,6 +91,7 @@ impl<M: Machine, E: Extension> Driver<M, E> {
     pub(crate) async fn run(mut self) -> io::Result<()> {
         self.notify();
         self.handle_event(Event::Tick);
+        let mut in_a_row = 0;
         loop {
             self.machine.set_deadline(self.core.deadline())?;
             tokio::select! {
@@ -99,6 +103,11 @@ impl<M: Machine, E: Extension> Driver<M, E> {
                     Some(Message::Stop) | None => break,
                     Some(message) => self.take(message),
                 },
+            }
+            in_a_row += 1;
+            if in_a_row >= IN_A_ROW {
+                in_a_row = 0;
+                tokio::task::yield_now().await;
             }
         }
         self.end_commands().await;

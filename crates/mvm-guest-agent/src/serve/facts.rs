@@ -2,6 +2,7 @@
 
 use crate::machine::clock;
 use crate::machine::system::own_rss_bytes;
+use crate::machine::vsock::VsockKey;
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::Profile;
 use mvm_protocol::lifecycle::Token;
@@ -20,14 +21,18 @@ pub(crate) struct Facts {
     pub(crate) exposes: bool,
     /// Tells requests apart. Its keys are this agent's own.
     pub(crate) hasher: RandomState,
+    /// By which this agent's own sockets to hosts are told from those of what it starts.
+    pub(crate) vsock: VsockKey,
 }
 
 impl Facts {
     pub(crate) fn new(exec: bool, exposes: bool) -> Self {
+        let hasher = RandomState::new();
         Self {
             exec,
             exposes,
-            hasher: RandomState::new(),
+            vsock: VsockKey::new(&hasher),
+            hasher,
         }
     }
 

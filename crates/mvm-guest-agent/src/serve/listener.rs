@@ -7,10 +7,8 @@ use super::session;
 use crate::machine::console::say;
 use crate::machine::polled::polled;
 use crate::machine::stream::Stream;
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, getpeername, listen,
-    socket,
-};
+use crate::machine::vsock::VsockKey;
+use nix::sys::socket::{Backlog, SockFlag, VsockAddr, accept4, bind, getpeername, listen};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use serde::de::Error as _;
@@ -81,9 +79,9 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// Binds and listens.
-    pub(crate) fn bind(address: &ListenAddress) -> io::Result<Self> {
+    pub(crate) fn bind(address: &ListenAddress, key: VsockKey) -> io::Result<Self> {
         let fd = match address {
-            ListenAddress::Vsock(port) => vsock(*port)?,
+            ListenAddress::Vsock(port) => vsock(*port, key)?,
             ListenAddress::Unix(path) => unix(path)?,
         };
         let socket = match address {
@@ -242,9 +240,8 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     )
 }
 
-fn vsock(port: u32) -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
+fn vsock(port: u32, key: VsockKey) -> io::Result<OwnedFd> {
+    let fd = key.socket()?;
     bind(fd.as_raw_fd(), &VsockAddr::new(CID_ANY, port))?;
     listen(&fd, Backlog::new(BACKLOG)?)?;
     Ok(fd)
@@ -330,6 +327,10 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
 
+    fn key() -> VsockKey {
+        VsockKey::new(&std::hash::RandomState::new())
+    }
+
     #[tokio::test]
     async fn what_is_no_socket_is_never_removed() {
         let dir = tempfile::tempdir().unwrap();
@@ -342,7 +343,7 @@ mod tests {
         symlink("left", path("link-to-a-socket")).unwrap();
         for name in ["file", "folder", "link", "dangling", "link-to-a-socket"] {
             let address = ListenAddress::Unix(path(name));
-            let error = Listener::bind(&address).unwrap_err();
+            let error = Listener::bind(&address, key()).unwrap_err();
             let told = explain(&address, &error);
             assert!(told.contains("no socket has that name"), "{told}");
             assert!(path(name).symlink_metadata().is_ok(), "{name} is gone");
@@ -356,13 +357,13 @@ mod tests {
         let path = dir.path().join("agent.sock");
         drop(UnixListener::bind(&path).unwrap());
         let address = ListenAddress::Unix(path.clone());
-        let listener = Listener::bind(&address).unwrap();
-        let error = Listener::bind(&address).unwrap_err();
+        let listener = Listener::bind(&address, key()).unwrap();
+        let error = Listener::bind(&address, key()).unwrap_err();
         assert!(explain(&address, &error).contains("listens there"));
         // Its own goes with it, another's does not.
         drop(listener);
         assert!(!path.exists());
-        let listener = Listener::bind(&address).unwrap();
+        let listener = Listener::bind(&address, key()).unwrap();
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "another's").unwrap();
         drop(listener);

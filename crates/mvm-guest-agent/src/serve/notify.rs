@@ -6,8 +6,8 @@ use super::handle::Handle;
 use crate::machine::console::say;
 use crate::machine::stream::Stream;
 use mvm_protocol::request::Request;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
-use rustix::fd::{AsRawFd, OwnedFd};
+use nix::sys::socket::{VsockAddr, connect};
+use rustix::fd::AsRawFd;
 use std::io;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -51,8 +51,7 @@ async fn repeat(mut attempt: impl AsyncFnMut() -> io::Result<()>, mut tell: impl
 }
 
 async fn send_status(port: u32, handle: &Handle) -> io::Result<()> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd: OwnedFd = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
+    let fd = handle.facts().vsock.socket()?;
     let connecting = match connect(fd.as_raw_fd(), &VsockAddr::new(HOST, port)) {
         Ok(()) => false,
         Err(nix::errno::Errno::EINPROGRESS) => true,

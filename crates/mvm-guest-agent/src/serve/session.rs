@@ -12,6 +12,8 @@ use crate::machine::stream::Stream;
 use mvm_protocol::Frame;
 use mvm_protocol::answer::{Answer, Change, ErrorAnswer, ErrorCode, Event};
 use mvm_protocol::request::{ParsedRequest, Request};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -73,7 +75,7 @@ impl<E: Extension> Session<E> {
             self.connection.shake_hands(deadline).await?;
         }
         loop {
-            let frame = self.connection.frame(deadline).await?;
+            let frame = in_turn(self.connection.frame(deadline)).await?;
             let connection = &mut self.connection;
             let state = &mut self.extension_state;
             let Some(frame) = self.extension.serve(connection, state, frame).await? else {
@@ -144,6 +146,23 @@ impl<E: Extension> Session<E> {
         }
         Ok(())
     }
+}
+
+/// Gives what comes, and others their turn before if it was there already: a host that sends requests
+/// faster than they are answered would keep the one thread there is.
+async fn in_turn<T>(coming: impl Future<Output = T>) -> T {
+    let mut coming = pin!(coming);
+    let mut waited = false;
+    let came = poll_fn(|context| {
+        let polled = coming.as_mut().poll(context);
+        waited |= polled.is_pending();
+        polled
+    });
+    let came = came.await;
+    if !waited {
+        tokio::task::yield_now().await;
+    }
+    came
 }
 
 fn stray_data() -> Answer {

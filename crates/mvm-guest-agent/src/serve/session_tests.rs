@@ -325,3 +325,54 @@ async fn two_hundred_watchers_that_never_read_block_no_request() {
     })
     .await;
 }
+
+/// A task that has a turn whenever others let it, and how many it had.
+fn turns() -> Rc<std::cell::Cell<usize>> {
+    let had = Rc::new(std::cell::Cell::new(0));
+    let counter = Rc::clone(&had);
+    spawn_local(async move {
+        loop {
+            counter.set(counter.get() + 1);
+            tokio::task::yield_now().await;
+        }
+    });
+    had
+}
+
+#[tokio::test]
+async fn others_have_their_turn_between_two_requests_of_a_host() {
+    const REQUESTS: usize = 400;
+    let story = async {
+        let mut host = Host::connect(Handshake::ByVmm, PATIENT);
+        let ping = encode_json(br#"{"type":"ping"}"#).unwrap();
+        host.request(r#"{"type":"ping"}"#).await;
+        host.answer().await;
+        let had = turns();
+        host.send(&ping.repeat(REQUESTS)).await;
+        for _ in 0..REQUESTS {
+            host.answer().await;
+        }
+        assert!(had.get() >= REQUESTS, "{}", had.get());
+    };
+    LocalSet::new().run_until(story).await;
+}
+
+#[tokio::test]
+async fn others_have_their_turn_while_hundreds_ask() {
+    const HOSTS: usize = 400;
+    let story = async {
+        let (handle, _) = agent(|_| Ports::new(&[]));
+        let asked: Vec<_> = (0..HOSTS)
+            .map(|_| {
+                let handle = handle.clone();
+                spawn_local(async move { handle.ask(Request::Status).await })
+            })
+            .collect();
+        let had = turns();
+        for asked in asked {
+            asked.await.unwrap();
+        }
+        assert!(had.get() >= HOSTS / 10, "{}", had.get());
+    };
+    LocalSet::new().run_until(story).await;
+}

@@ -2,6 +2,7 @@
 
 use super::Context;
 use crate::args::Format;
+use crate::confine;
 use crate::render::data::document;
 use crate::render::shown::Shown;
 use crate::report::{Failure, Kind, Outcome};
@@ -47,6 +48,7 @@ impl Args {
             Ok(findings) => findings,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
+        findings.push(confine::finding());
         findings.append(&mut amiss);
         drop(progress);
         let able = doctor::can_start_vms(&findings);

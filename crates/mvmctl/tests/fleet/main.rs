@@ -8,6 +8,7 @@
 )]
 
 mod answers;
+mod confined;
 mod dashboard;
 mod descriptors;
 mod once;

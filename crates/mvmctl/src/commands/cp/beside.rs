@@ -220,7 +220,7 @@ fn names(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
 }
 
 /// The folder that something is in.
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
         Some(parent) => parent,

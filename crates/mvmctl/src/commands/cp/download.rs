@@ -1,9 +1,10 @@
 //! From a guest to here.
 
-use super::beside::{NewFile, NewFolder};
+use super::beside::{NewFile, NewFolder, folder_of};
 use super::unpack::unpack;
 use crate::commands::Context;
 use crate::commands::dev::failure;
+use crate::confine;
 use crate::report::Failure;
 use crate::stdio::{Stream, WriteError, Writer};
 use crate::transfer::Transfer;
@@ -105,6 +106,7 @@ async fn file(
         .hint("nothing but a file is replaced; to write into a device or pipe: … - >it"));
     }
     let mut new = NewFile::beside(path).map_err(&failed)?;
+    confine::to_writing_below(folder_of(path)).map_err(&failed)?;
     while let Some(bytes) = next(vm, download).await? {
         new.write(&bytes).map_err(&failed)?;
         transfer.add(bytes.len());
@@ -127,13 +129,13 @@ async fn folder(
         );
     }
     let new = NewFolder::beside(path, ui).map_err(&failed)?;
+    confine::to_writing_below(folder_of(path)).map_err(&failed)?;
     let (pieces, received) = mpsc::channel(2);
     let into = new.path().to_owned();
-    let mut unpacking = Unpacking(Some(
-        std::thread::Builder::new()
-            .name("tar".into())
-            .spawn(move || unpack_all(received, &into))?,
-    ));
+    let mut unpacking =
+        Unpacking(Some(std::thread::Builder::new().name("tar".into()).spawn(
+            move || confined_to(&into, || unpack_all(received, &into)),
+        )?));
     // Dropped before the thread is waited for, which it keeps reading.
     let pieces = pieces;
     while let Some(bytes) = next(vm, download).await? {
@@ -174,6 +176,12 @@ impl Drop for Unpacking {
     }
 }
 
+/// Does it with nothing but that folder at hand.
+fn confined_to(folder: &Path, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    confine::to_folder(folder)?;
+    work()
+}
+
 fn unpack_all(received: mpsc::Receiver<Vec<u8>>, into: &Path) -> io::Result<()> {
     let mut stream = Received {
         received,
@@ -212,4 +220,34 @@ async fn next(vm: &str, download: &mut Download<'_>) -> Result<Option<Vec<u8>>, 
 fn cannot_write(path: &Path) -> impl Fn(io::Error) -> Failure {
     let path = path.display().to_string();
     move |error| Failure::failed(format!("cannot write {path}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// As an archive would that were unpacked wrongly.
+    #[test]
+    fn what_unpacks_cannot_leave_its_folder() {
+        let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (into, evil) = (inside.path(), outside.path().join("evil"));
+        let unpacked = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                confined_to(into, || {
+                    fs::write(into.join("file"), "x")?;
+                    fs::write(&evil, "x")
+                })
+            });
+            thread.join().unwrap()
+        });
+        assert!(into.join("file").exists());
+        if confine::finding().level != mvm_vmm::doctor::Level::Ok {
+            eprintln!("SKIPPED, NOTHING WAS TESTED: this kernel has no Landlock");
+            return;
+        }
+        let error = unpacked.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(!evil.exists());
+    }
 }

@@ -11,6 +11,7 @@ mod process;
 mod tests;
 
 use super::super::Context;
+use crate::confine;
 use crate::feed::{clock, folders};
 use crate::fleet::allow_descriptors;
 use crate::report::{Failure, Outcome};
@@ -60,6 +61,10 @@ impl Args {
         let policy_file = self.policy.map(PolicyFile::at);
         let policy = policy_file.as_ref().map(PolicyFile::read).transpose()?;
         let listeners = self.listen.open(&home)?;
+        if policy.is_none() {
+            confine::to_reading()
+                .map_err(|error| Failure::failed(format!("cannot confine itself: {error}")))?;
+        }
         let (inputs, received) = Inputs::new();
         let settings = owner::Settings {
             per_vm: !self.no_per_vm,
