@@ -68,6 +68,8 @@ class AsyncSession(_AsyncClosing):
         self._decoder = codec.Decoder()
         self._decoder.feed(early)
         self.timeout = timeout
+        #: The number of the last request, which each frame of its answer carries.
+        self._id = 0
 
     @classmethod
     async def connect(
@@ -233,7 +235,8 @@ class AsyncSession(_AsyncClosing):
                 break
             await self._send(codec.encode_data(codec.CONTENT, piece))
         end = {"type": "put-end"}
-        return await self._ask(requests.Request(end, "put-done", shapes.PutDone.read, 60.0))
+        await self._send(codec.encode(end), self.timeout)
+        return await self._answered(requests.Request(end, "put-done", shapes.PutDone.read, 60.0))
 
     async def get(self, path: str, *, archive: bool = False) -> bytes:
         """Reads a file, or with `archive` a folder's entries as a tar stream, into memory."""
@@ -253,7 +256,7 @@ class AsyncSession(_AsyncClosing):
                 into.write(frame.content)
                 written += len(frame.content)
                 continue
-            done = shapes.GetDone.read(codec.answer(frame, "get-done"))
+            done = shapes.GetDone.read(self._answer(frame, "get-done"))
             if written != done.bytes:
                 raise ProtocolError(f"{path}: {written} of {done.bytes} bytes have come")
             return started
@@ -270,9 +273,17 @@ class AsyncSession(_AsyncClosing):
         return AsyncCommand(self, (await self._ask(started)).pid)
 
     async def _ask(self, request: requests.Request[T]) -> T:
-        await self._send(codec.encode(request.body), self.timeout)
+        self._id += 1
+        await self._send(codec.encode({**request.body, "id": self._id}), self.timeout)
+        return await self._answered(request)
+
+    async def _answered(self, request: requests.Request[T]) -> T:
         frame = await self._next(self.timeout + request.extra)
-        return request.read(codec.answer(frame, request.answer))
+        return request.read(self._answer(frame, request.answer))
+
+    def _answer(self, frame: codec.Frame, *types: str) -> Mapping[str, Any]:
+        """The frame as one of these answers to the last request."""
+        return codec.answer(frame, *types, id=self._id)
 
     async def _send(self, frame: bytes, at_most: Optional[float] = None) -> None:
         try:
@@ -330,7 +341,7 @@ class AsyncWatch(_AsyncClosing):
     async def __anext__(self) -> shapes.Event:
         while True:
             frame = await self._session._next(self._silence)
-            event = shapes.Event.read(codec.answer(frame, "event"))
+            event = shapes.Event.read(self._session._answer(frame, "event"))
             if not event.heartbeat:
                 return event
 
@@ -360,7 +371,7 @@ class AsyncCommand(_AsyncClosing):
         frame = await self._session._next()
         if isinstance(frame, codec.Data):
             return Output(frame.channel, frame.content)
-        self.exited = shapes.ExecExited.read(codec.answer(frame, "exec-exited"))
+        self.exited = shapes.ExecExited.read(self._session._answer(frame, "exec-exited"))
         raise StopAsyncIteration
 
     async def wait(self) -> shapes.ExecExited:
@@ -437,7 +448,7 @@ class AsyncForward(_AsyncClosing):
             frame = await self._session._next()
             if isinstance(frame, codec.Data):
                 return frame.content
-            body = codec.answer(frame, "forward-end", "forward-done")
+            body = self._session._answer(frame, "forward-end", "forward-done")
             if body["type"] == "forward-done":
                 self.done = shapes.ForwardDone.read(body)
             elif not self._port_has_ended:

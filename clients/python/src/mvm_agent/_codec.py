@@ -99,11 +99,14 @@ def _object(body: bytes) -> Mapping[str, Any]:
     return value
 
 
-def answer(frame: Frame, *types: str) -> Mapping[str, Any]:
-    """The frame as one of these answers; an error is raised."""
+def answer(frame: Frame, *types: str, id: Optional[int] = None) -> Mapping[str, Any]:
+    """The frame as one of these answers, to the request with that number; an error is raised. An error
+    without a number is one, too: that is how an agent refuses what it could not read."""
     if isinstance(frame, Data):
         raise ProtocolError(f"a data frame on channel {frame.channel} in place of an answer")
-    got = frame.get("type")
+    got, answered = frame.get("type"), frame.get("id")
+    if id is not None and answered != id and not (got == "error" and answered is None):
+        raise ProtocolError(f"an answer with the id {answered!r:.100} to request {id}")
     if got == "error":
         raise AgentError(ErrorAnswer.read(frame))
     if got not in types:

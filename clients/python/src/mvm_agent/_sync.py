@@ -55,6 +55,8 @@ class Session(_Closing):
         self._decoder = codec.Decoder()
         self._decoder.feed(early)
         self.timeout = timeout
+        #: The number of the last request, which each frame of its answer carries.
+        self._id = 0
 
     @classmethod
     def connect(
@@ -202,7 +204,8 @@ class Session(_Closing):
                 break
             self._send(codec.encode_data(codec.CONTENT, piece))
         end = {"type": "put-end"}
-        return self._ask(requests.Request(end, "put-done", shapes.PutDone.read, 60.0))
+        self._send(codec.encode(end), self.timeout)
+        return self._answered(requests.Request(end, "put-done", shapes.PutDone.read, 60.0))
 
     def get(self, path: str, *, archive: bool = False) -> bytes:
         """Reads a file, or with `archive` a folder's entries as a tar stream, into memory."""
@@ -220,7 +223,7 @@ class Session(_Closing):
                 into.write(frame.content)
                 written += len(frame.content)
                 continue
-            done = shapes.GetDone.read(codec.answer(frame, "get-done"))
+            done = shapes.GetDone.read(self._answer(frame, "get-done"))
             if written != done.bytes:
                 raise ProtocolError(f"{path}: {written} of {done.bytes} bytes have come")
             return started
@@ -233,9 +236,17 @@ class Session(_Closing):
     # --- frames -----------------------------------------------------------------------------------
 
     def _ask(self, request: requests.Request[T]) -> T:
-        self._send(codec.encode(request.body), self.timeout)
+        self._id += 1
+        self._send(codec.encode({**request.body, "id": self._id}), self.timeout)
+        return self._answered(request)
+
+    def _answered(self, request: requests.Request[T]) -> T:
         frame = self._next(self.timeout + request.extra)
-        return request.read(codec.answer(frame, request.answer))
+        return request.read(self._answer(frame, request.answer))
+
+    def _answer(self, frame: codec.Frame, *types: str) -> Mapping[str, Any]:
+        """The frame as one of these answers to the last request."""
+        return codec.answer(frame, *types, id=self._id)
 
     def _send(self, frame: bytes, at_most: Optional[float] = None) -> None:
         """Within so many seconds; without them it may take for ever. Reads meanwhile what comes, up to a
@@ -299,7 +310,7 @@ class Watch(_Closing):
     def __next__(self) -> shapes.Event:
         while True:
             frame = self._session._next(self._silence)
-            event = shapes.Event.read(codec.answer(frame, "event"))
+            event = shapes.Event.read(self._session._answer(frame, "event"))
             if not event.heartbeat:
                 return event
 
@@ -329,7 +340,7 @@ class Command(_Closing):
         frame = self._session._next()
         if isinstance(frame, codec.Data):
             return Output(frame.channel, frame.content)
-        self.exited = shapes.ExecExited.read(codec.answer(frame, "exec-exited"))
+        self.exited = shapes.ExecExited.read(self._session._answer(frame, "exec-exited"))
         raise StopIteration
 
     def wait(self) -> shapes.ExecExited:
@@ -404,7 +415,7 @@ class Forward(_Closing):
             frame = self._session._next()
             if isinstance(frame, codec.Data):
                 return frame.content
-            body = codec.answer(frame, "forward-end", "forward-done")
+            body = self._session._answer(frame, "forward-end", "forward-done")
             if body["type"] == "forward-done":
                 self.done = shapes.ForwardDone.read(body)
             elif not self._port_has_ended:
