@@ -4,7 +4,7 @@
 //! main      which chore
 //! need      what a chore needs of the machine, and how it is installed: cargo tools, packages, kernel
 //! build     the binaries that a chore runs: the static agent, mvmctl
-//! test demo bench schema fuzz engines soak    one file a chore
+//! test demo bench schema fuzz engines soak release    one file a chore
 //! sh        running commands, shown as a person would type them
 //! ```
 
@@ -14,6 +14,7 @@ mod demo;
 mod engines;
 mod fuzz;
 mod need;
+mod release;
 mod schema;
 mod sh;
 mod soak;
@@ -26,7 +27,7 @@ const USAGE: &str = "\
 cargo xtask demo              boot a microVM, look at it, break its service, see it turn unhealthy
 cargo xtask build             the static agent and mvmctl, in target/bin
 cargo xtask test [RUNG…]      everything that CI runs, or some rungs of it:
-                              fmt clippy deny doc unit cli guest nix
+                              fmt clippy deny doc unit cli guest nix python
 cargo xtask schema            write the JSON Schema files in docs/schema (`test unit` checks them)
 cargo xtask bench             measure, and print the figures for docs/performance.md;
                               --against REV: and those of another revision, and the ratios
@@ -35,6 +36,7 @@ cargo xtask engines [guests]  as root: Slurm runs VMs on two hosts, one of which
                               `guests` real ones
 cargo xtask soak [--minutes N]  ask a real guest all there is, for 2 minutes or N, and print what of
                               memory, descriptors, processes and threads is more at the end
+cargo xtask release-check     look for advisories about what we depend on, where their database is at hand
 
 What a chore needs and the machine lacks is installed, and each install says what, why and how
 long. Packages are asked of apt only as root; otherwise the command to run is printed.
@@ -64,6 +66,7 @@ fn run() -> Result<()> {
         ["engines"] => engines::run(false),
         ["engines", "guests"] => engines::run(true),
         ["soak", args @ ..] => soak::run(args),
+        ["release-check"] => release::run(),
         ["fuzz", seconds @ ..] => fuzz::run(seconds),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
