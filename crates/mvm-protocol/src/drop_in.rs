@@ -218,18 +218,19 @@ pub fn read<T: DropIn>(content: &[u8]) -> Result<T, Problem> {
             ));
         }
     }
-    if let Some(needed) = T::NEEDS
-        && !T::COMMANDS
-            .iter()
-            .any(|(text, argv)| object.has(text) || object.has(argv))
-    {
-        return Err(Problem {
+    let has_command = T::COMMANDS
+        .iter()
+        .any(|(text, argv)| object.has(text) || object.has(argv));
+    // First what is there and wrong: a name that is misspelt is why another one is missing.
+    let shape = object.into_shape()?;
+    match T::NEEDS.filter(|_| !has_command) {
+        Some(needed) => Err(Problem {
             line: 1,
             field: Some(needed.to_owned()),
             message: format!("missing field `{needed}`, or `{needed}_argv`"),
-        });
+        }),
+        None => Ok(shape),
     }
-    object.into_shape()
 }
 
 fn yes() -> bool {
@@ -270,6 +271,15 @@ mod tests {
         assert_eq!((it.interval_secs, it.timeout_secs), (secs(30), secs(10)));
         assert_eq!(it.run().unwrap(), ["/bin/sh", "-c", "df"]);
         assert_eq!(it.output, OutputFormat::Text);
+    }
+
+    #[test]
+    fn a_name_that_is_misspelt_is_told_before_the_one_that_is_missing() {
+        let wrong = read::<Probe>(b"{\"name\":\"disk\",\n \"comand\":\"df\"}").unwrap_err();
+        assert_eq!((wrong.line, wrong.field.as_deref()), (2, Some("comand")));
+        let wrong = read::<Probe>(b"{\"name\":\"disk\"}").unwrap_err();
+        let missing = "missing field `command`, or `command_argv`";
+        assert_eq!((wrong.line, wrong.message.as_str()), (1, missing));
     }
 
     #[test]
