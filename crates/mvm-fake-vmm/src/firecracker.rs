@@ -9,14 +9,19 @@
 //! What it takes, and which snapshots it reads, depends on its version as it does with the real ones,
 //! from 1.10 to what is to be 1.17.
 
+mod requests;
+
 use super::guest::Guest;
 use super::http::{Answer, Request};
 use super::{Vmm, body, memory, quit};
+use requests::{
+    Action, ActionType, BootSource, CacheType, Create, Drive, Entropy, Load, MachineConfig,
+    SnapshotType, Vm, VmState, Vsock,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
 
 /// What the memory file begins with, so that a damaged one is found.
 const MEMORY: &str = "memory of the guest";
@@ -85,123 +90,6 @@ struct Config {
     kernel: bool,
     vsock: bool,
     touched: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "what counts is that they are there")]
-struct MachineConfig {
-    vcpu_count: u8,
-    mem_size_mib: u32,
-    track_dirty_pages: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BootSource {
-    kernel_image_path: PathBuf,
-    boot_args: Option<String>,
-    initrd_path: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "what counts is that they are there")]
-#[expect(clippy::struct_field_names, reason = "Firecracker's names")]
-struct Drive {
-    drive_id: String,
-    path_on_host: PathBuf,
-    is_root_device: bool,
-    is_read_only: bool,
-    cache_type: Option<CacheType>,
-}
-
-#[derive(Deserialize)]
-enum CacheType {
-    Unsafe,
-    Writeback,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "what counts is that they are there")]
-struct Vsock {
-    guest_cid: u32,
-    uds_path: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entropy {}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Action {
-    action_type: ActionType,
-}
-
-#[derive(Deserialize)]
-enum ActionType {
-    InstanceStart,
-    SendCtrlAltDel,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Vm {
-    state: VmState,
-}
-
-#[derive(Deserialize)]
-enum VmState {
-    Paused,
-    Resumed,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "what counts is that they are there")]
-struct Create {
-    snapshot_type: SnapshotType,
-    snapshot_path: PathBuf,
-    mem_file_path: PathBuf,
-}
-
-#[derive(Debug, Deserialize)]
-enum SnapshotType {
-    Full,
-    Diff,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Load {
-    snapshot_path: PathBuf,
-    mem_backend: MemBackend,
-    #[serde(default)]
-    resume_vm: bool,
-    vsock_override: Option<Override>,
-    #[allow(dead_code, reason = "what counts is that it is known")]
-    clock_realtime: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "what counts is that they are there")]
-struct MemBackend {
-    backend_type: BackendType,
-    backend_path: PathBuf,
-}
-
-#[derive(Deserialize)]
-enum BackendType {
-    File,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Override {
-    uds_path: String,
 }
 
 fn fault(message: impl Into<String>) -> Answer {

@@ -244,11 +244,26 @@ impl<A: DeserializeOwned> AnswerOf<A> {
     }
 }
 
+/// The `type` of an event. What is read by its fields is given up at any other, which comes first.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum EventType {
+    Event,
+}
+
+/// The `type` of an answer to `status`, likewise.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum StatusType {
+    Status,
+}
+
 /// A heartbeat, and nothing else.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Beat<'a> {
-    r#type: &'a str,
+struct Beat {
+    #[serde(rename = "type")]
+    _type: EventType,
     id: u64,
     at: Timestamp,
     heartbeat: bool,
@@ -256,8 +271,9 @@ struct Beat<'a> {
 
 /// The answer to a `status`, field by field.
 #[derive(Deserialize)]
-struct StatusAnswer<'a> {
-    r#type: &'a str,
+struct StatusAnswer {
+    #[serde(rename = "type")]
+    _type: StatusType,
     id: u64,
     lifecycle: Lenient<Lifecycle>,
     health: Lenient<Health>,
@@ -285,7 +301,7 @@ impl AnswerFrame {
             integrations: read.integrations,
             integrations_omitted: read.integrations_omitted,
         };
-        (read.r#type == "status").then_some(Self {
+        Some(Self {
             answer: Answer::Status(status),
             id: Some(read.id),
         })
@@ -302,7 +318,7 @@ impl AnswerFrame {
                 heartbeat: beat.heartbeat,
             },
         };
-        (beat.r#type == "event").then_some(Self {
+        Some(Self {
             answer: Answer::Event(event),
             id: Some(beat.id),
         })

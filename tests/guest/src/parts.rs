@@ -43,6 +43,20 @@ impl Parts {
         required(found)
     }
 
+    /// What `mvmctl image build`, and an example's script that calls it, are told of them, with an agent.
+    pub fn arguments<'a>(&'a self, agent: &'a Path) -> [&'a Path; 8] {
+        [
+            Path::new("--agent"),
+            agent,
+            Path::new("--kernel"),
+            &self.kernel,
+            Path::new("--modules"),
+            &self.modules,
+            Path::new("--busybox"),
+            &self.busybox,
+        ]
+    }
+
     /// `MVM_TEST_DEBIAN`: a Debian with systemd as an archive; looked for in the same way.
     pub(crate) fn debian() -> Option<PathBuf> {
         required(named("MVM_TEST_DEBIAN"))

@@ -382,18 +382,7 @@ fn an_image_is_the_same_bytes_each_time() {
 fn image_build<'a>(parts: &'a Parts, out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     let text = |path: &'a Path| path.to_str().unwrap();
     let mut line = vec!["image", "build", "--out", text(out)];
-    line.extend([
-        "--agent",
-        text(&parts.agent),
-        "--kernel",
-        text(&parts.kernel),
-    ]);
-    line.extend([
-        "--modules",
-        text(&parts.modules),
-        "--busybox",
-        text(&parts.busybox),
-    ]);
+    line.extend(parts.arguments(&parts.agent).map(text));
     line.extend(more);
     line
 }

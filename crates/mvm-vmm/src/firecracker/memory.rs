@@ -69,10 +69,10 @@ pub(super) fn prepare(pid: i32, bytes: u64, into: &Path) -> bool {
     }
 }
 
-/// Whether nothing of a process is swapped out. None if that cannot be told.
-pub(super) fn is_all_in_memory(pid: i32) -> Option<bool> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(swapped(&status)? == "0 kB")
+/// Whether nothing of a process is swapped out; not, if that cannot be told.
+pub(super) fn is_all_in_memory(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"));
+    status.is_ok_and(|status| swapped(&status) == Some("0 kB"))
 }
 
 /// What of a process is swapped out, as its `/proc/PID/status` has it. A kernel without swap says nothing
@@ -254,9 +254,9 @@ mod tests {
 
     #[test]
     fn this_process_tells_what_of_it_is_swapped() {
-        let own = i32::try_from(std::process::id()).unwrap();
-        assert!(is_all_in_memory(own).is_some());
-        assert_eq!(is_all_in_memory(0), None);
+        let own = fs::read_to_string("/proc/self/status").unwrap();
+        assert!(swapped(&own).is_some());
+        assert!(!is_all_in_memory(0));
         let status = "VmData:\t 301 kB\nVmSwap:\t       4 kB\nThreads:\t2\n";
         assert_eq!(swapped(status), Some("4 kB"));
         assert_eq!(swapped("Threads:\t2\n"), None);

@@ -200,12 +200,11 @@ impl Driver for Firecracker {
         };
         let bytes = u64::from(processes.record().memory_mib) << 20;
         let pid = processes.pid(ROLE);
-        if writes_resident(&version) && memory::prepare(pid, bytes, &memory) {
+        let is_whole = writes_resident(&version) && memory::prepare(pid, bytes, &memory) && {
             api.put_at_length(CREATE, &create(SnapshotType::Diff), WRITE)?;
-            if memory::is_all_in_memory(pid) != Some(true) {
-                api.put_at_length(CREATE, &create(SnapshotType::Full), WRITE)?;
-            }
-        } else {
+            memory::is_all_in_memory(pid)
+        };
+        if !is_whole {
             api.put_at_length(CREATE, &create(SnapshotType::Full), WRITE)?;
         }
         Ok(snapshot::Vmm {
