@@ -403,7 +403,7 @@ fn killed_at_any_moment_it_goes_on() {
         server.wait().unwrap();
         drop(asking);
     }
-    story.serve(&policy);
+    story.serve_until_ready(&policy);
     story.until("as the policy wants it", || {
         let running = story.those("running");
         running.len() == 2 && story.vms() == running
