@@ -13,7 +13,7 @@ mod requests;
 
 use super::guest::Guest;
 use super::http::{Answer, Request};
-use super::{Vmm, body, memory, quit};
+use super::{Vmm, append_line, body, memory, quit};
 use requests::{
     Action, ActionType, BootSource, CacheType, Create, Drive, Entropy, Load, MachineConfig,
     SnapshotType, Vm, VmState, Vsock,
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::path::Path;
 
 /// What the memory file begins with, so that a damaged one is found.
 const MEMORY: &str = "memory of the guest";
@@ -134,7 +135,9 @@ impl Firecracker {
         let id = &self.id;
         let line = format!("2026-11-24T10:00:00.000000000 [{id}:{thread}] {words}");
         match &mut self.log {
-            Some(log) => writeln!(log, "{line}").expect("a log"),
+            Some(log) => log
+                .write_all(format!("{line}\n").as_bytes())
+                .expect("a log"),
             None => println!("{line}"),
         }
     }
@@ -323,11 +326,10 @@ impl Firecracker {
                 "Diff snapshots are not allowed on uVMs with dirty page tracking disabled.".into(),
             );
         }
-        let log = fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open("snapshots.log");
-        let _ = log.and_then(|mut log| writeln!(log, "{:?}", create.snapshot_type));
+        let _ = append_line(
+            Path::new("snapshots.log"),
+            &format!("{:?}", create.snapshot_type),
+        );
         let saved = Saved {
             format: self.format(),
             uds_path: self.uds_path.clone(),

@@ -52,13 +52,13 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Conversation {
             let extensions = span.extensions();
             extensions.get::<VmName>().map(|name| name.0.clone())
         });
-        let _ = writeln!(
-            std::io::stderr(),
-            "{:8.1} ms  {}  {}",
+        let line = format!(
+            "{:8.1} ms  {}  {}\n",
             self.start.elapsed().as_secs_f64() * 1000.0,
             OneLine::of(&vm.unwrap_or_default()),
             OneLine::of(&message)
         );
+        let _ = std::io::stderr().write_all(line.as_bytes());
     }
 }
 

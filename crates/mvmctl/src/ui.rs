@@ -169,8 +169,7 @@ impl Ui {
             Some(width) => wrapped(text.as_str(), width.into(), indent),
             None => text.to_string(),
         };
-        // A stderr that has gone leaves nobody to tell.
-        let _ = writeln!(std::io::stderr(), "{label}{shown}");
+        say_line(&format!("{label}{shown}"));
     }
 
     /// Whether stderr is a terminal for things that move. The conversation that `-v` shows would
@@ -202,7 +201,7 @@ impl Ui {
                     let _ = waiting.recv();
                     bar.finish_and_clear();
                 } else {
-                    let _ = writeln!(std::io::stderr(), "{what}…");
+                    say_line(&format!("{what}…"));
                 }
             });
         Progress {
@@ -251,4 +250,10 @@ impl Drop for Progress {
             let _ = thread.join();
         }
     }
+}
+
+/// One line on stderr, in one write: others write to the same terminal or journal. A stderr that has gone
+/// leaves nobody to tell.
+fn say_line(line: &str) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }

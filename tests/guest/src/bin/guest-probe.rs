@@ -410,7 +410,7 @@ fn watch(socket: &str, file: &str) -> io::Result<String> {
     let mut file = File::options().create(true).append(true).open(file)?;
     let mut text = ask(&mut agent, r#"{"type":"watch"}"#, "")?;
     loop {
-        writeln!(file, "{text}")?;
+        file.write_all(format!("{text}\n").as_bytes())?;
         text = frame(&mut agent)?;
     }
 }
