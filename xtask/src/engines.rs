@@ -1,5 +1,5 @@
 //! `cargo xtask engines`: Slurm runs VMs on two hosts, one of which is cut off (`tests/engines`). With
-//! `guests` they are real ones.
+//! `guests` they are real ones. Without, docs/slurm.svg is drawn anew.
 
 use crate::build;
 use crate::need;
@@ -28,6 +28,8 @@ pub(crate) fn run(guests: bool) -> Result<()> {
         engines = parts
             .told(engines, &agent, &agent)
             .env("MVM_TEST_REAL_GUESTS", "1");
+    } else {
+        engines = engines.env("MVM_TEST_PICTURE", "docs/slurm.svg");
     }
     engines
         .env("MVM_TEST_SLURM", slurm)

@@ -3,8 +3,9 @@
 use crate::conf::{self, CONTROLLER, Engine, Guests, HOSTS, Host, POOL};
 use crate::net::{Net, output, prefix, sweep};
 use crate::record;
-use crate::seen::Watch;
+use crate::seen::{Watch, seconds};
 use serde_json::Value;
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -75,6 +76,8 @@ pub(crate) struct Cluster {
     scale: PathBuf,
     interrupted: Arc<AtomicBool>,
     begun: Instant,
+    /// When a host could no longer be reached, and when it could be again, in seconds since 1970.
+    unreachable: RefCell<Vec<(f64, Option<f64>)>>,
 }
 
 /// A deadline that is not meant to be met. Slurm asks a node that did not answer each 100 s.
@@ -101,6 +104,7 @@ impl Cluster {
             scale: programs.packaging.join("slurm/mvm-scale"),
             interrupted: Arc::clone(interrupted),
             begun: Instant::now(),
+            unreachable: RefCell::default(),
         };
         if let Some(parts) = &programs.guest {
             cluster.build(&programs.agent, parts)?;
@@ -237,17 +241,44 @@ impl Cluster {
 
     /// What Prometheus' query gives, if it is one number.
     pub(crate) fn number(&self, query: &str) -> Option<u64> {
-        let url = "http://127.0.0.1:9090/api/v1/query";
-        let query = format!("query={query}");
-        let answer = self.control(
-            "curl",
-            &["-fsS", "-m", "5", "-G", "--data-urlencode", &query, url],
-        );
-        let answer: Value = serde_json::from_str(&answer.ok()?).ok()?;
-        let [result] = &answer.pointer("/data/result")?.as_array()?[..] else {
-            return None;
-        };
+        let result = self.asked("query", &[("query", query)])?;
         result.pointer("/value/1")?.as_str()?.parse().ok()
+    }
+
+    /// What Prometheus' query gave in each second of that time, as seconds since 1970 and the number.
+    pub(crate) fn numbers(&self, query: &str, from: f64, to: f64) -> Vec<(f64, f64)> {
+        let (from, to) = (from.to_string(), to.to_string());
+        let asked = [
+            ("query", query),
+            ("start", &from),
+            ("end", &to),
+            ("step", "1"),
+        ];
+        let result = self.asked("query_range", &asked);
+        let values = result.as_ref().and_then(|result| result.get("values"));
+        let values = values.and_then(Value::as_array).into_iter().flatten();
+        let number = |value: &Value| {
+            let (time, number) = (value.get(0)?.as_f64()?, value.get(1)?.as_str()?);
+            Some((time, number.parse().ok()?))
+        };
+        values.filter_map(number).collect()
+    }
+
+    /// The one series that Prometheus answers with.
+    fn asked(&self, what: &str, parameters: &[(&str, &str)]) -> Option<Value> {
+        let url = format!("http://127.0.0.1:9090/api/v1/{what}");
+        let mut curl = self.net.on(CONTROLLER, "curl");
+        curl.args(["-fsS", "-m", "5", "-G"]).arg(url);
+        for (name, value) in parameters {
+            curl.arg("--data-urlencode").arg(format!("{name}={value}"));
+        }
+        let mut answer: Value = serde_json::from_str(&output(&mut curl).ok()?).ok()?;
+        let result = answer.pointer_mut("/data/result")?.as_array_mut()?;
+        if result.len() == 1 {
+            result.pop()
+        } else {
+            None
+        }
     }
 
     /// What the recording rule says that all hosts want.
@@ -280,11 +311,22 @@ impl Cluster {
 
     /// Cuts a host off (`down`), or joins it again (`up`).
     pub(crate) fn cable(&self, host: Host, to: &str) -> Result<(), String> {
+        let mut unreachable = self.unreachable.borrow_mut();
+        match unreachable.last_mut() {
+            Some((_, until @ None)) if to == "up" => *until = Some(seconds()),
+            _ => unreachable.push((seconds(), None)),
+        }
         self.net.cable(host, to)
+    }
+
+    /// From when until when a host could not be reached, in seconds since 1970.
+    pub(crate) fn unreachable(&self) -> Vec<(f64, Option<f64>)> {
+        self.unreachable.borrow().clone()
     }
 
     /// Has a host lose its power.
     pub(crate) fn off(&self, host: Host) {
+        self.unreachable.borrow_mut().push((seconds(), None));
         self.net.off(host);
     }
 

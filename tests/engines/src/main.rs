@@ -8,12 +8,14 @@
 //! net        hosts as namespaces
 //! seen       which VM runs where, looked at all the time
 //! record     who ran when, by what the VMs have written down
+//! picture    the first story as a picture
 //! conf       what the programs are configured by
 //! ```
 
 mod cluster;
 mod conf;
 mod net;
+mod picture;
 mod record;
 mod seen;
 mod story;

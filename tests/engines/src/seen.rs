@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -22,6 +22,8 @@ struct State {
     looks: u64,
     /// The VMs that ran on two hosts at one look.
     twice: BTreeSet<String>,
+    /// What ran since when, in seconds since 1970.
+    history: Vec<(f64, Running)>,
 }
 
 /// The looks, until it is dropped.
@@ -43,6 +45,9 @@ impl Watch {
                 let now = look(&folder);
                 let mut state = its.lock().unwrap_or_else(PoisonError::into_inner);
                 state.twice.extend(on_both(&now));
+                if state.now != now {
+                    state.history.push((seconds(), now.clone()));
+                }
                 state.now = now;
                 state.looks += 1;
                 drop(state);
@@ -66,6 +71,11 @@ impl Watch {
         self.locked(|state| (state.twice.clone(), state.looks))
     }
 
+    /// What ran since when, in seconds since 1970.
+    pub(crate) fn history(&self) -> Vec<(f64, Running)> {
+        self.locked(|state| state.history.clone())
+    }
+
     fn locked<T>(&self, get: impl FnOnce(&State) -> T) -> T {
         get(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -78,6 +88,12 @@ impl Drop for Watch {
             let _ = thread.join();
         }
     }
+}
+
+/// Now, in seconds since 1970.
+pub(crate) fn seconds() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64())
 }
 
 fn on_both(now: &Running) -> Vec<String> {

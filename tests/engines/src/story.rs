@@ -3,9 +3,11 @@
 
 use crate::cluster::Cluster;
 use crate::conf::{Guests, HOSTS, Host};
+use crate::picture;
 use crate::record::{runs, twice};
 use crate::seen::Running;
 use std::cell::Cell;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Between two rounds of the scaler.
@@ -125,6 +127,9 @@ pub(crate) fn recipe(cluster: &Cluster) -> Result<(), String> {
     story.settled(2)?;
 
     lost(&story)?;
+    if let Some(file) = std::env::var_os("MVM_TEST_PICTURE") {
+        picture::draw(cluster, &PathBuf::from(file))?;
+    }
 
     let (twice_seen, looks) = cluster.watch.twice();
     check(twice_seen.is_empty(), || {
