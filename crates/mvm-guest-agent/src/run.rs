@@ -14,6 +14,7 @@ use crate::machine::kernel_log::{ForkWatch, Way, Words};
 use crate::machine::local::LocalMachine;
 use crate::machine::marks::{MarkReader, VmclockWatch};
 use crate::machine::process::Launcher;
+use crate::machine::program::protect_from_oom;
 use crate::machine::run_dir::RunDir;
 use crate::machine::samples::Sampler;
 use crate::machine::uevents::VmgenidWatch;
@@ -298,9 +299,4 @@ fn keep_from_vsock(key: VsockKey) {
             say!("what is started here may open AF_VSOCK sockets: no seccomp filters: {error}");
         }
     }
-}
-
-/// A guest short of memory loses its services before the one that can tell the host about it.
-fn protect_from_oom() -> bool {
-    std::fs::write("/proc/self/oom_score_adj", "-997").is_ok()
 }

@@ -67,3 +67,67 @@ fn a_program_that_does_not_start_is_given_up() {
     lease.give_back();
     within(|| children(agent.pid()).is_empty().then_some(()));
 }
+
+/// It has no memory of its own yet, and the agent goes on in the one that both have.
+#[test]
+fn what_goes_on_meanwhile_does_not_disturb_it() {
+    let agent = Agent::start(&[], &[]);
+    let programs = ["run/one", "run/two"].map(|name| {
+        let program = agent.path(name);
+        std::fs::copy("/bin/echo", &program).unwrap();
+        program
+    });
+    let leases = programs.each_ref().map(|program| Lease::on(program));
+    let mut waiting = Vec::new();
+    for (number, program) in programs.iter().enumerate() {
+        let mut waits = agent.connection();
+        waits.send(&exec(&[
+            program.to_str().unwrap(),
+            "word",
+            "x".repeat(2000).as_str(),
+        ]));
+        within(|| (children(agent.pid()).len() == number + 1).then_some(()));
+        waiting.push(waits);
+    }
+    for number in 0..40 {
+        let text = number.to_string();
+        let ran = agent.exec(&exec(&["echo", "-n", &text]));
+        assert_eq!(ran.stdout, text.as_bytes());
+    }
+    for (lease, mut waits) in leases.into_iter().zip(waiting) {
+        lease.give_back();
+        assert_eq!(waits.json()["type"], "exec-started");
+        let ran = waits.rest();
+        assert_eq!(
+            ran.stdout,
+            format!("word {}\n", "x".repeat(2000)).as_bytes()
+        );
+        assert_eq!(ran.end(), (Some(0), None));
+    }
+}
+
+/// By its handlers, in the memory that both have, the agent would take a signal for its own.
+#[test]
+fn a_signal_to_one_that_does_not_start_is_none_to_the_agent() {
+    let agent = Agent::start(&[], &[]);
+    let program = agent.path("run/slow");
+    std::fs::copy("/bin/true", &program).unwrap();
+    let lease = Lease::on(&program);
+    let mut waits = agent.connection();
+    waits.send(&exec(&[program.to_str().unwrap()]));
+    let child = within(|| children(agent.pid()).first().copied());
+    let caught = |pid: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
+    };
+    assert_ne!(caught(agent.pid()), 0);
+    assert_eq!(caught(child), 0);
+    let child = rustix::process::Pid::from_raw(child.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(child, rustix::process::Signal::TERM).unwrap();
+    lease.give_back();
+    assert_eq!(waits.json()["type"], "exec-started");
+    assert_eq!(waits.rest().end(), (None, Some("TERM")));
+    assert_eq!(agent.ask(&json!({"type": "ping"}))["type"], "pong");
+    assert_eq!(agent.exec(&exec(&["true"])).end(), (Some(0), None));
+}

@@ -359,9 +359,23 @@ impl Cluster {
         Ok(journal)
     }
 
-    /// The ends of all that the programs have said.
+    /// What all think of it by now, and the ends of all that the programs have said.
     pub(crate) fn logs(&self) -> String {
-        let mut text = String::new();
+        let mut text = self.jobs().unwrap_or_else(|error| error);
+        for host in HOSTS {
+            let _ = writeln!(text, "== {}", host.name);
+            for path in [
+                format!("v1/pools/{POOL}"),
+                "v1/vms".into(),
+                "v1/view".into(),
+            ] {
+                let url = format!("http://{}:9152/{path}", host.address);
+                let mut curl = self.net.on(host.name, "curl");
+                let told = output(curl.args(["-sS", "-m", "5", &url]));
+                text += &told.unwrap_or_else(|error| error);
+                text.push('\n');
+            }
+        }
         let files = fs::read_dir(self.folder.path().join("log"));
         for file in files.into_iter().flatten().flatten() {
             let said = fs::read_to_string(file.path()).unwrap_or_default();

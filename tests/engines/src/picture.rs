@@ -115,7 +115,7 @@ impl Story {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(SeriesLabelPosition::LowerLeft)
             .background_style(WHITE)
             .border_style(CUT_OFF)
             .label_font(FONT)

@@ -88,6 +88,11 @@ fn every_end_of_a_command_is_told() {
         (both.stdout.as_str(), both.stderr.as_str()),
         ("out\n", "err\n")
     );
+    // The kernel has one value for both until it is a program.
+    let hard_to_kill = "until grep -qx -- -997 /proc/$PPID/oom_score_adj; do :; done; \
+                        cat /proc/self/oom_score_adj";
+    let told = run(&["--timeout", "20s"], &["sh", "-c", hard_to_kill]);
+    assert_eq!((told.code, told.stdout.as_str()), (Some(0), "0\n"));
     let set = run(
         &["-e", "A=it's \"$x\"", "-w", "/tmp"],
         &[

@@ -99,7 +99,7 @@ impl Commands {
         let program = Program::new(cwd, &paths, exec.argv.words(), env.collect(), stdio)
             .ok_or_else(|| failed("a word has a NUL in it"))?
             .on_terminal(exec.tty.is_some());
-        let process = launcher.launch(&program, scope, START).await;
+        let process = launcher.launch(program, scope, START).await;
         let process = process.map_err(|failure| explain(exec, &failure))?;
         let timeout = exec.timeout_secs.map(Secs::duration);
         Ok(Started {
@@ -130,7 +130,7 @@ impl Commands {
         let program =
             helper(body, &scope.mark, ends).ok_or_else(|| failed("the request has a NUL in it"))?;
         let process = launcher
-            .launch(&program, scope, "the agent once more")
+            .launch(program, scope, "the agent once more")
             .await
             .map_err(told)?;
         Ok(Started {

@@ -167,7 +167,7 @@ impl Launcher {
         // moment.
         let mark = command.pays.as_ref();
         let mark = mark.and_then(|name| end_mark::begin(&Files::new(self.run_dir()), name).ok());
-        let process = self.spawn_witnessed(&program, scope, mark)?;
+        let process = self.spawn_witnessed(program, scope, mark)?;
         Ok(Running {
             process,
             path: path.concat(),

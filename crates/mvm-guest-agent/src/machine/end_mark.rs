@@ -188,7 +188,7 @@ mod tests {
             let program = Program::new("/", &paths, &[path], Vec::new(), stdio).unwrap();
             let scope = launcher.scope(RunId(1), Orphans::ToLeader, None).unwrap();
             let mark = begin(&files, "a").unwrap();
-            let begun = launcher.spawn_witnessed(&program, scope, Some(mark));
+            let begun = launcher.spawn_witnessed(program, scope, Some(mark));
             let process = begun.unwrap();
             process.exited().await;
             assert_eq!(

@@ -10,6 +10,8 @@
 use super::end_mark::ENDED;
 use super::inherited::close_all_but;
 use super::program::{Entry, Joined, Program};
+#[cfg(target_arch = "x86_64")]
+pub(super) use super::shared_start::SharedStarts as Starts;
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -28,6 +30,24 @@ pub(super) fn fork(work: impl FnOnce() -> u8) -> io::Result<Pid> {
     // Here as well: whichever of the two is first. It fails if the copy has ended.
     let _ = rustix::process::setpgid(Some(pid), Some(pid));
     Ok(pid)
+}
+
+/// Where nothing shares the agent's memory.
+#[cfg(not(target_arch = "x86_64"))]
+#[derive(Debug)]
+pub(super) struct Starts;
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Starts {
+    pub(super) fn new(_protected: bool) -> Self {
+        Self
+    }
+
+    pub(super) fn begin(&self, program: Program, _entry: &Entry) -> Result<Pid, Program> {
+        Err(program)
+    }
+
+    pub(super) fn settle(&self) {}
 }
 
 /// How long a copy is waited for all the same. Mostly it is a program by then; and as long as it is
@@ -57,12 +77,22 @@ impl Report {
         self.write.as_raw_fd()
     }
 
-    /// Forks, and has the copy become a program. Gives the end at which the report comes.
-    pub(super) fn begin(self, program: &Program, entry: &Entry) -> io::Result<(Pid, OwnedFd)> {
+    /// Has a new process become a program. Gives the end at which the report comes.
+    pub(super) fn begin(
+        self,
+        program: Program,
+        entry: &Entry,
+        starts: &Starts,
+    ) -> io::Result<(Pid, OwnedFd)> {
         let Self { read, write } = self;
-        let pid = copy_as(program, entry, &write, || {})?;
+        let pid = match starts.begin(program, entry) {
+            Ok(pid) => pid,
+            Err(program) => copy_as(&program, entry, &write, || {})?,
+        };
         drop(write);
-        let _ = poll(&mut [PollFd::new(&read, PollFlags::IN)], Some(&MOMENT));
+        // Also one that failed is waited for until it has ended: it is a moment more.
+        let _ = poll(&mut [PollFd::new(&read, PollFlags::empty())], Some(&MOMENT));
+        starts.settle();
         Ok((pid, read))
     }
 

@@ -34,6 +34,8 @@ pub(crate) mod program;
 pub(crate) mod regular_file;
 pub(crate) mod run_dir;
 pub(crate) mod samples;
+#[cfg(target_arch = "x86_64")]
+mod shared_start;
 pub(crate) mod steps;
 pub(crate) mod stream;
 pub(crate) mod system;

@@ -5,7 +5,7 @@
 
 use super::cgroup::{Cgroup, CgroupRoot};
 use super::children::{Children, Member, Orphans};
-use super::fork::{Report, fork, is_only_thread, reported, told_pid};
+use super::fork::{Report, Starts, fork, is_only_thread, reported, told_pid};
 use super::freezer::Freezer;
 use super::polled::polled;
 use super::program::{Entry, Program, StartFailure};
@@ -44,6 +44,7 @@ pub(crate) struct Launcher {
     cgroups: Option<CgroupRoot>,
     /// Whether the agent has made itself hard to kill for want of memory. Its children are not.
     protected: bool,
+    starts: Starts,
     /// Those of processes to be started: see [`Launcher::turn`].
     turns: Turns,
     pub(super) cpu: Cell<Duration>,
@@ -123,6 +124,7 @@ impl Launcher {
             children,
             cgroups,
             protected,
+            starts: Starts::new(protected),
             turns: Turns::default(),
             cpu: Cell::default(),
         }
@@ -191,24 +193,24 @@ impl Launcher {
 
     /// Begins the program in its scope. Whether it becomes that shows
     /// [later](Process::not_started): a slow disk can delay it without a bound.
-    pub(crate) fn spawn(&self, program: &Program, scope: RunScope) -> Result<Process, NotStarted> {
+    pub(crate) fn spawn(&self, program: Program, scope: RunScope) -> Result<Process, NotStarted> {
         self.spawn_witnessed(program, scope, None)
     }
 
     /// The same, with a witness of its end in between, which writes into the mark.
     pub(super) fn spawn_witnessed(
         &self,
-        program: &Program,
+        program: Program,
         scope: RunScope,
         mark: Option<OwnedFd>,
     ) -> Result<Process, NotStarted> {
         let begun = match mark {
             None => {
-                let begun = scope.report.begin(program, &scope.entry);
+                let begun = scope.report.begin(program, &scope.entry, &self.starts);
                 begun.map(|(pid, report)| (pid, report, None))
             }
             Some(mark) => {
-                let begun = scope.report.begin_witnessed(program, &scope.entry, &mark);
+                let begun = scope.report.begin_witnessed(&program, &scope.entry, &mark);
                 begun.map(|(pid, report, told)| (pid, report, Some(told)))
             }
         };
@@ -282,6 +284,7 @@ impl Launcher {
 
     /// Takes the status of a process that has exited, and ends what it left running.
     pub(crate) async fn finish(&self, process: Process) -> Exit {
+        self.starts.settle();
         // The dead leader still holds its number, so the group cannot be somebody else's.
         let leader = process.leader();
         let _ = kill_process_group(leader, Signal::KILL);
@@ -311,7 +314,7 @@ impl Launcher {
     /// the error. A disk that does not answer keeps it in the kernel, where nothing reaches it.
     pub(crate) async fn launch(
         &self,
-        program: &Program,
+        program: Program,
         scope: RunScope,
         what: &'static str,
     ) -> Result<Process, NotStarted> {
@@ -319,6 +322,7 @@ impl Launcher {
         let mut process = self.spawn(program, scope)?;
         drop(turn);
         let started = tokio::time::timeout(START_WITHIN, process.started()).await;
+        self.starts.settle();
         let not_started = match started {
             Ok(Ok(())) => return Ok(process),
             Ok(Err(error)) => NotStarted::new(what, error),

@@ -6,14 +6,17 @@
 //! other user, and hands a file that is no program to a shell.
 
 use super::inherited::{close_all_but, is_the_agents};
+#[cfg(target_arch = "x86_64")]
+use super::shared_start::execve;
 use super::users::Identity;
 use nix::libc;
-use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
+use std::rc::Rc;
 
 /// Errors of the new process come back as one number; what failed is told in its upper half.
 const CWD: i32 = 1 << 16;
@@ -51,13 +54,19 @@ impl StartFailure {
 /// What a process becomes, and what it reads and writes.
 #[derive(Debug)]
 pub(crate) struct Program {
+    pub(super) image: Rc<Image>,
+    /// Standard input, output and error.
+    pub(super) stdio: [OwnedFd; 3],
+}
+
+/// What a process becomes.
+#[derive(Debug)]
+pub(super) struct Image {
     cwd: CString,
     /// Where it may be, in this order.
     paths: Vec<CString>,
     argv: Words,
     env: Words,
-    /// Standard input, output and error.
-    stdio: [OwnedFd; 3],
     /// Whether it leads a session on the terminal that it reads from, and not just a process group.
     leads_session: bool,
 }
@@ -104,31 +113,30 @@ impl Program {
             variable.append(&mut value.into_vec());
             CString::new(variable).ok()
         });
-        Some(Self {
+        let image = Image {
             cwd: text(cwd)?,
             paths: paths.iter().map(|path| text(path)).collect::<Option<_>>()?,
             argv: Words::new(words.collect::<Option<_>>()?),
             env: Words::new(env.collect()),
-            stdio,
             leads_session: false,
-        })
+        };
+        let image = Rc::new(image);
+        Some(Self { image, stdio })
     }
 
     /// The same, as the leader of a session on its terminal, which is its standard input.
-    pub(crate) fn on_terminal(self, leads_session: bool) -> Self {
-        Self {
-            leads_session,
-            ..self
+    pub(crate) fn on_terminal(mut self, leads_session: bool) -> Self {
+        // Nobody else has it before it is begun.
+        if let Some(image) = Rc::get_mut(&mut self.image) {
+            image.leads_session = leads_session;
         }
+        self
     }
 
-    /// In a copy of the agent: becomes the program. Returns only if that fails, with the number by
-    /// which [`StartFailure`] knows why.
+    /// In a copy of the agent: as [`Image::begin`].
     pub(super) fn begin(&self, entry: &Entry, joined: Joined) -> i32 {
-        match self.prepare(entry, joined) {
-            Ok(()) => self.become_program(),
-            Err(errno) => errno.raw_os_error(),
-        }
+        let stdio = self.stdio.each_ref().map(AsFd::as_fd);
+        self.image.begin(stdio, entry, joined)
     }
 
     /// In a copy that stays one: keeps nothing of the agent's open, nor the pipes of the command.
@@ -138,9 +146,24 @@ impl Program {
         let _ = rustix::stdio::dup2_stdout(nothing);
         let _ = rustix::stdio::dup2_stderr(nothing);
     }
+}
 
-    fn prepare(&self, entry: &Entry, joined: Joined) -> Result<(), Errno> {
-        let [stdin, stdout, stderr] = &self.stdio;
+impl Image {
+    /// In a new process that is not a program yet: becomes this one. Returns only if that fails, with
+    /// the number by which [`StartFailure`] knows why.
+    pub(super) fn begin(&self, stdio: [BorrowedFd<'_>; 3], entry: &Entry, joined: Joined) -> i32 {
+        match self.prepare(stdio, entry, joined) {
+            Ok(()) => self.become_program(),
+            Err(errno) => errno.raw_os_error(),
+        }
+    }
+
+    fn prepare(
+        &self,
+        [stdin, stdout, stderr]: [BorrowedFd<'_>; 3],
+        entry: &Entry,
+        joined: Joined,
+    ) -> Result<(), Errno> {
         rustix::stdio::dup2_stdin(stdin)?;
         rustix::stdio::dup2_stdout(stdout)?;
         rustix::stdio::dup2_stderr(stderr)?;
@@ -183,7 +206,7 @@ impl Program {
         if let Err(errno) = rustix::process::chdir(&self.cwd) {
             return CWD | errno.raw_os_error();
         }
-        let mut found = libc::ENOENT;
+        let mut found = Errno::NOENT;
         for path in &self.paths {
             #[expect(
                 unsafe_code,
@@ -191,17 +214,34 @@ impl Program {
             )]
             // SAFETY: both lists end with a null pointer, and all before it are texts that live as
             // long as this.
-            unsafe {
-                libc::execve(path.as_ptr(), self.argv.as_ptr(), self.env.as_ptr());
-            }
-            match io::Error::last_os_error().raw_os_error() {
-                Some(libc::ENOENT | libc::ENOTDIR) => {}
-                Some(libc::EACCES) => found = libc::EACCES,
-                other => return PROGRAM | other.unwrap_or(libc::EINVAL),
+            let failed = unsafe { execve(path, self.argv.as_ptr(), self.env.as_ptr()) };
+            match failed {
+                Errno::NOENT | Errno::NOTDIR => {}
+                Errno::ACCESS => found = failed,
+                other => return PROGRAM | other.raw_os_error(),
             }
         }
-        PROGRAM | found
+        PROGRAM | found.raw_os_error()
     }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[expect(unsafe_code, reason = "see its caller")]
+unsafe fn execve(
+    path: &std::ffi::CStr,
+    argv: *const *const libc::c_char,
+    env: *const *const libc::c_char,
+) -> Errno {
+    // SAFETY: as the caller has promised.
+    unsafe { libc::execve(path.as_ptr(), argv, env) };
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)
+}
+
+/// A guest short of memory loses its services before the one that can tell the host about it.
+pub(crate) fn protect_from_oom() -> bool {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(c"/proc/self/oom_score_adj", flags, Mode::empty());
+    file.is_ok_and(|file| rustix::io::write(&file, b"-997") == Ok(4))
 }
 
 /// What the standard library has changed for the agent: no program expects to be started with a
