@@ -160,8 +160,11 @@ pub(crate) fn work(works: bool) -> (&'static str, String) {
     };
     let probe = serde_json::json!({
         "name": name,
-        // It runs once when it is loaded, too, which nobody asked for.
-        "command": format!("{FILE}if [ -e $folder/ran-{name} ]; then {command}; fi; >$folder/ran-{name}"),
+        // It runs once when it is loaded, too, which nobody asked for. An agent's folder may be that of the
+        // one before.
+        "command": format!(
+            "{FILE}ran=$folder/ran-{name}-$PPID; if [ -e $ran ]; then {command}; fi; >$ran"
+        ),
         "interval_secs": 86_400,
     });
     (name, probe.to_string())
