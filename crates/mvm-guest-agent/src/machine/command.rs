@@ -13,6 +13,7 @@
 use super::children::{MARK, Orphans};
 use super::clock;
 use super::end_mark;
+use super::fork::Calls;
 use super::journal::Files;
 use super::lifecycle_env;
 use super::polled::polled;
@@ -73,16 +74,11 @@ impl Launcher {
         self.to_the_end(running, started, limit, cancel).await
     }
 
-    /// Makes bare system calls in a copy of the agent, which ends with what `work` returns: calls
-    /// that may hang in the kernel, where nothing reaches them.
-    pub(crate) async fn run_copy(
-        &self,
-        run: RunId,
-        limit: Duration,
-        work: impl FnOnce() -> u8,
-    ) -> Ended {
+    /// Makes bare system calls in a process of their own, which ends with what they give: such as may
+    /// hang in the kernel, where nothing reaches them.
+    pub(crate) async fn run_calls(&self, run: RunId, limit: Duration, calls: &Calls) -> Ended {
         let started = clock::now();
-        let copied = self.copy(run, work).map_err(|why| not_started(&why));
+        let copied = self.call(run, calls).map_err(|why| not_started(&why));
         let left = copied.as_ref().ok().map(|process| Left {
             launcher: self,
             pid: process.pid,

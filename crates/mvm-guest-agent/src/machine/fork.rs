@@ -1,5 +1,7 @@
-//! Copies of the agent: those that make a few system calls and end, which costs much less than a
-//! program that has to be started first (docs/performance.md), and those that become a program.
+//! New processes of the agent's: those that make a few system calls and end, which costs much less than
+//! a program that has to be started first (docs/performance.md), and those that become a program. They
+//! share the agent's memory for so long, where they can: see [`shared_start`](super::shared_start). Else
+//! they are copies of the agent.
 //!
 //! A restore command has one between it and the agent that stays a copy: see [`end_mark`](super::end_mark).
 //!
@@ -17,17 +19,33 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, Pid, WaitId, WaitIdOptions, waitid};
+use std::ffi::{CStr, CString};
 use std::io;
 
-/// Forks. The copy has a process group of its own, and ends with what `work` returns, which may do
-/// nothing but make bare system calls on memory that is there already.
-pub(super) fn fork(work: impl FnOnce() -> u8) -> io::Result<Pid> {
-    let pid = copy(None, |_| {
+/// Bare system calls on memory that is there already, and the path that they are about. Gives what the
+/// process ends with.
+#[derive(Debug, Clone)]
+pub(crate) struct Calls {
+    pub(crate) about: CString,
+    pub(crate) calls: fn(&CStr) -> u8,
+}
+
+impl Calls {
+    /// In a process of their own.
+    pub(super) fn make(&self) -> u8 {
         let _ = rustix::process::setpgid(None, None);
         close_all_but(&[]);
-        work()
-    })?;
-    // Here as well: whichever of the two is first. It fails if the copy has ended.
+        (self.calls)(&self.about)
+    }
+}
+
+/// Has a new process make these calls, which has a process group of its own.
+pub(super) fn fork(calls: &Calls, starts: &Starts) -> io::Result<Pid> {
+    let pid = match starts.call(calls) {
+        Some(pid) => pid,
+        None => copy(None, |_| calls.make())?,
+    };
+    // Here as well: whichever of the two is first. It fails if the other has ended.
     let _ = rustix::process::setpgid(Some(pid), Some(pid));
     Ok(pid)
 }
@@ -45,6 +63,10 @@ impl Starts {
 
     pub(super) fn begin(&self, program: Program, _entry: &Entry) -> Result<Pid, Program> {
         Err(program)
+    }
+
+    pub(super) fn call(&self, _calls: &Calls) -> Option<Pid> {
+        None
     }
 
     pub(super) fn settle(&self) {}
@@ -229,7 +251,10 @@ pub(crate) fn is_only_thread() -> bool {
     unsafe_code,
     reason = "there is no other way to a copy of this process"
 )]
-fn copy(cgroup: Option<BorrowedFd<'_>>, child: impl FnOnce(Joined) -> u8) -> io::Result<Pid> {
+pub(super) fn copy(
+    cgroup: Option<BorrowedFd<'_>>,
+    child: impl FnOnce(Joined) -> u8,
+) -> io::Result<Pid> {
     // The harness of the tests has threads of its own.
     if !cfg!(test) && !is_only_thread() {
         return Err(io::Error::other("there is more than one thread"));
@@ -290,7 +315,7 @@ const INTO_CGROUP: u64 = 1 << 33;
 
 #[cfg(test)]
 mod tests {
-    use super::{Joined, Report, copy};
+    use super::{Calls, Joined, Report, copy, poll};
     use crate::core::RunId;
     use crate::core::ended::End;
     use crate::machine::cgroup::CgroupRoot;
@@ -301,6 +326,7 @@ mod tests {
     use rustix::io::Errno;
     use rustix::process::{Pid, Signal, WaitOptions, waitpid};
     use std::alloc::{GlobalAlloc, Layout, System};
+    use std::ffi::{CStr, CString};
     use std::fs::File;
     use std::io;
     use std::os::fd::{AsRawFd, BorrowedFd};
@@ -308,10 +334,15 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
-    async fn end_of(limit: Duration, work: impl FnOnce() -> u8) -> End {
+    fn calls(about: &str, calls: fn(&CStr) -> u8) -> Calls {
+        let about = CString::new(about).unwrap();
+        Calls { about, calls }
+    }
+
+    async fn end_of(limit: Duration, calls: Calls) -> End {
         let dir = tempfile::tempdir().unwrap();
         let launcher = Launcher::new(dir.path(), false);
-        launcher.run_copy(RunId(1), limit, work).await.end
+        launcher.run_calls(RunId(1), limit, &calls).await.end
     }
 
     const LONG: Duration = Duration::from_secs(20);
@@ -374,7 +405,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_copy_ends_with_what_its_work_returns() {
-        assert_eq!(end_of(LONG, || 7).await, End::Exited(7));
+        assert_eq!(end_of(LONG, calls("", |_| 7)).await, End::Exited(7));
     }
 
     #[tokio::test]
@@ -384,18 +415,22 @@ mod tests {
     )]
     async fn a_copy_has_none_of_the_agents_descriptors() {
         let file = File::open("/dev/null").unwrap();
-        let number = file.as_raw_fd();
-        // SAFETY: nothing is done with it but to ask the kernel whether it is one.
-        let look = || rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) });
-        assert!(look().is_ok());
-        let closed = end_of(LONG, || u8::from(look().is_err())).await;
-        assert_eq!(closed, End::Exited(1));
-        assert!(look().is_ok());
+        let number = file.as_raw_fd().to_string();
+        let look = |number: &CStr| {
+            let number = number.to_str().unwrap().parse().unwrap();
+            // SAFETY: nothing is done with it but to ask the kernel whether it is one.
+            let looked = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) });
+            u8::from(looked.is_err())
+        };
+        let look = calls(&number, look);
+        assert_eq!((look.calls)(&look.about), 0);
+        assert_eq!(end_of(LONG, look.clone()).await, End::Exited(1));
+        assert_eq!((look.calls)(&look.about), 0);
     }
 
-    fn hang() -> u8 {
+    fn hang(_about: &CStr) -> u8 {
         loop {
-            std::thread::park();
+            let _ = poll(&mut [], None);
         }
     }
 
@@ -416,7 +451,7 @@ mod tests {
         let cgroup = root.make(1).unwrap();
         let folder = cgroup.open().unwrap();
         let pid = copy(Some(folder.as_fd()), |joined| match joined {
-            Joined::Yes => hang(),
+            Joined::Yes => hang(c""),
             Joined::No => 1,
         });
         let pid = pid.unwrap();
@@ -431,7 +466,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_copy_that_hangs_is_ended() {
-        let end = end_of(Duration::from_millis(50), hang).await;
+        let end = end_of(Duration::from_millis(50), calls("", hang)).await;
         assert!(matches!(end, End::TimedOut { .. }), "{end:?}");
     }
 
@@ -440,7 +475,8 @@ mod tests {
     async fn a_copy_that_nobody_waits_for_is_ended() {
         let dir = tempfile::tempdir().unwrap();
         let launcher = Launcher::new(dir.path(), false);
-        let hanging = launcher.run_copy(RunId(1), LONG, hang);
+        let hang = calls("", hang);
+        let hanging = launcher.run_calls(RunId(1), LONG, &hang);
         let given_up = tokio::time::timeout(Duration::from_millis(20), hanging).await;
         assert!(given_up.is_err());
         // Of this thread alone: other tests have theirs.

@@ -5,7 +5,7 @@
 
 use super::cgroup::{Cgroup, CgroupRoot};
 use super::children::{Children, Member, Orphans};
-use super::fork::{Report, Starts, fork, is_only_thread, reported, told_pid};
+use super::fork::{Calls, Report, Starts, fork, is_only_thread, reported, told_pid};
 use super::freezer::Freezer;
 use super::polled::polled;
 use super::program::{Entry, Program, StartFailure};
@@ -228,15 +228,11 @@ impl Launcher {
         self.follow(member, scope.cgroup, Some(report), below)
     }
 
-    /// Makes bare system calls in a copy of the agent, which ends with what `work` returns: calls
-    /// that may hang in the kernel, where nothing reaches them. It enters no cgroup, since it starts
-    /// nothing.
-    pub(crate) fn copy(
-        &self,
-        run: RunId,
-        work: impl FnOnce() -> u8,
-    ) -> Result<Process, NotStarted> {
-        let pid = fork(work).map_err(|error| NotStarted::new("fork", error))?;
+    /// Makes bare system calls in a process of their own: such as may hang in the kernel, where nothing
+    /// reaches them. It enters no cgroup, since it starts nothing.
+    pub(crate) fn call(&self, run: RunId, calls: &Calls) -> Result<Process, NotStarted> {
+        let pid = fork(calls, &self.starts);
+        let pid = pid.map_err(|error| NotStarted::new("fork", error))?;
         let member = Member {
             pid,
             mark: self.children.mark(run.0),

@@ -1,5 +1,5 @@
-//! New processes that share the agent's memory until they have become a program, so that no page of it
-//! is copied for them: clone3(2) with `CLONE_VM`, as in posix_spawn(3). That call waits for as long as it
+//! New processes that share the agent's memory until they have become a program, or have made the calls
+//! that they are for, so that no page of it is copied for them: clone3(2) with `CLONE_VM`, as in posix_spawn(3). That call waits for as long as it
 //! takes, with `CLONE_VFORK`; the agent does not, since a disk that does not answer holds the new process
 //! up for as long as it likes. So what such a process uses of the agent's memory is kept here until the
 //! kernel says that it has left it.
@@ -17,9 +17,10 @@
 //!
 //! On other processors than x86-64 all are copies: nobody has run this there.
 
+use super::fork::Calls;
 use super::program::{Entry, Image, Joined, Program, protect_from_oom};
 use nix::libc;
-use rustix::fd::{AsRawFd, RawFd};
+use rustix::fd::{AsRawFd, BorrowedFd, RawFd};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::Pid;
@@ -44,10 +45,18 @@ pub(super) struct SharedStarts {
 struct Start {
     /// Its number, until the kernel makes that 0: it has left this memory.
     tid: AtomicU32,
-    image: Rc<Image>,
-    stdio: [RawFd; 3],
-    entry: Entry,
+    purpose: Purpose,
     stack: Stack,
+}
+
+#[derive(Debug)]
+enum Purpose {
+    Program {
+        image: Rc<Image>,
+        stdio: [RawFd; 3],
+        entry: Entry,
+    },
+    Calls(Calls),
 }
 
 impl SharedStarts {
@@ -68,12 +77,7 @@ impl SharedStarts {
         if entry.identity.is_some() {
             return Err(program);
         }
-        self.settle();
-        let Some(stack) = self.stack.take().or_else(Stack::new) else {
-            return Err(program);
-        };
-        let start = Rc::new(Start {
-            tid: AtomicU32::new(0),
+        let purpose = Purpose::Program {
             image: Rc::clone(&program.image),
             stdio: program.stdio.each_ref().map(AsRawFd::as_raw_fd),
             entry: Entry {
@@ -81,13 +85,27 @@ impl SharedStarts {
                 identity: None,
                 ..*entry
             },
-            stack,
+        };
+        self.start(purpose, entry.cgroup.as_ref().map(AsRawFd::as_raw_fd))
+            .ok_or(program)
+    }
+
+    /// Begins a new process that makes these calls, and ends. `None` if this cannot be done in this way.
+    pub(super) fn call(&self, calls: &Calls) -> Option<Pid> {
+        self.start(Purpose::Calls(calls.clone()), None)
+    }
+
+    fn start(&self, purpose: Purpose, cgroup: Option<RawFd>) -> Option<Pid> {
+        self.settle();
+        let start = Rc::new(Start {
+            tid: AtomicU32::new(0),
+            purpose,
+            stack: self.stack.take().or_else(Stack::new)?,
         });
-        let cgroup = entry.cgroup.as_ref().map(AsRawFd::as_raw_fd);
-        let pid = start.clone_process(cgroup).ok_or(program);
+        let pid = start.clone_process(cgroup);
         // One that was not begun has left as well.
         self.under_way.borrow_mut().push(start);
-        if pid.is_err() {
+        if pid.is_none() {
             self.settle();
         }
         pid
@@ -96,12 +114,13 @@ impl SharedStarts {
     /// Takes back what those have used that have become a program, or have ended.
     pub(super) fn settle(&self) {
         let mut under_way = self.under_way.borrow_mut();
-        let before = under_way.len();
+        let is_program = |start: &Rc<Start>| matches!(start.purpose, Purpose::Program { .. });
+        let programs = under_way.iter().any(is_program);
         for start in under_way.extract_if(.., |start| start.has_left()) {
             self.stack
                 .replace(Rc::into_inner(start).map(|start| start.stack));
         }
-        if self.protected && before > 0 && under_way.is_empty() {
+        if self.protected && programs && !under_way.iter().any(is_program) {
             protect_from_oom();
         }
     }
@@ -157,22 +176,28 @@ impl Start {
 ///
 /// It is a process of its own, and has the stack of that start.
 #[expect(unsafe_code, reason = "it is called by what has made the process")]
-unsafe extern "C" fn become_program(start: *const Start) -> ! {
+unsafe extern "C" fn be_started(start: *const Start) -> ! {
     // SAFETY: it is kept until this process has left this memory.
     let start = unsafe { &*start };
-    // SAFETY: its descriptors are a copy of the agent's, in which these are still what they were.
-    let stdio = start
-        .stdio
-        .map(|number| unsafe { rustix::fd::BorrowedFd::borrow_raw(number) });
-    let number = start.image.begin(stdio, &start.entry, Joined::Yes);
-    // SAFETY: as above; it is needed until the end.
-    let report = unsafe { rustix::fd::BorrowedFd::borrow_raw(start.entry.report) };
-    let _ = rustix::io::write(report, &number.to_ne_bytes());
+    // SAFETY: the descriptors are a copy of the agent's, in which these are still what they were.
+    let there = |number| unsafe { BorrowedFd::borrow_raw(number) };
+    let code = match &start.purpose {
+        Purpose::Program {
+            image,
+            stdio,
+            entry,
+        } => {
+            let number = image.begin(stdio.map(there), entry, Joined::Yes);
+            let _ = rustix::io::write(there(entry.report), &number.to_ne_bytes());
+            127
+        }
+        Purpose::Calls(calls) => calls.make(),
+    };
     // SAFETY: nothing of the agent's is flushed or dropped.
-    unsafe { libc::_exit(127) }
+    unsafe { libc::_exit(code.into()) }
 }
 
-/// A process that runs `become_program` on the stack that the arguments name. Gives its number, or that
+/// A process that runs `be_started` on the stack that the arguments name. Gives its number, or that
 /// of an error, below 0.
 ///
 /// # Safety
@@ -197,7 +222,7 @@ unsafe fn clone3(arguments: &libc::clone_args, start: *const Start) -> i64 {
             in("rdi") std::ptr::from_ref(arguments),
             in("rsi") size_of::<libc::clone_args>(),
             in("r12") start,
-            in("r13") become_program as unsafe extern "C" fn(*const Start) -> !,
+            in("r13") be_started as unsafe extern "C" fn(*const Start) -> !,
             lateout("rcx") _,
             lateout("r11") _,
         );

@@ -2,6 +2,7 @@
 //! that was not taken is never a success.
 
 use super::clock;
+use super::fork::Calls;
 use super::hypervisor_clock::HypervisorClock;
 use super::identity;
 use super::journal::{Files, PAYLOAD};
@@ -109,7 +110,11 @@ async fn sync(
         let path = CString::new(mount.point.into_os_string().into_vec());
         let path = path.map_err(|error| NotDone::Failed(format!("{what}: {error}")))?;
         let left = deadline.saturating_duration_since(Instant::now());
-        let copied = in_copy(run, left, context, &what, || sync_filesystem(&path)).await?;
+        let calls = Calls {
+            about: path,
+            calls: sync_filesystem,
+        };
+        let copied = apart(run, left, context, &what, &calls).await?;
         copied.map_err(|error| NotDone::Failed(format!("{what}: {error}")))?;
         synced.push(point);
     }
@@ -119,14 +124,14 @@ async fn sync(
 /// Makes system calls that a disk that hangs, or a filesystem that a frozen process serves, can hold in
 /// the kernel, where nothing reaches them: in a process of its own, which can be killed or left behind.
 /// Gives the error that they ended with.
-async fn in_copy(
+async fn apart(
     run: RunId,
     limit: Duration,
     context: StepContext<'_>,
     what: &str,
-    calls: impl FnOnce() -> u8,
+    calls: &Calls,
 ) -> Result<io::Result<()>, NotDone> {
-    match context.launcher.run_copy(run, limit, calls).await.end {
+    match context.launcher.run_calls(run, limit, calls).await.end {
         End::Exited(0) => Ok(Ok(())),
         End::Exited(errno) => Ok(Err(io::Error::from_raw_os_error(errno))),
         End::TimedOut { .. } | End::Unkillable => {
@@ -152,21 +157,25 @@ fn sync_filesystem(path: &CStr) -> u8 {
 /// mounted or unmounted.
 async fn drop_caches(run: RunId, limit: Duration, context: StepContext<'_>) -> StepResult {
     let limit = limit.min(DROP_WITHIN);
-    let dropped = in_copy(run, limit, context, "drop_caches", write_drop_caches).await?;
+    let calls = Calls {
+        about: c"/proc/sys/vm/drop_caches".to_owned(),
+        calls: write_drop_caches,
+    };
+    let dropped = apart(run, limit, context, "drop_caches", &calls).await?;
     dropped
         .map(|()| None)
         .map_err(|error| NotDone::from_error("/proc/sys/vm/drop_caches", &error))
 }
 
 /// Bare system calls, as in [`sync_filesystem`].
-fn write_drop_caches() -> u8 {
+fn write_drop_caches(file: &CStr) -> u8 {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let written = rustix::fs::open(c"/proc/sys/vm/drop_caches", flags, Mode::empty())
-        .and_then(|file| rustix::io::write(file, b"3"));
+    let written =
+        rustix::fs::open(file, flags, Mode::empty()).and_then(|file| rustix::io::write(file, b"3"));
     exit_status(written)
 }
 
-/// What a copy ends with: an errno, all of which are small.
+/// What the process ends with: an errno, all of which are small.
 fn exit_status<T>(result: rustix::io::Result<T>) -> u8 {
     result.map_or_else(
         |errno| u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX),

@@ -1,7 +1,7 @@
 //! Which calls are refused, to whom: the rules as such, and as the kernel keeps them.
 
 use super::*;
-use crate::machine::fork::fork;
+use crate::machine::fork::copy;
 use rustix::process::{WaitOptions, waitpid};
 
 /// What the kernel would do with a call (Documentation/networking/filter.rst).
@@ -134,7 +134,7 @@ fn outcome(result: i64) -> Result<(), i32> {
 
 /// How a copy of this process ends: its exit code, or 0 for a signal.
 fn ended(work: impl FnOnce() -> u8) -> u8 {
-    let pid = fork(work).unwrap();
+    let pid = copy(None, |_| work()).unwrap();
     let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
     let code = status.exit_status().unwrap_or(0);
     u8::try_from(code).unwrap()
@@ -173,7 +173,7 @@ fn a_process_is_kept_from_vsock_and_from_nothing_else() {
             socket(libc::AF_INET).is_ok(),
             call(libc::SYS_socketpair, vsock) != Err(libc::ENOSYS),
             // What it starts is, too.
-            matches!(fork(|| u8::from(socket(libc::AF_VSOCK).is_ok())), Ok(pid)
+            matches!(copy(None, |_| u8::from(socket(libc::AF_VSOCK).is_ok())), Ok(pid)
                 if matches!(waitpid(Some(pid), WaitOptions::empty()), Ok(Some((_, status)))
                     if status.exit_status() == Some(0))),
         ])
