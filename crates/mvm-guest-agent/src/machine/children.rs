@@ -98,6 +98,11 @@ impl Children {
         self.given_up.borrow_mut().push(pid);
     }
 
+    /// Whether a process that is waited for no more is still there.
+    pub(super) fn is_given_up(&self, pid: Pid) -> bool {
+        self.given_up.borrow().contains(&pid)
+    }
+
     /// Kills all that a process has started, and has not come to the agent.
     pub(super) fn kill_below(pid: Pid) {
         // What is killed leaves its own children to the process above.

@@ -5,10 +5,12 @@
 
 use super::cgroup::{Cgroup, CgroupRoot};
 use super::children::{Children, Member, Orphans};
+use super::descriptors::is_kept_back;
 use super::fork::{Calls, Report, Starts, fork, is_only_thread, reported, told_pid};
 use super::freezer::Freezer;
 use super::polled::polled;
 use super::program::{Entry, Program, StartFailure};
+use super::stuck::{Remains, StuckRuns};
 use super::turns::{Turn, Turns};
 use super::users::Identity;
 use crate::core::RunId;
@@ -22,7 +24,7 @@ use rustix::process::{
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -48,6 +50,7 @@ pub(crate) struct Launcher {
     /// Those of processes to be started: see [`Launcher::turn`].
     turns: Turns,
     pub(super) cpu: Cell<Duration>,
+    stuck: StuckRuns,
 }
 
 /// What the processes of one run have in common, and by which they are found.
@@ -127,6 +130,7 @@ impl Launcher {
             starts: Starts::new(protected),
             turns: Turns::default(),
             cpu: Cell::default(),
+            stuck: StuckRuns::default(),
         }
     }
 
@@ -140,7 +144,7 @@ impl Launcher {
     }
 
     /// The agent's run directory.
-    pub(super) fn run_dir(&self) -> &Path {
+    pub(crate) fn run_dir(&self) -> &Path {
         Path::new(self.children.run_dir())
     }
 
@@ -168,6 +172,10 @@ impl Launcher {
         let folder = cgroup.as_ref().map(Cgroup::open).transpose();
         let folder = folder.map_err(|error| NotStarted::new("cgroup", error))?;
         let report = Report::new().map_err(|error| NotStarted::new("pipe", error))?;
+        // A command of a host's, which has its pipes by now.
+        if orphans == Orphans::ToAgent && is_kept_back(&report.read) {
+            return Err(NotStarted::new("pipe", Errno::MFILE.into()));
+        }
         let entry = Entry {
             cgroup: folder,
             report: report.needed(),
@@ -280,6 +288,20 @@ impl Launcher {
 
     /// Takes the status of a process that has exited, and ends what it left running.
     pub(crate) async fn finish(&self, process: Process) -> Exit {
+        self.finish_all(process).await.0
+    }
+
+    /// The same of a check, of which nothing is to be left when it is run again.
+    pub(super) async fn finish_check(&self, check: &str, process: Process) -> Exit {
+        let (exit, left) = self.finish_all(process).await;
+        if let Some(cgroup) = left {
+            self.stuck.add(check, Remains::Cgroup(cgroup));
+        }
+        exit
+    }
+
+    /// The same; gives its cgroup if somebody in it cannot be ended.
+    async fn finish_all(&self, process: Process) -> (Exit, Option<PathBuf>) {
         self.starts.settle();
         // The dead leader still holds its number, so the group cannot be somebody else's.
         let leader = process.leader();
@@ -289,8 +311,7 @@ impl Launcher {
             // Its witness has left it to the agent as it was.
             exit.cpu += self.reap(leader).cpu;
         }
-        self.kill_remaining(process.cgroup).await;
-        exit
+        (exit, self.kill_remaining(process.cgroup).await)
     }
 
     /// Kills a process that is not waited for any more. It is reaped as an orphan.
@@ -304,6 +325,19 @@ impl Launcher {
     pub(crate) fn abandon(&self, process: &Process) {
         Children::kill_below(process.leader());
         self.children.give_up(process.pid);
+    }
+
+    /// The same with a check, which is not run again before that has ended.
+    pub(super) fn abandon_check(&self, check: &str, process: &Process) {
+        self.abandon(process);
+        let cgroup = process.cgroup.as_ref().map(|it| it.path().to_owned());
+        let left = cgroup.map_or(Remains::Process(process.pid), Remains::Cgroup);
+        self.stuck.add(check, left);
+    }
+
+    /// Whether something of an earlier run of that check cannot be ended.
+    pub(super) fn is_stuck(&self, check: &str) -> bool {
+        self.stuck.has(check, &self.children)
     }
 
     /// Starts the program in its scope, and waits until the process has become it; `what` it is, for
@@ -357,15 +391,19 @@ impl Launcher {
     }
 
     /// Ends what the command left running. Mostly there is nothing, and this costs one call.
-    async fn kill_remaining(&self, cgroup: Option<Cgroup>) {
+    /// Gives the cgroup if somebody in it cannot be ended.
+    async fn kill_remaining(&self, cgroup: Option<Cgroup>) -> Option<PathBuf> {
+        let mut left = None;
         if let Some(cgroup) = cgroup
             && !cgroup.remove()
         {
             cgroup.kill();
+            left = Some(cgroup.path().to_owned());
             let mut pause = Duration::from_millis(1);
             for _ in 0..12 {
                 self.children.reap();
                 if cgroup.remove() {
+                    left = None;
                     break;
                 }
                 tokio::time::sleep(pause).await;
@@ -373,6 +411,7 @@ impl Launcher {
             }
         }
         self.children.sweep().await;
+        left
     }
 }
 

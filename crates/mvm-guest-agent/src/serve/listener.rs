@@ -5,6 +5,7 @@ use super::extension::Extension;
 use super::handle::Handle;
 use super::session;
 use crate::machine::console::say;
+use crate::machine::descriptors::{is_kept_back, is_shortage};
 use crate::machine::polled::polled;
 use crate::machine::stream::Stream;
 use crate::machine::vsock::VsockKey;
@@ -110,12 +111,12 @@ impl Listener {
         let refusals = Rc::new(Cell::new(0));
         loop {
             match self.accept(&handle).await {
-                Ok(Some(stream)) => {
+                Ok(Some((stream, has_room))) => {
                     dialled.set(true);
                     let handshake = self.handshake();
                     let handle = handle.clone();
                     let extension = extension.clone();
-                    if let Some(slot) = Slot::take(&open, max) {
+                    if let Some(slot) = Slot::take(&open, if has_room { max } else { 0 }) {
                         tokio::task::spawn_local(async move {
                             let _slot = slot;
                             let timeouts = Timeouts::default();
@@ -145,8 +146,9 @@ impl Listener {
         }
     }
 
-    /// The next connection that is the host's; `None` if one came and was turned away.
-    async fn accept(&mut self, handle: &Handle) -> io::Result<Option<Stream>> {
+    /// The next connection that is the host's, and whether there are descriptors for it; `None` if one came
+    /// and was turned away.
+    async fn accept(&mut self, handle: &Handle) -> io::Result<Option<(Stream, bool)>> {
         let mut guard = self.fd.readable().await?;
         match accept(self.fd.get_ref()) {
             Ok(fd) => {
@@ -159,13 +161,14 @@ impl Listener {
                     );
                     return Ok(None);
                 }
-                Stream::new(fd).map(Some)
+                let has_room = !is_kept_back(&fd);
+                Ok(Some((Stream::new(fd)?, has_room)))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 guard.clear_ready();
                 Ok(None)
             }
-            Err(error) if is_out_of_descriptors(&error) => {
+            Err(error) if is_shortage(&error) => {
                 if self.reserve.take().is_none() {
                     self.reserve = spare();
                     return Err(error);
@@ -230,14 +233,6 @@ impl Drop for Slot {
 /// again: one is held in reserve for that.
 fn spare() -> Option<OwnedFd> {
     rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
-}
-
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    let errno = rustix::io::Errno::from_io_error(error);
-    matches!(
-        errno,
-        Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE)
-    )
 }
 
 fn vsock(port: u32, key: VsockKey) -> io::Result<OwnedFd> {
