@@ -139,6 +139,19 @@ impl Listener {
         }
     }
 
+    /// Whether the host has dialled, and not somebody in the guest, which is said.
+    fn is_by_host(&self, fd: &OwnedFd) -> bool {
+        let is_vsock = matches!(self.address, ListenAddress::Vsock(_));
+        let refused = is_vsock && peer_cid(fd) != Some(CID_HOST);
+        if refused {
+            say!(
+                "{}: refused a connection from within the guest",
+                self.address
+            );
+        }
+        !refused
+    }
+
     fn handshake(&self) -> Handshake {
         match self.address {
             ListenAddress::Vsock(_) => Handshake::ByVmm,
@@ -152,13 +165,7 @@ impl Listener {
         let mut guard = self.fd.readable().await?;
         match accept(self.fd.get_ref()) {
             Ok(fd) => {
-                if let ListenAddress::Vsock(_) = self.address
-                    && peer_cid(&fd) != Some(CID_HOST)
-                {
-                    say!(
-                        "{}: refused a connection from within the guest",
-                        self.address
-                    );
+                if !self.is_by_host(&fd) {
                     return Ok(None);
                 }
                 let has_room = !is_kept_back(&fd);
@@ -175,6 +182,7 @@ impl Listener {
                 }
                 // The kernel wants a descriptor before it looks whether somebody is there.
                 match accept(self.fd.get_ref()) {
+                    Ok(fd) if !self.is_by_host(&fd) => {}
                     Ok(fd) => {
                         let stream = Stream::new(fd)?;
                         session::refuse(stream, self.handshake(), handle.clone()).await;
