@@ -168,6 +168,30 @@ fn hosts_do_not_use_up_what_the_agent_needs_itself() {
     );
 }
 
+/// Who uses select(2) may not expect more.
+#[test]
+fn what_is_started_may_have_as_many_descriptors_as_the_agent_was_given() {
+    let settings = Settings {
+        ulimit: Some("-S -n 500"),
+        ..Settings::default()
+    };
+    let probe = json!({"name": "limit", "command": "ulimit -n", "interval_secs": 86400});
+    let agent = Agent::launch(folder(&[], &[probe]), settings);
+    assert_eq!(agent.probe("limit")["value"], "500");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", agent.pid())).unwrap();
+    let own = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    let own: u64 = own
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(own > 500, "{limits}");
+}
+
 /// What cannot be looked at is not gone: neither drop-ins nor what holds the guest busy.
 #[test]
 fn without_descriptors_nothing_is_forgotten() {

@@ -5,7 +5,7 @@
 
 use super::cgroup::{Cgroup, CgroupRoot};
 use super::children::{Children, Member, Orphans};
-use super::descriptors::is_kept_back;
+use super::descriptors::{is_kept_back, raise_limit};
 use super::fork::{Calls, Report, Starts, fork, is_only_thread, reported, told_pid};
 use super::freezer::Freezer;
 use super::polled::polled;
@@ -18,8 +18,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group,
-    pidfd_open, waitid, waitpid,
+    Pid, PidfdFlags, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process,
+    kill_process_group, pidfd_open, waitid, waitpid,
 };
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -47,6 +47,8 @@ pub(crate) struct Launcher {
     /// Whether the agent has made itself hard to kill for want of memory. Its children are not.
     protected: bool,
     starts: Starts,
+    /// How many descriptors its children may have, if the agent has taken more.
+    descriptors: Option<Rlimit>,
     /// Those of processes to be started: see [`Launcher::turn`].
     turns: Turns,
     pub(super) cpu: Cell<Duration>,
@@ -128,6 +130,7 @@ impl Launcher {
             cgroups,
             protected,
             starts: Starts::new(protected),
+            descriptors: raise_limit(),
             turns: Turns::default(),
             cpu: Cell::default(),
             stuck: StuckRuns::default(),
@@ -180,6 +183,7 @@ impl Launcher {
             cgroup: folder,
             report: report.needed(),
             protected: self.protected,
+            descriptors: self.descriptors,
             subreaper: orphans == Orphans::ToLeader,
             identity,
         };
