@@ -2,6 +2,7 @@
 
 use super::console::say;
 use super::interface::Machine;
+use super::outcome::NotDone;
 use super::regular_file::{Link, Trust, read_regular};
 use crate::core::lifecycle::Journal;
 use std::fmt;
@@ -124,11 +125,12 @@ impl Files {
 
     /// The folders of the cgroups that were frozen here; those above before those below.
     /// One that is there and cannot be read is no empty one: it is all that says who is to be thawed.
-    pub(crate) fn frozen(&self) -> io::Result<Vec<String>> {
+    pub(crate) fn frozen(&self) -> Result<Vec<String>, NotDone> {
         let path = self.path(FROZEN);
         let list = match read_regular(&path, Link::Refused, Trust::Owner, MAX_FROZEN) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            read => read?,
+            read => read
+                .map_err(|error| NotDone::Failed(format!("the list of what is frozen: {error}")))?,
         };
         let list = String::from_utf8_lossy(&list);
         Ok(list.lines().map(str::to_owned).collect())
@@ -267,10 +269,7 @@ mod tests {
         let path = dir.path().join("frozen");
         std::fs::write(&path, vec![b'x'; MAX_FROZEN + 1]).unwrap();
         let thawed = super::super::workload::thaw(&files);
-        assert!(
-            matches!(thawed, Err(super::super::outcome::NotDone::Failed(_))),
-            "{thawed:?}"
-        );
+        assert!(matches!(thawed, Err(NotDone::Failed(_))), "{thawed:?}");
         assert!(path.exists());
     }
 

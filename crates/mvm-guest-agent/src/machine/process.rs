@@ -4,7 +4,7 @@
 //! and a process group. What is begun in a scope is ended with it, whatever it did to hide.
 
 use super::cgroup::{Cgroup, CgroupRoot};
-use super::children::{Children, Member, Orphans};
+use super::children::{Children, Member, Orphans, reaped_cpu};
 use super::descriptors::{is_kept_back, raise_limit};
 use super::fork::{Calls, Report, Starts, fork, is_only_thread, reported, told_pid};
 use super::freezer::Freezer;
@@ -14,7 +14,6 @@ use super::stuck::{Remains, StuckRuns};
 use super::turns::{Turn, Turns};
 use super::users::Identity;
 use crate::core::RunId;
-use nix::sys::resource::{UsageWho, getrusage};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{
@@ -380,9 +379,9 @@ impl Launcher {
             WaitId::Pid(pid),
             WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG,
         );
-        let before = children_cpu();
+        let before = reaped_cpu();
         let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-        let cpu = children_cpu().saturating_sub(before);
+        let cpu = reaped_cpu().saturating_sub(before);
         self.children.remove(pid);
         match status {
             Ok(Some(status)) => Exit {
@@ -477,21 +476,4 @@ impl Process {
         }
         self.signal(Signal::KILL);
     }
-}
-
-/// CPU time of all children that were reaped, and of theirs.
-fn children_cpu() -> Duration {
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
-        return Duration::ZERO;
-    };
-    [usage.user_time(), usage.system_time()]
-        .iter()
-        .map(|time| {
-            let micros = time
-                .tv_sec()
-                .saturating_mul(1_000_000)
-                .saturating_add(time.tv_usec());
-            Duration::from_micros(u64::try_from(micros).unwrap_or_default())
-        })
-        .sum()
 }

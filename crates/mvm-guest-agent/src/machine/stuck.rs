@@ -77,7 +77,7 @@ mod tests {
         let paths = ["/bin/sleep".to_owned()];
         let program = Program::new("/", &paths, &["sleep", "600"], Vec::new(), stdio).unwrap();
         let scope = launcher.scope(RunId(1), Orphans::ToLeader, None).unwrap();
-        let process = launcher.spawn(&program, scope).unwrap();
+        let process = launcher.spawn(program, scope).unwrap();
         launcher.abandon_check("integration a", &process);
         for _ in 0..3 {
             match end_of(&launcher, "integration a").await {
