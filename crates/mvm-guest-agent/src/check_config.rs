@@ -1,6 +1,7 @@
 //! `--check-config DIR`: every problem of the drop-ins that an image is about to get.
 
 use crate::config;
+use crate::core::registry::Loaded;
 use crate::machine::drop_in_dir;
 use crate::machine::regular_file::Trust;
 use std::path::Path;
@@ -38,6 +39,13 @@ pub(crate) async fn check(dir: &Path) -> Report {
         Trust::Anybody,
     )
     .await;
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            problems.push(format!("{}: cannot be read: {error}", dir.display()));
+            Loaded::default()
+        }
+    };
     problems.extend(loaded.errors.into_iter().map(|error| {
         match error
             .message

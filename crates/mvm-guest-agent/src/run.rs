@@ -42,6 +42,7 @@ type Build = Ports;
 
 #[cfg(feature = "dev")]
 fn extension(launcher: &Rc<Launcher>, ports: Ports) -> Build {
+    tokio::task::spawn_local(crate::dev::remove_left(Rc::clone(launcher)));
     Rc::new(crate::dev::Dev::new(Rc::clone(launcher), ports))
 }
 #[cfg(not(feature = "dev"))]

@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::{Agent, Connection, Settings, descriptors, folder, within};
+use common::{Agent, Connection, Settings, assert_refused, descriptors, folder, within};
 use mvm_protocol::frame::encode_json;
 use serde_json::json;
 use std::io::Write;
@@ -127,6 +127,115 @@ fn out_of_descriptors_a_connection_is_refused_and_nothing_spins() {
     );
     held.clear();
     within(|| (agent.ask(&ping())["type"] == "pong").then_some(()));
+}
+
+/// Whatever hosts have open, the agent checks, and the guest sleeps and wakes.
+#[test]
+fn hosts_do_not_use_up_what_the_agent_needs_itself() {
+    let settings = Settings {
+        ulimit: Some("-n 96"),
+        ..Settings::default()
+    };
+    let web = json!({"name": "web", "health_cmd": "true", "health_interval_secs": 86400,
+        "checkpoint_cmd": "true", "restore_cmd": "true"});
+    let agent = Agent::launch(folder(&[web], &[]), settings);
+    let mut held = Vec::new();
+    loop {
+        let mut connection = agent.connection();
+        connection.send(&ping());
+        let answer = connection.answer().unwrap();
+        if answer["type"] == "error" {
+            assert_refused(&answer, "too-many-connections", "all connections are taken");
+            break;
+        }
+        held.push(connection);
+        assert!(held.len() < 96, "the limit is reached before");
+    }
+    let host = &mut held[0];
+    let checked = host.ask(&json!({"type": "check", "kind": "integration", "name": "web"}));
+    assert_eq!(
+        checked["integration"]["last_check"]["exit_code"], 0,
+        "{checked}"
+    );
+    assert_eq!(host.ask(&json!({"type": "reload"}))["integrations"], 1);
+    assert_eq!(host.ask(&json!({"type": "sleep-prep"}))["type"], "ready");
+    let awake = host.ask(&json!({"type": "wake", "cause": "aborted"}));
+    assert_eq!(awake["type"], "awake", "{awake}");
+    let failed = awake["steps"].as_array().unwrap();
+    assert!(
+        failed.iter().all(|step| step["outcome"] != "failed"),
+        "{awake}"
+    );
+}
+
+/// Who uses select(2) may not expect more.
+#[test]
+fn what_is_started_may_have_as_many_descriptors_as_the_agent_was_given() {
+    let settings = Settings {
+        ulimit: Some("-S -n 500"),
+        ..Settings::default()
+    };
+    let probe = json!({"name": "limit", "command": "ulimit -n", "interval_secs": 86400});
+    let agent = Agent::launch(folder(&[], &[probe]), settings);
+    assert_eq!(agent.probe("limit")["value"], "500");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", agent.pid())).unwrap();
+    let own = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    let own: u64 = own
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(own > 500, "{limits}");
+}
+
+/// What cannot be looked at is not gone: neither drop-ins nor what holds the guest busy.
+#[test]
+fn without_descriptors_nothing_is_forgotten() {
+    let drop_in = |name| json!({"name": name, "health_cmd": "true", "health_interval_secs": 86400});
+    let dir = folder(&[drop_in("a"), drop_in("b")], &[]);
+    let settings = json!({"busy_signals": ["inhibit"], "sample_interval_secs": 0.1});
+    std::fs::write(dir.path().join("agent.json"), settings.to_string()).unwrap();
+    let agent = Agent::launch(dir, Settings::default());
+    let own = std::process::id().to_string();
+    std::fs::write(agent.path("run/busy.d/test"), own).unwrap();
+    let mut host = agent.connection();
+    let status = json!({"type": "status"});
+    within(|| (host.ask(&status)["worker"]["state"] == "busy").then_some(()));
+    agent.limit_descriptors(4);
+    let answer = host.ask(&json!({"type": "reload"}));
+    assert_refused(&answer, "busy", "Too many open files");
+    std::fs::write(
+        agent.path("integrations.d/c.json"),
+        drop_in("c").to_string(),
+    )
+    .unwrap();
+    let until = host.ask(&status)["uptime_secs"].as_f64().unwrap() + 1.5;
+    within(|| {
+        let status = host.ask(&status);
+        assert_eq!(status["worker"]["state"], "busy", "{status}");
+        assert_eq!(
+            status["integrations"].as_array().unwrap().len(),
+            2,
+            "{status}"
+        );
+        (status["uptime_secs"].as_f64().unwrap() > until).then_some(())
+    });
+    let check = json!({"type": "check", "kind": "integration", "name": "a"});
+    let checked = host.ask(&check)["integration"].take();
+    let last = checked["last_check"]["output"].as_str().unwrap();
+    assert!(last.contains("Too many open files"), "{checked}");
+    assert_eq!(checked["health"], "healthy");
+    agent.limit_descriptors(1024);
+    within(|| {
+        let loaded = host.ask(&status)["integrations"].as_array().unwrap().len();
+        (loaded == 3).then_some(())
+    });
+    std::fs::remove_file(agent.path("run/busy.d/test")).unwrap();
+    within(|| (host.ask(&status)["worker"]["state"] == "idle").then_some(()));
 }
 
 #[test]

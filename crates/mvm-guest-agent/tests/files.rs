@@ -395,3 +395,41 @@ fn a_full_disk_leaves_the_old_file_and_the_connection() {
     }
     assert_eq!(full.put(&put(&path), b"new")["type"], "put-done");
 }
+
+/// The process that unpacks is stopped, so that it cannot clean up after itself before the next agent ends
+/// it, as it is when there is much to be removed.
+#[test]
+fn an_agent_that_is_killed_leaves_nothing_beside_what_was_put() {
+    let (agent, files) = agent();
+    let content = tar_of(&[("a", &vec![7; 100_000]), ("b", b"b")]);
+    let mut host = agent.connection();
+    host.begin(&archive(put(&files.join("folder"))));
+    host.data(3, &content[..102_000]);
+    within(|| (names(&files).len() == 1).then_some(()));
+    let old = files.join("old");
+    fs::write(&old, "old").unwrap();
+    let mut other = agent.connection();
+    other.begin(&put(&old));
+    other.data(3, b"new");
+    for pid in children(agent.pid()) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    }
+    let agent = agent.crash_and_restart();
+    let files = agent.path("files");
+    within(|| (names(&files) == ["old"]).then_some(()));
+    assert_eq!(fs::read(files.join("old")).unwrap(), b"old");
+    within(|| {
+        let records = fs::read_dir(agent.path("run/puts"));
+        records
+            .is_ok_and(|mut it| it.next().is_none())
+            .then_some(())
+    });
+    // What is under way is left alone.
+    let mut host = agent.connection();
+    host.begin(&archive(put(&files.join("folder"))));
+    host.data(3, &content);
+    host.send(&json!({"type": "put-end"}));
+    assert_eq!(host.json()["type"], "put-done");
+    assert_eq!(names(&files), ["folder", "old"]);
+}

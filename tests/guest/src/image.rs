@@ -114,7 +114,7 @@ fn story(dev: bool) -> Guest {
             },
             remote(),
         ],
-        modules: vec!["vsock_loopback".into()],
+        modules: ["vsock_loopback", "fuse"].map(str::to_owned).into(),
         dev,
         network_payload: false,
         files: vec![("It works\n", "/www/index.html")],

@@ -85,13 +85,19 @@ impl TestVm {
     /// A connection to its agent past the handshake, byte by byte as the protocol has it and without
     /// our own client.
     pub fn raw_connection(&self) -> UnixStream {
+        let mut stream = self.dial();
+        let mut line = [0; 6];
+        stream.read_exact(&mut line).expect("an answer");
+        assert_eq!(&line, b"OK 52\n");
+        stream
+    }
+
+    /// The same before the answer to the handshake, which is a line of six bytes.
+    pub fn dial(&self) -> UnixStream {
         let mut stream =
             UnixStream::connect(ShortPath::of(&self.socket()).path()).expect("connect");
         stream.set_read_timeout(Some(SOON)).expect("set a timeout");
         stream.write_all(b"CONNECT 52\n").expect("dial");
-        let mut line = [0; 6];
-        stream.read_exact(&mut line).expect("an answer");
-        assert_eq!(&line, b"OK 52\n");
         stream
     }
 

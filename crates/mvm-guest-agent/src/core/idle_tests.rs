@@ -121,10 +121,10 @@ impl Guest {
                 drop_in::read(text.as_bytes()).unwrap()
             })
             .collect();
-        guest.event(Event::DropInsLoaded(Loaded {
+        guest.event(Event::DropInsLoaded(Ok(Loaded {
             integrations,
             ..Loaded::default()
-        }));
+        })));
         guest
     }
 

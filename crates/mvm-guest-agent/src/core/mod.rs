@@ -71,8 +71,8 @@ pub(crate) enum Event {
     RunEnded(RunId, Ended),
     /// Something changed in a drop-in folder.
     DropInsChanged,
-    /// The drop-in folders were read.
-    DropInsLoaded(Loaded),
+    /// The drop-in folders were read, or why they could not be for now.
+    DropInsLoaded(Result<Loaded, String>),
     /// A host asks for a check now.
     CheckAsked(WaiterId, request::Check),
     /// A host, or a SIGHUP, asks for a reload now.
@@ -250,7 +250,8 @@ impl Core {
             }
             Event::RunEnded(run, ended) => self.run_ended(run, &ended, now, &mut actions),
             Event::DropInsChanged => self.drop_ins_changed(now),
-            Event::DropInsLoaded(loaded) => self.loaded(loaded, now, &mut actions),
+            Event::DropInsLoaded(Ok(loaded)) => self.loaded(loaded, now, &mut actions),
+            Event::DropInsLoaded(Err(why)) => self.not_loaded(&why, now, &mut actions),
             Event::CheckAsked(waiter, check) => self.check_asked(waiter, &check, &mut actions),
             Event::ReloadAsked(waiter) => self.reload_asked(waiter, now, &mut actions),
             Event::OpenAsked(waiter, kind) => self.open_asked(waiter, kind, &mut actions),

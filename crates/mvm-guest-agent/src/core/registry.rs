@@ -87,6 +87,13 @@ pub(crate) struct LifecycleContext {
     pub(crate) clone: bool,
 }
 
+impl Command {
+    /// Whether it is a check's, and not one of a sleep or a wake.
+    pub(crate) fn is_check(&self) -> bool {
+        self.context.is_none()
+    }
+}
+
 impl Check {
     pub(crate) fn integration(id: CheckId, spec: Integration, now: Duration, at: Moment) -> Self {
         let health = if spec.is_checked() {

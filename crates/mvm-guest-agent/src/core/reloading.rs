@@ -16,10 +16,14 @@ const SETTLE: Duration = Duration::from_millis(250);
 /// After this long it is read even if it never gets quiet.
 const SETTLE_AT_MOST: Duration = Duration::from_secs(5);
 
+/// After this long it is tried again if it could not be read.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Where reading the drop-ins stands.
 ///
 /// ```text
 ///   idle ──changed──▶ settling ──quiet for 250 ms, or asked──▶ loading ──loaded──▶ idle
+///     │                  ▲──────────cannot be read: in 1 s─────────┤ │
 ///     └───────────────────────asked──────────────────────────────▲  └─asked or changed: again
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -157,6 +161,16 @@ impl Core {
         let participants = self.participants();
         let acts = self.lifecycle.start(&participants);
         self.apply(acts, now, actions);
+    }
+
+    /// The folders could not be read, which says nothing of what is in them: what was loaded stays.
+    pub(super) fn not_loaded(&mut self, why: &str, now: Now, actions: &mut Vec<Action>) {
+        let reason = format!("the drop-ins cannot be read now: {why}");
+        for waiter in self.loading_for.drain(..) {
+            actions.push(busy(waiter, &reason));
+        }
+        let at = now.mono.saturating_add(AGAIN);
+        self.reload = Reload::Settling { at, at_most: at };
     }
 
     fn add(&mut self, check: Check, now: Now) {

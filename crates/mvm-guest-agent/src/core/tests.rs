@@ -85,10 +85,10 @@ impl Story {
                 drop_in::read(text.as_bytes()).unwrap()
             })
             .collect();
-        self.event(Event::DropInsLoaded(Loaded {
+        self.event(Event::DropInsLoaded(Ok(Loaded {
             integrations,
             ..Loaded::default()
-        }));
+        })));
     }
 
     /// Lets time pass, deadline by deadline.
@@ -348,4 +348,22 @@ fn aborted() -> Wake {
         cause: mvm_protocol::lifecycle::WakeCause::Aborted,
         ..Wake::default()
     }
+}
+
+/// It says nothing of what is in the folders.
+#[test]
+fn drop_ins_that_cannot_be_read_for_now_stay_and_are_read_again() {
+    let mut story = Story::new(4);
+    story.load(&[("a", "")]);
+    story.end(End::Exited(0));
+    let loads = story.loads;
+    story.event(Event::ReloadAsked(Some(WaiterId(1))));
+    story.event(Event::DropInsLoaded(Err("no descriptors".to_owned())));
+    assert!(matches!(&story.answers[..], [(WaiterId(1), Answer::Error(it))] if it.retryable));
+    assert_eq!((story.loads, story.health()), (loads + 1, Health::Healthy));
+    assert_eq!(story.status().integrations.len(), 1);
+    story.pass(secs(1));
+    assert_eq!(story.loads, loads + 2, "again after a second");
+    story.load(&[]);
+    assert_eq!(story.status().integrations.len(), 0);
 }

@@ -24,6 +24,8 @@ mod terminal;
 #[cfg(test)]
 mod host_tests;
 
+use crate::core::RunId;
+use crate::core::registry::Command;
 use crate::machine::process::Launcher;
 use crate::ports::{Limits, Ports, forward, reply};
 use crate::serve::connection::{Connection, Ending};
@@ -35,6 +37,7 @@ use mvm_protocol::dev::{Control, DevAnswer, DevRequest};
 use start::Commands;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// What all connections of a dev build share.
 pub(crate) struct Dev {
@@ -76,6 +79,33 @@ impl Dev {
             }
         }
     }
+}
+
+/// How long what earlier agents have left may take to be removed.
+const REMOVED_WITHIN: Duration = Duration::from_mins(10);
+
+/// Has removed what puts under earlier agents, which were killed, have left beside their targets.
+pub(crate) async fn remove_left(launcher: Rc<Launcher>) {
+    if !files::record::are_left(launcher.run_dir()) {
+        return;
+    }
+    let words = [
+        start::OWN_PROGRAM,
+        &format!("--{}", files::FLAG),
+        files::REMOVE_LEFT,
+    ];
+    let command = Command {
+        what: "what puts have left".to_owned(),
+        argv: words.map(str::to_owned).into(),
+        user: None,
+        timeout: REMOVED_WITHIN,
+        split: false,
+        context: None,
+        pays: None,
+    };
+    // Runs of the core's are counted from 1 on.
+    let (_keep, never) = oneshot::channel();
+    launcher.run(RunId(0), command, never).await;
 }
 
 impl Extension for Rc<Dev> {

@@ -30,11 +30,12 @@ const PIPE: usize = 256 * 1024;
 
 /// Whatever has become of the file that the agent was started from.
 #[cfg(not(test))]
-const OWN_PROGRAM: &str = "/proc/self/exe";
+pub(super) const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// A unit test's own program serves no files: this stands in for one that has no end.
 #[cfg(test)]
-const OWN_PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/file-server.sh");
+pub(super) const OWN_PROGRAM: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/file-server.sh");
 
 /// What failed if it was neither pipes nor cgroups.
 const START: &str = "start";

@@ -132,7 +132,7 @@ impl Drop for Cgroup {
 
 /// With those below it, which what ran in it may have made: they cannot be removed otherwise. The
 /// depth is what a path can hold.
-fn remove(path: &Path) -> bool {
+pub(super) fn remove(path: &Path) -> bool {
     let is_gone = || {
         matches!(
             rustix::fs::rmdir(path),

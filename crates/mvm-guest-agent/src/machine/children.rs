@@ -12,6 +12,7 @@
 //! environment (`env -i`, `su -`) is left alone while a host's command that is older is under way.
 
 use super::proc::read;
+use nix::sys::resource::{UsageWho, getrusage};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::cell::RefCell;
@@ -96,6 +97,11 @@ impl Children {
     pub(crate) fn give_up(&self, pid: Pid) {
         self.remove(pid);
         self.given_up.borrow_mut().push(pid);
+    }
+
+    /// Whether a process that is waited for no more is still there.
+    pub(super) fn is_given_up(&self, pid: Pid) -> bool {
+        self.given_up.borrow().contains(&pid)
     }
 
     /// Kills all that a process has started, and has not come to the agent.
@@ -303,6 +309,23 @@ fn children_of_agent() -> Vec<Pid> {
             .filter(|pid| parent(*pid) == Some(own))
             .collect(),
     }
+}
+
+/// CPU time of all children that were reaped, and of theirs.
+pub(super) fn reaped_cpu() -> Duration {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
+        return Duration::ZERO;
+    };
+    [usage.user_time(), usage.system_time()]
+        .iter()
+        .map(|time| {
+            let micros = time
+                .tv_sec()
+                .saturating_mul(1_000_000)
+                .saturating_add(time.tv_usec());
+            Duration::from_micros(u64::try_from(micros).unwrap_or_default())
+        })
+        .sum()
 }
 
 fn processes() -> impl Iterator<Item = Pid> {

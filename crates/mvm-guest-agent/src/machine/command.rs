@@ -54,6 +54,8 @@ struct Running {
     process: Process,
     /// The program's path; empty for a copy of the agent.
     path: String,
+    /// Which check it is of, if of one.
+    check: Option<String>,
     stdout: Output,
     stderr: Output,
 }
@@ -86,6 +88,7 @@ impl Launcher {
         let running = copied.map(|process| Running {
             process,
             path: String::new(),
+            check: None,
             stdout: Output::default(),
             stderr: Output::default(),
         });
@@ -118,6 +121,11 @@ impl Launcher {
     }
 
     fn start(&self, run: RunId, command: &Command) -> Result<Running, End> {
+        if command.is_check() && self.is_stuck(&command.what) {
+            let reason = "what its last run has left is stuck in the kernel".to_owned();
+            let for_want = false;
+            return Err(End::NotStarted { reason, for_want });
+        }
         let identity = match &command.user {
             Some(user) => {
                 let found = users::look_up(Path::new("/etc"), user);
@@ -167,6 +175,7 @@ impl Launcher {
         Ok(Running {
             process,
             path: path.concat(),
+            check: command.is_check().then(|| command.what.clone()),
             stdout,
             stderr,
         })
@@ -202,7 +211,10 @@ impl Launcher {
                         (state, deadline) = (State::Killed, deadline + KILL_GRACE);
                     }
                     State::Killed => {
-                        self.abandon(&running.process);
+                        match &running.check {
+                            Some(check) => self.abandon_check(check, &running.process),
+                            None => self.abandon(&running.process),
+                        }
                         ended.end = End::Unkillable;
                         return;
                     }
@@ -215,7 +227,10 @@ impl Launcher {
             }
         }
         let not_started_for = running.process.not_started();
-        let exit = self.finish(running.process).await;
+        let exit = match &running.check {
+            Some(check) => self.finish_check(check, running.process).await,
+            None => self.finish(running.process).await,
+        };
         self.cpu.set(self.cpu.get() + exit.cpu);
         if let Some(failure) = not_started_for {
             ended.end = not_started(&NotStarted::new(running.path, failure.error()));

@@ -1,5 +1,6 @@
 //! Reads a folder of drop-in files. Each is rejected alone; the rest stand.
 
+use super::descriptors::is_shortage;
 use super::regular_file::{Link, Trust, read_regular};
 use crate::core::registry::Loaded;
 use mvm_protocol::drop_in::{self, DropIn, MAX_FILE};
@@ -10,14 +11,26 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Reads both folders. Other work goes on in between.
-pub(crate) async fn load(integrations: PathBuf, probes: PathBuf, trust: Trust) -> Loaded {
+///
+/// # Errors
+///
+/// Descriptors or memory are lacking: that says nothing of what is in the folders.
+pub(crate) async fn load(
+    integrations: PathBuf,
+    probes: PathBuf,
+    trust: Trust,
+) -> io::Result<Loaded> {
     let mut loaded = Loaded::default();
-    loaded.integrations = read_folder(&integrations, trust, &mut loaded.errors).await;
-    loaded.probes = read_folder(&probes, trust, &mut loaded.errors).await;
-    loaded
+    loaded.integrations = read_folder(&integrations, trust, &mut loaded.errors).await?;
+    loaded.probes = read_folder(&probes, trust, &mut loaded.errors).await?;
+    Ok(loaded)
 }
 
-async fn read_folder<T: DropIn>(dir: &Path, trust: Trust, errors: &mut Vec<DropInError>) -> Vec<T> {
+async fn read_folder<T: DropIn>(
+    dir: &Path,
+    trust: Trust,
+    errors: &mut Vec<DropInError>,
+) -> io::Result<Vec<T>> {
     let mut reject = |file: &Path, message: String| {
         errors.push(DropInError {
             file: file.to_string_lossy().into_owned(),
@@ -26,9 +39,10 @@ async fn read_folder<T: DropIn>(dir: &Path, trust: Trust, errors: &mut Vec<DropI
     };
     let files = match list(dir) {
         Ok(files) => files,
+        Err(error) if is_shortage(&error) => return Err(error),
         Err(error) => {
             reject(dir, format!("cannot be read: {error}"));
-            return Vec::new();
+            return Ok(Vec::new());
         }
     };
     let mut loaded: Vec<T> = Vec::with_capacity(files.len());
@@ -37,9 +51,11 @@ async fn read_folder<T: DropIn>(dir: &Path, trust: Trust, errors: &mut Vec<DropI
         if count % 64 == 63 {
             tokio::task::yield_now().await;
         }
-        let read = read_regular(file, Link::Followed, trust, MAX_FILE)
-            .map_err(|error| error.to_string())
-            .and_then(|content| drop_in::read::<T>(&content).map_err(|problem| at_line(&problem)));
+        let read = match read_regular(file, Link::Followed, trust, MAX_FILE) {
+            Err(error) if is_shortage(&error) => return Err(error),
+            Err(error) => Err(error.to_string()),
+            Ok(content) => drop_in::read::<T>(&content).map_err(|problem| at_line(&problem)),
+        };
         match read {
             Err(message) => reject(file, message),
             Ok(drop_in) => {
@@ -57,7 +73,7 @@ async fn read_folder<T: DropIn>(dir: &Path, trust: Trust, errors: &mut Vec<DropI
             }
         }
     }
-    loaded
+    Ok(loaded)
 }
 
 /// The `*.json` files of a folder in file-name order; none if there is no folder. As for a shell's
@@ -106,6 +122,7 @@ mod tests {
         async fn load(&self) -> (Vec<String>, Vec<(String, String)>) {
             let none = self.0.path().join("none");
             let loaded = load(self.0.path().to_owned(), none, Trust::Owner).await;
+            let loaded = loaded.unwrap();
             let names = loaded
                 .integrations
                 .iter()
@@ -148,7 +165,7 @@ mod tests {
             Trust::Owner,
         )
         .await;
-        assert_eq!(loaded, Loaded::default());
+        assert_eq!(loaded.unwrap(), Loaded::default());
     }
 
     #[tokio::test]

@@ -380,6 +380,9 @@ mod tests {
             cgroup: None,
             report: report.needed(),
             protected: is_root,
+            descriptors: Some(rustix::process::getrlimit(
+                rustix::process::Resource::Nofile,
+            )),
             subreaper: true,
             identity: is_root.then(nobody),
         };

@@ -9,13 +9,14 @@
 //! counted apart, and a folder of any size is gone through to its end, in as many samples as that
 //! takes.
 
+use super::descriptors::is_shortage;
 use super::proc::read_small;
 use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{DirEntry, File, Metadata, ReadDir};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -96,7 +97,10 @@ impl Inhibitors {
         self.look(mono);
         self.known.values().any(|known| {
             let holds = match known.claim {
-                Claim::Owner { pid, started } => started_at(pid) == Some(started),
+                // As long as nobody can look, it counts.
+                Claim::Owner { pid, started } => {
+                    started_at(pid).map_or(true, |now| now == Some(started))
+                }
                 Claim::Lease { until } => mono < until,
                 Claim::Void => false,
             };
@@ -112,8 +116,12 @@ impl Inhibitors {
     fn look(&mut self, mono: Duration) {
         let mut entries = self.entries.take();
         if entries.is_none() {
+            entries = match std::fs::read_dir(&self.dir) {
+                // That says nothing of what is there.
+                Err(error) if is_shortage(&error) => return,
+                opened => opened.ok(),
+            };
             self.pass += 1;
-            entries = std::fs::read_dir(&self.dir).ok();
         }
         for _ in 0..self.looks {
             match entries.as_mut().and_then(Iterator::next) {
@@ -160,7 +168,10 @@ impl Inhibitors {
         let Some(file) = open(&entry.path()) else {
             return;
         };
-        let claim = read_claim(&file, mono);
+        // What cannot be known yet is looked at again in the next pass.
+        let Some(claim) = read_claim(&file, mono) else {
+            return;
+        };
         let known = Known {
             // Of the file that was read, should it be another one by now.
             writing: file.metadata().map_or(writing, |meta| Writing::of(&meta)),
@@ -198,7 +209,8 @@ fn open(path: &Path) -> Option<File> {
     file.metadata().ok()?.is_file().then_some(file)
 }
 
-fn read_claim(mut file: &File, mono: Duration) -> Claim {
+/// Nothing if its owner cannot be looked at for want of descriptors.
+fn read_claim(mut file: &File, mono: Duration) -> Option<Claim> {
     let mut text = String::new();
     let readable = file
         .by_ref()
@@ -214,11 +226,11 @@ fn read_claim(mut file: &File, mono: Duration) -> Claim {
     let lease = lease.map(|secs| Duration::try_from_secs_f64(secs).unwrap_or_default());
     if let Some(pid) = pid {
         let pid = u32::try_from(pid).unwrap_or_default();
-        if let Some(started) = started_at(pid) {
-            return Claim::Owner { pid, started };
+        if let Some(started) = started_at(pid).ok()? {
+            return Some(Claim::Owner { pid, started });
         }
     }
-    match (lease, pid) {
+    Some(match (lease, pid) {
         (None, Some(_)) => Claim::Void,
         (lease, _) => {
             let age = file.metadata().and_then(|meta| meta.modified()).ok();
@@ -230,13 +242,24 @@ fn read_claim(mut file: &File, mono: Duration) -> Claim {
                 until: mono.saturating_add(left),
             }
         }
-    }
+    })
 }
 
 /// When a process started, in ticks since boot: field 22 of proc_pid_stat(5). With the process id it
 /// tells a process from a later one with the same number. `None` if it is not alive.
-fn started_at(pid: u32) -> Option<u64> {
-    let stat = read_small(format!("/proc/{pid}/stat")).ok()?;
+///
+/// # Errors
+///
+/// For want of descriptors or memory nobody can look.
+fn started_at(pid: u32) -> io::Result<Option<u64>> {
+    match read_small(format!("/proc/{pid}/stat")) {
+        Ok(stat) => Ok(start_of(&stat)),
+        Err(error) if is_shortage(&error) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+fn start_of(stat: &str) -> Option<u64> {
     // The second field is the program's name in parentheses, which may hold anything.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut words = rest.split_whitespace();

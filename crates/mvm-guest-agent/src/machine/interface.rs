@@ -31,8 +31,8 @@ pub(crate) trait Machine: 'static {
     /// Takes a step of sleeping or waking that is not a command.
     async fn run_step(&self, work: Work, limit: Duration) -> Done;
 
-    /// Reads the drop-in folders.
-    async fn load_drop_ins(&self) -> Loaded;
+    /// Reads the drop-in folders. An error says nothing of what is in them.
+    async fn load_drop_ins(&self) -> io::Result<Loaded>;
 
     /// Reads the signals that tell idle from busy.
     fn sample(&self) -> Sample;

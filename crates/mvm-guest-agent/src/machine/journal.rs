@@ -2,6 +2,7 @@
 
 use super::console::say;
 use super::interface::Machine;
+use super::outcome::NotDone;
 use super::regular_file::{Link, Trust, read_regular};
 use crate::core::lifecycle::Journal;
 use std::fmt;
@@ -123,13 +124,16 @@ impl Files {
     }
 
     /// The folders of the cgroups that were frozen here; those above before those below.
-    pub(crate) fn frozen(&self) -> Vec<String> {
+    /// One that is there and cannot be read is no empty one: it is all that says who is to be thawed.
+    pub(crate) fn frozen(&self) -> Result<Vec<String>, NotDone> {
         let path = self.path(FROZEN);
-        let list = read_regular(&path, Link::Refused, Trust::Owner, MAX_FROZEN).unwrap_or_default();
-        String::from_utf8_lossy(&list)
-            .lines()
-            .map(str::to_owned)
-            .collect()
+        let list = match read_regular(&path, Link::Refused, Trust::Owner, MAX_FROZEN) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => read
+                .map_err(|error| NotDone::Failed(format!("the list of what is frozen: {error}")))?,
+        };
+        let list = String::from_utf8_lossy(&list);
+        Ok(list.lines().map(str::to_owned).collect())
     }
 
     /// Keeps that list, so that just those are thawed whatever becomes of the agent; no file is no
@@ -254,6 +258,19 @@ mod tests {
             ..Journal::default()
         };
         assert_eq!(files.read(), known, "of one that is cut");
+    }
+
+    /// Whoever took it for empty would leave for ever what is frozen.
+    #[test]
+    fn a_list_that_cannot_be_read_is_not_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(dir.path());
+        assert!(files.frozen().unwrap().is_empty());
+        let path = dir.path().join("frozen");
+        std::fs::write(&path, vec![b'x'; MAX_FROZEN + 1]).unwrap();
+        let thawed = super::super::workload::thaw(&files);
+        assert!(matches!(thawed, Err(NotDone::Failed(_))), "{thawed:?}");
+        assert!(path.exists());
     }
 
     /// Each of these would be written through, or hold whoever opens it.

@@ -82,7 +82,7 @@ impl Machine for LocalMachine {
         steps::run(work, limit, context).await
     }
 
-    async fn load_drop_ins(&self) -> Loaded {
+    async fn load_drop_ins(&self) -> io::Result<Loaded> {
         let (integrations, probes) = self.folders.clone();
         drop_in_dir::load(integrations, probes, Trust::Owner).await
     }

@@ -4,25 +4,26 @@
 //! and a process group. What is begun in a scope is ended with it, whatever it did to hide.
 
 use super::cgroup::{Cgroup, CgroupRoot};
-use super::children::{Children, Member, Orphans};
+use super::children::{Children, Member, Orphans, reaped_cpu};
+use super::descriptors::{is_kept_back, raise_limit};
 use super::fork::{Calls, Report, Starts, fork, is_only_thread, reported, told_pid};
 use super::freezer::Freezer;
 use super::polled::polled;
 use super::program::{Entry, Program, StartFailure};
+use super::stuck::{Remains, StuckRuns};
 use super::turns::{Turn, Turns};
 use super::users::Identity;
 use crate::core::RunId;
-use nix::sys::resource::{UsageWho, getrusage};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group,
-    pidfd_open, waitid, waitpid,
+    Pid, PidfdFlags, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process,
+    kill_process_group, pidfd_open, waitid, waitpid,
 };
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -45,9 +46,12 @@ pub(crate) struct Launcher {
     /// Whether the agent has made itself hard to kill for want of memory. Its children are not.
     protected: bool,
     starts: Starts,
+    /// How many descriptors its children may have, if the agent has taken more.
+    descriptors: Option<Rlimit>,
     /// Those of processes to be started: see [`Launcher::turn`].
     turns: Turns,
     pub(super) cpu: Cell<Duration>,
+    stuck: StuckRuns,
 }
 
 /// What the processes of one run have in common, and by which they are found.
@@ -125,8 +129,10 @@ impl Launcher {
             cgroups,
             protected,
             starts: Starts::new(protected),
+            descriptors: raise_limit(),
             turns: Turns::default(),
             cpu: Cell::default(),
+            stuck: StuckRuns::default(),
         }
     }
 
@@ -140,7 +146,7 @@ impl Launcher {
     }
 
     /// The agent's run directory.
-    pub(super) fn run_dir(&self) -> &Path {
+    pub(crate) fn run_dir(&self) -> &Path {
         Path::new(self.children.run_dir())
     }
 
@@ -168,10 +174,15 @@ impl Launcher {
         let folder = cgroup.as_ref().map(Cgroup::open).transpose();
         let folder = folder.map_err(|error| NotStarted::new("cgroup", error))?;
         let report = Report::new().map_err(|error| NotStarted::new("pipe", error))?;
+        // A command of a host's, which has its pipes by now.
+        if orphans == Orphans::ToAgent && is_kept_back(&report.read) {
+            return Err(NotStarted::new("pipe", Errno::MFILE.into()));
+        }
         let entry = Entry {
             cgroup: folder,
             report: report.needed(),
             protected: self.protected,
+            descriptors: self.descriptors,
             subreaper: orphans == Orphans::ToLeader,
             identity,
         };
@@ -280,6 +291,20 @@ impl Launcher {
 
     /// Takes the status of a process that has exited, and ends what it left running.
     pub(crate) async fn finish(&self, process: Process) -> Exit {
+        self.finish_all(process).await.0
+    }
+
+    /// The same of a check, of which nothing is to be left when it is run again.
+    pub(super) async fn finish_check(&self, check: &str, process: Process) -> Exit {
+        let (exit, left) = self.finish_all(process).await;
+        if let Some(cgroup) = left {
+            self.stuck.add(check, Remains::Cgroup(cgroup));
+        }
+        exit
+    }
+
+    /// The same; gives its cgroup if somebody in it cannot be ended.
+    async fn finish_all(&self, process: Process) -> (Exit, Option<PathBuf>) {
         self.starts.settle();
         // The dead leader still holds its number, so the group cannot be somebody else's.
         let leader = process.leader();
@@ -289,8 +314,7 @@ impl Launcher {
             // Its witness has left it to the agent as it was.
             exit.cpu += self.reap(leader).cpu;
         }
-        self.kill_remaining(process.cgroup).await;
-        exit
+        (exit, self.kill_remaining(process.cgroup).await)
     }
 
     /// Kills a process that is not waited for any more. It is reaped as an orphan.
@@ -304,6 +328,19 @@ impl Launcher {
     pub(crate) fn abandon(&self, process: &Process) {
         Children::kill_below(process.leader());
         self.children.give_up(process.pid);
+    }
+
+    /// The same with a check, which is not run again before that has ended.
+    pub(super) fn abandon_check(&self, check: &str, process: &Process) {
+        self.abandon(process);
+        let cgroup = process.cgroup.as_ref().map(|it| it.path().to_owned());
+        let left = cgroup.map_or(Remains::Process(process.pid), Remains::Cgroup);
+        self.stuck.add(check, left);
+    }
+
+    /// Whether something of an earlier run of that check cannot be ended.
+    pub(super) fn is_stuck(&self, check: &str) -> bool {
+        self.stuck.has(check, &self.children)
     }
 
     /// Starts the program in its scope, and waits until the process has become it; `what` it is, for
@@ -342,9 +379,9 @@ impl Launcher {
             WaitId::Pid(pid),
             WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG,
         );
-        let before = children_cpu();
+        let before = reaped_cpu();
         let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-        let cpu = children_cpu().saturating_sub(before);
+        let cpu = reaped_cpu().saturating_sub(before);
         self.children.remove(pid);
         match status {
             Ok(Some(status)) => Exit {
@@ -357,15 +394,19 @@ impl Launcher {
     }
 
     /// Ends what the command left running. Mostly there is nothing, and this costs one call.
-    async fn kill_remaining(&self, cgroup: Option<Cgroup>) {
+    /// Gives the cgroup if somebody in it cannot be ended.
+    async fn kill_remaining(&self, cgroup: Option<Cgroup>) -> Option<PathBuf> {
+        let mut left = None;
         if let Some(cgroup) = cgroup
             && !cgroup.remove()
         {
             cgroup.kill();
+            left = Some(cgroup.path().to_owned());
             let mut pause = Duration::from_millis(1);
             for _ in 0..12 {
                 self.children.reap();
                 if cgroup.remove() {
+                    left = None;
                     break;
                 }
                 tokio::time::sleep(pause).await;
@@ -373,6 +414,7 @@ impl Launcher {
             }
         }
         self.children.sweep().await;
+        left
     }
 }
 
@@ -434,21 +476,4 @@ impl Process {
         }
         self.signal(Signal::KILL);
     }
-}
-
-/// CPU time of all children that were reaped, and of theirs.
-fn children_cpu() -> Duration {
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
-        return Duration::ZERO;
-    };
-    [usage.user_time(), usage.system_time()]
-        .iter()
-        .map(|time| {
-            let micros = time
-                .tv_sec()
-                .saturating_mul(1_000_000)
-                .saturating_add(time.tv_usec());
-            Duration::from_micros(u64::try_from(micros).unwrap_or_default())
-        })
-        .sum()
 }

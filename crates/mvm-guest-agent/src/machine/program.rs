@@ -13,6 +13,7 @@ use nix::libc;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
@@ -80,6 +81,8 @@ pub(super) struct Entry {
     pub(super) report: RawFd,
     /// Whether its parent has made itself hard to kill for want of memory. It is not.
     pub(super) protected: bool,
+    /// How many descriptors it may have, if its parent has taken more.
+    pub(super) descriptors: Option<Rlimit>,
     /// Whether what it starts stays below it when the parents in between end (prctl(2)).
     pub(super) subreaper: bool,
     /// Whom it is to be.
@@ -189,6 +192,9 @@ impl Image {
             let flags = OFlags::WRONLY | OFlags::CLOEXEC;
             let file = rustix::fs::open(c"/proc/self/oom_score_adj", flags, Mode::empty())?;
             rustix::io::write(&file, b"0")?;
+        }
+        if let Some(limit) = entry.descriptors {
+            rustix::process::setrlimit(Resource::Nofile, limit)?;
         }
         default_signals();
         if let Some(identity) = &entry.identity {

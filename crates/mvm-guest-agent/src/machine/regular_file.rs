@@ -1,5 +1,6 @@
 //! Files that make the agent do something: read only if they are what they may be.
 
+use super::descriptors::is_shortage;
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io::{self, Read};
@@ -29,8 +30,8 @@ pub(crate) enum Link {
 ///
 /// # Errors
 ///
-/// [`io::ErrorKind::NotFound`] if there is none; any other kind if it is not what it may be, or
-/// cannot be read.
+/// [`io::ErrorKind::NotFound`] if there is none; the kernel's own if descriptors or memory are lacking; any
+/// other kind if it is not what it may be, or cannot be read.
 pub(crate) fn read_regular(
     path: &Path,
     link: Link,
@@ -41,6 +42,9 @@ pub(crate) fn read_regular(
     let mut flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     flags.set(OFlags::NOFOLLOW, link == Link::Refused);
     let told = |what: &str, error: io::Error| {
+        if is_shortage(&error) {
+            return error;
+        }
         io::Error::new(error.kind(), format!("cannot be {what}: {error}"))
     };
     let opened = rustix::fs::open(path, flags, Mode::empty());

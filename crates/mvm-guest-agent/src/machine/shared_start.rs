@@ -317,6 +317,7 @@ mod tests {
             cgroup: None,
             report: report.needed(),
             protected,
+            descriptors: None,
             subreaper: true,
             identity: None,
         }

@@ -1,5 +1,6 @@
 //! A connected stream socket, whichever family it is of: vsock, Unix, or a pair in a test.
 
+use super::descriptors::for_a_host;
 use super::polled::polled;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -91,7 +92,7 @@ impl Stream {
     /// The socket once more, to be watched for room at all times: for a stream of bytes that is
     /// worth being woken for.
     pub(crate) fn room(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        polled(self.fd.get_ref().try_clone()?, WRITE)
+        polled(for_a_host(self.fd.get_ref().try_clone()?)?, WRITE)
     }
 
     /// Waits until the peer has closed, and reads nothing.
@@ -115,7 +116,7 @@ impl Stream {
     /// Waits until the peer has read something, or a connection is made. That is rare, and a socket that is always watched
     /// for it wakes the agent for every answer that is read.
     pub(crate) async fn has_room(&self) -> io::Result<()> {
-        let watched = polled(self.fd.get_ref().try_clone()?, WRITE)?;
+        let watched = self.room()?;
         watched.ready(WRITE).await?.retain_ready();
         Ok(())
     }

@@ -92,7 +92,7 @@ impl Workload<'_> {
     /// it.
     pub(crate) async fn freeze(&self, again: bool, required: bool, limit: Duration) -> StepResult {
         let tree = self.tree()?;
-        let mut listed = self.files.frozen();
+        let mut listed = self.files.frozen()?;
         let (mut thawed, mut new, mut known) = (Vec::new(), Vec::new(), 0);
         for group in &tree.work {
             match is_frozen_by_itself(group) {
@@ -279,7 +279,7 @@ impl Tree {
 /// Thaws what was frozen here, those below before those above, so that all begin to run at one time.
 /// Does not wait for anybody.
 pub(crate) fn thaw(files: &Files) -> StepResult {
-    let mut listed = files.frozen();
+    let mut listed = files.frozen()?;
     let mount = mounted().unwrap_or_default();
     let mut told = match listed.len() {
         0 => "nothing was frozen".to_owned(),

@@ -5,6 +5,7 @@ use super::flow::{InputQueue, OutputSource};
 use super::host::{Host, Sent};
 use super::{Limits, reply};
 use crate::core::open::Kind;
+use crate::machine::descriptors::{for_a_host, is_shortage};
 use crate::serve::connection::{Connection, Ending};
 use mvm_protocol::answer::{ErrorAnswer, ErrorCode};
 use mvm_protocol::dev::channel::{STDIN, STDOUT};
@@ -87,6 +88,7 @@ async fn open(asked: Forward) -> Result<(Port, SocketAddr), ErrorAnswer> {
 fn cannot(port: u16, error: &io::Error) -> ErrorAnswer {
     let code = match error.kind() {
         io::ErrorKind::TimedOut => ErrorCode::TimedOut,
+        _ if is_shortage(error) => ErrorCode::Busy,
         _ => ErrorCode::Failed,
     };
     ErrorAnswer::new(
@@ -111,9 +113,11 @@ impl Port {
     fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let socket = OwnedFd::from(stream.into_std()?);
+        // The last of them.
+        let from = for_a_host(socket.try_clone()?)?;
         Ok(Self {
             to: InputQueue::new(socket.try_clone()?)?,
-            from: OutputSource::new(socket.try_clone()?)?,
+            from: OutputSource::new(from)?,
             socket,
             host_ended: false,
             sent: 0,

@@ -38,6 +38,8 @@ pub(crate) struct Driver<M, E> {
     extension: E,
     journal: JournalWriter,
     notify_port: Option<u32>,
+    /// Why the drop-ins could not be read the last time, if so.
+    not_loaded: Option<String>,
     /// What tells the host that the guest is there, until a host has taken it.
     notifying: Option<AbortHandle>,
     watchers: Watchers,
@@ -73,6 +75,7 @@ impl<M: Machine, E: Extension> Driver<M, E> {
             extension,
             journal: JournalWriter::default(),
             notify_port,
+            not_loaded: None,
             notifying: None,
             watchers: Watchers::default(),
             waiting: Vec::new(),
@@ -143,7 +146,16 @@ impl<M: Machine, E: Extension> Driver<M, E> {
                 for error in loaded.errors.iter().take(20) {
                     say!("rejected {}: {}", error.file, error.message);
                 }
-                self.handle_event(Event::DropInsLoaded(loaded));
+                self.not_loaded = None;
+                self.handle_event(Event::DropInsLoaded(Ok(loaded)));
+            }
+            Message::NotLoaded(why) => {
+                // Tried again each second.
+                if self.not_loaded.as_ref() != Some(&why) {
+                    say!("the drop-ins cannot be read, and stay as they are: {why}");
+                    self.not_loaded = Some(why.clone());
+                }
+                self.handle_event(Event::DropInsLoaded(Err(why)));
             }
             Message::DropInsChanged => self.handle_event(Event::DropInsChanged),
             Message::VmgenidChanged => self.handle_event(Event::VmgenidChanged),
@@ -219,7 +231,11 @@ impl<M: Machine, E: Extension> Driver<M, E> {
                 let machine = Rc::clone(&self.machine);
                 let messages = self.handle.messages.clone();
                 tokio::task::spawn_local(async move {
-                    let _ = messages.send(Message::Loaded(machine.load_drop_ins().await));
+                    let message = match machine.load_drop_ins().await {
+                        Ok(loaded) => Message::Loaded(loaded),
+                        Err(error) => Message::NotLoaded(error.to_string()),
+                    };
+                    let _ = messages.send(message);
                 });
             }
             Action::Step(step) => self.begin_step(*step),

@@ -26,6 +26,8 @@ pub(super) enum Message {
     StepDone(Done),
     StepRefused(String),
     Loaded(Loaded),
+    /// The drop-ins could not be read for now, and why.
+    NotLoaded(String),
     DropInsChanged,
     VmgenidChanged,
     MarksRead(Marks),

@@ -5,6 +5,7 @@ use super::extension::Extension;
 use super::handle::Handle;
 use super::session;
 use crate::machine::console::say;
+use crate::machine::descriptors::{is_kept_back, is_shortage};
 use crate::machine::polled::polled;
 use crate::machine::stream::Stream;
 use crate::machine::vsock::VsockKey;
@@ -110,12 +111,12 @@ impl Listener {
         let refusals = Rc::new(Cell::new(0));
         loop {
             match self.accept(&handle).await {
-                Ok(Some(stream)) => {
+                Ok(Some((stream, has_room))) => {
                     dialled.set(true);
                     let handshake = self.handshake();
                     let handle = handle.clone();
                     let extension = extension.clone();
-                    if let Some(slot) = Slot::take(&open, max) {
+                    if let Some(slot) = Slot::take(&open, if has_room { max } else { 0 }) {
                         tokio::task::spawn_local(async move {
                             let _slot = slot;
                             let timeouts = Timeouts::default();
@@ -138,6 +139,19 @@ impl Listener {
         }
     }
 
+    /// Whether the host has dialled, and not somebody in the guest, which is said.
+    fn is_by_host(&self, fd: &OwnedFd) -> bool {
+        let is_vsock = matches!(self.address, ListenAddress::Vsock(_));
+        let refused = is_vsock && peer_cid(fd) != Some(CID_HOST);
+        if refused {
+            say!(
+                "{}: refused a connection from within the guest",
+                self.address
+            );
+        }
+        !refused
+    }
+
     fn handshake(&self) -> Handshake {
         match self.address {
             ListenAddress::Vsock(_) => Handshake::ByVmm,
@@ -145,33 +159,30 @@ impl Listener {
         }
     }
 
-    /// The next connection that is the host's; `None` if one came and was turned away.
-    async fn accept(&mut self, handle: &Handle) -> io::Result<Option<Stream>> {
+    /// The next connection that is the host's, and whether there are descriptors for it; `None` if one came
+    /// and was turned away.
+    async fn accept(&mut self, handle: &Handle) -> io::Result<Option<(Stream, bool)>> {
         let mut guard = self.fd.readable().await?;
         match accept(self.fd.get_ref()) {
             Ok(fd) => {
-                if let ListenAddress::Vsock(_) = self.address
-                    && peer_cid(&fd) != Some(CID_HOST)
-                {
-                    say!(
-                        "{}: refused a connection from within the guest",
-                        self.address
-                    );
+                if !self.is_by_host(&fd) {
                     return Ok(None);
                 }
-                Stream::new(fd).map(Some)
+                let has_room = !is_kept_back(&fd);
+                Ok(Some((Stream::new(fd)?, has_room)))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 guard.clear_ready();
                 Ok(None)
             }
-            Err(error) if is_out_of_descriptors(&error) => {
+            Err(error) if is_shortage(&error) => {
                 if self.reserve.take().is_none() {
                     self.reserve = spare();
                     return Err(error);
                 }
                 // The kernel wants a descriptor before it looks whether somebody is there.
                 match accept(self.fd.get_ref()) {
+                    Ok(fd) if !self.is_by_host(&fd) => {}
                     Ok(fd) => {
                         let stream = Stream::new(fd)?;
                         session::refuse(stream, self.handshake(), handle.clone()).await;
@@ -230,14 +241,6 @@ impl Drop for Slot {
 /// again: one is held in reserve for that.
 fn spare() -> Option<OwnedFd> {
     rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
-}
-
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    let errno = rustix::io::Errno::from_io_error(error);
-    matches!(
-        errno,
-        Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE)
-    )
 }
 
 fn vsock(port: u32, key: VsockKey) -> io::Result<OwnedFd> {

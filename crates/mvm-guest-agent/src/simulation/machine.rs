@@ -201,8 +201,8 @@ impl Machine for SimulatedMachine {
         }
     }
 
-    async fn load_drop_ins(&self) -> Loaded {
-        self.script.loaded.clone()
+    async fn load_drop_ins(&self) -> io::Result<Loaded> {
+        Ok(self.script.loaded.clone())
     }
 
     fn sample(&self) -> Sample {

@@ -241,6 +241,17 @@ impl Agent {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Has it no more than so many descriptors from now on; those that it has stay.
+    pub fn limit_descriptors(&self, most: u64) {
+        use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+        let pid = Pid::from_child(&self.process);
+        let limit = Rlimit {
+            current: Some(most),
+            ..getrlimit(Resource::Nofile)
+        };
+        prlimit(Some(pid), Resource::Nofile, limit).unwrap();
+    }
+
     pub fn connect(&self) -> UnixStream {
         Self::connect_to(&self.socket())
     }

@@ -13,6 +13,7 @@
 //! `guest-probe watched` is a service with a watchdog. `guest-probe freeze-cost SOCKET ROUNDS` measures
 //! the agent's `freeze` of 200 processes in 20 cgroups, and its bare writes and reads, in turn.
 //! `guest-probe watch SOCKET FILE` adds a line to a file for each event of which the agent tells.
+//! `guest-probe descriptors PID COUNT` lets a process have no more than so many.
 
 #![allow(unsafe_code, reason = "the standard library knows no AF_VSOCK")]
 
@@ -56,6 +57,7 @@ unsafe extern "C" {
     fn syncfs(file: i32) -> i32;
     fn poll(files: *mut PollFd, count: u64, timeout: i32) -> i32;
     fn clock_gettime(clock: i32, time: *mut i64) -> i32;
+    fn prlimit(pid: i32, resource: u32, new: *const [u64; 2], old: *mut [u64; 2]) -> i32;
 }
 
 fn main() -> io::Result<()> {
@@ -74,12 +76,13 @@ fn main() -> io::Result<()> {
         ["serve", port] => serve(number(port)?)?,
         ["freeze-cost", socket, rounds] => freeze_cost(socket, number(rounds)?)?,
         ["watch", socket, file] => watch(socket, file)?,
+        ["descriptors", pid, count] => descriptors(number(pid)?, number(count)?)?,
         ["sleep-cost", socket, mount, rounds] => sleep_cost(socket, mount, number(rounds)?)?,
         _ => {
             return Err(io::Error::other(
                 "usage: guest-probe dial CID|self PORT | random COUNT | reseed | clock \
                  | draw FILE | fuse FOLDER [DEVICE] | watched | serve PORT | sleep-cost SOCKET MOUNT ROUNDS \
-                 | freeze-cost SOCKET ROUNDS | watch SOCKET FILE",
+                 | freeze-cost SOCKET ROUNDS | watch SOCKET FILE | descriptors PID COUNT",
             ));
         }
     };
@@ -432,6 +435,22 @@ fn ask(agent: &mut UnixStream, request: &str, wanted: &str) -> io::Result<String
     } else {
         Err(io::Error::other(format!("{request}: {answer}")))
     }
+}
+
+/// Sets the soft limit; what the process has open stays.
+fn descriptors(pid: u32, count: u32) -> io::Result<String> {
+    const NOFILE: u32 = 7;
+    let pid = i32::try_from(pid).map_err(io::Error::other)?;
+    let mut limit = [0; 2];
+    // SAFETY: the kernel writes two numbers to where the second pointer leads, and reads none by the first.
+    let read = unsafe { prlimit(pid, NOFILE, std::ptr::null(), &raw mut limit) };
+    limit[0] = u64::from(count);
+    // SAFETY: the kernel reads two numbers from where the first pointer leads.
+    let set = unsafe { prlimit(pid, NOFILE, &raw const limit, std::ptr::null_mut()) };
+    if read < 0 || set < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(format!("{limit:?}"))
 }
 
 fn own_cid() -> io::Result<u32> {

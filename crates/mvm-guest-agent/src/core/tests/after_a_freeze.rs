@@ -9,13 +9,13 @@ pub(super) fn well() -> Story {
         r#"{"name":"a","health_cmd":"x","health_interval_secs":60,"startup_grace_secs":30}"#,
         r#"{"name":"u","checkpoint_cmd":"x","restore_cmd":"x"}"#,
     ];
-    story.event(Event::DropInsLoaded(Loaded {
+    story.event(Event::DropInsLoaded(Ok(Loaded {
         integrations: integrations
             .map(|text| drop_in::read(text.as_bytes()).unwrap())
             .into(),
         probes: vec![drop_in::read(br#"{"name":"p","command":"x","interval_secs":60}"#).unwrap()],
         ..Loaded::default()
-    }));
+    })));
     story.end(End::Exited(0));
     story.end(End::Exited(0));
     story.pass(secs(40));

@@ -9,13 +9,15 @@
 //! standard error    answers, one a line: put-ready, get-started, put-done, get-done, error
 //! ```
 //!
-//! Whatever ends the agent ends standard input as well, so that nothing half written stays.
+//! Whatever ends the agent ends standard input as well, so that nothing half written stays; for what is
+//! ended itself before it has removed that, there is a [`record`].
 
 mod beneath;
 mod content;
 mod get;
 mod pack;
 mod put;
+pub(crate) mod record;
 mod report;
 mod sparse;
 mod target;
@@ -30,6 +32,9 @@ use std::process::ExitCode;
 /// The flag by which the agent starts this process, with a request's body as its value.
 pub(super) const FLAG: &str = "serve-file";
 
+/// What stands in a body's place if what earlier agents have left is to be removed.
+pub(super) const REMOVE_LEFT: &str = "remove-left";
+
 /// The request's body, if this process was started to serve one; an error is a sentence.
 pub(crate) fn asked(mut parser: Parser) -> Result<Option<String>, String> {
     match parser.next() {
@@ -42,6 +47,10 @@ pub(crate) fn asked(mut parser: Parser) -> Result<Option<String>, String> {
 
 /// Serves the request that is given as its body.
 pub(crate) fn serve(body: &str) -> ExitCode {
+    if body == REMOVE_LEFT {
+        record::remove_left();
+        return ExitCode::SUCCESS;
+    }
     let served = match ParsedDevRequest::read(body.as_bytes()).request {
         Ok(DevRequest::Put(asked)) => put::serve(&asked),
         Ok(DevRequest::Get(asked)) => get::serve(&asked),

@@ -1,5 +1,6 @@
 //! Where a `put` writes: beside its target until it is whole.
 
+use super::record::{Record, TEMPORARY};
 use super::report::{shown, trouble};
 use crate::ports::reply::failed;
 use mvm_protocol::answer::ErrorAnswer;
@@ -17,6 +18,8 @@ pub(super) struct Target {
     pub(super) name: OsString,
     /// Beside it, until it is whole.
     pub(super) temporary: String,
+    /// Goes last.
+    _record: Record,
 }
 
 impl Target {
@@ -31,10 +34,12 @@ impl Target {
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
             .map_err(|error| failed(format!("getrandom: {error}")))?;
         let number = u64::from_ne_bytes(random);
+        let temporary = format!("{TEMPORARY}{number:016x}");
         Ok(Self {
             name: name.to_owned(),
             folder,
-            temporary: format!(".mvm-put-{number:016x}"),
+            _record: Record::make(&path.with_file_name(&temporary), number),
+            temporary,
             path,
         })
     }

@@ -1,4 +1,5 @@
-//! A filesystem that a process serves (FUSE): one file, `disk`, in the process's memory.
+//! A filesystem that a process serves (FUSE): one file, `disk`, in the process's memory. Who asks for `hung`
+//! gets no answer, and waits in the kernel for as long as this process lives.
 //!
 //! By the kernel's protocol (linux/fuse.h, version 7), as far as a mount, a lookup, reads and writes
 //! need it.
@@ -94,6 +95,7 @@ fn answer(request: &[u8], disk: &mut [u8]) -> Option<(u64, Result<Vec<u8>, i32>)
         // FORGET, INTERRUPT, BATCH_FORGET
         2 | 36 | 42 => return None,
         // LOOKUP
+        1 if arguments == b"hung\0" => return None,
         1 if arguments == b"disk\0" => Ok([&entry()[..], &attributes(DISK)].concat()),
         1 => Err(ENOENT),
         // GETATTR, SETATTR: to be asked for again each time.

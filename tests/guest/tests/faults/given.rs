@@ -1,24 +1,11 @@
-//! What a guest lacks, or what is done to it: its agent stays, says what is amiss, and goes on when it is
-//! over.
+//! What the guest is not given: processes, memory, a run folder that can be written, the right time.
 
-#![allow(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking"
-)]
-
+use crate::{agent_pid, shell};
 use mvm_client::dev::Output;
 use mvm_client::{Deadlines, Endpoint, Session};
 use mvm_guest_tests::{Mvmctl, Parts, TestVm, build_pool, eventually};
-use mvm_protocol::dev::exec::{Argv, Exec};
 use mvm_protocol::lifecycle::{SleepPrep, Wake};
 use mvm_protocol::status::{Health, Lifecycle};
-
-async fn agent_pid(vm: &TestVm) -> u32 {
-    vm.session().await.inspect().await.unwrap().agent.pid
-}
 
 /// fork(2) fails with EAGAIN: of the service that says nothing.
 #[tokio::test]
@@ -129,10 +116,8 @@ async fn a_command_that_takes_all_memory_is_ended_and_the_agent_stays() {
     assert!(before.system.memory_total_bytes < 80 << 20);
     for _ in 0..3 {
         let script = "a=xxxxxxxxxxxxxxxx; while :; do a=$a$a; done";
-        let words = ["sh", "-c", script].map(str::to_owned);
-        let exec = Exec::new(Argv::new(words.to_vec()).unwrap());
         let mut session = session().await;
-        let (_input, mut output) = session.exec(exec).await.unwrap().split();
+        let (_input, mut output) = session.exec(shell(script)).await.unwrap().split();
         let exited = loop {
             if let Output::Exited(exited) = output.next().await.unwrap() {
                 break exited;
@@ -144,4 +129,38 @@ async fn a_command_that_takes_all_memory_is_ended_and_the_agent_stays() {
     assert_eq!(after.agent.pid, before.agent.pid);
     let logs = mvmctl.ok(&["vm", "logs", "small"]).stdout;
     assert!(logs.contains("Out of memory: Killed process"), "{logs}");
+}
+
+/// Memory that the kernel promises nobody any more (vm.overcommit_memory), so that execve(2) fails with
+/// ENOMEM, and so does whatever wants more of it. The agent goes on with what it has.
+#[tokio::test]
+async fn without_memory_to_be_had_a_check_says_so_and_no_verdict_changes() {
+    let Some(vm) = TestVm::new() else { return };
+    let before = agent_pid(&vm).await;
+    // The shell that does so cannot start anything either: it waits for a pipe without a writer.
+    let script = "cd /proc/sys/vm; mkfifo /run/never; exec 3<>/run/never; echo 0 >admin_reserve_kbytes; \
+         echo 0 >user_reserve_kbytes; echo 1 >overcommit_kbytes; echo 2 >overcommit_memory; \
+         read -t 6 word <&3; echo 0 >overcommit_memory; echo over";
+    let (over, web) = tokio::join!(
+        vm.sh(script),
+        eventually("a check that cannot be started", async || {
+            let status = vm.session().await.status().await.unwrap();
+            let web = status
+                .integrations
+                .into_iter()
+                .find(|it| it.name == "web")?;
+            let last = web.last_check.clone()?;
+            last.output
+                .contains("Cannot allocate memory")
+                .then_some(web)
+        })
+    );
+    assert_eq!(over, "over\n");
+    assert_eq!(web.health, Health::Healthy, "{web:?}");
+    let last = web.last_check.unwrap();
+    assert!(last.output.starts_with("not started: "), "{last:?}");
+    let web = vm.check("web").await;
+    assert_eq!(web.health, Health::Healthy);
+    assert_eq!(web.last_check.unwrap().exit_code, Some(0));
+    assert_eq!(agent_pid(&vm).await, before);
 }
