@@ -36,6 +36,13 @@ pub(crate) fn static_dev_agent() -> Result<PathBuf> {
     build_agent("mvm-guest-agent-dev", &["--features", "dev"])
 }
 
+/// Where cargo keeps what it has fetched.
+pub(crate) fn cargo_home() -> Result<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
+        .ok_or_else(|| Failure("neither CARGO_HOME nor HOME is set".into()))
+}
+
 /// Agents that misbehave, for tests of clients.
 pub(crate) fn fake_agent() -> Result<PathBuf> {
     Cmd::new("cargo")
@@ -47,22 +54,38 @@ pub(crate) fn fake_agent() -> Result<PathBuf> {
 /// Cargo gives both builds one name, and the next one replaces the last: each is put aside under a
 /// name of its own.
 fn build_agent(name: &str, features: &[&str]) -> Result<PathBuf> {
-    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let given = std::env::var("RUSTFLAGS").unwrap_or_default();
-    let flags = [&given, "-C target-feature=+crt-static", smaller()].join(" ");
-    Cmd::new("cargo")
-        .args(["build", "--release", "--package", "mvm-guest-agent"])
-        .args(features)
-        // With a target given, the flags do not reach build scripts and procedural macros.
-        .args(["--target", &triple])
-        .env("RUSTFLAGS", flags.trim())
-        .run()?;
-    let built = built(&format!("{triple}/release/mvm-guest-agent"))?;
+    let options = [&["--package", "mvm-guest-agent"], features].concat();
+    let built = static_program("mvm-guest-agent", "release", &options, smaller())?;
     let aside = target_dir()?.join("agents");
     fs::create_dir_all(&aside).tried(format!("create {}", aside.display()))?;
     let aside = aside.join(name);
     place(&built, &aside)?;
     Ok(aside)
+}
+
+/// `mvmctl` as it is packed: static, so that it runs on any distribution. glibc asks no resolver then
+/// but those that it was built with, and `mvmctl` asks none: addresses are numbers.
+pub(crate) fn static_mvmctl() -> Result<PathBuf> {
+    static_program("mvmctl", "dist-host", &["--package", "mvmctl"], "")
+}
+
+/// For which target static programs are built.
+pub(crate) fn triple() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
+
+fn static_program(name: &str, profile: &str, options: &[&str], flags: &str) -> Result<PathBuf> {
+    let triple = triple();
+    let given = std::env::var("RUSTFLAGS").unwrap_or_default();
+    let flags = [&given, "-C target-feature=+crt-static", flags].join(" ");
+    Cmd::new("cargo")
+        .args(["build", "--profile", profile])
+        .args(options)
+        // With a target given, the flags do not reach build scripts and procedural macros.
+        .args(["--target", &triple])
+        .env("RUSTFLAGS", flags.trim())
+        .run()?;
+    built(&format!("{triple}/{profile}/{name}"))
 }
 
 /// Flags for LLD, which rustc links with on x86-64, that make the agent 15 % smaller: relocations
@@ -107,7 +130,7 @@ pub(crate) fn programs() -> Result<PathBuf> {
 }
 
 /// Copies a program, by a rename, since a program that runs cannot be written over.
-fn place(program: &Path, to: &Path) -> Result<()> {
+pub(crate) fn place(program: &Path, to: &Path) -> Result<()> {
     let new = to.with_extension("new");
     fs::copy(program, &new)
         .and_then(|_| fs::rename(&new, to))

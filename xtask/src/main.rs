@@ -4,13 +4,14 @@
 //! main      which chore
 //! need      what a chore needs of the machine, and how it is installed: cargo tools, packages, kernel
 //! build     the binaries that a chore runs: the static agent, mvmctl
-//! test demo bench schema fuzz engines soak release    one file a chore
+//! test demo bench schema fuzz engines soak dist release    one file a chore
 //! sh        running commands, shown as a person would type them
 //! ```
 
 mod bench;
 mod build;
 mod demo;
+mod dist;
 mod engines;
 mod fuzz;
 mod need;
@@ -27,7 +28,7 @@ const USAGE: &str = "\
 cargo xtask demo              boot a microVM, look at it, break its service, see it turn unhealthy
 cargo xtask build             the static agent and mvmctl, in target/bin
 cargo xtask test [RUNG…]      everything that CI runs, or some rungs of it:
-                              fmt clippy deny doc unit cli guest nix python
+                              fmt clippy deny doc unit cli packages guest nix python
 cargo xtask schema            write the JSON Schema files in docs/schema (`test unit` checks them)
 cargo xtask bench             measure, and print the figures for docs/performance.md;
                               --against REV: and those of another revision, and the ratios
@@ -36,6 +37,8 @@ cargo xtask engines [guests]  as root: Slurm runs VMs on two hosts, one of which
                               `guests` real ones
 cargo xtask soak [--minutes N]  ask a real guest all there is, for 2 minutes or N, and print what of
                               memory, descriptors, processes and threads is more at the end
+cargo xtask dist              Debian packages and tarballs of the static programs, what they are made
+                              of, and checksums, in target/dist
 cargo xtask release-check     look for advisories about what we depend on, where their database is at hand
 
 What a chore needs and the machine lacks is installed, and each install says what, why and how
@@ -66,6 +69,7 @@ fn run() -> Result<()> {
         ["engines"] => engines::run(false),
         ["engines", "guests"] => engines::run(true),
         ["soak", args @ ..] => soak::run(args),
+        ["dist"] => dist::run(),
         ["release-check"] => release::run(),
         ["fuzz", seconds @ ..] => fuzz::run(seconds),
         [] | ["help" | "--help" | "-h"] => {

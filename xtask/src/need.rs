@@ -10,94 +10,12 @@ use std::path::{Path, PathBuf};
 mod debian;
 mod kernel;
 mod slurm;
+mod tool;
 
 pub(crate) use debian::debian;
 pub(crate) use kernel::{Kernel, newer_kernel};
 pub(crate) use slurm::slurm;
-
-/// A program that cargo installs.
-pub(crate) struct Tool {
-    /// The crate, and the program.
-    name: &'static str,
-    version: &'static str,
-    why: &'static str,
-    /// On two cores, download included.
-    time: &'static str,
-    options: &'static [&'static str],
-}
-
-pub(crate) const NEXTEST: Tool = Tool {
-    name: "cargo-nextest",
-    version: "0.9.143",
-    why: "runs the tests",
-    time: "two minutes",
-    // A debug build compiles in half the time, and a test runner mostly waits.
-    options: &[
-        "--profile=dev",
-        "--no-default-features",
-        "--features=default-no-update",
-    ],
-};
-pub(crate) const DENY: Tool = Tool {
-    name: "cargo-deny",
-    version: "0.20.2",
-    why: "checks licences, sources and duplicates of our dependencies",
-    time: "a minute",
-    options: &["--profile=dev"],
-};
-pub(crate) const VSOCK_BACKEND: Tool = Tool {
-    name: "vhost-device-vsock",
-    version: "0.3.0",
-    why: "gives QEMU guests the Unix socket by which the host reaches them",
-    time: "a minute",
-    options: &[],
-};
-pub(crate) const FUZZ: Tool = Tool {
-    name: "cargo-fuzz",
-    version: "0.13.2",
-    why: "builds and runs the fuzz targets",
-    time: "half a minute",
-    options: &["--profile=dev"],
-};
-
-impl Tool {
-    /// The program, installed if neither `PATH` nor our cache has it.
-    pub(crate) fn installed(&self) -> Result<PathBuf> {
-        if let Some(program) = which(self.name) {
-            return Ok(program);
-        }
-        let cache = cache()?;
-        let program = cache.join("bin").join(self.name);
-        if program.is_file() {
-            return Ok(program);
-        }
-        let Self {
-            name,
-            version,
-            why,
-            time,
-            ..
-        } = self;
-        say(format!(
-            "{name} {version} is not installed. It {why}. Building it into {}, which takes about {time}.",
-            cache.display()
-        ));
-        // A build folder beside the result: /tmp is small on some machines.
-        let build = Scratch::new(&cache.join(format!("build-{name}-{}", std::process::id())))?;
-        Cmd::new("cargo")
-            .args(["install", "--quiet", "--locked", "--version", version])
-            .args(self.options)
-            .arg("--root")
-            .arg(&cache)
-            .arg(name)
-            .env("CARGO_TARGET_DIR", &build.0)
-            .env("CARGO_PROFILE_DEV_DEBUG", "0")
-            // Flags meant for this workspace must not reach other people's code.
-            .env("RUSTFLAGS", "")
-            .run()?;
-        Ok(program)
-    }
-}
+pub(crate) use tool::{CYCLONEDX, DEB, DENY, FUZZ, NEXTEST, VSOCK_BACKEND};
 
 /// A Debian package, and the program that shows that its like is there on other systems.
 struct Package {
@@ -125,6 +43,12 @@ const TMUX: Package = Package {
     name: "tmux",
     program: "tmux",
     why: "is the terminal of the tests of interactive commands",
+};
+
+const LINTIAN: Package = Package {
+    name: "lintian",
+    program: "lintian",
+    why: "checks our Debian packages as Debian's own are checked",
 };
 
 /// What the tests of mkGuest take besides a guest's parts: Nix, and what stands for nixpkgs'
@@ -242,6 +166,11 @@ pub(crate) fn socat() -> Result<()> {
 /// The terminal of the tests of interactive commands.
 pub(crate) fn terminal() -> Result<()> {
     packages(&[TMUX])
+}
+
+/// What checks Debian packages.
+pub(crate) fn lintian() -> Result<()> {
+    packages(&[LINTIAN])
 }
 
 fn found(program: &str) -> Result<PathBuf> {

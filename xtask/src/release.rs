@@ -1,9 +1,9 @@
 //! `cargo xtask release-check`: what is looked at before a release and not in each run of the tests,
 //! since it depends on the day and on a database from outside.
 
+use crate::build;
 use crate::need;
 use crate::sh::{Cmd, Failure, Result, say};
-use std::env;
 use std::path::PathBuf;
 
 pub(crate) fn run() -> Result<()> {
@@ -26,8 +26,5 @@ pub(crate) fn run() -> Result<()> {
 
 /// Where cargo-deny keeps its databases.
 fn databases() -> Result<PathBuf> {
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
-    let home = home.ok_or_else(|| Failure("neither CARGO_HOME nor HOME is set".into()))?;
-    Ok(home.join("advisory-dbs"))
+    Ok(build::cargo_home()?.join("advisory-dbs"))
 }

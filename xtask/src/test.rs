@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that CI runs, or one rung of it.
 
 use crate::build;
+use crate::dist;
 use crate::need::{self, GuestParts};
 use crate::sh::{Cmd, Failure, Result, say};
 use std::path::Path;
@@ -20,6 +21,8 @@ enum Rung {
     Unit,
     /// `mvmctl` as a user starts it.
     Cli,
+    /// Debian packages, installed, used, upgraded and purged.
+    Packages,
     /// Real microVMs.
     Guest,
     /// mkGuest, the NixOS module, the flake: by Nix, without a network.
@@ -28,22 +31,24 @@ enum Rung {
     Python,
 }
 
-const RUNGS: [(&str, Rung); 9] = [
+const RUNGS: [(&str, Rung); 10] = [
     ("fmt", Rung::Fmt),
     ("clippy", Rung::Clippy),
     ("deny", Rung::Deny),
     ("doc", Rung::Doc),
     ("unit", Rung::Unit),
     ("cli", Rung::Cli),
+    ("packages", Rung::Packages),
     ("guest", Rung::Guest),
     ("nix", Rung::Nix),
     ("python", Rung::Python),
 ];
 
 /// Those that one run of nextest can cover, and the packages of each. `None`: what no other names.
-const NEXTEST: [(Rung, Option<&str>); 4] = [
+const NEXTEST: [(Rung, Option<&str>); 5] = [
     (Rung::Unit, None),
     (Rung::Cli, Some("mvmctl")),
+    (Rung::Packages, Some("mvm-package-tests")),
     (Rung::Guest, Some("mvm-guest-tests")),
     (Rung::Nix, Some("mvm-nix-tests")),
 ];
@@ -58,7 +63,12 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
     if wants(Rung::Guest) {
         need::terminal()?;
     }
-    let debian = wants(Rung::Guest).then(need::debian).transpose()?;
+    if wants(Rung::Packages) {
+        need::lintian()?;
+    }
+    // One of the guests has the agent by its package.
+    let packed = wants(Rung::Packages) || wants(Rung::Guest);
+    let debian = packed.then(need::debian).transpose()?;
     let newer = wants(Rung::Guest).then(need::newer_kernel).transpose()?;
     if wants(Rung::Nix) {
         need::nix()?;
@@ -203,7 +213,12 @@ fn tests(
         nextest = parts.told(nextest, &agent, &dev);
     }
     if let Some(debian) = debian {
-        nextest = nextest.env("MVM_TEST_DEBIAN", debian);
+        // As it is wanted by those tests that install packages.
+        let packages = dist::for_tests(&build::static_agent()?, &build::static_dev_agent()?)?;
+        nextest = nextest
+            .env("MVM_TEST_DEBIAN", debian)
+            .env("MVM_TEST_PACKAGES", packages)
+            .env("MVM_REQUIRE_VM", "1");
     }
     if let Some(newer) = newer {
         nextest = nextest
@@ -258,8 +273,9 @@ mod tests {
         assert_eq!(
             filter(&[Rung::Unit, Rung::Guest]).as_deref(),
             Some(
-                "(not package(mvmctl) and not package(mvm-guest-tests) and not \
-                 package(mvm-nix-tests)) or package(mvm-guest-tests)"
+                "(not package(mvmctl) and not package(mvm-package-tests) and not \
+                 package(mvm-guest-tests) and not package(mvm-nix-tests)) or \
+                 package(mvm-guest-tests)"
             )
         );
         assert_eq!(filter(&NEXTEST.map(|(rung, _)| rung)), None);

@@ -92,8 +92,8 @@ pub const BUSYBOX: Program = Program {
 };
 
 impl Program {
-    /// Looks in the variable, beside this program, in `PATH`, where `cargo install` puts programs,
-    /// and where `cargo xtask` does.
+    /// Looks in the variable, beside this program and in `../lib/mvm` from there, in `PATH`, where
+    /// `cargo install` puts programs, and where `cargo xtask` does.
     pub fn find(&self) -> Result<PathBuf, Error> {
         if let Some(named) = env::var_os(self.variable).filter(|value| !value.is_empty()) {
             return self.named(&PathBuf::from(&named));
@@ -193,6 +193,11 @@ fn folders(env: impl Fn(&str) -> Option<OsString>) -> Vec<(PathBuf, String)> {
         && let Some(folder) = own.parent()
     {
         folders.push((folder.to_owned(), folder.display().to_string()));
+        // Where our packages have what is no command of the host's.
+        if let Some(prefix) = folder.parent() {
+            let own = prefix.join("lib/mvm");
+            folders.push((own.clone(), own.display().to_string()));
+        }
     }
     let path = env("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
     for folder in env::split_paths(&path).filter(|folder| folder.is_absolute()) {
@@ -244,10 +249,10 @@ mod tests {
             let value = variables.iter().find(|(variable, _)| *variable == name);
             value.map(|(_, value)| value.into())
         });
-        // The first is where this test is.
+        // The first are where this test is, and what is packed with it.
         folders
             .into_iter()
-            .skip(1)
+            .skip(2)
             .map(|(folder, _)| folder)
             .collect()
     }

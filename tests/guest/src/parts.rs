@@ -62,6 +62,12 @@ impl Parts {
         required(named("MVM_TEST_DEBIAN"))
     }
 
+    /// `MVM_TEST_PACKAGES`: the Debian packages, the agent's in several revisions; looked for in the
+    /// same way.
+    pub(crate) fn packages() -> Option<PathBuf> {
+        required(named("MVM_TEST_PACKAGES"))
+    }
+
     fn look() -> Result<Self, String> {
         let vsock_backend = match named("MVM_TEST_VSOCK_BACKEND") {
             Ok(path) => path,

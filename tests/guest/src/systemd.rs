@@ -76,8 +76,8 @@ const MASKED: [&str; 8] = [
     "systemd-pstore.service",
 ];
 
-/// How long something may take that systemd has a hand in: emulated, on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// How long something may take that systemd or dpkg has a hand in: emulated, on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What it is called on the host.
 const NAME: &str = "debian";
@@ -86,8 +86,10 @@ const NAME: &str = "debian";
 #[derive(Debug)]
 pub struct SystemdVm {
     mvmctl: Mvmctl,
-    shared: Shared,
-    restored: Value,
+    /// Where the guest was kept, if it was.
+    kept: Option<Shared>,
+    /// What `vm start` or `vm restore` printed.
+    begun: Value,
 }
 
 impl SystemdVm {
@@ -102,6 +104,41 @@ impl SystemdVm {
         Self::restore(&["--clone"])
     }
 
+    /// Another guest, which is booted: its agent is installed by its Debian package, and later
+    /// revisions of that are in `/debs`.
+    pub fn packaged() -> Option<Self> {
+        let parts = Parts::find()?;
+        let debian = Parts::debian()?;
+        let packages = Parts::packages()?;
+        let mvmctl = Mvmctl::new();
+        let folder = mvmctl.home().join("made");
+        let debs = folder.join("add/debs");
+        fs::create_dir_all(&debs).expect("make a folder");
+        let mut first = None;
+        for file in fs::read_dir(packages).expect("list packages") {
+            let file = file.expect("a package").path();
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            if !name.starts_with("mvm-guest-agent_") {
+                continue;
+            }
+            if name.contains("-1_") {
+                first = Some(file.clone());
+            } else {
+                fs::copy(&file, debs.join(&*name)).expect("copy a package");
+            }
+        }
+        let first = first.expect("the agent's package");
+        let mut arguments = parts.arguments(&first);
+        arguments[0] = Path::new("--deb");
+        build(&arguments, &debian, &folder, &folder.join("image"));
+        let begun = start(&mvmctl, &folder.join("image"));
+        Some(Self {
+            mvmctl,
+            kept: None,
+            begun,
+        })
+    }
+
     fn restore(more: &[&str]) -> Option<Self> {
         let parts = Parts::find()?;
         let debian = Parts::debian()?;
@@ -113,25 +150,30 @@ impl SystemdVm {
         let restored = mvmctl.ok(&[&restore[..], more].concat());
         Some(Self {
             mvmctl,
-            shared,
-            restored: serde_json::from_str(&restored.stdout).expect("JSON"),
+            kept: Some(shared),
+            begun: serde_json::from_str(&restored.stdout).expect("JSON"),
         })
     }
 
     /// What `vm restore` printed.
     pub fn restored_as(&self) -> &Value {
-        &self.restored
+        &self.begun
+    }
+
+    fn kept(&self, file: &str) -> PathBuf {
+        let shared = self.kept.as_ref().expect("a guest that was kept");
+        shared.folder.join(file)
     }
 
     /// What the guest that was booted has written to its console.
     pub fn console_of_the_boot(&self) -> String {
-        let bytes = fs::read(self.shared.folder.join("console.log")).expect("read a console");
+        let bytes = fs::read(self.kept("console.log")).expect("read a console");
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// What the guest knew of itself before it was kept, as [`Self::identity`] gives it.
     pub fn identity_before(&self) -> [String; 3] {
-        let text = fs::read_to_string(self.shared.folder.join("identity")).expect("read it");
+        let text = fs::read_to_string(self.kept("identity")).expect("read it");
         three(&text)
     }
 
@@ -201,11 +243,9 @@ fn three(text: &str) -> [String; 3] {
 /// Boots the guest and keeps it.
 fn make(parts: &Parts, debian: &Path, folder: &Path) {
     let image = folder.join("image");
-    build(parts, debian, folder, &image);
+    build(&parts.arguments(&parts.dev_agent), debian, folder, &image);
     let mvmctl = Mvmctl::new();
-    let image = image.to_str().expect("a path");
-    let start = ["vm", "start", NAME, "--image", image, "--backend", "qemu"];
-    mvmctl.ok(&[&start[..], &["--memory", "256", "--timeout", "3m"]].concat());
+    start(&mvmctl, &image);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -227,7 +267,16 @@ fn make(parts: &Parts, debian: &Path, folder: &Path) {
     mvmctl.ok(&["vm", "snapshot", NAME, "--stop", "--to", snapshot]);
 }
 
-fn build(parts: &Parts, debian: &Path, folder: &Path, image: &Path) {
+/// Boots an image, and gives what `vm start` printed.
+fn start(mvmctl: &Mvmctl, image: &Path) -> Value {
+    let image = image.to_str().expect("a path");
+    let start = ["vm", "start", NAME, "--image", image, "--backend", "qemu"];
+    let more = ["--memory", "256", "--timeout", "3m", "--json"];
+    let started = mvmctl.ok(&[&start[..], &more].concat());
+    serde_json::from_str(&started.stdout).expect("JSON")
+}
+
+fn build(arguments: &[&Path], debian: &Path, folder: &Path, image: &Path) {
     let add = folder.join("add");
     let put = |path: &str, text: &str| {
         let path = add.join(path);
@@ -282,7 +331,7 @@ fn build(parts: &Parts, debian: &Path, folder: &Path, image: &Path) {
         .arg(debian)
         .arg("--out")
         .arg(image)
-        .args(parts.arguments(&parts.dev_agent))
+        .args(arguments)
         .arg("--add")
         .arg(&add)
         .output()

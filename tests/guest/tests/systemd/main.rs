@@ -13,6 +13,7 @@ mod frozen;
 mod host;
 mod identity;
 mod lifecycle;
+mod packaged;
 mod service;
 mod supervisor;
 
