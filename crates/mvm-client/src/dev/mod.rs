@@ -5,6 +5,7 @@
 //! requests; given up before that, the session is out of step, and dropping it ends what was under
 //! way in the guest.
 
+pub mod archive;
 mod exec;
 mod files;
 mod forward;
