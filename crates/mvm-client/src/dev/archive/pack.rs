@@ -102,6 +102,7 @@ fn add(
     inside: &Path,
 ) -> io::Result<Option<OwnedFd>> {
     let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let no_link = OsStr::new("");
     let mut header = Header::new_gnu();
     header.set_mode(found.st_mode & 0o7777);
     header.set_mtime(u64::try_from(found.st_mtime).unwrap_or(0));
@@ -112,7 +113,7 @@ fn add(
     match FileType::from_raw_mode(found.st_mode) {
         FileType::Directory => {
             header.set_entry_type(EntryType::Directory);
-            archive.append_data(&mut header, inside, io::empty())?;
+            append(archive, &mut header, inside, no_link, io::empty())?;
             let flags = FOLDER | OFlags::NOFOLLOW;
             return Ok(Some(rustix::fs::openat(
                 folder,
@@ -125,7 +126,7 @@ fn add(
             header.set_entry_type(EntryType::Symlink);
             let target = rustix::fs::readlinkat(folder, name, Vec::new())?;
             let target = OsStr::from_bytes(target.to_bytes());
-            archive.append_link(&mut header, inside, target)?;
+            append(archive, &mut header, inside, target, io::empty())?;
         }
         FileType::RegularFile => {
             // What has taken its place meanwhile, a pipe for example, is not waited for.
@@ -135,7 +136,7 @@ fn add(
             header.set_entry_type(EntryType::Regular);
             header.set_size(left);
             let content = Exactly { file, left };
-            archive.append_data(&mut header, inside, content)?;
+            append(archive, &mut header, inside, no_link, content)?;
         }
         _ => {
             return Err(io::Error::other(
@@ -144,6 +145,56 @@ fn add(
         }
     }
     Ok(None)
+}
+
+/// How long a name may be in a header, in bytes.
+const MAX_NAME: usize = 100;
+
+/// Adds an entry with its names as they are, byte for byte. The library's own ways to do it want UTF-8
+/// where a name is long, and take `.` and double slashes out of where a link leads.
+fn append(
+    archive: &mut Builder<impl Write>,
+    header: &mut Header,
+    path: &Path,
+    link: &OsStr,
+    content: impl Read,
+) -> io::Result<()> {
+    let (path, link) = (path.as_os_str().as_bytes(), link.as_bytes());
+    long_name(archive, EntryType::GNULongLink, link)?;
+    long_name(archive, EntryType::GNULongName, path)?;
+    if let Some(header) = header.as_gnu_mut() {
+        fill(&mut header.name, path);
+        fill(&mut header.linkname, link);
+    }
+    header.set_cksum();
+    archive.append(header, content)
+}
+
+/// Says before an entry what does not fit into its header.
+fn long_name(archive: &mut Builder<impl Write>, kind: EntryType, name: &[u8]) -> io::Result<()> {
+    if name.len() <= MAX_NAME {
+        return Ok(());
+    }
+    let mut header = Header::new_gnu();
+    if let Some(header) = header.as_gnu_mut() {
+        fill(&mut header.name, b"././@LongLink");
+    }
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_entry_type(kind);
+    // A NUL is a part of it.
+    header.set_size(name.len() as u64 + 1);
+    header.set_cksum();
+    archive.append(&header, name.chain(&b"\0"[..]))
+}
+
+fn fill(field: &mut [u8; MAX_NAME], name: &[u8]) {
+    field.fill(0);
+    for (byte, of_name) in field.iter_mut().zip(name) {
+        *byte = *of_name;
+    }
 }
 
 /// So many bytes of a file: the length is in the archive before the content.
@@ -166,6 +217,41 @@ impl Read for Exactly {
                 self.left -= count as u64;
                 Ok(count)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// Any bytes but a slash make a name, and where a link leads is its own matter.
+    #[test]
+    fn names_and_links_are_packed_byte_for_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let below = |name: &[u8]| folder.path().join(OsStr::from_bytes(name));
+        let long = [0xff; 120];
+        std::fs::write(below(&long), "content").unwrap();
+        let links: [(&[u8], &[u8]); 5] = [
+            (b"dots", b".././a/./b//c/"),
+            (b"slash", b"dir/"),
+            (b"dot", b"./"),
+            (b"bytes", &[0xfe; 90]),
+            (b"long", &[0xfe; 200]),
+        ];
+        for (name, to) in links {
+            symlink(OsStr::from_bytes(to), below(name)).unwrap();
+        }
+        let mut stream = Vec::new();
+        pack(folder.path(), &mut stream).unwrap();
+        let into = tempfile::tempdir().unwrap();
+        super::super::unpack(&*stream, into.path()).unwrap();
+        let unpacked = |name: &[u8]| into.path().join(OsStr::from_bytes(name));
+        assert_eq!(std::fs::read(unpacked(&long)).unwrap(), b"content");
+        for (name, to) in links {
+            let leads_to = std::fs::read_link(unpacked(name)).unwrap();
+            assert_eq!(leads_to.as_os_str().as_bytes(), to);
         }
     }
 }
