@@ -1,22 +1,3 @@
-//! Drop-in files: whatever lies in `/etc/mvm`, as an integration and as a probe.
-
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use mvm_protocol::drop_in::{self, DropIn, Integration, Name, Probe};
-
-fn check<T: DropIn>(content: &[u8]) {
-    match drop_in::read::<T>(content) {
-        Ok(read) => assert!(Name::new(read.name()).is_some()),
-        Err(problem) => {
-            let lines = content.split(|byte| *byte == b'\n').count();
-            assert!((1..=lines).contains(&problem.line), "{problem:?}");
-            assert!(!problem.message.contains(char::is_control), "{problem:?}");
-        }
-    }
-}
-
-fuzz_target!(|content: &[u8]| {
-    check::<Integration>(content);
-    check::<Probe>(content);
-});
+mvm_fuzz::target!(mvm_fuzz_targets::drop_ins);

@@ -17,6 +17,9 @@ mod fuzz;
 mod need;
 mod release;
 mod schema;
+// The one way in which seeds are written.
+#[path = "../../crates/mvm-fuzz-targets/src/seeds.rs"]
+mod seeds;
 mod sh;
 mod soak;
 mod test;
@@ -32,7 +35,8 @@ cargo xtask test [RUNG…]      everything that CI runs, or some rungs of it:
 cargo xtask schema            write the JSON Schema files in docs/schema (`test unit` checks them)
 cargo xtask bench             measure, and print the figures for docs/performance.md;
                               --against REV: and those of another revision, and the ratios
-cargo xtask fuzz [SECONDS]    run each fuzz target that long
+cargo xtask fuzz [SECONDS] [TARGET…]  run each fuzz target, or these, that long
+cargo xtask fuzz seeds [TARGET…]  of what fuzzing has found, keep as seeds what runs other code
 cargo xtask engines [guests]  as root: Slurm runs VMs on two hosts, one of which is cut off; with
                               `guests` real ones
 cargo xtask soak [--minutes N]  ask a real guest all there is, for 2 minutes or N, and print what of

@@ -295,16 +295,17 @@ fn before(awaited: Awaited) -> String {
 const MAX_QUOTED: usize = 1024;
 
 /// The text if it is short, else its start. A guest may send 256 KiB where a line is expected.
-fn clipped(text: &str) -> String {
-    if text.len() <= MAX_QUOTED {
+pub(crate) fn clipped(text: &str) -> String {
+    cut(text, MAX_QUOTED)
+}
+
+/// The text if it has at most so many bytes, else about as many of its start.
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
         return text.to_owned();
     }
-    let kept: String = text
-        .char_indices()
-        .take_while(|(at, _)| *at < MAX_QUOTED)
-        .map(|(_, character)| character)
-        .collect();
-    format!("{kept}…")
+    let end = text.floor_char_boundary(most);
+    format!("{}…", text.get(..end).unwrap_or_default())
 }
 
 /// Bytes that were not expected, as a message shows them: quoted, escaped, cut short.

@@ -1,6 +1,6 @@
 //! What an agent answers, read within bounds and deadlines.
 
-use crate::error::quoted;
+use crate::error::{clipped, quoted};
 use crate::{Awaited, Endpoint, Error, WIRE};
 use mvm_protocol::answer::{AnswerFrame, AnswerOf};
 use mvm_protocol::{Answer, Decoder, ErrorAnswer, Frame};
@@ -85,7 +85,7 @@ impl Incoming {
             match self.decoded()? {
                 Some(Frame::Json(body)) => return Ok(body),
                 Some(Frame::Data { .. } | Frame::EmptyData) => {
-                    return Err(self.stranger("raw bytes where an answer belongs".into()));
+                    return Err(self.stranger("raw bytes where an answer belongs"));
                 }
                 None => {}
             }
@@ -112,13 +112,13 @@ impl Incoming {
         body: &[u8],
         id: u64,
     ) -> Result<Result<A, ErrorAnswer>, Error> {
-        let frame =
-            A::read(body).map_err(|error| self.stranger(format!("{error} in {}", quoted(body))))?;
+        let frame = A::read(body)
+            .map_err(|error| self.stranger(&format!("{error} in {}", quoted(body))))?;
         let answered = frame.id;
         match frame.answer.into_result() {
             Err(error) if answered.is_none_or(|answered| answered == id) => Ok(Err(error)),
             Ok(answer) if answered == Some(id) => Ok(Ok(answer)),
-            _ => Err(self.stranger(match answered {
+            _ => Err(self.stranger(&match answered {
                 Some(other) => format!("an answer numbered {other} to request {id}"),
                 None => format!("an answer without the number {id} of its request"),
             })),
@@ -147,7 +147,7 @@ impl Incoming {
     /// A frame that has come as a whole.
     fn decoded(&mut self) -> Result<Option<Frame>, Error> {
         let frame = self.decoder.next_frame();
-        let frame = frame.map_err(|error| self.stranger(error.to_string()))?;
+        let frame = frame.map_err(|error| self.stranger(&error.to_string()))?;
         if let Some(Frame::Json(body)) = &frame {
             let shown = body.get(..SHOWN).unwrap_or(body);
             let more = if shown.len() < body.len() { "…" } else { "" };
@@ -168,17 +168,18 @@ impl Incoming {
         }
     }
 
-    pub(crate) fn stranger(&self, got: String) -> Error {
+    /// What a parser says of an answer may repeat all of it.
+    pub(crate) fn stranger(&self, got: &str) -> Error {
         Error::NotAnAgent {
             endpoint: self.endpoint.clone(),
-            got,
+            got: clipped(got),
         }
     }
 
     /// A good answer to another request than the one that was sent.
     pub(crate) fn astray(&self, answer: &impl Serialize, request: &str) -> Error {
         let body = serde_json::to_vec(answer).unwrap_or_default();
-        self.stranger(format!("{} to the request `{request}`", quoted(&body)))
+        self.stranger(&format!("{} to the request `{request}`", quoted(&body)))
     }
 
     pub(crate) fn closed(&self, awaited: Awaited) -> Error {

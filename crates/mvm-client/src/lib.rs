@@ -31,6 +31,8 @@
 //! The conversation is told to [`tracing`] under the target [`WIRE`], at level `TRACE`: one event a
 //! line or frame, which begins with `>` for what was sent and `<` for what came.
 
+#![forbid(unsafe_code)]
+
 pub mod dev;
 mod dialer;
 pub mod error;

@@ -16,6 +16,8 @@
 //! it, are tried only if whoever asks says that the guest is one of their own for that
 //! ([`Options::disposable`]).
 
+#![forbid(unsafe_code)]
+
 mod behaviours;
 mod check;
 mod conversation;

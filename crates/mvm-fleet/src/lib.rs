@@ -13,6 +13,8 @@
 //! to sleep, a view that was lost is never taken for an empty fleet) are properties of functions that
 //! tests call.
 
+#![forbid(unsafe_code)]
+
 pub mod actions;
 pub mod body;
 pub mod input;

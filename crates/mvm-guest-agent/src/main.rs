@@ -13,6 +13,10 @@ mod config;
 mod core;
 #[cfg(feature = "dev")]
 mod dev;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+#[cfg(all(feature = "dev", any(test, fuzzing)))]
+pub use dev::fuzz as dev_fuzz;
 mod machine;
 mod payload;
 mod ports;

@@ -17,6 +17,8 @@
 //! drop_in     /etc/mvm/integrations.d, probes.d    fields, defaults, errors with line and field
 //! ```
 
+#![forbid(unsafe_code)]
+
 pub mod answer;
 pub mod dev;
 pub mod drop_in;

@@ -2,7 +2,7 @@
 //! (landlock(7)), as far as the kernel has it.
 //!
 //! It is not what keeps a guest's archive in its folder: how that is unpacked does
-//! (`commands/cp/unpack`). It holds where that is wrong. What has been opened before stays open, and to
+//! (`mvm_client::dev::archive`). It holds where that is wrong. What has been opened before stays open, and to
 //! connect to a Unix socket is no matter of these rules before Linux 7.1.
 //!
 //! ```text

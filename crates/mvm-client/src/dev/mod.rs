@@ -5,6 +5,7 @@
 //! requests; given up before that, the session is out of step, and dropping it ends what was under
 //! way in the guest.
 
+pub mod archive;
 mod exec;
 mod files;
 mod forward;
@@ -188,7 +189,7 @@ impl Receiving<'_> {
             .frame(&mut self.reader, &mut self.buffer, awaited);
         match frame.await? {
             Frame::Data { channel, bytes } => Ok(Received::Data { channel, bytes }),
-            Frame::EmptyData => Err(self.incoming.stranger("raw bytes of no channel".into())),
+            Frame::EmptyData => Err(self.incoming.stranger("raw bytes of no channel")),
             Frame::Json(body) => match self.incoming.read(&body, self.id)? {
                 Ok(answer) => Ok(Received::Answer(answer)),
                 Err(refusal) => {
@@ -210,7 +211,7 @@ impl Receiving<'_> {
 
     fn stray_data(&self, channel: u8) -> Error {
         let request = self.request;
-        self.incoming.stranger(format!(
+        self.incoming.stranger(&format!(
             "bytes of channel {channel} to the request `{request}`"
         ))
     }

@@ -3,6 +3,7 @@
 use super::{LONG, SHORT, answering, not_an_agent, ping, ping_within, timed_out, unix};
 use mvm_client::{Awaited, Deadlines, Error, Session};
 use mvm_fake_agent::{FakeAgent, old, well};
+use mvm_protocol::frame::encode_json;
 use mvm_protocol::request::{Check, CheckKind};
 use mvm_protocol::{Answer, ErrorCode, Request};
 use serde_json::json;
@@ -28,6 +29,25 @@ async fn a_good_agent_is_understood() {
     assert!(matches!(&refused, Err(Error::Refused(error)) if error.code == ErrorCode::NotFound));
     // A refusal ends nothing.
     assert_eq!(session.reload().await.unwrap().probes, 1);
+}
+
+#[tokio::test]
+async fn what_is_no_answer_is_told_in_a_few_words() {
+    let kind = "x".repeat(200_000);
+    for body in [
+        json!({"type": kind, "id": 1}),
+        json!({"type": "reloaded", "integrations": kind, "probes": 0, "errors": [], "id": 1}),
+    ] {
+        let frame = encode_json(body.to_string().as_bytes()).unwrap();
+        let agent = FakeAgent::start(move |peer| {
+            peer.shake_hands();
+            peer.request();
+            peer.send(&frame);
+            peer.until_closed();
+        });
+        let got = not_an_agent(ping(&agent).await);
+        assert!(got.len() < 1200, "{} bytes", got.len());
+    }
 }
 
 #[tokio::test]
@@ -93,7 +113,7 @@ async fn deep_nesting_is_no_answer() {
         peer.shake_hands();
         peer.request();
         let body = format!("{}{}", "{\"a\":".repeat(40_000), "1".repeat(10));
-        peer.send(&mvm_protocol::frame::encode_json(body.as_bytes()).unwrap());
+        peer.send(&encode_json(body.as_bytes()).unwrap());
         peer.until_closed();
     });
     not_an_agent(ping(&agent).await);

@@ -14,6 +14,8 @@
 mod attach;
 mod exec;
 pub(crate) mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod jobs;
 mod relay;
 mod ring;

@@ -14,6 +14,13 @@
 
 mod beneath;
 mod content;
+#[cfg(any(test, fuzzing))]
+#[allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a target fails by panicking"
+)]
+pub(super) mod fuzz;
 mod get;
 mod pack;
 mod put;

@@ -81,14 +81,22 @@ fn add<W: Write>(
         Err(Errno::NOENT) => return Ok(false),
         Err(error) => return Err(error.into()),
     };
+    let no_link = OsStr::new("");
     match FileType::from_raw_mode(found.st_mode) {
         FileType::Symlink => {
             let to = readlinkat(folder, name, Vec::new())?;
             let to = OsStr::from_bytes(to.to_bytes());
-            archive.append_link(&mut header(&found, EntryType::Symlink), path, to)?;
+            append(
+                archive,
+                &mut header(&found, EntryType::Symlink),
+                path,
+                to,
+                io::empty(),
+            )?;
         }
         FileType::Directory => {
-            archive.append_data(&mut header(&found, EntryType::Directory), path, io::empty())?;
+            let header = &mut header(&found, EntryType::Directory);
+            append(archive, header, path, no_link, io::empty())?;
             return Ok(true);
         }
         FileType::RegularFile => {
@@ -103,7 +111,7 @@ fn add<W: Write>(
             header.set_size(size);
             // A file may grow or shrink while it is read, but the archive has said how long it is.
             let content = file.take(size).chain(io::repeat(0)).take(size);
-            archive.append_data(&mut header, path, content)?;
+            append(archive, &mut header, path, no_link, content)?;
         }
         // Sockets, pipes and devices mean something where they are alone.
         _ => {}
@@ -122,6 +130,56 @@ fn header(found: &Stat, kind: EntryType) -> Header {
     header
 }
 
+/// How long a name may be in a header, in bytes.
+const MAX_NAME: usize = 100;
+
+/// Adds an entry with its names as they are, byte for byte. The library's own ways to do it want UTF-8
+/// where a name is long, and take `.` and double slashes out of where a link leads.
+fn append(
+    archive: &mut Builder<impl Write>,
+    header: &mut Header,
+    path: &Path,
+    link: &OsStr,
+    content: impl Read,
+) -> io::Result<()> {
+    let (path, link) = (path.as_os_str().as_bytes(), link.as_bytes());
+    long_name(archive, EntryType::GNULongLink, link)?;
+    long_name(archive, EntryType::GNULongName, path)?;
+    if let Some(header) = header.as_gnu_mut() {
+        fill(&mut header.name, path);
+        fill(&mut header.linkname, link);
+    }
+    header.set_cksum();
+    archive.append(header, content)
+}
+
+/// Says before an entry what does not fit into its header.
+fn long_name(archive: &mut Builder<impl Write>, kind: EntryType, name: &[u8]) -> io::Result<()> {
+    if name.len() <= MAX_NAME {
+        return Ok(());
+    }
+    let mut header = Header::new_gnu();
+    if let Some(header) = header.as_gnu_mut() {
+        fill(&mut header.name, b"././@LongLink");
+    }
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_entry_type(kind);
+    // A NUL is a part of it.
+    header.set_size(name.len() as u64 + 1);
+    header.set_cksum();
+    archive.append(&header, name.chain(&b"\0"[..]))
+}
+
+fn fill(field: &mut [u8; MAX_NAME], name: &[u8]) {
+    field.fill(0);
+    for (byte, of_name) in field.iter_mut().zip(name) {
+        *byte = *of_name;
+    }
+}
+
 struct Counted<W> {
     to: W,
     bytes: u64,
@@ -136,5 +194,39 @@ impl<W: Write> Write for Counted<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.to.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// Any bytes but a slash make a name, and where a link leads is its own matter.
+    #[test]
+    fn names_and_links_are_packed_byte_for_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let below = |name: &[u8]| folder.path().join(OsStr::from_bytes(name));
+        let long = [0xff; 120];
+        std::fs::write(below(&long), "content").unwrap();
+        let links: [(&[u8], &[u8]); 5] = [
+            (b"dots", b".././a/./b//c/"),
+            (b"slash", b"dir/"),
+            (b"dot", b"./"),
+            (b"bytes", &[0xfe; 90]),
+            (b"long", &[0xfe; 200]),
+        ];
+        for (name, to) in links {
+            symlink(OsStr::from_bytes(to), below(name)).unwrap();
+        }
+        let stream = super::super::fuzz::pack(folder.path());
+        let into = tempfile::tempdir().unwrap();
+        assert!(super::super::fuzz::unpack(&stream, &into.path().join("x")));
+        let unpacked = |name: &[u8]| into.path().join("x").join(OsStr::from_bytes(name));
+        assert_eq!(std::fs::read(unpacked(&long)).unwrap(), b"content");
+        for (name, to) in links {
+            let leads_to = std::fs::read_link(unpacked(name)).unwrap();
+            assert_eq!(leads_to.as_os_str().as_bytes(), to);
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! another name, and renamed. What is dropped before that is removed.
 
 use crate::ui::Ui;
+use mvm_client::dev::archive::{KEPT_MODE, Sparse};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -9,16 +10,9 @@ use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use tempfile::{Builder, NamedTempFile};
-
-/// The bits of a mode that are kept of what a guest sends. A program of the guest's that is setuid
-/// would be one of the host's root, were root to copy it.
-pub(super) const KEPT_MODE: u32 = 0o777;
-
-/// A filesystem's block, in bytes: what a hole is made of.
-const BLOCK: usize = 4096;
 
 /// A file that is being written.
 #[derive(Debug)]
@@ -26,12 +20,6 @@ pub(super) struct NewFile {
     file: NamedTempFile,
     target: PathBuf,
     content: Sparse,
-}
-
-/// What has been written to a file: zeros are left out.
-#[derive(Debug, Default)]
-pub(super) struct Sparse {
-    length: u64,
 }
 
 impl NewFile {
@@ -60,36 +48,6 @@ impl NewFile {
         file.sync_all()?;
         self.file.persist(self.target)?;
         Ok(())
-    }
-}
-
-impl Sparse {
-    /// Writes at the end of what was written.
-    pub(super) fn write(&mut self, file: &File, mut bytes: &[u8]) -> io::Result<()> {
-        const ZEROS: [u8; BLOCK] = [0; BLOCK];
-        // What is not zero and not written yet.
-        let mut run: &[u8] = &[];
-        let mut all = bytes;
-        while !bytes.is_empty() {
-            let into_block = usize::try_from(self.length % BLOCK as u64).unwrap_or_default();
-            let (block, rest) = bytes.split_at(bytes.len().min(BLOCK - into_block));
-            bytes = rest;
-            self.length += block.len() as u64;
-            if ZEROS.starts_with(block) {
-                let before = self.length - block.len() as u64 - run.len() as u64;
-                file.write_all_at(run, before)?;
-                run = &[];
-                all = rest;
-            } else {
-                run = all.get(..run.len() + block.len()).unwrap_or_default();
-            }
-        }
-        file.write_all_at(run, self.length - run.len() as u64)
-    }
-
-    /// Makes the file as long as what was written.
-    pub(super) fn finish(&self, file: &File) -> io::Result<()> {
-        file.set_len(self.length)
     }
 }
 

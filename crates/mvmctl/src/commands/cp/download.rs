@@ -1,7 +1,6 @@
 //! From a guest to here.
 
 use super::beside::{NewFile, NewFolder, folder_of};
-use super::unpack::unpack;
 use crate::commands::Context;
 use crate::commands::dev::failure;
 use crate::confine;
@@ -10,6 +9,7 @@ use crate::stdio::{Stream, WriteError, Writer};
 use crate::transfer::Transfer;
 use crate::ui::Ui;
 use mvm_client::dev::Download;
+use mvm_client::dev::archive::unpack;
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};

@@ -4,7 +4,6 @@ mod beside;
 mod download;
 mod operand;
 mod pack;
-mod unpack;
 mod upload;
 
 use super::Context;

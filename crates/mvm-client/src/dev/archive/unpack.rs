@@ -6,8 +6,8 @@
 //! whatever is there already. Long names are read up to a bound; of the content nothing is held in
 //! memory but a piece.
 
-use super::beside::{KEPT_MODE, Sparse};
-use crate::render::text::cut;
+use super::{KEPT_MODE, Sparse};
+use crate::error::cut;
 use mvm_protocol::dev::files::MAX_ARCHIVE_DEPTH;
 use rustix::fs::{Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -29,8 +29,13 @@ const MOST_FOLDERS: usize = 64 * 1024 * 1024;
 /// How much is written at once, in bytes.
 const PIECE: usize = 256 * 1024;
 
-/// Unpacks a stream into a folder that is there.
-pub(super) fn unpack(stream: impl Read, folder: &Path) -> io::Result<()> {
+/// Unpacks a stream into a folder that is there, and is to be empty: what is there already is an error.
+///
+/// # Errors
+///
+/// Those of the stream and of this host, and [`io::ErrorKind::InvalidData`] for what is refused; an
+/// error of an entry begins with its name. What had been unpacked by then stays.
+pub fn unpack(stream: impl Read, folder: &Path) -> io::Result<()> {
     let root = rustix::fs::open(
         folder,
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,

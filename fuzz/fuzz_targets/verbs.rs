@@ -1,0 +1,3 @@
+#![no_main]
+
+mvm_fuzz::target!(mvm_fuzz_targets::verbs);
