@@ -10,10 +10,10 @@
 //!                                      └──2 s──▶ abandoned: unkillable
 //! ```
 
+use super::calls::Calls;
 use super::children::{MARK, Orphans};
 use super::clock;
 use super::end_mark;
-use super::fork::Calls;
 use super::journal::Files;
 use super::lifecycle_env;
 use super::polled::polled;

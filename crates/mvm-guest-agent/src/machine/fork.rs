@@ -9,6 +9,7 @@
 //! is to be synced. So nobody waits here for longer than a moment, and it has no descriptor but those
 //! that it needs: nothing of the agent's hangs with it, least of all its listening sockets.
 
+use super::calls::Calls;
 use super::end_mark::ENDED;
 use super::inherited::close_all_but;
 use super::program::{Entry, Joined, Program};
@@ -19,25 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, Pid, WaitId, WaitIdOptions, waitid};
-use std::ffi::{CStr, CString};
 use std::io;
-
-/// Bare system calls on memory that is there already, and the path that they are about. Gives what the
-/// process ends with.
-#[derive(Debug, Clone)]
-pub(crate) struct Calls {
-    pub(crate) about: CString,
-    pub(crate) calls: fn(&CStr) -> u8,
-}
-
-impl Calls {
-    /// In a process of their own.
-    pub(super) fn make(&self) -> u8 {
-        let _ = rustix::process::setpgid(None, None);
-        close_all_but(&[]);
-        (self.calls)(&self.about)
-    }
-}
 
 /// Has a new process make these calls, which has a process group of its own.
 pub(super) fn fork(calls: &Calls, starts: &Starts) -> io::Result<Pid> {

@@ -2,6 +2,7 @@
 //! what it is told and reports the outcome. It knows neither requests nor hosts, and never why
 //! something is to be done.
 
+mod calls;
 pub(crate) mod cgroup;
 pub(crate) mod children;
 pub(crate) mod clock;
@@ -11,6 +12,7 @@ pub(crate) mod descriptors;
 pub(crate) mod drop_in_dir;
 pub(crate) mod drop_in_watch;
 pub(crate) mod end_mark;
+mod execve;
 mod fork;
 pub(crate) mod freezer;
 pub(crate) mod hypervisor_clock;

@@ -3,10 +3,11 @@
 //! Each run has a scope: a cgroup where there are cgroups, and in any case a mark in its environment
 //! and a process group. What is begun in a scope is ended with it, whatever it did to hide.
 
+use super::calls::Calls;
 use super::cgroup::{Cgroup, CgroupRoot};
 use super::children::{Children, Member, Orphans, reaped_cpu};
 use super::descriptors::{is_kept_back, raise_limit};
-use super::fork::{Calls, Report, Starts, fork, is_only_thread, reported, told_pid};
+use super::fork::{Report, Starts, fork, is_only_thread, reported, told_pid};
 use super::freezer::Freezer;
 use super::polled::polled;
 use super::program::{Entry, Program, StartFailure};

@@ -5,9 +5,8 @@
 //! nothing of whether the folder or the program was at fault, looks for the program before it is the
 //! other user, and hands a file that is no program to a shell.
 
+use super::execve::execve;
 use super::inherited::{close_all_but, is_the_agents};
-#[cfg(target_arch = "x86_64")]
-use super::shared_start::execve;
 use super::users::Identity;
 use nix::libc;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -229,18 +228,6 @@ impl Image {
         }
         PROGRAM | found.raw_os_error()
     }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-#[expect(unsafe_code, reason = "see its caller")]
-unsafe fn execve(
-    path: &std::ffi::CStr,
-    argv: *const *const libc::c_char,
-    env: *const *const libc::c_char,
-) -> Errno {
-    // SAFETY: as the caller has promised.
-    unsafe { libc::execve(path.as_ptr(), argv, env) };
-    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)
 }
 
 /// A guest short of memory loses its services before the one that can tell the host about it.

@@ -17,11 +17,10 @@
 //!
 //! On other processors than x86-64 all are copies: nobody has run this there.
 
-use super::fork::Calls;
+use super::calls::Calls;
 use super::program::{Entry, Image, Joined, Program, protect_from_oom};
 use nix::libc;
 use rustix::fd::{AsRawFd, BorrowedFd, RawFd};
-use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::Pid;
 use std::arch::asm;
@@ -228,33 +227,6 @@ unsafe fn clone3(arguments: &libc::clone_args, start: *const Start) -> i64 {
         );
     }
     result
-}
-
-/// execve(2), but for `errno`.
-///
-/// # Safety
-///
-/// Both lists end with a null pointer, and all before it are texts.
-#[expect(unsafe_code, reason = "each binding of it sets `errno`")]
-pub(super) unsafe fn execve(
-    path: &std::ffi::CStr,
-    argv: *const *const libc::c_char,
-    env: *const *const libc::c_char,
-) -> Errno {
-    let result: i64;
-    // SAFETY: as the caller has promised.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") libc::SYS_execve => result,
-            in("rdi") path.as_ptr(),
-            in("rsi") argv,
-            in("rdx") env,
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
-    }
-    Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EINVAL))
 }
 
 /// In bytes. Some hundreds are used, and in a build for tests a few thousand.

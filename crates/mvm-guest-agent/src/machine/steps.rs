@@ -1,8 +1,8 @@
 //! The steps of sleeping and waking that change the guest. Each says what it did, or why not: a step
 //! that was not taken is never a success.
 
+use super::calls::Calls;
 use super::clock;
-use super::fork::Calls;
 use super::hypervisor_clock::HypervisorClock;
 use super::identity;
 use super::journal::{Files, PAYLOAD};
