@@ -3,6 +3,8 @@
 //! Its requests and answers are types of their own, so that a prod build, which never reads or
 //! writes one, has none of it in its binary but for [`forward`], by which it can expose ports.
 
+#[cfg(feature = "archive")]
+pub mod archive;
 pub mod exec;
 pub mod files;
 pub mod forward;

@@ -4,6 +4,7 @@ use super::beneath::{self, Missing};
 use super::report::trouble;
 use crate::dev::reply::failed;
 use mvm_protocol::answer::ErrorAnswer;
+use mvm_protocol::dev::archive::append;
 use mvm_protocol::dev::files::MAX_ARCHIVE_DEPTH;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::fs::{fstat, openat, readlinkat, statat};
@@ -128,56 +129,6 @@ fn header(found: &Stat, kind: EntryType) -> Header {
     header.set_entry_type(kind);
     header.set_size(0);
     header
-}
-
-/// How long a name may be in a header, in bytes.
-const MAX_NAME: usize = 100;
-
-/// Adds an entry with its names as they are, byte for byte. The library's own ways to do it want UTF-8
-/// where a name is long, and take `.` and double slashes out of where a link leads.
-fn append(
-    archive: &mut Builder<impl Write>,
-    header: &mut Header,
-    path: &Path,
-    link: &OsStr,
-    content: impl Read,
-) -> io::Result<()> {
-    let (path, link) = (path.as_os_str().as_bytes(), link.as_bytes());
-    long_name(archive, EntryType::GNULongLink, link)?;
-    long_name(archive, EntryType::GNULongName, path)?;
-    if let Some(header) = header.as_gnu_mut() {
-        fill(&mut header.name, path);
-        fill(&mut header.linkname, link);
-    }
-    header.set_cksum();
-    archive.append(header, content)
-}
-
-/// Says before an entry what does not fit into its header.
-fn long_name(archive: &mut Builder<impl Write>, kind: EntryType, name: &[u8]) -> io::Result<()> {
-    if name.len() <= MAX_NAME {
-        return Ok(());
-    }
-    let mut header = Header::new_gnu();
-    if let Some(header) = header.as_gnu_mut() {
-        fill(&mut header.name, b"././@LongLink");
-    }
-    header.set_mode(0o644);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_entry_type(kind);
-    // A NUL is a part of it.
-    header.set_size(name.len() as u64 + 1);
-    header.set_cksum();
-    archive.append(&header, name.chain(&b"\0"[..]))
-}
-
-fn fill(field: &mut [u8; MAX_NAME], name: &[u8]) {
-    field.fill(0);
-    for (byte, of_name) in field.iter_mut().zip(name) {
-        *byte = *of_name;
-    }
 }
 
 struct Counted<W> {
