@@ -11,7 +11,7 @@
 mod common;
 
 use common::dev::exec;
-use common::{Agent, assert_refused, children, within};
+use common::{Agent, Connection, assert_refused, children, within};
 use nix::libc;
 use serde_json::json;
 use std::fs::File;
@@ -40,14 +40,20 @@ impl Lease {
     }
 }
 
-#[test]
-fn a_program_that_does_not_start_blocks_no_other_request() {
-    let agent = Agent::start(&[], &[]);
+/// Has a program started whose disk does not answer before the lease is given back.
+fn starting(agent: &Agent) -> (Lease, Connection) {
     let program = agent.path("run/slow");
     std::fs::copy("/bin/true", &program).unwrap();
     let lease = Lease::on(&program);
     let mut waits = agent.connection();
     waits.send(&exec(&[program.to_str().unwrap()]));
+    (lease, waits)
+}
+
+#[test]
+fn a_program_that_does_not_start_blocks_no_other_request() {
+    let agent = Agent::start(&[], &[]);
+    let (lease, mut waits) = starting(&agent);
     within(|| (children(agent.pid()).len() == 1).then_some(()));
     assert_eq!(agent.ask(&json!({"type": "ping"}))["type"], "pong");
     assert_eq!(agent.exec(&exec(&["true"])).end(), (Some(0), None));
@@ -110,11 +116,7 @@ fn what_goes_on_meanwhile_does_not_disturb_it() {
 #[test]
 fn a_signal_to_one_that_does_not_start_is_none_to_the_agent() {
     let agent = Agent::start(&[], &[]);
-    let program = agent.path("run/slow");
-    std::fs::copy("/bin/true", &program).unwrap();
-    let lease = Lease::on(&program);
-    let mut waits = agent.connection();
-    waits.send(&exec(&[program.to_str().unwrap()]));
+    let (lease, mut waits) = starting(&agent);
     let child = within(|| children(agent.pid()).first().copied());
     let caught = |pid: u32| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

@@ -11,6 +11,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+/// By which clone3(2) has a process born in its cgroup. The C library's binding has it as a number that it
+/// does not fit.
+pub(super) const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// How many cgroups of one run's name may be there: one of each agent before this that was killed.
 const MOST_TRIES: u32 = 100;
 

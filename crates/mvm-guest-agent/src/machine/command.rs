@@ -52,7 +52,7 @@ impl Drop for Left<'_> {
 
 struct Running {
     process: Process,
-    /// The program's path; empty for a copy of the agent.
+    /// The program's path; empty where there are bare calls alone.
     path: String,
     /// Which check it is of, if of one.
     check: Option<String>,
@@ -80,12 +80,12 @@ impl Launcher {
     /// hang in the kernel, where nothing reaches them.
     pub(crate) async fn run_calls(&self, run: RunId, limit: Duration, calls: &Calls) -> Ended {
         let started = clock::now();
-        let copied = self.call(run, calls).map_err(|why| not_started(&why));
-        let left = copied.as_ref().ok().map(|process| Left {
+        let begun = self.call(run, calls).map_err(|why| not_started(&why));
+        let left = begun.as_ref().ok().map(|process| Left {
             launcher: self,
             pid: process.pid,
         });
-        let running = copied.map(|process| Running {
+        let running = begun.map(|process| Running {
             process,
             path: String::new(),
             check: None,

@@ -10,6 +10,7 @@
 //! that it needs: nothing of the agent's hangs with it, least of all its listening sockets.
 
 use super::calls::Calls;
+use super::cgroup::CLONE_INTO_CGROUP;
 use super::end_mark::ENDED;
 use super::inherited::close_all_but;
 use super::program::{Entry, Joined, Program};
@@ -278,7 +279,7 @@ fn is_shortage(error: &io::Error) -> bool {
 unsafe fn copy_into(cgroup: BorrowedFd<'_>) -> i32 {
     // SAFETY: all zeros is a valid value of it, and means that nothing is asked for.
     let mut arguments = unsafe { std::mem::zeroed::<libc::clone_args>() };
-    arguments.flags = INTO_CGROUP;
+    arguments.flags = CLONE_INTO_CGROUP;
     arguments.exit_signal = u64::try_from(libc::SIGCHLD).unwrap_or_default();
     arguments.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or(u64::MAX);
     // SAFETY: the arguments live as long as the call, which is told their size. Without a stack of its
@@ -292,9 +293,6 @@ unsafe fn copy_into(cgroup: BorrowedFd<'_>) -> i32 {
     };
     i32::try_from(pid).unwrap_or(-1)
 }
-
-/// `CLONE_INTO_CGROUP`, which the C library's binding has as a number that it does not fit.
-const INTO_CGROUP: u64 = 1 << 33;
 
 #[cfg(test)]
 mod tests {

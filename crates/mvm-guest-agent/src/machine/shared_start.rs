@@ -1,8 +1,8 @@
 //! New processes that share the agent's memory until they have become a program, or have made the calls
-//! that they are for, so that no page of it is copied for them: clone3(2) with `CLONE_VM`, as in posix_spawn(3). That call waits for as long as it
-//! takes, with `CLONE_VFORK`; the agent does not, since a disk that does not answer holds the new process
-//! up for as long as it likes. So what such a process uses of the agent's memory is kept here until the
-//! kernel says that it has left it.
+//! that they are for, so that no page of it is copied for them: clone3(2) with `CLONE_VM`, as in
+//! posix_spawn(3). That call waits for as long as it takes, with `CLONE_VFORK`; the agent does not, since
+//! a disk that does not answer holds the new process up for as long as it likes. So what such a process
+//! uses of the agent's memory is kept here until the kernel says that it has left it.
 //!
 //! Such a process
 //!
@@ -18,6 +18,7 @@
 //! On other processors than x86-64 all are copies: nobody has run this there.
 
 use super::calls::Calls;
+use super::cgroup::CLONE_INTO_CGROUP;
 use super::program::{Entry, Image, Joined, Program, protect_from_oom};
 use nix::libc;
 use rustix::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -140,7 +141,6 @@ impl Start {
 
     /// `None` if the kernel does not do that, or not now.
     fn clone_process(&self, cgroup: Option<RawFd>) -> Option<Pid> {
-        const INTO_CGROUP: u64 = 1 << 33;
         const CLEAR_SIGHAND: u64 = 1 << 32;
         let flags = libc::CLONE_VM | libc::CLONE_PARENT_SETTID | libc::CLONE_CHILD_CLEARTID;
         let number = |fd: RawFd| u64::try_from(fd).ok();
@@ -148,7 +148,7 @@ impl Start {
         let arguments = libc::clone_args {
             flags: u64::from(flags.cast_unsigned())
                 | CLEAR_SIGHAND
-                | cgroup.map_or(0, |_| INTO_CGROUP),
+                | cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
             pidfd: 0,
             child_tid: tid,
             parent_tid: tid,

@@ -114,8 +114,8 @@ async fn sync(
             about: path,
             calls: sync_filesystem,
         };
-        let copied = apart(run, left, context, &what, &calls).await?;
-        copied.map_err(|error| NotDone::Failed(format!("{what}: {error}")))?;
+        let ended = apart(run, left, context, &what, &calls).await?;
+        ended.map_err(|error| NotDone::Failed(format!("{what}: {error}")))?;
         synced.push(point);
     }
     Ok((!synced.is_empty()).then(|| synced.join(", ")))
