@@ -27,7 +27,7 @@ impl Parts {
     /// All of them, or `None` with a loud line: the caller's test is to end then. Where a VM is
     /// required (`MVM_REQUIRE_VM`, or `CI` is set) it panics instead.
     pub fn find() -> Option<Self> {
-        required(Self::look())
+        required(Self::look(), "guest")
     }
 
     /// The same with a kernel that tells its guest of a restore: `MVM_TEST_NEWER_KERNEL` and
@@ -40,7 +40,7 @@ impl Parts {
                 ..parts
             })
         });
-        required(found)
+        required(found, "guest")
     }
 
     /// What `mvmctl image build`, and an example's script that calls it, are told of them, with an agent.
@@ -59,13 +59,13 @@ impl Parts {
 
     /// `MVM_TEST_DEBIAN`: a Debian with systemd as an archive; looked for in the same way.
     pub(crate) fn debian() -> Option<PathBuf> {
-        required(named("MVM_TEST_DEBIAN"))
+        required(named("MVM_TEST_DEBIAN"), "guest")
     }
 
     /// `MVM_TEST_PACKAGES`: the Debian packages, the agent's in several revisions; looked for in the
     /// same way.
     pub(crate) fn packages() -> Option<PathBuf> {
-        required(named("MVM_TEST_PACKAGES"))
+        required(named("MVM_TEST_PACKAGES"), "guest")
     }
 
     fn look() -> Result<Self, String> {
@@ -85,19 +85,22 @@ impl Parts {
     }
 }
 
-fn required<T>(found: Result<T, String>) -> Option<T> {
+/// What was found, or `None` with a loud line that names the rung of `cargo xtask test` which gets it. Where
+/// it is required (`MVM_REQUIRE_VM`, or `CI` is set) it panics instead.
+pub fn required<T>(found: Result<T, String>, rung: &str) -> Option<T> {
     found
         .map_err(|missing| {
             let required = ["MVM_REQUIRE_VM", "CI"]
                 .iter()
                 .any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()));
-            assert!(!required, "no microVM can be had: {missing}");
-            eprintln!("SKIPPED, NOTHING WAS TESTED: {missing}; `cargo xtask test guest` gets it");
+            assert!(!required, "it is required, and cannot be had: {missing}");
+            eprintln!("SKIPPED, NOTHING WAS TESTED: {missing}; `cargo xtask test {rung}` gets it");
         })
         .ok()
 }
 
-fn named(variable: &str) -> Result<PathBuf, String> {
+/// The path that a variable names, if it is there.
+pub fn named(variable: &str) -> Result<PathBuf, String> {
     let path = env::var_os(variable).map(PathBuf::from);
     let path = path.ok_or_else(|| format!("{variable} is not set"))?;
     if path.exists() {

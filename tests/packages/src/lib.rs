@@ -10,8 +10,8 @@
     reason = "a test fails by panicking"
 )]
 
+use mvm_guest_tests::{named, required};
 use std::collections::BTreeSet;
-use std::env;
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -29,26 +29,11 @@ impl Packages {
     /// `MVM_TEST_PACKAGES` and `MVM_TEST_DEBIAN`. `None` where they are not named, with a loud line;
     /// where they are required (`MVM_REQUIRE_VM`, or `CI` is set) it panics instead.
     pub fn find() -> Option<Self> {
-        let named = |variable: &str| {
-            let path = env::var_os(variable).map(PathBuf::from);
-            path.filter(|path| path.exists())
-                .ok_or_else(|| format!("{variable} names nothing that is there"))
-        };
         let found = named("MVM_TEST_PACKAGES").and_then(|folder| {
             let debian = named("MVM_TEST_DEBIAN")?;
             Ok(Self { folder, debian })
         });
-        found
-            .map_err(|missing| {
-                let required = ["MVM_REQUIRE_VM", "CI"]
-                    .iter()
-                    .any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()));
-                assert!(!required, "no packages can be tested: {missing}");
-                eprintln!(
-                    "SKIPPED, NOTHING WAS TESTED: {missing}; `cargo xtask test packages` makes it"
-                );
-            })
-            .ok()
+        required(found, "packages")
     }
 
     /// The file of a package in that revision.
