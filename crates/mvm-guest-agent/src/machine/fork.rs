@@ -388,8 +388,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_copy_ends_with_what_its_work_returns() {
-        assert_eq!(end_of(LONG, calls("", |_| 7)).await, End::Exited(7));
+    async fn calls_end_with_what_they_give() {
+        let calls = calls("", |_| 7);
+        assert_eq!(end_of(LONG, calls.clone()).await, End::Exited(7));
+        // Where no memory can be shared.
+        let pid = copy(None, |_| calls.make()).unwrap();
+        let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(7));
     }
 
     #[tokio::test]
@@ -397,7 +402,7 @@ mod tests {
         unsafe_code,
         reason = "the test looks at a descriptor that may be closed"
     )]
-    async fn a_copy_has_none_of_the_agents_descriptors() {
+    async fn calls_have_none_of_the_agents_descriptors() {
         let file = File::open("/dev/null").unwrap();
         let number = file.as_raw_fd().to_string();
         let look = |number: &CStr| {
@@ -449,14 +454,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_copy_that_hangs_is_ended() {
+    async fn calls_that_hang_are_ended() {
         let end = end_of(Duration::from_millis(50), calls("", hang)).await;
         assert!(matches!(end, End::TimedOut { .. }), "{end:?}");
     }
 
     #[tokio::test]
     #[expect(clippy::disallowed_methods, reason = "the harness has threads anyway")]
-    async fn a_copy_that_nobody_waits_for_is_ended() {
+    async fn calls_that_nobody_waits_for_are_ended() {
         let dir = tempfile::tempdir().unwrap();
         let launcher = Launcher::new(dir.path(), false);
         let hang = calls("", hang);
