@@ -45,11 +45,11 @@ async fn a_check_that_is_stuck_is_told_and_no_second_one_gets_stuck() {
         (vm.sh(there).await == "yes\n").then_some(())
     })
     .await;
-    // One that is stuck itself, and one that has left something behind that is.
-    let integrations = [
-        ("stuck", "exec stat /mnt/hung"),
-        ("leaves", "stat /mnt/hung & true"),
-    ];
+    // One that is stuck itself, and one that has left something behind that is: it ends when that has asked,
+    // since what has not asked yet is ended with it. Without a filesystem nobody can ask.
+    let leaves = "stat /mnt/hung-left & \
+        while [ -e /mnt/disk ] && ! [ -e /mnt/asked-hung-left ]; do :; done";
+    let integrations = [("stuck", "exec stat /mnt/hung"), ("leaves", leaves)];
     let integrations = integrations.map(|(name, command)| {
         json!({
             "name": name,

@@ -1,9 +1,11 @@
-//! A filesystem that a process serves (FUSE): one file, `disk`, in the process's memory. Who asks for `hung`
-//! gets no answer, and waits in the kernel for as long as this process lives.
+//! A filesystem that a process serves (FUSE): one file, `disk`, in the process's memory. Who asks for a name
+//! that begins with `hung` gets no answer, and waits in the kernel for as long as this process lives: from
+//! then on `asked-` and that name exists, by which others know that KILL comes too late.
 //!
 //! By the kernel's protocol (linux/fuse.h, version 7), as far as a mount, a lookup, reads and writes
 //! need it.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -61,6 +63,7 @@ pub(crate) fn serve(target: &str, device: Option<&str>) -> io::Result<String> {
         return Err(io::Error::last_os_error());
     }
     let mut disk = vec![0; SIZE];
+    let mut asked = BTreeSet::new();
     let mut buffer = vec![0; MAX_WRITE as usize + 4096];
     loop {
         let length = match kernel.read(&mut buffer) {
@@ -70,7 +73,7 @@ pub(crate) fn serve(target: &str, device: Option<&str>) -> io::Result<String> {
             Err(_) => return Ok("unmounted".to_owned()),
         };
         let request = buffer.get(..length).unwrap_or_default();
-        if let Some((unique, answer)) = answer(request, &mut disk) {
+        if let Some((unique, answer)) = answer(request, &mut disk, &mut asked) {
             let (error, body) = match answer {
                 Ok(body) => (0, body),
                 Err(errno) => (-errno, Vec::new()),
@@ -87,7 +90,11 @@ pub(crate) fn serve(target: &str, device: Option<&str>) -> io::Result<String> {
 }
 
 /// The request's number, and what it is answered with, if it is.
-fn answer(request: &[u8], disk: &mut [u8]) -> Option<(u64, Result<Vec<u8>, i32>)> {
+fn answer(
+    request: &[u8],
+    disk: &mut [u8],
+    asked: &mut BTreeSet<Vec<u8>>,
+) -> Option<(u64, Result<Vec<u8>, i32>)> {
     let opcode = word(request, 4);
     let (unique, node) = (double(request, 8), double(request, 16));
     let arguments = request.get(HEADER..).unwrap_or_default();
@@ -95,8 +102,11 @@ fn answer(request: &[u8], disk: &mut [u8]) -> Option<(u64, Result<Vec<u8>, i32>)
         // FORGET, INTERRUPT, BATCH_FORGET
         2 | 36 | 42 => return None,
         // LOOKUP
-        1 if arguments == b"hung\0" => return None,
-        1 if arguments == b"disk\0" => Ok([&entry()[..], &attributes(DISK)].concat()),
+        1 if arguments.starts_with(b"hung") => {
+            asked.insert([b"asked-", arguments].concat());
+            return None;
+        }
+        1 if arguments == b"disk\0" || asked.contains(arguments) => Ok([&entry()[..], &attributes(DISK)].concat()),
         1 => Err(ENOENT),
         // GETATTR, SETATTR: to be asked for again each time.
         3 | 4 => Ok([&[0; 16][..], &attributes(node)].concat()),
