@@ -1,11 +1,12 @@
 //! Starting and stopping microVMs, and building guests for them.
 //!
 //! ```text
-//! machine     start, stop, remove: what is common to all backends
+//! machine     start and stop: what is common to all backends
 //!   driver    the seam: one file a VMM                 firecracker/, cloud_hypervisor/, qemu/, local
 //!   microvm   what the first two have in common        http, vmlinux, unpack
 //!   launch    processes while a VM is being started    ended again unless it succeeds
 //!   process   programs that outlive this one
+//! removal     VMs that go, and what was left of some
 //! snapshot    a snapshot's folder: written, named, read, checked
 //! pause       a VM that stands still, and runs on
 //! suspend     taking a snapshot of a VM, and starting one from it
@@ -43,6 +44,7 @@ mod microvm;
 pub mod pause;
 pub mod process;
 pub mod qemu;
+pub mod removal;
 pub mod snapshot;
 mod socket;
 mod sparse;

@@ -272,81 +272,6 @@ pub fn pin(home: &Home, name: &VmName, pinned: bool) -> Result<(), Error> {
     Ok(folder.save(&Record { pinned, ..record })?)
 }
 
-/// Removes a VM that does not run: its folder, with its logs and snapshots.
-pub fn remove(home: &Home, name: &VmName) -> Result<(), Error> {
-    let folder = home.vm(name);
-    folder.record()?;
-    let _lock = home.lock(name)?;
-    let record = folder.record()?;
-    // One whose start was broken off too: somebody may be about to look at it.
-    let alive = record.alive()?;
-    if let Some(main) = alive.iter().find(|process| process.role.is_main()) {
-        return Err(Error::NotRemoved {
-            name: name.to_string(),
-            pid: main.pid,
-        });
-    }
-    replace_stopped_vm(name, &record, &folder)?;
-    remove_whole(home, &folder)
-}
-
-/// Removes a VM's folder. First it is moved out of the way: of a folder that is half gone nobody would
-/// know any more whose it was, or that it is to go.
-fn remove_whole(home: &Home, folder: &VmFolder) -> Result<(), Error> {
-    let removing = home.removing();
-    mvm_registry::make_private(&removing)?;
-    let into = tempfile::Builder::new()
-        .prefix(folder.name().as_str())
-        .tempdir_in(&removing)
-        .map_err(Error::io("make a folder in", &removing))?;
-    std::fs::rename(folder.path(), into.path().join("vm"))
-        .map_err(Error::io("remove", folder.path()))?;
-    into.close().map_err(Error::io("remove", &removing))
-}
-
-/// Removes what killed programs have left: folders that were being removed, and folders in which a VM
-/// was to be made by the fleet of which nothing was started yet. What another program is at just now is
-/// left to it, or gone with it.
-///
-/// # Errors
-///
-/// [`Error::Registry`] and [`Error::Io`] if it cannot even be looked.
-pub fn sweep(home: &Home) -> Result<(), Error> {
-    for entry in entries(&home.removing())? {
-        // Whoever removes it may be alive: then both do.
-        let _ = std::fs::remove_dir_all(entry.path());
-    }
-    for entry in entries(&home.vms())? {
-        let name = entry.file_name();
-        let Some(name) = name.to_str().and_then(|name| VmName::new(name).ok()) else {
-            continue;
-        };
-        let folder = home.vm(&name);
-        let is_begun = folder.vm().is_some() || !folder.path().is_dir();
-        let is_empty = || entries(folder.path()).is_ok_and(|entries| entries.is_empty());
-        if is_begun || !(folder.notes().fleet.made || is_empty()) {
-            continue;
-        }
-        let Ok(_lock) = home.lock(&name) else {
-            continue;
-        };
-        if folder.vm().is_none() {
-            let _ = remove_whole(home, &folder);
-        }
-    }
-    Ok(())
-}
-
-fn entries(folder: &Path) -> Result<Vec<std::fs::DirEntry>, Error> {
-    match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        entries => Ok(entries
-            .map_err(Error::io("look into", folder))?
-            .flatten()
-            .collect()),
-    }
-}
-
 /// Removes what a failed start has made of a VM that was not there before, unless something of it still
 /// runs. Whoever calls this holds the VM's lock.
 pub(crate) fn forget(folder: &VmFolder) -> Result<(), Error> {
@@ -549,6 +474,3 @@ fn need_console(folder: &VmFolder, log: &str) -> Result<File, Error> {
         opened => opened.map_err(Error::io("read", &path)),
     }
 }
-
-#[cfg(test)]
-mod tests;

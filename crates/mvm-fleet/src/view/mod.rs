@@ -37,6 +37,8 @@
 
 #[cfg(test)]
 mod asked_tests;
+#[cfg(test)]
+mod clock_tests;
 mod clocks;
 mod detail;
 #[cfg(test)]

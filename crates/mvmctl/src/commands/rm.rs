@@ -33,7 +33,7 @@ impl Args {
             if force {
                 mvm_vmm::machine::stop(home, vm, Stop::Force)?;
             }
-            mvm_vmm::machine::remove(home, vm)?;
+            mvm_vmm::removal::remove(home, vm)?;
             Ok(Report { removed: true })
         };
         let told = |vm: &str, _: &Report| format!("{vm} is removed");

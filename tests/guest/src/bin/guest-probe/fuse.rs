@@ -106,7 +106,9 @@ fn answer(
             asked.insert([b"asked-", arguments].concat());
             return None;
         }
-        1 if arguments == b"disk\0" || asked.contains(arguments) => Ok([&entry()[..], &attributes(DISK)].concat()),
+        1 if arguments == b"disk\0" || asked.contains(arguments) => {
+            Ok([&entry()[..], &attributes(DISK)].concat())
+        }
         1 => Err(ENOENT),
         // GETATTR, SETATTR: to be asked for again each time.
         3 | 4 => Ok([&[0; 16][..], &attributes(node)].concat()),

@@ -167,7 +167,7 @@ impl Job<'_> {
         if folder.path().exists() {
             return Err(NotDone::Skipped("there is a VM of that name by now".into()));
         }
-        // Whose it is stands there before it is anything: see `mvm_vmm::machine::sweep`.
+        // Whose it is stands there before it is anything: see `mvm_vmm::removal::sweep`.
         self.block(|home, vm| {
             let folder = home.vm(vm);
             folder.create()?;
@@ -243,7 +243,7 @@ impl Job<'_> {
                 // Processes of a start that nobody saw to its end.
                 mvm_vmm::machine::stop(home, vm, Stop::Force)?;
             }
-            mvm_vmm::machine::remove(home, vm)
+            mvm_vmm::removal::remove(home, vm)
         })
         .await
     }
@@ -276,9 +276,9 @@ pub(super) fn give_up(home: &Home, vm: &VmName) -> Result<(), Error> {
     match home.vm(vm).last_record()? {
         Some(_) => {
             mvm_vmm::machine::stop(home, vm, Stop::Force)?;
-            mvm_vmm::machine::remove(home, vm)
+            mvm_vmm::removal::remove(home, vm)
         }
-        None => mvm_vmm::machine::sweep(home),
+        None => mvm_vmm::removal::sweep(home),
     }
 }
 

@@ -237,7 +237,7 @@ impl Hands<'_> {
 /// guest is removed. To be called before anything is decided; it blocks.
 pub(super) fn half_done(home: &Home, policy: &Policy) -> Vec<HalfDone> {
     // What cannot be looked at has nothing that could be mended.
-    let _ = mvm_vmm::machine::sweep(home);
+    let _ = mvm_vmm::removal::sweep(home);
     let entries = std::fs::read_dir(home.vms()).into_iter().flatten();
     let names = entries.flatten().filter_map(|entry| {
         let name = entry.file_name();
