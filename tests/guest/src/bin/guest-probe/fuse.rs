@@ -133,9 +133,10 @@ fn answer(
         17 => Ok(vec![0; 80]),
         // RELEASE, FSYNC, FLUSH, READDIR (empty), RELEASEDIR, FSYNCDIR, ACCESS, DESTROY
         18 | 20 | 25 | 28 | 29 | 30 | 34 | 38 => Ok(Vec::new()),
-        // INIT: version 7.31, and nothing that may be left out.
+        // INIT: version 7.31, and nothing that may be left out, but that lookups do not wait for one another.
         26 => {
-            let words = [7, 31, 0, 0, 0, MAX_WRITE, 1];
+            const PARALLEL_DIROPS: u32 = 1 << 18;
+            let words = [7, 31, 0, PARALLEL_DIROPS, 0, MAX_WRITE, 1];
             let mut body: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).collect();
             body.resize(64, 0);
             Ok(body)
