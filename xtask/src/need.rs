@@ -45,6 +45,20 @@ const TMUX: Package = Package {
     why: "is the terminal of the tests of interactive commands",
 };
 
+/// Shells whose completion is tried. bash is everywhere.
+const SHELLS: [Package; 2] = [
+    Package {
+        name: "fish",
+        program: "fish",
+        why: "is asked for completions of mvmctl",
+    },
+    Package {
+        name: "zsh",
+        program: "zsh",
+        why: "is asked for completions of mvmctl",
+    },
+];
+
 const LINTIAN: Package = Package {
     name: "lintian",
     program: "lintian",
@@ -166,6 +180,11 @@ pub(crate) fn socat() -> Result<()> {
 /// The terminal of the tests of interactive commands.
 pub(crate) fn terminal() -> Result<()> {
     packages(&[TMUX])
+}
+
+/// The shells that complete what is typed for mvmctl.
+pub(crate) fn shells() -> Result<()> {
+    packages(&SHELLS)
 }
 
 /// What checks Debian packages.

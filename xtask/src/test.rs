@@ -60,11 +60,12 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
     // What is missing is installed first: nobody waits ten minutes to learn that root is needed.
     let boots = wants(Rung::Guest) || wants(Rung::Nix);
     let guest = boots.then(need::guest_parts).transpose()?;
-    if wants(Rung::Guest) {
+    if wants(Rung::Guest) || wants(Rung::Packages) {
         need::terminal()?;
     }
     if wants(Rung::Packages) {
         need::lintian()?;
+        need::shells()?;
     }
     // One of the guests has the agent by its package.
     let packed = wants(Rung::Packages) || wants(Rung::Guest);

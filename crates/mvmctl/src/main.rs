@@ -7,6 +7,7 @@ mod args;
 mod backoff;
 mod clock;
 mod commands;
+mod completion;
 mod confine;
 mod conversation;
 mod feed;
@@ -54,7 +55,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // Ends the process if it is a shell that asks for completions.
-    clap_complete::CompleteEnv::with_factory(args::command).complete();
+    clap_complete::CompleteEnv::with_factory(args::command)
+        .shells(completion::SHELLS)
+        .complete();
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(told) => return usage(&told),

@@ -16,6 +16,7 @@
 //! vm         TestVm: each test's own clone of it, and what a story does with it
 //! mvmctl     the program as a user runs it, with a home of its own
 //! systemd    the guest with systemd: a Debian as its users make it
+//! tmux       a terminal
 //! ```
 //!
 //! A story of its own takes a second, since its guest does not boot: it continues where the
@@ -44,6 +45,7 @@ pub mod remote;
 mod short_path;
 mod sleeper;
 mod systemd;
+mod tmux;
 mod vm;
 mod waker;
 
@@ -56,6 +58,7 @@ pub use parts::{Parts, named, required};
 pub use pool::build_pool;
 pub use sleeper::{MACHINE_ID, build_sleeper};
 pub use systemd::SystemdVm;
+pub use tmux::Tmux;
 pub use vm::TestVm;
 pub use waker::{build_waker, compute};
 

@@ -50,6 +50,17 @@ impl Packages {
             .expect("the package")
     }
 
+    /// The files of `mvmctl`'s package, in a folder.
+    pub fn unpacked_mvmctl(&self) -> TempDir {
+        let folder = tempfile::tempdir().expect("make a folder");
+        let unpack = Command::new("dpkg-deb")
+            .arg("-x")
+            .args([&*self.deb("mvmctl", 1), folder.path()])
+            .output();
+        told(&unpack.expect("run dpkg-deb"));
+        folder
+    }
+
     /// A Debian in which nothing is installed yet.
     pub fn debian(&self) -> Debian {
         let folder = tempfile::tempdir().expect("make a folder");

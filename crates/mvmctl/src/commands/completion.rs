@@ -1,9 +1,9 @@
 //! `mvmctl completion SHELL`
 
 use super::Context;
+use crate::completion::SHELLS;
 use crate::render::shown::Shown;
 use crate::report::{Failure, Outcome};
-use clap_complete::env::Shells;
 
 /// Print a completion script: commands, options, and the names of VMs
 ///
@@ -17,14 +17,13 @@ pub(crate) struct Args {
 }
 
 fn shells() -> clap::builder::PossibleValuesParser {
-    Shells::builtins().names().collect::<Vec<_>>().into()
+    SHELLS.names().collect::<Vec<_>>().into()
 }
 
 impl Args {
     #[expect(clippy::unused_async, reason = "all commands have one signature")]
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let shells = Shells::builtins();
-        let shell = shells.completer(&self.shell).ok_or_else(|| {
+        let shell = SHELLS.completer(&self.shell).ok_or_else(|| {
             // The argument's parser lets no other names through.
             Failure::usage(format!("no completions for the shell {}", self.shell))
         })?;

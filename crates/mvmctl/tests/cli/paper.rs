@@ -2,17 +2,18 @@
 
 use crate::host::{Host, Ran, silent};
 
-/// What a shell is offered for the last of these words.
-fn offered(host: &Host, words: &str) -> Vec<String> {
-    let words: Vec<_> = words.split(' ').collect();
+/// What bash is offered for a line that ends so, of which it would replace the last word.
+fn offered(host: &Host, line: &str) -> Vec<String> {
+    let last = line.rsplit([' ', '=', ':']).next().unwrap_or_default();
+    offered_for(host, line, last)
+}
+
+/// The same with what it would replace.
+fn offered_for(host: &Host, line: &str, replaced: &str) -> Vec<String> {
     let output = host
         .command("--")
-        .args(&words)
+        .args([line, replaced])
         .env("COMPLETE", "bash")
-        .env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string())
-        .env("_CLAP_COMPLETE_COMP_TYPE", "9")
-        .env("_CLAP_COMPLETE_SPACE", "true")
-        .env("_CLAP_IFS", "\n")
         .output()
         .unwrap();
     let ran = Ran::from(output).exits(0);
