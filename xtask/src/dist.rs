@@ -20,6 +20,10 @@ pub(super) const PACKAGES: [&str; 2] = ["mvm-guest-agent", "mvmctl"];
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 const REVISION: &str = "1";
 
+/// Who answers for the packages. The address is nobody's: who publishes them gives one of their own.
+const MAINTAINER: &str = "The mvm authors <maintainers@users.noreply.github.com>";
+const MAINTAINER_GIVEN: &str = "MVM_MAINTAINER";
+
 pub(crate) fn run() -> Result<()> {
     need::DEB.installed()?;
     need::CYCLONEDX.installed()?;
@@ -97,6 +101,36 @@ fn epoch() -> Result<String> {
         })
 }
 
+/// Who answers for the packages, as `MVM_MAINTAINER` says.
+fn maintainer() -> Result<String> {
+    match env::var(MAINTAINER_GIVEN) {
+        Ok(given) => a_maintainer(given),
+        Err(env::VarError::NotPresent) => Ok(MAINTAINER.into()),
+        Err(error) => Err(Failure(format!("{MAINTAINER_GIVEN}: {error}"))),
+    }
+}
+
+/// It goes into files whose lines mean something.
+fn a_maintainer(given: String) -> Result<String> {
+    let address = given
+        .split_once(" <")
+        .and_then(|(name, rest)| Some((name, rest.strip_suffix('>')?)));
+    match address {
+        Some((name, address))
+            if !name.trim().is_empty()
+                && address.contains('@')
+                && !address.contains(['<', '>', ' '])
+                && !given.contains(char::is_control) =>
+        {
+            Ok(given)
+        }
+        _ => Err(Failure(format!(
+            "{MAINTAINER_GIVEN} is `{}`, and has to be `NAME <ADDRESS>`",
+            given.escape_debug()
+        ))),
+    }
+}
+
 /// Packs one package into a folder, as its crate's `package.metadata.deb` says.
 fn package_of(
     programs: &Programs,
@@ -113,6 +147,7 @@ fn package_of(
     Cmd::new(need::DEB.installed()?)
         .args(["--no-build", "--no-strip", "--quiet", "--locked"])
         .args(["--package", package, "--deb-revision", revision])
+        .args(["--maintainer", &maintainer()?])
         .args(options)
         .arg("--output")
         .arg(&deb)
@@ -156,4 +191,28 @@ fn checksums(dist: &Path) -> Result<()> {
     files.sort();
     let sums = Cmd::new("sha256sum").args(files).dir(dist).output()?;
     fs::write(dist.join("SHA256SUMS"), sums + "\n").tried("write SHA256SUMS")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_maintainer_has_a_name_and_an_address() {
+        for given in [MAINTAINER, "Jo Doe <jo@example.org>"] {
+            assert_eq!(a_maintainer(given.into()).ok().as_deref(), Some(given));
+        }
+        for not in [
+            "",
+            "jo@example.org",
+            "<jo@example.org>",
+            " <jo@example.org>",
+            "Jo <jo>",
+            "Jo <jo@example.org> and <others@example.org>",
+            "Jo <jo@example.org>\nDepends: more",
+            "Jo\n <jo@example.org>",
+        ] {
+            assert!(a_maintainer(not.into()).is_err(), "{not}");
+        }
+    }
 }

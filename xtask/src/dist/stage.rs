@@ -1,6 +1,6 @@
 //! What cargo-deb packs as if cargo had built it: programs, pages, completions, changelogs.
 
-use super::{VERSION, licences};
+use super::{VERSION, licences, maintainer};
 use crate::build;
 use crate::sh::{Cmd, Result, Tried};
 use std::fs;
@@ -84,7 +84,8 @@ fn debian_changelog(package: &str, revision: &str, epoch: &str) -> Result<String
     Ok(format!(
         "{package} ({VERSION}-{revision}) unstable; urgency=medium\n\n  \
          * What is new in this version is in changelog.gz.\n\n \
-         -- The mvm authors <maintainers@users.noreply.github.com>  {date}\n"
+         -- {}  {date}\n",
+        maintainer()?
     ))
 }
 
