@@ -64,7 +64,7 @@ impl Parts {
 
     /// `MVM_TEST_PACKAGES`: the Debian packages, the agent's in several revisions; looked for in the
     /// same way.
-    pub(crate) fn packages() -> Option<PathBuf> {
+    pub fn packages() -> Option<PathBuf> {
         required(named("MVM_TEST_PACKAGES"), "guest")
     }
 

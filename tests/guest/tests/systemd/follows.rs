@@ -1,14 +1,15 @@
 //! systemd as the engine of one host: the fleet's unit, and units of VMs whose number follows what a pool
-//! wants, by what is shipped.
+//! wants, by mvmctl's package, which is upgraded, removed and purged while they run.
 
-use crate::host::install;
-use mvm_guest_tests::SystemdVm;
+use crate::host::install_package;
+use mvm_guest_tests::{Parts, SystemdVm};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A pool that wants one at hand, VMs that are busy when a file says so, and a number of units that is
 /// brought up to date when the test says so and not by a timer.
 const SET_UP: &str = r#"
-mkdir -p /etc/inner /etc/mvm/pools
+mkdir -p /etc/inner
 echo '{"busy_signals": ["inhibit"], "sample_interval_secs": 1}' >/etc/inner/agent.json
 for number in 1 2; do
     cat >/etc/mvm/vms/web-$number.conf <<END
@@ -18,7 +19,6 @@ END
 done
 printf '[[pool]]\nname = "web"\nspare = 1\n' >/etc/mvm/fleet.toml
 echo MVM_MOST=2 >/etc/mvm/pools/web.conf
-chmod 755 /usr/lib/mvm/mvm-follow
 "#;
 
 /// Starts what serves the fleet, and tells why if that fails.
@@ -63,18 +63,11 @@ async fn the_number_of_units_follows_what_the_pool_wants() {
     let Some(vm) = SystemdVm::restored() else {
         return;
     };
-    let system = "/etc/systemd/system";
-    let units_of: Vec<(&str, String)> = [
-        "mvm@.service",
-        "mvm-fleet.service",
-        "mvm-follow@.service",
-        "mvm-follow@.timer",
-    ]
-    .map(|unit| (unit, format!("{system}/{unit}")))
-    .into();
-    let mut files: Vec<(&str, &str)> = units_of.iter().map(|(unit, to)| (*unit, &**to)).collect();
-    files.push(("mvm-follow", "/usr/lib/mvm/mvm-follow"));
-    install(&vm, &files).await;
+    let Some(packages) = Parts::packages() else {
+        return;
+    };
+    let said = install_package(&vm, &packages, 1).await;
+    assert!(said.ends_with("\n0\n"), "{said}");
     vm.sh(SET_UP).await;
 
     // Nobody serves: no number, and so nothing is done.
@@ -139,5 +132,48 @@ async fn the_number_of_units_follows_what_the_pool_wants() {
     }
     vm.sh("rm /var/lib/mvm/vms/web-2/run/busy.d/work").await;
     units(&vm, "active inactive").await;
-    vm.sh("systemctl stop mvm@web-1 mvm-fleet").await;
+    the_package_goes(&vm, &packages).await;
+}
+
+/// One VM runs by its unit, and one that no unit knows of.
+async fn the_package_goes(vm: &SystemdVm, packages: &Path) {
+    vm.sh(
+        "MVM_HOME=/var/lib/mvm mvmctl vm start solo --backend local --agent /usr/bin/mvm-guest-agent \
+         --etc /etc/inner",
+    )
+    .await;
+    let vms = "systemctl show --value -p MainPID mvm@web-1; \
+         for vm in web-1 solo; do \
+             for it in $(jq .processes[].pid /var/lib/mvm/vms/$vm/vm.json); do \
+                 readlink /proc/$it/cwd; echo $it; \
+             done; \
+         done";
+    let fleet = "systemctl show --value -p MainPID mvm-fleet";
+    let (vms_before, fleet_before) = (vm.sh(vms).await, vm.sh(fleet).await);
+    assert!(vms_before.contains("/vms/solo"), "{vms_before}");
+
+    // An upgrade has the server run what is installed, and touches no VM.
+    let said = install_package(vm, packages, 2).await;
+    assert!(said.ends_with("\n0\n"), "{said}");
+    assert_eq!(vm.sh("systemctl is-active mvm-fleet").await, "active\n");
+    assert_ne!(vm.sh(fleet).await, fleet_before);
+    let exe = format!("readlink /proc/$({fleet})/exe");
+    assert_eq!(vm.sh(&exe).await, "/usr/bin/mvmctl\n");
+    assert_eq!(vm.sh(vms).await, vms_before);
+    wants(vm, 1).await;
+
+    // Without it no unit runs, what no unit has started runs on, and VMs stay.
+    let said = vm.sh("dpkg -P mvmctl 2>&1; echo $?").await;
+    assert!(said.contains("/var/lib/mvm is kept, with"), "{said}");
+    assert!(said.ends_with("\n0\n"), "{said}");
+    let active =
+        "systemctl list-units --no-legend --plain 'mvm-f*' 'mvm@*'; systemctl --failed --quiet";
+    assert_eq!(vm.sh(active).await, "");
+    let left = "readlink /proc/[0-9]*/cwd | grep /var/lib/mvm/vms | sort -u";
+    assert_eq!(vm.sh(left).await, "/var/lib/mvm/vms/solo\n");
+    let there = "ls /var/lib/mvm/vms; ls /etc/mvm/vms /etc/mvm/pools; \
+         systemctl list-unit-files --no-legend 'mvm-f*' 'mvm@*'";
+    let own = "solo\nweb-1\nweb-2\n\
+         /etc/mvm/pools:\nweb.conf\n\n/etc/mvm/vms:\nweb-1.conf\nweb-2.conf\n";
+    assert_eq!(vm.sh(there).await, own);
 }

@@ -2,6 +2,7 @@
 //! since there is no VMM within an emulated guest.
 
 use mvm_guest_tests::SystemdVm;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -28,4 +29,22 @@ pub(crate) async fn install(vm: &SystemdVm, files: &[(&str, &str)]) {
     }
     vm.sh("chmod 755 /usr/bin/mvmctl; systemctl daemon-reload")
         .await;
+}
+
+/// Installs mvmctl by its Debian package, or upgrades it to another revision, and gives what dpkg said.
+pub(crate) async fn install_package(vm: &SystemdVm, packages: &Path, revision: u32) -> String {
+    let middle = format!("-{revision}_");
+    let mut files = fs::read_dir(packages)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let package = files.find(|file| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("mvmctl_") && name.contains(&middle)
+    });
+    let package = package.expect("mvmctl's package");
+    let to = format!("{}:/tmp/mvmctl.deb", vm.name());
+    vm.mvmctl()
+        .ok(&["vm", "cp", package.to_str().unwrap(), to.as_str()]);
+    vm.sh("dpkg -i /tmp/mvmctl.deb 2>&1; echo $?; rm /tmp/mvmctl.deb")
+        .await
 }
