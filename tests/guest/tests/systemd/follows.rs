@@ -172,7 +172,7 @@ async fn the_package_goes(vm: &SystemdVm, packages: &Path) {
     let left = "readlink /proc/[0-9]*/cwd | grep /var/lib/mvm/vms | sort -u";
     assert_eq!(vm.sh(left).await, "/var/lib/mvm/vms/solo\n");
     let there = "ls /var/lib/mvm/vms; ls /etc/mvm/vms /etc/mvm/pools; \
-         systemctl list-unit-files --no-legend 'mvm-f*' 'mvm@*'";
+         systemctl list-unit-files --no-legend 'mvm-f*' 'mvm@*'; true";
     let own = "solo\nweb-1\nweb-2\n\
          /etc/mvm/pools:\nweb.conf\n\n/etc/mvm/vms:\nweb-1.conf\nweb-2.conf\n";
     assert_eq!(vm.sh(there).await, own);
