@@ -80,3 +80,28 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+/// Waits for an answer that `holding` holds up until it has ended. The deadline of the answer counts from
+/// then: what holds it up has deadlines of its own, and takes as long as the guest does.
+pub async fn held_up<A, H>(
+    answer: impl Future<Output = A>,
+    holding: impl Future<Output = H>,
+) -> (A, H) {
+    let released = tokio::sync::Notify::new();
+    let late = async {
+        released.notified().await;
+        tokio::time::sleep(SOON).await;
+    };
+    let answer = async {
+        tokio::select! {
+            answer = answer => answer,
+            () = late => panic!("no answer within {SOON:?}"),
+        }
+    };
+    let holding = async {
+        let held = holding.await;
+        released.notify_one();
+        held
+    };
+    tokio::join!(answer, holding)
+}

@@ -5,7 +5,7 @@ use crate::frozen::{drawing, end_agent, frozen};
 use crate::story::Story;
 use crate::thawed::{draws_on, mover, witness, woken};
 use mvm_client::Error as ClientError;
-use mvm_guest_tests::{SOON, eventually};
+use mvm_guest_tests::{SOON, eventually, held_up};
 use mvm_protocol::answer::ErrorAnswer;
 use mvm_protocol::drop_in::Secs;
 use mvm_protocol::lifecycle::{Outcome, SleepPrep, StepKind, WakeCause};
@@ -94,8 +94,7 @@ async fn who_gets_out_of_what_is_frozen_before_the_guest_is_ready_is_told() {
             ..SleepPrep::default()
         };
         let mut session = story.session("golden").await;
-        let sleep = timeout(SOON, session.sleep_prep(prep));
-        let (ready, ()) = tokio::join!(sleep, async {
+        let (ready, ()) = held_up(session.sleep_prep(prep), async {
             eventually("it is frozen, and the sync waits", async || {
                 let script =
                     format!("cut -d ' ' -f 3 /proc/{server}/stat; pidof mvm-guest-agent | wc -w");
@@ -103,8 +102,8 @@ async fn who_gets_out_of_what_is_frozen_before_the_guest_is_ready_is_told() {
             })
             .await;
             story.sh("golden", &out).await;
-        });
-        let ready = ready.expect("an answer");
+        })
+        .await;
         if require_freeze {
             let refused = ready.unwrap_err();
             let why = format!("the freeze failed: {told}; the guest was rolled back");

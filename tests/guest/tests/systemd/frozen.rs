@@ -2,7 +2,7 @@
 //! goes on as if nothing had been.
 
 use super::now;
-use mvm_guest_tests::{DRAWN, Draw, Drawn, SOON, SystemdVm, amiss, eventually};
+use mvm_guest_tests::{DRAWN, Draw, Drawn, SOON, SystemdVm, amiss, eventually, held_up};
 use mvm_protocol::lifecycle::{Outcome, Ready, SleepPrep, Step, StepKind, Wake};
 use mvm_vmm::{Deadline, Home, VmName, suspend};
 use std::path::Path;
@@ -184,34 +184,32 @@ async fn what_systemd_thaws_is_noticed_and_frozen_again() {
     start(&vm, "draw served stopped restarted").await;
 
     let mut session = vm.session().await;
-    let (ready, drawn) = tokio::join!(
-        timeout(SOON, session.sleep_prep(SleepPrep::default())),
-        async {
-            let script = format!("cat {SYSTEM}/cgroup.freeze");
-            stands_still(&vm).await;
-            let before = lines_drawn(&vm).await;
-            vm.sh(
-                "systemctl --no-block stop stopped; systemctl --no-block restart restarted; \
+    let (ready, drawn) = held_up(session.sleep_prep(SleepPrep::default()), async {
+        let script = format!("cat {SYSTEM}/cgroup.freeze");
+        stands_still(&vm).await;
+        let before = lines_drawn(&vm).await;
+        vm.sh(
+            "systemctl --no-block stop stopped; systemctl --no-block restart restarted; \
                  systemctl --no-block start started",
-            )
+        )
+        .await;
+        eventually("systemd thaws the slice", async || {
+            (vm.sh(&script).await == "0\n").then_some(())
+        })
+        .await;
+        eventually("the new one has a cgroup", async || {
+            let script = format!("[ -e {SYSTEM}/started.service ] && echo yes || true");
+            (vm.sh(&script).await == "yes\n").then_some(())
+        })
+        .await;
+        // What is frozen by itself draws nothing, though its slice was thawed.
+        assert_eq!(lines_drawn(&vm).await, before);
+        vm.sh(&format!("echo 0 >{SYSTEM}/served.service/cgroup.freeze"))
             .await;
-            eventually("systemd thaws the slice", async || {
-                (vm.sh(&script).await == "0\n").then_some(())
-            })
-            .await;
-            eventually("the new one has a cgroup", async || {
-                let script = format!("[ -e {SYSTEM}/started.service ] && echo yes || true");
-                (vm.sh(&script).await == "yes\n").then_some(())
-            })
-            .await;
-            // What is frozen by itself draws nothing, though its slice was thawed.
-            assert_eq!(lines_drawn(&vm).await, before);
-            vm.sh(&format!("echo 0 >{SYSTEM}/served.service/cgroup.freeze"))
-                .await;
-            before
-        }
-    );
-    let ready = ready.expect("an answer").unwrap();
+        before
+    })
+    .await;
+    let ready = ready.unwrap();
     let told = details(&ready.steps, StepKind::Freeze);
     assert_eq!(told.len(), 2, "{told:?}");
     for words in [
