@@ -19,12 +19,15 @@ use crate::{Endpoint, Error, Home, VmFolder, VmName};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use candidates::{Candidate, Candidates};
 
 /// How long the last that a guest has said may take to be in its console.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long a VMM may take to end that hears nobody any more: it gives its guest's memory back then.
+const VMM_ENDS: Duration = Duration::from_millis(500);
 
 /// How often a VM is looked at whose record changes meanwhile.
 const LOOKS: usize = 3;
@@ -403,14 +406,19 @@ impl Inventory {
         let (VmState::Running, Some(own), Some(vmms)) = (&vm.state, &vm.own, &self.vmms) else {
             return vm;
         };
+        let asked = Instant::now();
         let state = match vmms.is_paused(&own.record, &own.folder, at_most) {
             Ok(false) => return vm,
             Ok(true) => VmState::Paused(Pause::Other),
-            Err(problem) => match own.folder.vm() {
-                // It did not answer since it has ended meanwhile, or something is being done to it.
-                Some(now) if now.state != VmState::Running => return now,
-                _ => VmState::Unknown(Untold::SilentVmm { problem }),
-            },
+            Err(problem) => {
+                let left = at_most.saturating_sub(asked.elapsed());
+                own.record.wait_for_vmm(left.min(VMM_ENDS));
+                match own.folder.vm() {
+                    // It did not answer since it has ended meanwhile, or something is being done to it.
+                    Some(now) if now.state != VmState::Running => return now,
+                    _ => VmState::Unknown(Untold::SilentVmm { problem }),
+                }
+            }
         };
         Vm { state, ..vm }
     }

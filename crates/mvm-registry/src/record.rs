@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The version of `vm.json` that is written and read.
 pub const VERSION: u32 = 1;
@@ -130,6 +131,15 @@ impl Record {
             alive.extend(process.open().map_err(failed())?);
         }
         Ok(alive)
+    }
+
+    /// Waits for the end of its VMM, for at most that long.
+    pub(crate) fn wait_for_vmm(&self, at_most: Duration) {
+        let alive = self.alive().unwrap_or_default();
+        if let Some(vmm) = alive.iter().find(|process| process.role.is_main()) {
+            // If that cannot be seen, then what is asked next cannot either, and says so.
+            let _ = vmm.wait(at_most);
+        }
     }
 
     /// The same with its times, after what was written before.

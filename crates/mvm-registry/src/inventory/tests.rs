@@ -1,5 +1,7 @@
 //! Folders in which VMs are found, and some in which they are not.
 
+mod asked;
+
 use super::*;
 use crate::process::ProcessId;
 use crate::record::tests::record;
@@ -431,41 +433,6 @@ fn without_its_vsock_backend_it_runs_and_is_not_dialled() {
     assert_eq!(vm.state, VmState::Running);
     let error = vm.endpoint().unwrap_err();
     assert!(matches!(error, Error::VsockEnded), "{error:?}");
-}
-
-/// A VMM that says that, or nothing.
-#[derive(Debug)]
-struct Says(Result<bool, String>);
-
-impl AskVmm for Says {
-    fn is_paused(&self, _: &Record, _: &VmFolder, _: Duration) -> Result<bool, String> {
-        self.0.clone()
-    }
-}
-
-#[tokio::test]
-async fn one_that_runs_is_asked_of_its_vmm_before_it_is_dialled() {
-    let record = Record {
-        processes: vec![own_process(Role::Vmm)],
-        ..record()
-    };
-    let (home, inventory) = home_of(&record);
-    let asked = async |says| {
-        let inventory = inventory.clone().with_vmms(Arc::new(Says(says)));
-        inventory.now("web", Duration::from_secs(1)).await.unwrap()
-    };
-    assert!(asked(Ok(false)).await.endpoint().is_ok());
-    let paused = asked(Ok(true)).await;
-    assert_eq!(paused.state, VmState::Paused(Pause::Other));
-    let error = paused.endpoint().unwrap_err();
-    assert_eq!((error.code(), error.is_retryable()), ("not-running", true));
-    let error = asked(Err("no answer".into())).await.endpoint().unwrap_err();
-    assert!(matches!(error, Error::SilentVmm { .. }), "{error:?}");
-    assert!(error.is_retryable());
-    // One that is another's is not asked: nobody knows how.
-    let foreign = r#"{"state":"running","backend":"qemu"}"#;
-    std::fs::write(home.path().join("vms/web/vm.json"), foreign).unwrap();
-    assert!(asked(Ok(true)).await.endpoint().is_ok());
 }
 
 #[test]
