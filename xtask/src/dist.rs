@@ -1,11 +1,12 @@
 //! `cargo xtask dist`: Debian packages, tarballs of the same files, lists of what the programs are made
-//! of, and checksums, in `target/dist`. The same programs of the same commit give the same bytes.
+//! of, and checksums, in `target/dist`, or in
+//! `target/dist-ARCH` for another target than this machine. The same programs of the same commit give the same bytes.
 
 mod licences;
 mod sbom;
 mod stage;
 
-use crate::build;
+use crate::build::{self, Target};
 use crate::need;
 use crate::sh::{Cmd, Failure, Result, Tried, say};
 use stage::Programs;
@@ -24,29 +25,38 @@ const REVISION: &str = "1";
 const MAINTAINER: &str = "The mvm authors <maintainers@users.noreply.github.com>";
 const MAINTAINER_GIVEN: &str = "MVM_MAINTAINER";
 
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(args: &[&str]) -> Result<()> {
+    let target = match args {
+        [] => Target::own(),
+        ["--target", triple] => need::target(triple)?,
+        _ => {
+            return Err(Failure("it is `cargo xtask dist [--target TRIPLE]`".into()));
+        }
+    };
     need::DEB.installed()?;
     need::CYCLONEDX.installed()?;
     need::lintian()?;
     let epoch = epoch()?;
-    let dist = build::target_dir()?.join("dist");
+    let dist = target.folder("dist")?;
     if dist.exists() {
         fs::remove_dir_all(&dist).tried(format!("remove {}", dist.display()))?;
     }
     let programs = Programs {
-        agent: build::static_agent()?,
-        dev_agent: build::static_dev_agent()?,
-        mvmctl: build::static_mvmctl()?,
+        agent: target.agent()?,
+        dev_agent: target.dev_agent()?,
+        mvmctl: target.mvmctl()?,
+        target,
     };
+    let target = &programs.target;
     for package in PACKAGES {
         let deb = package_of(&programs, package, REVISION, &epoch, &dist, &[])?;
         Cmd::new("lintian")
             .args(["--allow-root", "--fail-on", "error,warning"])
             .arg(&deb)
             .run()?;
-        unpacked(&deb, &dist.join(tarball(package)))?;
+        unpacked(&deb, &dist.join(tarball(package, target)))?;
     }
-    sbom::write(&dist, &epoch)?;
+    sbom::write(&dist, &epoch, target)?;
     checksums(&dist)?;
     say(format!("In {}:", dist.display()));
     Cmd::new("ls").arg("-l").arg(&dist).status()?;
@@ -72,6 +82,7 @@ pub(crate) fn for_tests(agent: &Path, dev_agent: &Path) -> Result<PathBuf> {
         agent: agent.to_owned(),
         dev_agent: dev_agent.to_owned(),
         mvmctl,
+        target: Target::own(),
     };
     let epoch = epoch()?;
     for (package, revision) in [
@@ -141,13 +152,17 @@ fn package_of(
     options: &[&str],
 ) -> Result<PathBuf> {
     let scratch = need::Scratch::of_process(&build::target_dir()?, "stage")?;
-    let built = scratch.path().join("release");
+    // Where cargo-deb looks if it is told for which target it packs.
+    let triple = programs.target.triple();
+    let built = scratch.path().join(&triple).join("release");
     programs.stage(&built, package, revision, epoch)?;
-    let deb = folder.join(format!("{package}_{VERSION}-{revision}_{}.deb", arch()));
+    let arch = arch(&programs.target);
+    let deb = folder.join(format!("{package}_{VERSION}-{revision}_{arch}.deb"));
     Cmd::new(need::DEB.installed()?)
         .args(["--no-build", "--no-strip", "--quiet", "--locked"])
         .args(["--package", package, "--deb-revision", revision])
         .args(["--maintainer", &maintainer()?])
+        .args(["--target", &triple])
         .args(options)
         .arg("--output")
         .arg(&deb)
@@ -157,17 +172,17 @@ fn package_of(
     Ok(deb)
 }
 
-/// What Debian calls this machine's kind of CPU.
-fn arch() -> &'static str {
-    match env::consts::ARCH {
+/// What Debian calls the target's kind of CPU.
+fn arch(target: &Target) -> &'static str {
+    match target.arch {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
     }
 }
 
-fn tarball(package: &str) -> String {
-    format!("{package}-{VERSION}-{}-linux.tar.gz", env::consts::ARCH)
+fn tarball(package: &str, target: &Target) -> String {
+    format!("{package}-{VERSION}-{}-linux.tar.gz", target.arch)
 }
 
 /// The files of a package as a tarball, for systems that have no dpkg.

@@ -4,10 +4,11 @@
 //! main      which chore
 //! need      what a chore needs of the machine, and how it is installed: cargo tools, packages, kernel
 //! build     the binaries that a chore runs: the static agent, mvmctl
-//! test demo bench schema fuzz engines soak dist release    one file a chore
+//! test demo bench schema fuzz engines soak aarch64 dist release    one file a chore
 //! sh        running commands, shown as a person would type them
 //! ```
 
+mod aarch64;
 mod bench;
 mod build;
 mod demo;
@@ -41,8 +42,9 @@ cargo xtask engines [guests]  as root: Slurm runs VMs on two hosts, one of which
                               `guests` real ones
 cargo xtask soak [--minutes N]  ask a real guest all there is, for 2 minutes or N, and print what of
                               memory, descriptors, processes and threads is more at the end
+cargo xtask aarch64           build the static programs for aarch64, and run the unit tests there, emulated
 cargo xtask dist              Debian packages and tarballs of the static programs, what they are made
-                              of, and checksums, in target/dist
+                              of, and checksums, in target/dist; --target TRIPLE: for aarch64
 cargo xtask release-check     look for advisories about what we depend on, where their database is at hand
 
 What a chore needs and the machine lacks is installed, and each install says what, why and how
@@ -73,7 +75,8 @@ fn run() -> Result<()> {
         ["engines"] => engines::run(false),
         ["engines", "guests"] => engines::run(true),
         ["soak", args @ ..] => soak::run(args),
-        ["dist"] => dist::run(),
+        ["aarch64"] => aarch64::run(),
+        ["dist", args @ ..] => dist::run(args),
         ["release-check"] => release::run(),
         ["fuzz", seconds @ ..] => fuzz::run(seconds),
         [] | ["help" | "--help" | "-h"] => {

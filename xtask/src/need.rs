@@ -3,15 +3,20 @@
 //! Cargo tools and the guests' kernel go into a folder of the user's cache and leave the machine as
 //! it is. Packages are the only thing that is installed for the whole machine, and only by root.
 
+use crate::build::Target;
 use crate::sh::{Cmd, Failure, Result, Tried, say, which};
+use apt::{unpack, with_fresh_lists};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod aarch64;
+mod apt;
 mod debian;
 mod kernel;
 mod slurm;
 mod tool;
 
+pub(crate) use aarch64::aarch64;
 pub(crate) use debian::debian;
 pub(crate) use kernel::{Kernel, newer_kernel};
 pub(crate) use slurm::slurm;
@@ -196,6 +201,19 @@ fn found(program: &str) -> Result<PathBuf> {
     which(program).ok_or_else(|| Failure(format!("`{program}` is not on PATH")))
 }
 
+/// A target of cargo's that programs are packed for.
+pub(crate) fn target(triple: &str) -> Result<Target> {
+    let own = Target::own();
+    match triple {
+        own_triple if own_triple == own.triple() => Ok(own),
+        "aarch64-unknown-linux-gnu" => aarch64(),
+        other => Err(Failure(format!(
+            "nothing is built for `{other}`, but for {} and aarch64-unknown-linux-gnu",
+            own.triple()
+        ))),
+    }
+}
+
 /// Installs packages, or says which command does.
 fn packages(wanted: &[Package]) -> Result<()> {
     let missing: Vec<&Package> = wanted.iter().filter(|it| !it.is_there()).collect();
@@ -228,25 +246,6 @@ fn packages(wanted: &[Package]) -> Result<()> {
             .env("DEBIAN_FRONTEND", "noninteractive")
             .run()
     })
-}
-
-/// Asks apt for packages: after `apt-get update` if its lists do not know them, or name versions
-/// that are no longer there. Only root can update them.
-fn with_fresh_lists(names: &[&str], ask: impl Fn() -> Result<()>) -> Result<()> {
-    let known = |name: &&str| {
-        let policy = Cmd::new("apt-cache").args(["policy", name]).output();
-        policy.is_ok_and(|text| text.contains("Candidate:") && !text.contains("Candidate: (none)"))
-    };
-    if names.iter().all(known) {
-        match ask() {
-            Err(_) if is_root() => {}
-            asked => return asked,
-        }
-    }
-    if is_root() {
-        Cmd::new("apt-get").args(["update", "--quiet=2"]).run()?;
-    }
-    ask()
 }
 
 /// Prometheus, and what reads metrics as it does.
@@ -319,47 +318,6 @@ pub(crate) fn mypy() -> Result<PathBuf> {
         .run()?;
     fs::rename(new.path(), &home).tried(format!("rename to {}", home.display()))?;
     Ok(home)
-}
-
-/// Downloads a package and unpacks it into a folder of our cache. `find` names the package once apt
-/// knows `known`. It takes no root.
-fn unpack(known: &str, home: &Path, find: impl Fn() -> Result<String>) -> Result<()> {
-    let scratch = cache()?.join(format!("{known}-{}", std::process::id()));
-    let scratch = Scratch::new(&scratch)?;
-    with_fresh_lists(&[known], || download(&scratch, &find()?, &[]))?;
-    unpack_into(home, &scratch)
-}
-
-/// Downloads a package into a folder.
-fn download(folder: &Scratch, package: &str, options: &[String]) -> Result<()> {
-    Cmd::new("apt-get")
-        .args(["download", "--quiet=2", package])
-        // As root, apt downloads as a user who may not be allowed into this folder.
-        .args(["-o", "APT::Sandbox::User=root"])
-        .args(options)
-        .dir(&folder.0)
-        .run()
-}
-
-/// Unpacks the packages that were downloaded into a folder of our cache.
-fn unpack_into(home: &Path, scratch: &Scratch) -> Result<()> {
-    let listing = fs::read_dir(&scratch.0).tried("list the download")?;
-    let unpacked = scratch.0.join("unpacked");
-    let files = listing.filter_map(|entry| Some(entry.ok()?.path()));
-    for archive in files.filter(|path| path.extension().is_some_and(|it| it == "deb")) {
-        Cmd::new("dpkg-deb")
-            .arg("-x")
-            .args([&archive, &unpacked])
-            .run()?;
-    }
-    if !unpacked.is_dir() {
-        let home = home.display();
-        return Err(Failure(format!("apt downloaded nothing for {home}")));
-    }
-    // Whole or not at all, should two chores run at once or one be interrupted.
-    fs::rename(&unpacked, home)
-        .or_else(|error| if home.exists() { Ok(()) } else { Err(error) })
-        .tried(format!("move it to {}", home.display()))
 }
 
 /// Where our tools and the kernel are kept.

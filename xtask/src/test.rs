@@ -185,7 +185,7 @@ fn python(mypy: &Path) -> Result<()> {
         .run()
 }
 
-fn nextest() -> Result<Cmd> {
+pub(crate) fn nextest() -> Result<Cmd> {
     let profile = if is_ci() { "ci" } else { "default" };
     Ok(Cmd::new(need::NEXTEST.installed()?).args(["nextest", "run", "--profile", profile]))
 }

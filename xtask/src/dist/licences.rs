@@ -1,6 +1,6 @@
 //! The licences of what is linked into a program, which have to go where the program goes.
 
-use crate::build;
+use crate::build::{self, Target};
 use crate::sh::{Cmd, Failure, Result, Tried};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,12 +16,12 @@ const HEAD: &str = "What is linked into this program, and under which licences.\
 const FILES: [&str; 5] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE"];
 
 /// Those of all crates that a package is built with: each text once, below whose it is.
-pub(super) fn of(package: &str, features: &[&str]) -> Result<String> {
+pub(super) fn of(package: &str, features: &[&str], target: &Target) -> Result<String> {
     let tree = Cmd::new("cargo")
         .args(["tree", "--locked", "--package", package])
         .args(features)
         .args(["--edges", "normal", "--prefix", "none", "--no-dedupe"])
-        .args(["--format", "{p}|{l}", "--target", &build::triple()])
+        .args(["--format", "{p}|{l}", "--target", &target.triple()])
         .output()?;
     let crates: BTreeSet<&str> = tree.lines().collect();
     let sources = sources()?;

@@ -1,7 +1,7 @@
 //! Which crates each program is made of, as CycloneDX.
 
 use super::PACKAGES;
-use crate::build;
+use crate::build::{self, Target};
 use crate::need::{self, Scratch};
 use crate::sh::{Cmd, Failure, Result, Tried};
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::Path;
 const SOURCES: &str = "/usr/src/mvm";
 
 /// Writes `NAME.cdx.json` for each package.
-pub(super) fn write(dist: &Path, epoch: &str) -> Result<()> {
+pub(super) fn write(dist: &Path, epoch: &str, target: &Target) -> Result<()> {
     // It writes beside each Cargo.toml of the workspace, so it gets a copy of what git has.
     let copy = Scratch::of_process(&build::target_dir()?, "sbom")?;
     Cmd::new("sh")
@@ -30,7 +30,7 @@ pub(super) fn write(dist: &Path, epoch: &str) -> Result<()> {
         Cmd::new(need::CYCLONEDX.installed()?)
             .args(["cyclonedx", "--quiet", "--format", "json"])
             .args(["--spec-version", "1.5", "--no-build-deps"])
-            .args(["--target", &build::triple()])
+            .args(["--target", &target.triple()])
             .arg("--manifest-path")
             .arg(home.join("Cargo.toml"))
             .env("SOURCE_DATE_EPOCH", epoch)

@@ -1,7 +1,7 @@
 //! What cargo-deb packs as if cargo had built it: programs, pages, completions, changelogs.
 
 use super::{VERSION, licences, maintainer};
-use crate::build;
+use crate::build::{self, Target};
 use crate::sh::{Cmd, Result, Tried};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,8 @@ pub(super) struct Programs {
     pub(super) agent: PathBuf,
     pub(super) dev_agent: PathBuf,
     pub(super) mvmctl: PathBuf,
+    /// What they were built for.
+    pub(super) target: Target,
 }
 
 impl Programs {
@@ -35,7 +37,7 @@ impl Programs {
         ] {
             build::place(program, &folder.join(name))?;
         }
-        let mvmctl = || Cmd::new(&self.mvmctl);
+        let mvmctl = || self.target.run(&self.mvmctl);
         mvmctl().args(["man", "--out"]).arg(&man).output()?;
         for shell in SHELLS {
             let script = mvmctl().args(["completion", shell]).output()? + "\n";
@@ -61,7 +63,7 @@ impl Programs {
             ],
             _ => &[],
         };
-        let licences = licences::of(package, features)?;
+        let licences = licences::of(package, features, &self.target)?;
         write(&folder.join("third-party"), &licences)?;
         // Without the file's name and time.
         Cmd::new("sh")

@@ -1,8 +1,9 @@
 //! The guests' kernels with their modules, unpacked into our cache: the machine's own /boot, its boot
 //! loader and its package sources stay as they are, and it takes no root.
 
-use super::{Scratch, cache, download, is_debian, unpack, unpack_into};
-use crate::sh::{Cmd, Failure, Result, Tried as _, say};
+use super::apt::{dependency, download, lists_of, unpack, unpack_into};
+use super::{Scratch, cache, is_debian};
+use crate::sh::{Failure, Result, say};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,8 @@ const META: &str = "linux-image-cloud-amd64";
 /// The first of Debian's cloud kernels that knows the VM's generation id (VMGENID), and so says when
 /// it was restored.
 const TELLS_OF_RESTORES: (u32, u32) = (6, 12);
+
+const DEBIAN_13: &[(&str, &str)] = &[("http://deb.debian.org/debian", "trixie")];
 
 /// A kernel of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,58 +61,15 @@ pub(crate) fn newer_kernel() -> Result<Kernel> {
         home.display()
     ));
     let scratch = Scratch::new(&cache()?.join(format!("kernel-newer-{}", std::process::id())))?;
-    let apt = debian_13(scratch.path())?;
-    Cmd::new("apt-get")
-        .args(["update", "--quiet=2"])
-        .args(&apt)
-        .run()?;
-    download(&scratch, &behind_meta(&apt)?, &apt)?;
+    let apt = lists_of(scratch.path(), DEBIAN_13, &["amd64"])?;
+    download(&scratch, &[&behind_meta(&apt)?], &apt)?;
     unpack_into(&home, &scratch)?;
     kernel_in(&home).ok_or_else(|| incomplete(&home))
 }
 
-/// Has apt read Debian 13's packages and nothing else, in a folder.
-fn debian_13(folder: &Path) -> Result<Vec<String>> {
-    let source = "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: trixie\nComponents: main\n\
-                  Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n";
-    let sources = folder.join("debian.sources");
-    fs::write(&sources, source).tried(format!("write {}", sources.display()))?;
-    for lists in ["apt/lists/partial", "apt/archives/partial"] {
-        let lists = folder.join(lists);
-        fs::create_dir_all(&lists).tried(format!("create {}", lists.display()))?;
-    }
-    let apt = folder.join("apt");
-    let options = [
-        format!("Dir::Etc::SourceList={}", sources.display()),
-        "Dir::Etc::SourceParts=/dev/null".to_owned(),
-        format!("Dir::State={}", apt.display()),
-        "Dir::State::status=/dev/null".to_owned(),
-        format!("Dir::Cache={}", apt.display()),
-        "APT::Architecture=amd64".to_owned(),
-        "APT::Sandbox::User=root".to_owned(),
-        // What describes programs to people is as large as all the rest.
-        "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
-    ];
-    let flag = |option| ["-o".to_owned(), option];
-    Ok(options.into_iter().flat_map(flag).collect())
-}
-
 /// The package of the kernel that Debian's package stands for.
 fn behind_meta(apt: &[String]) -> Result<String> {
-    let depends = Cmd::new("apt-cache")
-        .args(["depends", META])
-        .args(apt)
-        .output()?;
-    depends
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "))
-        .find(|name| name.starts_with("linux-image-"))
-        .map(str::to_owned)
-        .ok_or_else(|| {
-            Failure(format!(
-                "apt knows no kernel behind {META}. Run `sudo apt-get update` and try again"
-            ))
-        })
+    dependency(META, "linux-image-", apt)
 }
 
 fn unknown(home: &Path, what: &str, package: &str) -> Failure {

@@ -1,8 +1,7 @@
 //! Slurm, which the test of engines runs VMs by.
 
-use super::{
-    Package, Scratch, cache, download, is_debian, packages, unpack_into, with_fresh_lists,
-};
+use super::apt::{download, unpack_into, with_fresh_lists};
+use super::{Package, Scratch, cache, is_debian, packages};
 use crate::sh::{Cmd, Failure, Result, say};
 use std::path::PathBuf;
 
@@ -60,10 +59,8 @@ pub(crate) fn slurm() -> Result<PathBuf> {
             .args(["install", "--simulate", "--no-install-recommends"])
             .args(PACKAGES)
             .output()?;
-        for package in PACKAGES.into_iter().chain(also(&would)) {
-            download(&scratch, package, &[])?;
-        }
-        Ok(())
+        let packages: Vec<&str> = PACKAGES.into_iter().chain(also(&would)).collect();
+        download(&scratch, &packages, &[])
     })?;
     unpack_into(&home, &scratch)?;
     Ok(home)
