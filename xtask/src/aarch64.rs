@@ -38,7 +38,7 @@ const LEFT_OUT: [(&str, &str); 6] = [
         "QEMU's user emulation has no seccomp(2): a filter would be asked about QEMU's own calls",
     ),
     (
-        "test(=inventory::tests::one_that_runs_is_asked_of_its_vmm_before_it_is_dialled)",
+        "test(=inventory::tests::asked::one_that_runs_is_asked_of_its_vmm_before_it_is_dialled)",
         "QEMU's /proc/self/stat has the start of the thread that reads it, and not of the process",
     ),
     (
