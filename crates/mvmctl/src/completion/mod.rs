@@ -2,7 +2,7 @@
 //!
 //! The scripts of bash, zsh and fish are ours, since those of clap_complete take the words as they are
 //! typed, with their quotes, for what they mean: nothing is found any more once a word is quoted. For
-//! bash they quote nothing either, and a file `$(reboot)` that is offered runs when the line does.
+//! bash they quote nothing either.
 
 mod line;
 
