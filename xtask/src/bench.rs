@@ -67,6 +67,8 @@ fn compare(bench: &Path, parts: &GuestParts, own: &Programs, revision: &str) -> 
         "Measuring this revision and {revision}, which takes some ten minutes."
     ));
     let ours = measuring(bench, parts, own).output()?;
+    // Should the other one not be measured to its end, this is not lost.
+    println!("{}\n", ours.trim_end());
     let theirs = measuring(bench, parts, &other).output()?;
     println!("| what | this | {revision} | this to that |");
     println!("| --- | --- | --- | --- |");
