@@ -1,6 +1,6 @@
 //! `cargo xtask dist`: Debian packages, tarballs of the same files, lists of what the programs are made
-//! of, and checksums, in `target/dist`, or in
-//! `target/dist-ARCH` for another target than this machine. The same programs of the same commit give the same bytes.
+//! of, and checksums, in `target/dist`, or in `target/dist-ARCH` for another target than this machine.
+//! The same programs of the same commit give the same bytes.
 
 mod licences;
 mod sbom;

@@ -42,7 +42,7 @@ cargo xtask engines [guests]  as root: Slurm runs VMs on two hosts, one of which
                               `guests` real ones
 cargo xtask soak [--minutes N]  ask a real guest all there is, for 2 minutes or N, and print what of
                               memory, descriptors, processes and threads is more at the end
-cargo xtask aarch64           build the static programs for aarch64, and run the unit tests there, emulated
+cargo xtask aarch64           build the static programs for aarch64, and run the unit tests, emulated
 cargo xtask dist              Debian packages and tarballs of the static programs, what they are made
                               of, and checksums, in target/dist; --target TRIPLE: for aarch64
 cargo xtask release-check     look for advisories about what we depend on, where their database is at hand

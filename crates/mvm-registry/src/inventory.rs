@@ -26,7 +26,7 @@ pub use candidates::{Candidate, Candidates};
 /// How long the last that a guest has said may take to be in its console.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// How long a VMM may take to end that hears nobody any more: it gives its guest's memory back then.
+/// How long a VMM may take to end that hears nobody any more.
 const VMM_ENDS: Duration = Duration::from_millis(500);
 
 /// How often a VM is looked at whose record changes meanwhile.
@@ -214,7 +214,7 @@ impl Vm {
     fn own(folder: &VmFolder, record: Record) -> Result<Self, Error> {
         let alive = record.alive()?;
         let failed = || Error::io("look at a process of", folder.path());
-        let main = match alive.iter().find(|process| process.role.is_main()) {
+        let main = match Alive::main(&alive) {
             None => Main::Gone,
             Some(main) if main.is_stopped().map_err(failed())? => Main::Stopped,
             Some(_) => Main::Runs,
@@ -412,7 +412,8 @@ impl Inventory {
             Ok(true) => VmState::Paused(Pause::Other),
             Err(problem) => {
                 let left = at_most.saturating_sub(asked.elapsed());
-                own.record.wait_for_vmm(left.min(VMM_ENDS));
+                // If that cannot be seen, then what is looked at next cannot either, and says so.
+                let _ = own.record.has_vmm_ended(left.min(VMM_ENDS));
                 match own.folder.vm() {
                     // It did not answer since it has ended meanwhile, or something is being done to it.
                     Some(now) if now.state != VmState::Running => return now,

@@ -155,6 +155,11 @@ impl Alive {
         self.handle
     }
 
+    /// The VMM, or what runs in its place, among the processes of a VM.
+    pub fn main(processes: &[Self]) -> Option<&Self> {
+        processes.iter().find(|process| process.role.is_main())
+    }
+
     /// Sends a signal. That it is gone already is no error.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(&self.handle, signal) {

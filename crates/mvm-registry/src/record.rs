@@ -133,13 +133,15 @@ impl Record {
         Ok(alive)
     }
 
-    /// Waits for the end of its VMM, for at most that long.
-    pub(crate) fn wait_for_vmm(&self, at_most: Duration) {
-        let alive = self.alive().unwrap_or_default();
-        if let Some(vmm) = alive.iter().find(|process| process.role.is_main()) {
-            // If that cannot be seen, then what is asked next cannot either, and says so.
-            let _ = vmm.wait(at_most);
-        }
+    /// Whether its VMM is gone, or will be within that time: its connections break before it ends, since
+    /// the kernel takes the guest's memory back in between.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn has_vmm_ended(&self, within: Duration) -> Result<bool, Error> {
+        let ended = Alive::main(&self.alive()?).map_or(Ok(true), |vmm| vmm.wait(within));
+        ended.map_err(Error::io("wait for a process of", Path::new(&self.name)))
     }
 
     /// The same with its times, after what was written before.

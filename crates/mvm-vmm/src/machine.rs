@@ -212,7 +212,7 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     let mut record = folder.record()?;
     let alive = record.alive()?;
     let driver = driver::by_name(&record.backend)?;
-    let main = alive.iter().find(|process| process.role.is_main());
+    let main = Alive::main(&alive);
     let was_asleep = record.state == Recorded::Asleep;
     if record.state == Recorded::Paused && main.is_some() && matches!(how, Stop::Ask(_)) {
         // What stands still hears nothing. If it cannot run on it is forced below.
@@ -356,7 +356,7 @@ pub(crate) fn replace_stopped_vm(
         record.state,
         Recorded::Running | Recorded::Stopping | Recorded::Paused | Recorded::Asleep
     );
-    if was_up && let Some(main) = alive.iter().find(|process| process.role.is_main()) {
+    if was_up && let Some(main) = Alive::main(&alive) {
         return Err(Error::Running {
             name: name.to_string(),
             pid: main.pid,
@@ -414,7 +414,7 @@ pub fn end_left_over(home: &Home, name: &VmName) -> Result<(), Error> {
     folder.record()?;
     let _lock = home.lock(name)?;
     let alive = folder.record()?.alive()?;
-    if alive.iter().any(|process| process.role.is_main()) {
+    if Alive::main(&alive).is_some() {
         // Somebody has started it again.
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::machine::replace_stopped_vm;
-use mvm_registry::{Home, VmFolder, VmName};
+use mvm_registry::{Alive, Home, VmFolder, VmName};
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub fn remove(home: &Home, name: &VmName) -> Result<(), Error> {
     let record = folder.record()?;
     // One whose start was broken off too: somebody may be about to look at it.
     let alive = record.alive()?;
-    if let Some(main) = alive.iter().find(|process| process.role.is_main()) {
+    if let Some(main) = Alive::main(&alive) {
         return Err(Error::NotRemoved {
             name: name.to_string(),
             pid: main.pid,

@@ -28,7 +28,7 @@ use crate::snapshot::{self, Manifest, Snapshot, SnapshotDir, Vmm};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
 use mvm_registry::{
-    Error as RegistryError, Home, Label, Lock, Pause, Record, Recorded, VmName, VmState,
+    Alive, Error as RegistryError, Home, Label, Lock, Pause, Record, Recorded, VmName, VmState,
     record::{self, Unwoken},
 };
 use std::path::{Path, PathBuf};
@@ -115,7 +115,7 @@ pub fn take(
 /// Whether a snapshot of the VM was broken off, going by its record alone: its program was killed,
 /// or is at it just now, which only the VM's lock tells. The VM may be frozen, or its guest asleep.
 pub fn may_be_broken_off(record: &Record) -> Result<bool, Error> {
-    let runs = record.alive()?.iter().any(|process| process.role.is_main());
+    let runs = Alive::main(&record.alive()?).is_some();
     let frozen = record.state == Recorded::Asleep;
     let left = record
         .snapshot_dir
@@ -241,22 +241,12 @@ impl SnapshotSession {
         if ran.is_ok() {
             self.processes.set_suspended(None)?;
             self.processes.set_state(Recorded::Running)?;
-        } else if self.has_died()? {
+        } else if self.processes.record().has_vmm_ended(DYING)? {
             self.end()?;
             self.processes.set_state(Recorded::Stopped)?;
         }
         // Otherwise it is frozen still, and can be let go of or ended by hand.
         ran
-    }
-
-    /// Whether the VMM is gone, or will be in a moment: its connections break before it ends.
-    fn has_died(&self) -> Result<bool, Error> {
-        let alive = self.processes.record().alive()?;
-        let main = alive.iter().find(|process| process.role.is_main());
-        main.map_or(Ok(true), |main| {
-            let ended = main.wait(DYING);
-            ended.map_err(Error::io("wait for", self.processes.folder().path()))
-        })
     }
 
     /// Ends the frozen VM, which lives on in that snapshot of it alone.
@@ -345,7 +335,7 @@ pub fn unwoken(home: &Home, name: &VmName) -> Result<Option<Restored>, Error> {
 
 fn is_up(record: &Record) -> bool {
     let alive = record.alive().unwrap_or_default();
-    alive.iter().any(|process| process.role.is_main())
+    Alive::main(&alive).is_some()
 }
 
 /// What a VM is to be that is started from a snapshot.

@@ -54,7 +54,7 @@ pub use drawer::{DRAWN, Draw, Drawn, amiss, build_drawer};
 pub use image::{build_dev_image, build_image};
 pub use mvmctl::{Mvmctl, Run};
 pub use networked::{build_networked, qemu_with_card};
-pub use parts::{Parts, named, required};
+pub use parts::{Parts, named, package_file, required};
 pub use pool::build_pool;
 pub use sleeper::{MACHINE_ID, build_sleeper};
 pub use systemd::SystemdVm;

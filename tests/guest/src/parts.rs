@@ -23,6 +23,20 @@ pub struct Parts {
     pub qemu: PathBuf,
 }
 
+/// The file of a Debian package in that revision, among the [packages](Parts::packages).
+pub fn package_file(packages: &Path, package: &str, revision: u32) -> PathBuf {
+    let prefix = format!("{package}_");
+    let middle = format!("-{revision}_");
+    let listing = std::fs::read_dir(packages).expect("list the packages");
+    let mut files = listing.map(|entry| entry.expect("an entry").path());
+    files
+        .find(|file| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(&prefix) && name.contains(&middle)
+        })
+        .expect("the package")
+}
+
 impl Parts {
     /// All of them, or `None` with a loud line: the caller's test is to end then. Where a VM is
     /// required (`MVM_REQUIRE_VM`, or `CI` is set) it panics instead.

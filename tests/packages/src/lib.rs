@@ -10,7 +10,7 @@
     reason = "a test fails by panicking"
 )]
 
-use mvm_guest_tests::{named, required};
+use mvm_guest_tests::{named, package_file, required};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
@@ -38,16 +38,7 @@ impl Packages {
 
     /// The file of a package in that revision.
     pub fn deb(&self, package: &str, revision: u32) -> PathBuf {
-        let prefix = format!("{package}_");
-        let middle = format!("-{revision}_");
-        let listing = std::fs::read_dir(&self.folder).expect("list the packages");
-        let mut files = listing.map(|entry| entry.expect("an entry").path());
-        files
-            .find(|file| {
-                let name = file.file_name().unwrap_or_default().to_string_lossy();
-                name.starts_with(&prefix) && name.contains(&middle)
-            })
-            .expect("the package")
+        package_file(&self.folder, package, revision)
     }
 
     /// The files of `mvmctl`'s package, in a folder.

@@ -232,7 +232,7 @@ impl Driver for Firecracker {
         processes: &[Alive],
         deadline: Deadline<'_>,
     ) -> Option<Unreachable> {
-        let main = processes.iter().find(|process| process.role.is_main())?;
+        let main = Alive::main(processes)?;
         let open = open_connections(main.pid, VSOCK_SOCKET).unwrap_or_default();
         if open >= MAX_CONNECTIONS {
             return Some(Unreachable::TooManyConnections {

@@ -1,8 +1,7 @@
 //! The guest with systemd as a host of VMs: an agent without a guest stands for each (`--backend local`),
 //! since there is no VMM within an emulated guest.
 
-use mvm_guest_tests::SystemdVm;
-use std::fs;
+use mvm_guest_tests::{SystemdVm, package_file};
 use std::path::Path;
 use std::process::Command;
 
@@ -33,15 +32,7 @@ pub(crate) async fn install(vm: &SystemdVm, files: &[(&str, &str)]) {
 
 /// Installs mvmctl by its Debian package, or upgrades it to another revision, and gives what dpkg said.
 pub(crate) async fn install_package(vm: &SystemdVm, packages: &Path, revision: u32) -> String {
-    let middle = format!("-{revision}_");
-    let mut files = fs::read_dir(packages)
-        .unwrap()
-        .map(|file| file.unwrap().path());
-    let package = files.find(|file| {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("mvmctl_") && name.contains(&middle)
-    });
-    let package = package.expect("mvmctl's package");
+    let package = package_file(packages, "mvmctl", revision);
     let to = format!("{}:/tmp/mvmctl.deb", vm.name());
     vm.mvmctl()
         .ok(&["vm", "cp", package.to_str().unwrap(), to.as_str()]);
