@@ -18,8 +18,11 @@ const ROUNDS: usize = 10;
 /// And of the stand-in's, whose files are large.
 const LARGE_ROUNDS: usize = 5;
 
-/// How many clones are restored at once.
+/// How many clones are restored at once, how often, and how many one after the other before each time:
+/// a machine that others use as well is not equally fast all the time.
 const AT_ONCE: usize = 20;
+const AT_ONCE_ROUNDS: usize = 3;
+const ALONE: usize = 5;
 
 /// The size of the guests in MiB, and how much of it is in use.
 pub(crate) const LARGE: u32 = 4096;
@@ -32,8 +35,19 @@ pub(crate) struct Figures {
     pub(crate) restore_ms: f64,
     /// What the last snapshot takes on the disk.
     pub(crate) disk_mib: f64,
-    /// Until all of [`AT_ONCE`] clones are awake; none if that was not measured.
-    pub(crate) at_once_ms: Option<f64>,
+    /// Of clones, if that was measured.
+    pub(crate) clones: Option<Clones>,
+}
+
+/// Clones of one snapshot, medians.
+#[derive(Clone, Copy)]
+pub(crate) struct Clones {
+    /// One alone, in milliseconds.
+    pub(crate) one_ms: f64,
+    /// Until all of [`AT_ONCE`] are awake.
+    pub(crate) at_once_ms: f64,
+    /// The latter to the former, each measured right after it.
+    pub(crate) ratio: f64,
 }
 
 /// One revision's command, with a home of its own, and a VM `web`.
@@ -58,16 +72,23 @@ pub(crate) fn qemu(commands: [&Path; 2], image: &Path) -> Result<[Figures; 2]> {
             revision.restore(&["--name", "web"])?;
         }
     }
-    let mut at_once = Vec::new();
     for revision in &mut revisions {
         // It would be in the way of those that are measured.
         revision.snapshot(&["--stop"])?;
-        at_once.push(revision.many()?);
+    }
+    let mut rounds = [Vec::new(), Vec::new()];
+    for _ in 0..AT_ONCE_ROUNDS {
+        for (revision, rounds) in revisions.iter().zip(&mut rounds) {
+            let alone = (0..ALONE).map(|_| revision.clones(1));
+            let one = median(alone.collect::<Result<_>>()?)?;
+            rounds.push((one, revision.clones(AT_ONCE)?));
+        }
     }
     let [first, second] = revisions;
+    let [firsts, seconds] = rounds;
     Ok([
-        first.figures(at_once.first().copied())?,
-        second.figures(at_once.get(1).copied())?,
+        first.figures(Some(Clones::of(&firsts)?))?,
+        second.figures(Some(Clones::of(&seconds)?))?,
     ])
 }
 
@@ -149,10 +170,10 @@ impl<'a> Revision<'a> {
         Ok(())
     }
 
-    /// Restores many clones at once.
-    fn many(&self) -> Result<f64> {
+    /// Restores so many clones at once.
+    fn clones(&self, count: usize) -> Result<f64> {
         let folder = self.folder().display().to_string();
-        let names: Vec<_> = (0..AT_ONCE).map(|number| format!("c{number}")).collect();
+        let names: Vec<_> = (0..count).map(|number| format!("c{number}")).collect();
         let begun = Instant::now();
         let mut children = Vec::new();
         for name in &names {
@@ -187,12 +208,24 @@ impl<'a> Revision<'a> {
         Ok(begun.elapsed().as_secs_f64() * 1e3)
     }
 
-    fn figures(mut self, at_once_ms: Option<f64>) -> Result<Figures> {
+    fn figures(mut self, clones: Option<Clones>) -> Result<Figures> {
         Ok(Figures {
             snapshot_ms: median(std::mem::take(&mut self.snapshots))?,
             restore_ms: median(std::mem::take(&mut self.restores))?,
             disk_mib: self.disk_mib,
-            at_once_ms,
+            clones,
+        })
+    }
+}
+
+impl Clones {
+    /// Of rounds: one alone, and many at once.
+    fn of(rounds: &[(f64, f64)]) -> Result<Self> {
+        let each = |figure: fn(&(f64, f64)) -> f64| median(rounds.iter().map(figure).collect());
+        Ok(Self {
+            one_ms: each(|(one, _)| *one)?,
+            at_once_ms: each(|(_, many)| *many)?,
+            ratio: each(|(one, many)| many / one)?,
         })
     }
 }

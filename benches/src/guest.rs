@@ -10,6 +10,7 @@ use mvm_vmm::machine::{self, Spec, Stop};
 use mvm_vmm::suspend::{self, RestoreSpec};
 use mvm_vmm::{Deadline, Home, Snapshot, VmName};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -20,29 +21,36 @@ const RESTORES: usize = 10;
 const LONG: Duration = Duration::from_mins(2);
 
 /// Medians in milliseconds.
-#[expect(
-    clippy::struct_field_names,
-    reason = "a figure has its unit in its name"
-)]
 pub(crate) struct Figures {
     /// `syncfs` of the one disk, dropping the page cache, `syncfs` again: within the guest.
     pub(crate) bare_ms: f64,
     /// From `sleep-prep` to `ready`, asked from within the guest.
     pub(crate) sleep_ms: f64,
-    /// Freezing 200 processes in 20 cgroups by the files that the agent writes and reads.
-    pub(crate) bare_freeze_ms: f64,
-    /// The step `freeze` of a `sleep-prep` of the same guest.
-    pub(crate) freeze_ms: f64,
+    /// Of an agent that freezes the guest's work.
+    pub(crate) freeze: Option<Freeze>,
     /// From the command to restore to the first `OK`.
     pub(crate) accepted_ms: f64,
     /// From the same moment to the first `status`.
     pub(crate) status_ms: f64,
 }
 
-pub(crate) fn measure() -> Result<Figures> {
-    let parts = Parts::find().ok_or("no guest can be had")?;
+/// Freezing 200 processes in 20 cgroups, medians in milliseconds.
+pub(crate) struct Freeze {
+    /// By the files that the agent writes and reads.
+    pub(crate) bare_ms: f64,
+    /// The step `freeze` of a `sleep-prep` of the same guest.
+    pub(crate) agent_ms: f64,
+}
+
+/// Whether an agent freezes the guest's work while it sleeps: older ones do not know the setting.
+pub(crate) fn freezes(agent: &Path) -> Result<bool> {
+    let help = Command::new(agent).arg("--help").output()?;
+    Ok(String::from_utf8_lossy(&help.stdout).contains("--freeze-exempt"))
+}
+
+pub(crate) fn measure(parts: &Parts, freezes: bool) -> Result<Figures> {
     let folder = TempDir::new()?;
-    build_bare(&parts, folder.path());
+    build_bare(parts, folder.path(), freezes);
     let guests = Guests {
         home: Home::at(folder.path().join("home")),
     };
@@ -62,10 +70,11 @@ pub(crate) fn measure() -> Result<Figures> {
         &socket,
         &format!("{MOUNT_A_DISK} && exec guest-probe sleep-cost {AGENT_SOCKET} /mnt {SLEEPS}"),
     )?;
-    let (bare_freeze_ms, freeze_ms) = in_turn(
-        &socket,
-        &format!("exec guest-probe freeze-cost {AGENT_SOCKET} {SLEEPS}"),
-    )?;
+    let freeze = freezes.then(|| {
+        let script = format!("exec guest-probe freeze-cost {AGENT_SOCKET} {SLEEPS}");
+        in_turn(&socket, &script).map(|(bare_ms, agent_ms)| Freeze { bare_ms, agent_ms })
+    });
+    let freeze = freeze.transpose()?;
     let snapshot = guests.snapshot(&vm, &socket, &folder.path().join("snapshot"))?;
     let (mut accepted, mut answered) = (Vec::new(), Vec::new());
     for number in 0..RESTORES {
@@ -76,8 +85,7 @@ pub(crate) fn measure() -> Result<Figures> {
     Ok(Figures {
         bare_ms,
         sleep_ms,
-        bare_freeze_ms,
-        freeze_ms,
+        freeze,
         accepted_ms: median(accepted)?,
         status_ms: median(answered)?,
     })

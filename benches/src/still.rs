@@ -20,10 +20,9 @@ pub(crate) struct Figures {
     pub(crate) clone_ms: (f64, f64),
 }
 
-pub(crate) fn measure(mvmctl: &Path) -> Result<Figures> {
-    let parts = Parts::find().ok_or("no guest can be had")?;
+pub(crate) fn measure(parts: &Parts, mvmctl: &Path) -> Result<Figures> {
     let folder = TempDir::new()?;
-    build_drawer(&parts, folder.path(), &json!({}), Vec::new());
+    build_drawer(parts, folder.path(), &json!({}), Vec::new());
     let host = Host {
         mvmctl,
         home: folder.path().join("home"),

@@ -32,15 +32,15 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     let bench = build::host_program("mvm-benches")?;
     need::socat()?;
     match against {
-        None => measuring(&bench, &parts, &own).run(),
+        None => measuring(Cmd::new(&bench), &parts, &own).run(),
         Some(revision) => compare(&bench, &parts, &own, revision),
     }
 }
 
-fn measuring(bench: &Path, parts: &GuestParts, programs: &Programs) -> Cmd {
+fn measuring(bench: Cmd, parts: &GuestParts, programs: &Programs) -> Cmd {
     let Programs { agent, dev, mvmctl } = programs;
     let dev_or_not = dev.as_ref().unwrap_or(agent);
-    let command = parts.told(Cmd::new(bench), agent, dev_or_not).arg(agent);
+    let command = parts.told(bench, agent, dev_or_not).arg(agent);
     command.args(dev).arg(mvmctl)
 }
 
@@ -66,10 +66,10 @@ fn compare(bench: &Path, parts: &GuestParts, own: &Programs, revision: &str) -> 
     say(format!(
         "Measuring this revision and {revision}, which takes some ten minutes."
     ));
-    let ours = measuring(bench, parts, own).output()?;
+    let ours = measuring(Cmd::new(bench), parts, own).output()?;
     // Should the other one not be measured to its end, this is not lost.
     println!("{}\n", ours.trim_end());
-    let theirs = measuring(bench, parts, &other).output()?;
+    let theirs = measuring(Cmd::new(bench).arg("--other"), parts, &other).output()?;
     println!("| what | this | {revision} | this to that |");
     println!("| --- | --- | --- | --- |");
     for ours in ours.lines() {

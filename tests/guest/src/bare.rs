@@ -12,11 +12,16 @@ pub const AGENT_SOCKET: &str = "/run/agent.sock";
 /// A filesystem on a disk, which in this guest is a piece of its memory.
 pub const MOUNT_A_DISK: &str = "mke2fs /dev/ram0 >/dev/null 2>&1 && mount -t ext4 /dev/ram0 /mnt";
 
-/// Builds its image in a folder, which has to be there.
-pub fn build_bare(parts: &Parts, folder: &Path) -> Built {
+/// Builds its image in a folder, which has to be there, with an agent that freezes the guest's work, or
+/// with one that does not know of that.
+pub fn build_bare(parts: &Parts, folder: &Path, freezes: bool) -> Built {
     let listen = ["vsock:52".to_owned(), format!("unix:{AGENT_SOCKET}")];
+    let mut agent = json!({"listen": listen});
+    if freezes {
+        agent["freeze_exempt"] = json!([REMOTE_CGROUP]);
+    }
     let guest = Guest {
-        agent: json!({"listen": listen, "freeze_exempt": [REMOTE_CGROUP]}),
+        agent,
         integrations: Vec::new(),
         probes: Vec::new(),
         services: vec![remote()],
