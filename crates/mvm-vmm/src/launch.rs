@@ -309,7 +309,7 @@ impl VmProcesses {
                 });
             }
             self.pause(tick)?;
-            tick = (tick + tick / 8).min(TICK);
+            tick = (tick + tick / 16).min(TICK);
         }
     }
 

@@ -9,7 +9,7 @@ use mvm_vmm::qemu::arguments::{
     VSOCK_SOCKET,
 };
 use mvm_vmm::qemu::qmp::Qmp;
-use mvm_vmm::qemu::vsock::{READY, watches_queues};
+use mvm_vmm::qemu::vsock;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::ErrorKind;
@@ -176,9 +176,8 @@ impl Machine {
         let backend = self.vsock.as_ref().expect("plugged in").0.id();
         let backend = i32::try_from(backend).expect("a pid");
         wait("the guest's vsock driver", &self.folder, || {
-            watches_queues(backend).then_some(())
+            vsock::is_ready(backend).then_some(())
         });
-        sleep(READY);
     }
 
     /// Keeps the guest, unplugged, in `state` and in its memory file, and ends QEMU.

@@ -117,28 +117,10 @@ impl Arguments<'_> {
         // Into its log, for those who are to say how the VM ended. Where QEMU has no such event it
         // warns, and runs.
         add("-trace", "qemu_system_shutdown_request".into());
-        add("-kernel", self.kernel.into());
-        if let Some(initrd) = self.initrd {
-            add("-initrd", initrd.into());
+        // A guest that continues has read them, and never will again: QEMU ends when it is reset.
+        if self.begin == Begin::Boot {
+            self.add_kernel(&mut add);
         }
-        // For a kernel that mounts it itself; an initrd that does so reads what it likes.
-        let root = if self.rootfs.is_some() {
-            "root=/dev/vda ro "
-        } else {
-            ""
-        };
-        // Linux looks at its boot whether the timer ticks while it waits for ten ticks, and panics if
-        // not ("IO-APIC + timer doesn't work!"). Emulated on a busy machine a guest may get no CPU in
-        // just that time. Under KVM Linux leaves that out by itself (arch/x86/kernel/kvm.c).
-        let timer = match self.accelerator {
-            Accelerator::Tcg => "no_timer_check ",
-            Accelerator::Kvm => "",
-        };
-        // A guest that panics or reboots ends QEMU: both mean that it will not come up.
-        add(
-            "-append",
-            format!("console=ttyS0 panic=-1 quiet {timer}{root}{}", self.cmdline).into(),
-        );
         add(
             "-device",
             format!("pcie-root-port,id={VSOCK_BUS},chassis=1,slot=1").into(),
@@ -169,6 +151,32 @@ impl Arguments<'_> {
             line.push(flag.into());
         }
         line
+    }
+
+    /// What is booted, which QEMU keeps in memory of its own.
+    fn add_kernel(&self, add: &mut impl FnMut(&str, OsString)) {
+        add("-kernel", self.kernel.into());
+        if let Some(initrd) = self.initrd {
+            add("-initrd", initrd.into());
+        }
+        // For a kernel that mounts it itself; an initrd that does so reads what it likes.
+        let root = if self.rootfs.is_some() {
+            "root=/dev/vda ro "
+        } else {
+            ""
+        };
+        // Linux looks at its boot whether the timer ticks while it waits for ten ticks, and panics if
+        // not ("IO-APIC + timer doesn't work!"). Emulated on a busy machine a guest may get no CPU in
+        // just that time. Under KVM Linux leaves that out by itself (arch/x86/kernel/kvm.c).
+        let timer = match self.accelerator {
+            Accelerator::Tcg => "no_timer_check ",
+            Accelerator::Kvm => "",
+        };
+        // A guest that panics or reboots ends QEMU: both mean that it will not come up.
+        add(
+            "-append",
+            format!("console=ttyS0 panic=-1 quiet {timer}{root}{}", self.cmdline).into(),
+        );
     }
 
     fn memory_object(&self) -> OsString {
@@ -264,6 +272,8 @@ mod tests {
         let line = arguments(Begin::Incoming, Memory::File("ram".into()));
         assert!(line.contains("-incoming defer"), "{line}");
         assert!(line.contains("memory-backend-file,id=mem,size=256M,share=on,mem-path=ram"));
-        assert!(!line.contains("vsock"), "{line}");
+        for absent in ["vsock", "-kernel", "-initrd", "-append"] {
+            assert!(!line.contains(absent), "{absent} in {line}");
+        }
     }
 }

@@ -38,7 +38,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The migrated state in a snapshot folder: devices and memory.
 const STATE: &str = "state";
@@ -51,6 +51,9 @@ const IGNORE_SHARED: &str = "x-ignore-shared";
 
 /// How long a guest may take to let go of its vsock device.
 const UNPLUG: Duration = Duration::from_secs(20);
+
+/// How often QEMU is asked whether the guest's driver is up, which is mostly seen without.
+const DRIVER_ASKED: Duration = Duration::from_millis(200);
 
 /// How long a QEMU that fails has for its last words.
 const LAST_WORDS: Duration = Duration::from_millis(300);
@@ -311,7 +314,17 @@ fn wait_until_ready(
     deadline: Deadline<'_>,
 ) -> Result<(), Error> {
     let device = json!({"path": format!("/machine/peripheral/{VSOCK_DEVICE}/virtio-backend")});
+    let pid = processes.pid(vsock::ROLE);
+    let mut asked = Instant::now();
     processes.wait_for("the guest's vsock driver", deadline, || {
+        // When the driver is up QEMU hands its queues over. To ask QEMU itself holds the guest up.
+        if vsock::watches_queues(pid) {
+            return Ok(Some(()));
+        }
+        if asked.elapsed() < DRIVER_ASKED {
+            return Ok(None);
+        }
+        asked = Instant::now();
         let Ok(status) = qmp.execute("x-query-virtio-status", &device) else {
             return Ok(Some(()));
         };

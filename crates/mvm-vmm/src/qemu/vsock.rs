@@ -9,23 +9,17 @@ use crate::process::listens;
 use crate::qemu::arguments::VSOCK_SOCKET;
 use mvm_registry::Role;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Its role in `vm.json`.
 pub(super) const ROLE: Role = Role::Vsock;
 
-/// How long its queues are waited for. That they are not seen may mean that they cannot be, since
-/// another version numbers them otherwise or its `/proc/PID/fdinfo` is closed to us.
-const QUEUES: Duration = Duration::from_secs(5);
+/// How long it is waited for until it is ready. That this is not seen may mean that it cannot be, since
+/// another version numbers its queues otherwise or its `/proc/PID` is closed to us.
+const SEEN: Duration = Duration::from_secs(5);
 
-/// How long it needs from watching a queue to calling it ready: the next statement.
-pub const READY: Duration = Duration::from_millis(50);
-
-/// How long it is left alone if its queues could not be seen.
+/// How long it is left alone if it could not be seen.
 const UNSEEN: Duration = Duration::from_millis(300);
-
-/// How often is looked.
-const TICK: Duration = Duration::from_millis(10);
 
 /// Starts it and waits until it listens on its socket, to which QEMU will connect.
 pub(super) fn start(
@@ -59,27 +53,46 @@ pub(super) fn wait_until_ready(
     processes: &VmProcesses,
     deadline: Deadline<'_>,
 ) -> Result<(), Error> {
-    let until = Instant::now() + QUEUES.min(deadline.left());
     let pid = processes.pid(ROLE);
-    while !watches_queues(pid) {
-        if Instant::now() >= until {
-            return processes.pause(UNSEEN);
-        }
-        processes.check_alive()?;
-        processes.pause(TICK)?;
+    let seen = processes.wait_for("vhost-device-vsock's queues", deadline.step(SEEN), || {
+        Ok(is_ready(pid).then_some(()))
+    });
+    match seen {
+        Err(Error::TimedOut { .. }) if !deadline.left().is_zero() => processes.pause(UNSEEN),
+        seen => seen,
     }
-    processes.pause(READY)
+}
+
+/// Whether it can be dialled: it watches both queues, and has done all that QEMU has asked since. That
+/// a queue is watched is not enough: it is made ready right after that, by the thread that takes QEMU's
+/// messages and then waits for the next one.
+pub fn is_ready(pid: i32) -> bool {
+    watches_queues(pid) && takes_messages(pid)
 }
 
 /// Whether the process watches both queues of a guest's driver: one that it has taken over is in its
 /// epoll set, with the queue's number.
-pub fn watches_queues(pid: i32) -> bool {
+pub(super) fn watches_queues(pid: i32) -> bool {
     let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
         return false;
     };
     let texts = files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok());
     let watched: Vec<u64> = texts.flat_map(|text| epoll_data(&text)).collect();
     [0, 1].iter().all(|queue| watched.contains(queue))
+}
+
+/// Whether a thread of the process waits in recvmsg(2), which only the one for QEMU's messages calls
+/// (proc_pid_syscall(5): the call's number, and what it was called with).
+fn takes_messages(pid: i32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    let mut calls = threads
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("syscall")).ok());
+    calls.any(|text| {
+        let number = text.split_whitespace().next();
+        number.and_then(|number| number.parse().ok()) == Some(libc::SYS_recvmsg)
+    })
 }
 
 /// The numbers under which an epoll descriptor watches others (proc_pid_fdinfo(5)):
@@ -104,5 +117,30 @@ mod tests {
                       tfd:       15 events:       19 data:               1f  pos:0 ino:421 sdev:f\n";
         assert_eq!(epoll_data(fdinfo), [1, 31]);
         assert!(epoll_data("pos:\t0\n").is_empty());
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_a_message_is_told_from_others() {
+        use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
+        use std::os::unix::net::UnixStream;
+        let mut other = Command::new("sleep").arg("600").spawn().unwrap();
+        assert!(!takes_messages(i32::try_from(other.id()).unwrap()));
+        other.kill().unwrap();
+        other.wait().unwrap();
+
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let receiving = std::thread::spawn(move || {
+            let (mut byte, mut control) = ([0], RecvAncillaryBuffer::default());
+            let mut into = [std::io::IoSliceMut::new(&mut byte)];
+            recvmsg(&ours, &mut into, &mut control, RecvFlags::empty()).unwrap();
+        });
+        let own = i32::try_from(std::process::id()).unwrap();
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while !takes_messages(own) {
+            assert!(std::time::Instant::now() < until, "it is not seen");
+            std::thread::yield_now();
+        }
+        drop(theirs);
+        receiving.join().unwrap();
     }
 }
