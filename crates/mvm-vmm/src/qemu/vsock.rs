@@ -21,6 +21,9 @@ const SEEN: Duration = Duration::from_secs(5);
 /// How long it is left alone if it could not be seen.
 const UNSEEN: Duration = Duration::from_millis(300);
 
+/// How long it is left alone if it watches its queues, and what it waits for may not be seen.
+const NOT_ALLOWED: Duration = Duration::from_millis(50);
+
 /// Starts it and waits until it listens on its socket, to which QEMU will connect.
 pub(super) fn start(
     processes: &mut VmProcesses,
@@ -54,12 +57,22 @@ pub(super) fn wait_until_ready(
     deadline: Deadline<'_>,
 ) -> Result<(), Error> {
     let pid = processes.pid(ROLE);
-    let seen = processes.wait_for("vhost-device-vsock's queues", deadline.step(SEEN), || {
-        Ok(is_ready(pid).then_some(()))
+    let step = deadline.step(SEEN);
+    let seen = processes.wait_for("vhost-device-vsock's queues", step, || {
+        // In this order: what it waited for before says nothing.
+        if !watches_queues(pid) {
+            return Ok(None);
+        }
+        Ok(match takes_messages(pid) {
+            Some(true) => Some(Duration::ZERO),
+            Some(false) => None,
+            None => Some(NOT_ALLOWED),
+        })
     });
     match seen {
+        Ok(pause) => processes.pause(pause),
         Err(Error::TimedOut { .. }) if !deadline.left().is_zero() => processes.pause(UNSEEN),
-        seen => seen,
+        Err(error) => Err(error),
     }
 }
 
@@ -67,7 +80,7 @@ pub(super) fn wait_until_ready(
 /// a queue is watched is not enough: it is made ready right after that, by the thread that takes QEMU's
 /// messages and then waits for the next one.
 pub fn is_ready(pid: i32) -> bool {
-    watches_queues(pid) && takes_messages(pid)
+    watches_queues(pid) && takes_messages(pid) == Some(true)
 }
 
 /// Whether the process watches both queues of a guest's driver: one that it has taken over is in its
@@ -82,17 +95,17 @@ pub(super) fn watches_queues(pid: i32) -> bool {
 }
 
 /// Whether a thread of the process waits in recvmsg(2), which only the one for QEMU's messages calls
-/// (proc_pid_syscall(5): the call's number, and what it was called with).
-fn takes_messages(pid: i32) -> bool {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
-        return false;
-    };
-    let mut calls = threads
+/// (proc_pid_syscall(5): the call's number, and what it was called with). `None` if nobody may see that,
+/// as with a strict Yama.
+fn takes_messages(pid: i32) -> Option<bool> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let calls = threads
         .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("syscall")).ok());
-    calls.any(|text| {
+    let receives = calls.map(|text| {
         let number = text.split_whitespace().next();
         number.and_then(|number| number.parse().ok()) == Some(libc::SYS_recvmsg)
-    })
+    });
+    receives.reduce(|one, other| one || other)
 }
 
 /// The numbers under which an epoll descriptor watches others (proc_pid_fdinfo(5)):
@@ -124,9 +137,11 @@ mod tests {
         use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
         use std::os::unix::net::UnixStream;
         let mut other = Command::new("sleep").arg("600").spawn().unwrap();
-        assert!(!takes_messages(i32::try_from(other.id()).unwrap()));
+        let id = i32::try_from(other.id()).unwrap();
+        assert_eq!(takes_messages(id), Some(false));
         other.kill().unwrap();
         other.wait().unwrap();
+        assert_eq!(takes_messages(id), None);
 
         let (ours, theirs) = UnixStream::pair().unwrap();
         let receiving = std::thread::spawn(move || {
@@ -136,7 +151,7 @@ mod tests {
         });
         let own = i32::try_from(std::process::id()).unwrap();
         let until = std::time::Instant::now() + Duration::from_secs(20);
-        while !takes_messages(own) {
+        while takes_messages(own) != Some(true) {
             assert!(std::time::Instant::now() < until, "it is not seen");
             std::thread::yield_now();
         }
