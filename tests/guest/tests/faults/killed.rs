@@ -158,15 +158,20 @@ fn debts_are_paid_once(log: &str) {
     }
 }
 
-#[tokio::test]
-async fn an_agent_that_is_killed_at_any_moment_keeps_what_it_has_promised() {
-    let Some(vm) = TestVm::dev() else { return };
+/// How often, and at which moments.
+fn kills() -> (u32, Random) {
     let given = |variable| Some(std::env::var(variable).ok()?.parse::<u32>().unwrap());
     let kills = given("MVM_TEST_KILLS").unwrap_or(KILLS);
     // Not 0, of which no other number comes.
     let seed = given("MVM_TEST_SEED").unwrap_or(0x2545_f491).max(1);
     eprintln!("{kills} kills, seed {seed}");
-    let mut random = Random(seed);
+    (kills, Random(seed))
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_at_any_moment_keeps_what_it_has_promised() {
+    let Some(vm) = TestVm::dev() else { return };
+    let (kills, mut random) = kills();
     let mvmctl = Mvmctl::new();
     let folder = tempfile::tempdir().unwrap();
     prepare(&vm).await;
@@ -218,5 +223,76 @@ async fn an_agent_that_is_killed_at_any_moment_keeps_what_it_has_promised() {
         looks_well(&vm).await;
         let log = vm.sh("cat /run/log").await;
         debts_are_paid_once(&log);
+    }
+}
+
+/// Writes down that it is tried, and in which sleep; refuses as long as it is told to.
+const PERSONALIZE: &str = "read -r sleep </run/sleep; echo \"$sleep\" >>/run/log; usleep 50000; \
+    [ ! -e /run/refuse ]";
+
+/// Whether the guest's work stands still.
+async fn is_frozen(vm: &TestVm) -> bool {
+    let events = vm.sh("cat /sys/fs/cgroup/services/web/cgroup.events").await;
+    events.lines().any(|line| line == "frozen 1")
+}
+
+#[tokio::test]
+async fn a_guest_that_is_not_personalized_stays_frozen_whenever_its_agent_is_killed() {
+    let Some(vm) = TestVm::dev() else { return };
+    let (kills, mut random) = kills();
+    vm.sh(": >/run/log").await;
+    let own = json!({"name": "own", "personalize_cmd": PERSONALIZE});
+    write_integrations(&vm, &[own]).await;
+    for round in 1..=kills {
+        vm.sh(&format!("echo {round} >/run/sleep; : >/run/refuse"))
+            .await;
+        let token = Token::new(&format!("sleep-{round}")).unwrap();
+        let asked = SleepPrep {
+            token: Some(token.clone()),
+            ..SleepPrep::default()
+        };
+        vm.session().await.sleep_prep(asked).await.unwrap();
+        let restored = Wake {
+            token: Some(token),
+            cause: WakeCause::Restored,
+            ..Wake::default()
+        };
+        // In every other round when it is known that the guest is held.
+        let is_held = round % 2 == 0;
+        let moment = if is_held { 0 } else { random.below(LATEST / 2) };
+        let kill = format!("usleep {moment}000; kill -9 $(pidof mvm-guest-agent)");
+        let killed = async {
+            vm.sh(&kill).await;
+            vm.wait_for_agent(usize::try_from(round).unwrap());
+        };
+        if is_held {
+            vm.session().await.wake(restored).await.unwrap_err();
+            killed.await;
+        } else {
+            tokio::select! {
+                _ = async { tokio::join!(
+                    async { vm.session().await.wake(restored).await },
+                    std::future::pending::<()>(),
+                ) } => {}
+                () = killed => {}
+            }
+        }
+        // It runs if the agent that was killed had not heard of a restore.
+        let called_off = Wake {
+            cause: WakeCause::Aborted,
+            ..Wake::default()
+        };
+        let runs = vm.session().await.wake(called_off).await.is_ok();
+        let tried = vm.sh(&format!("grep -cx {round} /run/log; true")).await;
+        let was_tried = tried.trim() != "0";
+        assert!(!(runs && (is_held || was_tried)), "{round}: it runs");
+        assert_eq!(is_frozen(&vm).await, !runs, "{round}");
+        vm.sh("rm /run/refuse").await;
+        if !runs {
+            vm.session().await.wake(Wake::default()).await.unwrap();
+            assert!(!is_frozen(&vm).await, "{round}: it does not run");
+            let last = vm.sh("tail -n 1 /run/log").await;
+            assert_eq!(last.trim(), round.to_string());
+        }
     }
 }
