@@ -175,9 +175,10 @@ impl Machine {
     fn wait_for_queues(&self) {
         let backend = self.vsock.as_ref().expect("plugged in").0.id();
         let backend = i32::try_from(backend).expect("a pid");
-        wait("the guest's vsock driver", &self.folder, || {
-            vsock::is_ready(backend).then_some(())
+        let pause = wait("the guest's vsock driver", &self.folder, || {
+            vsock::ready_after(backend)
         });
+        sleep(pause);
     }
 
     /// Keeps the guest, unplugged, in `state` and in its memory file, and ends QEMU.

@@ -58,17 +58,7 @@ pub(super) fn wait_until_ready(
 ) -> Result<(), Error> {
     let pid = processes.pid(ROLE);
     let step = deadline.step(SEEN);
-    let seen = processes.wait_for("vhost-device-vsock's queues", step, || {
-        // In this order: what it waited for before says nothing.
-        if !watches_queues(pid) {
-            return Ok(None);
-        }
-        Ok(match takes_messages(pid) {
-            Some(true) => Some(Duration::ZERO),
-            Some(false) => None,
-            None => Some(NOT_ALLOWED),
-        })
-    });
+    let seen = processes.wait_for("vhost-device-vsock's queues", step, || Ok(ready_after(pid)));
     match seen {
         Ok(pause) => processes.pause(pause),
         Err(Error::TimedOut { .. }) if !deadline.left().is_zero() => processes.pause(UNSEEN),
@@ -76,11 +66,19 @@ pub(super) fn wait_until_ready(
     }
 }
 
-/// Whether it can be dialled: it watches both queues, and has done all that QEMU has asked since. That
-/// a queue is watched is not enough: it is made ready right after that, by the thread that takes QEMU's
-/// messages and then waits for the next one.
-pub fn is_ready(pid: i32) -> bool {
-    watches_queues(pid) && takes_messages(pid) == Some(true)
+/// After which time it can be dialled, once it watches both queues: at once if it has done all that QEMU
+/// has asked since. That a queue is watched is not enough: it is made ready right after that, by the
+/// thread that takes QEMU's messages and then waits for the next one. `None` if it is not as far yet.
+pub fn ready_after(pid: i32) -> Option<Duration> {
+    // In this order: what it waited for before says nothing.
+    if !watches_queues(pid) {
+        return None;
+    }
+    match takes_messages(pid) {
+        Some(true) => Some(Duration::ZERO),
+        Some(false) => None,
+        None => Some(NOT_ALLOWED),
+    }
 }
 
 /// Whether the process watches both queues of a guest's driver: one that it has taken over is in its
