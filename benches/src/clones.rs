@@ -4,8 +4,8 @@
 //! The stand-in writes a memory file as the real one does, all of the guest's memory, zeros too, and
 //! answers in place of a guest: what is measured is what `mvmctl` does around a VMM and with its files.
 
-use crate::Result;
 use crate::start::median;
+use crate::{Result, row};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -25,29 +25,29 @@ const AT_ONCE_ROUNDS: usize = 3;
 const ALONE: usize = 5;
 
 /// The size of the guests in MiB, and how much of it is in use.
-pub(crate) const LARGE: u32 = 4096;
-pub(crate) const SMALL: u32 = 256;
+const LARGE: u32 = 4096;
+const SMALL: u32 = 256;
 const USED: u32 = 200;
 
 /// Medians in milliseconds, of the whole command.
-pub(crate) struct Figures {
-    pub(crate) snapshot_ms: f64,
-    pub(crate) restore_ms: f64,
+struct Figures {
+    snapshot_ms: f64,
+    restore_ms: f64,
     /// What the last snapshot takes on the disk.
-    pub(crate) disk_mib: f64,
+    disk_mib: f64,
     /// Of clones, if that was measured.
-    pub(crate) clones: Option<Clones>,
+    clones: Option<Clones>,
 }
 
 /// Clones of one snapshot, medians.
 #[derive(Clone, Copy)]
-pub(crate) struct Clones {
+struct Clones {
     /// One alone, in milliseconds.
-    pub(crate) one_ms: f64,
+    one_ms: f64,
     /// Until all of [`AT_ONCE`] are awake.
-    pub(crate) at_once_ms: f64,
+    at_once_ms: f64,
     /// The latter to the former, each measured right after it.
-    pub(crate) ratio: f64,
+    ratio: f64,
 }
 
 /// One revision's command, with a home of its own, and a VM `web`.
@@ -60,8 +60,94 @@ struct Revision<'a> {
     disk_mib: f64,
 }
 
+/// The commands of two revisions, each with snapshots that it has taken itself.
+pub(crate) fn report(mvmctl: &Path, other: &Path, image: Option<&Path>) -> Result<()> {
+    println!("| what | this | other | figure | goal |");
+    println!("| --- | --- | --- | --- | --- |");
+    let pair = |what: &str, [this, other]: [f64; 2], unit: &str, goal: &str| {
+        row(
+            what,
+            &format!("{this:.0} {unit}"),
+            &format!("{other:.0} {unit}"),
+            &format!("{:.2}", this / other),
+            goal,
+        );
+    };
+    let mut small_ms = None;
+    for memory in [SMALL, LARGE] {
+        let both = stand_in([mvmctl, other], memory)?;
+        let of = |what: &str| format!("{what}, a stand-in for Firecracker, {memory} MiB, p50");
+        let each = |figure: fn(&Figures) -> f64| [figure(&both[0]), figure(&both[1])];
+        let goal = if memory == LARGE { "at most 0.3" } else { "" };
+        pair(&of("`vm snapshot`"), each(|of| of.snapshot_ms), "ms", goal);
+        pair(
+            &of("what it takes on the disk"),
+            each(|of| of.disk_mib),
+            "MiB",
+            "",
+        );
+        let goal = if memory == LARGE { "at most 0.15" } else { "" };
+        let restore = each(|of| of.restore_ms);
+        pair(&of("`vm restore`"), restore, "ms", goal);
+        let small_ms = *small_ms.get_or_insert(restore[0]);
+        if memory == LARGE {
+            pair(
+                "the same, to one of 256 MiB",
+                [restore[0], small_ms],
+                "ms",
+                "at most 1.2",
+            );
+        }
+    }
+    let Some(image) = image else {
+        return Ok(());
+    };
+    let both = qemu([mvmctl, other], image)?;
+    let each = |figure: fn(&Figures) -> f64| [figure(&both[0]), figure(&both[1])];
+    pair(
+        "`vm snapshot --stop`, QEMU, 256 MiB, p50",
+        each(|of| of.snapshot_ms),
+        "ms",
+        "",
+    );
+    pair(
+        "what it takes on the disk",
+        each(|of| of.disk_mib),
+        "MiB",
+        "",
+    );
+    let restore = each(|of| of.restore_ms);
+    pair(
+        "`vm restore`, QEMU, 256 MiB, p50",
+        restore,
+        "ms",
+        "at most 0.55",
+    );
+    if let [Some(this), Some(other)] = both.map(|of| of.clones) {
+        for (what, figures) in [
+            ("one alone", [this.one_ms, other.one_ms]),
+            ("twenty at once", [this.at_once_ms, other.at_once_ms]),
+        ] {
+            pair(
+                &format!("`vm restore --clone`, QEMU, 256 MiB, {what}, p50"),
+                figures,
+                "ms",
+                "",
+            );
+        }
+        row(
+            "twenty at once, to one alone",
+            &format!("{:.1}", this.ratio),
+            &format!("{:.1}", other.ratio),
+            "",
+            "at most 12",
+        );
+    }
+    Ok(())
+}
+
 /// Suspends a guest of [`SMALL`] under QEMU and has it continue; then many clones of it.
-pub(crate) fn qemu(commands: [&Path; 2], image: &Path) -> Result<[Figures; 2]> {
+fn qemu(commands: [&Path; 2], image: &Path) -> Result<[Figures; 2]> {
     let mut revisions = [
         Revision::begin(commands[0], &[], ("qemu", SMALL), image)?,
         Revision::begin(commands[1], &[], ("qemu", SMALL), image)?,
@@ -93,7 +179,7 @@ pub(crate) fn qemu(commands: [&Path; 2], image: &Path) -> Result<[Figures; 2]> {
 }
 
 /// Snapshots a VM of that size under the stand-in for Firecracker, and makes a clone of each.
-pub(crate) fn stand_in(commands: [&Path; 2], memory_mib: u32) -> Result<[Figures; 2]> {
+fn stand_in(commands: [&Path; 2], memory_mib: u32) -> Result<[Figures; 2]> {
     let (_programs, variables) = mvm_fake_vmm::install();
     let image = TempDir::new()?;
     let manifest = r#"{"version":1,"kernel":"vmlinux","initrd":null,"rootfs":null,"cmdline":"",

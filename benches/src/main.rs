@@ -55,10 +55,10 @@ fn main() -> ExitCode {
         ["--busy", agent, dev, ref secs @ ..] => busy::report(agent, dev, secs),
         ["--guest", mvmctl] => measure_guest(Path::new(mvmctl)),
         ["--clones", mvmctl, other] => {
-            measure_clones(Path::new(mvmctl), Path::new(other), None)
+            clones::report(Path::new(mvmctl), Path::new(other), None)
         }
         ["--clones", mvmctl, other, image] => {
-            measure_clones(Path::new(mvmctl), Path::new(other), Some(Path::new(image)))
+            clones::report(Path::new(mvmctl), Path::new(other), Some(Path::new(image)))
         }
         ["--other", agent, ref dev @ .., mvmctl] if dev.len() < 2 => {
             let dev = dev.first().map(Path::new);
@@ -283,100 +283,6 @@ fn measure_dev(dev: &Path, mvmctl: &Path) -> Result<()> {
             &format!("{:.0} MB/s", figures.socat),
             &format!("{:.2}", mb / figures.socat),
             "at least 0.8",
-        );
-    }
-    Ok(())
-}
-
-/// The commands of two revisions, each with snapshots that it has taken itself.
-fn measure_clones(mvmctl: &Path, other: &Path, image: Option<&Path>) -> Result<()> {
-    println!("| what | this | other | figure | goal |");
-    println!("| --- | --- | --- | --- | --- |");
-    let pair = |what: &str, [this, other]: [f64; 2], unit: &str, goal: &str| {
-        row(
-            what,
-            &format!("{this:.0} {unit}"),
-            &format!("{other:.0} {unit}"),
-            &format!("{:.2}", this / other),
-            goal,
-        );
-    };
-    let mut small_ms = None;
-    for memory in [clones::SMALL, clones::LARGE] {
-        let both = clones::stand_in([mvmctl, other], memory)?;
-        let of = |what: &str| format!("{what}, a stand-in for Firecracker, {memory} MiB, p50");
-        let each = |figure: fn(&clones::Figures) -> f64| [figure(&both[0]), figure(&both[1])];
-        let goal = if memory == clones::LARGE {
-            "at most 0.3"
-        } else {
-            ""
-        };
-        pair(&of("`vm snapshot`"), each(|of| of.snapshot_ms), "ms", goal);
-        pair(
-            &of("what it takes on the disk"),
-            each(|of| of.disk_mib),
-            "MiB",
-            "",
-        );
-        let goal = if memory == clones::LARGE {
-            "at most 0.15"
-        } else {
-            ""
-        };
-        let restore = each(|of| of.restore_ms);
-        pair(&of("`vm restore`"), restore, "ms", goal);
-        let small_ms = *small_ms.get_or_insert(restore[0]);
-        if memory == clones::LARGE {
-            pair(
-                "the same, to one of 256 MiB",
-                [restore[0], small_ms],
-                "ms",
-                "at most 1.2",
-            );
-        }
-    }
-    let Some(image) = image else {
-        return Ok(());
-    };
-    let both = clones::qemu([mvmctl, other], image)?;
-    let each = |figure: fn(&clones::Figures) -> f64| [figure(&both[0]), figure(&both[1])];
-    pair(
-        "`vm snapshot --stop`, QEMU, 256 MiB, p50",
-        each(|of| of.snapshot_ms),
-        "ms",
-        "",
-    );
-    pair(
-        "what it takes on the disk",
-        each(|of| of.disk_mib),
-        "MiB",
-        "",
-    );
-    let restore = each(|of| of.restore_ms);
-    pair(
-        "`vm restore`, QEMU, 256 MiB, p50",
-        restore,
-        "ms",
-        "at most 0.55",
-    );
-    if let [Some(this), Some(other)] = both.map(|of| of.clones) {
-        for (what, figures) in [
-            ("one alone", [this.one_ms, other.one_ms]),
-            ("twenty at once", [this.at_once_ms, other.at_once_ms]),
-        ] {
-            pair(
-                &format!("`vm restore --clone`, QEMU, 256 MiB, {what}, p50"),
-                figures,
-                "ms",
-                "",
-            );
-        }
-        row(
-            "twenty at once, to one alone",
-            &format!("{:.1}", this.ratio),
-            &format!("{:.1}", other.ratio),
-            "",
-            "at most 12",
         );
     }
     Ok(())
