@@ -3,8 +3,9 @@
 use super::running::{CommandEvent, Running};
 use super::start::Commands;
 use crate::core::open::Kind;
+use crate::machine::turns::between_pieces;
 use crate::ports::audit::Audit;
-use crate::ports::flow::{Discard, InputQueue, Sink, between_pieces};
+use crate::ports::flow::{Discard, InputQueue, Sink};
 use crate::ports::host::{Host, Sent};
 use crate::ports::outbox::Outbox;
 use crate::ports::reply::{self, failed};

@@ -1,9 +1,8 @@
 //! The clocks, and the one timer of all that is periodic.
 
-use super::polled::polled;
+use super::polled::Polled;
 use crate::core::Now;
 use mvm_protocol::Timestamp;
-use rustix::fd::OwnedFd;
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
     timerfd_create, timerfd_settime,
@@ -11,7 +10,6 @@ use rustix::time::{
 use std::io;
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// Both clocks now.
 pub(crate) fn now() -> Now {
@@ -41,7 +39,7 @@ fn read(clock: ClockId) -> Duration {
 /// timer wheel would wake several times for each deadline that is seconds away.
 #[derive(Debug)]
 pub(crate) struct Timer {
-    fd: AsyncFd<OwnedFd>,
+    fd: Polled,
 }
 
 impl Timer {
@@ -49,7 +47,7 @@ impl Timer {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let fd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
         Ok(Self {
-            fd: polled(fd, Interest::READABLE)?,
+            fd: Polled::new(fd, Interest::READABLE)?,
         })
     }
 

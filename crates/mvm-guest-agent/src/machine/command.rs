@@ -16,9 +16,10 @@ use super::clock;
 use super::end_mark;
 use super::journal::Files;
 use super::lifecycle_env;
-use super::polled::polled;
+use super::polled::Polled;
 use super::process::{KILL_GRACE, Launcher, NotStarted, Process, TERM_GRACE};
 use super::program::{Program, no_input, own_environment, set_variable};
+use super::turns::between_pieces;
 use super::users;
 use crate::core::ended::{End, Ended, Tail};
 use crate::core::registry::Command;
@@ -31,12 +32,14 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 /// How much is still read from a pipe once the command has ended. More than a pipe holds.
 const DRAIN: usize = 1024 * 1024;
+
+/// How much is read from it at once.
+const PIECE: usize = 8192;
 
 /// A child that is not waited for any more: it is killed, and reaped as an orphan.
 struct Left<'a> {
@@ -266,14 +269,14 @@ enum State {
 
 /// The reading end of a command's output; nothing if it shares another's or has been closed.
 #[derive(Default)]
-struct Output(Option<AsyncFd<OwnedFd>>);
+struct Output(Option<Polled>);
 
 impl Output {
     /// A pipe: the reading end in the runtime, the writing end for the command.
     fn open() -> io::Result<(Self, OwnedFd)> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&read, true)?;
-        Ok((Self(Some(polled(read, Interest::READABLE)?)), write))
+        Ok((Self(Some(Polled::new(read, Interest::READABLE)?)), write))
     }
 
     /// Takes what comes next. Never ends once the pipe is closed, so that a `select!` goes on.
@@ -288,7 +291,13 @@ impl Output {
                         false
                     }
                     Err(Errno::INTR) => false,
-                    Ok(read) => read == 0,
+                    Ok(read) => {
+                        // There is more, and maybe there always will be.
+                        if read == PIECE {
+                            between_pieces().await;
+                        }
+                        read == 0
+                    }
                     Err(_) => true,
                 },
             },
@@ -312,8 +321,43 @@ impl Output {
 }
 
 fn read_once(fd: &OwnedFd, tail: &mut Tail) -> Result<usize, Errno> {
-    let mut buffer = [0_u8; 8192];
+    let mut buffer = [0_u8; PIECE];
     let read = rustix::io::read(fd, &mut buffer)?;
     tail.push(buffer.get(..read).unwrap_or_default());
     Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pipe::fcntl_setpipe_size;
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use tokio::task::{LocalSet, spawn_local};
+
+    /// A command that prints faster than it is read, as it does if it is on the same CPU: a pipe that holds
+    /// more than a turn's worth stands for it.
+    #[tokio::test]
+    async fn a_flood_of_output_lets_others_have_their_turn_after_each_piece() {
+        let story = async {
+            let (mut output, end) = Output::open().unwrap();
+            let pieces = fcntl_setpipe_size(&end, 64 * PIECE).unwrap() / PIECE;
+            let all = vec![b'x'; pieces * PIECE];
+            assert_eq!(rustix::io::write(&end, &all).unwrap(), all.len());
+            let turns = Rc::new(Cell::new(0));
+            let others = Rc::clone(&turns);
+            spawn_local(async move {
+                loop {
+                    others.set(others.get() + 1);
+                    tokio::task::yield_now().await;
+                }
+            });
+            let mut tail = Tail::default();
+            for _ in 0..pieces {
+                output.drain_into(&mut tail).await;
+            }
+            assert!(turns.get() >= pieces, "{} turns", turns.get());
+        };
+        LocalSet::new().run_until(story).await;
+    }
 }

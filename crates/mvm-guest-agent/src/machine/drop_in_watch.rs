@@ -6,8 +6,7 @@
 
 use super::console::say;
 use super::links::deciding_names;
-use super::polled::polled;
-use rustix::fd::OwnedFd;
+use super::polled::Polled;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use std::ffi::OsString;
 use std::io;
@@ -15,7 +14,6 @@ use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// How many links of both folders are followed, and how many folders are watched for them.
 const MAX_LINKS: usize = 1024;
@@ -27,7 +25,7 @@ const MAX_CHANGES: usize = 512;
 /// Watches folders that may come and go.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    fd: AsyncFd<OwnedFd>,
+    fd: Polled,
     dirs: Vec<PathBuf>,
     /// By the kernel's number, what matters in each folder.
     watched: Vec<(i32, Matters)>,
@@ -75,7 +73,7 @@ impl Watch {
     pub(crate) fn new(dirs: Vec<PathBuf>) -> io::Result<Self> {
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let mut watch = Self {
-            fd: polled(fd, Interest::READABLE)?,
+            fd: Polled::new(fd, Interest::READABLE)?,
             dirs,
             watched: Vec::new(),
             told: false,

@@ -5,14 +5,13 @@
 //! drivers/char/random.c), and offers programs nothing else: a uevent was in a candidate of 6.9, and was
 //! taken back before it. The text is no interface; the tests boot a kernel that writes it.
 
-use super::polled::{arrives, polled};
+use super::polled::{Polled, arrives};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, SeekFrom, open, seek};
 use rustix::io::Errno;
 use std::io;
 use std::path::Path;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// The longest record that the kernel gives (`CONSOLE_EXT_LOG_MAX` before Linux 6.4, less since). Into
 /// less room than one takes it is not read at all.
@@ -23,7 +22,7 @@ const FORKED: &[u8] = b"random: crng reseeded due to virtual machine fork";
 
 /// Notices that the kernel says so.
 #[derive(Debug)]
-pub(crate) struct ForkWatch(AsyncFd<OwnedFd>);
+pub(crate) struct ForkWatch(Polled);
 
 impl ForkWatch {
     /// Reads what the kernel says from now on: each of its lines wakes the agent, and an idle guest's
@@ -32,7 +31,7 @@ impl ForkWatch {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let log = open(log, flags, Mode::empty())?;
         seek(&log, SeekFrom::End(0))?;
-        Ok(Self(polled(log, Interest::READABLE)?))
+        Ok(Self(Polled::new(log, Interest::READABLE)?))
     }
 
     /// Waits until the kernel says so.

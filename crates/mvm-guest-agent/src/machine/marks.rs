@@ -1,15 +1,14 @@
 //! By what a guest can tell that it was restored: vmclock's generation counter, and its vsock CID.
 
-use super::polled::polled;
+use super::polled::Polled;
 use crate::core::signs::Marks;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags, open};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// Where the marks are read. `None` for what is not to be read.
 #[derive(Debug, Clone)]
@@ -96,7 +95,7 @@ fn cid(device: &File) -> Option<u32> {
 
 /// Notices changes of vmclock's page, where the kernel and the hypervisor tell of them.
 #[derive(Debug)]
-pub(crate) struct VmclockWatch(AsyncFd<OwnedFd>);
+pub(crate) struct VmclockWatch(Polled);
 
 impl VmclockWatch {
     /// Watches a device. An error where there is none, or where the kernel does not tell.
@@ -105,7 +104,7 @@ impl VmclockWatch {
         let device = open(device, flags, Mode::empty())?;
         // What is not read yet counts as a change.
         let _ = generation(&device);
-        Ok(Self(polled(device, Interest::READABLE)?))
+        Ok(Self(Polled::new(device, Interest::READABLE)?))
     }
 
     /// Waits for a change. An error when no more will come: the hypervisor

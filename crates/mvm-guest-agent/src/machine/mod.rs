@@ -43,7 +43,7 @@ pub(crate) mod steps;
 pub(crate) mod stream;
 mod stuck;
 pub(crate) mod system;
-mod turns;
+pub(crate) mod turns;
 pub(crate) mod uevents;
 pub(crate) mod users;
 pub(crate) mod vsock;

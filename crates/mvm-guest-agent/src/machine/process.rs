@@ -9,7 +9,7 @@ use super::children::{Children, Member, Orphans, reaped_cpu};
 use super::descriptors::{is_kept_back, raise_limit};
 use super::fork::{Report, Starts, fork, is_only_thread, reported, told_pid};
 use super::freezer::Freezer;
-use super::polled::polled;
+use super::polled::Polled;
 use super::program::{Entry, Program, StartFailure};
 use super::stuck::{Remains, StuckRuns};
 use super::turns::{Turn, Turns};
@@ -28,7 +28,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// Between TERM and KILL.
 pub(crate) const TERM_GRACE: Duration = Duration::from_millis(250);
@@ -71,7 +70,7 @@ pub(crate) struct RunScope {
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) pid: Pid,
-    exited: AsyncFd<OwnedFd>,
+    exited: Polled,
     cgroup: Option<Cgroup>,
     report: Option<OwnedFd>,
     /// The command, if this process is its witness.
@@ -265,7 +264,7 @@ impl Launcher {
         let pid = member.pid;
         let exited = pidfd_open(pid, PidfdFlags::NONBLOCK)
             .map_err(io::Error::from)
-            .and_then(|fd| polled(fd, Interest::READABLE));
+            .and_then(|fd| Polled::new(fd, Interest::READABLE));
         match exited {
             Ok(exited) => {
                 self.children.add(member);
@@ -439,7 +438,7 @@ impl Process {
         if let Some(told) = reported(&report) {
             return told;
         }
-        let report = polled(report, Interest::READABLE)?;
+        let report = Polled::new(report, Interest::READABLE)?;
         let _ = report.readable().await;
         reported(report.get_ref()).unwrap_or(Ok(()))
     }

@@ -1,18 +1,17 @@
 //! A connected stream socket, whichever family it is of: vsock, Unix, or a pair in a test.
 
 use super::descriptors::for_a_host;
-use super::polled::polled;
+use super::polled::Polled;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::io;
-use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
 
 /// A non-blocking stream socket in the runtime.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    fd: AsyncFd<OwnedFd>,
+    fd: Polled,
     /// Whether there may be bytes that are not announced any more.
     unread: std::cell::Cell<bool>,
 }
@@ -27,7 +26,7 @@ impl Stream {
     /// Takes a socket that is non-blocking already.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            fd: polled(fd, READ)?,
+            fd: Polled::new(fd, READ)?,
             unread: std::cell::Cell::new(false),
         })
     }
@@ -91,8 +90,8 @@ impl Stream {
 
     /// The socket once more, to be watched for room at all times: for a stream of bytes that is
     /// worth being woken for.
-    pub(crate) fn room(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        polled(for_a_host(self.fd.get_ref().try_clone()?)?, WRITE)
+    pub(crate) fn room(&self) -> io::Result<Polled> {
+        Polled::new(for_a_host(self.fd.get_ref().try_clone()?)?, WRITE)
     }
 
     /// Waits until the peer has closed, and reads nothing.

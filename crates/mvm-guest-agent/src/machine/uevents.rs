@@ -3,14 +3,13 @@
 //! Linux itself has none: it came into a candidate of 6.9 and was taken back before that. Kernels of
 //! some distributions keep it.
 
-use super::polled::{arrives, polled};
+use super::polled::{Polled, arrives};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recvfrom, socket_with};
 use std::io;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// The kernel's own group of netlink(7); udev's is another.
 const KERNEL_GROUP: u32 = 1;
@@ -20,7 +19,7 @@ const AT_MOST: usize = 2048;
 
 /// Notices that the VM's generation id has changed.
 #[derive(Debug)]
-pub(crate) struct VmgenidWatch(AsyncFd<OwnedFd>);
+pub(crate) struct VmgenidWatch(Polled);
 
 impl VmgenidWatch {
     /// Listens to the kernel's uevents: of the few that an idle guest has, each wakes the agent.
@@ -29,7 +28,7 @@ impl VmgenidWatch {
         let (family, kind) = (AddressFamily::NETLINK, SocketType::DGRAM);
         let socket = socket_with(family, kind, flags, Some(KOBJECT_UEVENT))?;
         bind(&socket, &SocketAddrNetlink::new(0, KERNEL_GROUP))?;
-        Ok(Self(polled(socket, Interest::READABLE)?))
+        Ok(Self(Polled::new(socket, Interest::READABLE)?))
     }
 
     /// Waits until a kernel that has it says so, at each restore by a VMM that has the device.

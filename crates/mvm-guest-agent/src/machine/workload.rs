@@ -22,7 +22,7 @@
 use super::cgroup::{below, mount_point};
 use super::journal::Files;
 use super::outcome::{NotDone, StepResult};
-use super::polled::polled;
+use super::polled::Polled;
 use super::proc::{read, read_small};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -397,7 +397,7 @@ fn says_frozen(events: &str) -> bool {
 /// has read the file before.
 async fn stands_still(group: &Group) -> io::Result<()> {
     let file: OwnedFd = File::open(events(group))?.into();
-    let file = polled(file, Interest::PRIORITY)?;
+    let file = Polled::new(file, Interest::PRIORITY)?;
     loop {
         let mut text = [0; 256];
         let read = rustix::io::pread(file.get_ref(), &mut text, 0)?;

@@ -1,25 +1,17 @@
 //! Bytes on their way: where the guest's come from, and what waits for the guest to take it.
 
-use crate::machine::polled::polled;
+use crate::machine::polled::Polled;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// How much is read at once: what a pipe holds.
 pub(crate) const PIECE: usize = 64 * 1024;
 
 /// Beyond so much that the guest does not take, no more is read from the host.
 const WAITING: usize = 256 * 1024;
-
-/// Gives others their turn; to be called once for each piece that is carried. A task that always finds
-/// bytes to carry never waits for any, and the agent has one thread: of forty that do, each carries one
-/// piece before somebody else's request is looked at.
-pub(crate) async fn between_pieces() {
-    tokio::task::yield_now().await;
-}
 
 /// Takes output where it comes from.
 pub(crate) trait Sink {
@@ -45,7 +37,7 @@ impl Sink for Discard {
 /// What the guest has not taken yet.
 #[derive(Default)]
 pub(crate) struct InputQueue {
-    to: Option<AsyncFd<OwnedFd>>,
+    to: Option<Polled>,
     pieces: VecDeque<Vec<u8>>,
     /// How much of the first piece has been written.
     written: usize,
@@ -60,7 +52,7 @@ impl InputQueue {
     /// Writes into a descriptor that does not block.
     pub(crate) fn new(to: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            to: Some(polled(to, Interest::WRITABLE)?),
+            to: Some(Polled::new(to, Interest::WRITABLE)?),
             ..Self::default()
         })
     }
@@ -154,7 +146,7 @@ impl InputQueue {
 /// Where output comes from; nothing once it has been closed.
 #[derive(Default)]
 pub(crate) struct OutputSource {
-    from: Option<AsyncFd<OwnedFd>>,
+    from: Option<Polled>,
     broken: bool,
 }
 
@@ -162,7 +154,7 @@ impl OutputSource {
     /// Reads from a descriptor that does not block.
     pub(crate) fn new(from: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            from: Some(polled(from, Interest::READABLE)?),
+            from: Some(Polled::new(from, Interest::READABLE)?),
             broken: false,
         })
     }
@@ -225,7 +217,7 @@ impl OutputSource {
 
     /// How many bytes wait to be read.
     pub(crate) fn pending(&self) -> u64 {
-        let count = |from: &AsyncFd<OwnedFd>| rustix::io::ioctl_fionread(from.get_ref());
+        let count = |from: &Polled| rustix::io::ioctl_fionread(from.get_ref());
         self.from
             .as_ref()
             .and_then(|from| count(from).ok())

@@ -1,8 +1,9 @@
 //! The host's side of a request under way: what it sends, and what is sent to it.
 
-use super::flow::{PIECE, between_pieces};
+use super::flow::PIECE;
 use super::outbox::Outbox;
 use super::reply::encode;
+use crate::machine::turns::between_pieces;
 use crate::serve::connection::{Connection, Ending};
 use mvm_protocol::answer::{Answer, ErrorAnswer, ErrorCode};
 use mvm_protocol::request::{FromObject, Parsed};

@@ -7,6 +7,7 @@
 
 use super::flow::{PIECE, Sink};
 use super::reply::{DATA_HEADER, write_data_header};
+use crate::machine::polled::Polled;
 use crate::machine::stream::Stream;
 use mvm_protocol::MAX_BODY;
 use mvm_protocol::frame::data_header;
@@ -18,7 +19,6 @@ use rustix::pipe::{
 };
 use std::collections::VecDeque;
 use std::io;
-use tokio::io::unix::AsyncFd;
 
 /// From how many bytes on in a pipe splicing is worth its own system calls.
 const BULK: usize = PIECE / 2;
@@ -31,7 +31,7 @@ pub(crate) struct Outbox {
     /// A pipe of which nobody else knows, from the first output in bulk on.
     own: Option<Pipe>,
     /// The socket, watched for room, from the first time on that there was none.
-    room: Option<AsyncFd<OwnedFd>>,
+    room: Option<Polled>,
 }
 
 enum Part {

@@ -6,8 +6,9 @@ use super::handle::Handle;
 use super::session;
 use crate::machine::console::say;
 use crate::machine::descriptors::{is_kept_back, is_shortage};
-use crate::machine::polled::polled;
+use crate::machine::polled::Polled;
 use crate::machine::stream::Stream;
+use crate::machine::turns::between_pieces;
 use crate::machine::vsock::VsockKey;
 use nix::sys::socket::{Backlog, SockFlag, VsockAddr, accept4, bind, getpeername, listen};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -22,7 +23,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// A burst of connections waits here: a shorter queue drops some of a fleet's.
 const BACKLOG: i32 = 1024;
@@ -71,7 +71,7 @@ impl<'de> Deserialize<'de> for ListenAddress {
 /// A socket that listens.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    fd: AsyncFd<OwnedFd>,
+    fd: Polled,
     address: ListenAddress,
     /// Its own Unix socket, by device and inode.
     socket: Option<(u64, u64)>,
@@ -89,7 +89,7 @@ impl Listener {
             ListenAddress::Vsock(_) => None,
             ListenAddress::Unix(path) => socket_at(path),
         };
-        let fd = polled(fd, Interest::READABLE)?;
+        let fd = Polled::new(fd, Interest::READABLE)?;
         Ok(Self {
             fd,
             address: address.clone(),
@@ -129,7 +129,8 @@ impl Listener {
                         });
                     }
                 }
-                Ok(None) => {}
+                // Somebody in the guest may dial as fast as it is turned away.
+                Ok(None) => between_pieces().await,
                 Err(error) => {
                     say!("{}: accept: {error}", self.address);
                     // Whatever it is, it must not become a loop at full speed.
