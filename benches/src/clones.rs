@@ -18,10 +18,10 @@ const ROUNDS: usize = 10;
 /// And of the stand-in's, whose files are large.
 const LARGE_ROUNDS: usize = 5;
 
-/// How many clones are restored at once, how often, and how many one after the other before each time:
-/// a machine that others use as well is not equally fast all the time.
+/// How many clones are restored at once, how often, and how many one after the other before and after each
+/// time: a machine that others use as well is not equally fast all the time.
 const AT_ONCE: usize = 20;
-const AT_ONCE_ROUNDS: usize = 3;
+const AT_ONCE_ROUNDS: usize = 5;
 const ALONE: usize = 5;
 
 /// The size of the guests in MiB, and how much of it is in use.
@@ -46,7 +46,7 @@ struct Clones {
     one_ms: f64,
     /// Until all of [`AT_ONCE`] are awake.
     at_once_ms: f64,
-    /// The latter to the former, each measured right after it.
+    /// The latter to the former, which is measured right before and after it.
     ratio: f64,
 }
 
@@ -165,9 +165,11 @@ fn qemu(commands: [&Path; 2], image: &Path) -> Result<[Figures; 2]> {
     let mut rounds = [Vec::new(), Vec::new()];
     for _ in 0..AT_ONCE_ROUNDS {
         for (revision, rounds) in revisions.iter().zip(&mut rounds) {
-            let alone = (0..ALONE).map(|_| revision.clones(1));
-            let one = median(alone.collect::<Result<_>>()?)?;
-            rounds.push((one, revision.clones(AT_ONCE)?));
+            let alone = || (0..ALONE).map(|_| revision.clones(1));
+            let mut ones = alone().collect::<Result<Vec<_>>>()?;
+            let many = revision.clones(AT_ONCE)?;
+            ones.extend(alone().collect::<Result<Vec<_>>>()?);
+            rounds.push((median(ones)?, many));
         }
     }
     let [first, second] = revisions;

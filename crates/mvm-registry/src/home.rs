@@ -11,6 +11,7 @@
 //! $MVM_HOME/failed-clones.json    what that has noted of clones that there are not
 //! $MVM_HOME/locks/<name>  held while a VM is started, stopped, snapshotted or removed
 //! $MVM_HOME/locks/<name>+run  held by the program that supervises the VM, as long as it does
+//! $MVM_HOME/locks/+emulated-<number>  held while an emulated guest is restored: so many at once
 //! ```
 //!
 //! Locks lie outside the VM's folder: a lock inside one that is being removed protects nothing. They
@@ -42,6 +43,10 @@ const INHERITED: Duration = Duration::from_secs(5);
 
 /// What the name of the lock of a VM's supervisor ends with; no VM's name has that in it.
 const SUPERVISION: &str = "+run";
+
+/// What the names of the locks begin with of which there is one for each emulated guest that may be
+/// restored at the same time; no VM's name does.
+const EMULATED: &str = "+emulated-";
 
 /// How often it is tried again meanwhile: a lock gives no event.
 const TICK: Duration = Duration::from_millis(5);
@@ -103,12 +108,38 @@ impl Home {
     }
 
     fn take(&self, path: &Path) -> Result<Lock, Error> {
+        self.locks()?;
+        take(path)
+    }
+
+    /// Where the locks are, which is there then, and nobody else's.
+    fn locks(&self) -> Result<PathBuf, Error> {
         let locks = self.root.join("locks");
         make_private(&locks)?;
         // It is written to, whatever others have put there.
         check_parent(&self.root)?;
         check_folder(&locks, THE_WORLD)?;
-        take(path)
+        Ok(locks)
+    }
+
+    /// Takes one of so many places for those who restore emulated guests, each of which keeps a CPU busy;
+    /// `None` if all are taken just now.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Home::lock`], but for that.
+    pub fn lock_emulated(&self, places: usize) -> Result<Option<Lock>, Error> {
+        let locks = self.locks()?;
+        for number in 0..places {
+            let path = locks.join(format!("{EMULATED}{number}"));
+            let file = open_lock(&path)?;
+            if is_taken(&file, &path)? {
+                let lock = Lock { file };
+                lock.sign().map_err(Error::io("write", &path))?;
+                return Ok(Some(lock));
+            }
+        }
+        Ok(None)
     }
 
     /// Takes the lock that whoever serves the fleet of this folder holds, likewise.
@@ -123,22 +154,30 @@ impl Home {
     }
 }
 
-fn take(path: &Path) -> Result<Lock, Error> {
-    let file = File::options()
+fn open_lock(path: &Path) -> Result<File, Error> {
+    File::options()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
-        .map_err(Error::io("open", path))?;
+        .map_err(Error::io("open", path))
+}
+
+/// Takes the lock in that file, unless somebody else has it; whether it is taken now.
+fn is_taken(file: &File, path: &Path) -> Result<bool, Error> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file())) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(error) => Err(Error::io("lock", path)(error.into())),
+    }
+}
+
+fn take(path: &Path) -> Result<Lock, Error> {
+    let file = open_lock(path)?;
     let until = Instant::now() + INHERITED;
-    loop {
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
-            Ok(_) => break,
-            Err(Errno::EAGAIN | Errno::EACCES) => {}
-            Err(error) => return Err(Error::io("lock", path)(error.into())),
-        }
+    while !is_taken(&file, path)? {
         let holder = holder(path);
         let has_died = holder.is_some_and(|holder| matches!(holder.open(), Ok(None)));
         if !has_died || Instant::now() >= until {
@@ -349,5 +388,17 @@ mod tests {
         assert!(home.lock(&VmName::new("fleet").unwrap()).is_ok());
         drop(held);
         assert!(home.lock_fleet().is_ok());
+    }
+
+    #[test]
+    fn so_many_emulated_guests_are_restored_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path().join("mvm"));
+        let first = home.lock_emulated(2).unwrap();
+        let second = home.lock_emulated(2).unwrap();
+        assert!(first.is_some() && second.is_some());
+        assert!(home.lock_emulated(2).unwrap().is_none());
+        drop(first);
+        assert!(home.lock_emulated(2).unwrap().is_some());
     }
 }

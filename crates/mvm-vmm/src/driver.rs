@@ -160,6 +160,11 @@ pub trait Driver: Sync + fmt::Debug {
         Err(no_snapshots(self.name()))
     }
 
+    /// Whether the CPUs of a VM that is restored from that snapshot are emulated.
+    fn is_emulated(&self, _: &Snapshot) -> bool {
+        false
+    }
+
     /// Starts a VM where a snapshot was taken. When it returns the VM runs and its guest, which is
     /// asleep, may be dialled. What was started is ended by the caller if this fails.
     fn restore(&self, _: &Restore<'_>, _: &mut VmProcesses) -> Result<(), Error> {

@@ -30,6 +30,7 @@ pub mod deadline;
 mod detach;
 pub mod doctor;
 pub mod driver;
+mod emulated;
 pub mod error;
 pub mod firecracker;
 mod hint;

@@ -20,6 +20,7 @@
 use crate::console::ConsoleKeeper;
 use crate::deadline::Deadline;
 use crate::driver::{self, Driver, Restore};
+use crate::emulated;
 use crate::error::Error;
 use crate::image::Image;
 use crate::launch::VmProcesses;
@@ -291,6 +292,8 @@ impl PendingSnapshot {
 pub struct Restored {
     processes: VmProcesses,
     _lock: Lock,
+    /// Held until its guest has been told, if it is emulated.
+    _turn: Option<Lock>,
 }
 
 impl Restored {
@@ -330,6 +333,7 @@ pub fn unwoken(home: &Home, name: &VmName) -> Result<Option<Restored>, Error> {
     Ok(is_unwoken(&record).then(|| Restored {
         processes: VmProcesses::attach(folder, record),
         _lock: lock,
+        _turn: None,
     }))
 }
 
@@ -367,6 +371,9 @@ pub fn restore(
     let manifest = &snapshot.manifest;
     let driver = driver::of_snapshot(home, snapshot)?;
     let image = Image::open(&manifest.image)?;
+    let is_emulated = driver.is_emulated(snapshot);
+    let turn = is_emulated.then(|| emulated::turn(home, deadline));
+    let turn = turn.transpose()?.flatten();
     let record = Record {
         version: record::VERSION,
         name: name.to_string(),
@@ -424,6 +431,7 @@ pub fn restore(
             Ok(Restored {
                 processes: VmProcesses::attach(folder, record),
                 _lock: lock,
+                _turn: turn,
             })
         }
         Err(error) => {

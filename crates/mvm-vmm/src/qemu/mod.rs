@@ -159,6 +159,10 @@ impl Driver for Qemu {
         snapshot::check_snapshot(home, snapshot)
     }
 
+    fn is_emulated(&self, snapshot: &Snapshot) -> bool {
+        snapshot::accelerator(snapshot) == Accelerator::Tcg
+    }
+
     fn restore(&self, restore: &Restore<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
         snapshot::restore(restore, processes)
     }

@@ -149,6 +149,14 @@ fn unplug_vsock(
     Ok(())
 }
 
+/// With what a VM has to run that goes on from that snapshot.
+pub(super) fn accelerator(snapshot: &Snapshot) -> Accelerator {
+    match snapshot.manifest.vmm.accelerator.as_deref() {
+        Some("kvm") => Accelerator::Kvm,
+        _ => Accelerator::Tcg,
+    }
+}
+
 pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Result<(), Error> {
     let Restore {
         snapshot,
@@ -157,10 +165,7 @@ pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Res
         deadline,
     } = *restore;
     let manifest = &snapshot.manifest;
-    let accelerator = match manifest.vmm.accelerator.as_deref() {
-        Some("kvm") => Accelerator::Kvm,
-        _ => Accelerator::Tcg,
-    };
+    let accelerator = accelerator(snapshot);
     processes.set_accelerator(accelerator.name());
     // In snapshots of earlier versions it is part of the state.
     let (memory, loading) = match snapshot.find(MEMORY) {
