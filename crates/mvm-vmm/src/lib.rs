@@ -10,6 +10,7 @@
 //! snapshot    a snapshot's folder: written, named, read, checked
 //! pause       a VM that stands still, and runs on
 //! suspend     taking a snapshot of a VM, and starting one from it
+//!   emulated  how many emulated guests do the latter at once
 //! image       manifest.json and the files that it names
 //! build/      making an image: modules, init scripts, cpio
 //! brief       programs that are run for what they say
