@@ -26,7 +26,7 @@ mod serve;
 mod simulation;
 
 use config::Invocation;
-use machine::console::say;
+use machine::console::{in_one_line, say};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         Invocation::CheckConfig(dir) => {
             let report = runtime.block_on(check_config::check(&dir));
             for problem in &report.problems {
-                print(&format!("{problem}\n"));
+                print(&format!("{}\n", in_one_line(problem)));
             }
             if !report.problems.is_empty() {
                 return ExitCode::FAILURE;

@@ -52,8 +52,14 @@ fn put(to: BorrowedFd, message: fmt::Arguments) {
     }
 }
 
+/// What is quoted may be a file's name, with a newline in it or a terminal's escapes: that is to be no line of
+/// its own, which whoever reads the console takes for the agent's.
+pub(crate) fn in_one_line(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
 fn line(message: fmt::Arguments) -> String {
-    let mut line = format!("mvm-guest-agent: {message}");
+    let mut line = in_one_line(&format!("mvm-guest-agent: {message}"));
     if line.len() >= MAX_LINE {
         line.truncate(line.floor_char_boundary(MAX_LINE - CUT.len() - 1));
         line.push_str(CUT);
@@ -113,6 +119,13 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text.trim_start_matches('x'), "");
+    }
+
+    #[test]
+    fn what_is_quoted_makes_no_line_of_its_own() {
+        let line = line(format_args!("rejected {}", "a\nmvm-guest-agent: b\u{1b}c"));
+        let shown = "mvm-guest-agent: rejected a\u{fffd}mvm-guest-agent: b\u{fffd}c\n";
+        assert_eq!(line, shown);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::descriptors::is_shortage;
 use super::regular_file::{Link, Trust, read_regular};
 use crate::core::registry::Loaded;
 use mvm_protocol::drop_in::{self, DropIn, MAX_FILE};
-use mvm_protocol::object::Problem;
+use mvm_protocol::object::{Problem, printable_sentence};
 use mvm_protocol::status::DropInError;
 use std::collections::HashMap;
 use std::io;
@@ -34,7 +34,8 @@ async fn read_folder<T: DropIn>(
     let mut reject = |file: &Path, message: String| {
         errors.push(DropInError {
             file: file.to_string_lossy().into_owned(),
-            message,
+            // It may quote the name of another file.
+            message: printable_sentence(&message),
         });
     };
     let files = match list(dir) {
@@ -238,6 +239,22 @@ mod tests {
         folder
             .rejects("hood.json", "the name `good` is taken by")
             .await;
+    }
+
+    #[tokio::test]
+    async fn a_files_name_has_no_control_characters_in_a_message() {
+        let folder = Folder::new();
+        for name in ["\u{1b}[2J.json", "a.json"] {
+            folder.write(name, r#"{"name":"web"}"#);
+        }
+        let (_, errors) = folder.load().await;
+        let [(_, message)] = &errors[..] else {
+            panic!("{errors:?}");
+        };
+        assert!(
+            message.contains("/\u{fffd}[2J.json, which comes first"),
+            "{message}"
+        );
     }
 
     #[tokio::test]
