@@ -122,24 +122,19 @@ impl Home {
         Ok(locks)
     }
 
-    /// Takes one of so many places for those who restore emulated guests, each of which keeps a CPU busy;
-    /// `None` if all are taken just now.
+    /// So many places for those who restore emulated guests, each of which keeps a CPU busy.
     ///
     /// # Errors
     ///
-    /// Those of [`Home::lock`], but for that.
-    pub fn lock_emulated(&self, places: usize) -> Result<Option<Lock>, Error> {
+    /// [`Error::NotTrusted`], [`Error::Io`].
+    pub fn emulated_places(&self, places: usize) -> Result<Places, Error> {
         let locks = self.locks()?;
-        for number in 0..places {
+        let open = |number: usize| {
             let path = locks.join(format!("{EMULATED}{number}"));
-            let file = open_lock(&path)?;
-            if is_taken(&file, &path)? {
-                let lock = Lock { file };
-                lock.sign().map_err(Error::io("write", &path))?;
-                return Ok(Some(lock));
-            }
-        }
-        Ok(None)
+            Ok((open_lock(&path)?, path))
+        };
+        let files = (0..places).map(open).collect::<Result<_, Error>>()?;
+        Ok(Places { files })
     }
 
     /// Takes the lock that whoever serves the fleet of this folder holds, likewise.
@@ -165,8 +160,8 @@ fn open_lock(path: &Path) -> Result<File, Error> {
         .map_err(Error::io("open", path))
 }
 
-/// Takes the lock in that file, unless somebody else has it; whether it is taken now.
-fn is_taken(file: &File, path: &Path) -> Result<bool, Error> {
+/// Takes the lock in that file, and says whether it could: somebody else may have it.
+fn try_lock(file: &File, path: &Path) -> Result<bool, Error> {
     match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file())) {
         Ok(_) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
@@ -177,7 +172,7 @@ fn is_taken(file: &File, path: &Path) -> Result<bool, Error> {
 fn take(path: &Path) -> Result<Lock, Error> {
     let file = open_lock(path)?;
     let until = Instant::now() + INHERITED;
-    while !is_taken(&file, path)? {
+    while !try_lock(&file, path)? {
         let holder = holder(path);
         let has_died = holder.is_some_and(|holder| matches!(holder.open(), Ok(None)));
         if !has_died || Instant::now() >= until {
@@ -187,9 +182,7 @@ fn take(path: &Path) -> Result<Lock, Error> {
         }
         std::thread::sleep(TICK);
     }
-    let lock = Lock { file };
-    lock.sign().map_err(Error::io("write", path))?;
-    Ok(lock)
+    Lock::signed(file, path)
 }
 
 /// Where `$MVM_HOME` is: what the environment says, else a default.
@@ -222,6 +215,13 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// The one in that file, which was just taken.
+    fn signed(file: File, path: &Path) -> Result<Self, Error> {
+        let lock = Self { file };
+        lock.sign().map_err(Error::io("write", path))?;
+        Ok(lock)
+    }
+
     /// Writes down who holds it.
     fn sign(&self) -> io::Result<()> {
         let own = ProcessId::own()?;
@@ -237,6 +237,33 @@ impl Lock {
     /// What is locked, for another process to hold.
     pub(crate) fn into_file(self) -> File {
         self.file
+    }
+}
+
+/// So many locks of which any one will do.
+#[derive(Debug)]
+pub struct Places {
+    files: Vec<(File, PathBuf)>,
+}
+
+impl Places {
+    /// Takes one of them; `None` if all are taken just now. It is given back as any lock is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn take(&mut self) -> Result<Option<Lock>, Error> {
+        let mut taken = None;
+        for (number, (file, path)) in self.files.iter().enumerate() {
+            if try_lock(file, path)? {
+                taken = Some(number);
+                break;
+            }
+        }
+        let taken = taken.map(|number| self.files.swap_remove(number));
+        taken
+            .map(|(file, path)| Lock::signed(file, &path))
+            .transpose()
     }
 }
 
@@ -394,11 +421,13 @@ mod tests {
     fn so_many_emulated_guests_are_restored_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::at(folder.path().join("mvm"));
-        let first = home.lock_emulated(2).unwrap();
-        let second = home.lock_emulated(2).unwrap();
+        let take = || home.emulated_places(2).unwrap().take().unwrap();
+        let first = take();
+        let second = take();
         assert!(first.is_some() && second.is_some());
-        assert!(home.lock_emulated(2).unwrap().is_none());
+        let mut waiting = home.emulated_places(2).unwrap();
+        assert!(waiting.take().unwrap().is_none());
         drop(first);
-        assert!(home.lock_emulated(2).unwrap().is_some());
+        assert!(waiting.take().unwrap().is_some());
     }
 }

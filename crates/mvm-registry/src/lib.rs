@@ -7,7 +7,7 @@
 //! watch       told when that changes                                        Watch
 //! record      vm.json: its one reader and its one writer                    Record, Recorded
 //! notes       fleet.json and touched.json: what else is noted of a VM
-//! home        folders, and the lock on each VM                              Home, VmFolder, Lock
+//! home        folders, and the lock on each VM                              Home, VmFolder, Lock, Places
 //! trust       whose records count: root's and one's own
 //! process     pidfds: a pid is never taken for another process's            Process, Alive
 //! listener    who listens on a Unix socket
@@ -44,7 +44,7 @@ pub use ending::Ending;
 pub use endpoint::{Address, Endpoint};
 pub use error::{Error, Unreachable, of_system};
 pub use files::{make_private, open_regular, read_bounded, write_whole};
-pub use home::{Home, Lock, VmFolder};
+pub use home::{Home, Lock, Places, VmFolder};
 pub use inventory::{Candidate, Candidates, Inventory, Listing, Vm};
 pub use labels::{Label, Labels, POOL, Selector};
 pub use listener::{has_open, listed, open_connections};

@@ -31,8 +31,9 @@ fn turn_within(
     patience: Duration,
 ) -> Result<Option<Lock>, Error> {
     let begun = Instant::now();
+    let mut places = home.emulated_places(places)?;
     loop {
-        if let Some(turn) = home.lock_emulated(places)? {
+        if let Some(turn) = places.take()? {
             return Ok(Some(turn));
         }
         if deadline.is_cancelled() {

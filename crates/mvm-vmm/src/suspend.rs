@@ -371,9 +371,11 @@ pub fn restore(
     let manifest = &snapshot.manifest;
     let driver = driver::of_snapshot(home, snapshot)?;
     let image = Image::open(&manifest.image)?;
-    let is_emulated = driver.is_emulated(snapshot);
-    let turn = is_emulated.then(|| emulated::turn(home, deadline));
-    let turn = turn.transpose()?.flatten();
+    let turn = if driver.is_emulated(snapshot) {
+        emulated::turn(home, deadline)?
+    } else {
+        None
+    };
     let record = Record {
         version: record::VERSION,
         name: name.to_string(),
