@@ -194,9 +194,8 @@ fn without_position(error: &serde_json::Error) -> String {
     printable_sentence(short)
 }
 
-/// A sentence that quotes what comes from outside, made fit for a message: short, and without control
-/// characters. serde quotes what it found, which may be 256 KiB of terminal escapes.
-pub fn printable_sentence(text: &str) -> String {
+/// serde quotes what it found, and what it found may be 256 KiB of terminal escapes.
+fn printable_sentence(text: &str) -> String {
     let mut shown: String = text
         .chars()
         .take(300)

@@ -52,8 +52,9 @@ fn put(to: BorrowedFd, message: fmt::Arguments) {
     }
 }
 
-/// What is quoted may be a file's name, with a newline in it or a terminal's escapes: that is to be no line of
-/// its own, which whoever reads the console takes for the agent's.
+/// The text without control characters: what it quotes may be a file's name, with a terminal's escapes in it, or
+/// with a newline, by which it would be a line of its own that whoever reads the console takes for the
+/// agent's.
 pub(crate) fn in_one_line(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }

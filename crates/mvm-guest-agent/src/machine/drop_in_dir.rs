@@ -1,10 +1,11 @@
 //! Reads a folder of drop-in files. Each is rejected alone; the rest stand.
 
+use super::console::in_one_line;
 use super::descriptors::is_shortage;
 use super::regular_file::{Link, Trust, read_regular};
 use crate::core::registry::Loaded;
 use mvm_protocol::drop_in::{self, DropIn, MAX_FILE};
-use mvm_protocol::object::{Problem, printable_sentence};
+use mvm_protocol::object::Problem;
 use mvm_protocol::status::DropInError;
 use std::collections::HashMap;
 use std::io;
@@ -34,8 +35,7 @@ async fn read_folder<T: DropIn>(
     let mut reject = |file: &Path, message: String| {
         errors.push(DropInError {
             file: file.to_string_lossy().into_owned(),
-            // It may quote the name of another file.
-            message: printable_sentence(&message),
+            message,
         });
     };
     let files = match list(dir) {
@@ -64,7 +64,7 @@ async fn read_folder<T: DropIn>(
                     let message = format!(
                         "the name `{}` is taken by {}, which comes first",
                         drop_in.name(),
-                        first.display()
+                        in_one_line(&first.to_string_lossy())
                     );
                     reject(file, message);
                 } else {
