@@ -67,8 +67,10 @@ fn answers(runtime: &Runtime, stream: &[u8], sizes: &[u8]) -> Vec<Value> {
         let host = Rc::new(tokio::net::UnixStream::from_std(host).unwrap());
         let receiving = spawn_local(read_all(Rc::clone(&host)));
         for piece in pieces(stream, sizes) {
-            // Nobody reads it if the framing is broken.
-            let _ = send(&*host, piece, SendFlags::NOSIGNAL);
+            // Nobody reads the rest if the framing is broken.
+            if send(&*host, piece, SendFlags::NOSIGNAL).is_err() {
+                break;
+            }
             yield_now().await;
             yield_now().await;
         }

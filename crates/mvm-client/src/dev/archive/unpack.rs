@@ -1,15 +1,14 @@
 //! A tar stream from a guest, unpacked into a folder of this host.
 //!
-//! The guest is not trusted. Every entry is made relative to an open folder, component by component,
-//! and no symbolic link is followed on the way: neither `..` nor an absolute path nor a link that an
-//! earlier entry made leads outside. What is no file, folder or symbolic link is refused, and so is
-//! whatever is there already. Long names are read up to a bound; of the content nothing is held in
-//! memory but a piece.
+//! The guest is not trusted. Every entry is made relative to an open folder, and no symbolic link is
+//! followed on the way: neither `..` nor an absolute path nor a link that an earlier entry made leads
+//! outside. What is no file, folder or symbolic link is refused, and so is whatever is there already.
+//! Long names are read up to a bound; of the content nothing is held in memory but a piece.
 
 use super::{KEPT_MODE, Sparse};
 use crate::error::cut;
 use mvm_protocol::dev::files::MAX_ARCHIVE_DEPTH;
-use rustix::fs::{Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
@@ -25,6 +24,12 @@ const LONGEST: u64 = 64 * 1024;
 
 /// How much is kept of folders until all is unpacked, in bytes: enough for half a million of them.
 const MOST_FOLDERS: usize = 64 * 1024 * 1024;
+
+/// How a folder is opened.
+const FOLDER: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// How much is written at once, in bytes.
 const PIECE: usize = 256 * 1024;
@@ -199,13 +204,13 @@ impl Unpacker {
     }
 
     fn walk(&self, names: &[&OsStr]) -> io::Result<OwnedFd> {
-        let mut folder = self.root.as_fd().try_clone_to_owned()?;
-        for name in names {
-            folder = match open_folder(&folder, name) {
-                Err(Errno::NOENT) => {
-                    rustix::fs::mkdirat(&folder, *name, Mode::RWXU)?;
-                    open_folder(&folder, name)?
-                }
+        let (mut folder, rest) = self.nearest(names)?;
+        for name in rest {
+            match rustix::fs::mkdirat(&folder, *name, Mode::RWXU) {
+                Err(Errno::EXIST) | Ok(()) => {}
+                Err(error) => return Err(error.into()),
+            }
+            folder = match rustix::fs::openat(&folder, *name, FOLDER, Mode::empty()) {
                 Err(Errno::NOTDIR | Errno::LOOP) => {
                     return Err(refused("its path leads through what is no folder"));
                 }
@@ -213,6 +218,25 @@ impl Unpacker {
             };
         }
         Ok(folder)
+    }
+
+    /// The deepest folder on the way that is there, and the names below it.
+    ///
+    /// What is there takes one call, however deep it lies: see openat2(2). It does not say what is in
+    /// the way, and fails where a path is too long for one call, or where a kernel or a container
+    /// does not have it; then all is walked name by name.
+    fn nearest<'n, 'o>(&self, names: &'n [&'o OsStr]) -> io::Result<(OwnedFd, &'n [&'o OsStr])> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let ways = (1..=names.len()).rev();
+        for (above, below) in ways.filter_map(|at| names.split_at_checked(at)) {
+            let path: PathBuf = above.iter().collect();
+            match rustix::fs::openat2(&self.root, path, FOLDER, Mode::empty(), resolve) {
+                Ok(folder) => return Ok((folder, below)),
+                Err(Errno::NOENT) => {}
+                Err(_) => break,
+            }
+        }
+        Ok((self.root.as_fd().try_clone_to_owned()?, names))
     }
 
     fn file(
@@ -268,11 +292,6 @@ fn times(seconds: u64) -> Timestamps {
     }
 }
 
-fn open_folder(folder: &OwnedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(folder, name, flags, Mode::empty())
-}
-
 /// The names that a path is made of, if it leads nowhere but down.
 fn names_of(path: &Path) -> io::Result<Vec<&OsStr>> {
     let mut names = Vec::new();
@@ -298,6 +317,89 @@ fn names_of(path: &Path) -> io::Result<Vec<&OsStr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A stream of entries: what they are, their paths, and what they link to.
+    fn stream(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (kind, path, link) in entries {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(0o755);
+            header.set_size(0);
+            if *kind == EntryType::Symlink {
+                archive.append_link(&mut header, path, link).unwrap();
+            } else {
+                archive.append_data(&mut header, path, io::empty()).unwrap();
+            }
+        }
+        archive.into_inner().unwrap()
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_refused_and_what_is_missing_is_made() {
+        use EntryType::{Directory, Regular, Symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        std::fs::create_dir_all(outside.join("there")).unwrap();
+        let to = outside.to_str().unwrap();
+        for (number, way, below) in [
+            (0, (Symlink, "way", to), "way/new"),
+            (1, (Symlink, "way", to), "way/there/new"),
+            (2, (Symlink, "a/b/way", to), "a/b/way/there/new"),
+            (3, (Symlink, "way", "."), "way/new"),
+            (4, (Regular, "a/way", ""), "a/way/new"),
+        ] {
+            let into = dir.path().join(format!("into-{number}"));
+            std::fs::create_dir(&into).unwrap();
+            for kind in [Regular, Directory] {
+                let below = format!("{below}{}", if kind == Directory { "/x" } else { "" });
+                let error = unpack(&*stream(&[way, (kind, &below, "")]), &into).unwrap_err();
+                let message = error.to_string();
+                assert!(message.contains("through what is no folder"), "{message}");
+                std::fs::remove_dir_all(&into).unwrap();
+                std::fs::create_dir(&into).unwrap();
+            }
+        }
+        assert_eq!(std::fs::read_dir(outside.join("there")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
+        // Longer than a path that the kernel takes at once, with a second one beside it.
+        let deep = vec!["n".repeat(200); 40].join("/");
+        let into = dir.path().join("deep");
+        std::fs::create_dir(&into).unwrap();
+        let (one, other) = (format!("{deep}/one"), format!("{deep}/new/other"));
+        unpack(
+            &*stream(&[(Regular, &one, ""), (Regular, &other, "")]),
+            &into,
+        )
+        .unwrap();
+        let mut names: Vec<_> = names_within(&into);
+        names.sort();
+        assert_eq!(names, ["new", "one", "other"]);
+    }
+
+    /// The names of what is in a folder's folders, but for those of 200 letters, by descriptor since
+    /// the paths are too long.
+    fn names_within(folder: &Path) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut open = vec![OwnedFd::from(File::open(folder).unwrap())];
+        while let Some(folder) = open.pop() {
+            for entry in rustix::fs::Dir::read_from(&folder).unwrap() {
+                let entry = entry.unwrap();
+                let name = entry.file_name().to_str().unwrap();
+                if name.starts_with('.') {
+                    continue;
+                }
+                if name.len() < 200 {
+                    names.push(name.to_owned());
+                }
+                if entry.file_type().is_dir() {
+                    let inside = rustix::fs::openat(&folder, name, FOLDER, Mode::empty());
+                    open.push(inside.unwrap());
+                }
+            }
+        }
+        names
+    }
 
     /// Folders whose names are as long as they may be.
     #[test]
