@@ -3,6 +3,7 @@
 //! `cgroup.kill` (Documentation/admin-guide/cgroup-v2.rst, Linux 5.14) takes children that left
 //! their process group, their session and their parent, and leaves nobody time to fork away.
 
+use super::cgroup_watch::{CgroupWatch, Watched};
 use super::proc::read_small;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -22,18 +23,35 @@ const MOST_TRIES: u32 = 100;
 #[derive(Debug)]
 pub(crate) struct CgroupRoot {
     path: PathBuf,
-    left: Left,
+    shared: Rc<Shared>,
 }
 
-/// Those in which somebody was still dying when they were last looked at.
-type Left = Rc<RefCell<Vec<PathBuf>>>;
+/// What the cgroups of one root share.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Those in which somebody was still dying when they were last looked at.
+    left: RefCell<Vec<PathBuf>>,
+    /// One that a run has left as it was made, for the next run: the kernel takes longer to make and
+    /// to remove one than for anything else that the agent asks for a command.
+    spare: RefCell<Option<Rc<Place>>>,
+    /// By which that is known; where it is not, each run has a new one.
+    watch: Option<CgroupWatch>,
+}
 
-/// One run's cgroup. It is removed with this, or as soon as nobody is in it any more.
+/// A cgroup's folder.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    watched: Option<Watched>,
+}
+
+/// One run's cgroup. It is removed with this, or as soon as nobody is in it any more, unless it is
+/// kept for the next run.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
-    path: PathBuf,
-    is_gone: Cell<bool>,
-    left: Left,
+    place: Rc<Place>,
+    is_given_back: Cell<bool>,
+    shared: Rc<Shared>,
 }
 
 impl CgroupRoot {
@@ -50,9 +68,13 @@ impl CgroupRoot {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
             _ => {}
         }
+        let shared = Shared {
+            watch: CgroupWatch::new().ok(),
+            ..Shared::default()
+        };
         let root = Self {
             path,
-            left: Left::default(),
+            shared: Rc::new(shared),
         };
         root.end_leftovers();
         root.path.join("cgroup.kill").exists().then_some(root)
@@ -60,12 +82,8 @@ impl CgroupRoot {
 
     fn end_leftovers(&self) {
         let _ = std::fs::write(self.path.join("cgroup.kill"), "1");
-        *self.left.borrow_mut() = below(&self.path).collect();
-        self.remove_left();
-    }
-
-    fn remove_left(&self) {
-        self.left.borrow_mut().retain(|path| !remove(path));
+        *self.shared.left.borrow_mut() = below(&self.path).collect();
+        self.shared.remove_left();
     }
 
     /// Its folder.
@@ -73,10 +91,19 @@ impl CgroupRoot {
         &self.path
     }
 
-    /// A new cgroup for a run, never one that is there: an earlier agent's may be frozen, and who
-    /// joins it stands still before it has become a program.
+    /// A cgroup for a run: a new one, or one that this agent has made and that is as new. Never one
+    /// that is merely there: an earlier agent's may be frozen, and who joins it stands still before it
+    /// has become a program.
     pub(crate) fn make(&self, run: u64) -> io::Result<Cgroup> {
-        self.remove_left();
+        let shared = &self.shared;
+        shared.remove_left();
+        // Whoever has put something into it, or changed it, since then has it removed when it is empty.
+        let spare = shared.spare.take().map(|place| self.cgroup(place));
+        if let Some(spare) = spare
+            && shared.is_unchanged(&spare.place)
+        {
+            return Ok(spare);
+        }
         let mut path = self.path.join(format!("run-{run}"));
         let mut more = 0;
         while let Err(error) = std::fs::create_dir(&path) {
@@ -86,11 +113,52 @@ impl CgroupRoot {
             more += 1;
             path.set_file_name(format!("run-{run}.{more}"));
         }
-        Ok(Cgroup {
-            path,
-            is_gone: Cell::new(false),
-            left: Rc::clone(&self.left),
-        })
+        let watch = shared.watch.as_ref();
+        let watched = watch.and_then(|watch| watch.add(&path).ok());
+        Ok(self.cgroup(Rc::new(Place { path, watched })))
+    }
+
+    fn cgroup(&self, place: Rc<Place>) -> Cgroup {
+        Cgroup {
+            place,
+            is_given_back: Cell::new(false),
+            shared: Rc::clone(&self.shared),
+        }
+    }
+}
+
+impl Shared {
+    fn remove_left(&self) {
+        self.left.borrow_mut().retain(|path| !remove(path));
+    }
+
+    fn is_unchanged(&self, place: &Place) -> bool {
+        let watched = self.watch.as_ref().zip(place.watched.as_ref());
+        watched.is_some_and(|(watch, one)| watch.is_unchanged(one))
+    }
+
+    /// Keeps it for the next run. False if there is one already, or if it is not as it was made.
+    fn keep(&self, place: &Rc<Place>) -> bool {
+        let mut spare = self.spare.borrow_mut();
+        let kept = spare.is_none() && self.is_unchanged(place);
+        if kept {
+            *spare = Some(Rc::clone(place));
+        }
+        kept
+    }
+
+    fn remove(&self, place: &Place) -> bool {
+        let removed = remove(&place.path);
+        if removed {
+            self.forget(place);
+        }
+        removed
+    }
+
+    fn forget(&self, place: &Place) {
+        if let Some((watch, one)) = self.watch.as_ref().zip(place.watched.as_ref()) {
+            watch.forget(one);
+        }
     }
 }
 
@@ -104,32 +172,35 @@ impl Drop for CgroupRoot {
 impl Cgroup {
     /// Its folder, open: a process can be made in it, or join it by its `cgroup.procs`.
     pub(crate) fn open(&self) -> io::Result<OwnedFd> {
+        // By a path alone nothing of it can be changed, and it counts for no change.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(rustix::fs::open(&self.path, flags, Mode::empty())?)
+        Ok(rustix::fs::open(self.path(), flags, Mode::empty())?)
     }
 
     /// Its folder.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.place.path
     }
 
     /// Kills all that is in it.
     pub(crate) fn kill(&self) {
-        let _ = std::fs::write(self.path.join("cgroup.kill"), "1");
+        let _ = std::fs::write(self.path().join("cgroup.kill"), "1");
     }
 
-    /// Removes it. False while a process is in it.
-    pub(crate) fn remove(&self) -> bool {
-        let removed = remove(&self.path);
-        self.is_gone.set(removed);
-        removed
+    /// Gives it back: it is removed, or kept for another run. False while a process is in it.
+    pub(crate) fn give_back(&self) -> bool {
+        let is_given_back = self.shared.keep(&self.place) || self.shared.remove(&self.place);
+        self.is_given_back.set(is_given_back);
+        is_given_back
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        if !self.is_gone.get() && !self.remove() {
-            self.left.borrow_mut().push(std::mem::take(&mut self.path));
+        if !self.is_given_back.get() && !self.give_back() {
+            self.shared.forget(&self.place);
+            let path = self.place.path.clone();
+            self.shared.left.borrow_mut().push(path);
         }
     }
 }
@@ -222,15 +293,108 @@ mod tests {
         let left = root.make(1).unwrap();
         let mut child = std::process::Command::new("sleep").arg("600").spawn();
         let child = child.as_mut().unwrap();
-        std::fs::write(left.path.join("cgroup.procs"), child.id().to_string()).unwrap();
-        let path = left.path.clone();
+        std::fs::write(left.path().join("cgroup.procs"), child.id().to_string()).unwrap();
+        let path = left.path().to_owned();
         // As it is given up while that is still dying.
         drop(left);
         let new = root.make(1).unwrap();
-        assert_ne!(new.path, path);
+        assert_ne!(new.path(), path);
         child.kill().unwrap();
         child.wait().unwrap();
         root.make(2).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_that_is_as_it_was_made_is_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(root) = CgroupRoot::of_test(dir.path()) else {
+            return;
+        };
+        let first = root.make(1).unwrap();
+        let path = first.path().to_owned();
+        let other = root.make(2).unwrap();
+        for cgroup in [&first, &other] {
+            assert!(cgroup.open().is_ok() && cgroup.give_back());
+        }
+        let gone = other.path().to_owned();
+        drop((first, other));
+        assert!(path.exists() && !gone.exists(), "one is kept");
+        for run in 3..6 {
+            let again = root.make(run).unwrap();
+            let more = root.make(100 + run).unwrap();
+            assert_eq!(again.path(), path);
+            assert_ne!(more.path(), path, "it is taken");
+            // The first that is given back is the one that is kept.
+            drop((again, more));
+        }
+        let root_path = root.path().to_owned();
+        drop(root);
+        assert!(!root_path.exists());
+    }
+
+    /// Whatever somebody does to one, while it is a run's or when it waits for the next.
+    #[test]
+    fn one_that_was_changed_is_not_used_again() {
+        type Change = fn(&Path);
+        let changes: [(&str, Change); 6] = [
+            ("a limit", |cgroup| {
+                std::fs::write(cgroup.join("cgroup.max.descendants"), "7").unwrap();
+            }),
+            ("the limit that it has", |cgroup| {
+                std::fs::write(cgroup.join("cgroup.max.depth"), "max").unwrap();
+            }),
+            ("frozen", |cgroup| {
+                std::fs::write(cgroup.join("cgroup.freeze"), "1").unwrap();
+            }),
+            ("another mode", |cgroup| {
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+                std::fs::set_permissions(cgroup.join("cgroup.procs"), mode).unwrap();
+            }),
+            ("another owner", |cgroup| {
+                std::os::unix::fs::chown(cgroup, Some(12), Some(12)).unwrap();
+            }),
+            ("one below it", |cgroup| {
+                std::fs::create_dir(cgroup.join("below")).unwrap();
+            }),
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let Some(root) = CgroupRoot::of_test(dir.path()) else {
+            return;
+        };
+        for (run, (what, change)) in (1..).zip(changes) {
+            let taken = root.make(10 * run).unwrap();
+            change(taken.path());
+            let path = taken.path().to_owned();
+            drop(taken);
+            let next = root.make(10 * run + 1).unwrap();
+            assert_ne!(next.path(), path, "{what}");
+            assert!(!path.exists(), "{what}");
+
+            let path = next.path().to_owned();
+            drop(next);
+            assert!(path.exists(), "{what}: it is kept");
+            change(&path);
+            assert_ne!(root.make(10 * run + 2).unwrap().path(), path, "{what}");
+            assert!(!path.exists(), "{what}");
+        }
+    }
+
+    #[test]
+    fn one_that_somebody_is_put_into_is_removed_when_it_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(root) = CgroupRoot::of_test(dir.path()) else {
+            return;
+        };
+        let path = root.make(1).unwrap().path().to_owned();
+        assert!(path.exists(), "it is kept");
+        let mut child = std::process::Command::new("sleep").arg("600").spawn();
+        let child = child.as_mut().unwrap();
+        std::fs::write(path.join("cgroup.procs"), child.id().to_string()).unwrap();
+        assert_ne!(root.make(2).unwrap().path(), path);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        root.make(3).unwrap();
         assert!(!path.exists());
     }
 

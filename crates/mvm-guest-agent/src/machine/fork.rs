@@ -448,9 +448,11 @@ mod tests {
         let name = cgroup.path().strip_prefix(root.path().parent().unwrap());
         let name = name.unwrap().to_str().unwrap();
         assert!(own.unwrap().trim_end().ends_with(name), "{name}");
+        assert!(!cgroup.give_back(), "somebody is in it");
         cgroup.kill();
         let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
         assert_eq!(status.terminating_signal(), Some(Signal::KILL.as_raw()));
+        assert!(cgroup.give_back() && !cgroup.path().exists());
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod calls;
 pub(crate) mod cgroup;
+mod cgroup_watch;
 pub(crate) mod children;
 pub(crate) mod clock;
 pub(crate) mod command;

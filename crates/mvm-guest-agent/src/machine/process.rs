@@ -398,14 +398,14 @@ impl Launcher {
     async fn kill_remaining(&self, cgroup: Option<Cgroup>) -> Option<PathBuf> {
         let mut left = None;
         if let Some(cgroup) = cgroup
-            && !cgroup.remove()
+            && !cgroup.give_back()
         {
             cgroup.kill();
             left = Some(cgroup.path().to_owned());
             let mut pause = Duration::from_millis(1);
             for _ in 0..12 {
                 self.children.reap();
-                if cgroup.remove() {
+                if cgroup.give_back() {
                     left = None;
                     break;
                 }
