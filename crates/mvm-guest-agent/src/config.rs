@@ -67,6 +67,24 @@ impl<'de> Deserialize<'de> for Positive {
     }
 }
 
+/// How often the signals are read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct SampleInterval(Duration);
+
+/// To read them takes a millisecond and more, and nobody looks more often.
+const SHORTEST_SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
+
+impl<'de> Deserialize<'de> for SampleInterval {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let interval = drop_in::Secs::deserialize(deserializer)?.duration();
+        if interval < SHORTEST_SAMPLE_INTERVAL {
+            let number = printable_number(interval.as_secs_f64());
+            return Err(D::Error::custom(format!("{number} is below 0.05 seconds")));
+        }
+        Ok(Self(interval))
+    }
+}
+
 /// What a file or the flags say; what they leave out is `None`.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -75,7 +93,7 @@ struct Given {
     notify_port: Option<u32>,
     busy_threshold: Option<Positive>,
     busy_signals: Option<Vec<BusySignal>>,
-    sample_interval_secs: Option<drop_in::Secs>,
+    sample_interval_secs: Option<SampleInterval>,
     integrations_dir: Option<PathBuf>,
     probes_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
@@ -316,7 +334,7 @@ fn merge(flags: Given, file: Given, system_effects: bool) -> Config {
             .busy_signals
             .or(file.busy_signals)
             .unwrap_or_else(|| vec![BusySignal::Loadavg]),
-        sample_interval: secs.map_or(Duration::from_secs(5), drop_in::Secs::duration),
+        sample_interval: secs.map_or(Duration::from_secs(5), |it| it.0),
         integrations_dir: dir(
             flags.integrations_dir,
             file.integrations_dir,
@@ -443,6 +461,10 @@ mod tests {
             (
                 vec!["--freeze-exempt", "/"],
                 "--freeze-exempt: `/` is no path of a cgroup",
+            ),
+            (
+                vec!["--sample-interval-secs", "0.049"],
+                "--sample-interval-secs: 0.049 is below 0.05 seconds",
             ),
             (
                 vec!["--sample-interval-secs", "0"],

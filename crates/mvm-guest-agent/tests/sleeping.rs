@@ -203,9 +203,9 @@ fn a_host_that_requires_a_freeze_is_refused_where_there_is_none() {
     assert_eq!(agent.status()["lifecycle"], "running");
 }
 
-/// Nothing is frozen here, so that nothing is held either.
+/// Nothing is frozen here, so that nothing is held; the host is told that the guest runs as it is.
 #[test]
-fn a_personalize_command_is_ended_at_its_own_timeout_and_the_wake_goes_on() {
+fn a_personalize_command_is_ended_at_its_own_timeout_and_the_wake_fails() {
     let dir = folder(&[], &[]);
     let mut hung = logged("a", dir.path(), "true");
     hung["personalize_cmd"] = json!("sleep 600");
@@ -214,7 +214,12 @@ fn a_personalize_command_is_ended_at_its_own_timeout_and_the_wake_goes_on() {
     let agent = Agent::launch(dir, Settings::default());
     sleep(&agent, "t");
     let awake = wake(&agent, "t");
-    assert_eq!(awake["type"], "awake", "{awake}");
+    assert_refused(
+        &awake,
+        "failed",
+        "the guest's work was not frozen, and runs",
+    );
+    assert_eq!(agent.status()["lifecycle"], "running");
     let steps = steps(&awake);
     let at = |step: &str| steps.iter().position(|it| it == step);
     let ended = at("personalize a timed-out");

@@ -321,3 +321,24 @@ fn a_second_agent_with_the_same_run_directory_is_refused() {
     assert!(text.contains("another agent uses it"), "{text}");
     assert_eq!(agent.ask(&json!({"type": "ping"}))["type"], "pong");
 }
+
+/// It may be frozen at any moment, and sends nothing more.
+#[test]
+fn a_guest_that_is_ready_sends_no_heartbeat() {
+    let agent = Agent::start(&[], &[]);
+    let mut watch = agent.connection();
+    watch.ask(&json!({"type": "watch", "heartbeat_secs": 0.05}));
+    watch.event("heartbeat");
+    let ready = within(|| {
+        let answer = agent.ask(&json!({"type": "sleep-prep", "token": "t"}));
+        (answer["type"] == "ready").then_some(answer)
+    });
+    assert_eq!(ready["token"], "t");
+    while watch.event("lifecycle")["lifecycle"] != "ready" {}
+    // As long as five heartbeats.
+    std::thread::sleep(std::time::Duration::from_millis(250));
+    assert!(watch.is_silent());
+    let awake = agent.ask(&json!({"type": "wake", "token": "t", "cause": "aborted"}));
+    assert_eq!(awake["type"], "awake");
+    watch.event("heartbeat");
+}

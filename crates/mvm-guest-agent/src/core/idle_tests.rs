@@ -6,7 +6,7 @@ use super::sleeping::Work;
 use super::worker::Sample;
 use super::*;
 use mvm_protocol::drop_in;
-use mvm_protocol::lifecycle::Outcome;
+use mvm_protocol::lifecycle::{Outcome, Wake};
 use mvm_protocol::status::{BusySignal, Worker, WorkerState};
 use proptest::prelude::*;
 

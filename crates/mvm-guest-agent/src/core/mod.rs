@@ -26,14 +26,14 @@ use ended::Ended;
 use lifecycle::{Done, Journal, Lifecycle, TICK, WakeAsked};
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::{Answer, Change, Checked, ErrorAnswer, ErrorCode};
-use mvm_protocol::lifecycle::{SleepPrep, Token, Wake};
+use mvm_protocol::lifecycle::{SleepPrep, Token};
 use mvm_protocol::request::{self, CheckKind};
 use mvm_protocol::status::{DropInError, Lifecycle as Phase, ProbeStatus, Status};
 use registry::{Check, Command, Loaded};
 use reloading::Reload;
 use schedule::{CheckId, Schedule, slot_after};
 use signs::{Marks, Signs};
-use sleeping::{Frozen, StepWork};
+use sleeping::{Frozen, StepWork, Told};
 use std::time::Duration;
 use timeline::{Moment, Timeline};
 use worker::{BusyPolicy, Counted, Sample, Worker};
@@ -165,8 +165,10 @@ pub(crate) struct Core {
     reload_waiters: Vec<WaiterId>,
     next_number: u64,
     lifecycle: Lifecycle,
-    /// The wake under way, and when it came.
-    wake: Option<(Wake, Duration)>,
+    /// The wake under way.
+    wake: Option<Told>,
+    /// Those that came before the drop-ins were read, and when.
+    early_wakes: Vec<(WaiterId, Box<WakeAsked>, Duration)>,
     frozen: Frozen,
     drain: Option<Drain>,
     seed: u64,
@@ -210,6 +212,7 @@ impl Core {
             next_number: 0,
             lifecycle,
             wake: None,
+            early_wakes: Vec::new(),
             frozen,
             drain: None,
             seed: settings.seed,
@@ -236,7 +239,7 @@ impl Core {
             Event::SleepAsked(waiter, asked, made_up) => {
                 self.sleep_asked(waiter, &asked, made_up, now, &mut actions);
             }
-            Event::WakeAsked(waiter, asked) => self.wake_asked(waiter, &asked, now, &mut actions),
+            Event::WakeAsked(waiter, asked) => self.wake_asked(waiter, asked, now, &mut actions),
             Event::StepDone(done) => self.step_done(&done, now, &mut actions),
             Event::StepRefused(why) => self.step_refused(why, now, &mut actions),
             Event::Sampled(sample) => self.sampled(sample, now, &mut actions),
@@ -300,7 +303,7 @@ impl Core {
         self.lifecycle.expect_wake();
         if self.lifecycle.phase() == Phase::Running {
             self.seed = self.seed.wrapping_add(1);
-            self.schedule.release(now.mono, self.seed, true);
+            self.schedule.release(now.mono, self.seed, |_| true);
         }
         actions.push(Action::StoodStill(time));
     }
@@ -372,6 +375,7 @@ impl Core {
         let counts = check.ended();
         // What a check says while the guest goes to sleep or wakes says nothing of its service.
         if self.lifecycle.phase() != Phase::Running {
+            check.cut_short();
             self.drained(now, actions);
             return;
         }
@@ -401,6 +405,10 @@ impl Core {
     fn check_asked(&mut self, waiter: WaiterId, asked: &request::Check, actions: &mut Vec<Action>) {
         if self.lifecycle.phase() != Phase::Running {
             actions.push(busy(waiter, "the guest is not running"));
+            return;
+        }
+        if !self.has_loaded {
+            actions.push(busy(waiter, "the agent is still reading its drop-ins"));
             return;
         }
         let found = self

@@ -36,6 +36,8 @@ pub(crate) struct Check {
     pub(crate) run_waiters: Vec<WaiterId>,
     /// When the last run began, and what came of it.
     last: Option<(Moment, LastCheck)>,
+    /// Whether a sleep has cut the last run short.
+    cut_short: bool,
     /// When it was healthy for the first time, since the boot.
     first_healthy: Option<Duration>,
 }
@@ -133,6 +135,7 @@ impl Check {
             waiters,
             run_waiters,
             last: None,
+            cut_short: false,
             first_healthy: None,
         }
     }
@@ -240,6 +243,16 @@ impl Check {
         }
     }
 
+    /// Whether nothing is known of its service, or less than was to be known by now.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.cut_short || self.last.is_none()
+    }
+
+    /// The run has ended in the middle of a sleep or a wake: it says nothing.
+    pub(crate) fn cut_short(&mut self) {
+        self.cut_short = true;
+    }
+
     /// The run has ended. True if its outcome counts.
     pub(crate) fn ended(&mut self) -> bool {
         let run = self.running.take();
@@ -294,6 +307,7 @@ impl Check {
             }
         };
         self.last = Some((at.before(ended.duration), last));
+        self.cut_short = false;
         changed
     }
 

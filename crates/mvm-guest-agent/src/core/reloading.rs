@@ -98,7 +98,8 @@ impl Core {
     pub(super) fn loaded(&mut self, loaded: Loaded, now: Now, actions: &mut Vec<Action>) {
         if !self.may_load() {
             // A sleep began in the meantime: read again once the guest runs.
-            for waiter in self.loading_for.drain(..) {
+            let waiters = self.loading_for.drain(..);
+            for waiter in waiters.chain(self.reload_waiters.drain(..)) {
                 actions.push(busy(waiter, "the guest is going to sleep"));
             }
             self.reload = Reload::Settling {
@@ -161,6 +162,9 @@ impl Core {
         let participants = self.participants();
         let acts = self.lifecycle.start(&participants);
         self.apply(acts, now, actions);
+        for (waiter, asked, at) in std::mem::take(&mut self.early_wakes) {
+            self.wake(waiter, &asked, at, now, actions);
+        }
     }
 
     /// The folders could not be read, which says nothing of what is in them: what was loaded stays.

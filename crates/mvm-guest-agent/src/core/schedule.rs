@@ -168,21 +168,18 @@ impl Schedule {
 
     /// Starts checks again, at moments that `seed` decides: after a restore there is no burst, in
     /// this guest or in a host full of its clones. The first run of each is at a random point of its
-    /// interval; `soon`, at one of the next seconds, for nothing is known of any service. The second
-    /// follows after one interval to one and a half, so that clones get out of step.
-    pub(crate) fn release(&mut self, now: Duration, seed: u64, soon: bool) {
+    /// interval; of those that are `soon`, since nothing is known of their services, at one of the next
+    /// seconds. The second follows after one interval to one and a half, so that clones get out of step.
+    pub(crate) fn release(&mut self, now: Duration, seed: u64, soon: impl Fn(CheckId) -> bool) {
         self.held = false;
         self.random = Random(seed);
         self.due.clear();
         let checks = u32::try_from(self.plans.len()).unwrap_or(u32::MAX);
-        let within = if soon {
-            FIRST_WITHIN.saturating_add(FIRST_WITHIN_MORE.saturating_mul(checks))
-        } else {
-            Duration::MAX
-        };
+        let within = FIRST_WITHIN.saturating_add(FIRST_WITHIN_MORE.saturating_mul(checks));
         for (id, plan) in &mut self.plans {
             // Whatever order they come in.
             let mut random = Random(seed ^ id.0.rotate_left(32));
+            let within = if soon(*id) { within } else { Duration::MAX };
             let first = within.min(plan.interval).mul_f64(random.share());
             let second = plan.interval.mul_f64(1.0 + random.share() / 2.0);
             plan.due = now.saturating_add(first);
@@ -357,7 +354,7 @@ mod tests {
         schedule.ask(A);
         assert_eq!(started(&mut schedule, 5000), NONE);
         assert_eq!(schedule.deadline(), None);
-        schedule.release(secs(5000), 7, false);
+        schedule.release(secs(5000), 7, |_| false);
         let mut runs = Vec::new();
         for second in 5000..=5100 {
             let mut now = started(&mut schedule, second);
@@ -402,7 +399,7 @@ mod tests {
             schedule.add(A, secs(60), secs(0));
             schedule.add(B, secs(1), secs(0));
             schedule.hold();
-            schedule.release(secs(100), seed, true);
+            schedule.release(secs(100), seed, |_| true);
             let mut starts = [const { Vec::new() }; 2];
             while starts[0].len() < 3 {
                 let due = schedule.deadline().unwrap();

@@ -8,7 +8,7 @@ use super::worker::Counted;
 use super::{Action, Core, Now, RunId, WaiterId, answer, busy};
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::{Answer, Change, ErrorAnswer, ErrorCode};
-use mvm_protocol::lifecycle::{Entropy, Outcome, Payload, SleepPrep, Token, WakeCause};
+use mvm_protocol::lifecycle::{Entropy, Outcome, Payload, SleepPrep, Token, Wake, WakeCause};
 use mvm_protocol::status::{Lifecycle as Phase, RestoreSign, Restored, Snapshot};
 use std::time::Duration;
 
@@ -60,9 +60,23 @@ pub(crate) enum PayloadWork {
     Write(Payload),
     /// The host sent none: that of the wake before is not this one's.
     Remove,
-    /// No host has spoken: the agent was restarted in a wake.
+    /// The restore that it came with is not over: the agent was restarted in it and no host has spoken,
+    /// or a personalize command failed and the host tries again without one.
     Keep,
 }
+
+/// What a host's wake says.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    wake: Wake,
+    /// When it came, on the monotonic clock.
+    at: Duration,
+    /// Whether a host's restore was under way before it: this goes on with that.
+    goes_on: bool,
+}
+
+/// How many wakes wait for the drop-ins to be read.
+const MOST_EARLY_WAKES: usize = 16;
 
 /// Whether the guest stood still, and what it found out before is no longer to be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,27 +109,52 @@ impl Core {
         self.apply(acts, now, actions);
     }
 
+    /// A host's wake: at once, or when it is known by which commands a clone is personalized.
     pub(super) fn wake_asked(
         &mut self,
         waiter: WaiterId,
+        asked: Box<WakeAsked>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.lifecycle.is_started() {
+            self.wake(waiter, &asked, now.mono, now, actions);
+        } else if self.early_wakes.len() < MOST_EARLY_WAKES {
+            self.early_wakes.push((waiter, asked, now.mono));
+        } else {
+            actions.push(busy(waiter, "the agent is still reading its drop-ins"));
+        }
+    }
+
+    /// The same of one that came at that time.
+    pub(super) fn wake(
+        &mut self,
+        waiter: WaiterId,
         asked: &WakeAsked,
+        at: Duration,
         now: Now,
         actions: &mut Vec<Action>,
     ) {
         let participants = self.participants();
-        let noticed = self.lifecycle.journal().noticed.is_some();
+        let journal = self.lifecycle.journal();
+        let noticed = journal.noticed.is_some();
+        let goes_on = journal.restoring.is_some_and(|it| !it.unannounced);
         let acts = self.lifecycle.wake(waiter, asked, &participants);
         let accepted = !matches!(acts.as_slice(), [Act::WrongToken(_)]);
         // The first host's bytes and time are as good as a second one's, which would be too late
         // for steps that have been taken.
         let first = match &self.wake {
             None => true,
-            Some((wake, _)) => {
-                wake.cause == WakeCause::Aborted && asked.wake.cause == WakeCause::Restored
+            Some(told) => {
+                told.wake.cause == WakeCause::Aborted && asked.wake.cause == WakeCause::Restored
             }
         };
         if accepted && first {
-            self.wake = Some((asked.wake.clone(), now.mono));
+            self.wake = Some(Told {
+                wake: asked.wake.clone(),
+                at,
+                goes_on,
+            });
             // Clones of one snapshot share the agent's memory, but not what their hosts tell them.
             self.seed ^= asked.fingerprint;
         }
@@ -221,6 +260,16 @@ impl Core {
                     error.steps = Some(steps);
                     actions.push(answer(waiter, Answer::Error(error)));
                 }
+                Act::NotPersonalized(waiter, reason, steps) => {
+                    let message = format!(
+                        "{reason}; the guest's work was not frozen, and runs: end it, or send the \
+                         wake again"
+                    );
+                    let mut error = ErrorAnswer::new(ErrorCode::Failed, message);
+                    error.retryable = true;
+                    error.steps = Some(steps);
+                    actions.push(answer(waiter, Answer::Error(error)));
+                }
                 Act::Busy(waiter, reason) => actions.push(busy(waiter, reason)),
                 Act::WrongToken(waiter) => {
                     let message = "another token holds the guest";
@@ -253,7 +302,13 @@ impl Core {
     /// The guest runs again.
     fn run_on(&mut self, now: Now) {
         let was_frozen = std::mem::replace(&mut self.frozen, Frozen::No) == Frozen::Was;
-        self.schedule.release(now.mono, self.seed, was_frozen);
+        let checks = &self.checks;
+        let is_overdue = |id| {
+            let of_it = checks.iter().find(|check| check.id == id);
+            of_it.is_some_and(Check::is_overdue)
+        };
+        self.schedule
+            .release(now.mono, self.seed, |id| was_frozen || is_overdue(id));
         if was_frozen {
             for check in &mut self.checks {
                 check.renew_grace(now.mono);
@@ -282,7 +337,7 @@ impl Core {
         now: Now,
         actions: &mut Vec<Action>,
     ) {
-        let wake = self.wake.clone();
+        let told = self.wake.clone();
         let needs_journal = task.needs_journal();
         let clone = journal.restoring.is_some_and(|restoring| restoring.clone);
         self.freeze_jobs_for(task, actions);
@@ -313,7 +368,7 @@ impl Core {
                 command.context = Some(LifecycleContext {
                     generation: journal.generation,
                     cause,
-                    clone: clone || wake.is_some_and(|(wake, _)| wake.clone),
+                    clone: clone || told.is_some_and(|told| told.wake.clone),
                 });
                 Work::Command(RunId(self.number()), command)
             }
@@ -326,16 +381,18 @@ impl Core {
             },
             Task::Thaw => Work::Thaw,
             Task::DropCaches => Work::DropCaches(RunId(self.number())),
-            Task::Reseed => Work::Reseed(wake.and_then(|(wake, _)| wake.entropy)),
+            Task::Reseed => Work::Reseed(told.and_then(|told| told.wake.entropy)),
             Task::Clock => {
-                let told = wake.and_then(|(wake, at)| Some((wake.wall_clock?, at)));
-                Work::Clock(told)
+                Work::Clock(told.and_then(|told| Some((told.wake.wall_clock?, told.at))))
             }
             Task::Identity => Work::Identity { clone },
-            Task::Payload => Work::Payload(match wake {
-                Some((wake, _)) => wake.payload.map_or(PayloadWork::Remove, PayloadWork::Write),
-                None => PayloadWork::Keep,
-            }),
+            Task::Payload => {
+                Work::Payload(match told.map(|told| (told.wake.payload, told.goes_on)) {
+                    Some((Some(payload), _)) => PayloadWork::Write(payload),
+                    Some((None, false)) => PayloadWork::Remove,
+                    Some((None, true)) | None => PayloadWork::Keep,
+                })
+            }
             Task::Generation => Work::Generation(journal.generation),
         };
         actions.push(Action::Step(Box::new(StepWork {

@@ -1,6 +1,7 @@
 //! Stories of the whole core, told with events and times.
 
 mod after_a_freeze;
+mod loading;
 mod of_the_boot;
 mod standing_still;
 
@@ -9,6 +10,7 @@ use super::lifecycle::Journal;
 use super::sleeping::Work;
 use super::*;
 use mvm_protocol::drop_in;
+use mvm_protocol::lifecycle::Wake;
 use mvm_protocol::status::{BusySignal, Health};
 
 /// A core, the clock, and the runs that the core has begun.
@@ -27,6 +29,11 @@ pub(super) struct Story {
 
 impl Story {
     pub(super) fn new(places: usize) -> Self {
+        Self::of(Journal::default(), places)
+    }
+
+    /// One of an agent that finds that journal.
+    pub(super) fn of(journal: Journal, places: usize) -> Self {
         let busy = BusyPolicy {
             threshold: 0.1,
             signals: vec![BusySignal::Loadavg, BusySignal::Session],
@@ -44,7 +51,7 @@ impl Story {
             wall: Timestamp(0),
         };
         let (begun, published, answers, killed) = Default::default();
-        let core = Core::new(settings, Journal::default(), now);
+        let core = Core::new(settings, journal, now);
         let mut story = Self {
             core,
             now,

@@ -45,8 +45,13 @@ struct Writing {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Claim {
-    /// While the process with this start time (in ticks since boot) lives.
-    Owner { pid: u32, started: u64 },
+    /// While the process with this start time (in ticks since boot) lives, and until this moment on the
+    /// monotonic clock, whether it does or not.
+    Owner {
+        pid: u32,
+        started: u64,
+        until: Duration,
+    },
     /// Until this moment on the monotonic clock.
     Lease { until: Duration },
     /// Its owner was not alive when it was first seen.
@@ -98,9 +103,11 @@ impl Inhibitors {
         self.known.values().any(|known| {
             let holds = match known.claim {
                 // As long as nobody can look, it counts.
-                Claim::Owner { pid, started } => {
-                    started_at(pid).map_or(true, |now| now == Some(started))
-                }
+                Claim::Owner {
+                    pid,
+                    started,
+                    until,
+                } => mono < until || started_at(pid).map_or(true, |now| now == Some(started)),
                 Claim::Lease { until } => mono < until,
                 Claim::Void => false,
             };
@@ -223,25 +230,31 @@ fn read_claim(mut file: &File, mono: Duration) -> Option<Claim> {
         .unwrap_or_default();
     let pid = value.as_u64().or_else(|| value.get("pid")?.as_u64());
     let lease = value.get("lease_secs").and_then(Value::as_f64);
-    let lease = lease.map(|secs| Duration::try_from_secs_f64(secs).unwrap_or_default());
-    if let Some(pid) = pid {
-        let pid = u32::try_from(pid).unwrap_or_default();
-        if let Some(started) = started_at(pid).ok()? {
-            return Some(Claim::Owner { pid, started });
-        }
-    }
-    Some(match (lease, pid) {
-        (None, Some(_)) => Claim::Void,
-        (lease, _) => {
-            let age = file.metadata().and_then(|meta| meta.modified()).ok();
-            let age = age.and_then(|at| SystemTime::now().duration_since(at).ok());
-            let left = lease
-                .unwrap_or(DEFAULT_LEASE)
-                .saturating_sub(age.unwrap_or_default());
-            Claim::Lease {
-                until: mono.saturating_add(left),
-            }
-        }
+    let lease = lease.map(|secs| match Duration::try_from_secs_f64(secs) {
+        Ok(lease) => lease,
+        // Longer than can be counted.
+        Err(_) if secs > 0.0 => Duration::MAX,
+        Err(_) => Duration::ZERO,
+    });
+    let until = |lease: Duration| {
+        let age = file.metadata().and_then(|meta| meta.modified()).ok();
+        let age = age.and_then(|at| SystemTime::now().duration_since(at).ok());
+        mono.saturating_add(lease.saturating_sub(age.unwrap_or_default()))
+    };
+    let owner = match pid.map(|pid| u32::try_from(pid).unwrap_or_default()) {
+        Some(pid) => started_at(pid).ok()?.map(|started| (pid, started)),
+        None => None,
+    };
+    Some(match (owner, pid) {
+        (Some((pid, started)), _) => Claim::Owner {
+            pid,
+            started,
+            until: lease.map_or(Duration::ZERO, until),
+        },
+        (None, Some(_)) if lease.is_none() => Claim::Void,
+        _ => Claim::Lease {
+            until: until(lease.unwrap_or(DEFAULT_LEASE)),
+        },
     })
 }
 
@@ -310,6 +323,30 @@ mod tests {
         assert!(inhibitors.any(MONO));
         assert!(inhibitors.any(MONO + Duration::from_secs(590)));
         assert!(!inhibitors.any(MONO + Duration::from_secs(600)));
+    }
+
+    #[test]
+    fn an_owner_with_a_lease_holds_while_either_does() {
+        let later = MONO + Duration::from_secs(590);
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let content = format!("{{\"pid\":{},\"lease_secs\":600}}", child.id());
+        let (_dir, mut inhibitors) = busy(&content);
+        assert!(inhibitors.any(MONO) && inhibitors.any(MONO + Duration::from_secs(700)));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(inhibitors.any(later) && !inhibitors.any(later + Duration::from_secs(20)));
+        // The same if it was seen for the first time when its owner was gone.
+        let (_dir, mut inhibitors) = busy(&content);
+        assert!(inhibitors.any(MONO));
+        assert!(inhibitors.any(later) && !inhibitors.any(later + Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn a_lease_longer_than_can_be_counted_has_no_end_and_one_below_0_is_over() {
+        let (_dir, mut inhibitors) = busy("{\"lease_secs\":1e20}");
+        assert!(inhibitors.any(MONO) && inhibitors.any(Duration::from_secs(1_000_000_000)));
+        let (_dir, mut inhibitors) = busy("{\"lease_secs\":-1}");
+        assert!(!inhibitors.any(MONO));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::interface::Machine;
 use super::outcome::NotDone;
 use super::regular_file::{Link, Trust, read_regular};
 use crate::core::lifecycle::Journal;
+use mvm_protocol::lifecycle::MAX_PAYLOAD;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
@@ -30,9 +31,9 @@ const MAX_FROZEN: usize = 4 * 1024 * 1024;
 /// What is removed to make room, in the run directory.
 const RESERVE: &str = ".reserve";
 
-/// How much that is, in bytes: eight pages. A journal and the generation's number need one each, the
-/// list of 200 cgroups four, and each its own once more while it is replaced.
-const RESERVE_BYTES: usize = 32 * 1024;
+/// How much that is, in bytes: eight pages and the largest payload. A journal and the generation's
+/// number need one each, the list of 200 cgroups four, and each its own once more while it is replaced.
+const RESERVE_BYTES: usize = 32 * 1024 + MAX_PAYLOAD;
 
 /// The journal's file, and the generation's for programs in the guest.
 #[derive(Debug, Clone)]
@@ -107,7 +108,9 @@ impl Files {
     }
 
     /// Puts the payload where programs find it, for the agent's own user alone: it may have secrets.
+    /// If that fails there is none: the one of the wake before is another guest's.
     pub(crate) fn write_payload(&self, text: &str) -> io::Result<()> {
+        self.remove_payload()?;
         self.replace(PAYLOAD, text.as_bytes())
     }
 
@@ -291,6 +294,6 @@ mod tests {
         assert_eq!(std::fs::read(path("precious")).unwrap(), b"x");
         assert_eq!(std::fs::read(path("generation")).unwrap(), b"7\n");
         let reserve = std::fs::metadata(path(".reserve")).unwrap();
-        assert_eq!(reserve.len(), 32_768);
+        assert_eq!(reserve.len(), 98_304);
     }
 }

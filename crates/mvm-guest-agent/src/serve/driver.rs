@@ -160,6 +160,7 @@ impl<M: Machine, E: Extension> Driver<M, E> {
             Message::DropInsChanged => self.handle_event(Event::DropInsChanged),
             Message::VmgenidChanged => self.handle_event(Event::VmgenidChanged),
             Message::MarksRead(marks) => self.handle_event(Event::MarksRead(marks)),
+            Message::Sampled(sample) => self.handle_event(Event::Sampled(sample)),
             Message::Reload => self.handle_event(Event::ReloadAsked(None)),
             Message::Stop => {}
             Message::Open(kind, reply) => {
@@ -225,7 +226,8 @@ impl<M: Machine, E: Extension> Driver<M, E> {
             Action::Sample => {
                 self.journal.catch_up(&*self.machine);
                 let sample = self.machine.sample();
-                self.handle_event(Event::Sampled(sample));
+                // Not at once: where it takes longer than an interval the next one is due by then.
+                let _ = self.handle.messages.send(Message::Sampled(sample));
             }
             Action::LoadDropIns => {
                 let machine = Rc::clone(&self.machine);

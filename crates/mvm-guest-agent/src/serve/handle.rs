@@ -9,6 +9,7 @@ use crate::core::lifecycle::Done;
 use crate::core::open::Kind;
 use crate::core::registry::Loaded;
 use crate::core::signs::Marks;
+use crate::core::worker::Sample;
 use mvm_protocol::answer::{Answer, ErrorAnswer, ErrorCode};
 use mvm_protocol::request::Request;
 use std::cell::Cell;
@@ -31,6 +32,7 @@ pub(super) enum Message {
     DropInsChanged,
     VmgenidChanged,
     MarksRead(Marks),
+    Sampled(Sample),
     Reload,
     Stop,
     Open(Kind, oneshot::Sender<Response>),

@@ -9,9 +9,10 @@ use super::requests;
 use super::watchers::Queue;
 use crate::machine::clock;
 use crate::machine::stream::Stream;
-use mvm_protocol::Frame;
 use mvm_protocol::answer::{Answer, Change, ErrorAnswer, ErrorCode, Event};
 use mvm_protocol::request::{ParsedRequest, Request};
+use mvm_protocol::status::Lifecycle;
+use mvm_protocol::{Frame, Lenient};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -105,15 +106,23 @@ impl<E: Extension> Session<E> {
     async fn watch(&mut self, heartbeat: Duration, id: Option<u64>) -> Result<Never, Ending> {
         let queue = Rc::new(Queue::default());
         let status = self.connection.handle.watch(Rc::clone(&queue)).await;
+        let is_ready = |lifecycle: &Lenient<Lifecycle>| *lifecycle == Lifecycle::Ready;
+        // A guest that is about to be frozen sends nothing.
+        let mut ready = matches!(&status, Answer::Status(status) if is_ready(&status.lifecycle));
         self.connection.answer(status, id).await?;
         // What was sent along with the watch has been read already.
         self.refuse_while_watching().await?;
         let mut beat = Instant::now() + heartbeat;
         let mut buffer = [0_u8; 4096];
+        // When the rest of a frame is to be there.
+        let mut late: Option<Instant> = None;
         loop {
             let event = tokio::select! {
                 event = queue.next() => (*event).clone(),
-                () = sleep_until(beat) => {
+                () = sleep_until(late.unwrap_or(beat)), if late.is_some() => {
+                    return Err(Ending::TooSlow);
+                }
+                () = sleep_until(beat), if !ready => {
                     beat = (beat + heartbeat).max(Instant::now());
                     Event { at: clock::now().wall, change: Change::Heartbeat { heartbeat: true } }
                 }
@@ -121,21 +130,28 @@ impl<E: Extension> Session<E> {
                     let read = match read? { 0 => return Err(Ending::Closed), read => read };
                     self.connection.decoder.push(buffer.get(..read).unwrap_or_default());
                     self.refuse_while_watching().await?;
+                    late = self.connection.decoder.is_mid_frame()
+                        .then(|| Instant::now() + self.connection.timeouts.within_frame);
                     continue;
                 }
             };
+            if let Change::Lifecycle { lifecycle } = &event.change
+                && std::mem::replace(&mut ready, is_ready(lifecycle))
+            {
+                beat = Instant::now() + heartbeat;
+            }
             self.connection.answer(Answer::Event(event), id).await?;
         }
     }
 
     /// A watch has no end but the connection's, so a request after it would wait for ever.
     async fn refuse_while_watching(&mut self) -> Result<(), Ending> {
-        while let Some(frame) = self
-            .connection
-            .decoder
-            .next_frame()
-            .map_err(|_| Ending::Broken)?
-        {
+        loop {
+            let frame = match self.connection.decoder.next_frame() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(self.connection.out_of_step(error).await),
+            };
             let id = match frame {
                 Frame::Json(body) => ParsedRequest::read(&body).id,
                 Frame::Data { .. } | Frame::EmptyData => None,
@@ -144,7 +160,6 @@ impl<E: Extension> Session<E> {
             let error = ErrorAnswer::new(ErrorCode::BadRequest, message);
             self.connection.answer(Answer::Error(error), id).await?;
         }
-        Ok(())
     }
 }
 

@@ -298,6 +298,36 @@ async fn a_refused_host_is_told_after_its_handshake() {
     .await;
 }
 
+/// What is asked on a watching connection costs it nothing, and what is no frame ends it as elsewhere.
+#[tokio::test]
+async fn a_watching_host_that_breaks_the_framing_or_stops_within_a_frame_is_cut_off() {
+    story(async {
+        let hasty = Timeouts {
+            within_frame: SHORT,
+            linger: SHORT,
+            ..PATIENT
+        };
+        let mut broken = Host::connect(Handshake::ByVmm, hasty);
+        let mut slow = Host::connect(Handshake::ByVmm, hasty);
+        for host in [&mut broken, &mut slow] {
+            host.request(r#"{"type":"watch","heartbeat_secs":60}"#)
+                .await;
+            assert!(matches!(host.answer().await.answer, Answer::Status(_)));
+        }
+        broken.send(&[0xff; 4]).await;
+        let code = loop {
+            if let Answer::Error(error) = broken.answer().await.answer {
+                break error.code;
+            }
+        };
+        assert_eq!(code, ErrorCode::FrameTooLarge);
+        assert!(matches!(broken.ending().await, Ending::Broken));
+        slow.send(&[0, 0]).await;
+        assert!(matches!(slow.ending().await, Ending::TooSlow));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn two_hundred_watchers_that_never_read_block_no_request() {
     story(async {

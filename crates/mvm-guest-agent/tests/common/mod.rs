@@ -421,6 +421,7 @@ impl Connection {
     pub fn is_silent(&mut self) -> bool {
         self.stream.set_nonblocking(true).unwrap();
         let read = self.stream.read(&mut [0; 1]);
+        self.stream.set_nonblocking(false).unwrap();
         matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock)
             && self.decoder.next_frame() == Ok(None)
     }

@@ -122,7 +122,7 @@ impl Lifecycle {
             keep_what_can_be_paid(&mut self.journal.owed, participants);
             // It was killed between a restore and the thaw: a clone must not come up as its twin.
             match self.journal.restoring {
-                Some(restoring) if !restoring.unannounced && !waking.restored => {
+                Some(restoring) if !restoring.unannounced => {
                     waking.clone = restoring.clone;
                     waking.restore(participants, self.journal.frozen);
                 }

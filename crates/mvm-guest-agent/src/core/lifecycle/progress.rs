@@ -37,7 +37,7 @@ impl Lifecycle {
                 self.become_ready(acts);
             }
             State::Waking(waking) => match waking.plan.pop_front() {
-                Some(task) if waking.hold.is_some() && !matches!(task, Task::Personalize(_)) => {
+                Some(task) if waking.hold && !matches!(task, Task::Personalize(_)) => {
                     self.become_held(acts);
                 }
                 Some(task) => {
@@ -86,7 +86,7 @@ impl Lifecycle {
             return;
         };
         acts.push(Act::Keep(self.journal.clone()));
-        let reason = waking.hold.unwrap_or_default();
+        let reason = waking.failure.unwrap_or_default();
         for waiter in waking.sleepers.into_iter().chain(waking.waiters) {
             acts.push(Act::Held(waiter, reason.clone(), waking.steps.clone()));
         }
@@ -123,6 +123,18 @@ impl Lifecycle {
                 waking.reason.clone(),
                 awake.steps.clone(),
             ));
+        }
+        if let Some(reason) = waking.failure {
+            // The host's next wake is to run the steps again.
+            self.answered = None;
+            for waiter in waking.waiters {
+                acts.push(Act::NotPersonalized(
+                    waiter,
+                    reason.clone(),
+                    awake.steps.clone(),
+                ));
+            }
+            return;
         }
         for waiter in waking.waiters {
             acts.push(Act::Awake(waiter, awake.clone()));

@@ -26,6 +26,8 @@ struct SearchState {
     unfrozen: bool,
     /// Whether a critical personalize command of the present wake has failed while it is frozen.
     unpersonalized: bool,
+    /// Whether the wake under way has failed, since the guest is not personalized.
+    failed: bool,
     /// Whether a required step of the present preparation has failed.
     spoilt: bool,
     /// Whether a wake was taken since the guest was last running.
@@ -86,6 +88,7 @@ impl SearchState {
             frozen: false,
             unfrozen: false,
             unpersonalized: false,
+            failed: false,
             spoilt: false,
             woken: false,
             due: Vec::new(),
@@ -172,7 +175,7 @@ impl SearchState {
                 state.doing = None;
                 state.unanswered.clear();
                 (state.woken, state.due) = (false, Vec::new());
-                state.unpersonalized = false;
+                (state.unpersonalized, state.failed) = (false, false);
                 // A wake that was taken and not begun is forgotten with its host.
                 state.untold |= state.disk.noticed.is_some();
                 // One that was killed right after a thaw thaws again, which does nothing.
@@ -194,6 +197,7 @@ impl SearchState {
         state.take(acts);
         let is_running = state.it.phase() == Phase::Running;
         state.woken &= !is_running;
+        state.failed &= !is_running;
         state.noticed &= !is_running;
         state.check(what);
         state.forget();
@@ -232,7 +236,7 @@ impl SearchState {
         let frozen = self.it.journal.frozen && self.doing != Some(Task::Thaw);
         // What a new journal begins at once is no more to come.
         self.due = before_work(frozen);
-        self.unpersonalized = false;
+        (self.unpersonalized, self.failed) = (false, false);
     }
 
     /// What an observer sees of the work when a task has ended.
@@ -243,11 +247,16 @@ impl SearchState {
             }
             Task::Thaw => self.frozen = false,
             Task::Generation => self.counted = false,
-            Task::Personalize(name) if name == "a" && outcome != Outcome::Ok => {
-                self.unpersonalized |= self.frozen;
-            }
+            Task::Payload => self.fail(outcome),
+            Task::Personalize(name) if name == "a" => self.fail(outcome),
             _ => {}
         }
+    }
+
+    /// What a critical integration needs to be personalized has ended.
+    fn fail(&mut self, outcome: Outcome) {
+        self.failed |= outcome != Outcome::Ok;
+        self.unpersonalized |= self.frozen && outcome != Outcome::Ok;
     }
 
     /// Drops what grows without end and decides nothing: reports and counters.
@@ -308,8 +317,8 @@ impl SearchState {
                         }
                         Task::Thaw => {
                             assert!(self.frozen, "thawed twice, or for nothing");
-                            assert_eq!(self.due, [], "thawed before its time");
                             assert!(!self.unpersonalized, "thawed with its twin's identity");
+                            assert_eq!(self.due, [], "thawed before its time");
                         }
                         Task::Restore(name) => {
                             assert!(!self.frozen, "`{name}` is restored while frozen");
@@ -334,8 +343,21 @@ impl SearchState {
                     assert!(!self.spoilt, "ready although a required step failed");
                     self.answered(waiter);
                 }
-                Act::Awake(waiter, _) | Act::Failed(waiter, ..) => {
+                Act::Awake(waiter, _) => {
                     assert_eq!(self.it.phase(), Phase::Running);
+                    assert!(!self.failed, "awake as its twin");
+                    self.answered(waiter);
+                }
+                Act::Failed(waiter, ..) => {
+                    assert_eq!(self.it.phase(), Phase::Running);
+                    self.answered(waiter);
+                }
+                Act::NotPersonalized(waiter, ..) => {
+                    assert_eq!(self.it.phase(), Phase::Running);
+                    assert!(
+                        self.failed && !self.unpersonalized,
+                        "failed without a reason"
+                    );
                     self.answered(waiter);
                 }
                 Act::Held(waiter, ..) => {

@@ -72,10 +72,12 @@ pub(super) struct Waking {
     pub(super) sleepers: Vec<WaiterId>,
     pub(super) reason: String,
     pub(super) fingerprint: Option<u64>,
-    /// Whose failed personalize command keeps the guest frozen.
+    /// Whose failed personalize command fails the wake, and keeps a frozen guest frozen.
     pub(super) critical: Vec<String>,
     /// The first such failure.
-    pub(super) hold: Option<String>,
+    pub(super) failure: Option<String>,
+    /// Whether the guest's work was frozen at that.
+    pub(super) hold: bool,
 }
 
 impl Waking {
@@ -94,7 +96,8 @@ impl Waking {
             reason: reason.into(),
             fingerprint: None,
             critical: Vec::new(),
-            hold: None,
+            failure: None,
+            hold: false,
         }
     }
 
@@ -132,7 +135,7 @@ impl Waking {
         }
         match asked.wake.cause {
             WakeCause::Restored => {
-                self.hold = None;
+                (self.failure, self.hold) = (None, false);
                 self.cause = Cause::Restored;
                 self.clone = asked.wake.clone;
                 self.restore(participants, frozen);
@@ -193,16 +196,18 @@ impl Waking {
         }
     }
 
-    /// Takes note of how a task ended: a critical personalize command that failed keeps a frozen guest
-    /// frozen. The other ones are run all the same, so that the host hears of all that is amiss.
+    /// Takes note of how a task ended. A critical personalize command that failed fails the wake, and
+    /// keeps a frozen guest frozen; so does a payload that such a command would not get. The other ones
+    /// are run all the same, so that the host hears of all that is amiss.
     pub(super) fn note(&mut self, task: &Task, done: &Done, journal: &Journal) {
-        if let Task::Personalize(name) = task
-            && done.outcome != Outcome::Ok
-            && journal.frozen
-            && self.critical.contains(name)
-            && self.hold.is_none()
-        {
-            self.hold = Some(task.failure(done));
+        let is_critical = match task {
+            Task::Personalize(name) => self.critical.contains(name),
+            Task::Payload => !self.critical.is_empty(),
+            _ => false,
+        };
+        if is_critical && done.outcome != Outcome::Ok {
+            self.hold |= journal.frozen;
+            self.failure.get_or_insert_with(|| task.failure(done));
         }
     }
 }

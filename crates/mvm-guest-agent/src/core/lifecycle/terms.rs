@@ -254,6 +254,9 @@ pub(crate) enum Act {
     Failed(WaiterId, String, Vec<Step>),
     /// Answer a `wake` after which the guest is held frozen: why, and with which steps.
     Held(WaiterId, String, Vec<Step>),
+    /// Answer a `wake` of a guest that was not frozen, and so runs, although a critical personalize
+    /// command failed: why, and with which steps.
+    NotPersonalized(WaiterId, String, Vec<Step>),
     /// Answer with `busy` and why.
     Busy(WaiterId, &'static str),
     /// Answer with `wrong-token`.

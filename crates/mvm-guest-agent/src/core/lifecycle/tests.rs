@@ -121,6 +121,9 @@ impl Story {
                 }
                 Act::Failed(id, reason, _) => self.answers.push((id.0, reason)),
                 Act::Held(id, reason, _) => self.answers.push((id.0, format!("held: {reason}"))),
+                Act::NotPersonalized(id, reason, _) => {
+                    self.answers.push((id.0, format!("runs: {reason}")));
+                }
                 Act::Busy(id, _) => self.answers.push((id.0, "busy".into())),
                 Act::WrongToken(id) => self.answers.push((id.0, "wrong token".into())),
                 Act::Unannounced(by) => self.noticed.push(by),
