@@ -182,7 +182,7 @@ fn take(path: &Path) -> Result<Lock, Error> {
         }
         std::thread::sleep(TICK);
     }
-    Lock::signed(file, path)
+    Ok(Lock::signed(file))
 }
 
 /// Where `$MVM_HOME` is: what the environment says, else a default.
@@ -215,11 +215,12 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// The one in that file, which was just taken.
-    fn signed(file: File, path: &Path) -> Result<Self, Error> {
+    /// The one in that file, which was just taken. It holds whether anybody can be told who has it or
+    /// not: on a file system that is full a VM is to be stopped and removed all the same.
+    fn signed(file: File) -> Self {
         let lock = Self { file };
-        lock.sign().map_err(Error::io("write", path))?;
-        Ok(lock)
+        let _ = lock.sign();
+        lock
     }
 
     /// Writes down who holds it.
@@ -261,9 +262,7 @@ impl Places {
             }
         }
         let taken = taken.map(|number| self.files.swap_remove(number));
-        taken
-            .map(|(file, path)| Lock::signed(file, &path))
-            .transpose()
+        Ok(taken.map(|(file, _)| Lock::signed(file)))
     }
 }
 

@@ -36,6 +36,12 @@ pub enum Error {
         /// Its main process.
         pid: i32,
     },
+    /// It was to be ended, and was, but its record says something else.
+    #[error("it has ended, and that cannot be written down: {source}")]
+    EndedUnrecorded {
+        /// Why its record cannot be saved.
+        source: mvm_registry::Error,
+    },
     /// It is asleep, and is not to be booted anew for nothing.
     #[error("it is asleep{}, and booting it anew would lose what it was doing", suspended(snapshot.as_deref()))]
     Suspended {
@@ -215,7 +221,7 @@ impl Error {
     /// What to do next.
     pub fn hint(&self) -> String {
         match self {
-            Self::Registry(error) => error.hint("NAME"),
+            Self::Registry(error) | Self::EndedUnrecorded { source: error } => error.hint("NAME"),
             Self::Running { name, .. } => {
                 format!("`mvmctl vm stop {name}` first, or choose another name")
             }

@@ -219,9 +219,10 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
         let _ = driver.resume(&folder, Deadline::new(RUN_ON, None));
     }
     if main.is_some() {
-        // Before it is asked: one that goes is not taken for one that has ended by itself.
+        // Before it is asked: one that goes is not taken for one that has ended by itself. Where that
+        // cannot be written down, since the disk is full, it is to be ended all the more.
         record.state = Recorded::Stopping;
-        folder.save(&record)?;
+        let _ = folder.save(&record);
     }
     let stopped = match (main, how) {
         (None, _) => Stopped::Already,
@@ -255,7 +256,8 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
         record.state = Recorded::Stopped;
     }
     record.processes.clear();
-    folder.save(&record)?;
+    let saved = folder.save(&record);
+    saved.map_err(|source| Error::EndedUnrecorded { source })?;
     Ok(stopped)
 }
 

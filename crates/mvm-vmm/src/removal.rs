@@ -28,14 +28,31 @@ pub fn remove(home: &Home, name: &VmName) -> Result<(), Error> {
 /// know any more whose it was, or that it is to go.
 fn remove_whole(home: &Home, folder: &VmFolder) -> Result<(), Error> {
     let removing = home.removing();
-    mvm_registry::make_private(&removing)?;
-    let into = tempfile::Builder::new()
-        .prefix(folder.name().as_str())
-        .tempdir_in(&removing)
-        .map_err(Error::io("make a folder in", &removing))?;
+    let place = || {
+        mvm_registry::make_private(&removing)?;
+        tempfile::Builder::new()
+            .prefix(folder.name().as_str())
+            .tempdir_in(&removing)
+            .map_err(Error::io("make a folder in", &removing))
+    };
+    let into = place().or_else(|_| {
+        // The disk is full: what takes room goes first. The record stays until all the rest is gone.
+        empty_but_for(folder.path(), "vm.json");
+        place()
+    })?;
     std::fs::rename(folder.path(), into.path().join("vm"))
         .map_err(Error::io("remove", folder.path()))?;
     into.close().map_err(Error::io("remove", &removing))
+}
+
+fn empty_but_for(folder: &Path, kept: &str) {
+    for entry in entries(folder).unwrap_or_default() {
+        let path = entry.path();
+        if entry.file_name() != kept && std::fs::remove_file(&path).is_err() {
+            // What cannot go is told when the folder is removed.
+            let _ = std::fs::remove_dir_all(&path);
+        }
+    }
 }
 
 /// Removes what killed programs have left: folders that were being removed, and folders in which a VM

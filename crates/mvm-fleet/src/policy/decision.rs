@@ -146,7 +146,10 @@ impl<'a> Decision<'a> {
         } = self.members;
         let taken = self.members.taken();
         let have = taken + fresh;
-        let missing = bounds.wanted(taken).saturating_sub(have);
+        // Those on their way up are to be the spare ones: see `Counts::wanted`.
+        let on_their_way = starting + coming;
+        let wanted = bounds.wanted(taken - on_their_way.min(bounds.spare));
+        let missing = wanted.saturating_sub(have);
         let is_demanded = self.waiting > 0 && all_idle == 0 && starting == 0 && coming == 0;
         let units = missing.max(u32::from(is_demanded));
         let asleep = std::mem::take(&mut self.members.asleep);
@@ -161,7 +164,7 @@ impl<'a> Decision<'a> {
                 let (up, min) = (have + unit, bounds.min);
                 Reason::BelowMin { up, min }
             } else {
-                let (idle, spare) = (fresh + coming + unit, bounds.spare);
+                let (idle, spare) = (fresh + on_their_way + unit, bounds.spare);
                 Reason::FewSpare { idle, spare }
             };
             if let Err(cause) = self.bring_up_one(reason, &mut sleepers, &mut paused) {

@@ -187,6 +187,39 @@ fn one_that_serves_connections_is_let_be() {
     );
 }
 
+/// Or one more would be made at each look until the first of them is up.
+#[test]
+fn what_is_on_its_way_is_spare_already() {
+    let one_more = "clone web-3: 0 idle or on their way, 1 are to be at hand";
+    let mut script = Script::running(&["web-1", "web-2"]);
+    script.busy("web-1");
+    script.busy("web-2");
+    assert_eq!(script.plan(&with("spare = 1"), &none()), one_more);
+    let cloning = under_way(&[("web-3", ActionKind::Clone)]);
+    assert_eq!(script.plan(&with("spare = 1"), &cloning), "");
+    assert_eq!(
+        script.plan(&with("spare = 3"), &cloning),
+        "clone web-4: 1 idle or on their way, 3 are to be at hand\n\
+         clone web-5: 2 idle or on their way, 3 are to be at hand"
+    );
+    // Up, and not healthy yet.
+    for starting in [1, 2] {
+        let name = format!("web-{}", 2 + starting);
+        script.changed(Registered::new(&name, RunState::Starting));
+        assert_eq!(script.plan(&with("spare = 1"), &none()), "");
+    }
+    // Each of them that has work is no spare one any more.
+    script.changed(up("web-3", 0));
+    script.busy("web-3");
+    assert_eq!(script.plan(&with("spare = 1"), &none()), "");
+    script.changed(up("web-4", 0));
+    script.busy("web-4");
+    assert_eq!(
+        script.plan(&with("spare = 1"), &none()),
+        "clone web-5: 0 idle or on their way, 1 are to be at hand"
+    );
+}
+
 #[test]
 fn spare_and_min_are_kept_up() {
     let mut script = idle(&[("web-1", 999), ("web-2", 998), ("web-3", 997)]);

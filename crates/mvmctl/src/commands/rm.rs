@@ -30,11 +30,15 @@ impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let force = self.force;
         let work = move |home: &Home, vm: &VmName| {
-            if force {
-                mvm_vmm::machine::stop(home, vm, Stop::Force)?;
+            let stopped = match force {
+                true => mvm_vmm::machine::stop(home, vm, Stop::Force).map(|_| ()),
+                false => Ok(()),
+            };
+            // One that has ended goes, whether that could be written down or not.
+            match (mvm_vmm::removal::remove(home, vm), stopped) {
+                (Ok(()), _) => Ok(Report { removed: true }),
+                (Err(_), Err(error)) | (Err(error), Ok(())) => Err(error),
             }
-            mvm_vmm::removal::remove(home, vm)?;
-            Ok(Report { removed: true })
         };
         let told = |vm: &str, _: &Report| format!("{vm} is removed");
         for_each(context, &self.vms, Wanted::Remove, "removing", work, told).await

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 use tar::{EntryType, Header};
 use tempfile::TempDir;
 
@@ -416,6 +417,40 @@ fn an_interrupt_leaves_nothing_behind() {
             .exits(130)
             .says("nothing was copied");
         assert_eq!(names(folder.path()), [""; 0]);
+    }
+}
+
+/// Nobody opens its other end.
+#[test]
+fn a_fifo_that_is_waited_for_can_be_interrupted() {
+    let (host, _heard) = taking();
+    let folder = TempDir::new().unwrap();
+    let fifo = folder.path().join("fifo");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let kind = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
+    let mut command = cp_command(&host, &fifo, "web:/x");
+    command.stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    // Until it waits in the kernel for that: then it listens for signals as well.
+    let until = Instant::now() + Duration::from_secs(20);
+    let waits = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", pid.as_raw_pid())).unwrap();
+        tasks.flatten().any(|task| {
+            let at = fs::read_to_string(task.path().join("wchan")).unwrap_or_default();
+            at.contains("partner")
+        })
+    };
+    while !waits() {
+        assert!(Instant::now() < until, "it waits for no FIFO");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    while child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < until, "it cannot be ended");
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
     }
 }
 

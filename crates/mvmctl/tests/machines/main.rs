@@ -183,6 +183,38 @@ fn from_start_to_removal() {
     assert!(!home.file("web").exists());
 }
 
+/// Nothing can be written here, as on a disk that is full. What fills it may be the VM's.
+#[test]
+fn on_a_full_disk_a_vm_is_stopped_and_removed() {
+    let home = Home::new();
+    let full = |line: &str| {
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg("ulimit -f 0; trap '' XFSZ; exec \"$0\" \"$@\"")
+            .arg(env!("CARGO_BIN_EXE_mvmctl"))
+            .args(line.split_whitespace())
+            .env("MVM_HOME", home.0.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        end(command.spawn().unwrap())
+    };
+    home.ok(START);
+    let pid = home.pid("web");
+    let run = full("vm stop web");
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    let said = "it has ended, and that cannot be written down: cannot write";
+    assert!(run.stderr.contains(said), "{}", run.stderr);
+    assert!(!is_there(pid));
+    // It may be started again, and forced.
+    home.ok("vm start web");
+    let pid = home.pid("web");
+    let run = full("vm rm --force web");
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(!is_there(pid) && !home.file("web").exists());
+}
+
 #[test]
 fn of_two_that_start_at_once_one_wins() {
     let home = Home::new();

@@ -11,7 +11,7 @@ use mvm_protocol::dev::exec::Path as GuestPath;
 use mvm_protocol::dev::files::{Archive, FileName, Mode, Put};
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What is copied, opened.
 pub(super) struct Source {
@@ -37,8 +37,14 @@ impl Source {
         })
     }
 
-    /// A file or folder; a link stands for what it leads to.
-    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+    /// A file or folder; a link stands for what it leads to. The other end of a FIFO, or a disk, may be
+    /// waited for as long as the user wants.
+    pub(super) async fn open(path: PathBuf) -> Result<Self, Failure> {
+        let opened = tokio::task::spawn_blocking(move || Self::open_now(&path)).await;
+        opened.map_err(|error| Failure::failed(error.to_string()))?
+    }
+
+    fn open_now(path: &Path) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| {
             Failure::failed(format!("cannot read {}: {error}", path.display()))
         };

@@ -17,6 +17,7 @@
 
 mod client;
 mod once;
+mod own_socket;
 pub(crate) mod plan;
 pub(crate) mod serve;
 pub(crate) mod status;

@@ -3,18 +3,14 @@
 use super::listener::Listener;
 use super::passed;
 use super::tls::Tls;
+use crate::commands::fleet::own_socket;
 use crate::report::Failure;
 use mvm_registry::{Home, read_bounded};
-use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::{TcpListener, UnixListener};
-
-/// The socket in `$MVM_HOME` at which `mvmctl fleet status` asks.
-pub(crate) const SOCKET: &str = "fleet.sock";
 
 /// The longest token that is read, in bytes.
 const MAX_TOKEN: u64 = 4096;
@@ -103,10 +99,14 @@ impl Listen {
                 ));
             }
         }
+        let own = own_socket::bind(home.root()).map_err(|error| {
+            let socket = home.root().join(own_socket::SOCKET);
+            Failure::failed(format!("cannot listen on {}: {error}", socket.display()))
+        })?;
         Ok(Listeners {
             doors,
             tls,
-            own: own_socket(&home.root().join(SOCKET))?,
+            own,
             token_file: self.bearer_token_file,
             token,
             advertise: self.advertise,
@@ -123,24 +123,6 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     bound.map_err(|error| {
         Failure::failed(format!("cannot listen on {address}: {error}"))
             .hint("--listen names another address and port")
-    })
-}
-
-/// Listens for this user's own commands. Whoever serves this fleet holds its lock, so a socket that is
-/// there is a dead one's.
-fn own_socket(path: &Path) -> Result<UnixListener, Failure> {
-    let open = || -> io::Result<UnixListener> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-        Ok(listener)
-    };
-    open().map_err(|error| {
-        Failure::failed(format!("cannot listen on {}: {error}", path.display()))
-            .hint("a socket's path has 107 bytes at most: a shorter $MVM_HOME may do")
     })
 }
 
