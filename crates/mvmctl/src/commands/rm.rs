@@ -30,9 +30,10 @@ impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
         let force = self.force;
         let work = move |home: &Home, vm: &VmName| {
-            let stopped = match force {
-                true => mvm_vmm::machine::stop(home, vm, Stop::Force).map(|_| ()),
-                false => Ok(()),
+            let stopped = if force {
+                mvm_vmm::machine::stop(home, vm, Stop::Force).map(|_| ())
+            } else {
+                Ok(())
             };
             // One that has ended goes, whether that could be written down or not.
             match (mvm_vmm::removal::remove(home, vm), stopped) {

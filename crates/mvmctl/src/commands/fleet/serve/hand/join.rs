@@ -3,6 +3,7 @@
 //! Nothing is read from the connection before the port is joined: what its other end has sent waits in
 //! the socket, and is lost with neither a failed try nor a second one.
 
+use super::listen::broken;
 use crate::commands::Context;
 use crate::commands::forward::{receive, send};
 use crate::commands::running::LastHeard;
@@ -11,7 +12,7 @@ use mvm_fleet::policy::Port;
 use mvm_protocol::ErrorCode;
 use std::num::NonZeroU16;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -132,17 +133,25 @@ async fn raw(
     let stream = timeout_at(until, dialled).await;
     let stream = stream.map_err(|_| not_yet(LATE.to_owned()))?;
     let stream = stream.map_err(|error| not_yet(error.to_string()))?;
-    let (mut from_guest, mut to_guest) = tokio::io::split(stream);
+    carry(client, stream).await;
+    Ok(())
+}
+
+/// Carries bytes both ways until either side ends the connection.
+async fn carry(client: &mut TcpStream, guest: impl AsyncRead + AsyncWrite) {
+    let (mut from_guest, mut to_guest) = tokio::io::split(guest);
     let (mut from_client, mut to_client) = client.split();
     let sending = async {
         let mut buffer = vec![0; PIECE];
         loop {
             match from_client.read(&mut buffer).await {
-                // It may still wait for the rest of an answer.
-                Ok(0) => return std::future::pending().await,
+                // It may still wait for the rest of an answer, or have closed: which of the two shows when
+                // its system is asked whether it is there.
+                Ok(0) => return broken(from_client.as_ref()).await,
                 Ok(count) => {
                     let bytes = buffer.get(..count).unwrap_or_default();
                     if to_guest.write_all(bytes).await.is_err() {
+                        // What the guest has sent before it closed is still to be carried.
                         return std::future::pending().await;
                     }
                 }
@@ -164,5 +173,36 @@ async fn raw(
         () = sending => {}
         () = receiving => {}
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::{TcpListener, UnixStream};
+
+    #[tokio::test]
+    async fn a_client_that_has_sent_all_is_answered_and_one_that_is_gone_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(connecting, listener.accept());
+        let (mut client, (mut accepted, _)) = (client.unwrap(), accepted.unwrap());
+        let (guest, mut inside) = UnixStream::pair().unwrap();
+        let carrying = tokio::spawn(async move { carry(&mut accepted, guest).await });
+        client.write_all(b"ask").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut asked = [0; 3];
+        inside.read_exact(&mut asked).await.unwrap();
+        inside.write_all(b"answer").await.unwrap();
+        let mut answer = [0; 6];
+        client.read_exact(&mut answer).await.unwrap();
+        assert!(!carrying.is_finished());
+        // Its system says so at once, in place of when it is asked.
+        reset(&client);
+        drop(client);
+        let limit = Duration::from_secs(10);
+        tokio::time::timeout(limit, carrying)
+            .await
+            .unwrap()
+            .unwrap();
+    }
 }

@@ -11,6 +11,9 @@ use mvm_fleet::policy::{Port, WakeListener};
 use mvm_protocol::Timestamp;
 use mvm_registry::VmName;
 use mvm_registry::notes::Touched;
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl,
+};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -138,6 +141,7 @@ impl<'a> Connections<'a> {
                 listening.open += 1;
                 // What is typed is to arrive as it is typed.
                 let _ = stream.set_nodelay(true);
+                let _ = keep_alive(&stream);
                 let connection = Connection {
                     context: self.context,
                     inputs: self.inputs.clone(),
@@ -247,9 +251,18 @@ impl Connection<'_> {
     }
 }
 
+/// Has the client's system asked whether the client is there, from a minute of silence on: one that is
+/// gone without a word would keep its VM from sleeping for ever.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    set_tcp_keepidle(stream, Duration::from_secs(60))?;
+    set_tcp_keepintvl(stream, Duration::from_secs(10))?;
+    set_tcp_keepcnt(stream, 3)?;
+    Ok(set_socket_keepalive(stream, true)?)
+}
+
 /// Waits until a connection is of no use to anybody any more. That its other end has nothing more to
 /// send says nothing: it may wait for an answer.
-async fn broken(stream: &TcpStream) {
+pub(super) async fn broken(stream: &TcpStream) {
     loop {
         let ready = stream.ready(tokio::io::Interest::ERROR).await;
         match (ready, stream.take_error()) {
