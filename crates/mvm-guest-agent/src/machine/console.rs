@@ -2,17 +2,18 @@
 //!
 //! A log must never hold up the agent: a console whose reader is stuck loses lines. The descriptor
 //! may be shared with others and blocks, so a line is written only where poll(2) finds room, and is
-//! never longer than the least room that it can have found.
+//! never longer than the least room that it can have found. A terminal is opened once more, so that this
+//! one does not block: a pseudo-terminal that nobody reads is full long before poll(2) says so.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use rustix::fs::{Mode, OFlags, open};
 use std::fmt;
 use std::io::IsTerminal;
 
 /// The longest line in bytes, the newline included. poll(2) says that a pipe has room when 4096 bytes
-/// of it are free (pipe(7), `PIPE_BUF`), and a terminal when no more than 256 of its 4096 are taken; a
-/// socket, such as a journal's, when at least three quarters of its buffer are free.
+/// of it are free (pipe(7), `PIPE_BUF`); a socket, such as a journal's, when at least three quarters of its
+/// buffer are free.
 const MAX_LINE: usize = 3072;
 
 /// What stands for the rest of a longer one.
@@ -39,6 +40,16 @@ pub(crate) fn write_to_console(message: fmt::Arguments) {
 }
 
 fn put(to: BorrowedFd, message: fmt::Arguments) {
+    let again = to.is_terminal().then(|| {
+        let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        open(
+            format!("/proc/self/fd/{}", to.as_raw_fd()),
+            flags,
+            Mode::empty(),
+        )
+    });
+    let again = again.and_then(Result::ok);
+    let to = again.as_ref().map_or(to, AsFd::as_fd);
     let line = line(message);
     let now = Timespec {
         tv_sec: 0,
@@ -120,6 +131,20 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text.trim_start_matches('x'), "");
+    }
+
+    /// Of which nobody has read a byte.
+    #[test]
+    fn lines_to_a_terminal_that_is_full_are_dropped() {
+        use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+        let master = openpt(flags).unwrap();
+        unlockpt(&master).unwrap();
+        for number in 0..400 {
+            let terminal = ioctl_tiocgptpeer(&master, flags).unwrap();
+            let message = format!("line {number} {}", "x".repeat(200));
+            assert!(returns(terminal, message), "line {number} blocks");
+        }
     }
 
     #[test]
