@@ -163,10 +163,14 @@ pub struct ErrorAnswer {
 
 impl ErrorAnswer {
     /// An error that is retryable if its code is.
+    ///
+    /// A library's words may quote what somebody has sent, terminal escapes too: no message holds a control
+    /// character, whoever made it.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let message: String = message.into();
         Self {
             code: code.into(),
-            message: message.into(),
+            message: message.replace(char::is_control, "\u{fffd}"),
             retryable: code.is_retryable(),
             steps: None,
         }
@@ -354,6 +358,13 @@ mod tests {
             serde_json::to_string(&frame).unwrap(),
             r#"{"type":"error","code":"busy","message":"later","retryable":true}"#
         );
+    }
+
+    #[test]
+    fn no_message_holds_a_control_character() {
+        let error = ErrorAnswer::new(ErrorCode::Failed, "not a number: \x1b[31m\u{9b}2J\n\0, ü");
+        let shown = "not a number: \u{fffd}[31m\u{fffd}2J\u{fffd}\u{fffd}, ü";
+        assert_eq!(error.message, shown);
     }
 
     #[test]
