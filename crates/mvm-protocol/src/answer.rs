@@ -5,7 +5,7 @@ use crate::lifecycle::{Awake, Ready, Step};
 pub use crate::status::Profile;
 use crate::status::{
     DropInError, DropIns, Health, Inspect, IntegrationStatus, Lifecycle, ProbeStatus, Restored,
-    Status, Worker,
+    Status, Worker, is_zero,
 };
 use crate::timestamp::Timestamp;
 use serde::de::DeserializeOwned;
@@ -92,6 +92,9 @@ pub struct Reloaded {
     pub probes: usize,
     /// The files that were rejected.
     pub errors: Vec<DropInError>,
+    /// How many rejected files found no room in the frame.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub errors_omitted: usize,
 }
 
 /// A change, in one of its fields.
@@ -159,6 +162,9 @@ pub struct ErrorAnswer {
     /// What was done, where work was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<Vec<Step>>,
+    /// How many of them found no room in the frame.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub steps_omitted: usize,
 }
 
 impl ErrorAnswer {
@@ -173,6 +179,7 @@ impl ErrorAnswer {
             message: message.replace(char::is_control, "\u{fffd}"),
             retryable: code.is_retryable(),
             steps: None,
+            steps_omitted: 0,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Sleep and wake: what a host asks for around a snapshot, and what the agent reports of each step.
 
 use crate::lenient::Lenient;
+use crate::status::is_zero;
 use crate::timestamp::Timestamp;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -332,6 +333,9 @@ pub struct Ready {
     pub token: Token,
     /// What was done, in order.
     pub steps: Vec<Step>,
+    /// How many of them found no room in the frame.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub steps_omitted: usize,
 }
 
 /// Answers `wake`: the guest runs.
@@ -346,6 +350,9 @@ pub struct Awake {
     pub generation: u64,
     /// What was done, in order.
     pub steps: Vec<Step>,
+    /// How many of them found no room in the frame.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub steps_omitted: usize,
 }
 
 impl SleepPrep {
