@@ -32,6 +32,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     machine::inherited::close_on_exec();
+    machine::inherited::heed_signals();
     #[cfg(feature = "dev")]
     match dev::files::asked(lexopt::Parser::from_env()) {
         Ok(None) => {}

@@ -366,7 +366,7 @@ fn ends_are_told_exactly() {
 fn a_lack_of_processes_does_not_count_as_a_failure() {
     let settings = Settings {
         user: As::Nobody,
-        ulimit: Some("-u 0"),
+        first: Some("ulimit -u 0"),
         ..Settings::default()
     };
     let agent = Agent::launch(folder(&[integration("poor", "true")], &[]), settings);

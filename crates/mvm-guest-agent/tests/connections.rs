@@ -95,7 +95,7 @@ fn a_connection_over_the_limit_is_refused_with_a_reason() {
 #[test]
 fn out_of_descriptors_a_connection_is_refused_and_nothing_spins() {
     let settings = Settings {
-        ulimit: Some("-n 24"),
+        first: Some("ulimit -n 24"),
         ..Settings::default()
     };
     let agent = Agent::launch(folder(&[], &[]), settings);
@@ -133,7 +133,7 @@ fn out_of_descriptors_a_connection_is_refused_and_nothing_spins() {
 #[test]
 fn hosts_do_not_use_up_what_the_agent_needs_itself() {
     let settings = Settings {
-        ulimit: Some("-n 96"),
+        first: Some("ulimit -n 96"),
         ..Settings::default()
     };
     let web = json!({"name": "web", "health_cmd": "true", "health_interval_secs": 86400,
@@ -172,7 +172,7 @@ fn hosts_do_not_use_up_what_the_agent_needs_itself() {
 #[test]
 fn what_is_started_may_have_as_many_descriptors_as_the_agent_was_given() {
     let settings = Settings {
-        ulimit: Some("-S -n 500"),
+        first: Some("ulimit -S -n 500"),
         ..Settings::default()
     };
     let probe = json!({"name": "limit", "command": "ulimit -n", "interval_secs": 86400});

@@ -209,7 +209,7 @@ fn the_connection_serves_on_and_late_frames_are_dropped() {
 #[test]
 fn out_of_descriptors_a_command_is_refused_as_busy_and_nothing_leaks() {
     let settings = Settings {
-        ulimit: Some("-n 40"),
+        first: Some("ulimit -n 40"),
         ..Settings::default()
     };
     let agent = Agent::launch(folder(&[], &[]), settings);

@@ -133,6 +133,27 @@ fn an_archive_writes_nowhere_but_into_its_folder() {
     assert_eq!(fs::metadata(files.join("new/h")).unwrap().nlink(), 2);
 }
 
+/// The tar library quotes what it cannot read.
+#[test]
+fn what_is_wrong_with_an_archive_is_told_without_control_characters() {
+    let (agent, files) = agent();
+    let mut wicked = header(EntryType::Regular, 0o644);
+    wicked.set_path("file").unwrap();
+    let mut of_mode = wicked.clone();
+    of_mode.as_old_mut().mode = *b"\x1b[31m\x1b7\0";
+    let mut of_size = wicked;
+    of_size.as_old_mut().size = *b"\x1b]0;titles\x07\0";
+    let mut host = agent.connection();
+    for mut header in [of_mode, of_size] {
+        header.set_cksum();
+        let stream = [header.as_bytes().as_slice(), &[0; 1024]].concat();
+        let answer = host.put(&archive(put(&files.join("new"))), &stream);
+        assert_refused(&answer, "failed", "not a number: \u{fffd}");
+        let message = answer["message"].as_str().unwrap();
+        assert!(!message.contains(char::is_control), "{message:?}");
+    }
+}
+
 /// Deeper ones cost more with each level, and no client takes them.
 #[test]
 fn an_archive_goes_down_256_levels_and_no_further() {

@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::{Agent, NOBODY, PATIENCE, folder, processes, within};
+use common::{Agent, NOBODY, PATIENCE, Settings, folder, processes, within};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
@@ -99,7 +99,7 @@ fn a_journal_that_is_none_is_said_to_be_and_owes_nothing() {
             text.contains("what may have been owed is not known"),
             "{kind}"
         );
-        let agent = Agent::launch(dir, common::Settings::default());
+        let agent = Agent::launch(dir, Settings::default());
         assert_eq!(agent.status()["lifecycle"], "running", "{kind}");
         assert_eq!(agent.inspect()["snapshot"]["generation"], 5, "{kind}");
         assert!(!agent.path("run/restored").exists(), "{kind}");
@@ -125,7 +125,7 @@ fn a_journal_of_any_length_is_paid_as_far_as_its_debtors_are_known() {
     assert!(lines.contains("40000 restore commands are owed"), "{lines}");
     assert!(lines.contains("lifecycle: running"), "{lines}");
     assert_eq!(std::fs::read(&restored).unwrap(), b"it\n", "once");
-    let agent = Agent::launch(dir, common::Settings::default());
+    let agent = Agent::launch(dir, Settings::default());
     assert_eq!(agent.status()["lifecycle"], "running");
     assert_eq!(agent.inspect()["snapshot"]["generation"], u64::MAX);
     let awake = agent.ask(&json!({"type": "wake", "cause": "restored"}));
@@ -144,7 +144,7 @@ fn what_stands_still_before_its_program_holds_nothing_of_the_agents() {
         &[json!({"name": "x", "health_cmd": "true", "health_interval_secs": 0.05})],
         &[],
     );
-    let agent = Agent::launch(dir, common::Settings::default());
+    let agent = Agent::launch(dir, Settings::default());
     let Some(root) = cgroups_of(agent.pid(), &agent.path("run")) else {
         let required = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
         assert!(!required, "no cgroup v2 can be written");
@@ -164,7 +164,7 @@ fn what_stands_still_before_its_program_holds_nothing_of_the_agents() {
     let lines = said(dir.path(), "probes loaded").join("\n");
     std::fs::write(root.join("cgroup.freeze"), "0").unwrap();
     assert!(lines.contains("probes loaded"), "{lines}");
-    Agent::launch(dir, common::Settings::default());
+    Agent::launch(dir, Settings::default());
 }
 
 /// The cgroup below which an agent makes those of its runs.
@@ -197,7 +197,7 @@ fn two_hundred_that_are_killed_are_each_followed_by_the_next() {
         let lines = said(dir.path(), "probes loaded").join("\n");
         assert!(lines.contains("probes loaded"), "round {round}: {lines}");
     }
-    let agent = Agent::launch(dir, common::Settings::default());
+    let agent = Agent::launch(dir, Settings::default());
     assert_eq!(agent.status()["lifecycle"], "running");
 }
 
@@ -222,4 +222,23 @@ fn inspect_says_when_what_was_up() {
     assert!(up.is_sorted(), "{up:?}");
     assert!(up[5] - up[0] < PATIENCE.as_secs_f64(), "{up:?}");
     assert_eq!(inspect["integrations"][0].get("first_healthy_secs"), None);
+}
+
+/// Some inits and `nohup` do that. A child that no SIGCHLD tells of is gone with its exit code.
+#[test]
+fn signals_that_whoever_starts_it_ignores_are_not_ignored_in_what_it_starts() {
+    let tell = "grep '^SigIgn:' /proc/self/status";
+    let probe = json!({"name": "ignored", "command": tell, "interval_secs": 86_400});
+    let settings = Settings {
+        first: Some("exec env --ignore-signal \"$0\" \"$@\""),
+        ..Settings::default()
+    };
+    let agent = Agent::launch(folder(&[], &[probe]), settings);
+    let checked = agent.ask(&json!({"type": "check", "kind": "probe", "name": "ignored"}));
+    let probe = &checked["probe"];
+    let told = probe["value"].as_str().and_then(|it| it.split_once('\t'));
+    let ignored = told.and_then(|(_, mask)| u64::from_str_radix(mask, 16).ok());
+    // 32 to 34 are the C libraries' own, and nobody else may set them.
+    let of_libc = 0b111 << 31;
+    assert_eq!(ignored.map(|mask| mask & !of_libc), Some(0), "{probe}");
 }

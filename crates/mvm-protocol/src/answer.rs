@@ -5,7 +5,7 @@ use crate::lifecycle::{Awake, Ready, Step};
 pub use crate::status::Profile;
 use crate::status::{
     DropInError, DropIns, Health, Inspect, IntegrationStatus, Lifecycle, ProbeStatus, Restored,
-    Status, Worker,
+    Status, Worker, is_zero,
 };
 use crate::timestamp::Timestamp;
 use serde::de::DeserializeOwned;
@@ -92,6 +92,9 @@ pub struct Reloaded {
     pub probes: usize,
     /// The files that were rejected.
     pub errors: Vec<DropInError>,
+    /// How many rejected files found no room in the frame.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub errors_omitted: usize,
 }
 
 /// A change, in one of its fields.
@@ -159,16 +162,24 @@ pub struct ErrorAnswer {
     /// What was done, where work was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<Vec<Step>>,
+    /// How many of them found no room in the frame.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub steps_omitted: usize,
 }
 
 impl ErrorAnswer {
     /// An error that is retryable if its code is.
+    ///
+    /// A library's words may quote what somebody has sent, terminal escapes too: no message holds a control
+    /// character, whoever made it.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let message: String = message.into();
         Self {
             code: code.into(),
-            message: message.into(),
+            message: message.replace(char::is_control, "\u{fffd}"),
             retryable: code.is_retryable(),
             steps: None,
+            steps_omitted: 0,
         }
     }
 }
@@ -354,6 +365,13 @@ mod tests {
             serde_json::to_string(&frame).unwrap(),
             r#"{"type":"error","code":"busy","message":"later","retryable":true}"#
         );
+    }
+
+    #[test]
+    fn no_message_holds_a_control_character() {
+        let error = ErrorAnswer::new(ErrorCode::Failed, "not a number: \x1b[31m\u{9b}2J\n\0, ü");
+        let shown = "not a number: \u{fffd}[31m\u{fffd}2J\u{fffd}\u{fffd}, ü";
+        assert_eq!(error.message, shown);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Sleep and wake: what a host asks for around a snapshot, and what the agent reports of each step.
 
 use crate::lenient::Lenient;
+use crate::status::is_zero;
 use crate::timestamp::Timestamp;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -26,7 +27,9 @@ pub const MAX_PAYLOAD: usize = 65_536;
 #[serde(deny_unknown_fields)]
 pub struct SleepPrep {
     /// By which the host knows this sleep. The agent makes one up if it is not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Token"))]
     pub token: Option<Token>,
     /// Seconds until the guest has to be ready, or is rolled back.
     #[serde(default = "default_deadline")]
@@ -38,6 +41,13 @@ pub struct SleepPrep {
     /// that has the capability `freeze`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub require_freeze: bool,
+}
+
+/// A field that is there has a value: serde would take null for a field that is not there.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 #[expect(
@@ -73,7 +83,9 @@ fn default_lease() -> crate::drop_in::Secs {
 #[serde(deny_unknown_fields)]
 pub struct Wake {
     /// The token of the sleep that this ends. Without one any sleep is ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Token"))]
     pub token: Option<Token>,
     /// Why the guest runs on.
     #[serde(default)]
@@ -82,14 +94,20 @@ pub struct Wake {
     #[serde(default)]
     pub clone: bool,
     /// The host's time now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Timestamp"))]
     pub wall_clock: Option<Timestamp>,
     /// Random bytes of the host, other ones for each guest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Entropy"))]
     pub entropy: Option<Entropy>,
     /// What this guest is told of itself, there as `payload.json` before any of its work runs. Sent
     /// only to an agent that has the capability `payload`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Payload"))]
     pub payload: Option<Payload>,
 }
 
@@ -315,6 +333,9 @@ pub struct Ready {
     pub token: Token,
     /// What was done, in order.
     pub steps: Vec<Step>,
+    /// How many of them found no room in the frame.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub steps_omitted: usize,
 }
 
 /// Answers `wake`: the guest runs.
@@ -329,6 +350,9 @@ pub struct Awake {
     pub generation: u64,
     /// What was done, in order.
     pub steps: Vec<Step>,
+    /// How many of them found no room in the frame.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub steps_omitted: usize,
 }
 
 impl SleepPrep {

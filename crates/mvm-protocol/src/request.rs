@@ -345,6 +345,35 @@ mod tests {
     }
 
     #[test]
+    fn null_is_no_value_of_any_field() {
+        for (kind, fields) in [
+            ("ping", &["id"][..]),
+            ("check", &["kind", "name"]),
+            ("watch", &["heartbeat_secs"]),
+            (
+                "sleep-prep",
+                &["token", "deadline_secs", "lease_secs", "require_freeze"],
+            ),
+            (
+                "wake",
+                &[
+                    "token",
+                    "cause",
+                    "clone",
+                    "wall_clock",
+                    "entropy",
+                    "payload",
+                ],
+            ),
+        ] {
+            for field in fields {
+                let body = format!(r#"{{"type":"{kind}","{field}":null}}"#);
+                refused(&body, ErrorCode::BadRequest, &format!("field `{field}`"));
+            }
+        }
+    }
+
+    #[test]
     fn a_refusal_keeps_the_id() {
         let parsed = ParsedRequest::read(br#"{"id":18446744073709551615,"type":"nope"}"#);
         assert_eq!(parsed.id, Some(u64::MAX));

@@ -321,6 +321,9 @@ pub struct DropIns {
     pub probes: usize,
     /// The files that were rejected.
     pub errors: Vec<DropInError>,
+    /// How many rejected files found no room in the frame.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub errors_omitted: usize,
 }
 
 /// The guest's history of snapshots.
@@ -378,7 +381,7 @@ pub struct Restored {
     clippy::trivially_copy_pass_by_ref,
     reason = "serde asks for a reference"
 )]
-fn is_zero(count: &usize) -> bool {
+pub(crate) fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 

@@ -71,6 +71,9 @@ class Awake:
     #: What was done, in order.
     steps: Tuple[Step, ...]
 
+    #: How many of them found no room in the frame.
+    steps_omitted: int = 0
+
     @staticmethod
     def read(value: object) -> Awake:
         shape: Mapping[str, Any] = read.shape(value, "Awake")
@@ -79,6 +82,7 @@ class Awake:
             lease_expired=read.required(shape, "lease_expired", read.boolean),
             generation=read.required(shape, "generation", read.integer),
             steps=read.required(shape, "steps", read.items(Step.read)),
+            steps_omitted=read.default(shape, "steps_omitted", read.integer, 0),
         )
 
 
@@ -179,6 +183,9 @@ class DropIns:
     #: The files that were rejected.
     errors: Tuple[DropInError, ...]
 
+    #: How many rejected files found no room in the frame.
+    errors_omitted: int = 0
+
     @staticmethod
     def read(value: object) -> DropIns:
         shape: Mapping[str, Any] = read.shape(value, "DropIns")
@@ -186,6 +193,7 @@ class DropIns:
             integrations=read.required(shape, "integrations", read.integer),
             probes=read.required(shape, "probes", read.integer),
             errors=read.required(shape, "errors", read.items(DropInError.read)),
+            errors_omitted=read.default(shape, "errors_omitted", read.integer, 0),
         )
 
 
@@ -205,6 +213,9 @@ class ErrorAnswer:
     #: What was done, where work was done.
     steps: Optional[Tuple[Step, ...]] = None
 
+    #: How many of them found no room in the frame.
+    steps_omitted: int = 0
+
     @staticmethod
     def read(value: object) -> ErrorAnswer:
         shape: Mapping[str, Any] = read.shape(value, "ErrorAnswer")
@@ -213,6 +224,7 @@ class ErrorAnswer:
             message=read.required(shape, "message", read.text),
             retryable=read.required(shape, "retryable", read.boolean),
             steps=read.optional(shape, "steps", read.items(Step.read)),
+            steps_omitted=read.default(shape, "steps_omitted", read.integer, 0),
         )
 
 
@@ -828,12 +840,16 @@ class Ready:
     #: What was done, in order.
     steps: Tuple[Step, ...]
 
+    #: How many of them found no room in the frame.
+    steps_omitted: int = 0
+
     @staticmethod
     def read(value: object) -> Ready:
         shape: Mapping[str, Any] = read.shape(value, "Ready")
         return Ready(
             token=read.required(shape, "token", read.text),
             steps=read.required(shape, "steps", read.items(Step.read)),
+            steps_omitted=read.default(shape, "steps_omitted", read.integer, 0),
         )
 
 
@@ -850,6 +866,9 @@ class Reloaded:
     #: The files that were rejected.
     errors: Tuple[DropInError, ...]
 
+    #: How many rejected files found no room in the frame.
+    errors_omitted: int = 0
+
     @staticmethod
     def read(value: object) -> Reloaded:
         shape: Mapping[str, Any] = read.shape(value, "Reloaded")
@@ -857,6 +876,7 @@ class Reloaded:
             integrations=read.required(shape, "integrations", read.integer),
             probes=read.required(shape, "probes", read.integer),
             errors=read.required(shape, "errors", read.items(DropInError.read)),
+            errors_omitted=read.default(shape, "errors_omitted", read.integer, 0),
         )
 
 

@@ -217,6 +217,7 @@ fn rejected_drop_ins_are_asked_for() {
         integrations: 1,
         probes: 0,
         errors: vec![],
+        errors_omitted: 0,
     };
     let event = Event {
         at: at(0),

@@ -192,7 +192,10 @@ impl Vm {
                         observed.health = detail.health(observed.health);
                     }
                     Change::Lifecycle { lifecycle } => observed.lifecycle = *lifecycle,
-                    Change::DropIns { drop_ins } => detail.drop_ins(drop_ins.errors.len()),
+                    Change::DropIns { drop_ins } => {
+                        let errors = drop_ins.errors.len();
+                        detail.drop_ins(errors.saturating_add(drop_ins.errors_omitted));
+                    }
                     Change::Restored { .. } => detail.restored(),
                     Change::Heartbeat { .. } | Change::Unknown {} => {}
                 }

@@ -117,6 +117,7 @@ impl Core {
             integrations: loaded.integrations.len(),
             probes: loaded.probes.len(),
             errors: loaded.errors.clone(),
+            errors_omitted: 0,
         };
         for spec in loaded.integrations {
             let key = (CheckKind::Integration, spec.name().to_owned());
@@ -151,6 +152,7 @@ impl Core {
             integrations: drop_ins.integrations,
             probes: drop_ins.probes,
             errors: drop_ins.errors.clone(),
+            errors_omitted: 0,
         };
         for waiter in self.loading_for.drain(..) {
             actions.push(answer(waiter, Answer::Reloaded(reloaded.clone())));

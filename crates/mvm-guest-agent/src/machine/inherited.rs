@@ -1,4 +1,4 @@
-//! Descriptors that a process inherits: the agent, and its copies.
+//! What a process inherits: the agent, and its copies.
 
 use nix::libc;
 use rustix::fd::RawFd;
@@ -19,6 +19,25 @@ pub(crate) fn close_on_exec() {
             libc::c_uint::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         );
+    }
+}
+
+/// Takes back what whoever starts the agent may ignore: `nohup`, a shell that starts it in the background,
+/// an init. Else all that the agent starts would ignore it as well, down to a shell that cannot even be
+/// ended by TERM, and without SIGCHLD the kernel keeps no child's exit code. SIGPIPE is left ignored: the
+/// standard library does that, for the agent alone.
+#[expect(unsafe_code, reason = "no safe binding sets a signal to its default")]
+pub(crate) fn heed_signals() {
+    for signal in (1..=64).filter(|signal| *signal != libc::SIGPIPE) {
+        // SAFETY: a zeroed action is the default one, with no flag and an empty mask, and no handler is set.
+        // Of what is no signal, or the C library's own, nothing is read or set.
+        unsafe {
+            let mut action = std::mem::zeroed::<libc::sigaction>();
+            let read = libc::sigaction(signal, std::ptr::null(), &raw mut action);
+            if read == 0 && action.sa_sigaction == libc::SIG_IGN {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+        }
     }
 }
 

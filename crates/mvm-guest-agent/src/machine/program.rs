@@ -238,7 +238,8 @@ pub(crate) fn protect_from_oom() -> bool {
 }
 
 /// What the standard library has changed for the agent: no program expects to be started with a
-/// signal ignored.
+/// signal ignored. All others are at their defaults: see [`super::inherited::heed_signals`], and execve(2)
+/// for those that the agent handles.
 #[expect(unsafe_code, reason = "no safe binding sets a signal to its default")]
 fn default_signals() {
     // SAFETY: no handler is set, and the set is initialised before it is read.

@@ -53,12 +53,12 @@ fn status(answer: &mut Answer) -> Option<&mut Status> {
     }
 }
 
-/// The steps that an answer reports.
-fn steps(answer: &mut Answer) -> Option<&mut Vec<Step>> {
+/// The steps that an answer reports, and how many it leaves out.
+fn steps(answer: &mut Answer) -> Option<(&mut Vec<Step>, &mut usize)> {
     match answer {
-        Answer::Ready(ready) => Some(&mut ready.steps),
-        Answer::Awake(awake) => Some(&mut awake.steps),
-        Answer::Error(error) => error.steps.as_mut(),
+        Answer::Ready(ready) => Some((&mut ready.steps, &mut ready.steps_omitted)),
+        Answer::Awake(awake) => Some((&mut awake.steps, &mut awake.steps_omitted)),
+        Answer::Error(error) => Some((error.steps.as_mut()?, &mut error.steps_omitted)),
         _ => None,
     }
 }
@@ -66,7 +66,7 @@ fn steps(answer: &mut Answer) -> Option<&mut Vec<Step>> {
 fn shorten_outputs(answer: &mut Answer, limit: usize) {
     for detail in steps(answer)
         .into_iter()
-        .flatten()
+        .flat_map(|(steps, _)| steps)
         .filter_map(|step| step.detail.as_mut())
     {
         keep_end(detail, limit);
@@ -111,8 +111,8 @@ fn keep_end(text: &mut String, limit: usize) -> bool {
 }
 
 fn omit_entries(answer: &mut Answer, limit: usize) {
-    if let Some(steps) = steps(answer) {
-        omit(steps, limit, |step: &Step| {
+    if let Some((steps, omitted)) = steps(answer) {
+        *omitted += omit(steps, limit, |step: &Step| {
             step.outcome == Outcome::Ok || step.outcome == Outcome::Skipped
         });
     }
@@ -131,11 +131,12 @@ fn omit_entries(answer: &mut Answer, limit: usize) {
                 omit(&mut agent.drop_in_errors, limit, |_: &DropInError| false);
         }
         Answer::Reloaded(reloaded) => {
-            omit(&mut reloaded.errors, limit, |_: &DropInError| false);
+            reloaded.errors_omitted += omit(&mut reloaded.errors, limit, |_: &DropInError| false);
         }
         Answer::Event(event) => {
             if let mvm_protocol::answer::Change::DropIns { drop_ins } = &mut event.change {
-                omit(&mut drop_ins.errors, limit, |_: &DropInError| false);
+                drop_ins.errors_omitted +=
+                    omit(&mut drop_ins.errors, limit, |_: &DropInError| false);
             }
         }
         _ => {}
@@ -155,7 +156,8 @@ fn omit<T>(entries: &mut Vec<T>, limit: usize, is_well: impl Fn(&T) -> bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mvm_protocol::status::{Worker, WorkerState};
+    use mvm_protocol::answer::{Change, Event, Reloaded};
+    use mvm_protocol::status::{DropIns, Worker, WorkerState};
     use mvm_protocol::{Decoder, Frame, Lenient, Timestamp};
 
     fn entry(n: usize, health: Health, output: &str) -> IntegrationStatus {
@@ -263,6 +265,7 @@ mod tests {
         let Answer::Error(ErrorAnswer {
             code: Lenient::Known(ErrorCode::SleepPrepFailed),
             steps: Some(steps),
+            steps_omitted,
             ..
         }) = answer
         else {
@@ -270,6 +273,51 @@ mod tests {
         };
         assert_eq!(steps[0].integration.as_deref(), Some("service-9999"));
         assert!(steps.len() >= 500);
+        assert_eq!(steps.len() + steps_omitted, 10_000);
+    }
+
+    #[test]
+    fn rejected_files_that_find_no_room_are_counted() {
+        let error = |n: usize| DropInError {
+            file: format!("/etc/mvm/integrations.d/service-{n}.json"),
+            message: "x".repeat(200),
+        };
+        let errors: Vec<DropInError> = (0..3000).map(error).collect();
+        let reloaded = Reloaded {
+            integrations: 0,
+            probes: 0,
+            errors: errors.clone(),
+            errors_omitted: 0,
+        };
+        let bytes = frame(Answer::Reloaded(reloaded), None);
+        let Answer::Reloaded(reloaded) = AnswerFrame::read(&bytes[4..]).unwrap().answer else {
+            panic!()
+        };
+        let drop_ins = DropIns {
+            integrations: 0,
+            probes: 0,
+            errors,
+            errors_omitted: 0,
+        };
+        let event = Event {
+            at: Timestamp(0),
+            change: Change::DropIns { drop_ins },
+        };
+        let bytes = frame(Answer::Event(event), None);
+        let Answer::Event(Event {
+            change: Change::DropIns { drop_ins },
+            ..
+        }) = AnswerFrame::read(&bytes[4..]).unwrap().answer
+        else {
+            panic!()
+        };
+        for (shown, omitted) in [
+            (reloaded.errors.len(), reloaded.errors_omitted),
+            (drop_ins.errors.len(), drop_ins.errors_omitted),
+        ] {
+            assert!(shown >= 256, "{shown}");
+            assert_eq!(shown + omitted, 3000);
+        }
     }
 
     #[test]

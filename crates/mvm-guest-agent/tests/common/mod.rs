@@ -75,8 +75,8 @@ pub struct Agent {
 pub struct Settings {
     pub user: As,
     pub flags: Vec<String>,
-    /// Arguments of `ulimit`, such as `-n 20`.
-    pub ulimit: Option<&'static str>,
+    /// What a shell does before it becomes the agent, such as `ulimit -n 20`.
+    pub first: Option<&'static str>,
 }
 
 impl Default for Settings {
@@ -84,7 +84,7 @@ impl Default for Settings {
         Self {
             user: As::Tester,
             flags: Vec::new(),
-            ulimit: None,
+            first: None,
         }
     }
 }
@@ -139,11 +139,11 @@ impl Agent {
         notify.set_read_timeout(Some(PATIENCE)).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).unwrap();
         let agent = env!("CARGO_BIN_EXE_mvm-guest-agent");
-        let mut command = match settings.ulimit {
+        let mut command = match settings.first {
             None => Command::new(agent),
-            Some(limit) => {
+            Some(first) => {
                 let mut shell = Command::new("/bin/bash");
-                shell.args(["-c", &format!("ulimit {limit}; exec \"$0\" \"$@\""), agent]);
+                shell.args(["-c", &format!("{first}; exec \"$0\" \"$@\""), agent]);
                 shell
             }
         };
@@ -179,7 +179,7 @@ impl Agent {
             let mut nobody = Command::new(&copy);
             let (args, vars): (Vec<_>, Vec<_>) =
                 (command.get_args().collect(), command.get_envs().collect());
-            if settings.ulimit.is_some() {
+            if settings.first.is_some() {
                 nobody = Command::new("/bin/bash");
                 nobody.args(&args[..2]).arg(&copy).args(&args[3..]);
             } else {

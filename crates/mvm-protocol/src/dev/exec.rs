@@ -1,10 +1,12 @@
 //! `exec`: a command in the guest.
 
 use crate::drop_in::Secs;
+use crate::object::printable;
 use crate::signal::Signal;
-use serde::de::Error as _;
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Fields of `exec`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -124,7 +126,28 @@ impl Env {
 
 impl<'de> Deserialize<'de> for Env {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(BTreeMap::deserialize(deserializer)?).map_err(D::Error::custom)
+        struct Variables;
+        impl<'de> Visitor<'de> for Variables {
+            type Value = BTreeMap<String, String>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("an object of texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut variables = BTreeMap::new();
+                while let Some((name, value)) = map.next_entry::<String, String>()? {
+                    // Parsers disagree on which of the two counts.
+                    if variables.contains_key(&name) {
+                        let name = printable(&name);
+                        return Err(A::Error::custom(format!("`{name}` is given twice")));
+                    }
+                    variables.insert(name, value);
+                }
+                Ok(variables)
+            }
+        }
+        Self::new(deserializer.deserialize_map(Variables)?).map_err(D::Error::custom)
     }
 }
 

@@ -77,6 +77,10 @@ fn refusals_name_the_field() {
         "field `env`",
     );
     refused(
+        r#"{"type":"exec","argv":["a"],"env":{"A":"b","\u0041":"c"}}"#,
+        "field `env`: `A` is given twice",
+    );
+    refused(
         r#"{"type":"exec","argv":["a"],"env":{"A":1}}"#,
         "field `env`",
     );

@@ -25,7 +25,10 @@ pub(crate) fn change(change: &Change) -> Option<String> {
             "drop-ins read: {} integrations, {} probes, {} files rejected",
             drop_ins.integrations,
             drop_ins.probes,
-            drop_ins.errors.len()
+            drop_ins
+                .errors
+                .len()
+                .saturating_add(drop_ins.errors_omitted)
         ),
         Change::Restored { restored } => {
             let told = if restored.announced {

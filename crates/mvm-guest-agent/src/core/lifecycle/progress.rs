@@ -70,6 +70,7 @@ impl Lifecycle {
             let answer = ReadyAnswer {
                 token: token.clone(),
                 steps: steps.clone(),
+                steps_omitted: 0,
             };
             acts.push(Act::Ready(waiter, answer));
         }
@@ -108,6 +109,7 @@ impl Lifecycle {
             lease_expired,
             generation: self.journal.generation,
             steps: waking.steps,
+            steps_omitted: 0,
         };
         if told {
             self.journal.lease_expired = false;

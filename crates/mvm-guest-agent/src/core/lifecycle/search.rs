@@ -268,7 +268,12 @@ impl SearchState {
                     waking.steps.clear();
                 }
             }
-            State::Ready { steps, .. } | State::Waking(Waking { steps, .. }) => steps.clear(),
+            State::Waking(Waking { steps, failure, .. }) => {
+                steps.clear();
+                // Which it was, and how, is but told.
+                *failure = failure.take().map(|_| String::new());
+            }
+            State::Ready { steps, .. } => steps.clear(),
             State::Running | State::Held(_) => {}
         }
         if let Some((_, awake)) = &mut self.it.answered {

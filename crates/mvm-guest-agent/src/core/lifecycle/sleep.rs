@@ -34,6 +34,7 @@ impl Lifecycle {
                     ReadyAnswer {
                         token: token.clone(),
                         steps: steps.clone(),
+                        steps_omitted: 0,
                     },
                 )]
             }

@@ -88,6 +88,7 @@ impl Lifecycle {
                 lease_expired,
                 generation,
                 steps: Vec::new(),
+                steps_omitted: 0,
             };
             return vec![Act::Keep(self.journal.clone()), Act::Awake(waiter, awake)];
         }
