@@ -181,7 +181,11 @@ fn serve(shared: &Shared, peer: &mut Peer) {
         return;
     }
     while let Some(request) = peer.request() {
-        while health() == SILENT && !peer.is_closed_within(TICK) {}
+        while health() == SILENT {
+            if peer.is_closed_within(TICK) {
+                return;
+            }
+        }
         let mut state = shared.running();
         let (call, mut answer) = match request["type"].as_str() {
             Some("sleep-prep") => ("guest sleep-prep".to_owned(), sleep(&mut state, &request)),
@@ -388,6 +392,7 @@ fn name_of_wake(request: &Value) -> String {
         (request["clone"] == true, "clone"),
         (request["wall_clock"].is_string(), "time"),
         (request["entropy"].is_string(), "entropy"),
+        (request["payload"].is_object(), "payload"),
     ] {
         if there {
             name += ", ";

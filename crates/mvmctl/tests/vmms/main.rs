@@ -18,6 +18,7 @@ mod fleet_killed;
 mod stories;
 mod supervised;
 mod test_host;
+mod untold;
 
 use libtest_mimic::{Arguments, Trial};
 use mvm_fake_vmm::{Subject, subjects};
@@ -45,6 +46,18 @@ fn trial(vmm: &Subject, test: &str, backend: Backend, story: Story) -> Trial {
         Ok(())
     })
 }
+
+/// Stories of restores that are broken off.
+const UNTOLD: &[(&str, Story)] = &[
+    (
+        "the_next_wake_makes_a_clone_of_it",
+        untold::the_next_wake_makes_a_clone_of_it,
+    ),
+    (
+        "what_it_was_to_be_handed_is_asked_for",
+        untold::what_it_was_to_be_handed_is_asked_for,
+    ),
+];
 
 /// What is told of a VMM.
 type Story = fn(&Backend);
@@ -149,7 +162,7 @@ fn of(vmm: &Subject) -> Vec<Trial> {
         return trials;
     }
     if !vmm.is_real() {
-        for (test, story) in FLEET {
+        for (test, story) in FLEET.iter().chain(UNTOLD) {
             trials.push(trial(vmm, test, backend, *story));
         }
     }

@@ -236,6 +236,7 @@ impl Beginning<'_> {
             verify: asked.verify,
             spec: RestoreSpec {
                 clone,
+                payload: payload.is_some(),
                 labels: asked.spec.labels.clone(),
                 pinned: asked.spec.pinned,
                 console_keeper: Some(self.context.console_keeper),

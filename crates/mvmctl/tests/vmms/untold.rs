@@ -1,0 +1,102 @@
+//! A restore that is broken off before its guest was told of it: whoever comes next tells it, as what
+//! it is.
+
+use crate::test_host::{Backend, LONG, TestHost};
+use serde_json::Value;
+use std::fs;
+use std::process::{Child, Output};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const CLONE: &str = "guest wake restored, clone, time, entropy";
+
+/// A `vm restore` of a VM `one` that runs, and whose guest is not reached.
+fn restoring(backend: &Backend, options: &str) -> (TestHost, Child) {
+    let host = TestHost::with_web(backend);
+    host.ok("vm snapshot web --to s");
+    fs::write(host.path("p.json"), r#"{"role":"web"}"#).unwrap();
+    fs::create_dir_all(host.file("one", "")).unwrap();
+    fs::write(host.file("one", "guest-health"), "silent").unwrap();
+    let restoring = host.begin(&format!("vm restore s --name one {options}"));
+    await_record(&host, |record| {
+        record["state"] == "running" && !record["unwoken"].is_null()
+    });
+    (host, restoring)
+}
+
+/// The same after that was killed, with a guest that is reached by now.
+fn killed(backend: &Backend, options: &str) -> TestHost {
+    let (host, restoring) = restoring(backend, options);
+    end(&host, restoring, "-KILL");
+    host
+}
+
+fn end(host: &TestHost, restoring: Child, signal: &str) -> Output {
+    TestHost::signal(&restoring, signal);
+    let output = restoring.wait_with_output().unwrap();
+    fs::remove_file(host.file("one", "guest-health")).unwrap();
+    assert_eq!(host.lifecycle("one"), "ready", "it was not told");
+    output
+}
+
+/// Waits until `one`'s record is so.
+fn await_record(host: &TestHost, is_so: impl Fn(&Value) -> bool) {
+    let until = Instant::now() + LONG;
+    let record = || {
+        let text = fs::read(host.file("one", "vm.json")).unwrap_or_default();
+        serde_json::from_slice::<Value>(&text).unwrap_or_default()
+    };
+    while !is_so(&record()) {
+        assert!(Instant::now() < until, "{}", record());
+        sleep(Duration::from_millis(5));
+    }
+}
+
+fn is_told(host: &TestHost, how: &str) {
+    let calls = host.calls("one");
+    let wakes: Vec<_> = calls
+        .iter()
+        .filter(|call| call.starts_with("guest wake"))
+        .collect();
+    assert_eq!(wakes, [how], "{calls:?}");
+    await_record(host, |record| record["unwoken"].is_null());
+    assert_eq!(host.lifecycle("one"), "running");
+}
+
+pub(crate) fn the_next_wake_makes_a_clone_of_it(backend: &Backend) {
+    let host = killed(backend, "--clone");
+    // It would be the twin of the one that the snapshot was taken of.
+    host.fails("vm wake one --aborted", &["was started from a snapshot"]);
+    host.fails(
+        "vm wake one --retry",
+        &["nothing to try again", "without --retry it is woken"],
+    );
+    host.ok("vm wake one");
+    is_told(&host, CLONE);
+    // From now on it is a wake like any other.
+    host.ok("vm wake one");
+    let calls = host.calls("one");
+    assert_eq!(
+        calls.last().unwrap(),
+        "guest wake restored, time, entropy",
+        "{calls:?}"
+    );
+    // What was not to be a clone is none, and its snapshot is not needed.
+    let host = killed(backend, "");
+    fs::rename(host.path("s"), host.path("t")).unwrap();
+    host.ok("vm wake one");
+    is_told(&host, "guest wake restored, time, entropy");
+}
+
+/// The payload is kept nowhere, so that it has to be given again.
+pub(crate) fn what_it_was_to_be_handed_is_asked_for(backend: &Backend) {
+    let host = killed(backend, "--clone --payload p.json");
+    host.fails("vm wake one", &["payload", "--payload FILE"]);
+    let calls = host.calls("one");
+    assert!(
+        !calls.iter().any(|call| call.starts_with("guest wake")),
+        "{calls:?}"
+    );
+    host.ok("vm wake one --payload p.json");
+    is_told(&host, &format!("{CLONE}, payload"));
+}
