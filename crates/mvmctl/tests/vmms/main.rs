@@ -57,6 +57,10 @@ const UNTOLD: &[(&str, Story)] = &[
         "what_it_was_to_be_handed_is_asked_for",
         untold::what_it_was_to_be_handed_is_asked_for,
     ),
+    (
+        "the_next_run_tells_it_before_it_takes_it_over",
+        untold::the_next_run_tells_it_before_it_takes_it_over,
+    ),
 ];
 
 /// What is told of a VMM.

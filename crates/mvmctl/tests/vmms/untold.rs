@@ -65,6 +65,10 @@ fn is_told(host: &TestHost, how: &str) {
 
 pub(crate) fn the_next_wake_makes_a_clone_of_it(backend: &Backend) {
     let host = killed(backend, "--clone");
+    let doctor = host.run("doctor").stdout;
+    let words = "vm one: its guest was not told that it was restored";
+    assert!(doctor.contains(words), "{doctor}");
+    assert!(doctor.contains("mvmctl vm wake one\n"), "{doctor}");
     // It would be the twin of the one that the snapshot was taken of.
     host.fails("vm wake one --aborted", &["was started from a snapshot"]);
     host.fails(
@@ -91,6 +95,11 @@ pub(crate) fn the_next_wake_makes_a_clone_of_it(backend: &Backend) {
 /// The payload is kept nowhere, so that it has to be given again.
 pub(crate) fn what_it_was_to_be_handed_is_asked_for(backend: &Backend) {
     let host = killed(backend, "--clone --payload p.json");
+    let doctor = host.run("doctor").stdout;
+    assert!(
+        doctor.contains("mvmctl vm wake one --payload FILE\n"),
+        "{doctor}"
+    );
     host.fails("vm wake one", &["payload", "--payload FILE"]);
     let calls = host.calls("one");
     assert!(
@@ -99,4 +108,38 @@ pub(crate) fn what_it_was_to_be_handed_is_asked_for(backend: &Backend) {
     );
     host.ok("vm wake one --payload p.json");
     is_told(&host, &format!("{CLONE}, payload"));
+}
+
+pub(crate) fn the_next_run_tells_it_before_it_takes_it_over(backend: &Backend) {
+    for (options, run, how) in [
+        ("--clone", "vm run one", CLONE.to_owned()),
+        (
+            "--clone --payload p.json",
+            "vm run one --payload p.json",
+            format!("{CLONE}, payload"),
+        ),
+    ] {
+        let host = killed(backend, options);
+        if options.contains("--payload") {
+            host.fails(
+                "vm run one",
+                &["payload", "mvmctl vm wake one --payload FILE"],
+            );
+            assert_eq!(host.lifecycle("one"), "ready");
+        }
+        let running = host.begin(run);
+        await_record(&host, |record| record["unwoken"].is_null());
+        is_told(&host, &how);
+        TestHost::signal(&running, "-TERM");
+        let ended = running.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    }
+    // One that cannot be told is as if it had not been restored.
+    for (options, state) in [("--clone", "stopped"), ("", "asleep")] {
+        let host = killed(backend, options);
+        fs::write(host.file("one", "guest-health"), "silent").unwrap();
+        let failed = host.run("vm run one --timeout 1s");
+        assert!(failed.code.is_some_and(|code| code != 0), "{failed:?}");
+        await_record(&host, |record| record["state"] == state);
+    }
 }
