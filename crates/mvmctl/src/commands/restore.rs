@@ -230,7 +230,7 @@ pub(super) async fn wake_restored(
     let patience = Patience::of(context);
     let awake = tokio::select! {
         awake = wake_guest(context, vm, &endpoint, asked, patience) => awake?,
-        () = until_raised(cancelled) => return Err(Failure::failed("interrupted").of(vm)),
+        () = until_raised(cancelled) => return Err(Failure::interrupted().of(vm)),
     };
     let noted = blocking(move || restored.woken()).await;
     noted.map_err(|error| failure(context, vm, Wanted::Start, &error))?;

@@ -61,6 +61,10 @@ const UNTOLD: &[(&str, Story)] = &[
         "the_next_run_tells_it_before_it_takes_it_over",
         untold::the_next_run_tells_it_before_it_takes_it_over,
     ),
+    (
+        "who_interrupts_it_is_told_how_to_wake_the_guest",
+        untold::who_interrupts_it_is_told_how_to_wake_the_guest,
+    ),
 ];
 
 /// What is told of a VMM.

@@ -143,3 +143,24 @@ pub(crate) fn the_next_run_tells_it_before_it_takes_it_over(backend: &Backend) {
         await_record(&host, |record| record["state"] == state);
     }
 }
+
+pub(crate) fn who_interrupts_it_is_told_how_to_wake_the_guest(backend: &Backend) {
+    for (options, hint) in [
+        ("--clone", "`mvmctl vm wake one` "),
+        (
+            "--clone --payload p.json",
+            "`mvmctl vm wake one --payload FILE` ",
+        ),
+    ] {
+        let (host, restoring) = restoring(backend, options);
+        let ended = end(&host, restoring, "-INT");
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{said}");
+        assert!(said.contains("interrupted"), "{said}");
+        assert!(said.contains(hint), "{said}");
+        assert!(
+            !said.contains("frozen") && !said.contains("--retry"),
+            "{said}"
+        );
+    }
+}
