@@ -230,6 +230,11 @@ fn serve(shared: &Shared, peer: &mut Peer) {
                     shared.lock().memory.token = None;
                     answer = refusal();
                 }
+                // It runs, since nothing of it was frozen, and a personalize command has failed.
+                Some("unfrozen") => {
+                    note(&format!("{call} fault unfrozen"));
+                    answer = not_personalized();
+                }
                 Some(other) => crate::quit(&format!("no such fault: {other}")),
             }
         }
@@ -405,6 +410,15 @@ fn name_of_wake(request: &Value) -> String {
 fn error(code: &str, message: &str) -> Value {
     let retryable = code == "busy";
     json!({"type": "error", "code": code, "message": message, "retryable": retryable})
+}
+
+fn not_personalized() -> Value {
+    let message = "the personalize command of `network` failed: exit code 1; the guest's work was not \
+                   frozen, and runs: end it, or send the wake again";
+    let mut answer = error("failed", message);
+    answer["retryable"] = true.into();
+    answer["steps"] = json!([]);
+    answer
 }
 
 fn refusal() -> Value {

@@ -243,7 +243,11 @@ pub(super) fn not_woken(mut failure: Failure, vm: &str, payload: bool) -> Failur
         return failure;
     }
     if failure.code == HELD {
-        failure.message = format!("the VM runs, and its guest is frozen: {}", failure.message);
+        // Whether its work is frozen the guest says itself.
+        failure.message = format!(
+            "the VM runs, and its guest could not be personalized: {}",
+            failure.message
+        );
         return held(failure, vm);
     }
     failure.message = format!(

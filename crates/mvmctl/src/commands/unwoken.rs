@@ -68,8 +68,8 @@ impl UnwokenVm {
             return Ok(());
         }
         let vm = &self.vm;
-        let message = "its restore was broken off before its guest was told, and the payload that the \
-                       guest was to be handed is not kept";
+        let message = "its restore has not come to its end, and the payload that its guest was to be \
+                       handed is not kept";
         Err(Failure::failed(message)
             .hint(format!(
                 "`mvmctl vm wake {vm} --payload FILE` hands it one; `mvmctl vm stop --force {vm}` ends it"

@@ -51,7 +51,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     payload: PayloadArg,
 
-    /// The guest is frozen, since it could not be personalized: run its personalize commands again
+    /// The guest could not be personalized: run its personalize commands again
     #[arg(long, conflicts_with = "aborted")]
     retry: bool,
 }
@@ -74,7 +74,7 @@ impl Args {
         let asked = Wake { payload, ..asked };
         let names = [self.vm.name];
         if self.retry {
-            nothing_else_than_held(context, &names).await?;
+            nothing_else_than_held(context, &names, false).await?;
         }
         let ask = || {
             fleet::ask(context, &names, async |mut session| {
@@ -105,24 +105,25 @@ impl Args {
         found: UnwokenVm,
         payload: Option<Payload>,
     ) -> Result<Outcome, Failure> {
-        let vm = self.vm.name;
+        let names = [self.vm.name];
+        let [vm] = &names;
         if self.aborted {
             let message = "--aborted is for a guest of which no snapshot was taken, and this one was \
                            started from a snapshot, and was not told so yet";
             let hint = format!("`mvmctl vm wake {vm}` tells it");
-            return Err(Failure::failed(message).hint(hint).of(vm));
+            return Err(Failure::failed(message).hint(hint).of(vm.as_str()));
         }
-        if self.retry {
-            nothing_else_than_held(context, &[vm.clone()]).await?;
-        } else {
+        // One that runs has let go of it.
+        let has_payload = self.retry && nothing_else_than_held(context, &names, true).await?;
+        if !has_payload {
             found.needs(payload.as_ref())?;
         }
-        let with_payload = !self.retry && (found.unwoken().payload || payload.is_some());
+        let with_payload = !has_payload && (found.unwoken().payload || payload.is_some());
         let found = found.with(self.token, self.clone);
         let cancelled = cancelled_by_signals(context);
         let told = found.tell(context, payload, &cancelled).await;
-        let awake = told.map_err(|why| not_woken(why, &vm, with_payload))?;
-        shown(context, &vm, &awake)
+        let awake = told.map_err(|why| not_woken(why, vm, with_payload))?;
+        shown(context, vm, &awake)
     }
 }
 
@@ -175,20 +176,34 @@ async fn unwoken(context: &Context, vm: &str) -> Result<Option<UnwokenVm>, Failu
     }
 }
 
-/// A guest that runs must not be told once more that it was restored.
-async fn nothing_else_than_held(context: &Context, names: &[String; 1]) -> Result<(), Failure> {
+/// A guest that runs must not be told once more that it was restored, unless it is not noted that it was
+/// told: its work was not frozen then. Gives whether it is frozen.
+async fn nothing_else_than_held(
+    context: &Context,
+    names: &[String; 1],
+    unwoken: bool,
+) -> Result<bool, Failure> {
     let asked = fleet::ask(context, names, async |mut session| session.status().await);
     match asked.await?.answers.pop() {
         Some(Answered {
             name,
             result: Ok(status),
             ..
-        }) if status.lifecycle != Lifecycle::Waking => {
+        }) => {
+            let is_held = status.lifecycle == Lifecycle::Waking;
+            if is_held || (unwoken && status.lifecycle == Lifecycle::Running) {
+                return Ok(is_held);
+            }
             let lifecycle = wire(&status.lifecycle);
             let message = format!("there is nothing to try again: the guest is {lifecycle}");
             let failure = Failure::failed(message).of(name);
             Err(if status.lifecycle == Lifecycle::Ready {
                 failure.hint("without --retry it is woken")
+            } else if status.lifecycle == Lifecycle::Running {
+                failure.hint(
+                    "if its personalize commands failed where nothing of its work was frozen, the same \
+                     wake as before runs them again",
+                )
             } else {
                 failure
             })
@@ -197,7 +212,7 @@ async fn nothing_else_than_held(context: &Context, names: &[String; 1]) -> Resul
             result: Err(failure),
             ..
         }) => Err(failure),
-        _ => Ok(()),
+        None => Ok(false),
     }
 }
 
@@ -248,7 +263,7 @@ const SILENT: &str = "may-be-cut-off";
 /// How long a VM may take that is paused and resumed.
 const RECONNECT: Duration = Duration::from_secs(20);
 
-/// The agent's code for a guest whose work stays frozen, since it could not be personalized.
+/// The agent's code for a guest that could not be personalized. Its work stays frozen, if it was.
 pub(super) const HELD: &str = ErrorCode::Failed.as_str();
 
 /// What to do about such a guest, whose VM is left in place.

@@ -65,6 +65,10 @@ const UNTOLD: &[(&str, Story)] = &[
         "who_interrupts_it_is_told_how_to_wake_the_guest",
         untold::who_interrupts_it_is_told_how_to_wake_the_guest,
     ),
+    (
+        "one_that_could_not_be_personalized_and_runs_is_tried_again",
+        untold::one_that_could_not_be_personalized_and_runs_is_tried_again,
+    ),
 ];
 
 /// What is told of a VMM.

@@ -10,12 +10,17 @@ use std::time::{Duration, Instant};
 
 const CLONE: &str = "guest wake restored, clone, time, entropy";
 
-/// A `vm restore` of a VM `one` that runs, and whose guest is not reached.
-fn restoring(backend: &Backend, options: &str) -> (TestHost, Child) {
+fn with_snapshot(backend: &Backend) -> TestHost {
     let host = TestHost::with_web(backend);
     host.ok("vm snapshot web --to s");
     fs::write(host.path("p.json"), r#"{"role":"web"}"#).unwrap();
     fs::create_dir_all(host.file("one", "")).unwrap();
+    host
+}
+
+/// A `vm restore` of a VM `one` that runs, and whose guest is not reached.
+fn restoring(backend: &Backend, options: &str) -> (TestHost, Child) {
+    let host = with_snapshot(backend);
     fs::write(host.file("one", "guest-health"), "silent").unwrap();
     let restoring = host.begin(&format!("vm restore s --name one {options}"));
     await_record(&host, |record| {
@@ -162,5 +167,30 @@ pub(crate) fn who_interrupts_it_is_told_how_to_wake_the_guest(backend: &Backend)
             !said.contains("frozen") && !said.contains("--retry"),
             "{said}"
         );
+    }
+}
+
+pub(crate) fn one_that_could_not_be_personalized_and_runs_is_tried_again(backend: &Backend) {
+    for (payload, how) in [
+        ("", CLONE.to_owned()),
+        (" --payload p.json", format!("{CLONE}, payload")),
+    ] {
+        let host = with_snapshot(backend);
+        fs::write(host.file("one", "fault"), format!("{how} unfrozen")).unwrap();
+        let failed = host.run(&format!("vm restore s --name one --clone{payload}"));
+        assert_eq!(failed.code, Some(1), "{failed:?}");
+        for words in ["was not frozen, and runs", "mvmctl vm wake one --retry"] {
+            assert!(failed.stderr.contains(words), "{failed:?}");
+        }
+        assert!(!failed.stderr.contains("is frozen"), "{failed:?}");
+        assert_eq!(host.lifecycle("one"), "running");
+        if !payload.is_empty() {
+            host.fails("vm wake one --retry", &["payload", "--payload FILE"]);
+        }
+        host.ok(&format!("vm wake one --retry{payload}"));
+        let calls = host.calls("one");
+        assert_eq!(*calls.last().unwrap(), how, "{calls:?}");
+        await_record(&host, |record| record["unwoken"].is_null());
+        host.fails("vm wake one --retry", &["nothing to try again"]);
     }
 }
