@@ -181,7 +181,11 @@ fn serve(shared: &Shared, peer: &mut Peer) {
         return;
     }
     while let Some(request) = peer.request() {
-        while health() == SILENT && !peer.is_closed_within(TICK) {}
+        while health() == SILENT {
+            if peer.is_closed_within(TICK) {
+                return;
+            }
+        }
         let mut state = shared.running();
         let (call, mut answer) = match request["type"].as_str() {
             Some("sleep-prep") => ("guest sleep-prep".to_owned(), sleep(&mut state, &request)),
@@ -225,6 +229,11 @@ fn serve(shared: &Shared, peer: &mut Peer) {
                     note(&format!("{call} fault refuse"));
                     shared.lock().memory.token = None;
                     answer = refusal();
+                }
+                // It runs, since nothing of it was frozen, and a personalize command has failed.
+                Some("unfrozen") => {
+                    note(&format!("{call} fault unfrozen"));
+                    answer = not_personalized();
                 }
                 Some(other) => crate::quit(&format!("no such fault: {other}")),
             }
@@ -388,6 +397,7 @@ fn name_of_wake(request: &Value) -> String {
         (request["clone"] == true, "clone"),
         (request["wall_clock"].is_string(), "time"),
         (request["entropy"].is_string(), "entropy"),
+        (request["payload"].is_object(), "payload"),
     ] {
         if there {
             name += ", ";
@@ -400,6 +410,15 @@ fn name_of_wake(request: &Value) -> String {
 fn error(code: &str, message: &str) -> Value {
     let retryable = code == "busy";
     json!({"type": "error", "code": code, "message": message, "retryable": retryable})
+}
+
+fn not_personalized() -> Value {
+    let message = "the personalize command of `network` failed: exit code 1; the guest's work was not \
+                   frozen, and runs: end it, or send the wake again";
+    let mut answer = error("failed", message);
+    answer["retryable"] = true.into();
+    answer["steps"] = json!([]);
+    answer
 }
 
 fn refusal() -> Value {

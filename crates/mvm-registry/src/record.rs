@@ -113,6 +113,9 @@ pub struct Unwoken {
     pub snapshot: PathBuf,
     /// Whether it is to have an identity of its own.
     pub clone: bool,
+    /// Whether it is to be handed a payload, which is kept nowhere.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub payload: bool,
 }
 
 impl Record {
@@ -379,6 +382,8 @@ pub(crate) mod tests {
                 .unwrap(),
             pinned: true,
             suspended_in: Some("/s".into()),
+            // As earlier ones wrote it, which did not say whether there was a payload.
+            unwoken: serde_json::from_str(r#"{"snapshot":"/s","clone":true}"#).unwrap(),
             ..record()
         };
         folder.save(&saved).unwrap();

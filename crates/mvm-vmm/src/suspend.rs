@@ -347,6 +347,8 @@ fn is_up(record: &Record) -> bool {
 pub struct RestoreSpec {
     /// Whether other VMs may run from the same snapshot.
     pub clone: bool,
+    /// Whether its guest is to be handed a payload: noted until it has been told.
+    pub payload: bool,
     /// Labels that are put on those that a VM of that name had.
     pub labels: Vec<Label>,
     /// Whether the fleet is to leave it alone.
@@ -407,6 +409,7 @@ pub fn restore(
         unwoken: Some(Unwoken {
             snapshot: snapshot.folder.clone(),
             clone: spec.clone,
+            payload: spec.payload,
         }),
         boot_id: String::new(),
         processes: Vec::new(),

@@ -119,6 +119,14 @@ impl Failure {
         }
     }
 
+    /// Its user has had enough of waiting.
+    pub(crate) fn interrupted() -> Self {
+        Self {
+            code: "interrupted".into(),
+            ..Self::failed("interrupted")
+        }
+    }
+
     /// That there is no such VM, or that it is not as it was wanted.
     pub(crate) fn registry(vm: &str, error: &mvm_registry::Error) -> Self {
         Self {

@@ -4,6 +4,7 @@ use super::{DiscoveredVm, Finding, Level};
 use crate::driver::Vmms;
 use crate::socket::connect;
 use crate::suspend::may_be_broken_off;
+use mvm_registry::record::Unwoken;
 use mvm_registry::{Home, Inventory, Pause, Vm, VmFolder, VmName, VmState, listed};
 use rustix::fs::{Access, access};
 use std::io::{self, ErrorKind};
@@ -64,6 +65,14 @@ fn vm(folder: &VmFolder, vm: &Vm) -> Option<Finding> {
             format!("{}, and start it again", clear()),
         ),
         (VmState::Running, Ok(_)) if is_left_by_a_snapshot(folder, vm) => broken_off(),
+        (VmState::Running, Ok(_)) if let Some(unwoken) = not_told(folder, vm) => warn(
+            "its guest was not told that it was restored: `vm restore` was broken off".into(),
+            if unwoken.payload {
+                format!("mvmctl vm wake {name} --payload FILE")
+            } else {
+                format!("mvmctl vm wake {name}")
+            },
+        ),
         (VmState::Running, Ok(_)) if vm.loses_console() => warn(
             "what its guest prints is lost: the process that keeps its console has ended".into(),
             format!("{}, and start it again, if its console is needed", clear()),
@@ -90,6 +99,12 @@ fn vm(folder: &VmFolder, vm: &Vm) -> Option<Finding> {
 fn is_left_by_a_snapshot(folder: &VmFolder, vm: &Vm) -> bool {
     let may_be = |record| may_be_broken_off(record).unwrap_or_default();
     vm.record().is_some_and(may_be) && !folder.is_locked().unwrap_or(true)
+}
+
+/// What its guest is still to be told, if nobody is at it.
+fn not_told<'a>(folder: &VmFolder, vm: &'a Vm) -> Option<&'a Unwoken> {
+    let unwoken = vm.record()?.unwoken.as_ref()?;
+    (!folder.is_locked().unwrap_or(true)).then_some(unwoken)
 }
 
 /// A socket that is there, and that its user may not open.

@@ -61,6 +61,7 @@ pub(crate) mod stop;
 mod timings;
 pub(crate) mod top;
 pub(crate) mod touch;
+mod unwoken;
 pub(crate) mod wait;
 pub(crate) mod wake;
 

@@ -102,6 +102,7 @@ impl Args {
             verify: self.verify.into(),
             spec: RestoreSpec {
                 clone: self.clone,
+                payload: payload.is_some(),
                 pinned: self.marks.pinned(),
                 labels: self.marks.labels,
                 console_keeper: Some(context.console_keeper),
@@ -159,10 +160,11 @@ pub(super) async fn restore_vm(
     job: Restoration,
     cancelled: &Arc<AtomicBool>,
 ) -> Result<(Snapshot, Awake), Failure> {
+    let payload = job.spec.payload;
     let restored = restore_and_wake(context, vm, job, cancelled).await;
     restored.map_err(|error| match error {
         NotRestored::NotStarted(failure) => failure,
-        NotRestored::NotWoken(failure) => not_woken(failure, vm),
+        NotRestored::NotWoken(failure) => not_woken(failure, vm, payload),
     })
 }
 
@@ -196,7 +198,13 @@ pub(super) async fn restore_and_wake(
     // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
     let (snapshot, restored) = restored.await.map_err(|error| failed(&error))?;
     let token = snapshot.manifest.token.clone();
-    let woken = wake_restored(context, vm, restored, (token, clone, payload), cancelled);
+    let woken = wake_restored(
+        context,
+        vm,
+        restored,
+        (Some(token), clone, payload),
+        cancelled,
+    );
     let awake = woken.await.map_err(NotRestored::NotWoken)?;
     if !awake.was_ready && !awake.lease_expired {
         return Err(NotRestored::NotWoken(booted_afresh(vm)));
@@ -210,39 +218,45 @@ pub(super) async fn wake_restored(
     context: &Context,
     vm: &str,
     restored: Restored,
-    (token, clone, payload): (Token, bool, Option<Payload>),
+    (token, clone, payload): (Option<Token>, bool, Option<Payload>),
     cancelled: &AtomicBool,
 ) -> Result<Awake, Failure> {
     let endpoint = Endpoint::unix(restored.socket()).with_port(restored.record().port);
     let asked = || {
-        let wake = wake(Some(token.clone()), WakeCause::Restored, clone)?;
+        let wake = wake(token.clone(), WakeCause::Restored, clone)?;
         let payload = payload.clone();
         Ok(Wake { payload, ..wake })
     };
     let patience = Patience::of(context);
     let awake = tokio::select! {
         awake = wake_guest(context, vm, &endpoint, asked, patience) => awake?,
-        () = until_raised(cancelled) => return Err(Failure::failed("interrupted").of(vm)),
+        () = until_raised(cancelled) => return Err(Failure::interrupted().of(vm)),
     };
     let noted = blocking(move || restored.woken()).await;
     noted.map_err(|error| failure(context, vm, Wanted::Start, &error))?;
     Ok(awake)
 }
 
-fn not_woken(mut failure: Failure, vm: &str) -> Failure {
+/// What to do about a guest that could not be told, whether it is to be handed a payload or not.
+pub(super) fn not_woken(mut failure: Failure, vm: &str, payload: bool) -> Failure {
     if failure.code == BOOTED_AFRESH {
         return failure;
     }
     if failure.code == HELD {
-        failure.message = format!("the VM runs, and its guest is frozen: {}", failure.message);
+        // Whether its work is frozen the guest says itself.
+        failure.message = format!(
+            "the VM runs, and its guest could not be personalized: {}",
+            failure.message
+        );
         return held(failure, vm);
     }
     failure.message = format!(
         "the VM runs, and its guest could not be woken: {}",
         failure.message
     );
+    let again = if payload { " --payload FILE" } else { "" };
     failure.hint(format!(
-        "it is left as it is: `mvmctl vm logs {vm}` has its console, `mvmctl vm wake {vm}` tries \
+        "it is left as it is: `mvmctl vm logs {vm}` has its console, `mvmctl vm wake {vm}{again}` tries \
          again, `mvmctl vm stop --force {vm}` ends it; it shares its random numbers with the \
          snapshot until it is woken"
     ))

@@ -4,19 +4,24 @@ use super::Context;
 use super::machine::{Wanted, blocking, failure, home};
 use super::mend::mend_if_broken_off;
 use super::payload::PayloadArg;
+use super::restore::not_woken;
 use super::sleep::token;
+use super::start::cancelled_by_signals;
+use super::unwoken::{self, UnwokenVm};
 use crate::fleet::{self, Answered, Fleet};
 use crate::render::shown::Shown;
 use crate::render::words::wire;
 use crate::render::{data, steps};
 use crate::report::{Failure, Outcome};
 use crate::vm_name;
-use mvm_protocol::lifecycle::{Awake, Entropy, Outcome as StepOutcome, Token, Wake, WakeCause};
+use mvm_protocol::lifecycle::{
+    Awake, Entropy, Outcome as StepOutcome, Payload, Token, Wake, WakeCause,
+};
 use mvm_protocol::status::Lifecycle;
 use mvm_protocol::{ErrorCode, Timestamp};
-use mvm_registry::VmName;
-use mvm_vmm::Deadline;
-use mvm_vmm::suspend::{Restored, reconnect};
+use mvm_registry::{Error as RegistryError, VmName};
+use mvm_vmm::suspend::reconnect;
+use mvm_vmm::{Deadline, Error};
 use std::time::Duration;
 
 /// How many random bytes a wake hands in: twice what the kernel's generator is seeded with.
@@ -46,7 +51,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     payload: PayloadArg,
 
-    /// The guest is frozen, since it could not be personalized: run its personalize commands again
+    /// The guest could not be personalized: run its personalize commands again
     #[arg(long, conflicts_with = "aborted")]
     retry: bool,
 }
@@ -60,20 +65,16 @@ impl Args {
         };
         let payload = self.payload.read()?;
         if let Some(awake) = mend_if_broken_off(context, &self.vm.name).await? {
-            data::one(context, &self.vm.name, &awake, || table(context, &awake))?;
-            return Ok(if is_well(&awake) {
-                Outcome::Done
-            } else {
-                Outcome::Bad
-            });
+            return shown(context, &self.vm.name, &awake);
+        }
+        if let Some(found) = unwoken(context, &self.vm.name).await? {
+            return self.finish_restore(context, found, payload).await;
         }
         let asked = wake(self.token, cause, self.clone)?;
         let asked = Wake { payload, ..asked };
         let names = [self.vm.name];
-        // One whose restore was broken off before its guest was told: then it is told now.
-        let unwoken = unwoken(context, &names[0]).await;
         if self.retry {
-            nothing_else_than_held(context, &names).await?;
+            nothing_else_than_held(context, &names, false).await?;
         }
         let ask = || {
             fleet::ask(context, &names, async |mut session| {
@@ -89,10 +90,6 @@ impl Args {
             let result = std::mem::replace(&mut answered.result, Err(Failure::failed("")));
             answered.result = result.map_err(held);
         }
-        if let (Some(restored), Some(_)) = (unwoken, fleet.only()) {
-            let noted = blocking(move || restored.woken()).await;
-            noted.map_err(|error| failure(context, &names[0], Wanted::Snapshot, &error))?;
-        }
         data::fleet(context, &fleet, || {
             fleet
                 .only()
@@ -100,6 +97,44 @@ impl Args {
         })?;
         fleet.finish(context, |awake| !is_well(awake))
     }
+
+    /// Tells a guest what the restore would have told it that was broken off.
+    async fn finish_restore(
+        self,
+        context: &Context,
+        found: UnwokenVm,
+        payload: Option<Payload>,
+    ) -> Result<Outcome, Failure> {
+        let names = [self.vm.name];
+        let [vm] = &names;
+        if self.aborted {
+            let message = "--aborted is for a guest of which no snapshot was taken, and this one was \
+                           started from a snapshot, and was not told so yet";
+            let hint = format!("`mvmctl vm wake {vm}` tells it");
+            return Err(Failure::failed(message).hint(hint).of(vm.as_str()));
+        }
+        // One that runs has let go of it.
+        let has_payload = self.retry && nothing_else_than_held(context, &names, true).await?;
+        if !has_payload {
+            found.needs(payload.as_ref())?;
+        }
+        let with_payload = !has_payload && (found.unwoken().payload || payload.is_some());
+        let found = found.with(self.token, self.clone);
+        let cancelled = cancelled_by_signals(context);
+        let told = found.tell(context, payload, &cancelled).await;
+        let awake = told.map_err(|why| not_woken(why, vm, with_payload))?;
+        shown(context, vm, &awake)
+    }
+}
+
+/// Shows how the one guest was woken, and says whether that went well.
+fn shown(context: &Context, vm: &str, awake: &Awake) -> Result<Outcome, Failure> {
+    data::one(context, vm, awake, || table(context, awake))?;
+    Ok(if is_well(awake) {
+        Outcome::Done
+    } else {
+        Outcome::Bad
+    })
 }
 
 /// Has a guest be reached again that its VMM may have cut off; whether that was tried.
@@ -125,32 +160,59 @@ async fn reconnected(context: &Context, fleet: &Fleet<Awake>) -> Result<bool, Fa
     Ok(did)
 }
 
-/// A VM of this host's whose restore was broken off, and its lock.
-async fn unwoken(context: &Context, vm: &str) -> Option<Restored> {
-    let (name, home) = (VmName::new(vm).ok()?, home(context).ok()?);
-    blocking(move || mvm_vmm::suspend::unwoken(&home, &name))
-        .await
-        .ok()?
+/// A VM of this host's whose restore was broken off before its guest was told, and its lock. Whoever
+/// holds that is telling it.
+async fn unwoken(context: &Context, vm: &str) -> Result<Option<UnwokenVm>, Failure> {
+    let (Ok(name), Ok(home)) = (VmName::new(vm), home(context)) else {
+        return Ok(None);
+    };
+    match unwoken::find(&home, &name).await {
+        Ok(found) => Ok(found),
+        Err(error @ Error::Registry(RegistryError::Locked { .. })) => {
+            Err(failure(context, vm, Wanted::Snapshot, &error))
+        }
+        // What cannot be looked at, asking it tells of.
+        Err(_) => Ok(None),
+    }
 }
 
-/// A guest that runs must not be told once more that it was restored.
-async fn nothing_else_than_held(context: &Context, names: &[String; 1]) -> Result<(), Failure> {
+/// A guest that runs must not be told once more that it was restored, unless it is not noted that it was
+/// told: its work was not frozen then. Gives whether it is frozen.
+async fn nothing_else_than_held(
+    context: &Context,
+    names: &[String; 1],
+    unwoken: bool,
+) -> Result<bool, Failure> {
     let asked = fleet::ask(context, names, async |mut session| session.status().await);
     match asked.await?.answers.pop() {
         Some(Answered {
             name,
             result: Ok(status),
             ..
-        }) if status.lifecycle != Lifecycle::Waking => {
+        }) => {
+            let is_held = status.lifecycle == Lifecycle::Waking;
+            if is_held || (unwoken && status.lifecycle == Lifecycle::Running) {
+                return Ok(is_held);
+            }
             let lifecycle = wire(&status.lifecycle);
             let message = format!("there is nothing to try again: the guest is {lifecycle}");
-            Err(Failure::failed(message).of(name))
+            let failure = Failure::failed(message).of(name);
+            Err(if status.lifecycle == Lifecycle::Ready {
+                failure.hint("without --retry it is woken")
+            } else if status.lifecycle == Lifecycle::Running {
+                failure.hint(
+                    "if its personalize commands failed where nothing of its work was frozen, the same \
+                     wake as before runs them again",
+                )
+            } else {
+                failure
+            })
         }
         Some(Answered {
             result: Err(failure),
             ..
         }) => Err(failure),
-        _ => Ok(()),
+        None => Ok(false),
     }
 }
 
@@ -201,7 +263,7 @@ const SILENT: &str = "may-be-cut-off";
 /// How long a VM may take that is paused and resumed.
 const RECONNECT: Duration = Duration::from_secs(20);
 
-/// The agent's code for a guest whose work stays frozen, since it could not be personalized.
+/// The agent's code for a guest that could not be personalized. Its work stays frozen, if it was.
 pub(super) const HELD: &str = ErrorCode::Failed.as_str();
 
 /// What to do about such a guest, whose VM is left in place.

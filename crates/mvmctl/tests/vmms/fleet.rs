@@ -294,7 +294,7 @@ pub(crate) fn a_golden_pool_keeps_spare_and_at_most_max(backend: &Backend) {
     let names: Vec<_> = states(&host).into_keys().collect();
     assert_eq!(names, ["web-1", "web-2"]);
     assert_eq!(notes(&host, "web-1")["made"], true);
-    let told = "guest wake restored, clone, time, entropy";
+    let told = "guest wake restored, clone, time, entropy, payload";
     fleet.until("told", |_| call_count(&host, "web-1", told) == 1);
     // Both work: there is room for one more, and not for two.
     host.touch("web-1", "guest-works");

@@ -18,6 +18,7 @@ mod fleet_killed;
 mod stories;
 mod supervised;
 mod test_host;
+mod untold;
 
 use libtest_mimic::{Arguments, Trial};
 use mvm_fake_vmm::{Subject, subjects};
@@ -45,6 +46,30 @@ fn trial(vmm: &Subject, test: &str, backend: Backend, story: Story) -> Trial {
         Ok(())
     })
 }
+
+/// Stories of restores that are broken off.
+const UNTOLD: &[(&str, Story)] = &[
+    (
+        "the_next_wake_makes_a_clone_of_it",
+        untold::the_next_wake_makes_a_clone_of_it,
+    ),
+    (
+        "what_it_was_to_be_handed_is_asked_for",
+        untold::what_it_was_to_be_handed_is_asked_for,
+    ),
+    (
+        "the_next_run_tells_it_before_it_takes_it_over",
+        untold::the_next_run_tells_it_before_it_takes_it_over,
+    ),
+    (
+        "who_interrupts_it_is_told_how_to_wake_the_guest",
+        untold::who_interrupts_it_is_told_how_to_wake_the_guest,
+    ),
+    (
+        "one_that_could_not_be_personalized_and_runs_is_tried_again",
+        untold::one_that_could_not_be_personalized_and_runs_is_tried_again,
+    ),
+];
 
 /// What is told of a VMM.
 type Story = fn(&Backend);
@@ -149,7 +174,7 @@ fn of(vmm: &Subject) -> Vec<Trial> {
         return trials;
     }
     if !vmm.is_real() {
-        for (test, story) in FLEET {
+        for (test, story) in FLEET.iter().chain(UNTOLD) {
             trials.push(trial(vmm, test, backend, *story));
         }
     }

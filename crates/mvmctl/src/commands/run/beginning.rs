@@ -7,10 +7,10 @@
 //! | running, and it answers | it is taken over |
 //! | running, made of something else than is asked for now, or its stop was broken off | it is stopped, and begins |
 //! | running, and it does not answer | it is ended, and begins |
+//! | running, and its guest was not told that it was restored | it is told, and taken over |
 //! | frozen by a snapshot that was broken off | it runs on, and is taken over |
 //! | another `mvmctl` is at it | it is taken over when that one is done |
 
-use super::ending::forget_sleep;
 use super::supervisor::Supervisor;
 use crate::backoff::Backoff;
 use crate::commands::Context;
@@ -22,7 +22,7 @@ use crate::commands::wake::is_well;
 use crate::report::Failure;
 use crate::vm_state::{Now, VmState, VmStates};
 use mvm_client::{Deadlines, Error as ClientError};
-use mvm_protocol::lifecycle::Payload;
+use mvm_protocol::lifecycle::{Awake, Payload};
 use mvm_registry::{Error as RegistryError, Home, Record, Recorded, VmName, VmState as Registered};
 use mvm_vmm::suspend::RestoreSpec;
 use mvm_vmm::{Spec, Stop, Verify};
@@ -134,6 +134,7 @@ impl Beginning<'_> {
                 Plan::Begin => return self.anew(asked).await,
                 Plan::GoOn(folder) => return self.go_on(asked, record.as_ref(), &folder).await,
                 Plan::TakeOver => {
+                    self.tell_if_unwoken(asked).await?;
                     if self.take_over(asked, &mut states.of(name)?).await? {
                         return Ok(());
                     }
@@ -151,7 +152,7 @@ impl Beginning<'_> {
         )
     }
 
-    fn say(&self, what: &str) {
+    pub(super) fn say(&self, what: &str) {
         self.supervisor.status(what);
         let name = self.vm;
         self.context.ui.note(&format!("{name}: {what}"));
@@ -192,8 +193,8 @@ impl Beginning<'_> {
         record: Option<&Record>,
         folder: &Path,
     ) -> Result<(), Failure> {
-        let name = self.vm.as_str();
         if record.is_some_and(|record| is_another(record, asked)) {
+            let name = self.vm;
             self.context.ui.warning(&format!(
                 "{name}: it goes on as it was put to sleep, which is not as it is asked for now; \
                  --discard-state begins anew"
@@ -201,25 +202,11 @@ impl Beginning<'_> {
         }
         match self.restore(asked, folder, false, None).await {
             Ok(()) => {
-                let (home, vm, slept_in) = (self.home, self.vm, folder);
-                if let Err(error) = forget_sleep(home, vm, slept_in) {
-                    let folder = folder.display();
-                    self.context
-                        .ui
-                        .warning(&format!("{name}: cannot remove {folder}: {error}"));
-                }
+                self.forget_sleep(folder);
                 Ok(())
             }
             Err(NotRestored::NotStarted(failure)) => Err(failure),
-            Err(NotRestored::NotWoken(failure)) => {
-                let (home, vm, folder) = (self.home.clone(), self.vm.clone(), folder.to_owned());
-                let asleep =
-                    blocking(move || mvm_vmm::machine::sleep_again(&home, &vm, &folder)).await;
-                asleep.map_err(|error| {
-                    crate::commands::machine::failure(self.context, name, Wanted::Start, &error)
-                })?;
-                Err(failure.hint("it sleeps on; `--discard-state` begins anew"))
-            }
+            Err(NotRestored::NotWoken(failure)) => Err(self.sleep_on(folder, failure).await?),
         }
     }
 
@@ -236,6 +223,7 @@ impl Beginning<'_> {
             verify: asked.verify,
             spec: RestoreSpec {
                 clone,
+                payload: payload.is_some(),
                 labels: asked.spec.labels.clone(),
                 pinned: asked.spec.pinned,
                 console_keeper: Some(self.context.console_keeper),
@@ -245,13 +233,17 @@ impl Beginning<'_> {
         let vm = self.vm.as_str();
         let restored = restore_and_wake(self.context, vm, job, &self.cancelled);
         let (_, awake) = restored.await?;
-        if !is_well(&awake) {
+        self.warn_unless_well(&awake);
+        Ok(())
+    }
+
+    pub(super) fn warn_unless_well(&self, awake: &Awake) {
+        if !is_well(awake) {
             let name = self.vm;
             self.context.ui.warning(&format!(
                 "{name}: not all went well when it was woken; `mvmctl vm inspect {name}` shows how it is"
             ));
         }
-        Ok(())
     }
 
     /// Whether it is up; else it is to be looked at anew.
@@ -317,7 +309,7 @@ impl Beginning<'_> {
         }
     }
 
-    async fn stop(&self, how: Stop) -> Result<(), Failure> {
+    pub(super) async fn stop(&self, how: Stop) -> Result<(), Failure> {
         let (home, vm) = (self.home.clone(), self.vm.clone());
         let stopped = blocking(move || mvm_vmm::machine::stop(&home, &vm, how)).await;
         let failed = |error| failure(self.context, self.vm.as_str(), Wanted::Stop, &error);

@@ -34,6 +34,7 @@ mod console;
 mod ending;
 mod following;
 mod supervisor;
+mod telling;
 
 use super::Context;
 use super::machine::{Wanted, name, not_of_another};

@@ -182,6 +182,7 @@ impl Job<'_> {
             verify: Verify::Once,
             spec: RestoreSpec {
                 clone: true,
+                payload: payload.is_some(),
                 console_keeper: Some(self.context.console_keeper),
                 ..RestoreSpec::default()
             },

@@ -16,12 +16,11 @@ use crate::commands::Context;
 use crate::commands::machine::{Wanted, blocking, failure};
 use crate::commands::mend::mend_if_broken_off;
 use crate::commands::payload::PayloadArg;
-use crate::commands::restore::wake_restored;
+use crate::commands::unwoken;
 use crate::report::Failure;
 use mvm_fleet::ActionKind;
 use mvm_fleet::policy::PoolPolicy;
 use mvm_registry::{Home, Pause, VmName, VmState};
-use mvm_vmm::Snapshot;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -108,29 +107,19 @@ async fn tell(
     cancelled: &Arc<AtomicBool>,
 ) -> Result<(), Failure> {
     let failed = |error| failure(context, vm.as_str(), Wanted::Start, &error);
-    let (its_home, name) = (home.clone(), vm.clone());
-    let found = blocking(move || {
-        let Some(restored) = mvm_vmm::suspend::unwoken(&its_home, &name)? else {
-            return Ok(None);
-        };
-        let Some(unwoken) = restored.record().unwoken.clone() else {
-            return Ok(None);
-        };
-        let snapshot =
-            Snapshot::open_verified(&its_home, &unwoken.snapshot, mvm_vmm::Verify::Never)?;
-        Ok(Some((restored, unwoken, snapshot)))
-    });
-    let Some((restored, unwoken, snapshot)) = found.await.map_err(failed)? else {
+    let Some(found) = unwoken::find(home, vm).await.map_err(failed)? else {
         return Ok(());
     };
-    let payload = match policy.payload.clone().filter(|_| unwoken.clone) {
+    let clone = found.unwoken().clone;
+    let payload = match policy.payload.clone().filter(|_| clone) {
         Some(file) => PayloadArg::of(file).read()?,
         None => None,
     };
-    let token = snapshot.manifest.token;
-    let how = (token, unwoken.clone, payload);
-    let told = wake_restored(context, vm.as_str(), restored, how, cancelled).await;
-    if told.is_err() && home.vm(vm).notes().fleet.made && unwoken.clone {
+    let told = match found.needs(payload.as_ref()) {
+        Ok(()) => found.tell(context, payload, cancelled).await,
+        Err(failure) => Err(failure),
+    };
+    if told.is_err() && home.vm(vm).notes().fleet.made && clone {
         let (home, vm) = (home.clone(), vm.clone());
         // Nobody has been given it.
         blocking(move || give_up(&home, &vm))
