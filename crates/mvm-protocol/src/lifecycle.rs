@@ -27,9 +27,7 @@ pub const MAX_PAYLOAD: usize = 65_536;
 #[serde(deny_unknown_fields)]
 pub struct SleepPrep {
     /// By which the host knows this sleep. The agent makes one up if it is not given.
-    #[serde(default, deserialize_with = "given")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(with = "Token"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Token>,
     /// Seconds until the guest has to be ready, or is rolled back.
     #[serde(default = "default_deadline")]
@@ -41,13 +39,6 @@ pub struct SleepPrep {
     /// that has the capability `freeze`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub require_freeze: bool,
-}
-
-/// A field that is there has a value: serde would take null for a field that is not there.
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }
 
 #[expect(
@@ -83,9 +74,7 @@ fn default_lease() -> crate::drop_in::Secs {
 #[serde(deny_unknown_fields)]
 pub struct Wake {
     /// The token of the sleep that this ends. Without one any sleep is ended.
-    #[serde(default, deserialize_with = "given")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(with = "Token"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Token>,
     /// Why the guest runs on.
     #[serde(default)]
@@ -94,20 +83,14 @@ pub struct Wake {
     #[serde(default)]
     pub clone: bool,
     /// The host's time now.
-    #[serde(default, deserialize_with = "given")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(with = "Timestamp"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wall_clock: Option<Timestamp>,
     /// Random bytes of the host, other ones for each guest.
-    #[serde(default, deserialize_with = "given")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(with = "Entropy"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entropy: Option<Entropy>,
     /// What this guest is told of itself, there as `payload.json` before any of its work runs. Sent
     /// only to an agent that has the capability `payload`.
-    #[serde(default, deserialize_with = "given")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(with = "Payload"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Payload>,
 }
 
