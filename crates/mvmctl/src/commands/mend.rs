@@ -4,7 +4,7 @@
 use super::Context;
 use super::machine::{Wanted, blocking, failure, home};
 use super::restore::{Patience, wake_guest};
-use super::wake::wake;
+use super::waking::wake;
 use crate::report::Failure;
 use mvm_client::Endpoint;
 use mvm_protocol::lifecycle::{Awake, WakeCause};

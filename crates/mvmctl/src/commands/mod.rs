@@ -64,6 +64,7 @@ pub(crate) mod touch;
 mod unwoken;
 pub(crate) mod wait;
 pub(crate) mod wake;
+mod waking;
 
 use crate::args::{Format, Global};
 use crate::report::{Failure, Outcome};

@@ -4,7 +4,7 @@ use super::Context;
 use super::machine::{Wanted, blocking, failure, name, not_of_another};
 use super::payload::PayloadArg;
 use super::start::{cancelled_by_signals, until_raised};
-use super::wake::{HELD, held, is_well, table, wake};
+use super::waking::{HELD, held, is_well, table, wake};
 use crate::render::data;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::{Marks, complete};

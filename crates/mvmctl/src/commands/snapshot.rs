@@ -13,7 +13,7 @@ use super::mend::mend_if_broken_off;
 use super::restore::{Patience, wake_guest};
 use super::sleep::secs;
 use super::start::{cancelled_by_signals, until_raised};
-use super::wake::{is_well, wake};
+use super::waking::{is_well, wake};
 use crate::render::words::wire;
 use crate::render::{data, steps};
 use crate::report::{Failure, Outcome};

@@ -55,9 +55,10 @@ impl UnwokenVm {
         &self.unwoken
     }
 
-    /// The same with what the user says now.
+    /// The same with what the user says now. Who gives no token wakes it from any sleep, also if that of
+    /// the snapshot is not the guest's.
     pub(super) fn with(mut self, token: Option<Token>, clone: bool) -> Self {
-        self.token = token.or(self.token);
+        self.token = token;
         self.unwoken.clone |= clone;
         self
     }

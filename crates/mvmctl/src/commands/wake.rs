@@ -8,24 +8,19 @@ use super::restore::not_woken;
 use super::sleep::token;
 use super::start::cancelled_by_signals;
 use super::unwoken::{self, UnwokenVm};
+use super::waking::{held, is_well, table, wake};
 use crate::fleet::{self, Answered, Fleet};
+use crate::render::data;
 use crate::render::shown::Shown;
 use crate::render::words::wire;
-use crate::render::{data, steps};
 use crate::report::{Failure, Outcome};
 use crate::vm_name;
-use mvm_protocol::lifecycle::{
-    Awake, Entropy, Outcome as StepOutcome, Payload, Token, Wake, WakeCause,
-};
+use mvm_protocol::lifecycle::{Awake, Payload, Token, Wake, WakeCause};
 use mvm_protocol::status::Lifecycle;
-use mvm_protocol::{ErrorCode, Timestamp};
 use mvm_registry::{Error as RegistryError, VmName};
 use mvm_vmm::suspend::reconnect;
 use mvm_vmm::{Deadline, Error};
 use std::time::Duration;
-
-/// How many random bytes a wake hands in: twice what the kernel's generator is seeded with.
-const ENTROPY: usize = 64;
 
 /// Tell a guest that it was restored, or that it runs on after all
 ///
@@ -216,63 +211,8 @@ async fn nothing_else_than_held(
     }
 }
 
-/// What a host says to a guest that runs on: its time, and with a restore fresh random bytes.
-pub(crate) fn wake(token: Option<Token>, cause: WakeCause, clone: bool) -> Result<Wake, Failure> {
-    let mut wake = Wake {
-        token,
-        cause,
-        clone,
-        // One that was frozen and runs on has lost the time that this took.
-        wall_clock: Some(Timestamp(jiff::Timestamp::now().as_millisecond())),
-        ..Wake::default()
-    };
-    if cause == WakeCause::Restored {
-        let mut bytes = vec![0; ENTROPY];
-        getrandom::fill(&mut bytes)
-            .map_err(|error| Failure::failed(format!("no random bytes from this host: {error}")))?;
-        wake.entropy = Entropy::new(bytes);
-    }
-    Ok(wake)
-}
-
-/// Whether all that was tried succeeded. An outcome that we do not know is none that we vouch for.
-pub(crate) fn is_well(awake: &Awake) -> bool {
-    awake
-        .steps
-        .iter()
-        .all(|step| step.outcome == StepOutcome::Ok || step.outcome == StepOutcome::Skipped)
-}
-
-/// The steps, and what the guest was before.
-pub(crate) fn table(context: &Context, awake: &Awake) -> Shown {
-    let steps = steps::table(context, &awake.steps);
-    let was = match (awake.was_ready, awake.lease_expired) {
-        (true, _) => "it was ready",
-        (false, true) => "it had run on by itself when its lease was over",
-        (false, false) => "it was not asleep",
-    };
-    let awake = format!("awake, generation {}: {was}", awake.generation);
-    [steps, Shown::empty_line(), Shown::line(&awake)]
-        .into_iter()
-        .collect()
-}
-
 /// The code of a guest that gives no answer and may have been cut off by its VMM.
 const SILENT: &str = "may-be-cut-off";
 
 /// How long a VM may take that is paused and resumed.
 const RECONNECT: Duration = Duration::from_secs(20);
-
-/// The agent's code for a guest that could not be personalized. Its work stays frozen, if it was.
-pub(super) const HELD: &str = ErrorCode::Failed.as_str();
-
-/// What to do about such a guest, whose VM is left in place.
-pub(super) fn held(failure: Failure, vm: &str) -> Failure {
-    if failure.code != HELD {
-        return failure;
-    }
-    failure.hint(format!(
-        "it is left as it is: mend what the command lacked, and `mvmctl vm wake {vm} --retry`, with \
-         another --payload if need be, tries again; `mvmctl vm stop --force {vm}` ends it"
-    ))
-}

@@ -232,11 +232,13 @@ async fn a_clone_that_cannot_be_personalized_stays_frozen_until_it_can() {
     // Neither an agent that is killed, nor one that is stopped, nor a host that calls it off thaws it.
     for signal in ["KILL", "TERM"] {
         end_agent(&story, "one", signal).await;
-        let again = eventually("another one is there", async || {
-            let again = story.mvmctl.run(&["vm", "wake", "one", "--aborted"]);
-            (again.code != Some(3)).then_some(again)
-        });
-        assert_eq!(again.await.code, Some(1));
+        let is_there = async || {
+            let pinged = story.mvmctl.run(&["vm", "ping", "one"]);
+            (pinged.code == Some(0)).then_some(())
+        };
+        eventually("another one is there", is_there).await;
+        let again = story.mvmctl.run(&["vm", "wake", "one", "--aborted"]);
+        assert_eq!(again.code, Some(1), "{again:?}");
         assert_eq!(lines_drawn(&story, "one").await, asleep.lines, "{signal}");
     }
     let refused = story.mvmctl.run(&["vm", "sleep", "one"]);

@@ -18,7 +18,7 @@ use crate::commands::machine::{Wanted, blocking, failure};
 use crate::commands::mend::mend_if_broken_off;
 use crate::commands::restore::{NotRestored, Restoration, restore_and_wake};
 use crate::commands::start::{self, boot, until_raised};
-use crate::commands::wake::is_well;
+use crate::commands::waking::is_well;
 use crate::report::Failure;
 use crate::vm_state::{Now, VmState, VmStates};
 use mvm_client::{Deadlines, Error as ClientError};

@@ -3,7 +3,6 @@
 //! Nothing is read from the connection before the port is joined: what its other end has sent waits in
 //! the socket, and is lost with neither a failed try nor a second one.
 
-use super::listen::broken;
 use crate::commands::Context;
 use crate::commands::forward::{receive, send};
 use crate::commands::running::LastHeard;
@@ -18,6 +17,9 @@ use tokio::time::{Instant, timeout_at};
 
 /// How much is read at once, in bytes.
 const PIECE: usize = 64 * 1024;
+
+/// How often it is looked whether a connection is broken where the system has said that it may be.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What is said where the time for which a connection waits was over first.
 const LATE: &str = "it did not answer in time";
@@ -93,6 +95,18 @@ async fn forward(
         reset(client);
     }
     Ok(())
+}
+
+/// Waits until a connection is of no use to anybody any more. That its other end has nothing more to
+/// send says nothing: it may wait for an answer.
+pub(super) async fn broken(stream: &TcpStream) {
+    loop {
+        let ready = stream.ready(tokio::io::Interest::ERROR).await;
+        match (ready, stream.take_error()) {
+            (Ok(_), Ok(None)) => tokio::time::sleep(LOOK).await,
+            _ => return,
+        }
+    }
 }
 
 fn unjoined(error: &Error, port: NonZeroU16) -> Unjoined {

@@ -193,7 +193,7 @@ impl Connection<'_> {
             let given = tokio::select! {
                 given = timeout_at(until, self.inputs.connection(&self.pool)) => given,
                 // Whoever has gone wakes nobody.
-                () = broken(stream) => return Ok(()),
+                () = join::broken(stream) => return Ok(()),
             };
             let given = match given {
                 Ok(Some(given)) => given,
@@ -258,16 +258,4 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     set_tcp_keepintvl(stream, Duration::from_secs(10))?;
     set_tcp_keepcnt(stream, 3)?;
     Ok(set_socket_keepalive(stream, true)?)
-}
-
-/// Waits until a connection is of no use to anybody any more. That its other end has nothing more to
-/// send says nothing: it may wait for an answer.
-pub(super) async fn broken(stream: &TcpStream) {
-    loop {
-        let ready = stream.ready(tokio::io::Interest::ERROR).await;
-        match (ready, stream.take_error()) {
-            (Ok(_), Ok(None)) => tokio::time::sleep(AGAIN).await,
-            _ => return,
-        }
-    }
 }
