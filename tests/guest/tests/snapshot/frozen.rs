@@ -241,8 +241,13 @@ async fn a_clone_that_cannot_be_personalized_stays_frozen_until_it_can() {
         assert_eq!(again.code, Some(1), "{again:?}");
         assert_eq!(lines_drawn(&story, "one").await, asleep.lines, "{signal}");
     }
-    let refused = story.mvmctl.run(&["vm", "sleep", "one"]);
-    assert!(refused.stderr.contains("wake it again"), "{refused:?}");
+    // Once the new agent has tried for itself.
+    let is_held = async || {
+        let refused = story.mvmctl.run(&["vm", "sleep", "one"]);
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        refused.stderr.contains("wake it again").then_some(())
+    };
+    eventually("it is held again", is_held).await;
 
     let mended = file(r#"{"address": "10.0.0.2/24"}"#);
     let retry = ["vm", "wake", "one", "--retry", "--payload", "-"];
