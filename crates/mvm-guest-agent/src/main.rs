@@ -26,7 +26,8 @@ mod serve;
 mod simulation;
 
 use config::Invocation;
-use machine::console::{in_one_line, say};
+use machine::console::say;
+use mvm_protocol::object::in_one_line;
 use std::io::Write;
 use std::process::ExitCode;
 

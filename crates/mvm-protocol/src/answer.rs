@@ -2,6 +2,7 @@
 
 use crate::lenient::Lenient;
 use crate::lifecycle::{Awake, Ready, Step};
+use crate::object::in_one_line;
 pub use crate::status::Profile;
 use crate::status::{
     DropInError, DropIns, Health, Inspect, IntegrationStatus, Lifecycle, ProbeStatus, Restored,
@@ -173,10 +174,9 @@ impl ErrorAnswer {
     /// A library's words may quote what somebody has sent, terminal escapes too: no message holds a control
     /// character, whoever made it.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        let message: String = message.into();
         Self {
             code: code.into(),
-            message: message.replace(char::is_control, "\u{fffd}"),
+            message: in_one_line(&message.into()),
             retryable: code.is_retryable(),
             steps: None,
             steps_omitted: 0,

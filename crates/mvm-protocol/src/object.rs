@@ -154,12 +154,19 @@ struct Empty {}
 
 /// A field's name from outside, made fit for a message: short, and without control characters.
 pub fn printable(text: &str) -> String {
-    let mut shown: String = text
-        .chars()
-        .take(64)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect();
-    if text.chars().nth(64).is_some() {
+    in_one_line(&first(text, 64))
+}
+
+/// A text without control characters: whatever it quotes, it makes no line of its own in a log, and
+/// nothing in it is obeyed by a terminal.
+pub fn in_one_line(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
+/// The first so many characters, and whether there are more.
+fn first(text: &str, most: usize) -> String {
+    let mut shown: String = text.chars().take(most).collect();
+    if text.chars().nth(most).is_some() {
         shown.push('…');
     }
     shown
@@ -191,20 +198,8 @@ fn without_position(error: &serde_json::Error) -> String {
         .rfind(" at line ")
         .and_then(|at| text.get(..at))
         .unwrap_or(&text);
-    printable_sentence(short)
-}
-
-/// serde quotes what it found, and what it found may be 256 KiB of terminal escapes.
-fn printable_sentence(text: &str) -> String {
-    let mut shown: String = text
-        .chars()
-        .take(300)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect();
-    if text.chars().nth(300).is_some() {
-        shown.push('…');
-    }
-    shown
+    // serde quotes what it found, and what it found may be 256 KiB of terminal escapes.
+    in_one_line(&first(short, 300))
 }
 
 /// A number made fit for a message: what would have many digits is written with an exponent.

@@ -7,6 +7,7 @@
 //! of memory. Nothing is claimed beyond that. A guest can write what it likes to its console: where the
 //! VMM says something itself (QEMU traces why it shuts down), that counts for more.
 
+use mvm_protocol::object::in_one_line;
 use std::fmt;
 
 /// How much of the end of a log is looked at, in bytes. Behind a panic come some KiB of its trace.
@@ -154,13 +155,8 @@ fn last(text: &str, words: &[&str]) -> Option<String> {
         .lines()
         .rev()
         .find(|line| words.iter().any(|word| line.contains(word)))?;
-    let shown: String = line
-        .trim()
-        .chars()
-        .take(MOST)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect();
-    Some(shown)
+    let first: String = line.trim().chars().take(MOST).collect();
+    Some(in_one_line(&first))
 }
 
 #[cfg(test)]

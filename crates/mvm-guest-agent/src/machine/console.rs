@@ -3,8 +3,9 @@
 //! A log must never hold up the agent: a console whose reader is stuck loses lines. The descriptor
 //! may be shared with others and blocks, so a line is written only where poll(2) finds room, and is
 //! never longer than the least room that it can have found. A terminal is opened once more, so that this
-//! one does not block: a pseudo-terminal that nobody reads is full long before poll(2) says so.
+//! one does not block: of a pseudo-terminal poll(2) says that there is room when there is for a byte.
 
+use mvm_protocol::object::in_one_line;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use rustix::fs::{Mode, OFlags, open};
@@ -16,13 +17,19 @@ use std::io::IsTerminal;
 /// buffer are free.
 const MAX_LINE: usize = 3072;
 
+/// How a terminal is opened to write to it without waiting.
+const TERMINAL: OFlags = OFlags::WRONLY
+    .union(OFlags::NOCTTY)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
+
 /// What stands for the rest of a longer one.
 const CUT: &str = " […]";
 
 /// Writes one line, after the program's name; what is beyond [`MAX_LINE`] is cut off. Never blocks,
 /// never fails.
 pub(crate) fn write_line(message: fmt::Arguments) {
-    put(rustix::stdio::stderr(), message);
+    put_shared(rustix::stdio::stderr(), message);
 }
 
 /// Whether the log can be seen on a console: it goes to a terminal. A service manager takes it
@@ -33,23 +40,24 @@ pub(crate) fn has_log() -> bool {
 
 /// Writes one line to the guest's console, as [`write_line`] does.
 pub(crate) fn write_to_console(message: fmt::Arguments) {
-    let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    if let Ok(console) = open("/dev/console", flags, Mode::empty()) {
+    if let Ok(console) = open("/dev/console", TERMINAL, Mode::empty()) {
         put(console.as_fd(), message);
     }
 }
 
+/// Writes to what others have open too, and which blocks for them.
+fn put_shared(to: BorrowedFd, message: fmt::Arguments) {
+    let path = || format!("/proc/self/fd/{}", to.as_raw_fd());
+    let own = to
+        .is_terminal()
+        .then(|| open(path(), TERMINAL, Mode::empty()));
+    match own {
+        Some(Ok(own)) => put(own.as_fd(), message),
+        _ => put(to, message),
+    }
+}
+
 fn put(to: BorrowedFd, message: fmt::Arguments) {
-    let again = to.is_terminal().then(|| {
-        let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        open(
-            format!("/proc/self/fd/{}", to.as_raw_fd()),
-            flags,
-            Mode::empty(),
-        )
-    });
-    let again = again.and_then(Result::ok);
-    let to = again.as_ref().map_or(to, AsFd::as_fd);
     let line = line(message);
     let now = Timespec {
         tv_sec: 0,
@@ -61,13 +69,6 @@ fn put(to: BorrowedFd, message: fmt::Arguments) {
         }
         _ => {}
     }
-}
-
-/// The text without control characters: what it quotes may be a file's name, with a terminal's escapes in it, or
-/// with a newline, by which it would be a line of its own that whoever reads the console takes for the
-/// agent's.
-pub(crate) fn in_one_line(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
 }
 
 fn line(message: fmt::Arguments) -> String {
@@ -99,7 +100,7 @@ mod tests {
     fn returns(to: OwnedFd, message: String) -> bool {
         let (sender, returned) = channel();
         std::thread::spawn(move || {
-            put(to.as_fd(), format_args!("{message}"));
+            put_shared(to.as_fd(), format_args!("{message}"));
             let _ = sender.send(());
         });
         returned.recv_timeout(Duration::from_secs(10)).is_ok()

@@ -1,11 +1,10 @@
 //! Reads a folder of drop-in files. Each is rejected alone; the rest stand.
 
-use super::console::in_one_line;
 use super::descriptors::is_shortage;
 use super::regular_file::{Link, Trust, read_regular};
 use crate::core::registry::Loaded;
 use mvm_protocol::drop_in::{self, DropIn, MAX_FILE};
-use mvm_protocol::object::Problem;
+use mvm_protocol::object::{Problem, in_one_line};
 use mvm_protocol::status::DropInError;
 use std::collections::HashMap;
 use std::io;
