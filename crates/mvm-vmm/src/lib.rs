@@ -48,7 +48,7 @@ pub mod process;
 pub mod qemu;
 pub mod removal;
 pub mod snapshot;
-mod socket;
+pub mod socket;
 mod sparse;
 pub mod suspend;
 mod unpack;

@@ -2,6 +2,7 @@
 
 use crate::server::Fleet;
 use mvm_fake_fleet::Behaviour;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Output;
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ fn the_servers_plan_and_its_status() {
         .and("web-2", Behaviour::Busy);
     let policy = fleet.write("fleet.toml", "[[pool]]\nname = \"web\"\nmin = 3\nmax = 9\n");
     let server = fleet.serve(&format!("--policy {policy}")).ready();
+    let socket = std::fs::metadata(fleet.path().join("fleet.sock")).unwrap();
+    assert_eq!(socket.permissions().mode() & 0o777, 0o600);
     let (code, stdout, stderr) = ran(&fleet, "fleet plan");
     assert_eq!((code, stdout.as_str()), (Some(0), ""), "{stderr}");
     assert!(

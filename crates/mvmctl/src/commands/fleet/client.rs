@@ -1,6 +1,6 @@
 //! Asking the program that serves this fleet, at its socket in `$MVM_HOME`.
 
-use super::own_socket::{self, SOCKET};
+use super::serve::SOCKET;
 use crate::report::Failure;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
@@ -27,7 +27,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// A server that does not answer, or not as ours do.
 pub(super) async fn get(home: &Home, path: &str) -> Result<Option<Bytes>, Failure> {
     let socket = home.root().join(SOCKET);
-    let stream = match own_socket::connect(home.root()).await {
+    let stream = match connect(home) {
         Ok(stream) => stream,
         Err(error) if is_nobody(&error) => return Ok(None),
         Err(error) => {
@@ -50,6 +50,11 @@ pub(super) async fn get(home: &Home, path: &str) -> Result<Option<Bytes>, Failur
         Ok(Err(error)) => Err(failed(&error)),
         Err(_) => Err(failed(&"nothing came within 10 s")),
     }
+}
+
+fn connect(home: &Home) -> io::Result<UnixStream> {
+    let socket = mvm_vmm::socket::connect(home.root(), SOCKET)?;
+    UnixStream::from_std(socket.into())
 }
 
 fn is_nobody(error: &io::Error) -> bool {

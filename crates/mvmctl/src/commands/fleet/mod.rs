@@ -17,7 +17,6 @@
 
 mod client;
 mod once;
-mod own_socket;
 pub(crate) mod plan;
 pub(crate) mod serve;
 pub(crate) mod status;

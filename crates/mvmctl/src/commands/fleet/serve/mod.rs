@@ -17,6 +17,7 @@ use crate::fleet::allow_descriptors;
 use crate::report::{Failure, Outcome};
 use http::door::Server;
 use http::listen::Listen;
+pub(super) use http::listen::SOCKET;
 use inputs::Inputs;
 use mvm_registry::Error as RegistryError;
 use owner::Owner;

@@ -3,14 +3,18 @@
 use super::listener::Listener;
 use super::passed;
 use super::tls::Tls;
-use crate::commands::fleet::own_socket;
 use crate::report::Failure;
 use mvm_registry::{Home, read_bounded};
+use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::{TcpListener, UnixListener};
+
+/// The socket in `$MVM_HOME` at which `mvmctl fleet status` asks.
+pub(crate) const SOCKET: &str = "fleet.sock";
 
 /// The longest token that is read, in bytes.
 const MAX_TOKEN: u64 = 4096;
@@ -99,14 +103,10 @@ impl Listen {
                 ));
             }
         }
-        let own = own_socket::bind(home.root()).map_err(|error| {
-            let socket = home.root().join(own_socket::SOCKET);
-            Failure::failed(format!("cannot listen on {}: {error}", socket.display()))
-        })?;
         Ok(Listeners {
             doors,
             tls,
-            own,
+            own: own_socket(home.root())?,
             token_file: self.bearer_token_file,
             token,
             advertise: self.advertise,
@@ -124,6 +124,18 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
         Failure::failed(format!("cannot listen on {address}: {error}"))
             .hint("--listen names another address and port")
     })
+}
+
+/// Listens for this user's own commands. Whoever serves this fleet holds its lock, so a socket that is
+/// there is a dead one's.
+fn own_socket(home: &Path) -> Result<UnixListener, Failure> {
+    let path = home.join(SOCKET);
+    let open = || -> io::Result<UnixListener> {
+        let listener = mvm_vmm::socket::listen(home, SOCKET)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        UnixListener::from_std(listener)
+    };
+    open().map_err(|error| Failure::failed(format!("cannot listen on {}: {error}", path.display())))
 }
 
 /// The token in a file.
