@@ -349,6 +349,10 @@ impl VmFolder {
     /// [`Error::Io`]; [`Error::NotTrusted`] of one that is there, and is another user's.
     pub fn create(&self) -> Result<(), Error> {
         make_private(&self.path)?;
+        // Now that there is room for it: a VM is to be removed from a disk that is full.
+        if let Some(root) = self.path.parent().and_then(Path::parent) {
+            make_private(&Home::at(root).removing())?;
+        }
         self.check_trust()
     }
 

@@ -25,33 +25,24 @@ pub fn remove(home: &Home, name: &VmName) -> Result<(), Error> {
 }
 
 /// Removes a VM's folder. First it is moved out of the way: of a folder that is half gone nobody would
-/// know any more whose it was, or that it is to go.
+/// know any more whose it was, or that it is to go. That takes no room, so that it goes from a disk that
+/// is full. Whoever calls this holds the VM's lock.
 fn remove_whole(home: &Home, folder: &VmFolder) -> Result<(), Error> {
     let removing = home.removing();
-    let place = || {
-        mvm_registry::make_private(&removing)?;
-        tempfile::Builder::new()
-            .prefix(folder.name().as_str())
-            .tempdir_in(&removing)
-            .map_err(Error::io("make a folder in", &removing))
-    };
-    let into = place().or_else(|_| {
-        // The disk is full: what takes room goes first. The record stays until all the rest is gone.
-        empty_but_for(folder.path(), "vm.json");
-        place()
-    })?;
-    std::fs::rename(folder.path(), into.path().join("vm"))
-        .map_err(Error::io("remove", folder.path()))?;
-    into.close().map_err(Error::io("remove", &removing))
+    mvm_registry::make_private(&removing)?;
+    let going = removing.join(format!("{}.{}", folder.name(), std::process::id()));
+    // What is there under that name a killed program has left.
+    remove_all(&going)?;
+    std::fs::rename(folder.path(), &going).map_err(Error::io("remove", folder.path()))?;
+    remove_all(&going)
 }
 
-fn empty_but_for(folder: &Path, kept: &str) {
-    for entry in entries(folder).unwrap_or_default() {
-        let path = entry.path();
-        if entry.file_name() != kept && std::fs::remove_file(&path).is_err() {
-            // What cannot go is told when the folder is removed.
-            let _ = std::fs::remove_dir_all(&path);
+fn remove_all(folder: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io("remove", folder)(error))
         }
+        _ => Ok(()),
     }
 }
 
@@ -100,7 +91,7 @@ fn entries(folder: &Path) -> Result<Vec<std::fs::DirEntry>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::sweep;
+    use super::{remove_whole, sweep};
     use mvm_registry::notes::FleetNotes;
     use mvm_registry::{Home, VmName};
     use std::fs;
@@ -135,6 +126,21 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, ["kept", "locked", "started"]);
+        assert_eq!(fs::read_dir(home.removing()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_was_left_of_a_removal_is_not_in_the_way_of_the_next() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::at(root.path());
+        let folder = home.vm(&VmName::new("web").unwrap());
+        folder.create().unwrap();
+        assert!(home.removing().is_dir(), "there is room for it yet");
+        fs::write(folder.file("vm.json"), "{}").unwrap();
+        let left = format!("web.{}/snapshots", std::process::id());
+        fs::create_dir_all(home.removing().join(left)).unwrap();
+        remove_whole(&home, &folder).unwrap();
+        assert!(!folder.path().exists());
         assert_eq!(fs::read_dir(home.removing()).unwrap().count(), 0);
     }
 }
