@@ -1,5 +1,7 @@
 //! How a command ended, and how that is told.
 
+use super::lifecycle::Done;
+use mvm_protocol::lifecycle::Outcome;
 use mvm_protocol::signal;
 use mvm_protocol::status::LastCheck;
 use mvm_protocol::{MAX_OUTPUT, Timestamp};
@@ -45,6 +47,32 @@ impl Ended {
     /// Whether it did what it was for.
     pub(crate) fn is_success(&self) -> bool {
         self.end == End::Exited(0)
+    }
+
+    /// As the step tells it that ran the command.
+    pub(crate) fn to_step(&self) -> Done {
+        let check = self.to_last_check(Timestamp(0));
+        let how = match &self.end {
+            End::Exited(0) | End::Unkillable | End::NotStarted { .. } => None,
+            End::Exited(code) => Some(format!("exit code {code}")),
+            End::Signaled(_) => check
+                .signal
+                .as_ref()
+                .map(|signal| format!("ended by {signal}")),
+            End::TimedOut { .. } => Some("killed when its time was up".to_owned()),
+        };
+        let outcome = match &self.end {
+            End::Exited(0) => Outcome::Ok,
+            End::TimedOut { .. } | End::Unkillable => Outcome::TimedOut,
+            _ => Outcome::Failed,
+        };
+        let parts = [how, Some(check.output).filter(|output| !output.is_empty())];
+        let detail: Vec<String> = parts.into_iter().flatten().collect();
+        Done {
+            outcome,
+            duration_ms: check.duration_ms,
+            detail: (!detail.is_empty()).then(|| detail.join(": ")),
+        }
     }
 
     /// As `last_check` tells it of a command that was started at that time.

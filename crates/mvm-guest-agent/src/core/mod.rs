@@ -16,6 +16,7 @@ pub(crate) mod schedule;
 pub(crate) mod signs;
 pub(crate) mod sleeping;
 pub(crate) mod timeline;
+mod told;
 pub(crate) mod verdict;
 pub(crate) mod worker;
 
@@ -28,7 +29,7 @@ use mvm_protocol::Timestamp;
 use mvm_protocol::answer::{Answer, Change, Checked, ErrorAnswer, ErrorCode};
 use mvm_protocol::lifecycle::{SleepPrep, Token};
 use mvm_protocol::request::{self, CheckKind};
-use mvm_protocol::status::{DropInError, Lifecycle as Phase, ProbeStatus, Status};
+use mvm_protocol::status::{DropInError, Lifecycle as Phase};
 use registry::{Check, Command, Loaded};
 use reloading::Reload;
 use schedule::{CheckId, Schedule, slot_after};
@@ -407,8 +408,8 @@ impl Core {
             actions.push(busy(waiter, "the guest is not running"));
             return;
         }
-        if !self.has_loaded {
-            actions.push(busy(waiter, "the agent is still reading its drop-ins"));
+        if !self.lifecycle.is_started() {
+            actions.push(busy(waiter, READING));
             return;
         }
         let found = self
@@ -435,55 +436,15 @@ impl Core {
         self.next_number
     }
 
-    /// What `status` answers, but for what the machine alone knows.
-    pub(crate) fn status(&self, uptime: Duration, now: Now) -> Status {
-        let timeline = &self.timeline_at(now);
-        Status {
-            now: Some(now.wall),
-            lifecycle: self.lifecycle.phase().into(),
-            health: self.health().into(),
-            // Milliseconds are all that a reader wants of it.
-            uptime_secs: timeline::secs(uptime),
-            worker: self.worker.told(timeline),
-            integrations: self
-                .checks
-                .iter()
-                .filter_map(|check| check.integration_status(timeline))
-                .collect(),
-            integrations_omitted: 0,
-        }
-    }
-
-    /// The probes, in load order.
-    pub(crate) fn probes(&self, now: Now) -> Vec<ProbeStatus> {
-        let timeline = &self.timeline_at(now);
-        let probes = self.checks.iter();
-        probes
-            .filter_map(|check| check.probe_status(timeline))
-            .collect()
-    }
-
-    /// When the agent was started.
-    pub(crate) fn started_at(&self, now: Now) -> Timestamp {
-        self.timeline_at(now).shown(self.started)
-    }
-
-    /// When what was up in this boot.
-    pub(crate) fn boot(&self) -> &Boot {
-        &self.boot
-    }
-
-    /// The files that were rejected.
-    pub(crate) fn drop_in_errors(&self) -> &[DropInError] {
-        &self.drop_in_errors
-    }
-
     /// What is under way: the runs of checks, and what hosts have open.
     pub(crate) fn runs(&self) -> impl Iterator<Item = RunId> {
         let checks = self.runs.iter().map(|(run, _)| *run);
         checks.chain(self.open.runs())
     }
 }
+
+/// Why what is about drop-ins is `busy` before they are read for the first time.
+const READING: &str = "the agent is still reading its drop-ins";
 
 fn answer(waiter: WaiterId, answer: Answer) -> Action {
     Action::Answer(waiter, Box::new(answer))

@@ -1,15 +1,16 @@
 //! What the lifecycle's acts mean to the rest of the core: who is held, who is told, what is run.
 
 use super::drain::Drain;
-use super::ended::{End, Ended};
 use super::lifecycle::{Act, Cause, Done, Journal, Participant, Task, WakeAsked};
 use super::registry::{Body, Check, Command, LifecycleContext};
+use super::schedule::CheckId;
 use super::worker::Counted;
-use super::{Action, Core, Now, RunId, WaiterId, answer, busy};
+use super::{Action, Core, Now, READING, RunId, WaiterId, answer, busy};
 use mvm_protocol::Timestamp;
 use mvm_protocol::answer::{Answer, Change, ErrorAnswer, ErrorCode};
-use mvm_protocol::lifecycle::{Entropy, Outcome, Payload, SleepPrep, Token, Wake, WakeCause};
+use mvm_protocol::lifecycle::{Entropy, Outcome, Payload, SleepPrep, Step, Token, Wake, WakeCause};
 use mvm_protocol::status::{Lifecycle as Phase, RestoreSign, Restored, Snapshot};
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// A step that the machine takes.
@@ -99,7 +100,7 @@ impl Core {
         actions: &mut Vec<Action>,
     ) {
         if !self.lifecycle.is_started() {
-            actions.push(busy(waiter, "the agent is still reading its drop-ins"));
+            actions.push(busy(waiter, READING));
             return;
         }
         let participants = self.participants();
@@ -122,7 +123,7 @@ impl Core {
         } else if self.early_wakes.len() < MOST_EARLY_WAKES {
             self.early_wakes.push((waiter, asked, now.mono));
         } else {
-            actions.push(busy(waiter, "the agent is still reading its drop-ins"));
+            actions.push(busy(waiter, READING));
         }
     }
 
@@ -244,9 +245,8 @@ impl Core {
                 Act::Awake(waiter, awake) => actions.push(answer(waiter, Answer::Awake(awake))),
                 Act::Failed(waiter, reason, steps) => {
                     let message = format!("{reason}; the guest was rolled back and runs");
-                    let mut error = ErrorAnswer::new(ErrorCode::SleepPrepFailed, message);
-                    error.steps = Some(steps);
-                    actions.push(answer(waiter, Answer::Error(error)));
+                    let code = ErrorCode::SleepPrepFailed;
+                    actions.push(failed(waiter, code, message, steps));
                 }
                 Act::Held(waiter, reason, steps) => {
                     // The next wake brings what this one lacked.
@@ -255,20 +255,14 @@ impl Core {
                         "{reason}; the guest's work stays frozen until a wake whose personalize \
                          commands succeed"
                     );
-                    let mut error = ErrorAnswer::new(ErrorCode::Failed, message);
-                    error.retryable = true;
-                    error.steps = Some(steps);
-                    actions.push(answer(waiter, Answer::Error(error)));
+                    actions.push(failed(waiter, ErrorCode::Failed, message, steps));
                 }
                 Act::NotPersonalized(waiter, reason, steps) => {
                     let message = format!(
                         "{reason}; the guest's work was not frozen, and runs: end it, or send the \
                          wake again"
                     );
-                    let mut error = ErrorAnswer::new(ErrorCode::Failed, message);
-                    error.retryable = true;
-                    error.steps = Some(steps);
-                    actions.push(answer(waiter, Answer::Error(error)));
+                    actions.push(failed(waiter, ErrorCode::Failed, message, steps));
                 }
                 Act::Busy(waiter, reason) => actions.push(busy(waiter, reason)),
                 Act::WrongToken(waiter) => {
@@ -302,13 +296,11 @@ impl Core {
     /// The guest runs again.
     fn run_on(&mut self, now: Now) {
         let was_frozen = std::mem::replace(&mut self.frozen, Frozen::No) == Frozen::Was;
-        let checks = &self.checks;
-        let is_overdue = |id| {
-            let of_it = checks.iter().find(|check| check.id == id);
-            of_it.is_some_and(Check::is_overdue)
-        };
+        let checks = self.checks.iter();
+        let overdue = checks.filter(|check| was_frozen || check.is_overdue());
+        let overdue: HashSet<CheckId> = overdue.map(|check| check.id).collect();
         self.schedule
-            .release(now.mono, self.seed, |id| was_frozen || is_overdue(id));
+            .release(now.mono, self.seed, |id| overdue.contains(&id));
         if was_frozen {
             for check in &mut self.checks {
                 check.renew_grace(now.mono);
@@ -474,30 +466,13 @@ fn lifecycle_command(check: &Check, name: &str, task: &Task) -> Option<Command> 
     })
 }
 
-/// The end of a checkpoint or restore command as a step's.
-pub(crate) fn command_done(ended: &Ended) -> Done {
-    let check = ended.to_last_check(Timestamp(0));
-    let how = match &ended.end {
-        End::Exited(0) | End::Unkillable | End::NotStarted { .. } => None,
-        End::Exited(code) => Some(format!("exit code {code}")),
-        End::Signaled(_) => check
-            .signal
-            .as_ref()
-            .map(|signal| format!("ended by {signal}")),
-        End::TimedOut { .. } => Some("killed when its time was up".to_owned()),
-    };
-    let outcome = match &ended.end {
-        End::Exited(0) => Outcome::Ok,
-        End::TimedOut { .. } | End::Unkillable => Outcome::TimedOut,
-        _ => Outcome::Failed,
-    };
-    let parts = [how, Some(check.output).filter(|output| !output.is_empty())];
-    let detail: Vec<String> = parts.into_iter().flatten().collect();
-    Done {
-        outcome,
-        duration_ms: check.duration_ms,
-        detail: (!detail.is_empty()).then(|| detail.join(": ")),
-    }
+/// A sleep or a wake that did not come to its end, with the steps that were taken. A wake may be sent
+/// again.
+fn failed(waiter: WaiterId, code: ErrorCode, message: String, steps: Vec<Step>) -> Action {
+    let mut error = ErrorAnswer::new(code, message);
+    error.retryable |= code == ErrorCode::Failed;
+    error.steps = Some(steps);
+    answer(waiter, Answer::Error(error))
 }
 
 pub(super) fn done(outcome: Outcome, detail: Option<String>) -> Done {

@@ -11,7 +11,7 @@ use super::sleeping::Work;
 use super::*;
 use mvm_protocol::drop_in;
 use mvm_protocol::lifecycle::Wake;
-use mvm_protocol::status::{BusySignal, Health};
+use mvm_protocol::status::{BusySignal, Health, Status};
 
 /// A core, the clock, and the runs that the core has begun.
 pub(super) struct Story {

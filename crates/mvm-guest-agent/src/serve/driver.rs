@@ -7,7 +7,7 @@ use super::notify;
 use super::requests::{self, Reply};
 use super::watchers::{Queue, Watchers};
 use crate::core::lifecycle::Done;
-use crate::core::sleeping::{StepWork, Work, command_done};
+use crate::core::sleeping::{StepWork, Work};
 use crate::core::{Action, Core, Event, RunId, WaiterId};
 use crate::machine::console::say;
 use crate::machine::interface::Machine;
@@ -328,9 +328,7 @@ impl<M: Machine, E: Extension> Driver<M, E> {
         let machine = Rc::clone(&self.machine);
         tokio::task::spawn_local(async move {
             let done = match step.work {
-                Work::Command(run, command) => {
-                    command_done(&machine.run(run, command, cancelled).await)
-                }
+                Work::Command(run, command) => machine.run(run, command, cancelled).await.to_step(),
                 work => {
                     tokio::select! {
                         done = machine.run_step(work, step.limit) => done,
