@@ -131,7 +131,8 @@ impl Home {
         let locks = self.locks()?;
         let open = |number: usize| {
             let path = locks.join(format!("{EMULATED}{number}"));
-            Ok((open_lock(&path)?, path))
+            let (file, mode) = open_lock(&path)?;
+            Ok((file, path, mode))
         };
         let files = (0..places).map(open).collect::<Result<_, Error>>()?;
         Ok(Places { files })
@@ -149,20 +150,41 @@ impl Home {
     }
 }
 
-fn open_lock(path: &Path) -> Result<File, Error> {
-    File::options()
+/// Opens a lock's file, and tells how it can be locked.
+fn open_lock(path: &Path) -> Result<(File, Mode), Error> {
+    let mut options = File::options();
+    options
         .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)
-        .map_err(Error::io("open", path))
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let mut writing = options.clone();
+    writing.write(true).create(true).truncate(false);
+    let opened = match writing.open(path) {
+        // A disk that failed is made read-only, and its VMs are to be stopped all the same. Whoever
+        // has held the lock since before keeps us out, and nobody else can change anything either.
+        Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => options
+            .open(path)
+            .map(|file| (file, Mode::Shared))
+            .map_err(|_| error),
+        opened => opened.map(|file| (file, Mode::Exclusive)),
+    };
+    opened.map_err(Error::io("open", path))
+}
+
+/// How a lock is taken.
+#[derive(Debug, Clone, Copy)]
+enum Mode {
+    Exclusive,
+    /// Others who read may have it too: only who may write a file can lock it for itself alone.
+    Shared,
 }
 
 /// Takes the lock in that file, and says whether it could: somebody else may have it.
-fn try_lock(file: &File, path: &Path) -> Result<bool, Error> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file())) {
+fn try_lock(file: &File, path: &Path, mode: Mode) -> Result<bool, Error> {
+    let kind = match mode {
+        Mode::Exclusive => flag::WRITE,
+        Mode::Shared => flag::READ,
+    };
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file(kind))) {
         Ok(_) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
         Err(error) => Err(Error::io("lock", path)(error.into())),
@@ -170,9 +192,9 @@ fn try_lock(file: &File, path: &Path) -> Result<bool, Error> {
 }
 
 fn take(path: &Path) -> Result<Lock, Error> {
-    let file = open_lock(path)?;
+    let (file, mode) = open_lock(path)?;
     let until = Instant::now() + INHERITED;
-    while !try_lock(&file, path)? {
+    while !try_lock(&file, path, mode)? {
         let holder = holder(path);
         let has_died = holder.is_some_and(|holder| matches!(holder.open(), Ok(None)));
         if !has_died || Instant::now() >= until {
@@ -244,7 +266,7 @@ impl Lock {
 /// So many locks of which any one will do.
 #[derive(Debug)]
 pub struct Places {
-    files: Vec<(File, PathBuf)>,
+    files: Vec<(File, PathBuf, Mode)>,
 }
 
 impl Places {
@@ -255,14 +277,14 @@ impl Places {
     /// [`Error::Io`].
     pub fn take(&mut self) -> Result<Option<Lock>, Error> {
         let mut taken = None;
-        for (number, (file, path)) in self.files.iter().enumerate() {
-            if try_lock(file, path)? {
+        for (number, (file, path, mode)) in self.files.iter().enumerate() {
+            if try_lock(file, path, *mode)? {
                 taken = Some(number);
                 break;
             }
         }
         let taken = taken.map(|number| self.files.swap_remove(number));
-        Ok(taken.map(|(file, _)| Lock::signed(file)))
+        Ok(taken.map(|(file, ..)| Lock::signed(file)))
     }
 }
 
@@ -271,14 +293,15 @@ impl Places {
 mod flag {
     use nix::libc::{self, c_short};
 
+    pub(super) const READ: c_short = libc::F_RDLCK as c_short;
     pub(super) const WRITE: c_short = libc::F_WRLCK as c_short;
     pub(super) const NOT_LOCKED: c_short = libc::F_UNLCK as c_short;
     pub(super) const FROM_START: c_short = libc::SEEK_SET as c_short;
 }
 
-fn whole_file() -> libc::flock {
+fn whole_file(kind: libc::c_short) -> libc::flock {
     libc::flock {
-        l_type: flag::WRITE,
+        l_type: kind,
         l_whence: flag::FROM_START,
         l_start: 0,
         l_len: 0,
@@ -292,7 +315,7 @@ fn is_held(path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         file => file?,
     };
-    let mut lock = whole_file();
+    let mut lock = whole_file(flag::WRITE);
     fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
     Ok(lock.l_type != flag::NOT_LOCKED)
 }

@@ -18,6 +18,7 @@ use crate::driver::{self, Driver, Launch};
 use crate::error::{Error, Logs};
 use crate::image::Image;
 use crate::launch::VmProcesses;
+use crate::pause;
 use crate::snapshot;
 use mvm_registry::record::VERSION;
 use mvm_registry::{Alive, Home, Label, Lock, Record, Recorded, VmFolder, VmName, open_regular};
@@ -30,9 +31,6 @@ use std::time::{Duration, Instant};
 
 /// Memory of a VM for which none was asked, in MiB.
 pub const DEFAULT_MEMORY_MIB: u32 = 256;
-
-/// How long a VM that stands still may take to run on, so that it can be asked to stop.
-const RUN_ON: Duration = Duration::from_secs(5);
 
 /// How long a process has between TERM and KILL.
 const TERMINATE_GRACE: Duration = Duration::from_secs(3);
@@ -91,6 +89,9 @@ pub enum Stopped {
     Clean,
     /// It had to be ended.
     Forced,
+    /// The same, and it was not asked: its snapshot was broken off, and it would not have heard.
+    #[serde(rename = "forced")]
+    Unasked,
 }
 
 /// Starts a VM's processes. What remains is to wait for its agent, and to
@@ -214,9 +215,12 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     let driver = driver::by_name(&record.backend)?;
     let main = Alive::main(&alive);
     let was_asleep = record.state == Recorded::Asleep;
-    if record.state == Recorded::Paused && main.is_some() && matches!(how, Stop::Ask(_)) {
+    if let Some(main) = main
+        && matches!(how, Stop::Ask(_))
+        && !was_asleep
+    {
         // What stands still hears nothing. If it cannot run on it is forced below.
-        let _ = driver.resume(&folder, Deadline::new(RUN_ON, None));
+        let _ = pause::let_run(driver, &folder, main, record.state == Recorded::Paused);
     }
     if main.is_some() {
         // Before it is asked: one that goes is not taken for one that has ended by itself. Where that
@@ -227,8 +231,8 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     let stopped = match (main, how) {
         (None, _) => Stopped::Already,
         (Some(_), Stop::Force) => Stopped::Forced,
-        // Its snapshot was broken off: it is frozen, and hears nothing.
-        (Some(_), Stop::Ask(_)) if was_asleep => Stopped::Forced,
+        // Its snapshot was broken off.
+        (Some(_), Stop::Ask(_)) if was_asleep => Stopped::Unasked,
         (Some(main), Stop::Ask(deadline)) => {
             let until = Instant::now() + deadline;
             // A VMM that cannot even be asked has to be forced all the same.
@@ -246,10 +250,10 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
         }
     };
     end_all(name, &alive)?;
-    remove_sockets(&folder)?;
-    if let Some(snapshot_dir) = record.snapshot_dir.take() {
-        snapshot::discard(&snapshot_dir)?;
-    }
+    let cleared = remove_sockets(&folder).and_then(|()| match record.snapshot_dir.take() {
+        Some(snapshot_dir) => Ok(snapshot::discard(&snapshot_dir)?),
+        None => Ok(()),
+    });
     // One that was put to sleep in order stays asleep, also if nobody lived to see the end of it.
     let is_kept = record.processes.is_empty() || record.suspended_in.is_some();
     if !(was_asleep && main.is_none() && is_kept) {
@@ -257,7 +261,9 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     }
     record.processes.clear();
     let saved = folder.save(&record);
+    // First what matters: nothing of it runs, whatever is left of its files.
     saved.map_err(|source| Error::EndedUnrecorded { source })?;
+    cleared?;
     Ok(stopped)
 }
 

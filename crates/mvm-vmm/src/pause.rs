@@ -13,16 +13,22 @@
 //! is paused is lost if this machine goes down.
 
 use crate::deadline::Deadline;
-use crate::driver;
+use crate::driver::{self, Driver};
 use crate::error::Error;
 use crate::launch::VmProcesses;
-use mvm_registry::{Error as RegistryError, Home, Recorded, VmName, VmState};
+use mvm_registry::{
+    Alive, Error as RegistryError, Home, Pause, Recorded, VmFolder, VmName, VmState,
+};
+use rustix::process::Signal;
 use std::time::Duration;
 
 /// How long it is waited between the record and the VMM. Whoever has read `running` just before dials
 /// now, and a CONNECT to a VM that stands still can wedge its vsock backend for good. What a dial takes
 /// on a busy machine.
 const DIALLING: Duration = Duration::from_millis(100);
+
+/// How long a VM that stands still may take to run on, so that it can be asked to stop.
+const RUN_ON: Duration = Duration::from_secs(5);
 
 /// Who has a VM stand still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,13 +83,37 @@ pub fn resume(home: &Home, name: &VmName, deadline: Deadline<'_>) -> Result<(), 
     match folder.vm().map_or(VmState::Stopped, |vm| vm.state) {
         VmState::Paused(_) if record.state == Recorded::Paused => {}
         VmState::Ended(ending) => return Err(RegistryError::Ended(ending).into()),
-        _ => {
+        VmState::Running if driver.is_paused(&folder, deadline)? => {
+            let state = VmState::Paused(Pause::Other);
+            return Err(RegistryError::NotRunning { state }.into());
+        }
+        VmState::Running => {
             return Err(Error::NotPaused {
                 name: name.to_string(),
             });
         }
+        state => return Err(RegistryError::NotRunning { state }.into()),
     }
     driver.resume(&folder, deadline)?;
     let mut processes = VmProcesses::attach(folder, record);
     processes.set_paused(None)
+}
+
+/// Lets a VM run on that stands still, whoever has it do so: the record knows of ours alone.
+pub(crate) fn let_run(
+    driver: &dyn Driver,
+    folder: &VmFolder,
+    main: &Alive,
+    is_recorded: bool,
+) -> Result<(), Error> {
+    // First, since a VMM that stands still itself does not say whether its VM does.
+    if main.is_stopped().is_ok_and(|is_stopped| is_stopped) {
+        main.signal(Signal::CONT)
+            .map_err(Error::io("continue the VMM of", folder.path()))?;
+    }
+    let deadline = || Deadline::new(RUN_ON, None);
+    if is_recorded || driver.is_paused(folder, deadline())? {
+        driver.resume(folder, deadline())?;
+    }
+    Ok(())
 }

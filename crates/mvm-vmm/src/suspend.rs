@@ -29,9 +29,10 @@ use crate::snapshot::{self, Manifest, Snapshot, SnapshotDir, Vmm};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
 use mvm_registry::{
-    Alive, Error as RegistryError, Home, Label, Lock, Pause, Record, Recorded, VmName, VmState,
+    Alive, Error as RegistryError, Home, Label, Lock, Pause, Record, Recorded, Vm, VmName, VmState,
     record::{self, Unwoken},
 };
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -76,13 +77,19 @@ pub fn take(
     let record = folder.record()?;
     let driver = driver::by_name(&record.backend)?;
     driver.check_snapshots()?;
-    let state = folder.vm().map_or(VmState::Stopped, |vm| vm.state);
+    let vm = folder.vm();
+    let state = vm.as_ref().map_or(VmState::Stopped, |vm| vm.state.clone());
     match state {
-        VmState::Running if driver.is_paused(&folder, Deadline::new(ASKED, None))? => {
-            let state = VmState::Paused(Pause::Other);
-            return Err(RegistryError::NotRunning { state }.into());
+        VmState::Running => {
+            // One that cannot be reached could not be told.
+            if let Some(Err(unreachable)) = vm.as_ref().map(Vm::endpoint) {
+                return Err(unreachable.into());
+            }
+            if driver.is_paused(&folder, Deadline::new(ASKED, None))? {
+                let state = VmState::Paused(Pause::Other);
+                return Err(RegistryError::NotRunning { state }.into());
+            }
         }
-        VmState::Running => {}
         VmState::Ended(ending) => return Err(RegistryError::Ended(ending).into()),
         state => return Err(RegistryError::NotRunning { state }.into()),
     }
@@ -294,6 +301,7 @@ pub struct Restored {
     _lock: Lock,
     /// Held until its guest has been told, if it is emulated.
     _turn: Option<Lock>,
+    left_behind: Option<PathBuf>,
 }
 
 impl Restored {
@@ -305,6 +313,12 @@ impl Restored {
     /// The socket at which the agent is reached.
     pub fn socket(&self) -> PathBuf {
         self.processes.folder().file("v.sock")
+    }
+
+    /// The folder of the snapshot in which a VM of that name slept until now, if that is another one:
+    /// it is kept, and no VM's any more.
+    pub fn left_behind(&self) -> Option<&Path> {
+        self.left_behind.as_deref()
     }
 
     /// Its guest has been told.
@@ -334,6 +348,7 @@ pub fn unwoken(home: &Home, name: &VmName) -> Result<Option<Restored>, Error> {
         processes: VmProcesses::attach(folder, record),
         _lock: lock,
         _turn: None,
+        left_behind: None,
     }))
 }
 
@@ -418,6 +433,10 @@ pub fn restore(
         replace_stopped_vm(name, last, &folder)?;
     }
     let is_new = last.is_none() && !folder.path().exists();
+    let left_behind = last
+        .as_ref()
+        .and_then(|last| last.suspended_in.clone())
+        .filter(|slept_in| is_another_folder(slept_in, &snapshot.folder));
     folder.create()?;
     remove_sockets(&folder)?;
     let mut processes = VmProcesses::new(folder.clone(), record, spec.console_keeper)?;
@@ -437,6 +456,7 @@ pub fn restore(
                 processes: VmProcesses::attach(folder, record),
                 _lock: lock,
                 _turn: turn,
+                left_behind,
             })
         }
         Err(error) => {
@@ -452,6 +472,15 @@ pub fn restore(
             }
             Err(error)
         }
+    }
+}
+
+/// Whether it is there, and not the same one by another path.
+fn is_another_folder(one: &Path, other: &Path) -> bool {
+    let file = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    match (file(one), file(other)) {
+        (Ok(one), Ok(other)) => one != other,
+        (one, _) => one.is_ok(),
     }
 }
 

@@ -73,6 +73,8 @@ pub(crate) struct Failure {
     pub(crate) code: Cow<'static, str>,
     /// What was tried and why it failed.
     pub(crate) message: String,
+    /// Whether each line of the message is something that is wrong. Otherwise it is one.
+    pub(crate) is_list: bool,
     /// What to do next.
     pub(crate) hint: Option<String>,
     /// Whether the same command may succeed later, unchanged.
@@ -87,6 +89,7 @@ impl Failure {
             kind: Kind::Failed,
             code: "failed".into(),
             message: message.into(),
+            is_list: false,
             hint: None,
             retryable: false,
         }
@@ -134,6 +137,7 @@ impl Failure {
             kind: kind_of_registry(error),
             code: error.code().into(),
             message: error.to_string(),
+            is_list: false,
             hint: Some(error.hint(vm)),
             retryable: error.is_retryable(),
         }
@@ -146,6 +150,7 @@ impl Failure {
             kind: kind_of(error),
             code: error.code().to_owned().into(),
             message: error.to_string(),
+            is_list: false,
             hint: Some(error.hint(vm)),
             retryable: error.is_retryable(),
         }
@@ -247,7 +252,14 @@ pub(crate) fn tell(context: &Context, failure: &Failure) {
         .vm
         .as_ref()
         .map_or(String::new(), |vm| format!("{vm}: "));
-    context.ui.error(&format!("{about}{}", failure.message));
+    let messages = if failure.is_list {
+        failure.message.split('\n').collect()
+    } else {
+        vec![failure.message.as_str()]
+    };
+    for message in messages {
+        context.ui.error(&format!("{about}{message}"));
+    }
     if let Some(hint) = &failure.hint {
         context.ui.hint(hint);
     }

@@ -7,12 +7,16 @@ use crate::locate::QEMU;
 use crate::microvm::{kvm_device, open_kvm};
 use crate::qemu::kvm::{self, Verdict};
 use mvm_registry::Home;
-use rustix::fs::{Access, access};
+use rustix::fs::{Access, access, statvfs};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
 
 /// The device by which the kernel's own vsock reaches guests.
 const VHOST_VSOCK: &str = "/dev/vhost-vsock";
+
+/// What is left on a disk that is called nearly full, in bytes: the memory of one guest by default.
+const SCARCE: u64 = 256 << 20;
 
 /// It is tried only in a QEMU that does: what another program says is not said of KVM.
 pub(super) fn kvm(home: &Home, qemu_does: bool, deadline: Deadline<'_>) -> Finding {
@@ -109,14 +113,47 @@ pub(super) fn home_folder(home: &Home) -> Finding {
             ),
             format!("chmod 700 {}", vms.display()),
         ),
-        Ok(_) => Finding::ok(SUBJECT, shown.to_string()),
+        Ok(_) => room_in(there)
+            .and_then(scarce)
+            .unwrap_or_else(|| Finding::ok(SUBJECT, shown.to_string())),
         Err(_) => Finding::ok(SUBJECT, format!("{shown} is made by the first start")),
     }
+}
+
+/// How many bytes this user has left there, and where that is; none if the system does not say.
+fn room_in(folder: &Path) -> Option<(&Path, u64)> {
+    let room = statvfs(folder).ok()?;
+    Some((folder, room.f_bavail.saturating_mul(room.f_frsize)))
+}
+
+/// What to say of a disk on which no guest's memory finds room.
+fn scarce((folder, bytes): (&Path, u64)) -> Option<Finding> {
+    (bytes < SCARCE).then(|| {
+        let left = bytes >> 20;
+        let shown = folder.display();
+        Finding::amiss(
+            Level::Warning,
+            "home",
+            format!("{shown} has {left} MiB left on its disk: a snapshot finds no room there"),
+            format!("make room: `du -xsh {shown}/*` says what takes it"),
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_is_nearly_full_is_told() {
+        assert_eq!(scarce((Path::new("/mvm"), SCARCE)), None);
+        let finding = scarce((Path::new("/mvm"), 3 << 20)).unwrap();
+        assert_eq!(finding.level, Level::Warning);
+        assert!(
+            finding.message.contains("/mvm has 3 MiB left"),
+            "{finding:?}"
+        );
+    }
 
     #[test]
     fn a_home_that_others_can_write_is_told() {

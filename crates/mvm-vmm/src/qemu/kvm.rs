@@ -37,8 +37,11 @@ pub enum Verdict {
     Unusable(String),
 }
 
+/// How many verdicts are remembered: each image may have a kernel of its own.
+const REMEMBERED: usize = 32;
+
 /// A verdict with what it was found for.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Remembered {
     about: String,
     at_secs: u64,
@@ -58,7 +61,8 @@ pub fn verdict(
     }
     let file = home.root().join("kvm.json");
     let about = about(qemu, kernel)?;
-    if let Some(verdict) = recall(&file, &about) {
+    let known = known(&file);
+    if let Some(verdict) = recall(&known, &about) {
         return Ok(verdict);
     }
     // All its time, however little the caller has: a verdict that was hurried would be remembered.
@@ -72,7 +76,7 @@ pub fn verdict(
         },
     };
     // Where no VM was ever started there is no place to remember it, and no need to.
-    if let Ok(content) = serde_json::to_vec_pretty(&remembered)
+    if let Ok(content) = serde_json::to_vec_pretty(&with(known, remembered))
         && home.root().is_dir()
     {
         write_whole(&file, &content)?;
@@ -145,15 +149,31 @@ impl Drop for Trial {
     }
 }
 
-fn recall(file: &Path, about: &str) -> Option<Verdict> {
-    let content = std::fs::read(file).ok()?;
-    let remembered: Remembered = serde_json::from_slice(&content).ok()?;
-    let age = now_secs().checked_sub(remembered.at_secs)?;
-    (remembered.about == about && age < HOLDS_SECS).then(|| {
-        remembered
-            .unusable_because
-            .map_or(Verdict::Usable, Verdict::Unusable)
-    })
+/// The verdicts that hold. One that another program writes at the same time may be lost, and is
+/// found anew.
+fn known(file: &Path) -> Vec<Remembered> {
+    let content = std::fs::read(file).unwrap_or_default();
+    let known: Vec<Remembered> = serde_json::from_slice(&content).unwrap_or_default();
+    let now = now_secs();
+    let holds = |verdict: &Remembered| {
+        now.checked_sub(verdict.at_secs)
+            .is_some_and(|age| age < HOLDS_SECS)
+    };
+    known.into_iter().filter(holds).collect()
+}
+
+fn recall(known: &[Remembered], about: &str) -> Option<Verdict> {
+    let found = known.iter().find(|verdict| verdict.about == about)?;
+    let reason = found.unusable_because.clone();
+    Some(reason.map_or(Verdict::Usable, Verdict::Unusable))
+}
+
+/// Those with one more, the last one first, and no more than are remembered.
+fn with(known: Vec<Remembered>, one: Remembered) -> Vec<Remembered> {
+    let mut all = vec![one];
+    all.extend(known);
+    all.truncate(REMEMBERED);
+    all
 }
 
 /// What a verdict depends on: this boot of the machine, the QEMU and the kernel.
@@ -219,23 +239,48 @@ mod tests {
     fn a_verdict_holds_for_a_day_and_for_what_it_was_found_for() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("kvm.json");
-        let remember = |at_secs| {
-            let remembered = Remembered {
-                about: "this".into(),
-                at_secs,
-                unusable_because: Some("MSR".into()),
-            };
-            std::fs::write(&file, serde_json::to_vec(&remembered).unwrap()).unwrap();
+        let verdict = |about: &str, at_secs| Remembered {
+            about: about.into(),
+            at_secs,
+            unusable_because: Some("MSR".into()),
         };
-        assert_eq!(recall(&file, "this"), None);
-        remember(now_secs() - 60);
-        assert_eq!(recall(&file, "this"), Some(Verdict::Unusable("MSR".into())));
-        assert_eq!(recall(&file, "that"), None);
-        remember(now_secs() - HOLDS_SECS - 1);
-        assert_eq!(recall(&file, "this"), None);
-        remember(now_secs() + 1000);
-        assert_eq!(recall(&file, "this"), None, "the clock was set back");
+        let remember = |verdicts: &[Remembered]| {
+            std::fs::write(&file, serde_json::to_vec(verdicts).unwrap()).unwrap();
+        };
+        assert_eq!(known(&file), []);
+        let now = now_secs();
+        let fresh = [verdict("this", now - 60), verdict("that", now - 90)];
+        remember(&fresh);
+        assert_eq!(known(&file), fresh);
+        for about in ["this", "that"] {
+            let recalled = recall(&known(&file), about);
+            assert_eq!(recalled, Some(Verdict::Unusable("MSR".into())));
+        }
+        assert_eq!(recall(&known(&file), "another"), None);
+        remember(&[verdict("this", now - HOLDS_SECS - 1)]);
+        assert_eq!(known(&file), []);
+        remember(&[verdict("this", now + 1000)]);
+        assert_eq!(known(&file), [], "the clock was set back");
         std::fs::write(&file, "{").unwrap();
-        assert_eq!(recall(&file, "this"), None);
+        assert_eq!(known(&file), []);
+        // What an earlier version has left: one alone.
+        std::fs::write(&file, serde_json::to_vec(&fresh[0]).unwrap()).unwrap();
+        assert_eq!(known(&file), []);
+    }
+
+    #[test]
+    fn verdicts_on_several_kernels_are_remembered_up_to_a_bound() {
+        let mut all = Vec::new();
+        for kernel in 0..REMEMBERED + 3 {
+            let one = Remembered {
+                about: kernel.to_string(),
+                at_secs: now_secs(),
+                unusable_because: None,
+            };
+            all = with(all, one);
+        }
+        assert_eq!(all.len(), REMEMBERED);
+        assert_eq!(recall(&all, "2"), None);
+        assert_eq!(recall(&all, "3"), Some(Verdict::Usable));
     }
 }

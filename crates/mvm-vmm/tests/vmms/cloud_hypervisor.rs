@@ -39,7 +39,10 @@ pub(crate) fn starts_and_stops(vmm: &Subject) {
         );
         assert_eq!(vm.stop(Stop::Ask(LONG)), Stopped::Clean);
     }
-    assert_eq!(vm.calls(), api(&["PUT vm.power-button 204"]));
+    assert_eq!(
+        vm.calls(),
+        api(&["GET vm.info 200", "PUT vm.power-button 204"])
+    );
     assert!(!vm.folder.file("v.sock").exists() && !vm.folder.file("api.sock").exists());
 }
 

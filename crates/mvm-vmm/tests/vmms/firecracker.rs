@@ -37,7 +37,7 @@ pub(crate) fn starts_and_stops(vmm: &Subject) {
     }
     assert!(vm.folder.file("v.sock").exists());
     assert_eq!(vm.stop(Stop::Ask(LONG)), Stopped::Clean);
-    assert_eq!(vm.calls(), ["PUT /actions 204"]);
+    assert_eq!(vm.calls(), ["GET / 200", "PUT /actions 204"]);
     assert!(!vm.folder.file("v.sock").exists() && !vm.folder.file("api.sock").exists());
     assert!(!vm.runs());
 }

@@ -82,6 +82,7 @@ pub(crate) fn failure(context: &Context, vm: &str, wanted: Wanted, error: &Error
         kind,
         code: code.into(),
         message: error.to_string(),
+        is_list: false,
         hint: Some(error.hint()),
         retryable: false,
     }

@@ -197,6 +197,12 @@ pub(super) async fn restore_and_wake(
     });
     // Held until the guest is awake: nobody else stops or snapshots it meanwhile.
     let (snapshot, restored) = restored.await.map_err(|error| failed(&error))?;
+    if let Some(slept_in) = restored.left_behind() {
+        context.ui.note(&format!(
+            "{vm} was asleep in {}, which is kept: nothing of it is in this one",
+            slept_in.display()
+        ));
+    }
     let token = snapshot.manifest.token.clone();
     let woken = wake_restored(
         context,

@@ -56,6 +56,9 @@ impl Args {
             |vm, report| match (report.stopped, how) {
                 (Stopped::Already, _) => format!("{vm} was not running"),
                 (Stopped::Clean, _) => format!("{vm} has stopped"),
+                (Stopped::Unasked, _) => format!(
+                    "{vm} was ended without being asked to stop, since its snapshot was broken off"
+                ),
                 (Stopped::Forced, Stop::Force) => format!("{vm} was ended"),
                 (Stopped::Forced, Stop::Ask(deadline)) => {
                     format!("{vm} did not stop when asked to, within {deadline:?}, and was ended")

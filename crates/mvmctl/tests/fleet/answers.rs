@@ -172,10 +172,17 @@ fn a_policy_that_makes_no_sense_is_refused_and_the_old_one_stands() {
     assert_eq!(server.get("/v1/pools/web").json()["wanted"], 3);
     for _ in 0..4 {
         // However often: it is no request to end.
-        fleet.write("fleet.toml", "[[pool]]\nname = \"web\"\nmni = 4\n");
+        fleet.write("fleet.toml", "[[pool]]\nname = \"web\"\nmni = 4\nmxa = 5\n");
         server.signal(Signal::HUP);
-        let said = server.says("mni");
-        assert!(said.contains("fleet.toml:3: pool `web`: `mni`"), "{said}");
+        // All that is wrong, a line each.
+        for (line, field) in [(3, "mni"), (4, "mxa")] {
+            let said = server.says(field);
+            let told = format!("fleet.toml:{line}: pool `web`: `{field}`");
+            assert!(
+                said.contains(&told) && said.matches("pool").count() == 1,
+                "{said}"
+            );
+        }
         server.says("stays so");
     }
     assert_eq!(server.get("/v1/pools/web").json()["wanted"], 3);

@@ -4,6 +4,7 @@ use super::{Home, Run, START, end, gone, is_there, signal};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long a follower may take to notice, on a busy machine. Without being told it takes 15 s until
@@ -92,6 +93,60 @@ fn one_that_a_signal_stopped_is_paused_and_not_dialled() {
     assert!(message.contains("it is paused"), "{message}");
     signal("CONT", home.pid("web"));
     home.ok("vm ping web");
+}
+
+/// As a disk becomes that failed.
+#[test]
+fn one_in_a_read_only_home_can_be_stopped() {
+    let home = Home::new();
+    home.ok(START);
+    let pid = home.pid("web");
+    let read_only = |line: &str| {
+        let script = "mount --bind \"$MVM_HOME\" \"$MVM_HOME\" \
+                      && mount -o remount,bind,ro \"$MVM_HOME\" && exec \"$@\"";
+        let mvmctl = env!("CARGO_BIN_EXE_mvmctl");
+        let run = Command::new("unshare")
+            .args([
+                "--mount",
+                "--map-root-user",
+                "sh",
+                "-c",
+                script,
+                "sh",
+                mvmctl,
+            ])
+            .args(line.split_whitespace())
+            .env("MVM_HOME", home.0.path())
+            .output()
+            .unwrap();
+        String::from_utf8(run.stderr).unwrap()
+    };
+    let said = read_only("vm start other --backend local");
+    assert!(said.contains("Read-only file system"), "{said}");
+    assert!(is_there(pid));
+    let said = read_only("vm stop web --timeout 30s");
+    let told = "it has ended, and that cannot be written down";
+    assert!(said.contains(told) && said.contains("Read-only"), "{said}");
+    assert!(!is_there(pid));
+    let said = read_only("vm stop web");
+    assert!(said.contains(told), "{said}");
+}
+
+/// No guest can be put to sleep that is not reached.
+#[test]
+fn one_whose_vsock_device_has_ended_is_not_snapshotted_and_it_is_said_why() {
+    let home = Home::new();
+    home.ok(START);
+    // As QEMU would have it.
+    let mut record = home.record("web");
+    record["backend"] = "qemu".into();
+    let ended = serde_json::json!({"role": "vsock", "pid": home.pid("web"), "start_ticks": 1});
+    record["processes"].as_array_mut().unwrap().push(ended);
+    let file = home.file("web/vm.json");
+    let local = fs::read(&file).unwrap();
+    fs::write(&file, record.to_string()).unwrap();
+    home.fails("vm snapshot web --to s", 1, "its vsock backend has ended");
+    fs::write(&file, local).unwrap();
 }
 
 #[test]

@@ -433,5 +433,7 @@ pub(crate) fn what_the_user_paused_is_the_users(backend: &Backend) {
     host.ok("vm pause web");
     host.ok("vm stop web");
     assert_eq!(host.state(), "stopped");
+    host.fails("vm resume web", &["the VM is stopped"]);
+    host.ok("vm start web");
     host.fails("vm resume web", &["it is not paused"]);
 }

@@ -186,6 +186,7 @@ fn of(vmm: &Subject) -> Vec<Trial> {
         a_vmm_that_is_too_slow_is_given_up_and_the_vm_runs_on,
         the_next_command_mends_what_a_killed_one_has_left,
         one_that_something_else_paused_is_not_dialled,
+        one_that_something_else_paused_is_let_run_to_be_stopped,
         one_whose_vmm_does_not_answer_is_not_dialled,
         a_suspended_vm_is_not_booted_for_nothing,
     ]);

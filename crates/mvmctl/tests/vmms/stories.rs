@@ -204,7 +204,9 @@ pub(crate) fn the_next_command_mends_what_a_killed_one_has_left(backend: &Backen
     killed.wait().unwrap();
     host.touch("web", "go");
     // What it holds can be ended, too.
-    host.ok("vm stop web");
+    let stopped = host.ok("vm stop web");
+    let told = "was ended without being asked to stop, since its snapshot was broken off";
+    assert!(stopped.stderr.contains(told), "{stopped:?}");
     assert_eq!((host.state(), host.left()), ("stopped".into(), vec![]));
 }
 
@@ -253,6 +255,8 @@ pub(crate) fn one_that_something_else_paused_is_not_dialled(backend: &Backend) {
     let calls = host.calls("web");
     let dialled = calls.iter().any(|call| call.starts_with("guest"));
     assert!(!dialled, "{calls:?}");
+    // Whose it is to let it run on is said, and not that it is not paused.
+    host.fails("vm resume web", &["it was not mvmctl that paused it"]);
     host.api("web", backend.resume, backend.resumed);
     if backend.cuts_off {
         // Which nobody can mend but by a command.
@@ -265,6 +269,19 @@ pub(crate) fn one_that_something_else_paused_is_not_dialled(backend: &Backend) {
         assert!(woken.stderr.contains("reached again"), "{woken:?}");
     }
     assert_eq!(host.lifecycle("web"), "running");
+}
+
+/// It would not hear that it is asked.
+pub(crate) fn one_that_something_else_paused_is_let_run_to_be_stopped(backend: &Backend) {
+    let host = TestHost::with_web(backend);
+    host.api("web", backend.pause, backend.paused);
+    let stopped = host.ok("vm stop web --timeout 60s");
+    assert!(stopped.stderr.contains("web has stopped"), "{stopped:?}");
+    host.ok("vm start web");
+    host.signal_vmm("web", "-STOP");
+    host.fails("vm resume web", &["a signal: CONT"]);
+    let stopped = host.ok("vm stop web --timeout 60s");
+    assert!(stopped.stderr.contains("web has stopped"), "{stopped:?}");
 }
 
 /// The VM runs, and its guest is not awake: whoever has had enough of that is let go.
@@ -369,6 +386,18 @@ pub(crate) fn a_suspended_vm_is_not_booted_for_nothing(backend: &Backend) {
         (&"web".into(), &true.into())
     );
     host.ok("vm snapshot web --to u --stop");
+    // The other snapshot goes on in its place, and it is said which one that was.
+    let run = host.ok("vm restore s --name web");
+    let left = format!(
+        "web was asleep in {}, which is kept",
+        host.path("u").display()
+    );
+    assert!(run.stderr.contains(&left), "{run:?}");
+    host.ok("vm snapshot web --to v --stop");
+    std::os::unix::fs::symlink(host.path("v"), host.path("link")).unwrap();
+    let run = host.ok("vm restore link --name web");
+    assert!(!run.stderr.contains("was asleep"), "{run:?}");
+    host.ok("vm snapshot web --to w --stop");
     host.ok("vm start web --discard-state");
     assert_eq!(host.lifecycle("web"), "running");
     host.ok("vm stop web");

@@ -278,13 +278,17 @@ impl TestHost {
 
     /// Ends a VM's process as the kernel does for want of memory.
     pub(crate) fn kill(&self, vm: &str) {
+        self.signal_vmm(vm, "-KILL");
+    }
+
+    pub(crate) fn signal_vmm(&self, vm: &str, name: &str) {
         let record = fs::read(self.file(vm, "vm.json")).unwrap();
         let record: Value = serde_json::from_slice(&record).unwrap();
         let processes = record["processes"].as_array().unwrap();
         let vmm = processes.iter().find(|one| one["role"] == "vmm").unwrap();
         let pid = vmm["pid"].to_string();
-        let killed = Command::new("kill").args(["-KILL", &pid]).status();
-        assert!(killed.unwrap().success());
+        let sent = Command::new("kill").args([name, &pid]).status();
+        assert!(sent.unwrap().success());
     }
 
     /// The processes that were started for its VMs, by their environment: those that have ended have

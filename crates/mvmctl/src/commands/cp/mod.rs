@@ -24,8 +24,9 @@ use upload::Source;
 /// One of the two is in a guest: NAME:/PATH. The other is a path here, or `-` for standard input or
 /// output; a folder goes to standard output as a tar stream. If the destination is a folder that is
 /// there, the copy goes into it. The copy is there whole or not at all: a file replaces one that is
-/// there, a folder replaces and merges with nothing. Permission bits are kept; owners and times are
-/// not, and setuid, setgid and sticky bits only into a guest.
+/// there, a folder replaces and merges with nothing. Permission bits are kept, setuid, setgid and
+/// sticky bits only into a guest; of what is in a folder the time of its last change is kept too, in
+/// seconds, and none before 1970. Owners are not kept.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What is copied

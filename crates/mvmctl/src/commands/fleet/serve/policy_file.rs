@@ -33,7 +33,11 @@ impl PolicyFile {
         let text = String::from_utf8(bytes)
             .map_err(|_| Failure::usage(format!("the policy {name} is no text in UTF-8")))?;
         Policy::parse(&text, &name).map_err(|error| {
-            Failure::usage(error.to_string()).hint(
+            let failure = Failure {
+                is_list: true,
+                ..Failure::usage(error.to_string())
+            };
+            failure.hint(
                 "`mvmctl fleet plan --policy FILE` says what a policy would do, and does nothing",
             )
         })
