@@ -11,6 +11,7 @@ mod common;
 
 use common::{Agent, NOBODY, PATIENCE, Settings, folder, processes, within};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{chown, symlink};
@@ -241,4 +242,45 @@ fn signals_that_whoever_starts_it_ignores_are_not_ignored_in_what_it_starts() {
     // 32 to 34 are the C libraries' own, and nobody else may set them.
     let of_libc = 0b111 << 31;
     assert_eq!(ignored.map(|mask| mask & !of_libc), Some(0), "{probe}");
+}
+
+/// As a thread of a supervisor's that takes its signals by a signalfd may leave them.
+#[test]
+fn signals_that_whoever_starts_it_blocks_reach_it() {
+    let settings = Settings {
+        first: Some("exec env --block-signal \"$0\" \"$@\""),
+        ..Settings::default()
+    };
+    let mut agent = Agent::launch(folder(&[], &[]), settings);
+    assert_eq!(agent.ask(&json!({"type": "ping"}))["type"], "pong");
+    agent.signal(Signal::TERM);
+    assert!(agent.wait().success());
+}
+
+/// As of `sh -c 'logger & exec mvm-guest-agent'`.
+#[test]
+fn what_it_was_given_by_whoever_started_it_is_let_live_and_reaped() {
+    let settings = Settings {
+        first: Some("sleep 0.05 & sleep 1067 & exec \"$0\" \"$@\""),
+        ..Settings::default()
+    };
+    let probe = json!({"name": "any", "command": "true", "interval_secs": 86_400});
+    let agent = Agent::launch(folder(&[], &[probe]), settings);
+    let pid = agent.pid();
+    within(|| {
+        agent.ask(&json!({"type": "check", "kind": "probe", "name": "any"}));
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(path).unwrap();
+        let children: Vec<_> = children.split_whitespace().collect();
+        match children[..] {
+            [lives] => {
+                let stat = std::fs::read_to_string(format!("/proc/{lives}/stat")).unwrap();
+                assert!(stat.contains("(sleep) S"), "{stat}");
+                let lives = Pid::from_raw(lives.parse().unwrap()).unwrap();
+                kill_process(lives, Signal::KILL).unwrap();
+                Some(())
+            }
+            _ => None,
+        }
+    });
 }

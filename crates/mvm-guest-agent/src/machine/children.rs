@@ -54,7 +54,7 @@ pub(crate) struct Children {
     /// end, and nobody waits for them any more.
     given_up: RefCell<Vec<Pid>>,
     /// Whom the agent has had from before it was the agent: `sh -c 'logger & exec mvm-guest-agent'`.
-    inherited: Vec<Pid>,
+    inherited: RefCell<Vec<Pid>>,
 }
 
 impl Children {
@@ -67,7 +67,7 @@ impl Children {
             run_dir: run_dir.to_string_lossy().into_owned(),
             started: RefCell::default(),
             given_up: RefCell::default(),
-            inherited: children_of_agent(),
+            inherited: RefCell::new(children_of_agent()),
         };
         children.end_leftovers();
         children
@@ -150,7 +150,11 @@ impl Children {
         let started = self.started.borrow();
         let mut orphans = children_of_agent();
         orphans.retain(|pid| started.iter().all(|it| it.pid != *pid));
-        orphans.retain(|pid| !self.inherited.contains(pid));
+        // They are let be for as long as they live. Dead, nobody else reaps them.
+        self.inherited.borrow_mut().retain(|pid| {
+            orphans.retain(|orphan| orphan != pid);
+            matches!(waitpid(Some(*pid), WaitOptions::NOHANG), Ok(None))
+        });
         let mut given_up = self.given_up.borrow_mut();
         given_up.retain(|pid| orphans.contains(pid));
         let mut seen = Seen::default();

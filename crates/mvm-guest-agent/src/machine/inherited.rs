@@ -25,9 +25,11 @@ pub(crate) fn close_on_exec() {
 /// Takes back what whoever starts the agent may ignore: `nohup`, a shell that starts it in the background,
 /// an init. Else all that the agent starts would ignore it as well, down to a shell that cannot even be
 /// ended by TERM, and without SIGCHLD the kernel keeps no child's exit code. SIGPIPE is left ignored: the
-/// standard library does that, for the agent alone.
+/// standard library does that, for the agent alone. What is blocked is let through likewise: TERM would
+/// not end the agent, nor would SIGCHLD tell of its children.
 #[expect(unsafe_code, reason = "no safe binding sets a signal to its default")]
 pub(crate) fn heed_signals() {
+    block_none();
     for signal in (1..=64).filter(|signal| *signal != libc::SIGPIPE) {
         // SAFETY: a zeroed action is the default one, with no flag and an empty mask, and no handler is set.
         // Of what is no signal, or the C library's own, nothing is read or set.
@@ -38,6 +40,17 @@ pub(crate) fn heed_signals() {
                 libc::signal(signal, libc::SIG_DFL);
             }
         }
+    }
+}
+
+/// Blocks no signal.
+#[expect(unsafe_code, reason = "no safe binding sets the mask of signals")]
+pub(super) fn block_none() {
+    // SAFETY: the set is initialised before it is read.
+    unsafe {
+        let mut none = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
     }
 }
 

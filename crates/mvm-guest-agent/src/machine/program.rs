@@ -6,7 +6,7 @@
 //! other user, and hands a file that is no program to a shell.
 
 use super::execve::execve;
-use super::inherited::{close_all_but, is_the_agents};
+use super::inherited::{block_none, close_all_but, is_the_agents};
 use super::users::Identity;
 use nix::libc;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -242,13 +242,11 @@ pub(crate) fn protect_from_oom() -> bool {
 /// for those that the agent handles.
 #[expect(unsafe_code, reason = "no safe binding sets a signal to its default")]
 fn default_signals() {
-    // SAFETY: no handler is set, and the set is initialised before it is read.
+    // SAFETY: no handler is set.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-        let mut none = std::mem::zeroed::<libc::sigset_t>();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
     }
+    block_none();
 }
 
 /// Words as execve(2) takes them.
