@@ -205,6 +205,8 @@ fn serve(shared: &Shared, peer: &mut Peer) {
             }
             _ => (String::new(), answer_to(&request)),
         };
+        // What changes from here on a watch tells.
+        let told = (state.worker, state.memory.token.is_some());
         drop(state);
         if !call.is_empty() {
             match fault(&call).as_deref() {
@@ -241,7 +243,7 @@ fn serve(shared: &Shared, peer: &mut Peer) {
         answer["id"] = request["id"].clone();
         peer.answer(&answer);
         if request["type"] == "watch" {
-            return watch(shared, peer, &request);
+            return watch(shared, peer, &request, told);
         }
     }
 }
@@ -284,13 +286,11 @@ fn status(state: &mut State) -> Value {
     status
 }
 
-/// Tells whether it works, when that changes, and that it is there.
-fn watch(shared: &Shared, peer: &mut Peer, request: &Value) {
+/// Tells whether it works and whether it is ready, when that is not as it was told any more, and that it
+/// is there.
+fn watch(shared: &Shared, peer: &mut Peer, request: &Value, mut told: (Worker, bool)) {
     let heartbeat = request["heartbeat_secs"].as_f64().unwrap_or(15.0);
     let heartbeat = Duration::from_secs_f64(heartbeat);
-    let begun = shared.lock();
-    let mut told = (begun.worker, begun.memory.token.is_some());
-    drop(begun);
     let mut known = health();
     let mut next = Instant::now() + heartbeat;
     while !peer.is_closed_within(TICK) {

@@ -357,6 +357,13 @@ fn while_off(state: &VmState, vm: &str) -> String {
         VmState::Starting => format!("wait for it: mvmctl vm wait {vm} --for ready"),
         VmState::Asleep {
             snapshot: Some(folder),
+        } if !folder.is_dir() => format!(
+            "its snapshot {} is not there any more: put it back, or give up what the VM was doing with \
+             `mvmctl vm start --discard-state {vm}`",
+            folder.display()
+        ),
+        VmState::Asleep {
+            snapshot: Some(folder),
         } => format!(
             "`mvmctl vm restore {} --name {vm}` lets it run on",
             folder.display()

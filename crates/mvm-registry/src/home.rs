@@ -28,9 +28,9 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -105,6 +105,25 @@ impl Home {
     /// Those of [`Home::lock`].
     pub fn lock_supervision(&self, name: &VmName) -> Result<Lock, Error> {
         self.take(&self.vm(name).supervision)
+    }
+
+    /// Gives the lock of a VM up whose folder was removed, and removes the files of its locks: clones come
+    /// and go under ever new names. Whoever has opened one of them just before looks whether it is still
+    /// there once it has the lock.
+    pub fn remove_lock(&self, name: &VmName, lock: Lock) {
+        let VmFolder {
+            lock: path,
+            supervision,
+            ..
+        } = self.vm(name);
+        // Somebody supervises it still: the file goes with the next VM of that name.
+        if supervision.exists()
+            && let Ok(_alone) = self.take(&supervision)
+        {
+            let _ = std::fs::remove_file(&supervision);
+        }
+        let _ = std::fs::remove_file(&path);
+        drop(lock);
     }
 
     fn take(&self, path: &Path) -> Result<Lock, Error> {
@@ -192,9 +211,16 @@ fn try_lock(file: &File, path: &Path, mode: Mode) -> Result<bool, Error> {
 }
 
 fn take(path: &Path) -> Result<Lock, Error> {
-    let (file, mode) = open_lock(path)?;
     let until = Instant::now() + INHERITED;
-    while !try_lock(&file, path, mode)? {
+    loop {
+        let (file, mode) = open_lock(path)?;
+        if try_lock(&file, path, mode)? {
+            // Whoever removed the VM has removed this as well, and the next one locks another file.
+            if is_at(&file, path) || Instant::now() >= until {
+                return Ok(Lock::signed(file));
+            }
+            continue;
+        }
         let holder = holder(path);
         let has_died = holder.is_some_and(|holder| matches!(holder.open(), Ok(None)));
         if !has_died || Instant::now() >= until {
@@ -204,7 +230,16 @@ fn take(path: &Path) -> Result<Lock, Error> {
         }
         std::thread::sleep(TICK);
     }
-    Ok(Lock::signed(file))
+}
+
+/// Whether that file is the one that its path leads to.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same =
+        |file: &Metadata, there: &Metadata| (file.dev(), file.ino()) == (there.dev(), there.ino());
+    match (file.metadata(), path.symlink_metadata()) {
+        (Ok(file), Ok(there)) => same(&file, &there),
+        _ => false,
+    }
 }
 
 /// Where `$MVM_HOME` is: what the environment says, else a default.

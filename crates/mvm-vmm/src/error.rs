@@ -228,6 +228,13 @@ impl Error {
             Self::NotRemoved { name, .. } => format!(
                 "`mvmctl vm stop {name}` first, or have it ended: `mvmctl vm rm --force {name}`"
             ),
+            Self::Suspended {
+                name,
+                snapshot: Some(folder),
+            } if !folder.is_dir() => format!(
+                "put it back, or give up what the VM was doing: `mvmctl vm start --discard-state {name}` \
+                 boots it anew, `mvmctl vm rm {name}` removes it"
+            ),
             Self::Suspended { name, snapshot } => {
                 let folder = snapshot.as_deref().unwrap_or(Path::new("DIR")).display();
                 format!(

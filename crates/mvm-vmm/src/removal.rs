@@ -8,9 +8,10 @@ use std::path::Path;
 
 /// Removes a VM that does not run: its folder, with its logs and snapshots.
 pub fn remove(home: &Home, name: &VmName) -> Result<(), Error> {
+    sweep_removed(home);
     let folder = home.vm(name);
     folder.record()?;
-    let _lock = home.lock(name)?;
+    let lock = home.lock(name)?;
     let record = folder.record()?;
     // One whose start was broken off too: somebody may be about to look at it.
     let alive = record.alive()?;
@@ -21,7 +22,22 @@ pub fn remove(home: &Home, name: &VmName) -> Result<(), Error> {
         });
     }
     replace_stopped_vm(name, &record, &folder)?;
-    remove_whole(home, &folder)
+    remove_whole(home, &folder)?;
+    home.remove_lock(name, lock);
+    Ok(())
+}
+
+/// Removes what programs have left that were killed while they removed a VM: nobody knows of it any more,
+/// and a guest's memory may be in it. What another one is at just now is left to it.
+pub(crate) fn sweep_removed(home: &Home) {
+    for entry in entries(&home.removing()).unwrap_or_default() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.rsplit_once('.'));
+        let runs = pid.is_some_and(|(_, pid)| Path::new("/proc").join(pid).exists());
+        if !runs {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Removes a VM's folder. First it is moved out of the way: of a folder that is half gone nobody would

@@ -464,5 +464,14 @@ fn sync_folder(folder: &Path) -> Result<(), Error> {
         .map_err(Error::io("sync", folder))
 }
 
+/// Whether it is there, and not the same one by another path.
+pub(crate) fn is_another_folder(one: &Path, other: &Path) -> bool {
+    let file = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    match (file(one), file(other)) {
+        (Ok(one), Ok(other)) => one != other,
+        (one, _) => one.is_ok(),
+    }
+}
+
 #[cfg(test)]
 mod tests;

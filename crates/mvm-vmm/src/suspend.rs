@@ -32,7 +32,6 @@ use mvm_registry::{
     Alive, Error as RegistryError, Home, Label, Lock, Pause, Record, Recorded, Vm, VmName, VmState,
     record::{self, Unwoken},
 };
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -250,8 +249,12 @@ impl SnapshotSession {
             self.processes.set_suspended(None)?;
             self.processes.set_state(Recorded::Running)?;
         } else if self.processes.record().has_vmm_ended(DYING)? {
-            self.end()?;
-            self.processes.set_state(Recorded::Stopped)?;
+            // As any that ended by itself: told as what it is, and cleaned up by the next stop or start.
+            self.processes.set_suspended(None)?;
+            self.processes.set_state(Recorded::Running)?;
+            if let Some(vm) = self.processes.folder().vm() {
+                vm.endpoint()?;
+            }
         }
         // Otherwise it is frozen still, and can be let go of or ended by hand.
         ran
@@ -436,7 +439,7 @@ pub fn restore(
     let left_behind = last
         .as_ref()
         .and_then(|last| last.suspended_in.clone())
-        .filter(|slept_in| is_another_folder(slept_in, &snapshot.folder));
+        .filter(|slept_in| snapshot::is_another_folder(slept_in, &snapshot.folder));
     folder.create()?;
     remove_sockets(&folder)?;
     let mut processes = VmProcesses::new(folder.clone(), record, spec.console_keeper)?;
@@ -472,15 +475,6 @@ pub fn restore(
             }
             Err(error)
         }
-    }
-}
-
-/// Whether it is there, and not the same one by another path.
-fn is_another_folder(one: &Path, other: &Path) -> bool {
-    let file = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
-    match (file(one), file(other)) {
-        (Ok(one), Ok(other)) => one != other,
-        (one, _) => one.is_ok(),
     }
 }
 

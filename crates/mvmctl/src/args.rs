@@ -69,17 +69,17 @@ pub(crate) struct Global {
     pub(crate) parallel: NonZeroUsize,
 
     /// Settings in place of the usual mvmctl.toml
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "MVM_CONFIG",
-        hide_env = true,
-        global = true
-    )]
+    #[arg(long, value_name = "FILE", global = true)]
     pub(crate) config: Option<PathBuf>,
 }
 
 impl Global {
+    /// The settings' file, if one is named: by `$MVM_CONFIG` otherwise, which says nothing if it is empty.
+    pub(crate) fn config(&self) -> Option<PathBuf> {
+        let named = || std::env::var_os("MVM_CONFIG").filter(|file| !file.is_empty());
+        self.config.clone().or_else(|| named().map(PathBuf::from))
+    }
+
     /// The output format, `--json` taken into account.
     pub(crate) fn format(&self) -> Format {
         if self.json { Format::Json } else { self.output }

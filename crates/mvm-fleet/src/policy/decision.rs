@@ -28,8 +28,6 @@ pub(super) struct Decision<'a> {
     waiting: u32,
     /// How many take room: with what is decided here.
     up: u32,
-    /// The same with the sleepers.
-    total: u32,
     raised: u32,
 }
 
@@ -64,7 +62,6 @@ impl<'a> Decision<'a> {
         Self {
             name,
             policy,
-            total: up + number(&members.asleep),
             up,
             members,
             view,
@@ -224,13 +221,16 @@ impl<'a> Decision<'a> {
         if let Some(for_now) = waits[2] {
             return Err(Cause::Waiting { for_now });
         }
-        if self.total >= max {
-            let up = self.total;
-            return Err(Cause::AtMax { up, max });
+        // Who sleeps on is nobody's to wake, and takes no room: but for those that should wake and do not,
+        // which are not to become ever more.
+        let mut failing = self.members.asleep.clone();
+        failing.retain(|vm| vm.failed().is_some());
+        let vms = number(&failing);
+        if vms >= max.saturating_mul(2) {
+            return Err(Cause::NotWoken { vms });
         }
         let name = self.new_name();
         self.up += 1;
-        self.total += 1;
         self.push(ActionKind::Clone, &name, reason);
         Ok(())
     }

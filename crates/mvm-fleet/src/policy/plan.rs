@@ -174,6 +174,12 @@ pub enum Cause {
         /// The policy's `max`.
         max: u32,
     },
+    /// One more is wanted, and twice as many as `max` sleep that could not be woken: no further one is
+    /// made.
+    NotWoken {
+        /// How many.
+        vms: u32,
+    },
     /// One more is wanted, none sleeps or is paused that may run, and the pool has no `golden`.
     NoneLeft,
     /// One more is wanted, and what could be had failed or slept just now.
@@ -195,6 +201,10 @@ impl fmt::Display for Cause {
                 f.write_str("not every VM has answered or failed yet: nothing is done")
             }
             Self::AtMax { up, max } => write!(f, "one more is wanted: {up} are up, max is {max}"),
+            Self::NotWoken { vms } => write!(
+                f,
+                "one more is wanted: {vms} sleep that could not be woken, and no further one is made"
+            ),
             Self::NoneLeft => f.write_str(
                 "one more is wanted: none sleeps or is paused that may run, and there is no `golden`",
             ),

@@ -325,17 +325,25 @@ fn past_max_a_connection_waits_its_turn() {
 }
 
 #[test]
-fn sleepers_that_do_not_wake_are_not_replaced_beyond_max() {
+fn sleepers_that_do_not_wake_take_no_room_and_do_not_become_ever_more() {
     let stuck = |name| failed(asleep(name, -900), ActionKind::Wake, 1, 3);
     let mut script = Script::new(vec![stuck("web-1"), stuck("web-2")]);
     let policy = |max: u32| format!("[[pool]]\nname = \"web\"\nmax = {max}\ngolden = \"/s\"");
     assert_eq!(
-        script.plan(&policy(2), &waiting("web", 1)),
-        "web held: one more is wanted: 2 are up, max is 2"
+        script.plan(&policy(1), &waiting("web", 1)),
+        "web held: one more is wanted: 2 sleep that could not be woken, and no further one is made"
     );
     assert_eq!(
-        script.plan(&policy(3), &waiting("web", 1)),
+        script.plan(&policy(2), &waiting("web", 1)),
         "clone web-3: a connection waits"
+    );
+    let pinned = Registered {
+        pinned: true,
+        ..asleep("web-1", -900)
+    };
+    assert_eq!(
+        Script::new(vec![pinned]).plan(&policy(1), &waiting("web", 1)),
+        "clone web-2: a connection waits"
     );
     assert_eq!(
         script.plan("[[pool]]\nname = \"web\"", &waiting("web", 1)),

@@ -105,6 +105,8 @@ pub(crate) enum Action {
     LoadDropIns,
     /// Tell all watchers.
     Publish(Change),
+    /// Log a line.
+    Log(String),
     /// Take a step of sleeping or waking, and report its end.
     Step(Box<StepWork>),
     /// End the step that is under way: its end is reported all the same.

@@ -226,6 +226,7 @@ impl Core {
                     self.seed ^= now.wall.0.unsigned_abs();
                     self.was_frozen(actions);
                 }
+                Act::Amiss(what) => actions.push(Action::Log(what)),
                 Act::Enter(lifecycle) => {
                     if lifecycle != Phase::Running {
                         self.boot.end();

@@ -250,6 +250,7 @@ impl<M: Machine, E: Extension> Driver<M, E> {
                 // The writer logs it and tries again.
                 let _ = self.journal.keep(journal, &*self.machine);
             }
+            Action::Log(line) => say!("{line}"),
             Action::Woke => self.notify(),
             Action::Publish(change) => {
                 match &change {

@@ -13,6 +13,7 @@ use crate::machine::vsock::VsockKey;
 use nix::sys::socket::{Backlog, SockFlag, VsockAddr, accept4, bind, getpeername, listen};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
+use rustix::net::SocketAddrUnix;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use std::cell::Cell;
@@ -55,15 +56,22 @@ impl fmt::Display for ListenAddress {
 impl<'de> Deserialize<'de> for ListenAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
+        // The highest one is vsock(7)'s word for "any", at which no host finds the agent.
         let vsock = text
             .strip_prefix("vsock:")
             .and_then(|port| port.parse().ok())
+            .filter(|port| *port != u32::MAX)
             .map(Self::Vsock);
-        let unix = text.strip_prefix("unix:").filter(|path| !path.is_empty());
+        // What the kernel has no room for is no path either.
+        let unix = text
+            .strip_prefix("unix:")
+            .filter(|path| !path.is_empty() && SocketAddrUnix::new(*path).is_ok());
         vsock
             .or_else(|| unix.map(|path| Self::Unix(path.into())))
             .ok_or_else(|| {
-                D::Error::custom(format!("`{text}` is neither vsock:PORT nor unix:PATH"))
+                D::Error::custom(format!(
+                    "`{text}` is neither vsock:PORT, up to 4294967294, nor unix:PATH, of 107 bytes"
+                ))
             })
     }
 }

@@ -41,6 +41,8 @@ pub enum BuildError {
         name: String,
         /// Where it was looked for.
         folder: PathBuf,
+        /// Whether somebody asked for it, beyond what every guest needs.
+        asked: bool,
     },
     /// A kernel module cannot be unpacked.
     #[error("cannot use {}: {reason}", path.display())]
@@ -87,6 +89,22 @@ pub enum BuildError {
     /// Two things would be at one place in the guest.
     #[error("/{0} is in the image already")]
     Collision(String),
+    /// A file that would be where the guest mounts something.
+    #[error(
+        "{path} would not be seen in the guest, which mounts a file system of its own at {folder}"
+    )]
+    Hidden {
+        /// Its place.
+        path: String,
+        /// Where that is mounted.
+        folder: String,
+    },
+    /// Settings or a drop-in by `--add`.
+    #[error("{0} would not be checked")]
+    Unchecked(String),
+    /// Two services of one name.
+    #[error("two services are called {0}")]
+    ServiceTwice(String),
     /// Not a place in the guest.
     #[error("{0:?} is no place in the guest: an absolute path without '.' and '..' is asked for")]
     GuestPath(String),
@@ -126,6 +144,9 @@ impl BuildError {
             }
             Self::NoModulesFor(_) => "give --modules DIR, a lib/modules/VERSION folder",
             Self::OtherVersion { .. } => "give the kernel and the modules of one package",
+            Self::NoModule { asked: true, .. } => {
+                "no module of this kernel has that name: `find DIR -name '*.ko*'` in its folder shows them"
+            }
             Self::NoModule { .. } => "this kernel cannot run a guest with vsock; give another",
             Self::BadModule { .. } => {
                 "install the kernel's package again (apt-get install --reinstall linux-image-…), or \
@@ -136,6 +157,11 @@ impl BuildError {
             Self::InTheWay(_) => "remove it, or give another --out",
             Self::BadFile { .. } => "give another file, or mend this one",
             Self::Collision(_) => "leave it out of --add and --etc, or give it another place",
+            Self::Hidden { .. } => "give it another place, such as one below /srv or /var/lib",
+            Self::Unchecked(_) => {
+                "put it into a folder with agent.json, integrations.d and probes.d, and give that with --etc"
+            }
+            Self::ServiceTwice(_) => "give each a name of its own: --service NAME=COMMAND",
             Self::GuestPath(_) => "write it as in --add FILE:/srv/FILE",
             // Some distributions have kernels that root alone may read.
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {

@@ -2,6 +2,7 @@
 
 use super::BuildError;
 use super::tree::{Node, Tree};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -25,16 +26,65 @@ pub(super) fn add_etc(tree: &mut Tree, etc: &Path) -> Result<(), BuildError> {
     Ok(())
 }
 
+/// What the guest's init mounts something over: nobody would see what is in the image there.
+const MOUNTED_OVER: [&str; 5] = ["dev", "proc", "run", "sys", "tmp"];
+
+/// What the agent reads. It is checked where it comes by `--etc`.
+const CHECKED: [&str; 3] = [
+    "etc/mvm/agent.json",
+    "etc/mvm/integrations.d",
+    "etc/mvm/probes.d",
+];
+
+/// Files that somebody has asked for, each with its place.
+pub(super) fn add_wanted(tree: &mut Tree, from: &Path, to: &str) -> Result<(), BuildError> {
+    let mut wanted = Tree::default();
+    add_files(&mut wanted, from, to)?;
+    for path in wanted.files() {
+        let is_below = |folder: &&&str| Path::new(path).starts_with(folder);
+        let place = || format!("/{path}");
+        if let Some(folder) = MOUNTED_OVER.iter().find(is_below) {
+            return Err(BuildError::Hidden {
+                path: place(),
+                folder: format!("/{folder}"),
+            });
+        }
+        if CHECKED.iter().any(|folder| is_below(&&folder)) {
+            return Err(BuildError::Unchecked(place()));
+        }
+    }
+    add_files(tree, from, to)
+}
+
 /// A file, or a folder with all that is in it. Links are followed: they lead to files of this
 /// machine.
-pub(super) fn add_files(tree: &mut Tree, from: &Path, to: &str) -> Result<(), BuildError> {
-    let metadata = std::fs::metadata(from).map_err(BuildError::io("read", from))?;
+fn add_files(tree: &mut Tree, from: &Path, to: &str) -> Result<(), BuildError> {
+    let metadata = std::fs::metadata(from).map_err(|error| match std::fs::read_link(from) {
+        Ok(target) if error.kind() == ErrorKind::NotFound => BuildError::BadFile {
+            path: from.to_owned(),
+            reason: format!(
+                "it is a link to {}, which is not on this machine, and links are followed",
+                target.display()
+            ),
+        },
+        _ => BuildError::io("read", from)(error),
+    })?;
+    // As little as its owner lets others do with it here. It is root's in the guest.
+    let private = metadata.permissions().mode() & 0o077 == 0;
+    let mode = |mode: u32| if private { mode & 0o700 } else { mode };
     if metadata.is_dir() {
         if !tree.has(to) {
-            tree.add(to, Node::Folder { mode: 0o755 })?;
+            let mode = mode(0o755);
+            tree.add(to, Node::Folder { mode })?;
         }
         for path in entries(from)? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = path.file_name().unwrap_or_default();
+            let Some(name) = name.to_str() else {
+                return Err(BuildError::BadFile {
+                    path: path.clone(),
+                    reason: "its name is no text in UTF-8".into(),
+                });
+            };
             add_files(tree, &path, &format!("{}/{name}", to.trim_end_matches('/')))?;
         }
         return Ok(());
@@ -47,7 +97,8 @@ pub(super) fn add_files(tree: &mut Tree, from: &Path, to: &str) -> Result<(), Bu
     }
     let executable = metadata.permissions().mode() & 0o111 != 0;
     let content = std::fs::read(from).map_err(BuildError::io("read", from))?;
-    tree.add_file(to, if executable { 0o755 } else { 0o644 }, content)
+    let mode = mode(if executable { 0o755 } else { 0o644 });
+    tree.add_file(to, mode, content)
 }
 
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, BuildError> {
@@ -89,8 +140,55 @@ mod tests {
         let archive = tree.write(Vec::new()).unwrap();
         let text = String::from_utf8(archive).unwrap();
         assert!(
-            text.contains("srv/www/run") && text.contains("000081ed"),
-            "0o100755"
+            text.contains("srv/www/run") && text.contains("000081c0"),
+            "0o100700: nobody else may run it here either"
         );
+    }
+
+    #[test]
+    fn what_the_guest_would_not_see_or_not_check_is_refused() {
+        let from = tempfile::tempdir().unwrap();
+        let file = from.path().join("x");
+        std::fs::write(&file, "").unwrap();
+        let add = |from: &Path, to: &str| {
+            let added = add_wanted(&mut Tree::default(), from, to);
+            added.map_err(|error| error.to_string())
+        };
+        for to in ["/tmp/x", "/run/a/x", "/dev/shm/x", "/proc/x", "/sys/x"] {
+            let error = add(&file, to).unwrap_err();
+            assert!(
+                error.starts_with(&format!("{to} would not be seen")),
+                "{error}"
+            );
+        }
+        for to in ["/etc/mvm/agent.json", "/etc/mvm/probes.d/x.json"] {
+            let error = add(&file, to).unwrap_err();
+            assert!(
+                error.contains(to) && error.contains("not be checked"),
+                "{error}"
+            );
+        }
+        std::fs::create_dir(from.path().join("probes.d")).unwrap();
+        std::fs::write(from.path().join("probes.d/y.json"), "").unwrap();
+        let error = add(from.path(), "/etc/mvm").unwrap_err();
+        assert!(error.starts_with("/etc/mvm/probes.d/y.json "), "{error}");
+        for to in ["/tmpfiles/x", "/etc/mvm/other", "/var/tmp/x"] {
+            add(&file, to).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_and_a_link_to_nothing_are_told() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let from = tempfile::tempdir().unwrap();
+        let odd = from.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
+        std::fs::write(&odd, "").unwrap();
+        let error = add_wanted(&mut Tree::default(), from.path(), "/srv").unwrap_err();
+        assert!(error.to_string().contains("no text in UTF-8"), "{error}");
+        std::fs::remove_file(odd).unwrap();
+        std::os::unix::fs::symlink("/nonexistent/py", from.path().join("link")).unwrap();
+        let error = add_wanted(&mut Tree::default(), from.path(), "/srv").unwrap_err();
+        let told = "it is a link to /nonexistent/py, which is not on this machine";
+        assert!(error.to_string().contains(told), "{error}");
     }
 }

@@ -13,6 +13,9 @@ use super::{BuildError, Service};
 /// Where the agent is in the guest.
 pub(super) const AGENT: &str = "/usr/bin/mvm-guest-agent";
 
+/// Those in its `/etc/passwd`.
+pub(super) const USERS: [&str; 2] = ["root", "nobody"];
+
 /// Where init's scripts are.
 const INIT: &str = "/etc/mvm-init";
 

@@ -22,7 +22,7 @@ pub use error::BuildError;
 use crate::brief::{self, BRIEFLY};
 use crate::image::{self, Agent, Manifest};
 use crate::locate::{self, AGENT, AGENT_DEV, BUSYBOX};
-use files::{add_etc, add_files};
+use files::{add_etc, add_wanted};
 use modules::{Module, ModuleFolder};
 use mvm_protocol::drop_in::Name;
 use std::ffi::OsStr;
@@ -145,6 +145,12 @@ pub fn build(build: &Build) -> Result<Built, BuildError> {
         None => mvm_protocol::PORT,
     };
 
+    let mut names: Vec<_> = build.services.iter().map(|it| &it.name).collect();
+    names.sort_unstable();
+    if let Some([twice, _]) = names.array_windows().find(|[one, other]| one == other) {
+        return Err(BuildError::ServiceTwice((*twice).clone()));
+    }
+
     let mut tree = Tree::default();
     add_busybox(&mut tree, &busybox)?;
     tree.add_file(guest::AGENT, 0o755, agent.content)?;
@@ -156,7 +162,7 @@ pub fn build(build: &Build) -> Result<Built, BuildError> {
         add_etc(&mut tree, etc)?;
     }
     for (from, to) in &build.add {
-        add_files(&mut tree, from, to)?;
+        add_wanted(&mut tree, from, to)?;
     }
 
     let manifest = Manifest {
@@ -289,6 +295,7 @@ fn check_etc(agent: &Program, etc: &Path) -> Result<u32, BuildError> {
             problems: problems.trim_end().to_owned(),
         });
     }
+    check_users(etc)?;
     let path = etc.join("agent.json");
     let content = match std::fs::read(&path) {
         Ok(content) => content,
@@ -298,6 +305,19 @@ fn check_etc(agent: &Program, etc: &Path) -> Result<u32, BuildError> {
     // Sound JSON: the agent has just read it.
     let settings: serde_json::Value =
         serde_json::from_slice(&content).map_err(|e| BuildError::io("read", &path)(e.into()))?;
+    // Elsewhere they would be checked here and read by nobody.
+    for name in ["integrations_dir", "probes_dir"] {
+        let usual = format!("/etc/mvm/{}.d", name.trim_end_matches("_dir"));
+        match settings.get(name).and_then(|folder| folder.as_str()) {
+            Some(folder) if Path::new(folder) != Path::new(&usual) => {
+                let reason = format!(
+                    "with `{name}` {folder:?} the agent would not read what --etc has in {usual}"
+                );
+                return Err(BuildError::BadFile { path, reason });
+            }
+            _ => {}
+        }
+    }
     let Some(listen) = settings.get("listen").and_then(|l| l.as_array()) else {
         return Ok(mvm_protocol::PORT);
     };
@@ -308,6 +328,33 @@ fn check_etc(agent: &Program, etc: &Path) -> Result<u32, BuildError> {
             path,
             reason: "with this `listen` no host can reach the agent over vsock".into(),
         })
+}
+
+/// The users that the guest has: nobody else's name can be run as. A number needs no entry.
+fn check_users(etc: &Path) -> Result<(), BuildError> {
+    for folder in ["integrations.d", "probes.d"] {
+        let folder = etc.join(folder);
+        let files = if folder.is_dir() {
+            files::entries(&folder)?
+        } else {
+            Vec::new()
+        };
+        for path in files {
+            // What is no drop-in has been refused, or is none.
+            let content = std::fs::read(&path).unwrap_or_default();
+            let drop_in: serde_json::Value = serde_json::from_slice(&content).unwrap_or_default();
+            let user = drop_in.get("user").and_then(|user| user.as_str());
+            if let Some(user) = user
+                && !guest::USERS.contains(&user)
+                && user.parse::<u32>().is_err()
+            {
+                let known = guest::USERS.join(" and ");
+                let reason = format!("the guest has no user {user:?}, but {known}, and numbers");
+                return Err(BuildError::BadFile { path, reason });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn run(program: &Program, arguments: &[&OsStr]) -> Result<Output, BuildError> {

@@ -128,6 +128,7 @@ impl ModuleFolder {
         let path = self.files.get(&name).ok_or_else(|| BuildError::NoModule {
             name: name.clone(),
             folder: self.folder.clone(),
+            asked: !REQUIRED.contains(&name.as_str()),
         })?;
         let content = read(path)?;
         let needs = Needs {

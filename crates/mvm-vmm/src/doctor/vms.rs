@@ -89,6 +89,18 @@ fn vm(folder: &VmFolder, vm: &Vm) -> Option<Finding> {
             "its socket is left, and none of its processes".into(),
             clear(),
         ),
+        (
+            VmState::Asleep {
+                snapshot: Some(slept_in),
+            },
+            Err(error),
+        ) if !slept_in.is_dir() => warn(
+            format!(
+                "it is asleep in {}, which is not there any more",
+                slept_in.display()
+            ),
+            error.hint(name.as_str()),
+        ),
         (VmState::NotOurs { state: None }, _) => foreign(&subject, &socket),
         (VmState::Unknown(_), Err(error)) => warn(error.to_string(), error.hint(name.as_str())),
         _ => None,

@@ -109,7 +109,13 @@ impl Follower<'_> {
                 Ok(Now::Runs(vm)) => vm,
                 Ok(Now::Off(error)) if was_up => {
                     self.tell(&Failure::about(&self.name, &error))?;
-                    while let Ok(Now::Off(_)) = state.now().await {
+                    let mut told = error.to_string();
+                    while let Ok(Now::Off(error)) = state.now().await {
+                        // As from being snapshotted to being asleep.
+                        if error.to_string() != told {
+                            self.tell(&Failure::about(&self.name, &error))?;
+                            told = error.to_string();
+                        }
                         state.changed().await;
                     }
                     continue;

@@ -4,6 +4,7 @@
 use super::Context;
 use super::machine::{Wanted, blocking, failure, home};
 use super::restore::{Patience, wake_guest};
+use super::start::cancelled_by_signals;
 use super::waking::wake;
 use crate::report::Failure;
 use mvm_client::Endpoint;
@@ -25,7 +26,16 @@ pub(super) async fn mend_if_broken_off(
     let (Ok(name), Ok(home)) = (VmName::new(vm), home(context)) else {
         return Ok(None);
     };
-    let mended = blocking(move || mend(&home, &name, Deadline::new(RUN_ON, None))).await;
+    let cancelled = cancelled_by_signals(context);
+    let progress = context.ui.progress(&format!(
+        "looking after {vm}, in case a snapshot of it was broken off"
+    ));
+    let mended = blocking(move || {
+        let deadline = Deadline::new(RUN_ON, Some(&cancelled));
+        mend(&home, &name, deadline)
+    });
+    let mended = mended.await;
+    drop(progress);
     let session = match mended {
         Ok(Some(session)) => session,
         // Whoever holds the lock is taking that very snapshot. What cannot be looked at, the command

@@ -387,6 +387,11 @@ impl Host<'_> {
                     None => failure.hint(hint),
                 }
             }
+            // Nothing of it is left to be woken.
+            Err(ended) if ended.code == "vm-ended" => Failure {
+                message: format!("{}; {}", failure.message, ended.message),
+                ..ended
+            },
             Err(second) => {
                 let vm = self.vm;
                 let hint = format!(

@@ -68,10 +68,20 @@ fn a_restore_that_was_broken_off_does_not_make_a_cold_boot_of_it() {
     let host = Host::new().own("web", "qemu", "starting");
     let record = host.path().join("vms/web/vm.json");
     let text = fs::read_to_string(&record).unwrap();
-    let text = text.replace("\"processes\"", "\"suspended_in\":\"/kept\",\"processes\"");
-    fs::write(&record, text).unwrap();
+    let kept = host.path().join("kept");
+    let kept = kept.display();
+    let suspended = format!("\"suspended_in\":\"{kept}\",\"processes\"");
+    fs::write(&record, text.replace("\"processes\"", &suspended)).unwrap();
+    fs::create_dir(host.path().join("kept")).unwrap();
     host.mvmctl("vm start web")
         .exits(1)
-        .says("it is asleep in /kept")
-        .says("mvmctl vm restore /kept --name web");
+        .says(&format!("it is asleep in {kept}"))
+        .says(&format!("mvmctl vm restore {kept} --name web"));
+    // Nobody is sent to a folder that has gone.
+    fs::remove_dir(host.path().join("kept")).unwrap();
+    host.mvmctl("vm start web")
+        .exits(1)
+        .says("which is not there any more")
+        .says("put it back")
+        .says("vm start --discard-state web");
 }

@@ -94,3 +94,26 @@ fn a_start_that_fails_by_its_arguments_leaves_no_vm() {
     assert_eq!(run.code, Some(1), "{}", run.stderr);
     assert_eq!(home.record("web")["processes"], serde_json::json!([]));
 }
+
+/// Clones come and go under ever new names.
+#[test]
+fn a_vm_that_is_removed_leaves_nothing_nor_does_one_whose_removal_was_killed() {
+    let home = Home::new();
+    home.ok(START);
+    // What a killed `vm rm` has left, and what a program that runs is at just now.
+    let removing = home.0.path().join("removing");
+    let going = removing.join(format!("busy.{}", std::process::id()));
+    fs::create_dir_all(removing.join("gone.4194305/snapshots")).unwrap();
+    fs::create_dir_all(&going).unwrap();
+    home.ok("vm rm --force web");
+    let inside = |folder: &str| {
+        let entries = fs::read_dir(home.0.path().join(folder)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(inside("removing"), [going.file_name().unwrap()]);
+    assert_eq!(inside("locks"), [""; 0]);
+    assert_eq!(inside("vms"), [""; 0]);
+    home.ok(START);
+    home.ok("vm stop web");
+}

@@ -132,8 +132,20 @@ pub(crate) fn a_sleep_whose_answer_is_lost_is_undone(backend: &Backend) {
 pub(crate) fn a_vmm_that_dies_is_told(backend: &Backend) {
     let host = TestHost::with_web(backend);
     host.inject(&format!("{} die", backend.write));
-    host.fails("vm snapshot web --to s", &["in the middle of the answer"]);
-    assert_eq!((host.state(), host.left()), ("stopped".into(), vec![]));
+    let failed = host.run("vm snapshot web --to s");
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    for words in ["in the middle of the answer", "the VM has ended by itself"] {
+        assert!(failed.stderr.contains(words), "{words}: {failed:?}");
+    }
+    assert!(!failed.stderr.contains("vm wake"), "{failed:?}");
+    assert_eq!(host.left(), [""; 0]);
+    // As of any other that ended by itself.
+    for line in ["vm status web --json", "vm wait web --for ready --json"] {
+        let told = host.run(line);
+        assert_eq!(told.code, Some(3), "{line}: {told:?}");
+        assert!(told.stdout.contains("\"vm-ended\""), "{line}: {told:?}");
+    }
+    host.ok("vm start web");
 }
 
 /// One that hangs for good is given up after a minute, and stays asleep: see the driver's own tests.

@@ -73,7 +73,7 @@ use debts::{keep_what_can_be_paid, restores};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{Awake, Outcome};
 use mvm_protocol::status::Lifecycle as Phase;
-use states::{Preparing, State, Waking};
+use states::{Preparing, State, Untold, Waking, is_amiss};
 use std::time::Duration;
 pub(crate) use terms::{
     Act, Cause, DRAIN_GRACE, Done, Journal, Participant, TICK, Task, WakeAsked,
@@ -91,6 +91,7 @@ pub(crate) struct Lifecycle {
     started: bool,
     /// The last wake that was answered, for a host that lost the answer.
     answered: Option<(u64, Awake)>,
+    untold: Untold,
 }
 
 impl Lifecycle {
@@ -108,6 +109,7 @@ impl Lifecycle {
             last_tick: now,
             started: false,
             answered: None,
+            untold: Untold::default(),
         }
     }
 
@@ -285,7 +287,11 @@ impl Lifecycle {
                 }
                 waking.note(&task, done, &self.journal);
                 if !task.is_silent(done) {
-                    waking.steps.push(task.step(done));
+                    let step = task.step(done);
+                    if is_amiss(&step) {
+                        acts.push(Act::Amiss(task.failure(done)));
+                    }
+                    waking.steps.push(step);
                 }
                 self.proceed(&mut acts);
             }

@@ -104,11 +104,19 @@ impl Lifecycle {
         self.journal.asleep = false;
         let told = !waking.waiters.is_empty();
         let lease_expired = self.journal.lease_expired;
+        let steps = if told {
+            self.untold.before(waking.steps)
+        } else if waking.sleepers.is_empty() {
+            self.untold.keep(waking.steps);
+            Vec::new()
+        } else {
+            waking.steps
+        };
         let awake = Awake {
             was_ready: waking.was_ready,
             lease_expired,
             generation: self.journal.generation,
-            steps: waking.steps,
+            steps,
             steps_omitted: 0,
         };
         if told {

@@ -374,7 +374,7 @@ impl SearchState {
                     assert!(self.untold, "told twice, or announced");
                     (self.untold, told) = (false, true);
                 }
-                Act::Cancel | Act::Hold | Act::Release | Act::Enter(_) => {}
+                Act::Cancel | Act::Hold | Act::Release | Act::Enter(_) | Act::Amiss(_) => {}
             }
         }
         // A restore without a checkpoint is owed from when its turn came.

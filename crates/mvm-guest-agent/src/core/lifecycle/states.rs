@@ -20,6 +20,47 @@ impl Budget {
     }
 }
 
+/// Whether it failed.
+pub(super) fn is_amiss(step: &Step) -> bool {
+    step.outcome == Outcome::Failed || step.outcome == Outcome::TimedOut
+}
+
+/// How many of them are kept.
+const MOST_UNTOLD: usize = 64;
+
+/// Failed steps of a way back for which no host waited, after a lease that ran out or a new start of the
+/// agent: the next wake is answered with them. Nothing else depends on them, so that two lifecycles which
+/// differ in them alone are one to whoever searches through all.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Untold(Vec<Step>);
+
+impl Untold {
+    /// Keeps those that failed.
+    pub(super) fn keep(&mut self, steps: Vec<Step>) {
+        self.0.extend(steps.into_iter().filter(is_amiss));
+        self.0.truncate(MOST_UNTOLD);
+    }
+
+    /// They are told before these.
+    pub(super) fn before(&mut self, steps: Vec<Step>) -> Vec<Step> {
+        let mut all = std::mem::take(&mut self.0);
+        all.extend(steps);
+        all
+    }
+}
+
+impl PartialEq for Untold {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Untold {}
+
+impl std::hash::Hash for Untold {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum State {
     Running,

@@ -125,14 +125,22 @@ impl Task {
         }
     }
 
-    /// Why a sleep comes to nothing that needed it.
+    /// Why a sleep comes to nothing that needed it, or what else is amiss.
     pub(super) fn failure(&self, done: &Done) -> String {
         let what = match self {
             Self::Checkpoint(name) => format!("the checkpoint of `{name}`"),
             Self::Personalize(name) => format!("the personalize command of `{name}`"),
             Self::Drain => "the drain".to_owned(),
             Self::Freeze | Self::CheckFrozen => "the freeze".to_owned(),
-            _ => "the sync".to_owned(),
+            Self::Reseed => "the reseed".to_owned(),
+            Self::Clock => "setting the clock".to_owned(),
+            Self::Identity => "the identity".to_owned(),
+            Self::Payload => "writing the payload".to_owned(),
+            Self::Generation => "writing the generation".to_owned(),
+            Self::Thaw => "the thaw".to_owned(),
+            Self::Restore(name) => format!("the restore command of `{name}`"),
+            Self::Resume => "the resume".to_owned(),
+            Self::Sync | Self::LastSync | Self::DropCaches => "the sync".to_owned(),
         };
         let how = match done.outcome {
             Outcome::TimedOut => "timed out",
@@ -244,6 +252,8 @@ pub(crate) enum Act {
     Release,
     /// Publish this phase to watchers.
     Enter(Phase),
+    /// Log what of waking up failed, whether a host is told of it or not.
+    Amiss(String),
     /// Publish to watchers that the guest was restored and nobody has announced it.
     Unannounced(RestoreSign),
     /// Answer a `sleep-prep`.

@@ -2,6 +2,7 @@
 
 mod freezing;
 mod noticing;
+mod untold;
 
 use super::*;
 use crate::core::WaiterId;
@@ -76,6 +77,10 @@ struct Story {
     waiter: u64,
     /// What was told of restores that nobody announced.
     noticed: Vec<RestoreSign>,
+    /// What was logged.
+    logged: Vec<String>,
+    /// The integrations whose failed steps answers to wakes have told.
+    told: Vec<Option<String>>,
 }
 
 impl Story {
@@ -95,6 +100,8 @@ impl Story {
             answers,
             waiter: 0,
             noticed: Vec::new(),
+            logged: Vec::new(),
+            told: Vec::new(),
         };
         let acts = story.it.start(&participants());
         story.take(acts);
@@ -118,6 +125,8 @@ impl Story {
                         "was not ready"
                     };
                     self.answers.push((id.0, format!("awake: {ready}{lease}")));
+                    let failed = awake.steps.into_iter().filter(is_amiss);
+                    self.told.extend(failed.map(|step| step.integration));
                 }
                 Act::Failed(id, reason, _) => self.answers.push((id.0, reason)),
                 Act::Held(id, reason, _) => self.answers.push((id.0, format!("held: {reason}"))),
@@ -127,6 +136,7 @@ impl Story {
                 Act::Busy(id, _) => self.answers.push((id.0, "busy".into())),
                 Act::WrongToken(id) => self.answers.push((id.0, "wrong token".into())),
                 Act::Unannounced(by) => self.noticed.push(by),
+                Act::Amiss(what) => self.logged.push(what),
                 Act::Cancel | Act::Keep(_) | Act::Hold | Act::Release | Act::Enter(_) => {}
             }
         }

@@ -87,7 +87,7 @@ impl Lifecycle {
                 was_ready: false,
                 lease_expired,
                 generation,
-                steps: Vec::new(),
+                steps: self.untold.before(Vec::new()),
                 steps_omitted: 0,
             };
             return vec![Act::Keep(self.journal.clone()), Act::Awake(waiter, awake)];
