@@ -172,6 +172,28 @@ class Blocking(WithAgent):
                 self.assertEqual(command.wait().signal, "TERM")
             with self.assertRaises(ProtocolError):
                 session.run(["head", "-c", "100000", "/dev/zero"], max_output=1000)
+            # The session went with the command.
+            with self.assertRaisesRegex(Unreachable, "the session is closed"):
+                session.ping()
+
+    def test_a_closed_session_says_so(self) -> None:
+        session = self.agent.session()
+        command = session.exec(["cat"], stdin=True)
+        session.close()
+        calls: List[Callable[[], Any]] = [
+            session.ping,
+            session.watch,
+            lambda: session.put("/nowhere", b"content"),
+            lambda: session.get("/nowhere"),
+            lambda: session.forward(1),
+            lambda: next(command),
+            lambda: command.write(b"input"),
+            lambda: command.signal("TERM"),
+        ]
+        for call in calls:
+            with self.assertRaisesRegex(Unreachable, "the session is closed"):
+                call()
+        session.close()
 
     def test_files_and_folders_go_both_ways(self) -> None:
         with tempfile.TemporaryDirectory() as folder, self.agent.session() as session:
@@ -277,6 +299,26 @@ class Asynchronous(WithAgent):
             async with await session.attach(job) as output:
                 self.assertEqual((await output.wait()).exit_code, 4)
             self.assertIn(job, [one.job for one in await session.jobs()])
+
+        self.run_with_session(story)
+
+    def test_a_closed_session_says_so(self) -> None:
+        async def story(session: AsyncSession) -> None:
+            command = await session.exec(["cat"], stdin=True)
+            waits = asyncio.ensure_future(command.wait())
+            await asyncio.sleep(0)
+            await session.close()
+            calls: List[Callable[[], Awaitable[Any]]] = [
+                lambda: waits,
+                session.ping,
+                session.watch,
+                command.__anext__,
+                lambda: command.write(b"input"),
+            ]
+            for call in calls:
+                with self.assertRaisesRegex(Unreachable, "the session is closed"):
+                    await call()
+            await session.close()
 
         self.run_with_session(story)
 
