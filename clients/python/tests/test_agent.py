@@ -29,6 +29,7 @@ from mvm_agent import (
     Unreachable,
     WorkerState,
 )
+from mvm_agent import _codec as codec
 
 T = TypeVar("T")
 
@@ -113,6 +114,18 @@ def echo_server() -> "tuple[int, socket.socket]":
 
     threading.Thread(target=serve, daemon=True).start()
     return listener.getsockname()[1], listener
+
+
+def open_below(folder: Path) -> List[str]:
+    """What this process has open in that folder, by its path."""
+    found = []
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{entry}"))
+        except FileNotFoundError:
+            # That of the listing itself, or closed meanwhile.
+            continue
+    return [path for path in found if path.startswith(str(folder))]
 
 
 class Blocking(WithAgent):
@@ -422,6 +435,33 @@ class Unwilling(unittest.TestCase):
                     await session.ping()
 
         asyncio.run(story())
+
+    def test_a_path_may_be_longer_than_an_address_holds(self) -> None:
+        def pong(stream: socket.socket) -> None:
+            stream.recv(100)
+            stream.sendall(b"OK 1\n")
+            stream.recv(100)
+            stream.sendall(codec.encode({"type": "pong", "id": 1}))
+            stream.recv(100)
+
+        async def story(path: str) -> None:
+            async with await AsyncSession.connect(path) as session:
+                await session.ping()
+
+        self.serve(pong)
+        folder = Path(self.path).parent / ("f" * 100) / "deep"
+        folder.mkdir(parents=True)
+        # The second has a name that does not fit either.
+        for path in (folder / "v.sock", folder / ("s" * 120)):
+            with self.assertRaisesRegex(Unreachable, "No such file"):
+                Session.connect(str(path))
+            os.link(self.path, path)
+            with Session.connect(str(path)) as session:
+                session.ping()
+            asyncio.run(story(str(path)))
+        with self.assertRaisesRegex(Unreachable, "No such file"):
+            Session.connect(f"/{'x' * 200}/v.sock")
+        self.assertEqual(open_below(Path(self.path).parent), [])
 
     def test_a_stranger_is_told(self) -> None:
         def ssh(stream: socket.socket) -> None:
