@@ -13,6 +13,8 @@ let
     length
     mapAttrs
     match
+    stringLength
+    substring
     toJSON
     ;
   fields = import ./fields.nix;
@@ -122,6 +124,16 @@ let
   filled = table: value: mapAttrs (name: field: value.${name} or field.default) table;
   filledAll = table: mapAttrs (_: filled table);
 
+  # The groups that image.nix gives to every guest; tty's number is that of its terminals, by sysinit.
+  groups = {
+    root = 0;
+    tty = 5;
+    nogroup = 65534;
+  };
+
+  # Whether a folder is below another.
+  isWithin = outer: inner: substring 0 (stringLength outer + 1) inner == "${outer}/";
+
   # What makes a set of a kind, or nothing if it is none.
   sound = value: if types.set.ok value then value else { };
 in
@@ -175,14 +187,7 @@ in
 
       taken = concatMap (
         name:
-        if
-          elem name [
-            "root"
-            "nobody"
-            "tty"
-            "nogroup"
-          ]
-        then
+        if name == "nobody" || hasAttr name groups then
           [ "users.${name}: every guest has it already" ]
         else
           [ ]
@@ -205,6 +210,57 @@ in
         else
           [ ]
       ) withUid;
+
+      # The group has the user's name, and its number is no other group's of every guest.
+      takenGroup = concatMap (
+        name:
+        let
+          user = sound users.${name};
+          isDefault = user.gid or null == null;
+          gid = if isDefault then user.uid or null else user.gid;
+        in
+        map (
+          group:
+          "users.${key name}.gid: ${toString gid}${
+            if isDefault then ", its uid," else ""
+          } is also that of ${group}, a group that every guest has"
+        ) (filter (group: types.uid.ok gid && groups.${group} == gid) (attrNames groups))
+      ) (attrNames users);
+
+      # Homes are owned by their users (mode 700): nobody else can have one, or reach what is in it.
+      withHome = filter (
+        name:
+        types.userName.ok name
+        && types.set.ok users.${name}
+        && types.folderOrNull.ok (users.${name}.home or null)
+      ) (attrNames users);
+      homeOf =
+        name: if users.${name}.home or null == null then "/var/lib/${name}" else users.${name}.home;
+      # Where it is: /var/run is a link to /run.
+      placeOf =
+        name:
+        let
+          linked = match "/var(/run/.*)" (homeOf name);
+        in
+        if linked == null then homeOf name else builtins.head linked;
+      sharedHome = concatMap (
+        name:
+        let
+          all = filter (other: placeOf other == placeOf name) withHome;
+          around = filter (other: isWithin (placeOf other) (placeOf name)) withHome;
+          problem =
+            how: others:
+            "users.${key name}.home: ${toJSON (homeOf name)} is ${how} that of ${concatStringsSep ", " others}";
+        in
+        # One line for each folder that several have, and for each user in somebody else's.
+        (
+          if length all > 1 && builtins.head all == name then
+            [ (problem "also" (filter (other: other != name) all)) ]
+          else
+            [ ]
+        )
+        ++ (if around == [ ] then [ ] else [ (problem "within" around) ])
+      ) withHome;
 
       # The integration that networkPayload adds.
       twice =
@@ -245,6 +301,8 @@ in
             (userIsKnown "probes" probes true)
             taken
             duplicate
+            takenGroup
+            sharedHome
             twice
             missing
           ];

@@ -29,6 +29,7 @@ from mvm_agent import (
     Unreachable,
     WorkerState,
 )
+from mvm_agent import _codec as codec
 
 T = TypeVar("T")
 
@@ -115,6 +116,18 @@ def echo_server() -> "tuple[int, socket.socket]":
     return listener.getsockname()[1], listener
 
 
+def open_below(folder: Path) -> List[str]:
+    """What this process has open in that folder, by its path."""
+    found = []
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{entry}"))
+        except FileNotFoundError:
+            # That of the listing itself, or closed meanwhile.
+            continue
+    return [path for path in found if path.startswith(str(folder))]
+
+
 class Blocking(WithAgent):
     def test_what_every_agent_says(self) -> None:
         with self.agent.session() as session:
@@ -172,6 +185,28 @@ class Blocking(WithAgent):
                 self.assertEqual(command.wait().signal, "TERM")
             with self.assertRaises(ProtocolError):
                 session.run(["head", "-c", "100000", "/dev/zero"], max_output=1000)
+            # The session went with the command.
+            with self.assertRaisesRegex(Unreachable, "the session is closed"):
+                session.ping()
+
+    def test_a_closed_session_says_so(self) -> None:
+        session = self.agent.session()
+        command = session.exec(["cat"], stdin=True)
+        session.close()
+        calls: List[Callable[[], Any]] = [
+            session.ping,
+            session.watch,
+            lambda: session.put("/nowhere", b"content"),
+            lambda: session.get("/nowhere"),
+            lambda: session.forward(1),
+            lambda: next(command),
+            lambda: command.write(b"input"),
+            lambda: command.signal("TERM"),
+        ]
+        for call in calls:
+            with self.assertRaisesRegex(Unreachable, "the session is closed"):
+                call()
+        session.close()
 
     def test_files_and_folders_go_both_ways(self) -> None:
         with tempfile.TemporaryDirectory() as folder, self.agent.session() as session:
@@ -280,6 +315,26 @@ class Asynchronous(WithAgent):
 
         self.run_with_session(story)
 
+    def test_a_closed_session_says_so(self) -> None:
+        async def story(session: AsyncSession) -> None:
+            command = await session.exec(["cat"], stdin=True)
+            waits = asyncio.ensure_future(command.wait())
+            await asyncio.sleep(0)
+            await session.close()
+            calls: List[Callable[[], Awaitable[Any]]] = [
+                lambda: waits,
+                session.ping,
+                session.watch,
+                command.__anext__,
+                lambda: command.write(b"input"),
+            ]
+            for call in calls:
+                with self.assertRaisesRegex(Unreachable, "the session is closed"):
+                    await call()
+            await session.close()
+
+        self.run_with_session(story)
+
     def test_a_port_is_forwarded(self) -> None:
         port, listener = echo_server()
 
@@ -380,6 +435,33 @@ class Unwilling(unittest.TestCase):
                     await session.ping()
 
         asyncio.run(story())
+
+    def test_a_path_may_be_longer_than_an_address_holds(self) -> None:
+        def pong(stream: socket.socket) -> None:
+            stream.recv(100)
+            stream.sendall(b"OK 1\n")
+            stream.recv(100)
+            stream.sendall(codec.encode({"type": "pong", "id": 1}))
+            stream.recv(100)
+
+        async def story(path: str) -> None:
+            async with await AsyncSession.connect(path) as session:
+                await session.ping()
+
+        self.serve(pong)
+        folder = Path(self.path).parent / ("f" * 100) / "deep"
+        folder.mkdir(parents=True)
+        # The second has a name that does not fit either.
+        for path in (folder / "v.sock", folder / ("s" * 120)):
+            with self.assertRaisesRegex(Unreachable, "No such file"):
+                Session.connect(str(path))
+            os.link(self.path, path)
+            with Session.connect(str(path)) as session:
+                session.ping()
+            asyncio.run(story(str(path)))
+        with self.assertRaisesRegex(Unreachable, "No such file"):
+            Session.connect(f"/{'x' * 200}/v.sock")
+        self.assertEqual(open_below(Path(self.path).parent), [])
 
     def test_a_stranger_is_told(self) -> None:
         def ssh(stream: socket.socket) -> None:

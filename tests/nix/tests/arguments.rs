@@ -273,6 +273,63 @@ fn homes_are_nobody_elses() {
     }
 }
 
+/// A home is its user's alone (mode 700).
+#[test]
+fn homes_are_not_shared() {
+    let Some(nix) = Nix::find() else { return };
+    let said = refusal(
+        &nix,
+        r#"{
+          name = "x";
+          users.a = { uid = 1000; home = "/srv/other"; };
+          users.b = { uid = 1001; home = "/srv/x"; };
+          users.c = { uid = 1002; home = "/srv/x"; };
+          users.d = { uid = 1003; home = "/srv/x/deep"; };
+          users.e.uid = 1004;
+          users.f = { uid = 1005; home = "/var/lib/e"; };
+          users.g = { uid = 1006; home = "/run/g"; };
+          users.h = { uid = 1007; home = "/var/run/g/h"; };
+        }"#,
+    );
+    let expected = r#"mkGuest "x": 4 problems
+  users.b.home: "/srv/x" is also that of c
+  users.d.home: "/srv/x/deep" is within that of b, c
+  users.e.home: "/var/lib/e" is also that of f
+  users.h.home: "/var/run/g/h" is within that of g"#;
+    assert_eq!(said, expected);
+    // Folders whose names begin alike.
+    let guest = r#"{ name = "x"; users.b = { uid = 1001; home = "/srv/x"; };
+          users.c = { uid = 1002; home = "/srv/x1"; }; users.d = { uid = 1003; home = "/srv/d/x"; }; }"#;
+    nix.eval(&format!("(mkGuest {guest}).drvPath")).unwrap();
+}
+
+/// Those of every guest, which nix/image.nix writes.
+#[test]
+fn a_users_group_is_none_that_every_guest_has() {
+    let Some(nix) = Nix::find() else { return };
+    let said = refusal(
+        &nix,
+        r#"{
+          name = "x";
+          users.a.uid = 5;
+          users.b = { uid = 1001; gid = 5; };
+          users.c = { uid = 1002; gid = 0; };
+          users.d = { uid = 1003; gid = 65534; };
+          users.e = { uid = 65534; };
+        }"#,
+    );
+    let expected = r#"mkGuest "x": 5 problems
+  users.c.gid: 0 is not a whole number from 1 to 65533, or null for the uid
+  users.d.gid: 65534 is not a whole number from 1 to 65533, or null for the uid
+  users.e.uid: 65534 is not a whole number from 1 to 65533
+  users.a.gid: 5, its uid, is also that of tty, a group that every guest has
+  users.b.gid: 5 is also that of tty, a group that every guest has"#;
+    assert_eq!(said, expected);
+    // A uid of that number is fine, with another gid.
+    let guest = r#"{ name = "x"; users.a = { uid = 5; gid = 6; }; }"#;
+    nix.eval(&format!("(mkGuest {guest}).drvPath")).unwrap();
+}
+
 /// A part of the table of fields: snake_case names and defaults. What is required has none.
 fn table(nix: &Nix, part: &str) -> BTreeMap<String, Value> {
     let expression = format!(

@@ -7,6 +7,9 @@
 )]
 
 use jsonschema::Validator;
+use mvm_protocol::dev::ParsedDevRequest;
+use mvm_protocol::drop_in::{self, Integration, Probe};
+use mvm_protocol::request::ParsedRequest;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -158,6 +161,63 @@ fn drop_ins_agree_with_the_vectors() {
         assert_eq!(schema.is_valid(&file), expected, "{name}: {file}");
     }
     assert!(good >= 7 && bad >= 20, "{good} good, {bad} bad");
+}
+
+#[track_caller]
+fn assert_stricter(name: &str, is_taken: fn(&str) -> bool, refused: &[&str]) {
+    let schema = schema(name);
+    for text in refused {
+        let value: Value = serde_json::from_str(text).unwrap();
+        assert!(schema.is_valid(&value), "{name}: {text}");
+        assert!(!is_taken(text), "{name}: {text}");
+    }
+}
+
+/// What docs/schema/README.md says that the schemas do not say.
+#[test]
+fn the_parser_is_stricter_than_the_schemas() {
+    assert_stricter(
+        "integration.json",
+        |text| drop_in::read::<Integration>(text.as_bytes()).is_ok(),
+        &[
+            r#"{"name": "a", "health_cmd": "a\u0000b"}"#,
+            r#"{"name": "a", "health_argv": ["/a", "\u0000"]}"#,
+            r#"{"name": "a", "user": "a\u0000"}"#,
+            r#"{"name": "a", "user": "a\u007f"}"#,
+            r#"{"name": "a", "failure_threshold": 1.0}"#,
+            r#"{"name": "a", "health_interval_secs": 1e-10}"#,
+        ],
+    );
+    assert_stricter(
+        "probe.json",
+        |text| drop_in::read::<Probe>(text.as_bytes()).is_ok(),
+        &[
+            r#"{"name": "a", "command": "a\u0000b"}"#,
+            r#"{"name": "a", "command": "a", "cmd": null}"#,
+            r#"{"name": "a", "command": null, "cmd": "a"}"#,
+        ],
+    );
+    assert_stricter(
+        "request.json",
+        |text| ParsedRequest::read(text.as_bytes()).request.is_ok(),
+        &[
+            r#"{"type": "ping", "id": 1.0}"#,
+            r#"{"type": "sleep-prep", "deadline_secs": 1e-10}"#,
+        ],
+    );
+    assert_stricter(
+        "dev-request.json",
+        |text| ParsedDevRequest::read(text.as_bytes()).request.is_ok(),
+        &[
+            r#"{"type": "exec", "argv": ["a\u0000"]}"#,
+            r#"{"type": "exec", "argv": [""]}"#,
+            r#"{"type": "exec", "argv": ["a"], "env": {"A=B": ""}}"#,
+            r#"{"type": "exec", "argv": ["a"], "timeout_secs": 1e-10}"#,
+            r#"{"type": "get", "path": "/a\u0000"}"#,
+            r#"{"type": "forward", "port": 80.0}"#,
+            r#"{"type": "job-signal", "job": 1, "signal": "NONE"}"#,
+        ],
+    );
 }
 
 /// The JSON examples of a page, in order.

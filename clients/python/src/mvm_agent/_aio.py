@@ -25,7 +25,7 @@ from . import _codec as codec
 from . import _requests as requests
 from . import _shapes as shapes
 from ._endpoint import Endpoint, parsed
-from ._errors import DeadlinePassed, ProtocolError, Unreachable
+from ._errors import CLOSED, DeadlinePassed, ProtocolError, Unreachable
 from ._socket import dial
 from ._stream import PIECE, Completed, Output
 
@@ -70,6 +70,7 @@ class AsyncSession(_AsyncClosing):
         self.timeout = timeout
         #: The number of the last request, which each frame of its answer carries.
         self._id = 0
+        self._is_closed = False
 
     @classmethod
     async def connect(
@@ -94,6 +95,7 @@ class AsyncSession(_AsyncClosing):
 
     async def close(self) -> None:
         """Ends the connection, both directions at once; and with it what was asked for."""
+        self._is_closed = True
         self._writer.transport.abort()
 
     # --- requests ---------------------------------------------------------------------------------
@@ -286,13 +288,15 @@ class AsyncSession(_AsyncClosing):
         return codec.answer(frame, *types, id=self._id)
 
     async def _send(self, frame: bytes, at_most: Optional[float] = None) -> None:
+        if self._is_closed:
+            raise Unreachable(CLOSED)
         try:
             self._writer.write(frame)
             await asyncio.wait_for(self._writer.drain(), at_most)
         except asyncio.TimeoutError:
             raise DeadlinePassed("the agent does not read") from None
         except OSError as error:
-            raise Unreachable(f"the connection was ended: {error}") from error
+            raise self._ended(f"the connection was ended: {error}") from error
 
     async def _next(self, at_most: Optional[float] = None) -> codec.Frame:
         try:
@@ -302,17 +306,23 @@ class AsyncSession(_AsyncClosing):
 
     async def _read(self) -> codec.Frame:
         while True:
+            if self._is_closed:
+                raise Unreachable(CLOSED)
             frame = self._decoder.next()
             if frame is not None:
                 return frame
             try:
                 piece = await self._reader.read(PIECE)
             except OSError as error:
-                raise Unreachable(f"the connection was ended: {error}") from error
+                raise self._ended(f"the connection was ended: {error}") from error
             if not piece:
                 whole = "" if self._decoder.size == 0 else " in the middle of a frame"
-                raise Unreachable(f"the agent has ended the connection{whole}")
+                raise self._ended(f"the agent has ended the connection{whole}")
             self._decoder.feed(piece)
+
+    def _ended(self, how: str) -> Unreachable:
+        """The connection has ended so, unless another task has closed the session meanwhile."""
+        return Unreachable(CLOSED if self._is_closed else how)
 
 
 def _close_unwanted(dialled: "asyncio.Future[Tuple[socket.socket, bytes]]") -> None:

@@ -8,12 +8,17 @@ if TYPE_CHECKING:
     from ._shapes import ErrorAnswer, Step
 
 
+#: What `Unreachable` says of a session that was closed.
+CLOSED = "the session is closed"
+
+
 class MvmError(Exception):
     """The base of all of them."""
 
 
 class Unreachable(MvmError):
-    """There is no way to the guest: no socket, nobody who listens, or a connection that was ended."""
+    """There is no way to the guest: no socket, nobody who listens, a connection that was ended, or a
+    session that is closed."""
 
 
 class DeadlinePassed(MvmError):

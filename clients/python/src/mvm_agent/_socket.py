@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -17,6 +18,8 @@ _FINISH = 15.0
 #: The first CONNECT after a restore may be closed without OK.
 _TRIES = 3
 _BETWEEN_TRIES = 0.1
+#: The longest path that fits into a socket address, in bytes.
+_MAX_SUN_PATH = 107
 
 
 def left(until: float) -> float:
@@ -61,7 +64,7 @@ def _dial_hybrid(endpoint: HybridVsock, until: float) -> Tuple[socket.socket, by
     is_under_way = False
     try:
         stream.settimeout(left(until))
-        stream.connect(endpoint.path)
+        _connect(stream, endpoint.path)
         is_under_way = True
         stream.sendall(codec.connect_line(endpoint.port))
         handshake = codec.Handshake()
@@ -85,6 +88,27 @@ def _dial_hybrid(endpoint: HybridVsock, until: float) -> Tuple[socket.socket, by
     except BaseException:
         stream.close()
         raise
+
+
+def _connect(stream: socket.socket, path: str) -> None:
+    """Whatever the path's length. One that does not fit a socket address is reached by its folder's entry
+    in /proc/self/fd, or, if the file's name is too long as well, by that of the socket itself."""
+    if len(os.fsencode(path)) <= _MAX_SUN_PATH or "\0" in path:
+        # With a NUL it is no file's path.
+        stream.connect(path)
+        return
+    folder, name = os.path.split(path)
+    opened = os.open(folder or ".", os.O_PATH | os.O_DIRECTORY)
+    try:
+        short = f"/proc/self/fd/{opened}/{name}"
+        if len(os.fsencode(short)) > _MAX_SUN_PATH:
+            itself = os.open(name, os.O_PATH, dir_fd=opened)
+            os.close(opened)
+            opened = itself
+            short = f"/proc/self/fd/{opened}"
+        stream.connect(short)
+    finally:
+        os.close(opened)
 
 
 def finish(stream: socket.socket) -> None:

@@ -14,7 +14,7 @@ from . import _codec as codec
 from . import _requests as requests
 from . import _shapes as shapes
 from ._endpoint import Endpoint, parsed
-from ._errors import ProtocolError, Unreachable
+from ._errors import CLOSED, ProtocolError, Unreachable
 from ._socket import dial, left
 from ._stream import PIECE, Completed, Output
 
@@ -255,13 +255,14 @@ class Session(_Closing):
         rest = memoryview(frame)
         while rest:
             wait = None if until is None else left(until)
-            reads = [self._stream] if self._decoder.size < _MAX_UNREAD else []
-            readable, writable, _ = select.select(reads, [self._stream], [], wait)
+            stream = self._open()
+            reads = [stream] if self._decoder.size < _MAX_UNREAD else []
+            readable, writable, _ = select.select(reads, [stream], [], wait)
             try:
                 if readable:
                     self._feed()
                 if writable:
-                    rest = rest[self._stream.send(rest) :]
+                    rest = rest[stream.send(rest) :]
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -271,12 +272,19 @@ class Session(_Closing):
         """The next frame, at the latest after so many seconds; without them it may take for ever."""
         until = None if at_most is None else time.monotonic() + at_most
         while True:
+            stream = self._open()
             frame = self._decoder.next()
             if frame is not None:
                 return frame
             wait = None if until is None else left(until)
-            if select.select([self._stream], [], [], wait)[0]:
+            if select.select([stream], [], [], wait)[0]:
                 self._feed()
+
+    def _open(self) -> socket.socket:
+        """The connection, which a closed session has no more."""
+        if self._stream.fileno() < 0:
+            raise Unreachable(CLOSED)
+        return self._stream
 
     def _feed(self) -> None:
         try:
