@@ -40,7 +40,7 @@ let
     };
 
   # Folders that others use as they are, and those of which nothing below is anybody's home either.
-  shared = "home|media|mnt|opt|run|run/mvm|run/mvm-init|srv|tmp|var|var/(cache|empty|lib|local|lock|log|mail|opt|run|spool|tmp)";
+  shared = "home|media|mnt|opt|(var/)?run(/mvm|/mvm-init)?|srv|tmp|var|var/(cache|empty|lib|local|lock|log|mail|opt|run|spool|tmp)";
   systems = "bin|boot|dev|etc|init|lib|lib32|lib64|nix|proc|root|sbin|sys|usr";
   knownFormats = [
     "initrd"

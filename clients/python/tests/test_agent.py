@@ -4,9 +4,11 @@ agent; it leaves the machine as it is (`--no-system-effects`)."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
+import resource
 import socket
 import subprocess
 import tarfile
@@ -462,6 +464,24 @@ class Unwilling(unittest.TestCase):
         with self.assertRaisesRegex(Unreachable, "No such file"):
             Session.connect(f"/{'x' * 200}/v.sock")
         self.assertEqual(open_below(Path(self.path).parent), [])
+
+    def test_a_descriptor_may_be_over_what_select_knows(self) -> None:
+        def pong(stream: socket.socket) -> None:
+            stream.recv(100)
+            stream.sendall(b"OK 1\n")
+            stream.recv(100)
+            stream.sendall(codec.encode({"type": "pong", "id": 1}))
+            stream.recv(100)
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        self.serve(pong)
+        with contextlib.ExitStack() as opened:
+            for _ in range(1100):
+                opened.enter_context(open(os.devnull))
+            with Session.connect(self.path) as session:
+                session.ping()
 
     def test_a_stranger_is_told(self) -> None:
         def ssh(stream: socket.socket) -> None:

@@ -38,6 +38,7 @@ mod hint;
 pub mod http;
 pub mod image;
 pub mod launch;
+mod leftovers;
 pub mod local;
 pub mod locate;
 pub mod machine;

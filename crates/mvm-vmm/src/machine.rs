@@ -18,8 +18,8 @@ use crate::driver::{self, Driver, Launch};
 use crate::error::{Error, Logs};
 use crate::image::Image;
 use crate::launch::VmProcesses;
+use crate::leftovers::sweep_removed;
 use crate::pause;
-use crate::removal;
 use crate::snapshot;
 use mvm_registry::record::VERSION;
 use mvm_registry::{Alive, Home, Label, Lock, Record, Recorded, VmFolder, VmName, open_regular};
@@ -103,7 +103,7 @@ pub fn start(
     spec: &Spec,
     deadline: Deadline<'_>,
 ) -> Result<Starting, Error> {
-    removal::sweep_removed(home);
+    sweep_removed(home);
     let lock = home.lock(name)?;
     let folder = home.vm(name);
     let last = folder.last_record()?;

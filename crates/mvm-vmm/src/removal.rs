@@ -1,6 +1,7 @@
 //! VMs that go: their folders, and what killed programs have left of some.
 
 use crate::error::Error;
+use crate::leftovers::{entries, sweep_removed};
 use crate::machine::replace_stopped_vm;
 use mvm_registry::{Alive, Home, VmFolder, VmName};
 use std::io::ErrorKind;
@@ -25,19 +26,6 @@ pub fn remove(home: &Home, name: &VmName) -> Result<(), Error> {
     remove_whole(home, &folder)?;
     home.remove_lock(name, lock);
     Ok(())
-}
-
-/// Removes what programs have left that were killed while they removed a VM: nobody knows of it any more,
-/// and a guest's memory may be in it. What another one is at just now is left to it.
-pub(crate) fn sweep_removed(home: &Home) {
-    for entry in entries(&home.removing()).unwrap_or_default() {
-        let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.rsplit_once('.'));
-        let runs = pid.is_some_and(|(_, pid)| Path::new("/proc").join(pid).exists());
-        if !runs {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
 }
 
 /// Removes a VM's folder. First it is moved out of the way: of a folder that is half gone nobody would
@@ -93,16 +81,6 @@ pub fn sweep(home: &Home) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-fn entries(folder: &Path) -> Result<Vec<std::fs::DirEntry>, Error> {
-    match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        entries => Ok(entries
-            .map_err(Error::io("look into", folder))?
-            .flatten()
-            .collect()),
-    }
 }
 
 #[cfg(test)]

@@ -74,16 +74,17 @@ pub(crate) struct Global {
 }
 
 impl Global {
-    /// The settings' file, if one is named: by `$MVM_CONFIG` otherwise, which says nothing if it is empty.
-    pub(crate) fn config(&self) -> Option<PathBuf> {
-        let named = || std::env::var_os("MVM_CONFIG").filter(|file| !file.is_empty());
-        self.config.clone().or_else(|| named().map(PathBuf::from))
-    }
-
     /// The output format, `--json` taken into account.
     pub(crate) fn format(&self) -> Format {
         if self.json { Format::Json } else { self.output }
     }
+}
+
+/// The settings' file, if one is named: by `$MVM_CONFIG` if not by the command line. Empty, that says
+/// nothing.
+pub(crate) fn config(given: Option<PathBuf>) -> Option<PathBuf> {
+    let named = || std::env::var_os("MVM_CONFIG").filter(|file| !file.is_empty());
+    given.or_else(|| named().map(PathBuf::from))
 }
 
 /// How data is written to standard output.

@@ -43,11 +43,6 @@ const KNOWN: &[(&str, &str, &str)] = &[
     (
         "crates/mvmctl/src/main.rs",
         "crate::commands::mend",
-        "crate::commands::restore",
-    ),
-    (
-        "crates/mvmctl/src/main.rs",
-        "crate::commands::mend",
         "crate::commands::wake",
     ),
     (

@@ -8,7 +8,7 @@ import socket
 import time
 from datetime import datetime
 from types import TracebackType
-from typing import Any, BinaryIO, Iterator, Mapping, Optional, Sequence, Type, TypeVar, Union
+from typing import Any, BinaryIO, Iterator, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
 
 from . import _codec as codec
 from . import _requests as requests
@@ -41,6 +41,24 @@ class _Closing:
         trace: Optional[TracebackType],
     ) -> None:
         self.close()
+
+
+def _ready(
+    stream: socket.socket, *, reads: bool, writes: bool, wait: Optional[float]
+) -> Tuple[bool, bool]:
+    """Whether it can be read and written, within so many seconds. By poll(2): select(2) knows no
+    descriptor over 1023."""
+    poll = select.poll()
+    poll.register(stream, (select.POLLIN if reads else 0) | (select.POLLOUT if writes else 0))
+    events = poll.poll(None if wait is None else wait * 1000)
+    happened = events[0][1] if events else 0
+    # What has ended says so when it is read or written.
+    ended = happened & (select.POLLHUP | select.POLLERR) != 0
+    return (
+        reads and (happened & select.POLLIN != 0 or ended),
+        writes and (happened & select.POLLOUT != 0 or ended),
+    )
+
 
 
 class Session(_Closing):
@@ -256,8 +274,8 @@ class Session(_Closing):
         while rest:
             wait = None if until is None else left(until)
             stream = self._open()
-            reads = [stream] if self._decoder.size < _MAX_UNREAD else []
-            readable, writable, _ = select.select(reads, [stream], [], wait)
+            reads = self._decoder.size < _MAX_UNREAD
+            readable, writable = _ready(stream, reads=reads, writes=True, wait=wait)
             try:
                 if readable:
                     self._feed()
@@ -277,7 +295,7 @@ class Session(_Closing):
             if frame is not None:
                 return frame
             wait = None if until is None else left(until)
-            if select.select([stream], [], [], wait)[0]:
+            if _ready(stream, reads=True, writes=False, wait=wait)[0]:
                 self._feed()
 
     def _open(self) -> socket.socket:

@@ -73,6 +73,10 @@ fn errors_name_the_setting() {
         (vec!["--lissen", "x"], "no flag --lissen"),
         (vec!["--listen", "tcp:80"], "--listen: `tcp:80` is neither"),
         (
+            vec!["--listen", "vsock:4294967295"],
+            "--listen: `vsock:4294967295` is neither vsock:PORT, up to 4294967294, nor",
+        ),
+        (
             vec!["--busy-threshold", "lots"],
             "--busy-threshold: invalid type",
         ),

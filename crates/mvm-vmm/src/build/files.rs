@@ -49,7 +49,7 @@ pub(super) fn add_wanted(tree: &mut Tree, from: &Path, to: &str) -> Result<(), B
                 folder: format!("/{folder}"),
             });
         }
-        if CHECKED.iter().any(|folder| is_below(&&folder)) {
+        if CHECKED.iter().any(|folder| is_below(&folder)) {
             return Err(BuildError::Unchecked(place()));
         }
     }
@@ -70,7 +70,8 @@ fn add_files(tree: &mut Tree, from: &Path, to: &str) -> Result<(), BuildError> {
         _ => BuildError::io("read", from)(error),
     })?;
     // As little as its owner lets others do with it here. It is root's in the guest.
-    let private = metadata.permissions().mode() & 0o077 == 0;
+    let others = metadata.permissions().mode() & 0o077;
+    let private = others == 0;
     let mode = |mode: u32| if private { mode & 0o700 } else { mode };
     if metadata.is_dir() {
         if !tree.has(to) {

@@ -25,6 +25,7 @@ use crate::locate::{self, AGENT, AGENT_DEV, BUSYBOX};
 use files::{add_etc, add_wanted};
 use modules::{Module, ModuleFolder};
 use mvm_protocol::drop_in::Name;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -108,6 +109,7 @@ pub struct Built {
 
 /// Builds an image.
 pub fn build(build: &Build) -> Result<Built, BuildError> {
+    check_names(&build.services)?;
     let (usual, how) = if build.dev {
         (&AGENT_DEV, STATIC_DEV_AGENT)
     } else {
@@ -144,12 +146,6 @@ pub fn build(build: &Build) -> Result<Built, BuildError> {
         Some(etc) => check_etc(&agent, etc)?,
         None => mvm_protocol::PORT,
     };
-
-    let mut names: Vec<_> = build.services.iter().map(|it| &it.name).collect();
-    names.sort_unstable();
-    if let Some([twice, _]) = names.array_windows().find(|[one, other]| one == other) {
-        return Err(BuildError::ServiceTwice((*twice).clone()));
-    }
 
     let mut tree = Tree::default();
     add_busybox(&mut tree, &busybox)?;
@@ -188,6 +184,15 @@ pub fn build(build: &Build) -> Result<Built, BuildError> {
         modules: modules.into_iter().map(|module| module.name).collect(),
         initrd_bytes: initrd.len() as u64,
     })
+}
+
+/// Each service has a folder by its name.
+fn check_names(services: &[Service]) -> Result<(), BuildError> {
+    let mut known = BTreeSet::new();
+    match services.iter().find(|service| !known.insert(&service.name)) {
+        Some(twice) => Err(BuildError::ServiceTwice(twice.name.clone())),
+        None => Ok(()),
+    }
 }
 
 /// The kernel that an image gets for which none is named; without one, the one that `cargo xtask`
@@ -404,6 +409,62 @@ mod tests {
         ] {
             assert!(Service::parse(bad).is_err(), "{bad}");
         }
+        let services = ["a=x", "b=y", "a=z"].map(|text| Service::parse(text).unwrap());
+        let error = check_names(&services).unwrap_err().to_string();
+        assert_eq!(error, "two services are called a");
+        check_names(&services[..2]).unwrap();
+    }
+
+    #[test]
+    fn settings_that_the_guest_would_not_go_by_are_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        // An agent that finds fault with nothing.
+        std::fs::write(at("draft"), "#!/bin/sh\nexit 0\n").unwrap();
+        std::fs::set_permissions(at("draft"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process: what this one has open for writing cannot be run.
+        let copied = Command::new("cp").args([at("draft"), at("agent")]).status();
+        assert!(copied.unwrap().success());
+        let agent = Program {
+            path: at("agent"),
+            content: Vec::new(),
+        };
+        let etc = at("etc");
+        std::fs::create_dir_all(etc.join("probes.d")).unwrap();
+        let check = |settings: &str, probe: &str| {
+            std::fs::write(etc.join("agent.json"), settings).unwrap();
+            std::fs::write(etc.join("probes.d/a.json"), probe).unwrap();
+            check_etc(&agent, &etc).map_err(|error| error.to_string())
+        };
+        for (settings, probe, words) in [
+            (
+                r#"{"probes_dir": "/opt/p"}"#,
+                "{}",
+                "would not read what --etc has in /etc/mvm/probes.d",
+            ),
+            (
+                r#"{"integrations_dir": "/i"}"#,
+                "{}",
+                "in /etc/mvm/integrations.d",
+            ),
+            (
+                r#"{"listen": ["unix:/x"]}"#,
+                "{}",
+                "no host can reach the agent",
+            ),
+            (
+                "{}",
+                r#"{"user": "web"}"#,
+                "the guest has no user \"web\", but root and nobody",
+            ),
+        ] {
+            let error = check(settings, probe).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+        let usual = r#"{"probes_dir": "/etc/mvm/probes.d/", "listen": ["vsock:7"]}"#;
+        assert_eq!(check(usual, r#"{"user": "nobody"}"#), Ok(7));
+        assert_eq!(check("{}", r#"{"user": "1000"}"#), Ok(52));
     }
 
     /// The first line of many a script names `/usr/bin/env`, also where busybox knows no `/usr`.

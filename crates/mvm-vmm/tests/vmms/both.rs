@@ -3,7 +3,6 @@
 use crate::test_host::{LONG, TestHost, names, told};
 use mvm_fake_vmm::Subject;
 use mvm_registry::VmState;
-use mvm_registry::VmState;
 use mvm_vmm::error::Error;
 use mvm_vmm::{Deadline, Recorded};
 use std::time::Duration;

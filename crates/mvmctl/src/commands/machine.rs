@@ -6,6 +6,9 @@ use mvm_registry::{Error as RegistryError, Home, Inventory, VmName, VmState};
 use mvm_vmm::Error;
 use mvm_vmm::error::Logs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Reads a VM's name. An address will not do: it is about the VM itself, not its agent.
 pub(crate) fn name(text: &str) -> Result<VmName, Failure> {
@@ -134,5 +137,28 @@ pub(crate) fn not_of_another(
 pub(crate) fn tell_logs(context: &Context, logs: &Logs) {
     for line in logs.to_string().lines() {
         context.ui.note(line);
+    }
+}
+
+/// A flag that is raised when this program is asked to end, in place of ending: what it has started
+/// has to be ended first.
+pub(super) fn cancelled_by_signals(context: &Context) -> Arc<AtomicBool> {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let mut requests = context.termination_requests();
+    let flag = Arc::clone(&cancelled);
+    tokio::spawn(async move {
+        loop {
+            requests.next().await;
+            flag.store(true, Ordering::Relaxed);
+        }
+    });
+    cancelled
+}
+
+/// Waits until the flag is raised. It gives no event, and a person who presses Ctrl-C does not see
+/// a tenth of a second.
+pub(super) async fn until_raised(flag: &AtomicBool) {
+    while !flag.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

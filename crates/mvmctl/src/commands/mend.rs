@@ -2,9 +2,8 @@
 //! of this machine's session: nobody else would let it run on.
 
 use super::Context;
-use super::machine::{Wanted, blocking, failure, home};
+use super::machine::{Wanted, blocking, cancelled_by_signals, failure, home};
 use super::restore::{Patience, wake_guest};
-use super::start::cancelled_by_signals;
 use super::waking::wake;
 use crate::report::Failure;
 use mvm_client::Endpoint;

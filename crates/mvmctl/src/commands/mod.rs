@@ -205,7 +205,7 @@ impl Context {
             dialer,
             termination,
             console_keeper,
-            config: global.config(),
+            config: crate::args::config(global.config),
         }
     }
 

@@ -1,9 +1,10 @@
 //! `mvmctl vm restore DIR --name NEW`
 
 use super::Context;
-use super::machine::{Wanted, blocking, failure, name, not_of_another};
+use super::machine::{
+    Wanted, blocking, cancelled_by_signals, failure, name, not_of_another, until_raised,
+};
 use super::payload::PayloadArg;
-use super::start::{cancelled_by_signals, until_raised};
 use super::waking::{HELD, held, is_well, table, wake};
 use crate::render::data;
 use crate::report::{Failure, Outcome};

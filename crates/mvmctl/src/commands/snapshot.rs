@@ -8,11 +8,10 @@
 //! ```
 
 use super::Context;
-use super::machine::{Wanted, blocking, failure, home, name};
+use super::machine::{Wanted, blocking, cancelled_by_signals, failure, home, name, until_raised};
 use super::mend::mend_if_broken_off;
 use super::restore::{Patience, wake_guest};
 use super::sleep::secs;
-use super::start::{cancelled_by_signals, until_raised};
 use super::waking::{is_well, wake};
 use crate::render::words::wire;
 use crate::render::{data, steps};

@@ -1,7 +1,9 @@
 //! `mvmctl vm start NAME`
 
 use super::Context;
-use super::machine::{Wanted, blocking, failure, name, not_of_another, tell_logs};
+use super::machine::{
+    Wanted, blocking, cancelled_by_signals, failure, name, not_of_another, tell_logs, until_raised,
+};
 use super::mend::mend_if_broken_off;
 use super::timings::{self, HostTimes, Timings};
 use crate::render::data;
@@ -255,29 +257,6 @@ pub(super) async fn boot(
         endpoint,
         times,
     })
-}
-
-/// A flag that is raised when this program is asked to end, in place of ending: what it has started
-/// has to be ended first.
-pub(super) fn cancelled_by_signals(context: &Context) -> Arc<AtomicBool> {
-    let cancelled = Arc::new(AtomicBool::new(false));
-    let mut requests = context.termination_requests();
-    let flag = Arc::clone(&cancelled);
-    tokio::spawn(async move {
-        loop {
-            requests.next().await;
-            flag.store(true, Ordering::Relaxed);
-        }
-    });
-    cancelled
-}
-
-/// Waits until the flag is raised. It gives no event, and a person who presses Ctrl-C does not see
-/// a tenth of a second.
-pub(super) async fn until_raised(flag: &AtomicBool) {
-    while !flag.load(Ordering::Relaxed) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }
 
 /// Waits for the first pong. The agent has said on the console that it listens; what can still be

@@ -1,12 +1,11 @@
 //! `mvmctl vm wake`
 
 use super::Context;
-use super::machine::{Wanted, blocking, failure, home};
+use super::machine::{Wanted, blocking, cancelled_by_signals, failure, home};
 use super::mend::mend_if_broken_off;
 use super::payload::PayloadArg;
 use super::restore::not_woken;
 use super::sleep::token;
-use super::start::cancelled_by_signals;
 use super::unwoken::{self, UnwokenVm};
 use super::waking::{held, is_well, table, wake};
 use crate::fleet::{self, Answered, Fleet};

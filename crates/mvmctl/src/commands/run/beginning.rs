@@ -14,10 +14,10 @@
 use super::supervisor::Supervisor;
 use crate::backoff::Backoff;
 use crate::commands::Context;
-use crate::commands::machine::{Wanted, blocking, failure};
+use crate::commands::machine::{Wanted, blocking, failure, until_raised};
 use crate::commands::mend::mend_if_broken_off;
 use crate::commands::restore::{NotRestored, Restoration, restore_and_wake};
-use crate::commands::start::{self, boot, until_raised};
+use crate::commands::start::{self, boot};
 use crate::commands::waking::is_well;
 use crate::report::Failure;
 use crate::vm_state::{Now, VmState, VmStates};
