@@ -129,6 +129,34 @@ fn out_of_descriptors_a_connection_is_refused_and_nothing_spins() {
     within(|| (agent.ask(&ping())["type"] == "pong").then_some(()));
 }
 
+/// Nor does who is told that there is no room: each of them has a descriptor until it has gone.
+#[test]
+fn who_is_refused_does_not_use_up_what_the_agent_needs_itself() {
+    let settings = Settings {
+        first: Some("ulimit -n 40"),
+        ..Settings::default()
+    };
+    let web = json!({"name": "web", "health_cmd": "true", "health_interval_secs": 86400});
+    let agent = Agent::launch(folder(&[web], &[]), settings);
+    let mut host = agent.connection();
+    let check = json!({"type": "check", "kind": "integration", "name": "web"});
+    // They stay, as one that reads nothing.
+    let refused: Vec<_> = (0..60)
+        .map(|_| {
+            let mut stream = agent.connect();
+            // Some are closed by then, without a word.
+            let _ = stream.write_all(b"CONNECT 52\n");
+            stream
+        })
+        .collect();
+    for _ in 0..20 {
+        let checked = host.ask(&check);
+        assert_eq!(checked["integration"]["health"], "healthy", "{checked}");
+        assert_eq!(checked["integration"]["failures"], 0, "{checked}");
+    }
+    drop(refused);
+}
+
 /// Whatever hosts have open, the agent checks, and the guest sleeps and wakes.
 #[test]
 fn hosts_do_not_use_up_what_the_agent_needs_itself() {

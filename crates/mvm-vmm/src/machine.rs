@@ -217,12 +217,10 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     let driver = driver::by_name(&record.backend)?;
     let main = Alive::main(&alive);
     let was_asleep = record.state == Recorded::Asleep;
-    if let Some(main) = main
-        && matches!(how, Stop::Ask(_))
-        && !was_asleep
-    {
+    if let (Some(main), Stop::Ask(at_most), false) = (main, how, was_asleep) {
         // What stands still hears nothing. If it cannot run on it is forced below.
-        let _ = pause::let_run(driver, &folder, main, record.state == Recorded::Paused);
+        let is_recorded = record.state == Recorded::Paused;
+        let _ = pause::let_run(driver, &folder, main, is_recorded, at_most);
     }
     if main.is_some() {
         // Before it is asked: one that goes is not taken for one that has ended by itself. Where that

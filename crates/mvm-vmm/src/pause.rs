@@ -105,13 +105,14 @@ pub(crate) fn let_run(
     folder: &VmFolder,
     main: &Alive,
     is_recorded: bool,
+    at_most: Duration,
 ) -> Result<(), Error> {
     // First, since a VMM that stands still itself does not say whether its VM does.
     if main.is_stopped().is_ok_and(|is_stopped| is_stopped) {
         main.signal(Signal::CONT)
             .map_err(Error::io("continue the VMM of", folder.path()))?;
     }
-    let deadline = || Deadline::new(RUN_ON, None);
+    let deadline = || Deadline::new(RUN_ON.min(at_most), None);
     if is_recorded || driver.is_paused(folder, deadline())? {
         driver.resume(folder, deadline())?;
     }

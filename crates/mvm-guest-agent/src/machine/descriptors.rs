@@ -39,7 +39,20 @@ pub(crate) fn is_kept_back(fd: impl AsFd) -> bool {
         return false;
     };
     let number = u64::from(fd.as_fd().as_raw_fd().unsigned_abs());
-    number >= limit - KEPT_BACK.min(limit / 4)
+    number >= limit - kept_back(limit)
+}
+
+fn kept_back(limit: u64) -> u64 {
+    KEPT_BACK.min(limit / 4)
+}
+
+/// How many hosts at once may be told that there is no room for them, each of which has one of those that
+/// are kept back: a quarter of these, and two in any case.
+pub(crate) fn most_refusals() -> usize {
+    let kept_back = getrlimit(Resource::Nofile)
+        .current
+        .map_or(KEPT_BACK, kept_back);
+    usize::try_from(kept_back / 4).unwrap_or_default().max(2)
 }
 
 /// Refuses a descriptor that is kept back, as the kernel refuses those beyond the limit.

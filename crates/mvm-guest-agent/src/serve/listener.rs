@@ -5,7 +5,7 @@ use super::extension::Extension;
 use super::handle::Handle;
 use super::session;
 use crate::machine::console::say;
-use crate::machine::descriptors::{is_kept_back, is_shortage};
+use crate::machine::descriptors::{is_kept_back, is_shortage, most_refusals};
 use crate::machine::polled::Polled;
 use crate::machine::stream::Stream;
 use crate::machine::turns::between_pieces;
@@ -27,9 +27,6 @@ use tokio::io::Interest;
 
 /// A burst of connections waits here: a shorter queue drops some of a fleet's.
 const BACKLOG: i32 = 1024;
-
-/// How many hosts at once are told that all connections are taken; more are closed without a word.
-const MAX_REFUSALS: usize = 32;
 
 /// `VMADDR_CID_ANY` and `VMADDR_CID_HOST` of vsock(7).
 const CID_ANY: u32 = u32::MAX;
@@ -130,7 +127,8 @@ impl Listener {
                             let timeouts = Timeouts::default();
                             session::serve(stream, handshake, handle, extension, timeouts).await;
                         });
-                    } else if let Some(slot) = Slot::take(&refusals, MAX_REFUSALS) {
+                    } else if let Some(slot) = Slot::take(&refusals, most_refusals()) {
+                        // More than those are closed without a word.
                         tokio::task::spawn_local(async move {
                             let _slot = slot;
                             session::refuse(stream, handshake, handle).await;

@@ -27,7 +27,8 @@ use tracing::Instrument as _;
 /// was lost has `error`. A VM that cannot be reached at the beginning is given up; one that is lost
 /// later is dialled again with growing pauses, and told of by its status when it is back. One that is
 /// frozen for a snapshot, put to sleep or stopped is let go of, and followed again once it runs. It
-/// ends when all VMs are given up or have ended by themselves.
+/// ends when all VMs are given up or have ended by themselves. Without names it is about those that run
+/// when it begins, and not about later ones.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
