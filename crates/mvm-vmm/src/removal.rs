@@ -73,11 +73,11 @@ pub fn sweep(home: &Home) -> Result<(), Error> {
         if is_begun || !(folder.notes().fleet.made || is_empty()) {
             continue;
         }
-        let Ok(_lock) = home.lock(&name) else {
+        let Ok(lock) = home.lock(&name) else {
             continue;
         };
-        if folder.vm().is_none() {
-            let _ = remove_whole(home, &folder);
+        if folder.vm().is_none() && remove_whole(home, &folder).is_ok() {
+            home.remove_lock(&name, lock);
         }
     }
     Ok(())
