@@ -50,7 +50,7 @@ pub use labels::{Label, Labels, POOL, Selector};
 pub use listener::{has_open, listed, open_connections};
 pub use name::{VmName, nearest};
 pub use notes::Notes;
-pub use process::{Alive, Process, Role, boot_id};
+pub use process::{Alive, GONE, Process, Role, boot_id};
 pub use record::{Record, Recorded};
 pub use state::{Pause, Untold, VmState};
 pub use unreadable_dir::UnreadableDir;

@@ -149,6 +149,9 @@ fn no_proc() -> io::Error {
     io::Error::other("/proc is not mounted")
 }
 
+/// What is said of a process that has ended, and not to this one.
+pub const GONE: &str = "it is gone";
+
 impl Alive {
     /// Its pidfd, which can be read once it has ended.
     pub fn into_pidfd(self) -> OwnedFd {
@@ -200,17 +203,18 @@ impl Alive {
         Ok(true)
     }
 
-    /// How it ended, in words; `None` while it runs.
+    /// How it ended, in words; `None` while it runs. How a child of this process has ended is told once:
+    /// afterwards it is [`GONE`].
     pub fn ending(&self) -> io::Result<Option<String>> {
         if !self.wait(Duration::ZERO)? {
             return Ok(None);
         }
         let how = self.reap().map_or_else(
-            || "it is gone".to_owned(),
+            || GONE.to_owned(),
             |status| match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => format!("exit status {code}"),
                 (None, Some(signal)) => format!("signal {signal}"),
-                (None, None) => "it is gone".to_owned(),
+                (None, None) => GONE.to_owned(),
             },
         );
         Ok(Some(how))

@@ -5,7 +5,7 @@ use crate::console::{self, ConsoleKeeper, Share};
 use crate::deadline::Deadline;
 use crate::error::{Error, Logs};
 use crate::process::spawn_detached;
-use mvm_registry::{Alive, Record, Recorded, Role, VmFolder, boot_id};
+use mvm_registry::{Alive, GONE, Record, Recorded, Role, VmFolder, boot_id};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -319,8 +319,10 @@ impl VmProcesses {
             let ending = member
                 .ending()
                 .map_err(Error::io("look at a process of", self.folder.path()))?;
-            // What keeps the console ends with the others, in order, and a moment before them.
-            let in_order = member.role == Role::Console && ending.as_deref() == Some(DONE);
+            // What keeps the console ends with the others, in order, and a moment before them. At the
+            // second look that is not told any more.
+            let in_order =
+                member.role == Role::Console && matches!(ending.as_deref(), Some(DONE | GONE));
             if let Some(how) = ending.filter(|_| !in_order) {
                 return Err(Error::EndedEarly {
                     program,
@@ -398,5 +400,31 @@ impl Drop for VmProcesses {
         self.record.state = Recorded::Stopped;
         // The start has failed already, with an error that says more than this one would.
         let _ = self.folder.save(&self.record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mvm_registry::{Home, Process, VmName};
+
+    /// The guest's program is about to be found to have ended, and its end is the reason.
+    #[test]
+    fn what_keeps_the_console_may_end_before_the_others_however_often_that_is_looked_at() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Home::at(root.path()).vm(&VmName::new("web").unwrap());
+        let record = serde_json::from_str(
+            r#"{"version": 1, "name": "web", "backend": "local", "state": "starting", "cpus": 1,
+                "memory_mib": 256, "port": 52, "boot_id": "", "processes": []}"#,
+        );
+        let mut processes = VmProcesses::attach(folder, record.unwrap());
+        #[expect(clippy::zombie_processes, reason = "it is reaped by its pidfd")]
+        let keeper = std::process::Command::new("true").spawn().unwrap();
+        let (_, alive) = Process::identify(Role::Console, keeper.id()).unwrap();
+        assert!(alive.wait(Duration::from_secs(20)).unwrap());
+        processes.members.push((alive, "what keeps the console"));
+        for _ in 0..3 {
+            processes.check_alive().unwrap();
+        }
     }
 }
