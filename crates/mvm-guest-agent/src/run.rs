@@ -88,7 +88,7 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     files.make_reserve();
     let mut journal = files.read();
     let end_mark = EndMark::settle(&files, &mut journal, || launcher.end_leftovers()).await;
-    if journal.asleep || !journal.owed.is_empty() {
+    if journal.asleep || !journal.owed.is_empty() || journal.frozen {
         let owed = journal.owed.len();
         say!("the guest was not running: {owed} restore commands are owed");
     }

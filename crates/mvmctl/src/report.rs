@@ -61,6 +61,15 @@ impl Kind {
             kind => kind,
         }
     }
+
+    /// The same of one that follows what was begun before: that the VM has ended is one reason more for
+    /// which the end of that is not known.
+    pub(crate) fn of_what_was_begun(self) -> Self {
+        match self.of_a_run() {
+            Self::VmEnded => Self::NotRun,
+            kind => kind,
+        }
+    }
 }
 
 /// Why a command could not do its work: what was tried, why it failed and what to do next.

@@ -33,10 +33,11 @@ use std::time::Duration;
 const MARK: &str = ".restore";
 const MAX_MARK: usize = 4096;
 
-/// What it begins with. Both are of one length: the one is written over the other, for which there is
-/// room in a filesystem that is full.
+/// What it begins with. All are of one length: another is written over the first, for which there is
+/// room in a filesystem that is full. One that failed has ended as well, and is not run again.
 const BEGUN: &str = "begun ";
 pub(super) const ENDED: &[u8] = b"ended ";
+pub(super) const FAILED: &[u8] = b"fail: ";
 
 /// How long a witness is waited for whose command was killed, and how often it is looked.
 const TRIES: u32 = 80;
@@ -118,8 +119,14 @@ async fn left(files: &Files, end_commands: &mut impl FnMut()) -> Option<String> 
         tokio::time::sleep(BETWEEN_TRIES).await;
     }
     let content = read_regular(&path, Link::Refused, Trust::Owner, MAX_MARK).ok()?;
-    let name = content.strip_prefix(ENDED)?.strip_suffix(b"\n")?;
-    String::from_utf8(name.to_vec()).ok()
+    let failed = content.strip_prefix(FAILED);
+    let name = failed.or_else(|| content.strip_prefix(ENDED))?;
+    let name = String::from_utf8(name.strip_suffix(b"\n")?.to_vec()).ok()?;
+    if failed.is_some() {
+        // No agent was there to say so.
+        say!("the restore command of `{name}` failed");
+    }
+    Some(name)
 }
 
 #[cfg(test)]
@@ -182,7 +189,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::new(dir.path());
         let launcher = Launcher::new(dir.path(), false);
-        for (path, content) in [("/nonexistent", "begun a\n"), ("/bin/false", "ended a\n")] {
+        for (path, content) in [
+            ("/nonexistent", "begun a\n"),
+            ("/bin/false", "fail: a\n"),
+            ("/bin/true", "ended a\n"),
+        ] {
             let stdio = [(); 3].map(|()| no_input().unwrap());
             let paths = [path.to_owned()];
             let program = Program::new("/", &paths, &[path], Vec::new(), stdio).unwrap();
@@ -198,6 +209,10 @@ mod tests {
             launcher.finish(process).await;
             let kept = std::fs::read_to_string(files.path(MARK)).unwrap();
             assert_eq!(kept, content, "{path}");
+            // One that failed is not run again either.
+            files.keep(&owing(&["a"])).unwrap();
+            let is_owed = !settled(&files).await.1.owed.is_empty();
+            assert_eq!(is_owed, content.starts_with("begun"), "{path}");
         }
     }
 

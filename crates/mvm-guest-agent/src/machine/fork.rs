@@ -11,7 +11,7 @@
 
 use super::calls::Calls;
 use super::cgroup::CLONE_INTO_CGROUP;
-use super::end_mark::ENDED;
+use super::end_mark::{ENDED, FAILED};
 use super::inherited::close_all_but;
 use super::program::{Entry, Joined, Program};
 #[cfg(target_arch = "x86_64")]
@@ -177,7 +177,8 @@ fn witness(pid: Pid, program: &Program, mark: &OwnedFd) -> u8 {
     let Some(code) = status.exit_status() else {
         return 127;
     };
-    let _ = rustix::io::pwrite(mark, ENDED, 0);
+    let word = if code == 0 { ENDED } else { FAILED };
+    let _ = rustix::io::pwrite(mark, word, 0);
     u8::try_from(code).unwrap_or(127)
 }
 

@@ -52,13 +52,13 @@ pub(crate) fn renew(files: &Files) -> StepResult {
         if is_there {
             let id = parts.machine_id.get_or_insert(hex(&random::<16>()?));
             let id = format!("{id}\n");
-            let done = replace(Path::new(path), id.as_bytes(), &files.path(cover), &guest);
+            let done = replace(Path::new(path), id.as_bytes(), (files, cover), &guest);
             parts.add(what, what.to_owned(), done);
         }
     }
     let id = uuid(random::<16>()?);
-    let cover = files.path("boot-id");
-    let done = replace(Path::new(BOOT_ID), id.as_bytes(), &cover, &guest);
+    let cover = (files, "boot-id");
+    let done = replace(Path::new(BOOT_ID), id.as_bytes(), cover, &guest);
     parts.add("boot id", "boot id".to_owned(), done);
     let name = rename(
         &rustix::system::uname().nodename().to_string_lossy(),
@@ -217,7 +217,12 @@ impl Guest {
 ///
 /// A cover that is mounted is written through the path that it covers; one that is no longer mounted
 /// counts for nothing.
-fn replace(path: &Path, content: &[u8], cover: &Path, guest: &Guest) -> Result<(), NotDone> {
+fn replace(
+    path: &Path,
+    content: &[u8],
+    cover: (&Files, &str),
+    guest: &Guest,
+) -> Result<(), NotDone> {
     if write_in_place(path, content).is_err() {
         if !guest.shares_mounts {
             return Err(NotDone::Failed(guest.keeps_the_old()));
@@ -228,15 +233,13 @@ fn replace(path: &Path, content: &[u8], cover: &Path, guest: &Guest) -> Result<(
     guest.has_to_read(path, content)
 }
 
-fn put_over(path: &Path, content: &[u8], cover: &Path) -> io::Result<()> {
-    // Another file than one that is mounted somewhere.
-    match std::fs::remove_file(cover) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    std::fs::write(cover, content)?;
-    rustix::mount::mount_bind(cover, path).map_err(|error| {
-        let _ = std::fs::remove_file(cover);
+/// The cover is a new file of the run directory, and not one that is mounted somewhere. If need be it gets
+/// the room that was set aside there.
+fn put_over(path: &Path, content: &[u8], (files, name): (&Files, &str)) -> io::Result<()> {
+    files.remove(name)?;
+    files.replace(name, content)?;
+    rustix::mount::mount_bind(files.path(name), path).map_err(|error| {
+        let _ = files.remove(name);
         error.into()
     })
 }
@@ -327,15 +330,17 @@ mod tests {
     fn a_file_is_replaced_in_place() {
         let dir = tempfile::tempdir().unwrap();
         let (path, cover) = (dir.path().join("id"), dir.path().join("cover"));
+        let files = Files::new(dir.path());
+        let name = (&files, "cover");
         std::fs::write(&path, "old and longer").unwrap();
         let all = guest(Path::new("/"), true);
-        replace(&path, b"new", &cover, &all).unwrap();
+        replace(&path, b"new", name, &all).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
         assert!(!cover.exists());
 
         // A cover of another time, that is not mounted, is nobody's.
         std::fs::write(&cover, "stale").unwrap();
-        replace(&path, b"newer", &cover, &all).unwrap();
+        replace(&path, b"newer", name, &all).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "newer");
     }
 
@@ -352,16 +357,18 @@ mod tests {
         }
         let apart = guest(&theirs, false);
         let cover = dir.path().join("cover");
-        let said = failure(replace(&own, b"new", &cover, &apart));
+        let files = Files::new(dir.path());
+        let name = (&files, "cover");
+        let said = failure(replace(&own, b"new", name, &apart));
         assert!(said.contains("mount namespace of its own"), "{said}");
 
         // What cannot be written in place is not covered either, where nobody would see it.
         let proc = Path::new("/proc/sys/kernel/random/boot_id");
-        let said = failure(replace(proc, b"new", &cover, &apart));
+        let said = failure(replace(proc, b"new", name, &apart));
         assert!(said.contains("mount namespace of its own"), "{said}");
         assert!(!cover.exists());
 
-        let said = failure(replace(&own, b"new", &cover, &guest(&theirs, true)));
+        let said = failure(replace(&own, b"new", name, &guest(&theirs, true)));
         assert_eq!(said, "the guest still reads the old one");
         let said = failure(apart.set_hostname("other"));
         assert!(said.contains("ProtectHostname"), "{said}");
@@ -370,7 +377,7 @@ mod tests {
         std::fs::remove_file(&same).unwrap();
         std::os::unix::fs::symlink("/target", &same).unwrap();
         std::fs::write(theirs.join("target"), "new").unwrap();
-        replace(&own, b"new", &cover, &apart).unwrap();
+        replace(&own, b"new", name, &apart).unwrap();
     }
 
     #[test]

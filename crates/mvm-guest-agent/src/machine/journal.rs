@@ -6,11 +6,13 @@ use super::outcome::NotDone;
 use super::regular_file::{Link, Trust, read_regular};
 use crate::core::lifecycle::Journal;
 use mvm_protocol::lifecycle::MAX_PAYLOAD;
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// The journal, and the largest that is read, in bytes: more than ten thousand integrations make.
 const JOURNAL: &str = "journal.json";
@@ -39,12 +41,16 @@ const RESERVE_BYTES: usize = 32 * 1024 + MAX_PAYLOAD;
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
     dir: PathBuf,
+    /// The list of what is frozen as this agent has kept it last: it goes by its file only if it has kept
+    /// none. Somebody may remove that, or mount something over it, while the guest sleeps.
+    frozen: Rc<RefCell<Option<Vec<String>>>>,
 }
 
 impl Files {
     pub(crate) fn new(run_dir: &Path) -> Self {
         Self {
             dir: run_dir.to_owned(),
+            frozen: Rc::default(),
         }
     }
 
@@ -58,6 +64,13 @@ impl Files {
     /// that: what may be owed is not known then, and nothing is run for it. The generation's number
     /// stands in a file of its own as well.
     pub(crate) fn read(&self) -> Journal {
+        let mut journal = self.read_journal();
+        // Whatever has become of the journal: what an earlier agent froze stands still.
+        journal.frozen |= self.path(FROZEN).symlink_metadata().is_ok();
+        journal
+    }
+
+    fn read_journal(&self) -> Journal {
         let told = |name: &str, why: &dyn fmt::Display| {
             say!("{}: {why}", self.path(name).display());
         };
@@ -129,6 +142,9 @@ impl Files {
     /// The folders of the cgroups that were frozen here; those above before those below.
     /// One that is there and cannot be read is no empty one: it is all that says who is to be thawed.
     pub(crate) fn frozen(&self) -> Result<Vec<String>, NotDone> {
+        if let Some(kept) = &*self.frozen.borrow() {
+            return Ok(kept.clone());
+        }
         let path = self.path(FROZEN);
         let list = match read_regular(&path, Link::Refused, Trust::Owner, MAX_FROZEN) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -143,10 +159,13 @@ impl Files {
     /// cgroup.
     pub(crate) fn keep_frozen(&self, groups: &[String]) -> io::Result<()> {
         if groups.is_empty() {
-            return self.remove(FROZEN);
+            self.remove(FROZEN)?;
+        } else {
+            // The kernel lets nobody have a newline in the name of a cgroup.
+            self.replace(FROZEN, groups.join("\n").as_bytes())?;
         }
-        // The kernel lets nobody have a newline in the name of a cgroup.
-        self.replace(FROZEN, groups.join("\n").as_bytes())
+        self.frozen.replace(Some(groups.to_vec()));
+        Ok(())
     }
 
     /// A file of the run directory.
@@ -155,7 +174,7 @@ impl Files {
     }
 
     /// As [`Files::exchange`], if need be in the room that was set aside.
-    fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
+    pub(super) fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let full = match self.exchange(name, content) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => error,
             other => return other,
@@ -274,6 +293,33 @@ mod tests {
         let thawed = super::super::workload::thaw(&files);
         assert!(matches!(thawed, Err(NotDone::Failed(_))), "{thawed:?}");
         assert!(path.exists());
+    }
+
+    /// It may be removed, or have something mounted over it, while the guest sleeps.
+    #[test]
+    fn an_agent_knows_what_it_has_frozen_whatever_becomes_of_the_list() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(dir.path());
+        let frozen = ["/nonexistent/a".to_owned()];
+        files.keep_frozen(&frozen).unwrap();
+        std::fs::remove_file(dir.path().join("frozen")).unwrap();
+        assert_eq!(files.clone().frozen().unwrap(), frozen);
+        // A cgroup that has gone has nobody in it.
+        super::super::workload::thaw(&files).unwrap();
+        assert!(files.frozen().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_frozen_is_to_be_thawed_whatever_becomes_of_the_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(dir.path());
+        files.keep_frozen(&["/nonexistent/a".to_owned()]).unwrap();
+        for journal in [None, Some("{"), Some("")] {
+            if let Some(text) = journal {
+                std::fs::write(dir.path().join("journal.json"), text).unwrap();
+            }
+            assert!(Files::new(dir.path()).read().frozen, "{journal:?}");
+        }
     }
 
     /// Each of these would be written through, or hold whoever opens it.

@@ -60,7 +60,7 @@ impl Args {
         let span = tracing::info_span!("vm", name = self.vm.name);
         let attached = self.attach(context).instrument(span).await;
         attached.map_err(|failure| Failure {
-            kind: failure.kind.of_a_run(),
+            kind: failure.kind.of_what_was_begun(),
             ..failure
         })
     }

@@ -105,7 +105,7 @@ impl Args {
         ));
         tokio::select! {
             failure = self.serve_while_it_runs(context, &listener) => Err(Failure {
-                kind: failure.kind.of_a_run(),
+                kind: failure.kind.of_what_was_begun(),
                 ..failure
             }),
             _ = requests.next() => Ok(Outcome::Done),
