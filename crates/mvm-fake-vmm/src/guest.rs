@@ -67,6 +67,10 @@ impl Default for Worker {
     }
 }
 
+/// While there is this file in its VM's folder, a guest that is woken waits until there is the other one.
+const WAKE_WAITS: &str = "wake-waits";
+const GO: &str = "go";
+
 /// By which the guest of a test is at work.
 const WORKS: &str = "guest-works";
 
@@ -184,6 +188,11 @@ fn serve(shared: &Shared, peer: &mut Peer) {
         while health() == SILENT {
             if peer.is_closed_within(TICK) {
                 return;
+            }
+        }
+        if request["type"] == "wake" && Path::new(WAKE_WAITS).exists() {
+            while !Path::new(GO).exists() {
+                thread::sleep(TICK);
             }
         }
         let mut state = shared.running();

@@ -419,7 +419,7 @@ mod tests {
         );
         let mut processes = VmProcesses::attach(folder, record.unwrap());
         #[expect(clippy::zombie_processes, reason = "it is reaped by its pidfd")]
-        let keeper = std::process::Command::new("true").spawn().unwrap();
+        let keeper = Command::new("true").spawn().unwrap();
         let (_, alive) = Process::identify(Role::Console, keeper.id()).unwrap();
         assert!(alive.wait(Duration::from_secs(20)).unwrap());
         processes.members.push((alive, "what keeps the console"));

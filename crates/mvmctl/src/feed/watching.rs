@@ -4,7 +4,7 @@ use super::{Fed, Heard, Sink, folders};
 use crate::backoff::Backoff;
 use mvm_client::{Deadlines, Dialer, Error, Session, Watcher};
 use mvm_fleet::{Effect, Registered, RegistryEvent, RunState, Ticket};
-use mvm_registry::{Inventory, VmState};
+use mvm_registry::{Inventory, VmName, VmState};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long a guest that has made itself ready to be frozen may take until it is.
 const FROZEN_WITHIN: Duration = Duration::from_secs(15);
+
+/// How often it is looked whether a guest that was restored has been told so.
+const LOOK_WOKEN: Duration = Duration::from_millis(100);
 
 /// How often a VM that something else has paused is asked whether it runs again.
 const ASK_PAUSED: Duration = Duration::from_secs(2);
@@ -144,6 +147,21 @@ impl<S: Sink> Dialling<S> {
         self.dialer.connect(vm.endpoint()?, &self.deadlines).await
     }
 
+    /// Whether a VM was restored, and its guest is not known to have been told.
+    fn is_unwoken(&self, name: &str) -> bool {
+        let name = VmName::new(name).ok();
+        let record = name.and_then(|name| self.inventory.home().vm(&name).record().ok());
+        record.is_some_and(|record| record.unwoken.is_some())
+    }
+
+    /// Waits until it has been told, but no longer than for one that is to be frozen.
+    async fn until_woken(&self, name: &str) {
+        let until = Instant::now() + FROZEN_WITHIN;
+        while self.is_unwoken(name) && Instant::now() < until {
+            sleep(LOOK_WOKEN).await;
+        }
+    }
+
     /// How often each guest is inspected.
     fn inspect_every(&self) -> Duration {
         if !self.inspect {
@@ -202,6 +220,7 @@ async fn watch<S: Sink>(dialling: Arc<Dialling<S>>, name: Arc<str>, ticket: Tick
     let mut backoff = Backoff::up_to(LONGEST_PAUSE);
     let tell = |heard| dialling.sink.feed(Fed::Agent(ticket, heard));
     loop {
+        let is_unwoken = dialling.is_unwoken(&name);
         // In a box of its own: ten thousand watches are kept, and few of them dial.
         let begun = Box::pin(dialling.begin(&name, ticket)).await;
         let error = match begun {
@@ -228,7 +247,12 @@ async fn watch<S: Sink>(dialling: Arc<Dialling<S>>, name: Arc<str>, ticket: Tick
         match error {
             None => {
                 tell(Heard::LetGo).await;
-                sleep(FROZEN_WITHIN).await;
+                if is_unwoken {
+                    // It is ready since its snapshot was taken, and is about to run on.
+                    dialling.until_woken(&name).await;
+                } else {
+                    sleep(FROZEN_WITHIN).await;
+                }
             }
             Some(Error::Registry(mvm_registry::Error::NotRunning {
                 state: VmState::Paused(_),

@@ -316,6 +316,25 @@ pub(crate) fn a_golden_pool_keeps_spare_and_at_most_max(backend: &Backend) {
     assert_eq!(how_many(&states(&host), "running"), 3);
 }
 
+/// Its guest may be dialled before it was told that it was restored, when it is as it was for its snapshot.
+pub(crate) fn a_clone_is_known_as_soon_as_it_is_awake(backend: &Backend) {
+    let host = TestHost::with_web(backend);
+    host.ok("vm snapshot web --to golden --stop");
+    host.ok("vm rm web");
+    let fleet = Fleet::serve(&host, "[[pool]]\nname = \"c\"");
+    fs::create_dir_all(host.file("c-1", "")).unwrap();
+    host.touch("c-1", "wake-waits");
+    let mut restoring = host.begin("vm restore golden --name c-1 --clone");
+    fleet.until("watched", |_| call_count(&host, "c-1", "guest watch") == 1);
+    host.touch("c-1", "go");
+    assert!(restoring.wait().unwrap().success());
+    let begun = Instant::now();
+    fleet.until_says("/v1/pools/c", "\"idle\":1");
+    // A guest that is to be frozen is let alone for longer.
+    assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
+    fleet.end();
+}
+
 pub(crate) fn a_checkpoint_that_fails_costs_the_vm_nothing_and_is_tried_again(backend: &Backend) {
     let host = TestHost::with_web(backend);
     host.inject("guest sleep-prep refuse");

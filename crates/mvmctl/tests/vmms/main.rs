@@ -85,6 +85,10 @@ const FLEET: &[(&str, Story)] = &[
         fleet::fifty_connections_wake_one,
     ),
     (
+        "a_clone_is_known_as_soon_as_it_is_awake",
+        fleet::a_clone_is_known_as_soon_as_it_is_awake,
+    ),
+    (
         "a_golden_pool_keeps_spare_and_at_most_max",
         fleet::a_golden_pool_keeps_spare_and_at_most_max,
     ),
