@@ -42,3 +42,11 @@ pub fn read(path: &str) -> String {
     let path = repository().join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
+
+/// What mkGuest says of arguments with which something is wrong.
+pub fn refusal(nix: &Nix, arguments: &str) -> String {
+    match nix.eval(&format!("(mkGuest {arguments}).drvPath")) {
+        Err(message) => message,
+        Ok(value) => panic!("{arguments} is taken: {value}"),
+    }
+}

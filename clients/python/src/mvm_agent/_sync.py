@@ -60,7 +60,6 @@ def _ready(
     )
 
 
-
 class Session(_Closing):
     """A connection to an agent. Requests are answered one after the other; not to be used by several
     threads at once. After an error that is no `AgentError` it is of no further use."""

@@ -223,9 +223,9 @@ impl<'a> Decision<'a> {
         }
         // Who sleeps on is nobody's to wake, and takes no room: but for those that should wake and do not,
         // which are not to become ever more.
-        let mut failing = self.members.asleep.clone();
-        failing.retain(|vm| vm.failed().is_some());
-        let vms = number(&failing);
+        let asleep = self.members.asleep.iter();
+        let failing = asleep.filter(|vm| vm.failed().is_some()).count();
+        let vms = u32::try_from(failing).unwrap_or(u32::MAX);
         if vms >= max.saturating_mul(2) {
             return Err(Cause::NotWoken { vms });
         }

@@ -9,7 +9,7 @@
 //!                      │                   │ exits
 //!                      │◀──────────────────┘
 //!                      ▼
-//!          "ended NAME" in the run directory, and the same exit
+//!          "ended NAME", or "fail: NAME", in the run directory, and the same exit
 //! ```
 //!
 //! An agent that starts ends the command that it finds under way, and not the witness, which holds a

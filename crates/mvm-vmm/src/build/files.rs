@@ -13,7 +13,7 @@ pub(super) fn add_etc(tree: &mut Tree, etc: &Path) -> Result<(), BuildError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         match name.as_ref() {
             "agent.json" | "integrations.d" | "probes.d" => {
-                add_files(tree, &path, &format!("/etc/mvm/{name}"))?;
+                add_files(tree, &path, &format!("/etc/mvm/{name}"), |_| Ok(()))?;
             }
             _ => {
                 return Err(BuildError::BadFile {
@@ -38,27 +38,32 @@ const CHECKED: [&str; 3] = [
 
 /// Files that somebody has asked for, each with its place.
 pub(super) fn add_wanted(tree: &mut Tree, from: &Path, to: &str) -> Result<(), BuildError> {
-    let mut wanted = Tree::default();
-    add_files(&mut wanted, from, to)?;
-    for path in wanted.files() {
-        let is_below = |folder: &&&str| Path::new(path).starts_with(folder);
-        let place = || format!("/{path}");
-        if let Some(folder) = MOUNTED_OVER.iter().find(is_below) {
-            return Err(BuildError::Hidden {
-                path: place(),
-                folder: format!("/{folder}"),
-            });
-        }
-        if CHECKED.iter().any(|folder| is_below(&folder)) {
-            return Err(BuildError::Unchecked(place()));
-        }
+    add_files(tree, from, to, check_place)
+}
+
+/// Whether the guest would see a file there, and the agent not go by it unchecked.
+fn check_place(place: &str) -> Result<(), BuildError> {
+    let path = Path::new(place.trim_start_matches('/'));
+    if let Some(folder) = MOUNTED_OVER.iter().find(|it| path.starts_with(it)) {
+        return Err(BuildError::Hidden {
+            path: place.into(),
+            folder: format!("/{folder}"),
+        });
     }
-    add_files(tree, from, to)
+    if CHECKED.iter().any(|it| path.starts_with(it)) {
+        return Err(BuildError::Unchecked(place.into()));
+    }
+    Ok(())
 }
 
 /// A file, or a folder with all that is in it. Links are followed: they lead to files of this
-/// machine.
-fn add_files(tree: &mut Tree, from: &Path, to: &str) -> Result<(), BuildError> {
+/// machine. Each file's place is checked before it is read.
+fn add_files(
+    tree: &mut Tree,
+    from: &Path,
+    to: &str,
+    check: fn(&str) -> Result<(), BuildError>,
+) -> Result<(), BuildError> {
     let metadata = std::fs::metadata(from).map_err(|error| match std::fs::read_link(from) {
         Ok(target) if error.kind() == ErrorKind::NotFound => BuildError::BadFile {
             path: from.to_owned(),
@@ -86,7 +91,8 @@ fn add_files(tree: &mut Tree, from: &Path, to: &str) -> Result<(), BuildError> {
                     reason: "its name is no text in UTF-8".into(),
                 });
             };
-            add_files(tree, &path, &format!("{}/{name}", to.trim_end_matches('/')))?;
+            let place = format!("{}/{name}", to.trim_end_matches('/'));
+            add_files(tree, &path, &place, check)?;
         }
         return Ok(());
     }
@@ -96,6 +102,7 @@ fn add_files(tree: &mut Tree, from: &Path, to: &str) -> Result<(), BuildError> {
             reason: "it is neither a file nor a folder".into(),
         });
     }
+    check(to)?;
     let executable = metadata.permissions().mode() & 0o111 != 0;
     let content = std::fs::read(from).map_err(BuildError::io("read", from))?;
     let mode = mode(if executable { 0o755 } else { 0o644 });
@@ -135,7 +142,7 @@ mod tests {
         std::fs::create_dir(&www).unwrap();
         std::os::unix::fs::symlink(&target, www.join("run")).unwrap();
         let mut tree = Tree::default();
-        add_files(&mut tree, &www, "/srv/www").unwrap();
+        add_wanted(&mut tree, &www, "/srv/www").unwrap();
         let again = tree.add_file("/srv/www/run", 0o644, "");
         assert!(matches!(again, Err(BuildError::Collision(_))));
         let archive = tree.write(Vec::new()).unwrap();

@@ -74,13 +74,6 @@ impl Tree {
         self.nodes.contains_key(path.trim_start_matches('/'))
     }
 
-    /// The paths of all but folders.
-    pub(super) fn files(&self) -> impl Iterator<Item = &str> {
-        let nodes = self.nodes.iter();
-        let files = nodes.filter(|(_, node)| !matches!(node, Node::Folder { .. }));
-        files.map(|(path, _)| path.as_str())
-    }
-
     /// Writes the archive.
     pub(super) fn write<W: Write>(&self, mut out: W) -> io::Result<W> {
         for (ino, (path, node)) in (1..).zip(&self.nodes) {
