@@ -8,6 +8,7 @@ use crate::locate::VHOST_DEVICE_VSOCK;
 use crate::process::listens;
 use crate::qemu::arguments::VSOCK_SOCKET;
 use mvm_registry::Role;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ const UNSEEN: Duration = Duration::from_millis(300);
 
 /// How long it is left alone if it watches its queues, and what it waits for may not be seen.
 const NOT_ALLOWED: Duration = Duration::from_millis(50);
+
+/// What an epoll descriptor is called in `/proc/PID/fd`.
+const EPOLL: &str = "anon_inode:[eventpoll]";
 
 /// Starts it and waits until it listens on its socket, to which QEMU will connect.
 pub(super) fn start(
@@ -84,10 +88,19 @@ pub fn ready_after(pid: i32) -> Option<Duration> {
 /// Whether the process watches both queues of a guest's driver: one that it has taken over is in its
 /// epoll set, with the queue's number.
 pub(super) fn watches_queues(pid: i32) -> bool {
-    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
-    let texts = files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok());
+    // It is asked again and again: of the others nothing is read.
+    let epolls = descriptors.filter_map(|descriptor| {
+        let descriptor = descriptor.ok()?;
+        let target = std::fs::read_link(descriptor.path()).ok()?;
+        (target.as_os_str() == EPOLL).then(|| descriptor.file_name())
+    });
+    let texts = epolls.filter_map(|descriptor| {
+        let path = Path::new("/proc").join(pid.to_string()).join("fdinfo");
+        std::fs::read_to_string(path.join(descriptor)).ok()
+    });
     let watched: Vec<u64> = texts.flat_map(|text| epoll_data(&text)).collect();
     [0, 1].iter().all(|queue| watched.contains(queue))
 }
@@ -128,6 +141,20 @@ mod tests {
                       tfd:       15 events:       19 data:               1f  pos:0 ino:421 sdev:f\n";
         assert_eq!(epoll_data(fdinfo), [1, 31]);
         assert!(epoll_data("pos:\t0\n").is_empty());
+    }
+
+    #[test]
+    fn a_process_that_watches_both_queues() {
+        use rustix::event::{EventfdFlags, epoll, eventfd};
+        let own = i32::try_from(std::process::id()).unwrap();
+        let watching = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let queues = [0, 1].map(|queue| (queue, eventfd(0, EventfdFlags::CLOEXEC).unwrap()));
+        for (queue, kicked) in &queues {
+            assert!(!watches_queues(own), "before queue {queue}");
+            let data = epoll::EventData::new_u64(*queue);
+            epoll::add(&watching, kicked, data, epoll::EventFlags::IN).unwrap();
+        }
+        assert!(watches_queues(own));
     }
 
     #[test]
