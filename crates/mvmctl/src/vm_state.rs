@@ -327,6 +327,27 @@ impl VmState<'_> {
         }
     }
 
+    /// Waits until its guest has been told that it was restored, if it was, but no longer than for one
+    /// that is to be frozen: whoever was to tell it may have been killed.
+    pub(crate) async fn until_woken(&mut self) {
+        let told = async {
+            while self.is_unwoken() {
+                self.changed().await;
+                self.unseen = false;
+            }
+        };
+        let _ = timeout(FROZEN_WITHIN, told).await;
+    }
+
+    fn is_unwoken(&self) -> bool {
+        let inventory = self.states.context.inventory().ok();
+        let name = VmName::new(&self.name).ok();
+        let record = inventory
+            .zip(name)
+            .and_then(|(inventory, name)| inventory.home().vm(&name).record().ok());
+        record.is_some_and(|record| record.unwoken.is_some())
+    }
+
     fn ran_on(&mut self) {
         self.runs_on = Some((Instant::now(), Backoff::new()));
     }

@@ -5,6 +5,8 @@ use mvm_fake_agent::{Peer, status, well};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Answers `watch` with a status of that health, and gives the request's number.
@@ -122,6 +124,31 @@ fn events_go_on_over_stop_and_start() {
     assert_eq!(host.accepted("web"), 4);
 }
 
+#[test]
+fn events_of_all_go_on_with_one_that_wakes_later_once_it_was_told() {
+    let watch = |peer: &mut Peer| {
+        watched(peer, "healthy");
+        peer.until_closed();
+    };
+    let host = Host::with("web", watch)
+        .and("asleep", watch)
+        .record("web", r#"{"state":"running"}"#)
+        .record("asleep", r#"{"state":"asleep"}"#);
+    let (mut child, mut stdout) = begin(&host, "vm events --json");
+    assert_eq!(line(&mut stdout)["vm"], "web");
+    host.write_record("asleep", r#"{"state":"running"}"#);
+    let woken = line(&mut stdout);
+    assert_eq!(woken["vm"], "asleep");
+    assert_eq!(woken["lifecycle"], "running");
+    // Another of its run is none that is not followed yet.
+    host.write_record("asleep", r#"{"state":"running","pinned":true}"#);
+    host.write_record("web", r#"{"state":"stopped"}"#);
+    assert_eq!(line(&mut stdout)["vm"], "web");
+    interrupt(&child);
+    child.wait().unwrap();
+    assert_eq!(host.accepted("asleep"), 1);
+}
+
 /// A record of mvmctl's own, of a VM whose VMM is that process.
 fn of_mvmctl(pid: u32, start_ticks: u64) -> String {
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
@@ -206,4 +233,48 @@ fn a_wait_goes_on_over_a_snapshot_and_over_stop_and_start() {
     assert_eq!(host.accepted("web"), 2, "a stopped VM is not dialled");
     host.write_record("web", r#"{"state":"running"}"#);
     Ran::from(child.wait_with_output().unwrap()).exits(0);
+}
+
+#[test]
+fn events_of_all_do_not_dial_a_restored_guest_before_it_was_told() {
+    let is_told = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&is_told);
+    let watch = |peer: &mut Peer| {
+        watched(peer, "healthy");
+        peer.until_closed();
+    };
+    let host = Host::with("other", watch)
+        .and("later", watch)
+        .and("web", move |peer: &mut Peer| {
+            let health = if seen.load(Ordering::SeqCst) {
+                "healthy"
+            } else {
+                "unhealthy"
+            };
+            watched(peer, health);
+            peer.until_closed();
+        })
+        .record("other", r#"{"state":"running"}"#)
+        .record("later", r#"{"state":"stopped"}"#)
+        .record("web", r#"{"state":"stopped"}"#);
+    let (mut child, mut stdout) = begin(&host, "vm events --json");
+    assert_eq!(line(&mut stdout)["vm"], "other");
+    let (mut vmm, told) = vmm();
+    let mut untold: Value = serde_json::from_str(&told).unwrap();
+    untold["unwoken"] = json!({"snapshot": "/snapshots/web", "clone": true, "payload": false});
+    host.write_record("web", &untold.to_string());
+    // When another that runs since is followed, this one was seen.
+    host.write_record("later", r#"{"state":"running"}"#);
+    assert_eq!(line(&mut stdout)["vm"], "later");
+    is_told.store(true, Ordering::SeqCst);
+    host.write_record("web", &told);
+    let status = line(&mut stdout);
+    assert_eq!(
+        (&status["vm"], &status["health"]),
+        (&"web".into(), &"healthy".into())
+    );
+    interrupt(&child);
+    child.wait().unwrap();
+    vmm.kill().unwrap();
+    vmm.wait().unwrap();
 }

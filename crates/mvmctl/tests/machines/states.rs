@@ -60,6 +60,40 @@ fn one_that_was_killed_has_ended_by_itself() {
 }
 
 #[test]
+fn events_of_all_are_those_of_vms_that_are_started_later_too() {
+    let home = Home::new();
+    home.ok(START);
+    let mut events = home.begin("vm events --json");
+    let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let first = next();
+    assert_eq!(
+        (&first["vm"], &first["lifecycle"]),
+        (&"web".into(), &"running".into())
+    );
+    for _ in 0..2 {
+        home.ok(&START.replace("web", "later"));
+        let status = next();
+        assert_eq!(
+            (&status["vm"], &status["lifecycle"]),
+            (&"later".into(), &"running".into())
+        );
+        signal("KILL", home.pid("later"));
+        // That the connection was closed may be told before.
+        let told = std::iter::repeat_with(&mut next).find(|told| told["error"]["code"] != "closed");
+        let told = told.unwrap();
+        assert_eq!(
+            (&told["vm"], &told["error"]["code"]),
+            (&"later".into(), &"vm-ended".into())
+        );
+    }
+    home.ok("vm rm web --force");
+    assert_eq!(next()["vm"], "web");
+    let run = end(events);
+    assert_eq!(run.code, Some(4), "{}", run.stderr);
+}
+
+#[test]
 fn one_that_is_stopped_in_order_is_never_told_to_have_ended_by_itself() {
     let home = Home::new();
     home.ok(START);

@@ -1,5 +1,8 @@
 //! `mvmctl vm events`
 
+mod later;
+
+use self::later::Later;
 use super::Context;
 use crate::args::Format;
 use crate::backoff::Backoff;
@@ -10,7 +13,7 @@ use crate::render::shown::Shown;
 use crate::report::{self, Failure, InData, Outcome};
 use crate::vm_name;
 use crate::vm_state::{Now, VmState, VmStates};
-use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use mvm_client::{Error, Watcher};
 use mvm_protocol::answer::{Change, Event};
 use mvm_protocol::status::Status;
@@ -27,8 +30,8 @@ use tracing::Instrument as _;
 /// was lost has `error`. A VM that cannot be reached at the beginning is given up; one that is lost
 /// later is dialled again with growing pauses, and told of by its status when it is back. One that is
 /// frozen for a snapshot, put to sleep or stopped is let go of, and followed again once it runs. It
-/// ends when all VMs are given up or have ended by themselves. Without names it is about those that run
-/// when it begins, and not about later ones.
+/// ends when all VMs are given up or have ended by themselves. Without names it is also about those that
+/// begin to run later.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -48,11 +51,7 @@ impl Args {
         let at_once = fleet::at_once(context, targets.len());
         let states = VmStates::new(context);
         let dialling = Semaphore::new(at_once);
-        let wanted = targets.into_iter().filter(|target| {
-            // Among all VMs, one that is not running is as it should be.
-            scope != Scope::All || !target.vm.as_ref().is_ok_and(fleet::is_off)
-        });
-        let watches = wanted.map(|target| {
+        let follow = |target: Target, is_later: bool| {
             let span = tracing::info_span!("vm", name = target.name);
             let follower = Follower {
                 context,
@@ -61,16 +60,54 @@ impl Args {
                 states: &states,
                 name: target.name.clone(),
             };
-            follower.follow(target).instrument(span)
-        });
-        let ends = tokio::select! {
-            ends = join_all(watches) => ends,
-            () = context.ui.closed() => return Ok(Outcome::Done),
+            let follow = async move {
+                let name = follower.name.clone();
+                (name, follower.follow(target, is_later).await)
+            };
+            follow.instrument(span)
         };
-        let failures = ends.into_iter().filter_map(Result::err);
-        match (scope, failures.collect::<Vec<_>>()) {
-            (_, failures) if failures.is_empty() => Ok(Outcome::Done),
-            (Scope::One, mut failures) => failures.pop().map_or(Ok(Outcome::Done), Err),
+        let wanted = targets.into_iter().filter(|target| {
+            // Among all VMs, one that is not running is as it should be.
+            scope != Scope::All || !target.vm.as_ref().is_ok_and(fleet::is_off)
+        });
+        let wanted: Vec<_> = wanted.collect();
+        let names = wanted.iter().map(|target| target.name.clone());
+        let mut later = (scope == Scope::All).then(|| Later::than(names, inventory.clone()));
+        let mut watches: FuturesUnordered<_> = wanted
+            .into_iter()
+            .map(|target| follow(target, false))
+            .collect();
+        let mut failures = Vec::new();
+        while !watches.is_empty() {
+            let begun = async {
+                match &mut later {
+                    Some(later) => later.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some((name, end)) = watches.next() => {
+                    failures.extend(end.err());
+                    if let Some(later) = &mut later {
+                        later.is_over(&name);
+                    }
+                }
+                begun = begun => for name in begun {
+                    // What is gone again needs nobody.
+                    match inventory.find(&name) {
+                        Ok(vm) if vm.is_meant_by(&self.vms.by_label.selectors) => {
+                            watches.push(follow(Target { name, vm: Ok(vm) }, true));
+                        }
+                        _ => later.iter_mut().for_each(|later| later.is_over(&name)),
+                    }
+                },
+                () = context.ui.closed() => return Ok(Outcome::Done),
+            }
+        }
+        match scope {
+            _ if failures.is_empty() => Ok(Outcome::Done),
+            Scope::One => failures.pop().map_or(Ok(Outcome::Done), Err),
             _ => Ok(Outcome::SomeFailed),
         }
     }
@@ -97,12 +134,16 @@ enum Over {
 }
 
 impl Follower<'_> {
-    /// Until the VM has ended, whatever is being waited for just then.
-    async fn follow(self, target: Target) -> Result<(), Failure> {
+    /// Until the VM has ended, whatever is being waited for just then. One that has begun to run just now
+    /// may have to be told first that it was restored.
+    async fn follow(self, target: Target, is_later: bool) -> Result<(), Failure> {
         if let Err(error) = target.vm {
             return self.give_up(&error.into());
         }
         let mut state = self.states.of(&self.name)?;
+        if is_later {
+            state.until_woken().await;
+        }
         let mut was_up = false;
         let mut backoff = Backoff::new();
         loop {
