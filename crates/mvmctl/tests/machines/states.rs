@@ -88,9 +88,13 @@ fn events_of_all_are_those_of_vms_that_are_started_later_too() {
         );
     }
     home.ok("vm rm web --force");
-    assert_eq!(next()["vm"], "web");
+    let removed = std::iter::repeat_with(&mut next).find(|it| it["error"]["code"] == "no-such-vm");
+    assert_eq!(removed.unwrap()["vm"], "web");
+    // For the one that was killed.
     let run = end(events);
     assert_eq!(run.code, Some(4), "{}", run.stderr);
+    assert!(run.stderr.contains("web: it was removed"), "{}", run.stderr);
+    assert!(!run.stderr.contains("did you mean"), "{}", run.stderr);
 }
 
 #[test]
@@ -109,7 +113,8 @@ fn one_that_is_stopped_in_order_is_never_told_to_have_ended_by_itself() {
     );
     let run = end(events);
     assert_eq!(run.code, Some(3), "{}", run.stderr);
-    assert!(run.stderr.contains("no VM has that name"), "{}", run.stderr);
+    let told = "web: it was removed: no VM has that name";
+    assert!(run.stderr.contains(told), "{}", run.stderr);
 }
 
 #[test]

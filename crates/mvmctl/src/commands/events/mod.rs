@@ -41,6 +41,9 @@ pub(crate) struct Args {
 /// How often a quiet guest says that it is there: three missing ones make it lost.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
+/// The code of an error about a VM that is not there any more.
+const REMOVED: &str = "no-such-vm";
+
 /// How long a line may be in characters.
 const MOST: usize = 500;
 
@@ -168,6 +171,7 @@ impl Follower<'_> {
                     let _ = timeout(backoff.pause(), state.changed()).await;
                     continue;
                 }
+                Err(error) if was_up && error.code() == REMOVED => return self.removed(&error),
                 Ok(Now::Off(error)) | Err(error) => return self.give_up(&error),
             };
             let mut is_up = false;
@@ -207,6 +211,23 @@ impl Follower<'_> {
             }
             let _ = timeout(backoff.pause(), state.changed()).await;
         }
+    }
+
+    /// Among all VMs, one that was removed is as it should be.
+    fn removed(&self, error: &Error) -> Result<(), Failure> {
+        let mut failure = Failure::about(&self.name, error);
+        failure.message = format!("it was removed: {}", failure.message);
+        // Which name was meant instead is no question.
+        failure.hint = None;
+        if self.scope != Scope::All {
+            return self.give_up_for(failure);
+        }
+        if matches!(self.context.format, Format::Json | Format::Yaml) {
+            data::line(self.context, &InData::from(&failure))?;
+        }
+        let name = &self.name;
+        self.context.ui.note(&format!("{name}: it was removed"));
+        Ok(())
     }
 
     fn give_up(&self, error: &Error) -> Result<(), Failure> {
