@@ -83,7 +83,7 @@ impl Script {
                     self.tickets.insert(name.to_string(), ticket);
                 }
                 Effect::Unwatch { ticket } => self.tickets.retain(|_, other| *other != ticket),
-                Effect::Ask { .. } => {}
+                Effect::Ask { .. } | Effect::AwaitResume { .. } => {}
             }
         }
     }

@@ -90,6 +90,9 @@ pub(crate) struct Failure {
     pub(crate) retryable: bool,
 }
 
+/// The code of what a signal to this program has broken off.
+pub(crate) const INTERRUPTED: &str = "interrupted";
+
 impl Failure {
     /// Work that was tried and went wrong.
     pub(crate) fn failed(message: impl Into<String>) -> Self {
@@ -126,7 +129,7 @@ impl Failure {
         let name = mvm_protocol::signal::name(number);
         Self {
             kind: Kind::Signalled(number),
-            code: "interrupted".into(),
+            code: INTERRUPTED.into(),
             ..Self::failed(format!("ended by SIG{name}, {consequence}"))
         }
     }
@@ -134,7 +137,7 @@ impl Failure {
     /// Its user has had enough of waiting.
     pub(crate) fn interrupted() -> Self {
         Self {
-            code: "interrupted".into(),
+            code: INTERRUPTED.into(),
             ..Self::failed("interrupted")
         }
     }

@@ -67,6 +67,10 @@ impl Termination {
                 signals.push((number, received));
             }
         }
+        // A file that would grow over its limit (RLIMIT_FSIZE) is an error like a disk that is full, and
+        // no end of this program. What it starts has the default again.
+        let too_large = rustix::process::Signal::XFSZ.as_raw();
+        signal_hook::flag::register(too_large, Arc::default())?;
         let (requests, _) = broadcast::channel(WAITING);
         let hup_reloads = Arc::new(AtomicBool::new(false));
         let watcher = Watcher {

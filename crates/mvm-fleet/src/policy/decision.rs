@@ -82,6 +82,7 @@ impl<'a> Decision<'a> {
             let vms = self.members.unknown;
             self.hold(Cause::Unknown { vms });
         }
+        self.await_lifetimes();
         self.end_the_oldest();
         let (mut fresh, expired): (Vec<_>, Vec<_>) = std::mem::take(&mut self.members.idle)
             .into_iter()
@@ -98,6 +99,32 @@ impl<'a> Decision<'a> {
         self.remove();
     }
 
+    /// Looks again when the next one has lived for its lifetime, or for twice that: nothing else may come
+    /// about by then.
+    fn await_lifetimes(&mut self) {
+        let Some(after) = self.policy.max_lifetime else {
+            return;
+        };
+        let Members {
+            at_work,
+            idle,
+            paused,
+            asleep,
+            ..
+        } = &self.members;
+        let idle = idle.iter().map(|(_, vm)| vm);
+        let all = idle.chain(at_work).chain(paused).chain(asleep);
+        let ages = all.filter(|vm| is_ours(vm)).map(|vm| vm.age(&self.now));
+        let next = ages.filter_map(|age| {
+            let mut ends = [after, after.saturating_mul(2)].into_iter();
+            ends.find(|end| age < *end)
+                .map(|end| end.saturating_sub(age))
+        });
+        if let Some(next) = next.min() {
+            self.look_again(next);
+        }
+    }
+
     /// Stops what has lived for twice its lifetime, whatever it does, but for what is unknown.
     fn end_the_oldest(&mut self) {
         let Some(after) = self.policy.max_lifetime else {
@@ -111,7 +138,6 @@ impl<'a> Decision<'a> {
             }
             let age = vm.age(&self.now);
             if age < twice {
-                self.look_again(twice.saturating_sub(age));
                 return true;
             }
             let reason = Reason::TwiceLifetime { age, after };
@@ -286,8 +312,9 @@ impl<'a> Decision<'a> {
         for (idle, vm) in expired {
             let stands_in = self.members.busy + idle_left > self.policy.bounds.min;
             if self.raised > 0 || self.members.coming > 0 || !stands_in {
-                self.look_again(after.saturating_mul(2).saturating_sub(vm.age(&self.now)));
-            } else if *idle < quiet {
+                continue;
+            }
+            if *idle < quiet {
                 self.look_again(quiet.saturating_sub(*idle));
             } else if !self.is_kept(vm) {
                 let age = vm.age(&self.now);

@@ -104,6 +104,12 @@ pub enum Effect {
         /// The void ticket.
         ticket: Ticket,
     },
+    /// Something else than the fleet has the VM stand still, and no folder tells when it goes on: look
+    /// again and again until it does, and tell what it is then.
+    AwaitResume {
+        /// The VM.
+        name: Arc<str>,
+    },
     /// Ask the agent for `status` or `inspect` anew: integrations or probes may have come or gone.
     Ask {
         /// To be shown with the answer.
@@ -367,6 +373,9 @@ impl View {
             let ticket = Ticket { slot, serial };
             let name = vm.name.clone();
             effects.push(Effect::Watch { name, ticket });
+        } else if vm.run_state == (RunState::Paused { by_fleet: false }) {
+            let name = vm.name.clone();
+            effects.push(Effect::AwaitResume { name });
         }
         self.reassess(slot);
     }

@@ -29,7 +29,7 @@ pub struct Vm {
 
     /// By which what comes from its agent is known to be of this run. None if it is not watched.
     pub(super) ticket: Option<u64>,
-    /// Since when (`CLOCK_BOOTTIME`) it has that ticket, or is starting.
+    /// Since when (`CLOCK_BOOTTIME`) it has that ticket, is starting, or was seen to have ended.
     pub(super) from: Duration,
     /// Whether it has answered or failed once.
     pub(super) has_answered: bool,
@@ -127,9 +127,13 @@ impl Vm {
     }
 
     /// For how long it has been what its folder says, by the host's clock, and no host has touched it;
-    /// zero if nobody knows.
+    /// zero if nobody knows. When it ended by itself nobody notes: for that time it was seen so.
     pub fn untouched_for(&self, now: &Now) -> Duration {
-        let since = self.since.map_or(Duration::ZERO, |since| now.since(since));
+        let since = match (self.since, self.run_state) {
+            (Some(since), _) => now.since(since),
+            (None, RunState::Ended) => now.boottime.saturating_sub(self.from),
+            (None, _) => Duration::ZERO,
+        };
         self.touched_at
             .map_or(since, |touched| since.min(now.since(touched)))
     }

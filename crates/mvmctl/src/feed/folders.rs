@@ -147,7 +147,8 @@ fn registered(name: &str, known: &Known) -> Registered {
     });
     Registered {
         pool: known.pool.as_deref().map(str::to_owned),
-        since: known.since,
+        // When it ended, or something else paused it, nobody has noted.
+        since: known.since.filter(|_| is_noted(&known.state)),
         started_at: known.started_at,
         made_by_fleet: notes.fleet.made,
         // Nobody may do anything to another's, or to one of which nobody knows what is wanted.
@@ -157,6 +158,10 @@ fn registered(name: &str, known: &Known) -> Registered {
         failed,
         ..Registered::new(name, run_state)
     }
+}
+
+fn is_noted(state: &VmState) -> bool {
+    !matches!(state, VmState::Ended(_) | VmState::Paused(Pause::Other))
 }
 
 fn run_state(state: &VmState) -> RunState {

@@ -67,6 +67,8 @@ struct Dialling<S> {
 pub(crate) struct Watches<S> {
     dialling: Arc<Dialling<S>>,
     tasks: HashMap<Ticket, (Arc<str>, AbortHandle)>,
+    /// Those that are looked at until they run again.
+    paused: HashMap<Arc<str>, AbortHandle>,
 }
 
 impl<S: Sink> Watches<S> {
@@ -84,6 +86,7 @@ impl<S: Sink> Watches<S> {
                 sink,
             }),
             tasks: HashMap::new(),
+            paused: HashMap::new(),
         };
         watches.set_heartbeat(settings.heartbeat);
         watches
@@ -95,6 +98,7 @@ impl<S: Sink> Watches<S> {
             Effect::Watch { name, ticket } => self.watch(name, ticket),
             Effect::Unwatch { ticket } => self.unwatch(ticket),
             Effect::Ask { ticket } => self.ask(ticket),
+            Effect::AwaitResume { name } => self.await_resume(name),
         }
     }
 
@@ -109,6 +113,15 @@ impl<S: Sink> Watches<S> {
         let handle = tokio::spawn(task).abort_handle();
         self.tasks.insert(ticket, (name, handle));
         self.count();
+    }
+
+    fn await_resume(&mut self, name: Arc<str>) {
+        self.paused.retain(|_, task| !task.is_finished());
+        let task = await_resume(Arc::clone(&self.dialling), Arc::clone(&name));
+        let task = tokio::spawn(task).abort_handle();
+        if let Some(before) = self.paused.insert(name, task) {
+            before.abort();
+        }
     }
 
     fn count(&self) {
@@ -135,9 +148,10 @@ impl<S: Sink> Watches<S> {
 
 impl<S> Drop for Watches<S> {
     fn drop(&mut self) {
-        for (_, task) in self.tasks.values() {
-            task.abort();
-        }
+        let watches = self.tasks.values().map(|(_, task)| task);
+        watches
+            .chain(self.paused.values())
+            .for_each(AbortHandle::abort);
     }
 }
 
@@ -152,6 +166,26 @@ impl<S: Sink> Dialling<S> {
         let name = VmName::new(name).ok();
         let record = name.and_then(|name| self.inventory.home().vm(&name).record().ok());
         record.is_some_and(|record| record.unwoken.is_some())
+    }
+
+    /// Tells of a VM that something has paused. Its folder may say that it runs.
+    async fn tell_paused(&self, name: &str) {
+        let Some(registered) = folders::look(self.inventory.home(), name) else {
+            return;
+        };
+        let paused = Registered {
+            run_state: RunState::Paused { by_fleet: false },
+            // Nobody has noted that.
+            since: None,
+            ..registered.clone()
+        };
+        let is_told = registered.run_state != RunState::Running;
+        self.tell(if is_told { registered } else { paused }).await;
+    }
+
+    async fn tell(&self, registered: Registered) {
+        let event = RegistryEvent::Changed(registered);
+        self.sink.feed(Fed::Registry(event)).await;
     }
 
     /// Waits until it has been told, but no longer than for one that is to be frozen.
@@ -257,8 +291,8 @@ async fn watch<S: Sink>(dialling: Arc<Dialling<S>>, name: Arc<str>, ticket: Tick
             Some(Error::Registry(mvm_registry::Error::NotRunning {
                 state: VmState::Paused(_),
             })) => {
-                // The view ends this watch then, so another task sees when it runs again.
-                tokio::spawn(paused(Arc::clone(&dialling), Arc::clone(&name)));
+                // The view ends this watch then.
+                dialling.tell_paused(&name).await;
                 sleep(FROZEN_WITHIN).await;
             }
             Some(_) => {
@@ -269,32 +303,22 @@ async fn watch<S: Sink>(dialling: Arc<Dialling<S>>, name: Arc<str>, ticket: Tick
     }
 }
 
-/// Tells of a VM that something has paused, of which its folder says nothing, and when it may run again.
-async fn paused<S: Sink>(dialling: Arc<Dialling<S>>, name: Arc<str>) {
-    let look = || folders::look(dialling.inventory.home(), &name);
-    let tell = |registered| {
-        let event = RegistryEvent::Changed(registered);
-        dialling.sink.feed(Fed::Registry(event))
-    };
-    let Some(registered) = look().filter(|it| it.run_state == RunState::Running) else {
-        return;
-    };
-    let run_state = RunState::Paused { by_fleet: false };
-    tell(Registered {
-        run_state,
-        ..registered
-    })
-    .await;
+/// Tells what a VM is that something has paused, as soon as it is something else.
+async fn await_resume<S: Sink>(dialling: Arc<Dialling<S>>, name: Arc<str>) {
+    let paused = RunState::Paused { by_fleet: false };
     loop {
         sleep(ASK_PAUSED).await;
         let at_most = dialling.deadlines.connect;
-        match dialling.inventory.now(&name, at_most).await {
-            Ok(vm) if matches!(vm.state, VmState::Paused(_) | VmState::Unknown(_)) => {}
-            _ => break,
+        if let Ok(vm) = dialling.inventory.now(&name, at_most).await
+            && matches!(vm.state, VmState::Paused(_) | VmState::Unknown(_))
+        {
+            continue;
         }
-    }
-    // One that is gone the folders tell of.
-    if let Some(registered) = look() {
-        tell(registered).await;
+        match folders::look(dialling.inventory.home(), &name) {
+            Some(registered) if registered.run_state == paused => {}
+            Some(registered) => return dialling.tell(registered).await,
+            // One that is gone the folders tell of.
+            None => return,
+        }
     }
 }

@@ -456,3 +456,15 @@ pub(crate) fn what_the_user_paused_is_the_users(backend: &Backend) {
     host.ok("vm start web");
     host.fails("vm resume web", &["it is not paused"]);
 }
+
+/// By a signal, of which no folder tells.
+pub(crate) fn one_that_something_else_paused_is_seen_to_run_again(backend: &Backend) {
+    let host = TestHost::with_web(backend);
+    host.signal_vmm("web", "-STOP");
+    let fleet = Fleet::serve(&host, "[[pool]]\nname = \"web\"\n");
+    fleet.until_says("/v1/pools/web", "\"paused\":1");
+    host.signal_vmm("web", "-CONT");
+    let runs = "\"paused\":0,\"asleep\":0,\"stopped\":0,\"unknown\":0";
+    fleet.until_says("/v1/pools/web", runs);
+    fleet.end();
+}

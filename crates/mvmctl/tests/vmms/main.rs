@@ -105,6 +105,10 @@ const FLEET: &[(&str, Story)] = &[
         fleet::what_the_user_paused_is_the_users,
     ),
     (
+        "one_that_something_else_paused_is_seen_to_run_again",
+        fleet::one_that_something_else_paused_is_seen_to_run_again,
+    ),
+    (
         "killed_within_each_step_it_goes_on",
         fleet_killed::killed_within_each_step_it_goes_on,
     ),

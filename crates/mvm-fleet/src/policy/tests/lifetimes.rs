@@ -64,6 +64,58 @@ fn lifetimes_end_when_idle_and_at_twice_in_any_case() {
 }
 
 #[test]
+fn when_a_lifetime_ends_it_is_looked_again_whatever_its_vm_does() {
+    let policy = "[[pool]]\nname = \"web\"\nmax_lifetime = \"1h\"\nmin = 2";
+    let policy = Policy::parse(policy, "f").unwrap();
+    let after =
+        |script: &Script| decide(&script.view, &policy, &none(), &script.now).look_again_after;
+    // The younger one's end, and twice that of the other, which nothing stands in for.
+    for (younger, older, expected) in [(-3000, -3700, 600), (-1000, -7100, 100)] {
+        let mut script = Script::new(vec![up("web-1", younger), up("web-2", older)]);
+        for name in ["web-1", "web-2"] {
+            script.idle(name, 100);
+        }
+        assert_eq!(after(&script), Some(secs(expected)), "idle");
+        for name in ["web-1", "web-2"] {
+            script.busy(name);
+        }
+        assert_eq!(after(&script), Some(secs(expected)), "busy");
+    }
+    for member in [asleep("web-1", -10), paused("web-1", -10)] {
+        let member = Registered {
+            started_at: Some(at(-3000)),
+            ..member
+        };
+        assert_eq!(after(&Script::new(vec![member])), Some(secs(600)));
+    }
+}
+
+#[test]
+fn one_that_ended_by_itself_stays_from_when_that_was_seen() {
+    let policy = "[[pool]]\nname = \"web\"";
+    let ran_for_long = Registered {
+        made_by_fleet: true,
+        ..up("web-1", -90_000)
+    };
+    let mut script = Script::new(vec![ran_for_long.clone()]);
+    script.idle("web-1", 0);
+    script.changed(Registered {
+        run_state: RunState::Ended,
+        since: None,
+        ..ran_for_long
+    });
+    assert_eq!(script.plan(policy, &none()), "");
+    script.now.boottime += secs(599);
+    script.now.monotonic += secs(599);
+    assert_eq!(script.plan(policy, &none()), "");
+    script.now.boottime += secs(1);
+    assert_eq!(
+        script.plan(policy, &none()),
+        "remove web-1: not running for 10m"
+    );
+}
+
+#[test]
 fn what_is_over_its_lifetime_is_not_brought_up_again() {
     let policy = "[[pool]]\nname = \"web\"\nmax_lifetime = \"1h\"\nmax = 3\ngolden = \"/s\"";
     let mut script = Script::new(vec![asleep("web-1", -10), paused("web-2", -10)]);

@@ -164,7 +164,7 @@ impl Model {
                         beside.guest = None;
                     }
                 }
-                Effect::Ask { .. } => {}
+                Effect::Ask { .. } | Effect::AwaitResume { .. } => {}
             }
         }
         effects.into_iter().map(Action::View).collect()

@@ -37,9 +37,8 @@ impl PolicyFile {
                 is_list: true,
                 ..Failure::usage(error.to_string())
             };
-            failure.hint(
-                "`mvmctl fleet plan --policy FILE` says what a policy would do, and does nothing",
-            )
+            failure
+                .hint("mend what is named there; docs/policy.md has each field and what it may be")
         })
     }
 }

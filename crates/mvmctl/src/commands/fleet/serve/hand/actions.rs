@@ -8,7 +8,7 @@ use crate::commands::machine::blocking;
 use crate::commands::payload::PayloadArg;
 use crate::commands::restore::{Restoration, restore_vm};
 use crate::commands::snapshot::{NOT_IDLE, Taking, refuse_busy, snapshot_vm};
-use crate::report::Failure;
+use crate::report::{Failure, INTERRUPTED};
 use mvm_fleet::policy::PoolPolicy;
 use mvm_fleet::policy::{Action, Reason};
 use mvm_fleet::{ActionKind, Outcome};
@@ -53,7 +53,9 @@ enum NotDone {
 
 impl From<Failure> for NotDone {
     fn from(failure: Failure) -> Self {
-        if failure.code == NOT_IDLE || failure.code == "not-running" || failure.code == "locked" {
+        // That this program was to end is no failure of the action either.
+        let skipped = [NOT_IDLE, "not-running", "locked", INTERRUPTED];
+        if skipped.contains(&&*failure.code) {
             Self::Skipped(failure.message)
         } else {
             Self::Failed(failure)
