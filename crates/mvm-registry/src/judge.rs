@@ -26,6 +26,10 @@ pub(crate) fn now<E>(
     let runs = main != Main::Gone;
     Ok(match record.state {
         Recorded::Starting if is_locked()? => VmState::Starting,
+        // A restore that was broken off, of which nothing runs: it sleeps on.
+        Recorded::Starting if !runs && record.suspended_in.is_some() => VmState::Asleep {
+            snapshot: record.suspended_in.clone(),
+        },
         Recorded::Starting => VmState::StartBrokenOff,
         Recorded::Running | Recorded::Stopping if main == Main::Runs => VmState::Running,
         Recorded::Running | Recorded::Stopping if runs => VmState::Paused(Pause::Other),
@@ -65,6 +69,26 @@ mod tests {
         };
         let told = now::<Infallible>(&record, main, || Ok(is_locked), || Ok(Ending::Unknown));
         told.unwrap()
+    }
+
+    #[test]
+    fn a_restore_that_was_broken_off_leaves_its_vm_asleep() {
+        let record = Record {
+            state: Recorded::Starting,
+            suspended_in: Some("/s".into()),
+            ..record()
+        };
+        let asleep = VmState::Asleep {
+            snapshot: Some("/s".into()),
+        };
+        for (main, is_locked, expected) in [
+            (Main::Gone, false, asleep),
+            (Main::Gone, true, VmState::Starting),
+            (Main::Runs, false, VmState::StartBrokenOff),
+        ] {
+            let told = now::<Infallible>(&record, main, || Ok(is_locked), || Ok(Ending::Unknown));
+            assert_eq!(told.unwrap(), expected);
+        }
     }
 
     #[test]

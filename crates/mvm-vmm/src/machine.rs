@@ -90,7 +90,8 @@ pub enum Stopped {
     Clean,
     /// It had to be ended.
     Forced,
-    /// The same, and it was not asked: its snapshot was broken off, and it would not have heard.
+    /// The same, and it was not asked: its snapshot or its restore was broken off, and it would not have
+    /// heard.
     #[serde(rename = "forced")]
     Unasked,
 }
@@ -217,7 +218,9 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     let driver = driver::by_name(&record.backend)?;
     let main = Alive::main(&alive);
     let was_asleep = record.state == Recorded::Asleep;
-    if let (Some(main), Stop::Ask(at_most), false) = (main, how, was_asleep) {
+    // Its restore was broken off: what has begun to run has done nothing yet.
+    let is_suspended = record.state == Recorded::Starting && record.suspended_in.is_some();
+    if let (Some(main), Stop::Ask(at_most), false) = (main, how, was_asleep || is_suspended) {
         // What stands still hears nothing. If it cannot run on it is forced below.
         let is_recorded = record.state == Recorded::Paused;
         let _ = pause::let_run(driver, &folder, main, is_recorded, at_most);
@@ -231,8 +234,8 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     let stopped = match (main, how) {
         (None, _) => Stopped::Already,
         (Some(_), Stop::Force) => Stopped::Forced,
-        // Its snapshot was broken off.
-        (Some(_), Stop::Ask(_)) if was_asleep => Stopped::Unasked,
+        // Its snapshot was broken off, or its restore.
+        (Some(_), Stop::Ask(_)) if was_asleep || is_suspended => Stopped::Unasked,
         (Some(main), Stop::Ask(deadline)) => {
             let until = Instant::now() + deadline;
             // A VMM that cannot even be asked has to be forced all the same.
@@ -256,9 +259,13 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     });
     // One that was put to sleep in order stays asleep, also if nobody lived to see the end of it.
     let is_kept = record.processes.is_empty() || record.suspended_in.is_some();
-    if !(was_asleep && main.is_none() && is_kept) {
-        record.state = Recorded::Stopped;
-    }
+    let stays_asleep = is_suspended || (was_asleep && main.is_none() && is_kept);
+    record.state = if stays_asleep {
+        record.unwoken = None;
+        Recorded::Asleep
+    } else {
+        Recorded::Stopped
+    };
     record.processes.clear();
     let saved = folder.save(&record);
     // First what matters: nothing of it runs, whatever is left of its files.

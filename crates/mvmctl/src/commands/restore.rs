@@ -12,6 +12,7 @@ use crate::vm_name::{Marks, complete};
 use clap_complete::engine::ArgValueCompleter;
 use mvm_client::{Deadlines, Endpoint};
 use mvm_protocol::lifecycle::{Awake, Payload, Token, Wake, WakeCause};
+use mvm_registry::Error as RegistryError;
 use mvm_vmm::suspend::{RestoreSpec, Restored, restore};
 use mvm_vmm::{Deadline, Error, Snapshot, Verify};
 use serde::Serialize;
@@ -249,6 +250,10 @@ pub(super) fn not_woken(mut failure: Failure, vm: &str, payload: bool) -> Failur
     if failure.code == BOOTED_AFRESH {
         return failure;
     }
+    if failure.code == "vm-ended" || failure.code == "vsock-ended" {
+        failure.message = format!("its guest could not be woken: {}", failure.message);
+        return failure;
+    }
     if failure.code == HELD {
         // Whether its work is frozen the guest says itself.
         failure.message = format!(
@@ -344,7 +349,20 @@ pub(super) async fn wake_guest(
             {
                 return Err(Failure::about(vm, &error));
             }
-            Err(_) => tokio::time::sleep(BETWEEN_TRIES).await,
+            Err(_) => {
+                if let Some(ended) = ended(context, vm) {
+                    return Err(ended);
+                }
+                tokio::time::sleep(BETWEEN_TRIES).await;
+            }
         }
     }
+}
+
+/// What has become of a VM whose guest will not be reached any more: it has ended by itself, or its vsock
+/// backend has.
+fn ended(context: &Context, vm: &str) -> Option<Failure> {
+    let error = context.inventory().ok()?.find(vm).ok()?.endpoint().err()?;
+    let is_over = matches!(error, RegistryError::Ended(_) | RegistryError::VsockEnded);
+    is_over.then(|| Failure::registry(vm, &error))
 }

@@ -417,37 +417,6 @@ pub(crate) fn a_suspended_vm_is_not_booted_for_nothing(backend: &Backend) {
     host.ok("vm start web");
 }
 
-const RESTORE: &str = "vm restore s --name new";
-
-/// How often a restore is killed, at moments spread over its whole duration.
-const KILLS: u32 = 20;
-
-pub(crate) fn a_restore_that_is_killed_leaves_nothing_that_rm_does_not_find(backend: &Backend) {
-    let host = TestHost::with_web(backend);
-    host.ok("vm snapshot web --to s");
-    host.ok("vm rm --force web");
-    let begun = Instant::now();
-    host.ok(RESTORE);
-    let whole = begun.elapsed();
-    host.ok("vm rm --force new");
-    for kill in 0..KILLS {
-        let mut restoring = host.begin(RESTORE);
-        std::thread::sleep(whole * kill / KILLS);
-        restoring.kill().unwrap();
-        restoring.wait().unwrap();
-        if host.file("new", "vm.json").exists() {
-            host.ok("vm rm --force new");
-        }
-        let until = Instant::now() + LONG;
-        // A process that has not become the VMM yet ends by itself.
-        while !host.processes().is_empty() {
-            let left = host.processes();
-            assert!(Instant::now() < until, "{left:?} after {kill} of {KILLS}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
 pub(crate) fn a_restore_that_fails_leaves_no_new_vm(backend: &Backend) {
     let host = TestHost::with_web(backend);
     host.ok("vm snapshot web --to s");
