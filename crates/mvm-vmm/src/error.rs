@@ -255,6 +255,15 @@ impl Error {
             Self::Unsupported { hint, .. }
             | Self::MissingProgram { hint, .. }
             | Self::BadProgram { hint, .. } => hint.clone(),
+            // In order, as when a guest powers off or resets its machine.
+            Self::EndedEarly { how, logs, .. }
+                if logs.parts.is_empty() && how == "exit status 0" =>
+            {
+                format!(
+                    "its guest reset or powered off its machine and printed nothing: the image's kernel \
+                     may be damaged, or one for another kind of machine; {DOCTOR}"
+                )
+            }
             Self::EndedEarly { logs, .. } if logs.parts.is_empty() => DOCTOR.into(),
             Self::EndedEarly { .. } => {
                 format!("the end of its log says why; {DOCTOR}")

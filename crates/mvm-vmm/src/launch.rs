@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often something is looked at that gives no event, such as a socket that is to appear: often at
 /// first, since most come soon, and less and less. The end of a process is seen at once.
@@ -332,6 +332,22 @@ impl VmProcesses {
             }
         }
         Ok(())
+    }
+
+    /// What a failure is due to: a QEMU that has ended, or is just ending, is first noticed by its
+    /// connections. Its own last words say more than that those broke off.
+    pub(crate) fn explained(&self, error: Error) -> Error {
+        if !matches!(error, Error::Qmp { .. }) {
+            return error;
+        }
+        let until = Instant::now() + LAST_WORDS;
+        loop {
+            match self.check_alive() {
+                Err(ended) => return ended,
+                Ok(()) if Instant::now() >= until => return error,
+                Ok(()) => std::thread::sleep(FIRST_TICK),
+            }
+        }
     }
 
     /// The ends of the logs, for an error message.

@@ -156,6 +156,7 @@ pub fn start(
         spec.console_keeper,
     )?;
     if let Err(error) = driver.launch(&launch, &mut processes) {
+        let error = processes.explained(error);
         drop(processes);
         // It was not even begun. Where a program has said something, `vm logs` is to have it.
         if is_new && error.logs().is_none() {

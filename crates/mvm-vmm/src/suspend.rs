@@ -463,6 +463,7 @@ pub fn restore(
             })
         }
         Err(error) => {
+            let error = processes.explained(error);
             drop(processes);
             if let Some(last) = last {
                 end_all(name, &folder.record()?.alive()?)?;

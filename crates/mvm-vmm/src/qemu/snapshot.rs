@@ -37,7 +37,6 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// The migrated state in a snapshot folder: devices and memory.
@@ -54,9 +53,6 @@ const UNPLUG: Duration = Duration::from_secs(20);
 
 /// How often QEMU is asked whether the guest's driver is up, which is mostly seen without.
 const DRIVER_ASKED: Duration = Duration::from_millis(200);
-
-/// How long a QEMU that fails has for its last words.
-const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// In bytes a second. QEMU's own limit is for networks that others use as well.
 const BANDWIDTH: u64 = 1 << 40;
@@ -210,12 +206,7 @@ pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Res
         &mut qmp,
         "the end of loading the snapshot",
         deadline,
-    )
-    .map_err(|error| {
-        // A QEMU that cannot load a state says why in its log, and ends.
-        sleep(LAST_WORDS);
-        processes.check_alive().err().unwrap_or(error)
-    })?;
+    )?;
     plug_and_continue(&mut qmp)?;
     wait_until_ready(processes, &mut qmp, deadline)
 }

@@ -137,7 +137,8 @@ pub(crate) fn several(context: &Context, fleet: &Fleet<Timed<Status>>) -> Shown 
 fn off(name: &str, skew: Option<Skew>) -> Option<Shown> {
     let off = words::skew(skew)?.replace("ahead", "ahead of");
     Some(Shown::line(&format!(
-        "{name}'s clock is {off} this host's: mvmctl vm wake {name} sets it"
+        "{name}'s clock is {off} this host's: mvmctl vm wake {name} sets it, as after a restore (personalize \
+         commands run, a payload is to be given again)"
     )))
 }
 

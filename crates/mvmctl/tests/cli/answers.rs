@@ -194,7 +194,8 @@ fn a_clock_that_is_off_is_told_with_what_sets_it() {
     ] {
         let host = Host::with("web", off_by(secs));
         let line = format!(
-            "web's clock is {} this host's: mvmctl vm wake web sets it\n",
+            "web's clock is {} this host's: mvmctl vm wake web sets it, as after a restore (personalize \
+             commands run, a payload is to be given again)\n",
             words.replace("ahead", "ahead of")
         );
         for command in ["vm status web", "vm status", "vm inspect web"] {
