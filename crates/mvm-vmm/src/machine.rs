@@ -90,10 +90,12 @@ pub enum Stopped {
     Clean,
     /// It had to be ended.
     Forced,
-    /// The same, and it was not asked: its snapshot or its restore was broken off, and it would not have
-    /// heard.
+    /// The same, and it was not asked: its snapshot was broken off, and it would not have heard.
     #[serde(rename = "forced")]
     Unasked,
+    /// The same: its restore was broken off, and it sleeps on.
+    #[serde(rename = "forced")]
+    Unrestored,
 }
 
 /// Starts a VM's processes. What remains is to wait for its agent, and to
@@ -235,8 +237,9 @@ pub fn stop(home: &Home, name: &VmName, how: Stop) -> Result<Stopped, Error> {
     let stopped = match (main, how) {
         (None, _) => Stopped::Already,
         (Some(_), Stop::Force) => Stopped::Forced,
-        // Its snapshot was broken off, or its restore.
-        (Some(_), Stop::Ask(_)) if was_asleep || is_suspended => Stopped::Unasked,
+        // Its snapshot was broken off.
+        (Some(_), Stop::Ask(_)) if was_asleep => Stopped::Unasked,
+        (Some(_), Stop::Ask(_)) if is_suspended => Stopped::Unrestored,
         (Some(main), Stop::Ask(deadline)) => {
             let until = Instant::now() + deadline;
             // A VMM that cannot even be asked has to be forced all the same.

@@ -66,7 +66,10 @@ fn vm(folder: &VmFolder, vm: &Vm) -> Option<Finding> {
         ),
         (VmState::Running, Ok(_)) if is_left_by_a_snapshot(folder, vm) => broken_off(),
         (VmState::Running, Ok(_)) if let Some(unwoken) = not_told(folder, vm) => warn(
-            "its guest was not told that it was restored: `vm restore` was broken off".into(),
+            format!(
+                "its guest was not told that it was restored; or it could not be personalized, and \
+                 `mvmctl vm wake {name} --retry` goes on"
+            ),
             if unwoken.payload {
                 format!("mvmctl vm wake {name} --payload FILE")
             } else {

@@ -57,8 +57,11 @@ impl Args {
                 (Stopped::Already, _) => format!("{vm} was not running"),
                 (Stopped::Clean, _) => format!("{vm} has stopped"),
                 (Stopped::Unasked, _) => format!(
-                    "{vm} was ended without being asked to stop, since its snapshot or its restore was \
-                     broken off"
+                    "{vm} was ended without being asked to stop, since its snapshot was broken off"
+                ),
+                (Stopped::Unrestored, _) => format!(
+                    "{vm} was ended without being asked to stop, since its restore was broken off: it \
+                     sleeps on in its snapshot"
                 ),
                 (Stopped::Forced, Stop::Force) => format!("{vm} was ended"),
                 (Stopped::Forced, Stop::Ask(deadline)) => {

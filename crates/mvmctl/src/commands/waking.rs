@@ -4,7 +4,9 @@ use super::Context;
 use crate::render::shown::Shown;
 use crate::render::steps;
 use crate::report::Failure;
-use mvm_protocol::lifecycle::{Awake, Entropy, Outcome as StepOutcome, Token, Wake, WakeCause};
+use mvm_protocol::lifecycle::{
+    Awake, Entropy, Outcome as StepOutcome, StepKind, Token, Wake, WakeCause,
+};
 use mvm_protocol::{ErrorCode, Timestamp};
 
 /// How many random bytes a wake hands in: twice what the kernel's generator is seeded with.
@@ -29,11 +31,12 @@ pub(crate) fn wake(token: Option<Token>, cause: WakeCause, clone: bool) -> Resul
     Ok(wake)
 }
 
-/// Whether all that was tried succeeded. An outcome that we do not know is none that we vouch for.
+/// Whether all that was tried succeeded. An outcome that we do not know is none that we vouch for. What
+/// became of the sleep that is over is not the wake's.
 pub(crate) fn is_well(awake: &Awake) -> bool {
-    awake
-        .steps
-        .iter()
+    let steps = awake.steps.iter();
+    steps
+        .filter(|step| step.step.known() != Some(StepKind::Checkpoint))
         .all(|step| step.outcome == StepOutcome::Ok || step.outcome == StepOutcome::Skipped)
 }
 

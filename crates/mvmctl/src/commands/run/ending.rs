@@ -73,7 +73,8 @@ pub(super) async fn put_away(
         Stopped::Already => "it had ended already",
         Stopped::Clean => "it has stopped",
         Stopped::Forced => "it did not stop when asked to, and was ended",
-        Stopped::Unasked => "its snapshot or its restore was broken off, and it was ended",
+        Stopped::Unasked => "its snapshot was broken off, and it was ended",
+        Stopped::Unrestored => "its restore was broken off, and it was ended",
     };
     match not_asleep {
         None => Ok(Put::Stopped(how)),
