@@ -116,8 +116,16 @@ pub enum Error {
     },
 }
 
+/// The one of the dev requests that a prod build may serve.
+const FORWARD: &str = "forward";
+
 fn not_served(request: &str, profile: Lenient<Profile>) -> String {
     match profile {
+        Lenient::Known(Profile::Prod) if request == FORWARD => {
+            "the guest has the prod build of the agent, which forwards to those ports alone that its \
+             agent.json exposes, and that is none"
+                .into()
+        }
         Lenient::Known(Profile::Prod) => format!(
             "the guest has the prod build of the agent, and `{request}` is served by dev builds alone"
         ),
@@ -272,6 +280,11 @@ impl Error {
                 ..
             } => {
                 "set \"exec\": true in the guest's /etc/mvm/agent.json and restart the agent".into()
+            }
+            Self::NotServed { request, .. } if *request == FORWARD => {
+                "name the port in the guest's /etc/mvm/agent.json (\"expose\": [PORT]) and restart the agent; \
+                 a dev build of it forwards to every port"
+                    .into()
             }
             Self::NotServed { .. } => "build the guest's image with `mvmctl image build --dev` \
                 (mkGuest: dev = true) and start it anew"

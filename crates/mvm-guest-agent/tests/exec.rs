@@ -72,6 +72,11 @@ fn start_failures_have_distinct_codes() {
             "folder `/no/such`",
         ),
         (
+            with(exec(&["true"]), json!({"cwd": "/etc/passwd"})),
+            "not-allowed",
+            "folder `/etc/passwd`: Not a directory",
+        ),
+        (
             with(exec(&["true"]), json!({"user": "nemo"})),
             "not-found",
             "no user `nemo`",

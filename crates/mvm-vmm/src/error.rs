@@ -74,6 +74,12 @@ pub enum Error {
         /// The VM.
         name: String,
     },
+    /// It has come so far once at most.
+    #[error("there is no console of a run before this one")]
+    NoLastConsole {
+        /// The VM.
+        name: String,
+    },
     /// No backend of that name is built in.
     #[error("there is no backend {name:?}; there are {known}")]
     NoSuchBackend {
@@ -248,6 +254,9 @@ impl Error {
                 format!("`mvmctl vm status {name}` says what it is")
             }
             Self::NotRunning { name } => format!("`mvmctl vm start {name}` first"),
+            Self::NoLastConsole { name } => {
+                format!("`mvmctl vm logs {name}` has that of its last run")
+            }
             Self::NoConsole { name } => {
                 format!("`mvmctl vm start {name}` boots it; if that failed, it said why")
             }

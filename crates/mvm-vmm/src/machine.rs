@@ -473,7 +473,8 @@ pub fn sleep_again(home: &Home, name: &VmName, snapshot: &Path) -> Result<(), Er
 pub fn console(home: &Home, name: &VmName) -> Result<Follow, Error> {
     let folder = home.vm(name);
     folder.record()?;
-    need_console(&folder, console::LOG)?;
+    let name = || folder.name().to_string();
+    need_console(&folder, console::LOG, || Error::NoConsole { name: name() })?;
     Ok(Follow::new(&folder))
 }
 
@@ -481,15 +482,20 @@ pub fn console(home: &Home, name: &VmName) -> Result<Follow, Error> {
 pub fn last_console(home: &Home, name: &VmName) -> Result<File, Error> {
     let folder = home.vm(name);
     folder.record()?;
-    need_console(&folder, console::LAST_LOG)
+    let name = || folder.name().to_string();
+    need_console(&folder, console::LAST_LOG, || Error::NoLastConsole {
+        name: name(),
+    })
 }
 
-fn need_console(folder: &VmFolder, log: &str) -> Result<File, Error> {
+fn need_console(
+    folder: &VmFolder,
+    log: &str,
+    missing: impl FnOnce() -> Error,
+) -> Result<File, Error> {
     let path = folder.file(log);
     match open_regular(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::NoConsole {
-            name: folder.name().to_string(),
-        }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(missing()),
         opened => opened.map_err(Error::io("read", &path)),
     }
 }

@@ -258,7 +258,9 @@ fn explain(exec: &Exec, failure: &NotStarted) -> ErrorAnswer {
     }
     let program = printable(exec.argv.program());
     let cwd = exec.cwd.as_ref().map_or("/", |cwd| cwd.as_str());
-    let (what, errno) = match StartFailure::from_error(&failure.error) {
+    let failed_at = StartFailure::from_error(&failure.error);
+    let is_folder = matches!(failed_at, StartFailure::Cwd(_));
+    let (what, errno) = match failed_at {
         StartFailure::Cwd(errno) => (format!("folder `{}`", printable(cwd)), errno),
         // A script that is there says the same if its interpreter is not.
         StartFailure::Program(Errno::NOENT) => (
@@ -272,6 +274,10 @@ fn explain(exec: &Exec, failure: &NotStarted) -> ErrorAnswer {
     };
     let error = io::Error::from(errno);
     match errno {
+        // It is there, and cannot be entered.
+        Errno::NOTDIR if is_folder => {
+            ErrorAnswer::new(ErrorCode::NotAllowed, format!("{what}: {error}"))
+        }
         Errno::NOENT | Errno::NOTDIR => {
             ErrorAnswer::new(ErrorCode::NotFound, format!("{what}: {error}"))
         }

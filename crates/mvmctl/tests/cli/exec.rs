@@ -147,6 +147,12 @@ fn a_prod_build_is_told_from_a_program_that_may_not_be_run() {
     run(refusing("prod", "ping", "not-allowed"), 125)
         .says("the guest has the prod build of the agent")
         .says("mvmctl image build --dev");
+    // A port that it exposes it would forward to.
+    let forward = refusing("prod", "ping", "not-allowed").mvmctl("vm forward web 0:80");
+    forward
+        .exits(1)
+        .says("its agent.json exposes, and that is none")
+        .says("\"expose\": [PORT]");
     run(refusing("dev", "ping", "not-allowed"), 125)
         .says("switched off")
         .says("\"exec\": true");

@@ -119,6 +119,10 @@ fn one_that_was_never_booted_has_no_console() {
     let home = Home::new();
     home.ok(START);
     home.ok("vm stop web");
+    let previous = home.run("vm logs --previous web");
+    assert_eq!(previous.code, Some(1));
+    let hint = "`mvmctl vm logs web` has that of its last run";
+    assert!(previous.stderr.contains(hint), "{}", previous.stderr);
     fs::remove_file(home.file("web/console.log")).unwrap();
     let logs = home.run("vm logs web");
     assert_eq!(logs.code, Some(1));

@@ -65,7 +65,13 @@ impl Args {
                 out(context, &vm, path, Target::Stdout).await
             }
             (Operand::Here(from), Operand::Guest { vm, path }) => {
-                into(context, Source::open(from).await?, &vm, path).await
+                into(
+                    context,
+                    Source::open(from, context.timeout).await?,
+                    &vm,
+                    path,
+                )
+                .await
             }
             (Operand::Stream, Operand::Guest { vm, path }) => {
                 into(context, Source::stdin()?, &vm, path).await

@@ -12,6 +12,8 @@ use mvm_protocol::dev::files::{Archive, FileName, Mode, Put};
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// What is copied, opened.
 pub(super) struct Source {
@@ -38,9 +40,21 @@ impl Source {
     }
 
     /// A file or folder; a link stands for what it leads to. The other end of a FIFO, or a disk, may be
-    /// waited for as long as the user wants.
-    pub(super) async fn open(path: PathBuf) -> Result<Self, Failure> {
-        let opened = tokio::task::spawn_blocking(move || Self::open_now(&path)).await;
+    /// waited for as long as the user wants: for `at_most`, or until a signal ends this program. So it is
+    /// done on a thread that the runtime does not wait for in the end.
+    pub(super) async fn open(path: PathBuf, at_most: Option<Duration>) -> Result<Self, Failure> {
+        let shown = path.display().to_string();
+        let (sender, opened) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("open".into())
+            .spawn(move || sender.send(Self::open_now(&path)))?;
+        let opened = timeout(at_most.unwrap_or(Duration::MAX), opened).await;
+        let opened = opened.map_err(|_| {
+            Failure::failed(format!(
+                "cannot read {shown}: it could not be opened in time"
+            ))
+            .hint("a FIFO is opened when something writes into it; --timeout gives it more time")
+        })?;
         opened.map_err(|error| Failure::failed(error.to_string()))?
     }
 
