@@ -40,6 +40,8 @@ pub struct Registered {
     pub since: Option<Timestamp>,
     /// When it was started or cloned. A sleep and a wake do not change it.
     pub started_at: Option<Timestamp>,
+    /// Whether it ended by itself, and not in order: it crashed, panicked or was killed.
+    pub has_crashed: bool,
     /// Whether the fleet made it, as a clone of its pool's `golden`. Only such are removed once they
     /// have ended.
     pub made_by_fleet: bool,
@@ -62,6 +64,7 @@ impl Registered {
             run_state,
             since: None,
             started_at: None,
+            has_crashed: false,
             made_by_fleet: false,
             pinned: false,
             touched_at: None,

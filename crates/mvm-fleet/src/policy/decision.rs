@@ -1,20 +1,17 @@
 //! One pool's part of a plan.
 
+mod lifetimes;
+
 use super::members::{LAST_NUMBER, Members, is_ours, number};
 use super::plan::{Action, Cause, Facts, Held, Plan, Reason, backoff};
 use super::terms::PoolPolicy;
-use crate::input::RunState;
 use crate::view::Vm;
-use crate::{ActionKind, Now, View};
+use crate::{ActionKind, FailedAction, Now, View};
+use mvm_protocol::Timestamp;
 use std::time::Duration;
 
-/// How long one that is over its lifetime has to be idle where the policy has no idle period: the
-/// load average, by which agents tell idle from busy, looks back over one minute.
-const LIFETIME_IDLE: Duration = Duration::from_secs(60);
-
-/// How long a VM that the fleet made stays after it was stopped or has ended: for somebody to look at
-/// its console.
-const LEFT_OVER: Duration = Duration::from_secs(600);
+/// A clone that crashes so soon has not come to anything.
+const SHORT_LIVED: Duration = Duration::from_secs(60);
 
 /// What is decided for one pool.
 pub(super) struct Decision<'a> {
@@ -99,68 +96,6 @@ impl<'a> Decision<'a> {
         self.remove();
     }
 
-    /// Looks again when the next one has lived for its lifetime, or for twice that: nothing else may come
-    /// about by then.
-    fn await_lifetimes(&mut self) {
-        let Some(after) = self.policy.max_lifetime else {
-            return;
-        };
-        let Members {
-            at_work,
-            idle,
-            paused,
-            asleep,
-            ..
-        } = &self.members;
-        let idle = idle.iter().map(|(_, vm)| vm);
-        let all = idle.chain(at_work).chain(paused).chain(asleep);
-        let ages = all.filter(|vm| is_ours(vm)).map(|vm| vm.age(&self.now));
-        let next = ages.filter_map(|age| {
-            let mut ends = [after, after.saturating_mul(2)].into_iter();
-            ends.find(|end| age < *end)
-                .map(|end| end.saturating_sub(age))
-        });
-        if let Some(next) = next.min() {
-            self.look_again(next);
-        }
-    }
-
-    /// Stops what has lived for twice its lifetime, whatever it does, but for what is unknown.
-    fn end_the_oldest(&mut self) {
-        let Some(after) = self.policy.max_lifetime else {
-            return;
-        };
-        let twice = after.saturating_mul(2);
-        let mut at_work = std::mem::take(&mut self.members.at_work);
-        at_work.retain(|vm| {
-            if !is_ours(vm) {
-                return true;
-            }
-            let age = vm.age(&self.now);
-            if age < twice {
-                return true;
-            }
-            let reason = Reason::TwiceLifetime { age, after };
-            !self.act(ActionKind::Stop, vm, reason)
-        });
-        let mut idle = std::mem::take(&mut self.members.idle);
-        idle.retain(|(_, vm)| {
-            let age = vm.age(&self.now);
-            if !is_ours(vm) || age < twice {
-                return true;
-            }
-            let reason = Reason::TwiceLifetime { age, after };
-            !self.act(ActionKind::Stop, vm, reason)
-        });
-        self.members.idle = idle;
-        // They take room until they have ended, and do not count as what they were any more.
-        let states = |state| at_work.iter().filter(|vm| vm.state() == state).count();
-        let busy = u32::try_from(states(crate::State::Busy)).unwrap_or(u32::MAX);
-        let starting = u32::try_from(states(crate::State::Starting)).unwrap_or(u32::MAX);
-        self.members.busy = busy;
-        self.members.starting = starting;
-    }
-
     /// Resumes, wakes and clones what is missing.
     fn bring_up(&mut self, fresh: u32, all_idle: u32) {
         let bounds = self.policy.bounds;
@@ -235,11 +170,9 @@ impl<'a> Decision<'a> {
             return Err(Cause::Waiting { for_now });
         }
         let failed = self.facts.failed_clones.get(self.name).copied();
-        let waits = [
-            sleepers.wait,
-            paused.wait,
-            backoff(failed, ActionKind::Clone, &self.now),
-        ];
+        let failed = [failed, self.crashed_clones()].into_iter();
+        let failed = failed.filter_map(|failed| backoff(failed, ActionKind::Clone, &self.now));
+        let waits = [sleepers.wait, paused.wait, failed.max()];
         if self.policy.golden.is_none() {
             let wait = waits.into_iter().flatten().min();
             return Err(wait.map_or(Cause::NoneLeft, |for_now| Cause::Waiting { for_now }));
@@ -259,6 +192,23 @@ impl<'a> Decision<'a> {
         self.up += 1;
         self.push(ActionKind::Clone, &name, reason);
         Ok(())
+    }
+
+    /// Clones that crash as soon as they are up are as good as clones that fail: the next one would, too.
+    fn crashed_clones(&self) -> Option<FailedAction> {
+        let crashed = self.members.stopped.iter().filter(|vm| {
+            let after = vm.crashed_after(&self.now);
+            vm.is_made_by_fleet() && after.is_some_and(|after| after < SHORT_LIVED)
+        });
+        let ages = crashed.map(|vm| vm.untouched_for(&self.now));
+        let ages: Vec<_> = ages.collect();
+        let last = ages.iter().min()?;
+        let last = i64::try_from(last.as_millis()).unwrap_or(i64::MAX);
+        Some(FailedAction {
+            action: ActionKind::Clone,
+            at: Timestamp(self.now.wall.0.saturating_sub(last)),
+            times: number(&ages),
+        })
     }
 
     /// Those of the sleepers or paused ones that may be brought up. The others stay members.
@@ -298,30 +248,6 @@ impl<'a> Decision<'a> {
             _ => self.members.paused = rest,
         }
         ready
-    }
-
-    /// Stops those that are over their lifetime and idle, unless others are on their way to stand in
-    /// for them.
-    fn end_expired(&mut self, expired: &[(Duration, &'a Vm)], all_idle: u32) {
-        let Some(after) = self.policy.max_lifetime else {
-            return;
-        };
-        let periods = [self.policy.idle_pause_after, self.policy.idle_sleep_after];
-        let quiet = periods.into_iter().flatten().min().unwrap_or(LIFETIME_IDLE);
-        let mut idle_left = all_idle;
-        for (idle, vm) in expired {
-            let stands_in = self.members.busy + idle_left > self.policy.bounds.min;
-            if self.raised > 0 || self.members.coming > 0 || !stands_in {
-                continue;
-            }
-            if *idle < quiet {
-                self.look_again(quiet.saturating_sub(*idle));
-            } else if !self.is_kept(vm) {
-                let age = vm.age(&self.now);
-                let reason = Reason::Lifetime { age, after };
-                idle_left -= u32::from(self.act(ActionKind::Stop, vm, reason));
-            }
-        }
     }
 
     /// Pauses, or puts to sleep, what is idle beyond what is to be at hand.
@@ -387,44 +313,6 @@ impl<'a> Decision<'a> {
                 }
                 Some(after) => self.look_again(after.saturating_sub(paused)),
                 None => {}
-            }
-        }
-    }
-
-    /// Removes what has slept for too long, and what the fleet made and nobody needs any more.
-    fn remove(&mut self) {
-        for vm in std::mem::take(&mut self.members.asleep) {
-            if !is_ours(vm) || self.is_kept(vm) {
-                continue;
-            }
-            let asleep = vm.untouched_for(&self.now);
-            let lifetime = self
-                .policy
-                .max_lifetime
-                .filter(|_| self.is_over_lifetime(vm));
-            match (self.policy.asleep_remove_after, lifetime) {
-                (Some(after), _) if asleep >= after => {
-                    self.act(ActionKind::Remove, vm, Reason::Asleep { asleep, after });
-                }
-                (_, Some(after)) if vm.is_made_by_fleet() => {
-                    let age = vm.age(&self.now);
-                    self.act(ActionKind::Remove, vm, Reason::Lifetime { age, after });
-                }
-                (Some(after), _) => self.look_again(after.saturating_sub(asleep)),
-                (None, _) => {}
-            }
-        }
-        for vm in std::mem::take(&mut self.members.stopped) {
-            if !vm.is_made_by_fleet() || !is_ours(vm) || self.is_kept(vm) {
-                continue;
-            }
-            let stopped = vm.untouched_for(&self.now);
-            if vm.run_state() == RunState::StartBrokenOff {
-                self.act(ActionKind::Remove, vm, Reason::BrokenOff);
-            } else if stopped >= LEFT_OVER {
-                self.act(ActionKind::Remove, vm, Reason::LeftOver { stopped });
-            } else {
-                self.look_again(LEFT_OVER.saturating_sub(stopped));
             }
         }
     }

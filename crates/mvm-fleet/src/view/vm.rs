@@ -21,6 +21,7 @@ pub struct Vm {
     pub(super) run_state: RunState,
     pub(super) since: Option<Timestamp>,
     pub(super) started_at: Option<Timestamp>,
+    pub(super) has_crashed: bool,
     pub(super) made_by_fleet: bool,
     pub(super) pinned: bool,
     pub(super) touched_at: Option<Timestamp>,
@@ -53,6 +54,7 @@ impl Vm {
             run_state: registered.run_state,
             since: registered.since,
             started_at: registered.started_at,
+            has_crashed: registered.has_crashed,
             made_by_fleet: registered.made_by_fleet,
             pinned: registered.pinned,
             touched_at: registered.touched_at,
@@ -98,6 +100,12 @@ impl Vm {
     /// Whether the fleet made it.
     pub fn is_made_by_fleet(&self) -> bool {
         self.made_by_fleet
+    }
+
+    /// For how long it ran, if it ended by itself and not in order: as far as that was seen.
+    pub fn crashed_after(&self, now: &Now) -> Option<Duration> {
+        let ago = now.boottime.saturating_sub(self.from);
+        self.has_crashed.then(|| self.age(now).saturating_sub(ago))
     }
 
     /// The fleet's last action on it, if that failed.
@@ -148,6 +156,7 @@ impl Vm {
         self.run_state = registered.run_state;
         self.since = registered.since;
         self.started_at = registered.started_at;
+        self.has_crashed = registered.has_crashed;
         self.made_by_fleet = registered.made_by_fleet;
         self.pinned = registered.pinned;
         self.touched_at = registered.touched_at;

@@ -2,7 +2,7 @@
 
 use super::{Fed, Sink};
 use mvm_fleet::{FailedAction, Registered, RegistryEvent, RunState};
-use mvm_registry::{Error, Home, Inventory, Known, Pause, VmName, VmState, Watch};
+use mvm_registry::{Ending, Error, Home, Inventory, Known, Pause, VmName, VmState, Watch};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::task::{AbortHandle, JoinHandle, spawn_blocking};
@@ -150,6 +150,7 @@ fn registered(name: &str, known: &Known) -> Registered {
         // When it ended, or something else paused it, nobody has noted.
         since: known.since.filter(|_| is_noted(&known.state)),
         started_at: known.started_at,
+        has_crashed: matches!(&known.state, VmState::Ended(how) if is_crash(how)),
         made_by_fleet: notes.fleet.made,
         // Nobody may do anything to another's, or to one of which nobody knows what is wanted.
         pinned: known.pinned || !known.is_ours || notes.is_unreadable,
@@ -157,6 +158,13 @@ fn registered(name: &str, known: &Known) -> Registered {
         keep_until: notes.touched.keep_until,
         failed,
         ..Registered::new(name, run_state)
+    }
+}
+
+fn is_crash(how: &Ending) -> bool {
+    match how {
+        Ending::Panicked(_) | Ending::Crashed(_) | Ending::Killed(_) | Ending::Unknown => true,
+        Ending::PoweredOff | Ending::Restarted | Ending::HostRestarted => false,
     }
 }
 
