@@ -37,6 +37,11 @@ impl<'a> Transfer<'a> {
         }
     }
 
+    /// How many bytes are there.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.moved
+    }
+
     /// So many more bytes are there.
     pub(crate) fn add(&mut self, bytes: usize) {
         self.moved = self.moved.saturating_add(bytes as u64);

@@ -15,7 +15,7 @@ use tar::{EntryType, Header};
 use tempfile::TempDir;
 
 /// What a guest was asked to write.
-struct Written {
+pub(crate) struct Written {
     asked: Value,
     content: Vec<u8>,
 }
@@ -36,7 +36,7 @@ fn content(peer: &mut Peer) -> Option<Vec<u8>> {
 }
 
 /// A guest that takes all that it is sent; it tells of what was given up with `None`.
-fn taking() -> (Host, Receiver<Option<Written>>) {
+pub(crate) fn taking() -> (Host, Receiver<Option<Written>>) {
     let (tell, heard) = channel();
     let tell = Mutex::new(tell);
     let host = Host::with(
@@ -57,7 +57,7 @@ fn taking() -> (Host, Receiver<Option<Written>>) {
 }
 
 /// A guest that has one file.
-fn with_file(content: &'static [u8], mode: u32) -> Host {
+pub(crate) fn with_file(content: &'static [u8], mode: u32) -> Host {
     giving(move |peer, asked| {
         started(peer, asked, Some(content.len()), mode, false);
         for piece in content.chunks(7) {

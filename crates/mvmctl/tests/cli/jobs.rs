@@ -177,6 +177,8 @@ fn a_job_is_sent_a_signal() {
             .exits(0)
             .silently();
     }
+    let told = host.mvmctl("vm kill --json web 7 KILL").exits(0).json();
+    assert_eq!(told, json!({"vm": "web", "job": 7}));
     host.mvmctl("vm kill web 7 BOO")
         .exits(2)
         .says("no such signal");

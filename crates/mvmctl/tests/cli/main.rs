@@ -12,6 +12,7 @@ mod checks;
 mod conformance;
 mod cp;
 mod cp_archives;
+mod cp_told;
 mod exec;
 mod exec_terminal;
 mod failures;

@@ -1,6 +1,7 @@
 //! From a guest to here.
 
 use super::beside::{NewFile, NewFolder, folder_of};
+use super::copied;
 use crate::commands::Context;
 use crate::commands::dev::failure;
 use crate::confine;
@@ -10,6 +11,7 @@ use crate::transfer::Transfer;
 use crate::ui::Ui;
 use mvm_client::dev::Download;
 use mvm_client::dev::archive::unpack;
+use mvm_protocol::dev::files::GetDone;
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -56,12 +58,15 @@ impl Target {
         let what = format!("{vm}:{from}");
         let mut transfer = Transfer::new(&context.ui, &what, download.bytes);
         match self {
-            Self::Stdout => stdout(vm, &mut download, &mut transfer).await,
+            Self::Stdout => return stdout(vm, &mut download, &mut transfer).await,
             Self::Path(path) if download.archive.is_some() => {
-                folder(&context.ui, vm, &path, &mut download, &mut transfer).await
+                folder(&context.ui, vm, &path, &mut download, &mut transfer).await?;
             }
-            Self::Path(path) => file(vm, &path, &mut download, &mut transfer).await,
+            Self::Path(path) => file(vm, &path, &mut download, &mut transfer).await?,
         }
+        let bytes = transfer.bytes();
+        drop(transfer);
+        copied(context, vm, &GetDone { bytes })
     }
 }
 

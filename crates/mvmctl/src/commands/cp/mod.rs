@@ -8,6 +8,9 @@ mod upload;
 
 use super::Context;
 use super::dev::{failure, session};
+use crate::args::Format;
+use crate::render::data;
+use crate::render::shown::Shown;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::complete_operand;
 use clap_complete::engine::ArgValueCompleter;
@@ -15,6 +18,7 @@ use download::Target;
 use mvm_protocol::dev::exec::Path as GuestPath;
 use mvm_protocol::dev::files::{Archive, Get};
 use operand::Operand;
+use serde::Serialize;
 use std::path::Path;
 use tracing::Instrument as _;
 use upload::Source;
@@ -120,4 +124,12 @@ async fn out(context: &Context, vm: &str, path: GuestPath, to: Target) -> Result
     }
     .instrument(span)
     .await
+}
+
+/// Tells programs that it is there, and how many bytes went over.
+fn copied(context: &Context, vm: &str, done: &impl Serialize) -> Result<(), Failure> {
+    match context.format {
+        Format::Json | Format::Yaml => data::one(context, vm, done, Shown::new),
+        _ => Ok(()),
+    }
 }

@@ -1,6 +1,6 @@
 //! From here into a guest.
 
-use super::pack;
+use super::{copied, pack};
 use crate::commands::Context;
 use crate::commands::dev::failure;
 use crate::report::Failure;
@@ -123,7 +123,8 @@ impl Source {
                 }
             }
         }
-        upload.finish().await.map_err(|error| failure(vm, &error))?;
-        Ok(())
+        let done = upload.finish().await.map_err(|error| failure(vm, &error))?;
+        drop(transfer);
+        copied(context, vm, &done)
     }
 }

@@ -77,8 +77,17 @@ impl<'a> Connections<'a> {
             }
             let listener = bind(wake.listen).map_err(|error| {
                 let listen = wake.listen;
+                let begun = new.iter().map(|(address, _)| address);
+                let mut own = self.listening.keys().chain(begun);
+                let hint = match own.find(|address| address.port() == listen.port()) {
+                    Some(own) => format!(
+                        "this program itself listens on {own}: give another port; where the one is to \
+                         replace the other, restart it"
+                    ),
+                    None => "give another `listen` in its `wake`, or end what listens there".into(),
+                };
                 Failure::failed(format!("pool `{pool}`: cannot listen on {listen}: {error}"))
-                    .hint("give another `listen` in its `wake`, or end what listens there")
+                    .hint(hint)
             })?;
             let listening = Listening {
                 pool: (*pool).to_owned(),

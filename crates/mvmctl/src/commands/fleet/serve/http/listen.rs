@@ -48,7 +48,7 @@ pub(crate) struct Listen {
     insecure: bool,
 
     /// The address that /sd tells Prometheus, where it is not the one that /sd was asked at
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     advertise: Option<String>,
 
     /// A label of this host for /sd
@@ -58,7 +58,24 @@ pub(crate) struct Listen {
 
 fn host_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("KEY=VALUE is asked for")?;
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if key.is_empty() || !key.chars().all(is_word) || key.starts_with(|c: char| c.is_ascii_digit())
+    {
+        return Err("a label's name has letters, digits and _, and begins with no digit".into());
+    }
+    if key.starts_with("__") {
+        return Err("names that begin with __ are Prometheus' own".into());
+    }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+fn host_and_port(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+            Ok(text.to_owned())
+        }
+        _ => Err("HOST:PORT is asked for, an IPv6 address in brackets".into()),
+    }
 }
 
 /// What is listened on.
@@ -81,6 +98,17 @@ impl Listen {
     ///
     /// An address that cannot be listened on, or that anybody could ask at.
     pub(crate) fn open(self, home: &Home) -> Result<Listeners, Failure> {
+        for (at, (key, _)) in self.host_label.iter().enumerate() {
+            if self
+                .host_label
+                .iter()
+                .take(at)
+                .any(|(other, _)| other == key)
+            {
+                let failure = Failure::usage(format!("--host-label: `{key}` is given twice"));
+                return Err(failure.hint("a host has one of each"));
+            }
+        }
         let token = self.bearer_token_file.as_deref().map(token).transpose()?;
         let tls = self.tls_cert.zip(self.tls_key);
         let tls = tls.map(|(cert, key)| Tls::read(cert, key)).transpose()?;
@@ -167,5 +195,34 @@ impl Listeners {
             Some(address) => format!("{scheme}://{address}"),
             None => "a Unix socket that was passed".into(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_prometheus_would_not_take_is_refused() {
+        for good in ["rack=r7", "_a1=", "zone=a=b"] {
+            host_label(good).unwrap();
+        }
+        for bad in [
+            "rack",
+            "=x",
+            "a b=c",
+            "1a=x",
+            "__address__=y",
+            "a-b=c",
+            "ü=x",
+        ] {
+            assert!(host_label(bad).is_err(), "{bad}");
+        }
+        for good in ["a.example:9952", "[::1]:9952", "10.0.0.1:1"] {
+            host_and_port(good).unwrap();
+        }
+        for bad in ["a.example", ":9952", "a:", "a:x", "a:65536"] {
+            assert!(host_and_port(bad).is_err(), "{bad}");
+        }
     }
 }
