@@ -15,6 +15,7 @@ use crate::report::{Failure, Outcome};
 use crate::vm_name::complete_operand;
 use clap_complete::engine::ArgValueCompleter;
 use download::Target;
+use mvm_protocol::ErrorCode;
 use mvm_protocol::dev::exec::Path as GuestPath;
 use mvm_protocol::dev::files::{Archive, Get};
 use operand::Operand;
@@ -119,11 +120,23 @@ async fn out(context: &Context, vm: &str, path: GuestPath, to: Target) -> Result
             archive: Some(Archive::Tar),
         };
         let begun = session.get(asked).await;
-        let download = begun.map_err(|error| failure(vm, &error))?;
+        let download = begun.map_err(|error| missing(failure(vm, &error), vm, &shown))?;
         to.copy(context, vm, &shown, download).await
     }
     .instrument(span)
     .await
+}
+
+/// What to do about a place in the guest that is not there.
+fn missing(failure: Failure, vm: &str, path: &str) -> Failure {
+    if failure.hint.is_some() || failure.code != ErrorCode::NotFound.as_str() {
+        return failure;
+    }
+    let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
+    let folder = folder.display();
+    failure.hint(format!(
+        "`mvmctl vm exec {vm} -- ls -la {folder}` shows what is there, `… mkdir -p {folder}` makes a folder"
+    ))
 }
 
 /// Tells programs that it is there, and how many bytes went over.

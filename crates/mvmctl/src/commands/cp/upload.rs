@@ -1,6 +1,6 @@
 //! From here into a guest.
 
-use super::{copied, pack};
+use super::{copied, missing, pack};
 use crate::commands::Context;
 use crate::commands::dev::failure;
 use crate::report::Failure;
@@ -97,8 +97,20 @@ impl Source {
             name: self.name.take(),
             archive: self.archive,
         };
+        let is_nameless = asked.name.is_none();
+        let shown = asked.path.as_str().to_owned();
         let begun = session.put(asked).await;
-        let mut upload = begun.map_err(|error| failure(vm, &error))?;
+        let mut upload = begun.map_err(|error| {
+            let failure = missing(failure(vm, &error), vm, &shown);
+            match failure.hint {
+                // A folder, and nothing to call the file in it.
+                None if is_nameless => failure.hint(format!(
+                    "if that is a folder, name the file in it: {vm}:{}/FILE",
+                    shown.trim_end_matches('/')
+                )),
+                _ => failure,
+            }
+        })?;
         let what = format!("{} to {vm}:{}", self.shown, upload.path);
         let mut transfer = Transfer::new(&context.ui, &what, self.bytes);
         loop {
