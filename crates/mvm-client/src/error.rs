@@ -283,7 +283,8 @@ impl Error {
             }
             Self::NotServed { request, .. } if *request == FORWARD => {
                 "name the port in the guest's /etc/mvm/agent.json (\"expose\": [PORT]) and restart the agent; \
-                 a dev build of it forwards to every port"
+                 an image with its dev build (`mvmctl image build --dev`, mkGuest: dev = true) forwards to \
+                 every port"
                     .into()
             }
             Self::NotServed { .. } => "build the guest's image with `mvmctl image build --dev` \

@@ -51,7 +51,10 @@ impl<'a> Object<'a> {
         let fields: Fields = serde_json::from_str(text).map_err(|error| Problem {
             line: error.line().max(1),
             field: None,
-            message: without_position(&error),
+            message: match without_position(&error) {
+                wrong if error.is_data() => wrong,
+                wrong => format!("no valid JSON: {wrong}"),
+            },
         })?;
         let mut seen: Vec<&str> = Vec::with_capacity(fields.0.len());
         for (name, value) in &fields.0 {
@@ -419,7 +422,8 @@ mod tests {
     #[test]
     fn what_is_no_object_is_said() {
         check("[]", 1, None, "expected a JSON object");
-        check("", 1, None, "EOF");
+        check("", 1, None, "no valid JSON: EOF");
+        check("name = \"web\"", 1, None, "no valid JSON: expected ident");
         check("{\"name\":\"a\"} x", 1, None, "trailing characters");
         check("{\"name\":\"a\",}", 1, None, "trailing comma");
     }
