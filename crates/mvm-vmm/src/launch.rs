@@ -337,15 +337,20 @@ impl VmProcesses {
     /// What a failure is due to: a QEMU that has ended, or is just ending, is first noticed by its
     /// connections. Its own last words say more than that those broke off.
     pub(crate) fn explained(&self, error: Error) -> Error {
-        if !matches!(error, Error::Qmp { .. }) {
-            return error;
+        match error {
+            Error::Qmp { .. } => self.ended_within(LAST_WORDS).unwrap_or(error),
+            other => other,
         }
-        let until = Instant::now() + LAST_WORDS;
+    }
+
+    /// That one of the processes has ended, or does so within that time; `None` if all live on.
+    pub(crate) fn ended_within(&self, at_most: Duration) -> Option<Error> {
+        let until = Instant::now() + at_most;
         loop {
             match self.check_alive() {
-                Err(ended) => return ended,
-                Ok(()) if Instant::now() >= until => return error,
-                Ok(()) => std::thread::sleep(FIRST_TICK),
+                Err(ended) => return Some(ended),
+                Ok(()) if Instant::now() >= until => return None,
+                Ok(()) => self.pause(TICK).ok()?,
             }
         }
     }

@@ -473,8 +473,7 @@ pub fn sleep_again(home: &Home, name: &VmName, snapshot: &Path) -> Result<(), Er
 pub fn console(home: &Home, name: &VmName) -> Result<Follow, Error> {
     let folder = home.vm(name);
     folder.record()?;
-    let name = || folder.name().to_string();
-    need_console(&folder, console::LOG, || Error::NoConsole { name: name() })?;
+    need_console(&folder, console::LOG, |name| Error::NoConsole { name })?;
     Ok(Follow::new(&folder))
 }
 
@@ -482,20 +481,17 @@ pub fn console(home: &Home, name: &VmName) -> Result<Follow, Error> {
 pub fn last_console(home: &Home, name: &VmName) -> Result<File, Error> {
     let folder = home.vm(name);
     folder.record()?;
-    let name = || folder.name().to_string();
-    need_console(&folder, console::LAST_LOG, || Error::NoLastConsole {
-        name: name(),
+    need_console(&folder, console::LAST_LOG, |name| Error::NoLastConsole {
+        name,
     })
 }
 
-fn need_console(
-    folder: &VmFolder,
-    log: &str,
-    missing: impl FnOnce() -> Error,
-) -> Result<File, Error> {
+fn need_console(folder: &VmFolder, log: &str, missing: fn(String) -> Error) -> Result<File, Error> {
     let path = folder.file(log);
     match open_regular(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Err(missing()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(missing(folder.name().to_string()))
+        }
         opened => opened.map_err(Error::io("read", &path)),
     }
 }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The one process of the VM.
 pub(crate) const ROLE: Role = Role::Vmm;
@@ -236,13 +236,8 @@ impl VmmApi<'_> {
 
 /// How the VMM ended, if it does so right after its answer.
 fn ended(processes: &VmProcesses) -> Option<String> {
-    let until = Instant::now() + LAST_GASP;
-    loop {
-        match processes.check_alive() {
-            Err(Error::EndedEarly { how, .. }) => return Some(how),
-            Err(_) => return None,
-            Ok(()) if Instant::now() >= until => return None,
-            Ok(()) => processes.pause(Duration::from_millis(20)).ok()?,
-        }
+    match processes.ended_within(LAST_GASP) {
+        Some(Error::EndedEarly { how, .. }) => Some(how),
+        _ => None,
     }
 }

@@ -7,6 +7,7 @@
 
 use crate::backoff::Backoff;
 use crate::commands::Context;
+use crate::feed::folders;
 use crate::report::Failure;
 use futures_util::future::FutureExt as _;
 use mvm_client::{Error, Vm};
@@ -333,6 +334,7 @@ impl VmState<'_> {
         let told = async {
             while self.is_unwoken() {
                 self.changed().await;
+                // It is looked at right now.
                 self.unseen = false;
             }
         };
@@ -340,12 +342,8 @@ impl VmState<'_> {
     }
 
     fn is_unwoken(&self) -> bool {
-        let inventory = self.states.context.inventory().ok();
-        let name = VmName::new(&self.name).ok();
-        let record = inventory
-            .zip(name)
-            .and_then(|(inventory, name)| inventory.home().vm(&name).record().ok());
-        record.is_some_and(|record| record.unwoken.is_some())
+        let inventory = self.states.context.inventory();
+        inventory.is_ok_and(|inventory| folders::is_unwoken(inventory.home(), &self.name))
     }
 
     fn ran_on(&mut self) {

@@ -104,7 +104,7 @@ impl Vm {
 
     /// For how long it ran, if it ended by itself and not in order: as far as that was seen.
     pub fn crashed_after(&self, now: &Now) -> Option<Duration> {
-        let ago = now.boottime.saturating_sub(self.from);
+        let ago = self.seen_for(now);
         self.has_crashed.then(|| self.age(now).saturating_sub(ago))
     }
 
@@ -139,11 +139,16 @@ impl Vm {
     pub fn untouched_for(&self, now: &Now) -> Duration {
         let since = match (self.since, self.run_state) {
             (Some(since), _) => now.since(since),
-            (None, RunState::Ended) => now.boottime.saturating_sub(self.from),
+            (None, RunState::Ended) => self.seen_for(now),
             (None, _) => Duration::ZERO,
         };
         self.touched_at
             .map_or(since, |touched| since.min(now.since(touched)))
+    }
+
+    /// For how long it has been seen in this run of it, or to have ended.
+    fn seen_for(&self, now: &Now) -> Duration {
+        now.boottime.saturating_sub(self.from)
     }
 
     /// What its agent says, while it answers.

@@ -3,9 +3,7 @@
 use super::Context;
 use super::dev::session;
 use super::jobs::job_failure;
-use crate::args::Format;
 use crate::render::data;
-use crate::render::shown::Shown;
 use crate::report::{Failure, Outcome};
 use crate::vm_name;
 use mvm_protocol::dev::jobs::{JobSignal, JobSignaled};
@@ -47,10 +45,8 @@ impl Args {
             };
             let sent = session.job_signal(asked).await;
             sent.map_err(|error| job_failure(vm, &error))?;
-            if matches!(context.format, Format::Json | Format::Yaml) {
-                let job = self.job;
-                data::one(context, vm, &JobSignaled { job }, Shown::new)?;
-            }
+            let signaled = JobSignaled { job: self.job };
+            data::one_for_programs(context, vm, &signaled)?;
             Ok(Outcome::Done)
         }
         .instrument(span)

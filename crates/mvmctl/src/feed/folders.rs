@@ -110,6 +110,13 @@ pub(crate) fn look(home: &Home, name: &str) -> Option<Registered> {
     Some(registered(name, &known))
 }
 
+/// Whether a VM was restored, and its guest is not known to have been told.
+pub(crate) fn is_unwoken(home: &Home, name: &str) -> bool {
+    let name = VmName::new(name).ok();
+    let record = name.and_then(|name| home.vm(&name).record().ok());
+    record.is_some_and(|record| record.unwoken.is_some())
+}
+
 /// The VMs that `discover` finds.
 #[derive(Debug, Default)]
 struct Strangers {

@@ -4,7 +4,7 @@ use super::{Fed, Heard, Sink, folders};
 use crate::backoff::Backoff;
 use mvm_client::{Deadlines, Dialer, Error, Session, Watcher};
 use mvm_fleet::{Effect, Registered, RegistryEvent, RunState, Ticket};
-use mvm_registry::{Inventory, VmName, VmState};
+use mvm_registry::{Inventory, VmState};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -161,11 +161,8 @@ impl<S: Sink> Dialling<S> {
         self.dialer.connect(vm.endpoint()?, &self.deadlines).await
     }
 
-    /// Whether a VM was restored, and its guest is not known to have been told.
     fn is_unwoken(&self, name: &str) -> bool {
-        let name = VmName::new(name).ok();
-        let record = name.and_then(|name| self.inventory.home().vm(&name).record().ok());
-        record.is_some_and(|record| record.unwoken.is_some())
+        folders::is_unwoken(self.inventory.home(), name)
     }
 
     /// Tells of a VM that something has paused. Its folder may say that it runs.

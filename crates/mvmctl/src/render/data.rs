@@ -64,6 +64,18 @@ pub(crate) fn one(
     }
 }
 
+/// The same for programs alone, where people are told nothing if all went well.
+pub(crate) fn one_for_programs(
+    context: &Context,
+    vm: &str,
+    answer: &impl Serialize,
+) -> Result<(), Failure> {
+    match context.format {
+        Format::Json | Format::Yaml => document(context, &Named { vm, answer }),
+        Format::Table | Format::Wide | Format::Name => Ok(()),
+    }
+}
+
 fn entry_of<T>(one: &Answered<T>) -> Entry<'_, &T> {
     match &one.result {
         Ok(answer) => Entry::Answer(Named {

@@ -169,12 +169,12 @@ fn words_unknown() -> Cell {
 /// A string as it is, another JSON value as JSON, and of one that failed what it printed or what is wrong
 /// with that; what does not fit into a table is cut.
 fn value(probe: &ProbeStatus) -> String {
-    let printed = probe.last_check.as_ref().map(|check| check.output.trim());
+    let check = probe.last_check.as_ref().filter(|_| !probe.ok);
     match &probe.value {
-        serde_json::Value::Null if !probe.ok && printed.is_some_and(|it| !it.is_empty()) => {
-            cut(printed.unwrap_or_default(), 60).into_owned()
-        }
-        serde_json::Value::Null => "-".into(),
+        serde_json::Value::Null => match check.map(|check| check.output.trim()) {
+            None | Some("") => "-".into(),
+            Some(printed) => cut(printed, 60).into_owned(),
+        },
         serde_json::Value::String(text) => cut(text, 60).into_owned(),
         value => cut(&value.to_string(), 60).into_owned(),
     }

@@ -3,13 +3,20 @@
 use super::{Home, Run, START, end, gone, is_there, signal};
 use serde_json::Value;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command};
 use std::time::{Duration, Instant};
 
 /// How long a follower may take to notice, on a busy machine. Without being told it takes 15 s until
 /// three heartbeats are missing.
 const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// Begins to follow VMs, and gives the lines that are told.
+fn follow(home: &Home, line: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut follower = home.begin(line);
+    let stdout = follower.stdout.take().unwrap();
+    (follower, BufReader::new(stdout).lines())
+}
 
 fn json(run: &Run) -> Value {
     serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {}", run.stderr))
@@ -23,9 +30,8 @@ fn one_that_was_killed_has_ended_by_itself() {
     fs::create_dir(&etc).unwrap();
     fs::write(etc.join("agent.json"), r#"{"busy_signals": ["inhibit"]}"#).unwrap();
     home.ok(&format!("{START} --etc {}", etc.display()));
-    let mut events = home.begin("vm events web --json");
+    let (events, mut lines) = follow(&home, "vm events web --json");
     // It is watched.
-    let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
     assert!(lines.next().unwrap().unwrap().contains("\"lifecycle\""));
     let waits = home.begin("vm wait web --for busy");
     let pid = home.pid("web");
@@ -63,8 +69,7 @@ fn one_that_was_killed_has_ended_by_itself() {
 fn events_of_all_are_those_of_vms_that_are_started_later_too() {
     let home = Home::new();
     home.ok(START);
-    let mut events = home.begin("vm events --json");
-    let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
+    let (events, mut lines) = follow(&home, "vm events --json");
     let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
     let first = next();
     assert_eq!(
@@ -101,8 +106,7 @@ fn events_of_all_are_those_of_vms_that_are_started_later_too() {
 fn one_that_is_stopped_in_order_is_never_told_to_have_ended_by_itself() {
     let home = Home::new();
     home.ok(START);
-    let mut events = home.begin("vm events web --json");
-    let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
+    let (events, mut lines) = follow(&home, "vm events web --json");
     assert!(lines.next().unwrap().unwrap().contains("\"lifecycle\""));
     home.ok("vm stop web");
     home.ok("vm rm web");

@@ -48,28 +48,15 @@ impl<'a> Decision<'a> {
         let Some(after) = self.policy.max_lifetime else {
             return;
         };
-        let twice = after.saturating_mul(2);
         let mut at_work = std::mem::take(&mut self.members.at_work);
-        at_work.retain(|vm| {
-            if !is_ours(vm) {
-                return true;
-            }
-            let age = vm.age(&self.now);
-            if age < twice {
-                return true;
-            }
-            let reason = Reason::TwiceLifetime { age, after };
-            !self.act(ActionKind::Stop, vm, reason)
-        });
         let mut idle = std::mem::take(&mut self.members.idle);
-        idle.retain(|(_, vm)| {
+        let mut lives_on = |vm: &Vm| {
             let age = vm.age(&self.now);
-            if !is_ours(vm) || age < twice {
-                return true;
-            }
             let reason = Reason::TwiceLifetime { age, after };
-            !self.act(ActionKind::Stop, vm, reason)
-        });
+            !is_ours(vm) || age < after.saturating_mul(2) || !self.act(ActionKind::Stop, vm, reason)
+        };
+        at_work.retain(|vm| lives_on(vm));
+        idle.retain(|(_, vm)| lives_on(vm));
         self.members.idle = idle;
         // They take room until they have ended, and do not count as what they were any more.
         let states = |state| at_work.iter().filter(|vm| vm.state() == state).count();

@@ -1,10 +1,10 @@
 //! From a guest to here.
 
 use super::beside::{NewFile, NewFolder, folder_of};
-use super::copied;
 use crate::commands::Context;
 use crate::commands::dev::failure;
 use crate::confine;
+use crate::render::data;
 use crate::report::Failure;
 use crate::stdio::{Stream, WriteError, Writer};
 use crate::transfer::Transfer;
@@ -66,7 +66,7 @@ impl Target {
         }
         let bytes = transfer.bytes();
         drop(transfer);
-        copied(context, vm, &GetDone { bytes })
+        data::one_for_programs(context, vm, &GetDone { bytes })
     }
 }
 

@@ -8,9 +8,6 @@ mod upload;
 
 use super::Context;
 use super::dev::{failure, session};
-use crate::args::Format;
-use crate::render::data;
-use crate::render::shown::Shown;
 use crate::report::{Failure, Outcome};
 use crate::vm_name::complete_operand;
 use clap_complete::engine::ArgValueCompleter;
@@ -19,7 +16,6 @@ use mvm_protocol::ErrorCode;
 use mvm_protocol::dev::exec::Path as GuestPath;
 use mvm_protocol::dev::files::{Archive, Get};
 use operand::Operand;
-use serde::Serialize;
 use std::path::Path;
 use tracing::Instrument as _;
 use upload::Source;
@@ -137,12 +133,4 @@ fn missing(failure: Failure, vm: &str, path: &str) -> Failure {
     failure.hint(format!(
         "`mvmctl vm exec {vm} -- ls -la {folder}` shows what is there, `… mkdir -p {folder}` makes a folder"
     ))
-}
-
-/// Tells programs that it is there, and how many bytes went over.
-fn copied(context: &Context, vm: &str, done: &impl Serialize) -> Result<(), Failure> {
-    match context.format {
-        Format::Json | Format::Yaml => data::one(context, vm, done, Shown::new),
-        _ => Ok(()),
-    }
 }

@@ -1,8 +1,9 @@
 //! From here into a guest.
 
-use super::{copied, missing, pack};
+use super::{missing, pack};
 use crate::commands::Context;
 use crate::commands::dev::failure;
+use crate::render::data;
 use crate::report::Failure;
 use crate::stdio::{self, Pieces};
 use crate::transfer::Transfer;
@@ -137,6 +138,6 @@ impl Source {
         }
         let done = upload.finish().await.map_err(|error| failure(vm, &error))?;
         drop(transfer);
-        copied(context, vm, &done)
+        data::one_for_programs(context, vm, &done)
     }
 }

@@ -5,6 +5,7 @@ use super::passed;
 use super::tls::Tls;
 use crate::report::Failure;
 use mvm_registry::{Home, read_bounded};
+use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
@@ -98,16 +99,10 @@ impl Listen {
     ///
     /// An address that cannot be listened on, or that anybody could ask at.
     pub(crate) fn open(self, home: &Home) -> Result<Listeners, Failure> {
-        for (at, (key, _)) in self.host_label.iter().enumerate() {
-            if self
-                .host_label
-                .iter()
-                .take(at)
-                .any(|(other, _)| other == key)
-            {
-                let failure = Failure::usage(format!("--host-label: `{key}` is given twice"));
-                return Err(failure.hint("a host has one of each"));
-            }
+        let mut keys = BTreeSet::new();
+        if let Some((key, _)) = self.host_label.iter().find(|(key, _)| !keys.insert(key)) {
+            let failure = Failure::usage(format!("--host-label: `{key}` is given twice"));
+            return Err(failure.hint("a host has one of each"));
         }
         let token = self.bearer_token_file.as_deref().map(token).transpose()?;
         let tls = self.tls_cert.zip(self.tls_key);
