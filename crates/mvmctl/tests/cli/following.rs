@@ -236,6 +236,24 @@ fn a_wait_goes_on_over_a_snapshot_and_over_stop_and_start() {
 }
 
 #[test]
+fn one_of_all_that_is_removed_is_no_failure() {
+    for name in ["", "web"] {
+        let host = Host::with("web", |peer: &mut Peer| {
+            watched(peer, "healthy");
+            peer.until_closed();
+        })
+        .record("web", r#"{"state":"running"}"#);
+        let (child, mut stdout) = begin(&host, &format!("vm events {name} --json"));
+        assert_eq!(line(&mut stdout)["lifecycle"], "running");
+        std::fs::remove_dir_all(host.socket("web").parent().unwrap()).unwrap();
+        assert_eq!(line(&mut stdout)["error"]["code"], "no-such-vm");
+        Ran::from(child.wait_with_output().unwrap())
+            .exits(if name.is_empty() { 0 } else { 3 })
+            .says("web: it was removed");
+    }
+}
+
+#[test]
 fn events_of_all_do_not_dial_a_restored_guest_before_it_was_told() {
     let is_told = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&is_told);

@@ -202,6 +202,7 @@ impl Follower<'_> {
                 Err(unknown) if was_up && unknown.is_retryable() => {}
                 // What became of it says more than how the connection ended.
                 Ok(Now::Off(_)) if was_up => continue,
+                Err(gone) if was_up && gone.code() == REMOVED => return self.removed(&gone),
                 Ok(Now::Ended(_, failure)) => return self.give_up_for(failure),
                 _ => return self.give_up(&error),
             }
