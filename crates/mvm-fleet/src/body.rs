@@ -1,4 +1,4 @@
-//! What `/v1/fleet`, `/v1/pools/NAME` and `/sd` answer.
+//! What `/v1/fleet`, `/v1/pools/NAME`, `/v1/plan` and `/sd` answer.
 //!
 //! Each number stands in a field of its own, so that a scaler takes it by its name. Where `complete` is
 //! false the body is the same and the answer is 503: whoever reads one number sees an error, and not a
@@ -6,12 +6,13 @@
 
 use crate::actions::Ended;
 use crate::state::{Bounds, Counts};
-use crate::{ActionLog, Policy, View, label};
+use crate::{ActionLog, Plan, Policy, View, label};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What `/v1/pools/NAME` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PoolBody {
     /// The pool.
     pub pool: String,
@@ -22,6 +23,7 @@ pub struct PoolBody {
 
 /// What `/v1/fleet` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FleetBody {
     /// All VMs. `wanted` is the sum of the pools'.
     #[serde(flatten)]
@@ -32,14 +34,82 @@ pub struct FleetBody {
     pub last_actions: Vec<Ended>,
 }
 
+/// What `/v1/plan` answers: what would be done now, and what would not.
+///
+/// Its words are texts, so that a reader of another version can show them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PlanBody {
+    /// In the order in which it is begun.
+    pub actions: Vec<PlannedBody>,
+    /// What something speaks for and is not done.
+    pub held: Vec<HeldBody>,
+}
+
+/// An action of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PlannedBody {
+    /// The VM's pool.
+    pub pool: String,
+    /// What would be done: `resume`, `wake`, `clone`, `remove`, `pause`, `sleep`, `stop`.
+    pub action: String,
+    /// The VM. A clone's name is the one that it would get.
+    pub vm: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a plan does not do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct HeldBody {
+    /// The pool.
+    pub pool: String,
+    /// Why nothing is done.
+    pub cause: String,
+}
+
+impl PlanBody {
+    /// The plan as it is told.
+    pub fn of(plan: &Plan) -> Self {
+        let actions = plan.actions.iter().map(|action| PlannedBody {
+            pool: action.pool.to_string(),
+            action: action.kind.to_string(),
+            vm: action.vm.to_string(),
+            reason: action.reason.to_string(),
+        });
+        let held = plan.held.iter().map(|held| HeldBody {
+            pool: held.pool.to_string(),
+            cause: held.cause.to_string(),
+        });
+        Self {
+            actions: actions.collect(),
+            held: held.collect(),
+        }
+    }
+}
+
+/// What a request is answered that cannot be answered otherwise, with a status from 400 on. A view that is
+/// not complete is no such thing: the body is the same as ever, and the status 503.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ErrorBody {
+    /// What is wrong.
+    pub error: String,
+    /// What to do.
+    pub hint: String,
+}
+
 /// How many VMs there are, and should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Numbers {
-    /// The sum of the seven that follow.
+    /// All of them: the sum of the seven states.
     pub vms: u32,
     /// They work, or a snapshot of them is being made.
     pub busy: u32,
-    /// They do not.
+    /// They do not work.
     pub idle: u32,
     /// They are being started or woken, or have no verdict yet.
     pub starting: u32,

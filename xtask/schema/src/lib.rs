@@ -1,8 +1,9 @@
-//! JSON Schema for every request, answer and drop-in, from the types that read and write them; and the
-//! Python client's shapes of answers, from these schemas.
+//! JSON Schema for every request, answer and drop-in, and for what a fleet answers over HTTP, from the
+//! types that read and write them; and the Python client's shapes of answers, from these schemas.
 
 mod python;
 
+use mvm_fleet::body::{ErrorBody, FleetBody, PlanBody, PoolBody};
 use mvm_protocol::answer::Answer;
 use mvm_protocol::dev::{Control, DevAnswer, DevRequest};
 use mvm_protocol::drop_in::{DropIn as _, Integration, Probe};
@@ -25,6 +26,10 @@ pub fn files() -> Result<Vec<(&'static str, String)>, String> {
         ("dev-answer.json", pretty(&answer::<DevAnswer>()?)?),
         ("integration.json", pretty(&integration())?),
         ("probe.json", pretty(&probe()?)?),
+        ("fleet.json", pretty(&written::<FleetBody>())?),
+        ("fleet-pool.json", pretty(&written::<PoolBody>())?),
+        ("fleet-plan.json", pretty(&written::<PlanBody>())?),
+        ("fleet-error.json", pretty(&written::<ErrorBody>())?),
     ])
 }
 
@@ -53,11 +58,16 @@ fn request<T: JsonSchema>() -> Result<Schema, String> {
 
 /// What the agent gives: with room for what newer agents add.
 fn answer<T: JsonSchema>() -> Result<Schema, String> {
-    let mut schema = generate::<T>(SchemaSettings::draft2020_12().for_serialize());
+    let mut schema = written::<T>();
     for variant in variants(&mut schema)? {
         add_id(variant, "The request's `id`, if it had one.")?;
     }
     Ok(schema)
+}
+
+/// What is written as it is: with room for fields that later versions add.
+fn written<T: JsonSchema>() -> Schema {
+    generate::<T>(SchemaSettings::draft2020_12().for_serialize())
 }
 
 fn drop_in<T: JsonSchema>() -> Schema {

@@ -266,3 +266,17 @@ fn documented_drop_ins_are_valid() {
         }
     }
 }
+
+#[test]
+fn documented_answers_of_a_fleet_are_valid() {
+    let all: [Value; 4] = examples("fleet.md").try_into().unwrap();
+    let names = ["fleet-pool", "fleet", "fleet-plan", "fleet-error"];
+    for (name, example) in names.iter().zip(&all) {
+        let schema = schema(&format!("{name}.json"));
+        assert_valid(&schema, example);
+        for other in all.iter().filter(|other| *other != example) {
+            // A fleet has all the numbers of a pool, and no name.
+            assert!(!schema.is_valid(other), "{name}: {other}");
+        }
+    }
+}

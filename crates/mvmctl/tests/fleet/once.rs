@@ -72,6 +72,8 @@ web   3       2    1     1     0         0       0       0        0
     let (_, stdout, _) = ran(&fleet, "fleet status --json");
     let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(json["pools"][0]["wanted"], 3);
+    // All of what `/v1/fleet` answers.
+    assert_eq!((&json["wanted"], &json["vms"]), (&3.into(), &2.into()));
     drop(server);
     // A socket is left of a server that was killed.
     let (code, stdout, stderr) = ran(&fleet, "fleet status");

@@ -20,4 +20,3 @@ mod once;
 pub(crate) mod plan;
 pub(crate) mod serve;
 pub(crate) mod status;
-mod told;

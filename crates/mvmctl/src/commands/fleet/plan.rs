@@ -1,7 +1,6 @@
 //! `mvmctl fleet plan`
 
 use super::serve::policy_file::PolicyFile;
-use super::told::Told;
 use super::{client, once};
 use crate::args::Format;
 use crate::commands::Context;
@@ -9,6 +8,7 @@ use crate::render::data;
 use crate::render::shown::Shown;
 use crate::render::shown::table::{Style, Table, cell};
 use crate::report::{Failure, Outcome};
+use mvm_fleet::body::PlanBody;
 use std::path::PathBuf;
 
 /// Say what the policy would have done now, and why, and do nothing
@@ -25,19 +25,19 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Failure> {
-        let told = match self.policy {
+        let plan = match self.policy {
             Some(path) => {
                 let policy = PolicyFile::at(path).read()?;
                 once::look(context, policy).await?.plan()
             }
             None => of_server(context).await?,
         };
-        show(context, &told)?;
+        show(context, &plan)?;
         Ok(Outcome::Done)
     }
 }
 
-async fn of_server(context: &Context) -> Result<Told, Failure> {
+async fn of_server(context: &Context) -> Result<PlanBody, Failure> {
     let home = context.inventory()?.home().clone();
     let answer = client::get(&home, "/v1/plan").await?.ok_or_else(|| {
         Failure::failed(format!(
@@ -50,18 +50,18 @@ async fn of_server(context: &Context) -> Result<Told, Failure> {
         .map_err(|error| Failure::failed(format!("the server's plan cannot be read: {error}")))
 }
 
-fn show(context: &Context, told: &Told) -> Result<(), Failure> {
+fn show(context: &Context, plan: &PlanBody) -> Result<(), Failure> {
     match context.format {
-        Format::Json | Format::Yaml => return data::document(context, told),
+        Format::Json | Format::Yaml => return data::document(context, plan),
         Format::Name => {
-            let names = told.actions.iter().map(|one| Shown::line(&one.vm));
+            let names = plan.actions.iter().map(|one| Shown::line(&one.vm));
             return context.ui.print(&names.collect());
         }
         Format::Table | Format::Wide => {}
     }
-    if !told.actions.is_empty() {
+    if !plan.actions.is_empty() {
         let mut table = Table::new(context.ui.looks(), &["POOL", "ACTION", "NAME", "WHY"]);
-        for one in &told.actions {
+        for one in &plan.actions {
             table.row(vec![
                 cell(Style::Plain, &one.pool),
                 cell(Style::Plain, &one.action),
@@ -71,10 +71,10 @@ fn show(context: &Context, told: &Told) -> Result<(), Failure> {
         }
         context.ui.print(&table.finish())?;
     }
-    for held in &told.held {
+    for held in &plan.held {
         context.ui.note(&format!("{}: {}", held.pool, held.cause));
     }
-    if told.actions.is_empty() {
+    if plan.actions.is_empty() {
         context.ui.note("nothing is to be done");
     }
     Ok(())

@@ -8,6 +8,7 @@ use crate::render::shown::Shown;
 use crate::render::shown::table::{Style, Table, cell};
 use crate::report::{Failure, Outcome};
 use mvm_fleet::Policy;
+use mvm_fleet::body::{Numbers, PoolBody};
 use serde::{Deserialize, Serialize};
 
 /// Show the pools, how many VMs are wanted and there, and what was done last
@@ -17,28 +18,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
-/// What `/v1/fleet` answers.
+/// What `/v1/fleet` answers, of a server of another version, too.
 #[derive(Debug, Serialize, Deserialize)]
 struct Body {
-    complete: bool,
-    pools: Vec<Pool>,
+    #[serde(flatten)]
+    numbers: Numbers,
+    pools: Vec<PoolBody>,
     last_actions: Vec<Action>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Pool {
-    #[serde(rename = "pool")]
-    name: String,
-    vms: u32,
-    busy: u32,
-    idle: u32,
-    starting: u32,
-    paused: u32,
-    asleep: u32,
-    stopped: u32,
-    unknown: u32,
-    complete: bool,
-    wanted: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,12 +56,12 @@ impl Args {
         match context.format {
             Format::Json | Format::Yaml => data::document(context, &body)?,
             Format::Name => {
-                let names = body.pools.iter().map(|one| Shown::line(&one.name));
+                let names = body.pools.iter().map(|one| Shown::line(&one.pool));
                 context.ui.print(&names.collect())?;
             }
             Format::Table | Format::Wide => context.ui.print(&table(context, &body))?,
         }
-        if !body.complete {
+        if !body.numbers.complete {
             context
                 .ui
                 .warning("not every VM has answered or failed yet: these numbers will change");
@@ -92,6 +78,7 @@ fn table(context: &Context, body: &Body) -> Shown {
     ];
     let mut table = Table::new(context.ui.looks(), &headers);
     for pool in &body.pools {
+        let numbers = &pool.numbers;
         let of = |style, number: u32| {
             cell(
                 if number == 0 { Style::Dim } else { style },
@@ -99,16 +86,16 @@ fn table(context: &Context, body: &Body) -> Shown {
             )
         };
         table.row(vec![
-            cell(Style::Plain, &pool.name),
-            of(Style::Plain, pool.wanted),
-            of(Style::Plain, pool.vms),
-            of(Style::Good, pool.busy),
-            of(Style::Good, pool.idle),
-            of(Style::Warn, pool.starting),
-            of(Style::Plain, pool.paused),
-            of(Style::Plain, pool.asleep),
-            of(Style::Plain, pool.stopped),
-            of(Style::Bad, pool.unknown),
+            cell(Style::Plain, &pool.pool),
+            of(Style::Plain, numbers.wanted),
+            of(Style::Plain, numbers.vms),
+            of(Style::Good, numbers.busy),
+            of(Style::Good, numbers.idle),
+            of(Style::Warn, numbers.starting),
+            of(Style::Plain, numbers.paused),
+            of(Style::Plain, numbers.asleep),
+            of(Style::Plain, numbers.stopped),
+            of(Style::Bad, numbers.unknown),
         ]);
     }
     let mut text = table.finish();

@@ -4,18 +4,18 @@ use super::demand::Demand;
 use super::hand::{HalfDone, Hand, Task};
 use super::inputs::{Input, Inputs, Query, Reply};
 use super::process;
-use crate::commands::fleet::told::Told;
 use crate::feed::watching::{self, Watches};
 use crate::feed::{Fed, folders};
 use crate::report::Failure;
 use crate::ui::Ui;
 use mvm_client::{Deadlines, Dialer};
 use mvm_fleet::actions::Ended;
+use mvm_fleet::body::{self, PlanBody};
 use mvm_fleet::metrics::{Exposition, Format};
 use mvm_fleet::policy::{Plan, UnderWay};
 use mvm_fleet::{
     ActionKind, ActionLog, Effect, Facts, FailedAction, Now, Outcome, Policy, RegistryEvent,
-    RunState, View, body, decide,
+    RunState, View, decide,
 };
 use mvm_registry::{Home, Inventory, notes};
 use std::collections::BTreeMap;
@@ -199,8 +199,8 @@ impl Owner {
     }
 
     /// What is to be done now.
-    pub(in crate::commands::fleet) fn plan(&self) -> Told {
-        Told::of(&decide(
+    pub(in crate::commands::fleet) fn plan(&self) -> PlanBody {
+        PlanBody::of(&decide(
             &self.view,
             &self.policy,
             &self.facts,

@@ -6,9 +6,8 @@ use hyper::header::{
     ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, WWW_AUTHENTICATE,
 };
 use hyper::{Method, Request, Response, StatusCode};
-use mvm_fleet::body::service_discovery;
+use mvm_fleet::body::{ErrorBody, service_discovery};
 use mvm_fleet::metrics::Format;
-use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -78,13 +77,6 @@ impl Body for Held {
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.pieces.iter().map(|piece| piece.len() as u64).sum())
     }
-}
-
-/// Why there is no other answer, and what to do.
-#[derive(Debug, Serialize)]
-struct Refusal<'a> {
-    error: &'a str,
-    hint: &'a str,
 }
 
 /// Answers one request.
@@ -215,7 +207,11 @@ fn ending() -> Response<Held> {
 }
 
 fn refuse(status: StatusCode, error: &str, hint: &str) -> Response<Held> {
-    let mut text = serde_json::to_string(&Refusal { error, hint }).unwrap_or_default();
+    let body = ErrorBody {
+        error: error.to_owned(),
+        hint: hint.to_owned(),
+    };
+    let mut text = serde_json::to_string(&body).unwrap_or_default();
     text.push('\n');
     respond(status, JSON, text)
 }
