@@ -208,14 +208,20 @@ impl Error {
         Self::NotOurs { socket, by }
     }
 
+    /// The code of [`Error::Ended`].
+    pub const VM_ENDED: &str = "vm-ended";
+
+    /// The code of [`Error::VsockEnded`].
+    pub const VSOCK_ENDED: &str = "vsock-ended";
+
     /// What it is, for programs: kebab-case.
     pub fn code(&self) -> &'static str {
         match self {
             Self::BadName { .. } | Self::NeitherNameNorAddress { .. } => "bad-name",
             Self::NoSuchVm { .. } => "no-such-vm",
             Self::NotRunning { .. } => "not-running",
-            Self::Ended(_) => "vm-ended",
-            Self::VsockEnded => "vsock-ended",
+            Self::Ended(_) => Self::VM_ENDED,
+            Self::VsockEnded => Self::VSOCK_ENDED,
             Self::SilentVmm { .. } => "vmm-silent",
             Self::Unreachable(Unreachable::TooManyConnections { .. }) => "too-many-connections",
             Self::Unreachable(Unreachable::MayBeCutOff { .. }) => "may-be-cut-off",

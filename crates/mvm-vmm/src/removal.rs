@@ -58,10 +58,7 @@ fn remove_all(folder: &Path) -> Result<(), Error> {
 ///
 /// [`Error::Registry`] and [`Error::Io`] if it cannot even be looked.
 pub fn sweep(home: &Home) -> Result<(), Error> {
-    for entry in entries(&home.removing())? {
-        // Whoever removes it may be alive: then both do.
-        let _ = std::fs::remove_dir_all(entry.path());
-    }
+    sweep_removed(home);
     for entry in entries(&home.vms())? {
         let name = entry.file_name();
         let Some(name) = name.to_str().and_then(|name| VmName::new(name).ok()) else {

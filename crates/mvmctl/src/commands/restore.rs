@@ -250,7 +250,10 @@ pub(super) fn not_woken(mut failure: Failure, vm: &str, payload: bool) -> Failur
     if failure.code == BOOTED_AFRESH {
         return failure;
     }
-    if failure.code == "vm-ended" || failure.code == "vsock-ended" {
+    if matches!(
+        &*failure.code,
+        RegistryError::VM_ENDED | RegistryError::VSOCK_ENDED
+    ) {
         failure.message = format!("its guest could not be woken: {}", failure.message);
         return failure;
     }

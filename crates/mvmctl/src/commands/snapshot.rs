@@ -27,6 +27,7 @@ use mvm_protocol::lifecycle::{
     Awake, Outcome as StepOutcome, Ready, SleepPrep, Step, StepKind, Token, WakeCause,
 };
 use mvm_protocol::status::{Lifecycle, Status, WorkerState};
+use mvm_registry::Error as RegistryError;
 use mvm_vmm::snapshot::SnapshotDir;
 use mvm_vmm::suspend::{PendingSnapshot, SnapshotSession, take};
 use mvm_vmm::{Deadline, Error, Snapshot};
@@ -387,7 +388,7 @@ impl Host<'_> {
                 }
             }
             // Nothing of it is left to be woken.
-            Err(ended) if ended.code == "vm-ended" => Failure {
+            Err(ended) if ended.code == RegistryError::VM_ENDED => Failure {
                 message: format!("{}; {}", failure.message, ended.message),
                 ..ended
             },
