@@ -133,7 +133,11 @@ fn answers_agree_with_the_vectors() {
         ) {
             continue;
         }
-        let answer = json(&case, 4).unwrap();
+        // What is no JSON never comes to a schema.
+        let Some(answer) = json(&case, 4) else {
+            assert!(case["reads"].is_null(), "{name}");
+            continue;
+        };
         let errors: Vec<String> = schema.iter_errors(&answer).map(|e| e.to_string()).collect();
         let expected = case["reads"].is_string();
         assert_eq!(errors.is_empty(), expected, "{name}: {errors:?}");
