@@ -76,11 +76,11 @@ impl Signs {
     }
 
     /// A host says that the guest was restored. `noticed` is whether a sign has come that waits for
-    /// this word.
+    /// this word; without one it is of another restore than what has come before.
     pub(crate) fn announced(&mut self, noticed: bool, now: Duration) {
         let until = now.saturating_add(self.settle);
         match &mut self.last {
-            Some(last) if noticed || now < last.until => last.until = until,
+            Some(last) if noticed => last.until = until,
             _ => {
                 self.last = Some(SeenRestore {
                     until,
@@ -180,5 +180,14 @@ mod tests {
         assert_eq!(it.vmgenid(secs(101)), None);
         assert_eq!(it.read(marks(2, 4), secs(105)), None);
         assert_eq!(it.read(marks(3, 4), secs(106)), Some(Vmclock));
+    }
+
+    #[test]
+    fn of_two_restores_soon_after_each_other_neither_is_noticed_as_well() {
+        let mut it = signs();
+        it.announced(false, secs(100));
+        assert_eq!(it.read(marks(1, 4), secs(102)), None);
+        it.announced(false, secs(108));
+        assert_eq!(it.read(marks(1, 5), secs(110)), None);
     }
 }

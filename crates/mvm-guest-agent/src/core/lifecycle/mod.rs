@@ -14,9 +14,9 @@
 //! # The happy path
 //!
 //! A host asks for `sleep-prep`. The guest is `preparing` at once: checks are held, running ones are
-//! drained, checkpoint commands run in reverse load order, filesystems are synced, the page cache is
-//! dropped, and the filesystems are synced again. With the last step the guest is `ready`, and the
-//! host gets its answer. From here the agent runs and writes nothing, so the VM can be frozen at any
+//! drained, checkpoint commands run in reverse load order, filesystems are synced, its work is frozen,
+//! what it wrote meanwhile is synced, the page cache is dropped, and it is looked whether all is frozen
+//! still. With the last step the guest is `ready`, and the host gets its answer. From here the agent runs and writes nothing, so the VM can be frozen at any
 //! moment.
 //!
 //! After the VM was restored, or its snapshot was aborted, a host asks for `wake`. The guest is
@@ -92,6 +92,9 @@ pub(crate) struct Lifecycle {
     /// The last wake that was answered, for a host that lost the answer.
     answered: Option<(u64, Awake)>,
     untold: Untold,
+    /// The last thaw has failed: the next wake tries again. An agent that starts thaws what is listed
+    /// anyway.
+    still_frozen: bool,
 }
 
 impl Lifecycle {
@@ -110,6 +113,7 @@ impl Lifecycle {
             started: false,
             answered: None,
             untold: Untold::default(),
+            still_frozen: false,
         }
     }
 
@@ -282,7 +286,11 @@ impl Lifecycle {
                     Task::Restore(name) => self.journal.owed.retain(|owed| owed != name),
                     Task::Identity => self.journal.last_wake_ms = Some(at.0),
                     Task::Generation => self.journal.restoring = None,
-                    Task::Thaw => self.journal.frozen = false,
+                    Task::Thaw => {
+                        self.journal.frozen = false;
+                        self.still_frozen =
+                            matches!(done.outcome, Outcome::Failed | Outcome::TimedOut);
+                    }
                     _ => {}
                 }
                 waking.note(&task, done, &self.journal);

@@ -22,8 +22,12 @@ impl Lifecycle {
                             continue;
                         }
                     }
-                    // Known before the first cgroup is frozen: an agent that is killed must thaw it.
-                    self.journal.frozen |= task == Task::Freeze;
+                    if task == Task::Freeze {
+                        // Known before the first cgroup is frozen: an agent that is killed must thaw it.
+                        self.journal.frozen = true;
+                        // With all else.
+                        self.still_frozen = false;
+                    }
                     preparing.current = Some(task.clone());
                     let limit = preparing.deadline.0;
                     acts.push(Act::Do {

@@ -24,6 +24,8 @@ struct SearchState {
     frozen: bool,
     /// Whether the agent said that it could not freeze it.
     unfrozen: bool,
+    /// The last thaw failed.
+    stuck: bool,
     /// Whether a critical personalize command of the present wake has failed while it is frozen.
     unpersonalized: bool,
     /// Whether the wake under way has failed, since the guest is not personalized.
@@ -87,6 +89,7 @@ impl SearchState {
             debts: Vec::new(),
             frozen: false,
             unfrozen: false,
+            stuck: false,
             unpersonalized: false,
             failed: false,
             spoilt: false,
@@ -180,6 +183,8 @@ impl SearchState {
                 state.untold |= state.disk.noticed.is_some();
                 // One that was killed right after a thaw thaws again, which does nothing.
                 state.frozen = state.disk.frozen;
+                // What could not be thawed an agent that starts thaws before all else.
+                state.stuck = false;
                 match state.disk.restoring {
                     Some(restoring) if !restoring.unannounced => {
                         state.due = before_work(state.frozen);
@@ -245,7 +250,10 @@ impl SearchState {
             Task::Freeze if outcome == Outcome::Skipped => {
                 (self.frozen, self.unfrozen) = (false, true);
             }
-            Task::Thaw => self.frozen = false,
+            Task::Thaw => {
+                self.frozen = false;
+                self.stuck = matches!(outcome, Outcome::Failed | Outcome::TimedOut);
+            }
             Task::Generation => self.counted = false,
             Task::Payload => self.fail(outcome),
             Task::Personalize(name) if name == "a" => self.fail(outcome),
@@ -318,10 +326,10 @@ impl SearchState {
                         Task::Drain => self.unfrozen = false,
                         Task::Freeze => {
                             assert!(self.disk.frozen, "frozen, and a crash would forget");
-                            self.frozen = true;
+                            (self.frozen, self.stuck) = (true, false);
                         }
                         Task::Thaw => {
-                            assert!(self.frozen, "thawed twice, or for nothing");
+                            assert!(self.frozen || self.stuck, "thawed twice, or for nothing");
                             assert!(!self.unpersonalized, "thawed with its twin's identity");
                             assert_eq!(self.due, [], "thawed before its time");
                         }

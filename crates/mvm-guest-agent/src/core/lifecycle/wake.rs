@@ -80,7 +80,7 @@ impl Lifecycle {
         // One that woke by itself when its lease ran out may have stood still before: its clock is late,
         // and this is the first host that tells it the time.
         let sets_clock = self.journal.lease_expired && !waking.plan.is_empty();
-        if !waking.restored && !sets_clock {
+        if !waking.restored && !sets_clock && !self.still_frozen {
             let lease_expired = std::mem::take(&mut self.journal.lease_expired);
             let generation = self.journal.generation;
             let awake = Awake {
@@ -91,6 +91,9 @@ impl Lifecycle {
                 steps_omitted: 0,
             };
             return vec![Act::Keep(self.journal.clone()), Act::Awake(waiter, awake)];
+        }
+        if self.still_frozen {
+            waking.plan.push_back(Task::Thaw);
         }
         waking.plan.push_back(Task::Resume);
         self.journal.asleep = true;

@@ -44,6 +44,34 @@ fn every_way_back_thaws_once_and_before_restores() {
 }
 
 #[test]
+fn a_thaw_that_fails_is_tried_again_by_each_wake_until_it_does_not() {
+    let mut story = Story::new();
+    story.sleep(None);
+    story.finish();
+    story.wake(None, WakeCause::Aborted);
+    while story.doing != Some(Task::Thaw) {
+        story.end(&ok());
+    }
+    story.end(&ended(Outcome::Failed));
+    story.finish();
+    assert_eq!(story.it.phase(), Phase::Running);
+    for (thaws, cause) in [
+        (2, WakeCause::Aborted),
+        (3, WakeCause::Restored),
+        (3, WakeCause::Aborted),
+    ] {
+        let wake = story.wake(None, cause);
+        if thaws == 2 {
+            assert_eq!(story.doing, Some(Task::Thaw));
+            story.end(&ended(Outcome::TimedOut));
+        }
+        story.finish();
+        assert_eq!(story.answer(wake), "awake: was not ready");
+        assert_eq!(count(&story, &Task::Thaw), thaws, "{:?}", story.tasks);
+    }
+}
+
+#[test]
 fn what_was_not_frozen_is_not_thawed() {
     let mut story = Story::new();
     let sleep = story.sleep(None);
