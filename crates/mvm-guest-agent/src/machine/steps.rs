@@ -94,7 +94,7 @@ pub(crate) async fn run(work: Work, limit: Duration, context: StepContext<'_>) -
     }
 }
 
-/// Writes the dirty pages of each filesystem: syncfs(2).
+/// Writes the dirty pages of each filesystem: syncfs(2), or for one to which no path leads sync(2).
 async fn sync(
     run: RunId,
     mounts: Vec<Mount>,
@@ -106,14 +106,16 @@ async fn sync(
     let mut synced = Vec::new();
     for mount in mounts {
         let point = mount.point.to_string_lossy().into_owned();
-        let what = format!("syncfs of {point}");
+        let (call, calls): (_, fn(&CStr) -> u8) = if mount.is_hidden {
+            ("sync for", sync_all)
+        } else {
+            ("syncfs of", sync_filesystem)
+        };
+        let what = format!("{call} {point}");
         let path = CString::new(mount.point.into_os_string().into_vec());
         let path = path.map_err(|error| NotDone::Failed(format!("{what}: {error}")))?;
         let left = deadline.saturating_duration_since(Instant::now());
-        let calls = Calls {
-            about: path,
-            calls: sync_filesystem,
-        };
+        let calls = Calls { about: path, calls };
         let ended = apart(run, left, context, &what, &calls).await?;
         ended.map_err(|error| NotDone::Failed(format!("{what}: {error}")))?;
         synced.push(point);
@@ -150,6 +152,12 @@ fn sync_filesystem(path: &CStr) -> u8 {
         .or_else(|_| rustix::fs::open(path, flags - OFlags::DIRECTORY, Mode::empty()))
         .and_then(rustix::fs::syncfs);
     exit_status(synced)
+}
+
+/// A bare system call, as in [`sync_filesystem`].
+fn sync_all(_: &CStr) -> u8 {
+    rustix::fs::sync();
+    0
 }
 
 /// Page cache, dentries and inodes (Documentation/admin-guide/sysctl/vm.rst): clean by now, read
