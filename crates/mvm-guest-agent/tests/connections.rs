@@ -93,6 +93,23 @@ fn a_connection_over_the_limit_is_refused_with_a_reason() {
 }
 
 #[test]
+fn a_host_that_has_gone_takes_no_place_while_what_it_asked_for_runs() {
+    let slow = json!({
+        "name": "slow", "command": "sleep 600", "interval_secs": 86400, "timeout_secs": 900,
+    });
+    let agent = Agent::launch(
+        folder(&[], &[slow]),
+        Settings::flags(&["--max-connections", "3"]),
+    );
+    for _ in 0..3 {
+        let mut connection = agent.connection();
+        connection.ask(&ping());
+        connection.send(&json!({"type": "check", "kind": "probe", "name": "slow"}));
+    }
+    within(|| (agent.ask(&ping())["type"] == "pong").then_some(()));
+}
+
+#[test]
 fn out_of_descriptors_a_connection_is_refused_and_nothing_spins() {
     let settings = Settings {
         first: Some("ulimit -n 24"),

@@ -10,7 +10,7 @@
 
 mod common;
 
-use common::{Agent, PATIENCE, Settings, folder};
+use common::{Agent, PATIENCE, Settings, folder, within};
 use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -108,4 +108,28 @@ fn they_are_bounded_in_number_and_a_sleep_ends_them() {
     }
     assert_eq!(further.json()["type"], "forward-done");
     assert_eq!(agent.ask(&asked)["code"], "busy");
+}
+
+#[test]
+fn one_that_does_not_come_about_holds_up_no_sleep() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let (agent, port) = exposing(&listener);
+    let address = listener.local_addr().unwrap();
+    // Until there is no room for another one.
+    let moment = std::time::Duration::from_millis(300);
+    let connect = || TcpStream::connect_timeout(&address, moment).ok();
+    let _queued: Vec<_> = std::iter::from_fn(connect).take(20).collect();
+    let mut host = agent.connection();
+    host.ask(&json!({"type": "ping"}));
+    host.send(&json!({"type": "forward", "port": port}));
+    // Once it is under way.
+    within(|| {
+        let status = agent.ask(&json!({"type": "status"}));
+        let held_by = status["worker"]["held_by"].to_string();
+        held_by.contains("session").then_some(())
+    });
+    let ready = agent.ask(&json!({"type": "sleep-prep", "deadline_secs": 5}));
+    assert_eq!(ready["type"], "ready", "{ready}");
+    assert_eq!(host.json()["code"], "busy");
 }

@@ -2,7 +2,7 @@
 
 use super::audit::Audit;
 use super::flow::{InputQueue, OutputSource};
-use super::host::{Host, Sent};
+use super::host::{Host, Sent, at};
 use super::{Limits, reply};
 use crate::core::open::Kind;
 use crate::machine::descriptors::{for_a_host, is_shortage};
@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 /// On the loopback a connection is made at once, unless the listener's queue is full.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -31,7 +31,17 @@ pub(crate) async fn serve(
 ) -> Result<(), Ending> {
     let audit = Audit::begin("forward", "");
     let opened = match connection.handle.open(Kind::Active).await {
-        Ok(admitted) => open(asked).await.map(|port| (admitted, port)),
+        Ok(mut admitted) => {
+            let opened = tokio::select! {
+                opened = open(asked) => opened,
+                _ = &mut admitted.end => {
+                    let message = "the guest goes to sleep, or its agent stops";
+                    Err(ErrorAnswer::new(ErrorCode::Busy, message))
+                }
+                () = connection.stream.closed() => return Err(Ending::Closed),
+            };
+            opened.map(|port| (admitted, port))
+        }
         Err(error) => Err(error),
     };
     let (mut admitted, (mut port, address)) = match opened {
@@ -186,13 +196,5 @@ impl Port {
             }
         }
         Ok(())
-    }
-}
-
-/// At that moment, or never.
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }

@@ -239,7 +239,8 @@ fn counted(since: &mut Option<Instant>, limit: Option<Duration>) -> Option<Insta
     limit.map(|limit| *since.get_or_insert_with(Instant::now) + limit)
 }
 
-async fn at(deadline: Option<Instant>) {
+/// At that moment, or never.
+pub(super) async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -91,7 +91,15 @@ impl<E: Extension> Session<E> {
                         Ok(Request::Watch(watch)) => {
                             return self.watch(watch.heartbeat(), id).await;
                         }
-                        Ok(request) => (id, self.connection.handle.ask(request).await),
+                        Ok(request) => {
+                            let connection = &self.connection;
+                            tokio::select! {
+                                biased;
+                                answer = connection.handle.ask(request) => (id, answer),
+                                // A host that has gone is to take no place from others while its check runs.
+                                () = connection.stream.closed() => return Err(Ending::Closed),
+                            }
+                        }
                         Err(refusal) => (id, Answer::Error(refusal)),
                     }
                 }
