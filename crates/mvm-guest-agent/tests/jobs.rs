@@ -303,6 +303,10 @@ fn an_agent_that_stops_ends_its_jobs() {
         let mut agent = Agent::launch(folder(&[], &[]), Settings::user(user));
         begin(&agent, "setsid sleep 1022.5 & sleep 1022.5");
         within(|| (processes("sleep 1022.5").len() >= 2).then_some(()));
+        // Whose end nobody reads.
+        let mut unread = agent.connection();
+        unread.send(&shell("yes | head -c 3000000; sleep 1023.5"));
+        within(|| (!processes("head -c 3000000").is_empty()).then_some(()));
         agent.signal(rustix::process::Signal::TERM);
         assert!(agent.wait().success());
         assert_eq!(processes("sleep 1022.5"), [0; 0]);

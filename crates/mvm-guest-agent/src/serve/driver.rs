@@ -353,7 +353,7 @@ impl<M: Machine, E: Extension> Driver<M, E> {
         }
         // One that freezes must not go on behind the thaw.
         let mut step = self.step.take().and_then(|cancel| cancel.send(()).ok());
-        let ended = async {
+        let open = async {
             while !left.is_empty() || step.is_some() {
                 match self.messages.recv().await {
                     Some(Message::StepDone(_)) => step = None,
@@ -364,8 +364,9 @@ impl<M: Machine, E: Extension> Driver<M, E> {
                     None => break,
                 }
             }
-            self.extension.shut_down().await;
         };
+        // A host that does not read keeps what it has open, and nothing else.
+        let ended = async { tokio::join!(open, self.extension.shut_down()) };
         if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
             say!("stopping although a command cannot be ended");
         }
