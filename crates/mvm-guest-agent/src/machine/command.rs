@@ -30,6 +30,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal};
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::sync::oneshot;
@@ -194,9 +195,12 @@ impl Launcher {
         let mut deadline = Instant::now() + timeout;
         let mut state = State::Running;
         let mut cancellable = true;
+        let mut begun = pin!(self.begun(&running.process));
+        let mut is_begun = false;
         loop {
             tokio::select! {
                 () = running.process.exited() => break,
+                () = &mut begun, if !is_begun => is_begun = true,
                 () = running.stdout.drain_into(&mut ended.stdout) => {}
                 () = running.stderr.drain_into(&mut ended.stderr) => {}
                 () = sleep_until(deadline) => match state {
@@ -207,11 +211,11 @@ impl Launcher {
                     }
                     State::Running => {
                         running.process.signal(Signal::TERM);
-                        (state, deadline) = (State::Terminated, deadline + TERM_GRACE);
+                        (state, deadline) = (State::Terminated, Instant::now() + TERM_GRACE);
                     }
                     State::Terminated => {
                         running.process.kill();
-                        (state, deadline) = (State::Killed, deadline + KILL_GRACE);
+                        (state, deadline) = (State::Killed, Instant::now() + KILL_GRACE);
                     }
                     State::Killed => {
                         match &running.check {
@@ -359,5 +363,54 @@ mod tests {
             assert!(turns.get() >= pieces, "{} turns", turns.get());
         };
         LocalSet::new().run_until(story).await;
+    }
+
+    /// A disk that does not answer holds up a start as whoever has a lease on the file does.
+    #[cfg(target_arch = "x86_64")]
+    #[tokio::test]
+    async fn what_a_slow_start_uses_of_the_agents_is_taken_back_when_it_is_a_program() {
+        use nix::libc;
+        use std::os::fd::AsRawFd as _;
+        /// asm-generic/fcntl.h
+        const F_SETSIG: i32 = 10;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("slow");
+        std::fs::copy("/bin/sleep", &path).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        let lease = |call: i32, argument: i32| {
+            #[expect(unsafe_code, reason = "there is no binding of it")]
+            // SAFETY: the call takes and gives numbers.
+            let done = unsafe { libc::fcntl(file.as_raw_fd(), call, argument) };
+            assert_eq!(done, 0);
+        };
+        lease(F_SETSIG, libc::SIGURG);
+        lease(libc::F_SETLEASE, libc::F_WRLCK);
+        let launcher = Launcher::new(dir.path(), false);
+        let command = Command {
+            what: "integration slow".to_owned(),
+            argv: vec![path.to_string_lossy().into_owned(), "600".to_owned()],
+            user: None,
+            timeout: Duration::from_secs(900),
+            split: false,
+            context: None,
+            pays: None,
+        };
+        let (cancel, cancelled) = oneshot::channel();
+        let others = async {
+            while !launcher.starts.are_under_way() {
+                tokio::task::yield_now().await;
+            }
+            lease(libc::F_SETLEASE, libc::F_UNLCK);
+            let is_done = async {
+                while launcher.starts.are_under_way() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let waited = tokio::time::timeout(Duration::from_secs(20), is_done).await;
+            cancel.send(()).unwrap();
+            assert!(waited.is_ok(), "it uses them while it runs");
+        };
+        let (ended, ()) = tokio::join!(launcher.run(RunId(1), command, cancelled), others);
+        assert!(matches!(ended.end, End::TimedOut { .. }), "{:?}", ended.end);
     }
 }

@@ -53,6 +53,10 @@ impl Starts {
         None
     }
 
+    pub(super) fn are_under_way(&self) -> bool {
+        false
+    }
+
     pub(super) fn settle(&self) {}
 }
 

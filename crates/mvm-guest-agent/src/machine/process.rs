@@ -45,7 +45,7 @@ pub(crate) struct Launcher {
     cgroups: Option<CgroupRoot>,
     /// Whether the agent has made itself hard to kill for want of memory. Its children are not.
     protected: bool,
-    starts: Starts,
+    pub(super) starts: Starts,
     /// How many descriptors its children may have, if the agent has taken more.
     descriptors: Option<Rlimit>,
     /// Those of processes to be started: see [`Launcher::turn`].
@@ -287,6 +287,24 @@ impl Launcher {
     /// Ends once more what an earlier agent with the same run directory has left.
     pub(crate) fn end_leftovers(&self) {
         self.children.end_leftovers();
+    }
+
+    /// Waits until it has become its program or has reported why not, and takes back then what its start
+    /// has used of the agent's, whose protection from the OOM killer is away until then. Mostly that was a
+    /// matter of microseconds, and is done.
+    pub(super) fn begun(&self, process: &Process) -> impl Future<Output = ()> + use<'_> {
+        let report = process
+            .report
+            .as_ref()
+            .filter(|_| self.starts.are_under_way());
+        let report = report.and_then(|report| report.try_clone().ok());
+        let report = report.and_then(|report| Polled::new(report, Interest::READABLE).ok());
+        async move {
+            if let Some(report) = report {
+                let _ = report.readable().await;
+            }
+            self.starts.settle();
+        }
     }
 
     /// Takes the status of a process that has exited, and ends what it left running.

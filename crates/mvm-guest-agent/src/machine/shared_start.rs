@@ -111,6 +111,11 @@ impl SharedStarts {
         pid
     }
 
+    /// Whether there is something to take back, or will be.
+    pub(super) fn are_under_way(&self) -> bool {
+        !self.under_way.borrow().is_empty()
+    }
+
     /// Takes back what those have used that have become a program, or have ended.
     pub(super) fn settle(&self) {
         let mut under_way = self.under_way.borrow_mut();
