@@ -40,6 +40,8 @@ const MAX_BYTES: u64 = 4096;
 struct Writing {
     inode: u64,
     modified: (i64, i64),
+    /// What is filled within a tick of the clock after it was made has the same time.
+    length: u64,
     owner: u32,
 }
 
@@ -70,7 +72,8 @@ struct Known {
 }
 
 /// What is known of the files in `busy.d`. Leases run on the monotonic clock from when a writing
-/// was first seen, so that a jump of the wall clock neither ends nor prolongs them.
+/// was first seen, so that a jump of the wall clock neither ends nor prolongs them; nor is one that was not
+/// there when it was last looked taken for older than that, as it is by the wall clock after a wake.
 #[derive(Debug)]
 pub(crate) struct Inhibitors {
     dir: PathBuf,
@@ -81,6 +84,9 @@ pub(crate) struct Inhibitors {
     /// What is left of the pass under way.
     entries: Option<ReadDir>,
     pass: u64,
+    /// When that pass began, and the last one that came to the end.
+    begun: Duration,
+    last_begun: Option<Duration>,
     /// How many entries are looked at for one sample.
     looks: usize,
 }
@@ -93,6 +99,8 @@ impl Inhibitors {
             owners: HashMap::new(),
             entries: None,
             pass: 0,
+            begun: Duration::ZERO,
+            last_begun: None,
             looks: LOOKS,
         }
     }
@@ -129,6 +137,7 @@ impl Inhibitors {
                 opened => opened.ok(),
             };
             self.pass += 1;
+            self.begun = mono;
         }
         for _ in 0..self.looks {
             match entries.as_mut().and_then(Iterator::next) {
@@ -142,6 +151,7 @@ impl Inhibitors {
 
     /// The pass is over: what it has not seen is not there any more.
     fn forget_what_is_gone(&mut self) {
+        self.last_begun = Some(self.begun);
         let Self { known, pass, .. } = self;
         known.retain(|_, known| known.pass == *pass);
         self.owners.clear();
@@ -176,7 +186,7 @@ impl Inhibitors {
             return;
         };
         // What cannot be known yet is looked at again in the next pass.
-        let Some(claim) = read_claim(&file, mono) else {
+        let Some(claim) = read_claim(&file, mono, self.last_begun) else {
             return;
         };
         let known = Known {
@@ -204,6 +214,7 @@ impl Writing {
         Self {
             inode: meta.ino(),
             modified: (meta.mtime(), meta.mtime_nsec()),
+            length: meta.len(),
             owner: meta.uid(),
         }
     }
@@ -216,8 +227,9 @@ fn open(path: &Path) -> Option<File> {
     file.metadata().ok()?.is_file().then_some(file)
 }
 
-/// Nothing if its owner cannot be looked at for want of descriptors.
-fn read_claim(mut file: &File, mono: Duration) -> Option<Claim> {
+/// Nothing if its owner cannot be looked at for want of descriptors. It was not there, or not so, at that
+/// moment, if there is one.
+fn read_claim(mut file: &File, mono: Duration, not_yet: Option<Duration>) -> Option<Claim> {
     let mut text = String::new();
     let readable = file
         .by_ref()
@@ -239,7 +251,8 @@ fn read_claim(mut file: &File, mono: Duration) -> Option<Claim> {
     let until = |lease: Duration| {
         let age = file.metadata().and_then(|meta| meta.modified()).ok();
         let age = age.and_then(|at| SystemTime::now().duration_since(at).ok());
-        mono.saturating_add(lease.saturating_sub(age.unwrap_or_default()))
+        let passed = not_yet.map_or(Duration::MAX, |at| mono.saturating_sub(at));
+        mono.saturating_add(lease.saturating_sub(age.unwrap_or_default().min(passed)))
     };
     let owner = match pid.map(|pid| u32::try_from(pid).unwrap_or_default()) {
         Some(pid) => started_at(pid).ok()?.map(|started| (pid, started)),
@@ -286,6 +299,7 @@ fn start_of(stat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write as _;
     use std::process::{Command, Stdio};
 
     const MONO: Duration = Duration::from_secs(1000);
@@ -359,6 +373,36 @@ mod tests {
             std::fs::write(dir.path().join("job"), content).unwrap();
             assert!(inhibitors.any(later), "written anew");
         }
+    }
+
+    /// As after a wake, which sets the clock.
+    #[test]
+    fn a_lease_that_was_written_just_before_the_clock_was_set_ahead_is_as_old_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut inhibitors = Inhibitors::new(dir.path().to_owned());
+        assert!(!inhibitors.any(MONO));
+        let file = File::create(dir.path().join("job")).unwrap();
+        let long_ago = SystemTime::now() - Duration::from_secs(3600);
+        file.set_modified(long_ago).unwrap();
+        let later = MONO + Duration::from_secs(5);
+        assert!(inhibitors.any(later));
+        assert!(inhibitors.any(MONO + Duration::from_secs(59)));
+        assert!(!inhibitors.any(MONO + Duration::from_secs(60)));
+        // One that was there before the agent is as old as the clock says.
+        assert!(!Inhibitors::new(dir.path().to_owned()).any(later));
+    }
+
+    #[test]
+    fn a_file_that_is_filled_within_a_tick_is_read_again() {
+        let (dir, mut inhibitors) = busy("");
+        assert!(inhibitors.any(MONO));
+        let file = File::options().write(true).open(dir.path().join("job"));
+        let mut file = file.unwrap();
+        let made = file.metadata().unwrap().modified().unwrap();
+        file.write_all(b"{\"lease_secs\":600}").unwrap();
+        file.set_modified(made).unwrap();
+        assert!(inhibitors.any(MONO + Duration::from_secs(5)));
+        assert!(inhibitors.any(MONO + Duration::from_secs(500)));
     }
 
     #[test]
