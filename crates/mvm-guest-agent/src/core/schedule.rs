@@ -24,6 +24,9 @@ pub(crate) struct CheckId(pub(crate) u64);
 /// A check is not started later in its slot than this.
 const SPREAD_AT_MOST: Duration = Duration::from_secs(1);
 
+/// What is shorter is taken for this: the agent wakes for each slot.
+const LEAST_INTERVAL: Duration = Duration::from_millis(10);
+
 /// After a freeze the first run of each comes within this time, and as much longer for each check
 /// that there is: soon, since until then nothing is known of any service, and no burst.
 const FIRST_WITHIN: Duration = Duration::from_secs(2);
@@ -51,6 +54,8 @@ pub(crate) struct Schedule {
     plans: HashMap<CheckId, Plan>,
     due: BTreeSet<(Duration, CheckId)>,
     asked: VecDeque<CheckId>,
+    /// Whether the last one that was started was asked for.
+    was_asked: bool,
     random: Random,
 }
 
@@ -64,6 +69,7 @@ impl Schedule {
             plans: HashMap::new(),
             due: BTreeSet::new(),
             asked: VecDeque::new(),
+            was_asked: false,
             random: Random(seed),
         }
     }
@@ -72,7 +78,7 @@ impl Schedule {
     pub(crate) fn add(&mut self, id: CheckId, interval: Duration, now: Duration) {
         self.due.insert((now, id));
         let plan = Plan {
-            interval,
+            interval: interval.max(LEAST_INTERVAL),
             slot: None,
             due: now,
             running: false,
@@ -89,7 +95,7 @@ impl Schedule {
         self.asked.retain(|asked| *asked != id);
     }
 
-    /// Asks for a run ahead of all that is due; after the present one if it is running.
+    /// Asks for a run as soon as there is a place; after the present one if it is running.
     pub(crate) fn ask(&mut self, id: CheckId) {
         if self.held {
             return;
@@ -110,11 +116,28 @@ impl Schedule {
         if self.held || self.running >= self.places {
             return None;
         }
+        // In turns: whoever asks without a pause keeps nothing from its schedule.
+        let is_due = self.due.first().is_some_and(|(due, _)| *due <= now);
+        if !(self.was_asked && is_due)
+            && let Some(id) = self.next_asked()
+        {
+            self.was_asked = true;
+            return Some(id);
+        }
+        self.was_asked = false;
+        self.next_due(now).or_else(|| self.next_asked())
+    }
+
+    fn next_asked(&mut self) -> Option<CheckId> {
         while let Some(id) = self.asked.pop_front() {
             if self.start(id) {
                 return Some(id);
             }
         }
+        None
+    }
+
+    fn next_due(&mut self, now: Duration) -> Option<CheckId> {
         loop {
             let (_, id) = *self.due.first().filter(|(due, _)| *due <= now)?;
             self.due.pop_first();
@@ -152,7 +175,7 @@ impl Schedule {
         if let Some(plan) = self.plans.get_mut(&id) {
             plan.running = false;
             if std::mem::take(&mut plan.again) {
-                self.asked.push_front(id);
+                self.asked.push_back(id);
             }
         }
     }
@@ -268,6 +291,35 @@ mod tests {
     }
 
     #[test]
+    fn whoever_asks_without_a_pause_keeps_nothing_else_from_its_schedule() {
+        let mut schedule = Schedule::new(1, 7);
+        for id in [A, B] {
+            schedule.add(id, secs(10), secs(0));
+        }
+        assert_eq!(started(&mut schedule, 0), [1]);
+        let mut runs = Vec::new();
+        for now in 0..100 {
+            let running = if runs.last() == Some(&2) { B } else { A };
+            // Two hosts, while it runs.
+            schedule.ask(A);
+            schedule.ask(A);
+            schedule.ended(running);
+            runs.extend(started(&mut schedule, now));
+        }
+        assert_eq!(runs.len(), 100);
+        let of_b = runs.iter().filter(|run| **run == 2).count();
+        assert!((10..=11).contains(&of_b), "{runs:?}");
+    }
+
+    #[test]
+    fn a_tiny_interval_does_not_wake_the_agent_without_a_pause() {
+        let mut schedule = Schedule::new(4, 7);
+        schedule.add(A, Duration::from_nanos(1), secs(1));
+        assert_eq!(started(&mut schedule, 1), [1]);
+        assert!(schedule.deadline() >= Some(secs(1) + LEAST_INTERVAL));
+    }
+
+    #[test]
     fn a_slot_that_passes_during_a_run_is_skipped() {
         let mut schedule = Schedule::new(4, 7);
         schedule.add(A, secs(10), secs(0));
@@ -319,13 +371,13 @@ mod tests {
         assert_eq!(started(&mut schedule, 0), [2]);
         schedule.ask(B);
         schedule.ended(B);
+        assert_eq!(started(&mut schedule, 0), [1], "due, and it was B's turn");
+        schedule.ended(A);
         assert_eq!(
             started(&mut schedule, 0),
             [2],
             "asked while it ran: runs once more"
         );
-        schedule.ended(B);
-        assert_eq!(started(&mut schedule, 0), [1]);
     }
 
     #[test]
