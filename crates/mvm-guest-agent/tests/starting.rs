@@ -168,6 +168,16 @@ fn what_stands_still_before_its_program_holds_nothing_of_the_agents() {
     Agent::launch(dir, Settings::default());
 }
 
+#[test]
+fn an_agent_that_a_command_of_an_earlier_one_has_started_does_not_end_itself() {
+    let settings = Settings {
+        first: Some("export MVM_RUN=\"$PWD/run:7\""),
+        ..Settings::default()
+    };
+    let agent = Agent::launch(folder(&[], &[]), settings);
+    assert_eq!(agent.ask(&json!({"type": "ping"}))["type"], "pong");
+}
+
 /// The cgroup below which an agent makes those of its runs.
 fn cgroups_of(pid: u32, run_dir: &Path) -> Option<std::path::PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();

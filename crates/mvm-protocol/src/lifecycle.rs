@@ -212,7 +212,7 @@ impl Payload {
         match crate::object::Object::parse(text.as_bytes()) {
             Ok(_) => Ok(Self(text.to_owned())),
             Err(problem) => Err(format!(
-                "a payload that is no JSON object: {}",
+                "a payload that is no JSON object of at most 64 fields: {}",
                 problem.message
             )),
         }

@@ -115,20 +115,19 @@ impl BusyPolicy {
         at: Moment,
     ) -> bool {
         let reaches = |share: Option<f64>| share.is_some_and(|share| share >= self.threshold);
-        let mut because: Vec<BusySignal> = self
-            .signals
-            .iter()
-            .copied()
-            .filter(|signal| match signal {
-                BusySignal::Loadavg => reaches(counted.load),
-                BusySignal::Cpu => reaches(counted.cpu),
-                BusySignal::Pressure => reaches(counted.pressure),
-                BusySignal::Session => sample.sessions > 0,
-                BusySignal::Inhibit => sample.inhibited,
-            })
-            .collect();
-        because.sort_unstable();
-        because.dedup();
+        let mut because = Vec::new();
+        // Each once, in this order, however they are given.
+        for (signal, is_so) in [
+            (BusySignal::Loadavg, reaches(counted.load)),
+            (BusySignal::Cpu, reaches(counted.cpu)),
+            (BusySignal::Pressure, reaches(counted.pressure)),
+            (BusySignal::Session, sample.sessions > 0),
+            (BusySignal::Inhibit, sample.inhibited),
+        ] {
+            if is_so && self.signals.contains(&signal) {
+                because.push(signal);
+            }
+        }
         worker.load1 = sample.load1.unwrap_or(worker.load1);
         worker.runnable = sample.runnable.unwrap_or(worker.runnable);
         // As many digits as the kernel shows.

@@ -4,6 +4,7 @@ use super::ring::Ring;
 use super::running::{Outcome, Running};
 use super::start::Started;
 use super::terminal::Terminal;
+use crate::core::Now;
 use crate::machine::clock;
 use crate::machine::freezer::Freezer;
 use crate::machine::turns::between_pieces;
@@ -52,8 +53,8 @@ pub(super) struct Job {
     freezer: Option<Freezer>,
     orders: mpsc::UnboundedSender<Order>,
     ring: RefCell<Ring>,
-    /// How it ended, and when.
-    ended: Cell<Option<(Outcome, Timestamp)>>,
+    /// How it ended, and when by either clock.
+    ended: Cell<Option<(Outcome, Now)>>,
     /// There is more output, or it has ended.
     pub(super) news: Notify,
 }
@@ -97,7 +98,7 @@ async fn supervise(
         }
     };
     audit.end(&outcome.in_words());
-    job.ended.set(Some((outcome, clock::now().wall)));
+    job.ended.set(Some((outcome, clock::now())));
     job.news.notify_waiters();
 }
 
@@ -153,7 +154,7 @@ impl Jobs {
         }
         let ended = all
             .values()
-            .filter_map(|job| Some((job.ended.get()?.1.0, job.number)));
+            .filter_map(|job| Some((job.ended.get()?.1.mono, job.number)));
         let Some((_, first)) = ended.min() else {
             let message = format!("{KEPT_JOBS} jobs are running: end one with `job-signal`");
             return Err(ErrorAnswer::new(ErrorCode::Busy, message));
@@ -275,7 +276,7 @@ impl Job {
             }
             .into(),
             started_at: self.started_at,
-            ended_at: ended.map(|(_, at)| at),
+            ended_at: ended.map(|(_, at)| at.wall),
             exit_code: outcome.and_then(|outcome| outcome.exit.code),
             signal: outcome
                 .and_then(|outcome| outcome.exit.signal)

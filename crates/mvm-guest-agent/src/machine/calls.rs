@@ -3,12 +3,13 @@
 use super::inherited::close_all_but;
 use std::ffi::{CStr, CString};
 
-/// Bare system calls on memory that is there already, and the path that they are about. Gives what the
-/// process ends with.
+/// Bare system calls on memory that is there already, and the path that they are about, with the `st_dev`
+/// that it is to have if that matters. Gives what the process ends with.
 #[derive(Debug, Clone)]
 pub(crate) struct Calls {
     pub(crate) about: CString,
-    pub(crate) calls: fn(&CStr) -> u8,
+    pub(crate) device: Option<u64>,
+    pub(crate) function: fn(&CStr, Option<u64>) -> u8,
 }
 
 impl Calls {
@@ -16,6 +17,6 @@ impl Calls {
     pub(super) fn make(&self) -> u8 {
         let _ = rustix::process::setpgid(None, None);
         close_all_but(&[]);
-        (self.calls)(&self.about)
+        (self.function)(&self.about, self.device)
     }
 }

@@ -4,6 +4,7 @@
 //! their process group, their session and their parent, and leaves nobody time to fork away.
 
 use super::cgroup_watch::{CgroupWatch, Watched};
+use super::mounts;
 use super::proc::read_small;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -59,7 +60,7 @@ impl CgroupRoot {
     /// same run directory left there. `None` where cgroup v2 is not there, may not be written, or
     /// cannot kill.
     pub(crate) fn open(run_dir: &Path) -> Option<Self> {
-        let mounts = read_small("/proc/self/mountinfo").ok()?;
+        let mounts = mounts::mountinfo().ok()?;
         let own = read_small("/proc/self/cgroup").ok()?;
         let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
         let own = mount_point(&mounts)?.join(own.trim_start_matches('/'));

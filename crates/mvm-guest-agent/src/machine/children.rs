@@ -187,7 +187,9 @@ impl Children {
         let mark = format!("{MARK}={}:", self.run_dir);
         // What is being killed may be forking: look again until nothing new is found.
         for _ in 0..10 {
-            let marked = processes().filter(|pid| {
+            // An agent that a command of an earlier one has started has its mark as well.
+            let others = processes().filter(|pid| *pid != rustix::process::getpid());
+            let marked = others.filter(|pid| {
                 environment(*pid)
                     .split('\0')
                     .any(|var| var.starts_with(&mark))

@@ -30,7 +30,6 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal};
 use std::io;
 use std::path::Path;
-use std::pin::pin;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::sync::oneshot;
@@ -195,12 +194,14 @@ impl Launcher {
         let mut deadline = Instant::now() + timeout;
         let mut state = State::Running;
         let mut cancellable = true;
-        let mut begun = pin!(self.begun(&running.process));
-        let mut is_begun = false;
+        let mut start = self.start_of(&running.process);
         loop {
             tokio::select! {
                 () = running.process.exited() => break,
-                () = &mut begun, if !is_begun => is_begun = true,
+                () = is_readable(start.as_ref()), if start.is_some() => {
+                    start = None;
+                    self.settle_starts();
+                }
                 () = running.stdout.drain_into(&mut ended.stdout) => {}
                 () = running.stderr.drain_into(&mut ended.stderr) => {}
                 () = sleep_until(deadline) => match state {
@@ -254,6 +255,13 @@ impl Launcher {
         };
         running.stdout.drain_now(&mut ended.stdout);
         running.stderr.drain_now(&mut ended.stderr);
+    }
+}
+
+/// Whatever there is to read, its end or an error among it.
+async fn is_readable(file: Option<&Polled>) {
+    if let Some(file) = file {
+        let _ = file.readable().await;
     }
 }
 

@@ -320,9 +320,13 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
-    fn calls(about: &str, calls: fn(&CStr) -> u8) -> Calls {
+    fn calls(about: &str, function: fn(&CStr, Option<u64>) -> u8) -> Calls {
         let about = CString::new(about).unwrap();
-        Calls { about, calls }
+        Calls {
+            about,
+            device: None,
+            function,
+        }
     }
 
     async fn end_of(limit: Duration, calls: Calls) -> End {
@@ -394,7 +398,7 @@ mod tests {
 
     #[tokio::test]
     async fn calls_end_with_what_they_give() {
-        let calls = calls("", |_| 7);
+        let calls = calls("", |_, _| 7);
         assert_eq!(end_of(LONG, calls.clone()).await, End::Exited(7));
         // Where no memory can be shared.
         let pid = copy(None, |_| calls.make()).unwrap();
@@ -410,19 +414,19 @@ mod tests {
     async fn calls_have_none_of_the_agents_descriptors() {
         let file = File::open("/dev/null").unwrap();
         let number = file.as_raw_fd().to_string();
-        let look = |number: &CStr| {
+        let look = |number: &CStr, _: Option<u64>| {
             let number = number.to_str().unwrap().parse().unwrap();
             // SAFETY: nothing is done with it but to ask the kernel whether it is one.
             let looked = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) });
             u8::from(looked.is_err())
         };
         let look = calls(&number, look);
-        assert_eq!((look.calls)(&look.about), 0);
+        assert_eq!((look.function)(&look.about, None), 0);
         assert_eq!(end_of(LONG, look.clone()).await, End::Exited(1));
-        assert_eq!((look.calls)(&look.about), 0);
+        assert_eq!((look.function)(&look.about, None), 0);
     }
 
-    fn hang(_about: &CStr) -> u8 {
+    fn hang(_: &CStr, _: Option<u64>) -> u8 {
         loop {
             let _ = poll(&mut [], None);
         }
@@ -445,7 +449,7 @@ mod tests {
         let cgroup = root.make(1).unwrap();
         let folder = cgroup.open().unwrap();
         let pid = copy(Some(folder.as_fd()), |joined| match joined {
-            Joined::Yes => hang(c""),
+            Joined::Yes => hang(c"", None),
             Joined::No => 1,
         });
         let pid = pid.unwrap();

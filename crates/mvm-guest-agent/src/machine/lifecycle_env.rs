@@ -8,6 +8,9 @@ use std::path::Path;
 
 /// Sets `MVM_GENERATION`, `MVM_CLONE`, and where there are any `MVM_CAUSE` and `MVM_PAYLOAD`.
 pub(super) fn set(env: &mut Vec<(OsString, OsString)>, context: LifecycleContext, run_dir: &Path) {
+    // The agent may have been started by such a command.
+    let ours = ["MVM_CAUSE", "MVM_CLONE", "MVM_GENERATION", "MVM_PAYLOAD"];
+    env.retain(|(name, _)| !ours.iter().any(|our| name == our));
     if let Some(cause) = context.cause {
         set_variable(env, "MVM_CAUSE", cause.as_str());
     }
@@ -15,7 +18,6 @@ pub(super) fn set(env: &mut Vec<(OsString, OsString)>, context: LifecycleContext
     set_variable(env, "MVM_GENERATION", &context.generation.to_string());
     let payload = run_dir.join(PAYLOAD);
     if payload.exists() {
-        env.retain(|(name, _)| name != "MVM_PAYLOAD");
         env.push(("MVM_PAYLOAD".into(), payload.into()));
     }
 }
@@ -26,7 +28,10 @@ mod tests {
     use crate::core::lifecycle::Cause;
 
     fn told(context: LifecycleContext, run_dir: &Path) -> Vec<String> {
-        let mut env = Vec::new();
+        let mut env = vec![
+            ("MVM_CAUSE".into(), "stale".into()),
+            ("MVM_PAYLOAD".into(), "/stale".into()),
+        ];
         set(&mut env, context, run_dir);
         let told = env.iter();
         told.map(|(name, value)| format!("{}={}", name.display(), value.display()))

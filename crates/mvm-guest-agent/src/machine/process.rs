@@ -289,22 +289,20 @@ impl Launcher {
         self.children.end_leftovers();
     }
 
-    /// Waits until it has become its program or has reported why not, and takes back then what its start
-    /// has used of the agent's, whose protection from the OOM killer is away until then. Mostly that was a
-    /// matter of microseconds, and is done.
-    pub(super) fn begun(&self, process: &Process) -> impl Future<Output = ()> + use<'_> {
-        let report = process
-            .report
-            .as_ref()
-            .filter(|_| self.starts.are_under_way());
-        let report = report.and_then(|report| report.try_clone().ok());
-        let report = report.and_then(|report| Polled::new(report, Interest::READABLE).ok());
-        async move {
-            if let Some(report) = report {
-                let _ = report.readable().await;
-            }
-            self.starts.settle();
+    /// What is readable once it has become its program or has reported why not, if that is still to come:
+    /// mostly it was a matter of microseconds.
+    pub(super) fn start_of(&self, process: &Process) -> Option<Polled> {
+        if !self.starts.are_under_way() {
+            return None;
         }
+        let report = process.report.as_ref()?.try_clone().ok()?;
+        Polled::new(report, Interest::READABLE).ok()
+    }
+
+    /// Takes back what starts have used of the agent's, whose protection from the OOM killer is away until
+    /// then.
+    pub(super) fn settle_starts(&self) {
+        self.starts.settle();
     }
 
     /// Takes the status of a process that has exited, and ends what it left running.

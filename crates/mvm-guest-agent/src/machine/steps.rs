@@ -17,12 +17,13 @@ use crate::core::sleeping::{PayloadWork, Work};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::{Entropy, Outcome};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_settime};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
@@ -94,7 +95,7 @@ pub(crate) async fn run(work: Work, limit: Duration, context: StepContext<'_>) -
     }
 }
 
-/// Writes the dirty pages of each filesystem: syncfs(2), or for one to which no path leads sync(2).
+/// Writes the dirty pages of each filesystem: syncfs(2).
 async fn sync(
     run: RunId,
     mounts: Vec<Mount>,
@@ -106,16 +107,15 @@ async fn sync(
     let mut synced = Vec::new();
     for mount in mounts {
         let point = mount.point.to_string_lossy().into_owned();
-        let (call, calls): (_, fn(&CStr) -> u8) = if mount.is_hidden {
-            ("sync for", sync_all)
-        } else {
-            ("syncfs of", sync_filesystem)
-        };
-        let what = format!("{call} {point}");
+        let what = format!("syncfs of {point}");
         let path = CString::new(mount.point.into_os_string().into_vec());
         let path = path.map_err(|error| NotDone::Failed(format!("{what}: {error}")))?;
         let left = deadline.saturating_duration_since(Instant::now());
-        let calls = Calls { about: path, calls };
+        let calls = Calls {
+            about: path,
+            device: mount.device,
+            function: sync_filesystem,
+        };
         let ended = apart(run, left, context, &what, &calls).await?;
         ended.map_err(|error| NotDone::Failed(format!("{what}: {error}")))?;
         synced.push(point);
@@ -145,19 +145,34 @@ async fn apart(
 }
 
 /// Bare system calls, on memory that is there already.
-fn sync_filesystem(path: &CStr) -> u8 {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    // A mount point may be a file.
-    let synced = rustix::fs::open(path, flags, Mode::empty())
-        .or_else(|_| rustix::fs::open(path, flags - OFlags::DIRECTORY, Mode::empty()))
-        .and_then(rustix::fs::syncfs);
-    exit_status(synced)
+fn sync_filesystem(path: &CStr, device: Option<u64>) -> u8 {
+    exit_status(match open_root(path, device) {
+        Ok(Some(root)) => rustix::fs::syncfs(root),
+        // No path may lead to it: all are synced.
+        Ok(None) => {
+            rustix::fs::sync();
+            Ok(())
+        }
+        Err(error) => Err(error),
+    })
 }
 
-/// A bare system call, as in [`sync_filesystem`].
-fn sync_all(_: &CStr) -> u8 {
-    rustix::fs::sync();
-    0
+/// The filesystem that is mounted there; nothing if something else is mounted over it. Bare system calls as
+/// well.
+fn open_root(path: &CStr, device: Option<u64>) -> Result<Option<OwnedFd>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    // A mount point may be a file.
+    let opened = rustix::fs::open(path, flags, Mode::empty())
+        .or_else(|_| rustix::fs::open(path, flags - OFlags::DIRECTORY, Mode::empty()));
+    let root = match opened {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        opened => opened?,
+    };
+    let is_it = match device {
+        Some(device) => rustix::fs::fstat(&root)?.st_dev == device,
+        None => true,
+    };
+    Ok(is_it.then_some(root))
 }
 
 /// Page cache, dentries and inodes (Documentation/admin-guide/sysctl/vm.rst): clean by now, read
@@ -167,7 +182,8 @@ async fn drop_caches(run: RunId, limit: Duration, context: StepContext<'_>) -> S
     let limit = limit.min(DROP_WITHIN);
     let calls = Calls {
         about: c"/proc/sys/vm/drop_caches".to_owned(),
-        calls: write_drop_caches,
+        device: None,
+        function: write_drop_caches,
     };
     let dropped = apart(run, limit, context, "drop_caches", &calls).await?;
     dropped
@@ -176,7 +192,7 @@ async fn drop_caches(run: RunId, limit: Duration, context: StepContext<'_>) -> S
 }
 
 /// Bare system calls, as in [`sync_filesystem`].
-fn write_drop_caches(file: &CStr) -> u8 {
+fn write_drop_caches(file: &CStr, _: Option<u64>) -> u8 {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     let written =
         rustix::fs::open(file, flags, Mode::empty()).and_then(|file| rustix::io::write(file, b"3"));
@@ -339,8 +355,23 @@ mod tests {
     }
 
     #[test]
+    fn a_filesystem_that_something_is_mounted_over_is_told_from_that() {
+        use std::os::unix::fs::MetadataExt as _;
+        let root = std::fs::metadata("/").unwrap().dev();
+        let is_there = |path, device| open_root(path, device).map(|root| root.is_some());
+        assert_eq!(is_there(c"/", Some(root)), Ok(true));
+        assert_eq!(is_there(c"/proc", Some(root)), Ok(false));
+        assert_eq!(is_there(c"/proc", None), Ok(true));
+        assert_eq!(is_there(c"/nonexistent/mount", Some(root)), Ok(false));
+    }
+
+    #[test]
     fn a_failed_sync_reports_its_errno() {
-        let nowhere = sync_filesystem(c"/nonexistent/mount");
-        assert_eq!(i32::from(nowhere), rustix::io::Errno::NOENT.raw_os_error());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("loop");
+        std::os::unix::fs::symlink("loop", &path).unwrap();
+        let path = CString::new(path.into_os_string().into_vec()).unwrap();
+        let failed = sync_filesystem(&path, None);
+        assert_eq!(i32::from(failed), Errno::LOOP.raw_os_error());
     }
 }

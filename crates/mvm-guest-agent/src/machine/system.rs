@@ -21,13 +21,12 @@ pub(crate) fn own_rss_bytes() -> u64 {
 
 /// When the kernel made this process, since the machine's boot (`starttime` of proc_pid_stat(5)).
 pub(crate) fn process_started() -> Option<Duration> {
-    // USER_HZ, in which the kernel tells times to programs, is 100 wherever Rust has Linux.
-    const TICK: Duration = Duration::from_millis(10);
     let stat = read_small("/proc/self/stat").ok()?;
     // The second field is the program's name in parentheses, with whatever is in it.
     let (_, fields) = stat.rsplit_once(')')?;
-    let ticks: u32 = fields.split_whitespace().nth(19)?.parse().ok()?;
-    Some(TICK * ticks)
+    let ticks: u64 = fields.split_whitespace().nth(19)?.parse().ok()?;
+    // USER_HZ, in which the kernel tells times to programs, is 100 wherever Rust has Linux.
+    Some(Duration::from_millis(ticks.checked_mul(10)?))
 }
 
 /// The guest, now. What cannot be read is 0 or empty.

@@ -21,6 +21,7 @@
 
 use super::cgroup::{below, mount_point};
 use super::journal::Files;
+use super::mounts;
 use super::outcome::{NotDone, StepResult};
 use super::polled::Polled;
 use super::proc::{read, read_small};
@@ -311,7 +312,7 @@ pub(crate) fn thaw(files: &Files) -> StepResult {
 
 /// Where the hierarchy is.
 fn mounted() -> Option<Group> {
-    let mount = mount_point(&read("/proc/self/mountinfo", 1024 * 1024).ok()?)?;
+    let mount = mount_point(&mounts::mountinfo().ok()?)?;
     mount.to_str().map(str::to_owned)
 }
 

@@ -38,7 +38,6 @@ pub(crate) async fn serve(
                     let message = "the guest goes to sleep, or its agent stops";
                     Err(ErrorAnswer::new(ErrorCode::Busy, message))
                 }
-                () = connection.stream.closed() => return Err(Ending::Closed),
             };
             opened.map(|port| (admitted, port))
         }

@@ -8,10 +8,11 @@ use super::handle::Handle;
 use crate::machine::stream::Stream;
 use mvm_protocol::answer::{Answer, ErrorAnswer, ErrorCode};
 use mvm_protocol::handshake::{LineReader, ok_line, parse_connect};
+use mvm_protocol::request::Request;
 use mvm_protocol::{Decoder, Frame, FrameError, PORT};
 use std::io;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a host may take.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +37,10 @@ impl Default for Timeouts {
         }
     }
 }
+
+/// How long an answer is waited for once the host has closed: one that has closed its own direction alone,
+/// as it must not, gets what is quick.
+const GONE: Duration = Duration::from_secs(2);
 
 /// Who speaks the handshake: the VMM on vsock, the agent itself on a Unix socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +101,20 @@ impl Connection {
                 self.decoder.push(bytes.get(taken..).unwrap_or_default());
                 return Ok(());
             }
+        }
+    }
+
+    /// The answer to a request. A host that has gone does not keep its place for as long as a check may
+    /// take.
+    pub(super) async fn answer_to(&self, request: Request) -> Result<Answer, Ending> {
+        let gone = async {
+            self.stream.closed().await;
+            sleep(GONE).await;
+        };
+        tokio::select! {
+            biased;
+            answer = self.handle.ask(request) => Ok(answer),
+            () = gone => Err(Ending::Closed),
         }
     }
 

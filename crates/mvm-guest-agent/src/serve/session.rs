@@ -91,15 +91,7 @@ impl<E: Extension> Session<E> {
                         Ok(Request::Watch(watch)) => {
                             return self.watch(watch.heartbeat(), id).await;
                         }
-                        Ok(request) => {
-                            let connection = &self.connection;
-                            tokio::select! {
-                                biased;
-                                answer = connection.handle.ask(request) => (id, answer),
-                                // A host that has gone is to take no place from others while its check runs.
-                                () = connection.stream.closed() => return Err(Ending::Closed),
-                            }
-                        }
+                        Ok(request) => (id, self.connection.answer_to(request).await?),
                         Err(refusal) => (id, Answer::Error(refusal)),
                     }
                 }

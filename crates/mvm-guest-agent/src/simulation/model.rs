@@ -33,6 +33,8 @@ pub(super) struct Model {
     pub(super) may_check: bool,
     todo: VecDeque<MachineStep>,
     frozen: bool,
+    /// The last thaw failed.
+    still_frozen: bool,
     /// Whether a restored guest has not got yet all that it needs before its work runs.
     restoring: bool,
     owed: BTreeSet<char>,
@@ -60,6 +62,7 @@ impl Default for Model {
             may_check: true,
             todo: VecDeque::new(),
             frozen: false,
+            still_frozen: false,
             restoring: false,
             owed: BTreeSet::new(),
             held: None,
@@ -245,7 +248,10 @@ impl Model {
                 Some((known, expect)) if known == *asked && asked.token.is_some() => {
                     self.answer(waiter, expect);
                 }
-                _ if asked.restored || (self.lease_expired && asked.tells_time) => {
+                _ if asked.restored
+                    || (self.lease_expired && asked.tells_time)
+                    || self.still_frozen =>
+                {
                     let mut back = Back::default();
                     back.join(waiter, asked, false);
                     self.held = asked.token;
@@ -317,7 +323,7 @@ impl Model {
     fn return_by(&mut self, mut back: Back) {
         self.phase = Lifecycle::Waking;
         self.todo = std::mem::take(&mut back.first_of_all);
-        if self.frozen {
+        if self.frozen || self.still_frozen {
             self.todo.push_back(MachineStep::Thaw);
         }
         // In load order, which is the alphabet's.
@@ -349,7 +355,7 @@ impl Model {
                 self.frozen = false;
                 self.todo.retain(|step| *step != MachineStep::CheckFrozen);
             }
-            MachineStep::Thaw => self.frozen = false,
+            MachineStep::Thaw => (self.frozen, self.still_frozen) = (false, failed),
             MachineStep::Generation => self.restoring = false,
             _ => {}
         }
@@ -374,7 +380,7 @@ impl Model {
                 MachineStep::Checkpoint(name) => {
                     self.owed.insert(name);
                 }
-                MachineStep::Freeze => self.frozen = true,
+                MachineStep::Freeze => (self.frozen, self.still_frozen) = (true, false),
                 MachineStep::Reseed if !self.restoring => {
                     self.generation += 1;
                     self.restoring = true;
@@ -436,6 +442,7 @@ impl Model {
             *connection += 1;
         }
         let slept = self.phase != RUNNING;
+        self.still_frozen = false;
         (self.doing, self.back, self.answered) = (None, None, None);
         self.sleepers.clear();
         self.held = None;

@@ -135,9 +135,7 @@ impl Lifecycle {
                 _ => {}
             }
             waking.notice_if_due(&self.journal);
-            if self.journal.frozen {
-                waking.plan.push_back(Task::Thaw);
-            }
+            waking.thaw_if(self.journal.frozen);
             waking
                 .plan
                 .extend(restores(&self.journal.owed, participants));
@@ -284,7 +282,9 @@ impl Lifecycle {
                 };
                 match &task {
                     Task::Restore(name) => self.journal.owed.retain(|owed| owed != name),
-                    Task::Identity => self.journal.last_wake_ms = Some(at.0),
+                    Task::Resume if waking.cause != Cause::Rollback => {
+                        self.journal.last_wake_ms = Some(at.0);
+                    }
                     Task::Generation => self.journal.restoring = None,
                     Task::Thaw => {
                         self.journal.frozen = false;
@@ -330,9 +330,7 @@ impl Lifecycle {
         waking.sleepers.extend(preparing.waiters);
         waking.steps = preparing.steps;
         waking.notice_if_due(&self.journal);
-        if self.journal.frozen {
-            waking.plan.push_back(Task::Thaw);
-        }
+        waking.thaw_if(self.journal.frozen || self.still_frozen);
         waking
             .plan
             .extend(restores(&self.journal.owed, &preparing.participants));
@@ -345,9 +343,7 @@ impl Lifecycle {
     /// From `ready`, or from being held: both have nothing under way.
     fn leave_ready(&mut self, mut waking: Waking) -> Vec<Act> {
         waking.notice_if_due(&self.journal);
-        if self.journal.frozen {
-            waking.plan.push_back(Task::Thaw);
-        }
+        waking.thaw_if(self.journal.frozen || self.still_frozen);
         // Paid in load order, which is the reverse of the order in which the debts were made.
         waking
             .plan

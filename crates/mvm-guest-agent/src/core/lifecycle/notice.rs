@@ -24,6 +24,7 @@ impl Lifecycle {
             State::Running => {
                 let mut waking = Waking::because(Cause::Restored, "the guest was restored");
                 waking.notice();
+                waking.thaw_if(self.still_frozen);
                 waking.plan.push_back(Task::Resume);
                 self.journal.asleep = true;
                 self.state = State::Waking(waking);

@@ -214,6 +214,13 @@ impl Waking {
         self.plan = plan;
     }
 
+    /// Its work is thawed once all that was planned so far has been done.
+    pub(super) fn thaw_if(&mut self, frozen: bool) {
+        if frozen {
+            self.plan.push_back(Task::Thaw);
+        }
+    }
+
     /// Puts first what a guest needs that was restored without being told. What a host would say is
     /// not known: it gets no identity, no payload, and is not personalized.
     pub(super) fn notice(&mut self) {

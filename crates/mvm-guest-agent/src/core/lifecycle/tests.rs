@@ -354,6 +354,7 @@ fn failing_to_drop_caches_is_no_failure_and_a_failed_sync_is() {
         story.end(&ended(Outcome::Failed));
         story.finish();
         assert_eq!(story.answer(sleep), answer);
+        assert_eq!(story.it.journal().last_wake_ms, None, "it has not slept");
     }
 }
 
@@ -367,6 +368,7 @@ fn the_lease_ends_a_sleep_and_a_later_wake_says_so() {
     story.pass(1);
     story.finish();
     assert_eq!(story.it.phase(), Phase::Running);
+    assert_eq!(story.it.journal().last_wake_ms, Some(AT.0));
     assert_eq!(story.restores(), ["a", "b", "c"]);
     let wake = story.wake(Some("A"), WakeCause::Restored);
     story.finish();
@@ -475,5 +477,9 @@ fn a_restarted_agent_runs_owed_restores_once() {
     story.finish();
     assert_eq!(story.restores(), ["a", "b", "gone"]);
     assert_eq!(story.answer(wake), "awake: was not ready");
-    assert_eq!(*story.it.journal(), Journal::default());
+    let expected = Journal {
+        last_wake_ms: Some(AT.0),
+        ..Journal::default()
+    };
+    assert_eq!(*story.it.journal(), expected);
 }

@@ -92,9 +92,7 @@ impl Lifecycle {
             };
             return vec![Act::Keep(self.journal.clone()), Act::Awake(waiter, awake)];
         }
-        if self.still_frozen {
-            waking.plan.push_back(Task::Thaw);
-        }
+        waking.thaw_if(self.still_frozen);
         waking.plan.push_back(Task::Resume);
         self.journal.asleep = true;
         self.state = State::Waking(waking);
