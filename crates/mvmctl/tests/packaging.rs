@@ -11,8 +11,11 @@
 
 use granit_parser::{Event, Parser};
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -91,6 +94,65 @@ fn promtool_takes_the_rules_and_they_say_what_their_tests_say() {
             .output()
             .unwrap();
         assert!(run.status.success(), "{run:?}");
+    }
+}
+
+/// What is at `path` of a server on this machine.
+fn get(address: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn prometheus_counts_the_hosts_that_do_not_say_what_is_to_be_scraped() {
+    let Some(prometheus) = std::env::var_os("MVM_TEST_PROMETHEUS") else {
+        eprintln!("prometheus is not there: its own series are not asked for");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let free = || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    };
+    let (own, off) = (free(), free());
+    let config = folder.path().join("prometheus.yml");
+    let text = format!(
+        "scrape_configs:\n- job_name: mvm\n  http_sd_configs:\n  - url: http://{off}/sd\n    refresh_interval: 1s\n"
+    );
+    fs::write(&config, text).unwrap();
+    let mut child = Command::new(prometheus)
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!("--web.listen-address={own}"))
+        .current_dir(folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // As the rule and the dashboard ask for it, and with another value than 0.
+    let series = "prometheus_sd_refresh_failures_total{mechanism=\"http\"}";
+    let counted = |metrics: &str| {
+        let mut lines = metrics.lines().filter_map(|line| line.strip_prefix(series));
+        lines.any(|value| value.trim() != "0")
+    };
+    let began = Instant::now();
+    let mut metrics = String::new();
+    while !counted(&metrics) && began.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(200));
+        metrics = get(&own, "/metrics").unwrap_or_default();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(counted(&metrics), "{metrics}");
+    for file in ["prometheus/mvm.rules.yml", "grafana/mvm-fleet.json"] {
+        let text = fs::read_to_string(root().join("packaging").join(file)).unwrap();
+        assert!(text.replace('\\', "").contains(series), "{file}");
     }
 }
 
