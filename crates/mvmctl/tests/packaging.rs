@@ -13,9 +13,11 @@ use granit_parser::{Event, Parser};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -218,5 +220,99 @@ fn what_the_documentation_shows_is_what_is_shipped() {
     ] {
         let shipped = fs::read_to_string(root().join("packaging").join(file)).unwrap();
         assert!(blocks(&docs, language).contains(&shipped), "{file}");
+    }
+}
+
+/// A folder with programs that stand in for those that a script starts. What `said` has of them is what
+/// they were started with, a line each.
+struct StandIns {
+    folder: TempDir,
+}
+
+impl StandIns {
+    /// Each is a name and the rest of its script.
+    fn new(programs: &[(&str, &str)]) -> Self {
+        let own = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        for (name, script) in programs {
+            let path = own.folder.path().join(name);
+            let said = own.folder.path().join("said");
+            let text = format!(
+                "#!/bin/sh\necho \"{name} $*\" >>{said}\n{script}\n",
+                said = said.display()
+            );
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        own
+    }
+
+    /// A script of packaging/, which finds them first.
+    fn script(&self, script: &str) -> Command {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("sh");
+        command
+            .arg(root().join("packaging").join(script))
+            .env("PATH", format!("{}:{path}", self.folder.path().display()))
+            .env("MVM_POOLS", self.folder.path())
+            .current_dir(self.folder.path());
+        command
+    }
+
+    /// How those of that name were started, in their order.
+    fn said(&self, names: &[&str]) -> Vec<String> {
+        let said = fs::read_to_string(self.folder.path().join("said")).unwrap_or_default();
+        let lines = said.lines().map(str::to_owned);
+        lines
+            .filter(|line| {
+                names
+                    .iter()
+                    .any(|name| line.split(' ').next() == Some(name))
+            })
+            .collect()
+    }
+}
+
+/// What Prometheus answers to a query with one number.
+const TWO: &str = r#"echo '{"data":{"result":[{"value":[1,"2"]}]}}'"#;
+
+/// Jobs 1 and 3 to 5, of which the last three are not needed where two are wanted.
+const SQUEUE: &str =
+    "printf 'web-1 11 RUNNING a\\nweb-3 13 RUNNING a\\nweb-4 14 PENDING \\nweb-5 15 RUNNING b\\n'";
+
+#[test]
+fn slurms_jobs_stay_as_they_are_while_nobody_says_how_many_are_wanted() {
+    if program("jq").is_none() {
+        eprintln!("jq is not there: mvm-scale is not tested");
+        return;
+    }
+    for (broken, script) in [
+        ("curl", "exit 22"),
+        ("curl", ""),
+        (
+            "curl",
+            r#"echo '{"data":{"result":[{"value":[1,"NaN"]}]}}'"#,
+        ),
+        ("curl", "echo '{\"data\":{\"result\":[]}}'"),
+        ("squeue", "exit 1"),
+        ("sinfo", "exit 1"),
+    ] {
+        let mut programs = [
+            ("curl", TWO),
+            ("squeue", SQUEUE),
+            ("sinfo", "echo a"),
+            ("sbatch", ""),
+            ("scancel", ""),
+        ];
+        for (name, own) in &mut programs {
+            if *name == broken {
+                *own = script;
+            }
+        }
+        let slurm = StandIns::new(&programs);
+        let round = slurm.script("slurm/mvm-scale").args(["web", "6"]).output();
+        assert!(!round.unwrap().status.success(), "{broken}");
+        assert!(slurm.said(&["sbatch", "scancel"]).is_empty(), "{broken}");
     }
 }
