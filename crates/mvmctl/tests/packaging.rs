@@ -316,3 +316,51 @@ fn slurms_jobs_stay_as_they_are_while_nobody_says_how_many_are_wanted() {
         assert!(slurm.said(&["sbatch", "scancel"]).is_empty(), "{broken}");
     }
 }
+#[test]
+fn slurms_jobs_that_are_not_needed_go_although_none_can_be_submitted() {
+    if program("jq").is_none() {
+        eprintln!("jq is not there: mvm-scale is not tested");
+        return;
+    }
+    // A limit is reached, and a job that is to be cancelled has just ended.
+    let slurm = StandIns::new(&[
+        ("curl", TWO),
+        ("squeue", SQUEUE),
+        ("sinfo", "printf 'a\\nb\\n'"),
+        ("sbatch", "exit 1"),
+        ("scancel", "[ \"$2\" != 14 ]"),
+    ]);
+    let round = slurm.script("slurm/mvm-scale").args(["web", "6"]).output();
+    let round = round.unwrap();
+    assert_eq!(
+        slurm.said(&["sbatch", "scancel"]),
+        [
+            "scancel --batch --signal=USR1 13",
+            "scancel --state=PENDING 14",
+            "scancel --batch --signal=USR1 15",
+            "sbatch --quiet --job-name=web-2 /usr/lib/mvm/mvm-vm",
+        ]
+    );
+    // That something failed is not hidden.
+    assert_eq!(round.status.code(), Some(1), "{round:?}");
+
+    // Nothing fails; b does not answer.
+    let slurm = StandIns::new(&[
+        ("curl", TWO),
+        ("squeue", SQUEUE),
+        ("sinfo", "echo a"),
+        ("sbatch", ""),
+        ("scancel", ""),
+    ]);
+    let round = slurm.script("slurm/mvm-scale").args(["web", "6"]).output();
+    let round = round.unwrap();
+    assert!(round.status.success(), "{round:?}");
+    assert_eq!(
+        slurm.said(&["sbatch", "scancel"]),
+        [
+            "scancel --batch --signal=USR1 13",
+            "scancel --state=PENDING 14",
+            "sbatch --quiet --job-name=web-2 /usr/lib/mvm/mvm-vm",
+        ]
+    );
+}
