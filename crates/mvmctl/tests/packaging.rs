@@ -15,7 +15,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -363,4 +363,111 @@ fn slurms_jobs_that_are_not_needed_go_although_none_can_be_submitted() {
             "sbatch --quiet --job-name=web-2 /usr/lib/mvm/mvm-vm",
         ]
     );
+}
+
+/// A job of Slurm whose VM lives until it gets TERM or the file `ends` is there, and what it was told.
+fn job(slurm: &StandIns, settings: &str) -> Child {
+    fs::write(slurm.folder.path().join("web.conf"), settings).unwrap();
+    let mut job = slurm.script("slurm/mvm-vm");
+    job.env("SLURM_JOB_NAME", "web-1")
+        .env("MVM_HOME", "/nowhere");
+    job.stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// How the job ended, which has 20 s for it.
+fn ended(job: &mut Child) -> Option<i32> {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(20) {
+        if let Some(status) = job.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    job.kill().unwrap();
+    job.wait().unwrap();
+    None
+}
+
+fn signal(job: &Child, signal: &str) {
+    let id = job.id().to_string();
+    let sent = Command::new("sh")
+        .args(["-c", "kill -s \"$0\" \"$1\"", signal, &id])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// Waits until something that the job does was done so often.
+fn until_said(slurm: &StandIns, what: &str, count: usize) {
+    let began = Instant::now();
+    let times = || {
+        slurm
+            .said(&["mvmctl", "slow"])
+            .iter()
+            .filter(|line| line.starts_with(what))
+            .count()
+    };
+    while times() < count {
+        assert!(began.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// `vm run` until TERM, for 30 s at most; `vm wait` fails twice before the guest is idle.
+const VM: &str = "case $2 in
+    run) trap 'exit 0' TERM; for _ in $(seq 600); do [ ! -e ends ] || exit 1; /bin/sleep 0.05; done; exit 1 ;;
+    wait) echo >>waits; [ $(wc -l <waits) -gt 2 ] ;;
+    esac";
+
+#[test]
+fn a_job_of_slurm_leaves_although_its_guest_cannot_be_asked_at_first() {
+    let slurm = StandIns::new(&[("mvmctl", VM), ("sleep", "/bin/sleep 0.05")]);
+    let mut job_1 = job(&slurm, "MVM_RUN=--quiet\n");
+    until_said(&slurm, "mvmctl vm run", 1);
+    signal(&job_1, "USR1");
+    signal(&job_1, "USR1");
+    assert_eq!(ended(&mut job_1), Some(0), "{:?}", slurm.said(&["mvmctl"]));
+    assert_eq!(
+        slurm.said(&["mvmctl", "sleep"])[1..],
+        [
+            "mvmctl vm wait web-1 --for idle",
+            "sleep 5",
+            "mvmctl vm wait web-1 --for idle",
+            "sleep 5",
+            "mvmctl vm wait web-1 --for idle",
+        ]
+    );
+
+    // A VM that ends by itself meanwhile takes its job with it, and who waits for it.
+    let never = VM.replace("-gt 2", "-gt 999999");
+    let slurm = StandIns::new(&[("mvmctl", &never), ("sleep", "/bin/sleep 0.05")]);
+    let mut job_1 = job(&slurm, "MVM_RUN=--quiet\n");
+    until_said(&slurm, "mvmctl vm run", 1);
+    signal(&job_1, "USR1");
+    until_said(&slurm, "mvmctl vm wait", 3);
+    fs::write(slurm.folder.path().join("ends"), "").unwrap();
+    assert_eq!(ended(&mut job_1), Some(1));
+    std::thread::sleep(Duration::from_millis(300));
+    let waits = slurm.said(&["mvmctl"]).len();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(slurm.said(&["mvmctl"]).len(), waits, "it asks on");
+}
+
+#[test]
+fn a_job_of_slurm_keeps_a_signal_that_comes_before_its_vm() {
+    let run = "mvmctl vm run web-1 --on-term stop --timeout 100s --quiet";
+    for (name, begins) in [("USR1", true), ("TERM", false)] {
+        // The settings of the pool are read for a while.
+        let slurm = StandIns::new(&[
+            ("mvmctl", VM),
+            ("sleep", "/bin/sleep 0.05"),
+            ("slow", "/bin/sleep 1"),
+        ]);
+        let mut job_1 = job(&slurm, "slow\nMVM_RUN=--quiet\n");
+        until_said(&slurm, "slow", 1);
+        signal(&job_1, name);
+        assert_eq!(ended(&mut job_1), Some(0), "{name}");
+        // Who waits for it to be idle is begun at the same time.
+        let said = slurm.said(&["mvmctl"]);
+        assert_eq!(said.iter().any(|line| line == run), begins, "{name}");
+    }
 }
