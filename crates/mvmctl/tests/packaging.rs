@@ -471,3 +471,46 @@ fn a_job_of_slurm_keeps_a_signal_that_comes_before_its_vm() {
         assert_eq!(said.iter().any(|line| line == run), begins, "{name}");
     }
 }
+
+#[test]
+fn units_follow_a_number_and_nothing_else() {
+    if program("jq").is_none() {
+        eprintln!("jq is not there: mvm-follow is not tested");
+        return;
+    }
+    let host = |curl: &str| {
+        let systemd = StandIns::new(&[
+            ("curl", curl),
+            // web-4 works.
+            ("mvmctl", "[ \"$3\" != web-4 ]"),
+            ("systemctl", "[ \"$3\" != mvm@web-1 ]"),
+        ]);
+        let mut round = systemd.script("systemd/mvm-follow");
+        let round = round.args(["web", "5"]).output().unwrap();
+        (systemd, round)
+    };
+    // The first unit cannot be started.
+    let (systemd, round) = host("echo '{\"wanted\":2}'");
+    assert_eq!(round.status.code(), Some(1), "{round:?}");
+    assert_eq!(
+        systemd.said(&["systemctl"]),
+        [
+            "systemctl start --no-block mvm@web-1",
+            "systemctl start --no-block mvm@web-2",
+            "systemctl stop --no-block mvm@web-3",
+            "systemctl stop --no-block mvm@web-5",
+        ]
+    );
+    // A server that takes the connection and says nothing holds nobody for good: neither the script nor
+    // its unit, without which its timer does not run it again.
+    let asked = &systemd.said(&["curl"])[0];
+    assert!(asked.contains(" --max-time 10 "), "{asked}");
+    let unit = fs::read_to_string(root().join("packaging/systemd/mvm-follow@.service")).unwrap();
+    assert!(unit.contains("\nTimeoutStartSec=5min\n"), "{unit}");
+
+    for curl in ["exit 22", "", "echo '{}'", "echo '{\"wanted\":\"many\"}'"] {
+        let (systemd, round) = host(curl);
+        assert!(!round.status.success(), "{curl}");
+        assert!(systemd.said(&["systemctl"]).is_empty(), "{curl}");
+    }
+}
