@@ -514,3 +514,25 @@ fn units_follow_a_number_and_nothing_else() {
         assert!(systemd.said(&["systemctl"]).is_empty(), "{curl}");
     }
 }
+
+#[test]
+fn what_a_scrape_of_thousands_takes_is_the_same_on_every_page() {
+    let read = |name: &str| fs::read_to_string(root().join("docs").join(name)).unwrap();
+    let measured = read("performance.md");
+    let row = |begin: &str| {
+        let mut rows = measured.lines().filter_map(|row| row.strip_prefix(begin));
+        rows.next().unwrap_or_else(|| panic!("{begin}")).to_owned()
+    };
+    let of_fleet = row("| `/metrics` of 10,000 VMs, size and samples | ");
+    let (size, samples) = of_fleet.split_once(", ").unwrap();
+    let samples = samples.trim_end_matches([' ', '|']);
+    let (thousands, rest) = samples.split_at(samples.len() - 3);
+    let of_serve = row("| `/metrics`, ");
+    let served = of_serve.split(',').next().unwrap();
+    for page in ["metrics.md", "scale.md"] {
+        let text = read(page);
+        for figure in [size, &format!("{thousands},{rest} "), served] {
+            assert!(text.contains(figure), "{page}: {figure}");
+        }
+    }
+}
