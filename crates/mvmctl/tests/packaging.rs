@@ -536,3 +536,21 @@ fn what_a_scrape_of_thousands_takes_is_the_same_on_every_page() {
         }
     }
 }
+
+#[test]
+fn the_fleets_unit_has_longer_to_start_than_a_view_takes() {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/commands/fleet/serve/owner.rs");
+    let number = |text: &str, from: &str, to: &str| -> u64 {
+        let (_, rest) = text.split_once(from).unwrap_or_else(|| panic!("{from}"));
+        rest.split_once(to).unwrap().0.parse().unwrap()
+    };
+    let own = fs::read_to_string(own).unwrap();
+    let view = number(
+        &own,
+        "const ANSWER_DEADLINE: Duration = Duration::from_secs(",
+        ")",
+    );
+    let unit = fs::read_to_string(root().join("packaging/systemd/mvm-fleet.service")).unwrap();
+    let start = number(&unit, "\nTimeoutStartSec=", "min\n");
+    assert!(start * 60 >= view * 2, "{start} min, {view} s");
+}
