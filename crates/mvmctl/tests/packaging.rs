@@ -365,6 +365,35 @@ fn slurms_jobs_that_are_not_needed_go_although_none_can_be_submitted() {
     );
 }
 
+#[test]
+fn slurms_jobs_beyond_the_most_that_may_be_leave() {
+    if program("jq").is_none() {
+        eprintln!("jq is not there: mvm-scale is not tested");
+        return;
+    }
+    // Six are wanted, and two may be: there were more when they were begun. Others' jobs are let be.
+    let six = TWO.replace("\"2\"", "\"6\"");
+    let others = format!("{SQUEUE}; printf 'web-blue-7 21 RUNNING a\\nxweb-8 22 RUNNING a\\n'");
+    let slurm = StandIns::new(&[
+        ("curl", &six),
+        ("squeue", &others),
+        ("sinfo", "printf 'a\\nb\\n'"),
+        ("sbatch", ""),
+        ("scancel", ""),
+    ]);
+    let round = slurm.script("slurm/mvm-scale").args(["web", "2"]).output();
+    assert!(round.as_ref().unwrap().status.success(), "{round:?}");
+    assert_eq!(
+        slurm.said(&["sbatch", "scancel"]),
+        [
+            "scancel --batch --signal=USR1 13",
+            "scancel --state=PENDING 14",
+            "scancel --batch --signal=USR1 15",
+            "sbatch --quiet --job-name=web-2 /usr/lib/mvm/mvm-vm",
+        ]
+    );
+}
+
 /// A job of Slurm whose VM lives until it gets TERM or the file `ends` is there, and what it was told.
 fn job(slurm: &StandIns, settings: &str) -> Child {
     fs::write(slurm.folder.path().join("web.conf"), settings).unwrap();
