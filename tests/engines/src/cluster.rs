@@ -447,13 +447,18 @@ fn write(folder: &Path, programs: &Programs, engine: Engine) -> std::io::Result<
     fs::set_permissions(folder.join("munge/key"), fs::Permissions::from_mode(0o600))?;
     let packaged = fs::read_to_string(programs.packaging.join("slurm/slurm.conf"))?;
     let rules = programs.packaging.join("prometheus/mvm.rules.yml");
+    let rules = conf::rules(&fs::read_to_string(rules)?);
     for (name, text) in [
         (
             "slurm.conf",
             conf::slurm(folder, &programs.slurm, engine, &packaged),
         ),
         ("cgroup.conf", conf::cgroup(folder)),
-        ("prometheus.yml", conf::prometheus(&rules)),
+        ("mvm.rules.yml", rules),
+        (
+            "prometheus.yml",
+            conf::prometheus(&folder.join("mvm.rules.yml")),
+        ),
         ("fleet.toml", conf::policy()),
         (
             "pools/web.conf",

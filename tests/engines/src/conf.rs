@@ -97,7 +97,13 @@ pub(crate) fn cgroup(folder: &Path) -> String {
     format!("CgroupPlugin=cgroup/v1\nCgroupMountpoint={folder}/no-cgroups\n")
 }
 
-/// `prometheus.yml`: both hosts, the packaged rules, and all of it each second.
+/// The rules as they are packaged, but for the minutes for which a Prometheus that starts has no number:
+/// ten seconds, where a scrape is done each second.
+pub(crate) fn rules(packaged: &str) -> String {
+    packaged.replace("[5m:30s]", "[10s:1s]")
+}
+
+/// `prometheus.yml`: both hosts, those rules, and all of it each second.
 pub(crate) fn prometheus(rules: &Path) -> String {
     let mut text = format!(
         "global:
@@ -205,6 +211,13 @@ mod tests {
         let defaults = slurm(Engine::Defaults);
         assert!(defaults.contains("SlurmdTimeout=10\nNodeName=a"));
         assert!(!defaults.contains("JobRequeue"));
+    }
+
+    #[test]
+    fn a_prometheus_that_starts_need_not_watch_for_minutes() {
+        let packaged = include_str!("../../../packaging/prometheus/mvm.rules.yml");
+        assert!(!packaged.contains("[10s:1s]"));
+        assert_eq!(rules(packaged).matches("[10s:1s]").count(), 1);
     }
 
     #[test]
