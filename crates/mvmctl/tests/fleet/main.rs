@@ -16,3 +16,4 @@ mod prometheus;
 mod scalers;
 mod server;
 mod tls;
+mod waits;
