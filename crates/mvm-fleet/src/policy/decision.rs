@@ -3,7 +3,7 @@
 mod lifetimes;
 
 use super::members::{LAST_NUMBER, Members, is_ours, number};
-use super::plan::{Action, Cause, Facts, Held, Plan, Reason, backoff};
+use super::plan::{Action, Cause, Facts, Held, Old, Plan, Reason, backoff};
 use super::terms::PoolPolicy;
 use crate::view::Vm;
 use crate::{ActionKind, FailedAction, Now, View};
@@ -35,6 +35,8 @@ struct Ready<'a> {
     rested: Vec<&'a Vm>,
     /// They have not.
     recent: Vec<&'a Vm>,
+    /// They are over their lifetime, and there is nothing to clone in their place.
+    old: Vec<&'a Vm>,
     /// After how long another one may be.
     wait: Option<Duration>,
 }
@@ -117,10 +119,10 @@ impl<'a> Decision<'a> {
         for unit in 0..units {
             let reason = if unit == 0 && is_demanded {
                 let waiting = self.waiting;
-                Reason::Demand { waiting }
+                Reason::Demand { waiting, old: None }
             } else if have + unit < bounds.min {
-                let (up, min) = (have + unit, bounds.min);
-                Reason::BelowMin { up, min }
+                let (up, min, old) = (have + unit, bounds.min, None);
+                Reason::BelowMin { up, min, old }
             } else {
                 let (idle, spare) = (fresh + on_their_way + unit, bounds.spare);
                 Reason::FewSpare { idle, spare }
@@ -134,10 +136,8 @@ impl<'a> Decision<'a> {
             }
             self.raised += 1;
         }
-        self.members.asleep.append(&mut sleepers.rested);
-        self.members.asleep.append(&mut sleepers.recent);
-        self.members.paused.append(&mut paused.rested);
-        self.members.paused.append(&mut paused.recent);
+        self.members.asleep.extend(sleepers.left());
+        self.members.paused.extend(paused.left());
     }
 
     fn bring_up_one(
@@ -160,9 +160,18 @@ impl<'a> Decision<'a> {
             self.act(ActionKind::Wake, vm, reason);
             return Ok(());
         }
+        if is_urgent && let Some(vm) = paused.old.pop() {
+            self.act(ActionKind::Resume, vm, self.despite(reason, vm));
+            return Ok(());
+        }
         if !has_room {
             let up = self.up;
             return Err(Cause::AtMax { up, max });
+        }
+        if is_urgent && let Some(vm) = sleepers.old.pop() {
+            self.up += 1;
+            self.act(ActionKind::Wake, vm, self.despite(reason, vm));
+            return Ok(());
         }
         let resting = [&*sleepers, &*paused];
         let resting = resting.into_iter().filter(|ready| !ready.recent.is_empty());
@@ -175,7 +184,12 @@ impl<'a> Decision<'a> {
         let waits = [sleepers.wait, paused.wait, failed.max()];
         if self.policy.golden.is_none() {
             let wait = waits.into_iter().flatten().min();
-            return Err(wait.map_or(Cause::NoneLeft, |for_now| Cause::Waiting { for_now }));
+            let vms = number(&sleepers.old) + number(&paused.old);
+            return Err(match (wait, self.policy.max_lifetime) {
+                (Some(for_now), _) => Cause::Waiting { for_now },
+                (None, Some(after)) if vms > 0 => Cause::TooOld { vms, after },
+                (None, _) => Cause::NoneLeft,
+            });
         }
         if let Some(for_now) = waits[2] {
             return Err(Cause::Waiting { for_now });
@@ -224,13 +238,18 @@ impl<'a> Decision<'a> {
         down.sort_by_key(|vm| std::cmp::Reverse(vm.untouched_for(&self.now)));
         let mut rest = Vec::new();
         for vm in down {
-            if !is_ours(vm) || self.is_over_lifetime(vm) {
+            let is_old = self.is_over_lifetime(vm);
+            if !is_ours(vm) || is_old && self.policy.golden.is_some() {
                 rest.push(vm);
                 continue;
             }
             if let Some(left) = backoff(vm.failed(), kind, &self.now) {
                 ready.wait_for(left);
                 rest.push(vm);
+                continue;
+            }
+            if is_old {
+                ready.old.push(vm);
                 continue;
             }
             let down_for = self.now.since(vm.changed_at().unwrap_or(self.now.wall));
@@ -317,6 +336,17 @@ impl<'a> Decision<'a> {
         }
     }
 
+    /// The reason to bring up one that is over its lifetime.
+    fn despite(&self, reason: Reason, vm: &Vm) -> Reason {
+        let age = vm.age(&self.now);
+        let old = self.policy.max_lifetime.map(|after| Old { age, after });
+        match reason {
+            Reason::Demand { waiting, .. } => Reason::Demand { waiting, old },
+            Reason::BelowMin { up, min, .. } => Reason::BelowMin { up, min, old },
+            reason => reason,
+        }
+    }
+
     fn is_over_lifetime(&self, vm: &Vm) -> bool {
         let lifetime = self.policy.max_lifetime;
         lifetime.is_some_and(|lifetime| vm.age(&self.now) >= lifetime)
@@ -391,6 +421,12 @@ impl<'a> Ready<'a> {
             let recent = is_urgent.then(|| self.recent.pop());
             recent.flatten()
         })
+    }
+
+    /// Those that nobody has taken.
+    fn left(&mut self) -> impl Iterator<Item = &'a Vm> {
+        let lists = [&mut self.rested, &mut self.recent, &mut self.old];
+        lists.into_iter().flat_map(std::mem::take)
     }
 
     fn wait_for(&mut self, wait: Duration) {

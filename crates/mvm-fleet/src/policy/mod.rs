@@ -49,6 +49,8 @@
 //!   time counts from there. What went down is brought up again for `spare` only once it has been down
 //!   for the period that put it there. Connections that wait, and `min`, do not wait for that: they are
 //!   reasons from outside, and those who are longest down go first.
+//! - *One that is too old sleeps for ever*, and connections wait in vain: where there is no `golden` to
+//!   clone in its place, connections and `min` bring it up all the same, and it has one more lifetime.
 //! - *Fifty connections wake fifty.* One that is starting or on its way is enough for all of them.
 //! - *A failure is repeated for ever.* Each action that failed is left for a pause that grows from 10 s
 //!   to 10 min; what sleeps badly runs on meanwhile. A clone that fails holds up the pool's clones alone.
@@ -73,7 +75,7 @@ use crate::{ActionKind, Now, View};
 use decision::Decision;
 pub use file::{Policy, PolicyError, Problem};
 use members::Members;
-pub use plan::{Action, Cause, Facts, Held, Plan, Reason, UnderWay};
+pub use plan::{Action, Cause, Facts, Held, Old, Plan, Reason, UnderWay};
 use std::collections::BTreeMap;
 pub use terms::{PoolPolicy, Port, WakeListener};
 

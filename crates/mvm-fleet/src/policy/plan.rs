@@ -64,6 +64,8 @@ pub enum Reason {
     Demand {
         /// How many.
         waiting: u32,
+        /// That it is too old, and is taken all the same.
+        old: Option<Old>,
     },
     /// Fewer run than the policy's `min`.
     BelowMin {
@@ -71,6 +73,8 @@ pub enum Reason {
         up: u32,
         /// The policy's `min`.
         min: u32,
+        /// That it is too old, and is taken all the same.
+        old: Option<Old>,
     },
     /// Fewer idle ones are at hand than the policy's `spare`.
     FewSpare {
@@ -123,12 +127,41 @@ pub enum Reason {
     },
 }
 
+/// That a VM is over its pool's `max_lifetime`, and that there is nothing to clone in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Old {
+    /// Its age.
+    pub age: Duration,
+    /// The policy's `max_lifetime`.
+    pub after: Duration,
+}
+
+/// Behind what it is a part of.
+struct Despite(Option<Old>);
+
+impl fmt::Display for Despite {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Some(Old { age, after }) = self.0 else {
+            return Ok(());
+        };
+        let (age, after) = (For(age), For(after));
+        write!(
+            f,
+            "; it is {age} old, over {after}, but there is no `golden` to clone in its place"
+        )
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::Demand { waiting: 1 } => f.write_str("a connection waits"),
-            Self::Demand { waiting } => write!(f, "{waiting} connections wait"),
-            Self::BelowMin { up, min } => write!(f, "{up} up, min is {min}"),
+            Self::Demand { waiting: 1, old } => write!(f, "a connection waits{}", Despite(*old)),
+            Self::Demand { waiting, old } => {
+                write!(f, "{waiting} connections wait{}", Despite(*old))
+            }
+            Self::BelowMin { up, min, old } => {
+                write!(f, "{up} up, min is {min}{}", Despite(*old))
+            }
             Self::FewSpare { idle, spare } => {
                 write!(f, "{idle} idle or on their way, {spare} are to be at hand")
             }
@@ -182,6 +215,14 @@ pub enum Cause {
     },
     /// One more is wanted, none sleeps or is paused that may run, and the pool has no `golden`.
     NoneLeft,
+    /// One more spare one is wanted, what sleeps or is paused is over its `max_lifetime`, and the pool has
+    /// no `golden`.
+    TooOld {
+        /// How many.
+        vms: u32,
+        /// The policy's `max_lifetime`.
+        after: Duration,
+    },
     /// One more is wanted, and what could be had failed or slept just now.
     Waiting {
         /// For how long yet.
@@ -207,6 +248,12 @@ impl fmt::Display for Cause {
             ),
             Self::NoneLeft => f.write_str(
                 "one more is wanted: none sleeps or is paused that may run, and there is no `golden`",
+            ),
+            Self::TooOld { vms, after } => write!(
+                f,
+                "one more is wanted: {vms} that sleep or are paused are over their `max_lifetime` of {}, \
+                 and come up only for connections and `min`; there is no `golden`",
+                For(*after)
             ),
             Self::Waiting { for_now } => {
                 write!(f, "one more is wanted: the next try is in {}", For(*for_now))
