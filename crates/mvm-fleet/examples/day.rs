@@ -340,9 +340,10 @@ impl World {
         for action in plan.actions {
             let (vm, kind) = (action.vm.to_string(), action.kind);
             let pool = action.pool.to_string();
+            let since = now.boottime;
             self.facts
                 .under_way
-                .insert(vm.clone(), UnderWay { kind, pool });
+                .insert(vm.clone(), UnderWay { kind, pool, since });
             *self.figures.actions.entry(kind).or_default() += 1;
             self.push(duration_ms(kind), Happens::Acted { vm, kind });
         }

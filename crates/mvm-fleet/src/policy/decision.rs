@@ -13,6 +13,10 @@ use std::time::Duration;
 /// A clone that crashes so soon has not come to anything.
 const SHORT_LIVED: Duration = Duration::from_secs(60);
 
+/// For how long one on its way up is enough for all connections that wait. They wait for a minute: if it
+/// hangs, there is time for three others.
+const ON_ITS_WAY: Duration = Duration::from_secs(15);
+
 /// What is decided for one pool.
 pub(super) struct Decision<'a> {
     name: &'a str,
@@ -110,7 +114,15 @@ impl<'a> Decision<'a> {
         let on_their_way = starting + coming;
         let wanted = bounds.wanted(taken - on_their_way.min(bounds.spare));
         let missing = wanted.saturating_sub(have);
-        let is_demanded = self.waiting > 0 && all_idle == 0 && starting == 0 && coming == 0;
+        let mut is_demanded = self.waiting > 0 && all_idle == 0;
+        let on_its_way_for = self.members.on_its_way_for.filter(|_| on_their_way > 0);
+        if is_demanded && let Some(ago) = on_its_way_for.filter(|ago| *ago < ON_ITS_WAY) {
+            is_demanded = false;
+            let for_now = ON_ITS_WAY.saturating_sub(ago);
+            let vms = on_their_way;
+            self.look_again(for_now);
+            self.hold(Cause::OnTheirWay { vms, for_now });
+        }
         let units = missing.max(u32::from(is_demanded));
         let asleep = std::mem::take(&mut self.members.asleep);
         let mut sleepers = self.ready(asleep, ActionKind::Wake, self.policy.idle_sleep_after);

@@ -52,6 +52,8 @@
 //! - *One that is too old sleeps for ever*, and connections wait in vain: where there is no `golden` to
 //!   clone in its place, connections and `min` bring it up all the same, and it has one more lifetime.
 //! - *Fifty connections wake fifty.* One that is starting or on its way is enough for all of them.
+//! - *That one hangs*, and with it all who wait: once it has taken longer than one should, the next one
+//!   is brought up beside it, and so on up to `max`.
 //! - *A failure is repeated for ever.* Each action that failed is left for a pause that grows from 10 s
 //!   to 10 min; what sleeps badly runs on meanwhile. A clone that fails holds up the pool's clones alone.
 //! - *Two actions on one VM.* What is under way is left out and counted as what it will be; each VM is
@@ -99,7 +101,7 @@ pub fn decide(view: &View, policy: &Policy, facts: &Facts, now: &Now) -> Plan {
             && view.vm(name).is_none()
             && let Some(members) = pools.get_mut(under_way.pool.as_str())
         {
-            members.add_coming(name);
+            members.add_coming(name, under_way, now);
         }
     }
     let mut plan = Plan::default();

@@ -30,6 +30,8 @@ pub struct UnderWay {
     pub kind: ActionKind,
     /// The pool of the VM.
     pub pool: String,
+    /// When it was begun (`CLOCK_BOOTTIME`).
+    pub since: Duration,
 }
 
 /// What is to be done now, and what cannot be.
@@ -215,6 +217,13 @@ pub enum Cause {
     },
     /// One more is wanted, none sleeps or is paused that may run, and the pool has no `golden`.
     NoneLeft,
+    /// Connections wait, and VMs that were brought up just now are to take them.
+    OnTheirWay {
+        /// How many.
+        vms: u32,
+        /// After how long another one is brought up if none of them is there by then.
+        for_now: Duration,
+    },
     /// One more spare one is wanted, what sleeps or is paused is over its `max_lifetime`, and the pool has
     /// no `golden`.
     TooOld {
@@ -248,6 +257,11 @@ impl fmt::Display for Cause {
             ),
             Self::NoneLeft => f.write_str(
                 "one more is wanted: none sleeps or is paused that may run, and there is no `golden`",
+            ),
+            Self::OnTheirWay { vms, for_now } => write!(
+                f,
+                "connections wait for {vms} on the way up; another one comes up if none is there in {}",
+                For(*for_now)
             ),
             Self::TooOld { vms, after } => write!(
                 f,

@@ -134,6 +134,12 @@ impl Vm {
             .map_or(Duration::ZERO, |start| now.since(start))
     }
 
+    /// For how long it has been what its folder says; since it was seen so where nobody has noted it.
+    pub(crate) fn so_for(&self, now: &Now) -> Duration {
+        self.since
+            .map_or_else(|| self.seen_for(now), |since| now.since(since))
+    }
+
     /// For how long it has been what its folder says, by the host's clock, and no host has touched it;
     /// zero if nobody knows. When it ended by itself nobody notes: for that time it was seen so.
     pub fn untouched_for(&self, now: &Now) -> Duration {

@@ -132,6 +132,7 @@ impl Owner {
             let under_way = UnderWay {
                 kind: one.what.kind(),
                 pool: one.pool.clone(),
+                since: (self.clock)().boottime,
             };
             self.facts.under_way.insert(one.vm.to_string(), under_way);
             hand.mend(one, pool);
@@ -380,10 +381,10 @@ impl Owner {
         self.look_again = plan.look_again_after.map(|after| at + after);
         self.is_stale = false;
         self.is_urgent = false;
-        self.begin(plan);
+        self.begin(plan, now);
     }
 
-    fn begin(&mut self, plan: Plan) {
+    fn begin(&mut self, plan: Plan, now: &Now) {
         let Some(hand) = &self.hand else { return };
         for action in plan.actions {
             if !Hand::has_room(&self.facts.under_way, action.kind) {
@@ -396,6 +397,7 @@ impl Owner {
             let under_way = UnderWay {
                 kind: action.kind,
                 pool: action.pool.to_string(),
+                since: now.boottime,
             };
             self.facts
                 .under_way
