@@ -28,7 +28,7 @@ pub struct FleetNotes {
     /// Whether the fleet made the VM, as a clone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub made: bool,
-    /// The fleet's last action on it, if that failed and none has succeeded since.
+    /// The fleet's last action on it that failed, if none has succeeded since that makes up for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<FailedAction>,
 }

@@ -108,7 +108,7 @@ impl Vm {
         self.has_crashed.then(|| self.age(now).saturating_sub(ago))
     }
 
-    /// The fleet's last action on it, if that failed.
+    /// The fleet's last action on it that failed, if nothing has made up for that since.
     pub fn failed(&self) -> Option<FailedAction> {
         self.failed
     }
