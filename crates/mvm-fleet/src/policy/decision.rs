@@ -6,12 +6,8 @@ use super::members::{LAST_NUMBER, Members, is_ours, number};
 use super::plan::{Action, Cause, Facts, Held, Old, Plan, Reason, backoff};
 use super::terms::PoolPolicy;
 use crate::view::Vm;
-use crate::{ActionKind, FailedAction, Now, View};
-use mvm_protocol::Timestamp;
+use crate::{ActionKind, Now, View};
 use std::time::Duration;
-
-/// A clone that crashes so soon has not come to anything.
-const SHORT_LIVED: Duration = Duration::from_secs(60);
 
 /// For how long one on its way up is enough for all connections that wait. They wait for a minute: if it
 /// hangs, there is time for three others.
@@ -191,9 +187,8 @@ impl<'a> Decision<'a> {
             return Err(Cause::Waiting { for_now });
         }
         let failed = self.facts.failed_clones.get(self.name).copied();
-        let failed = [failed, self.crashed_clones()].into_iter();
-        let failed = failed.filter_map(|failed| backoff(failed, ActionKind::Clone, &self.now));
-        let waits = [sleepers.wait, paused.wait, failed.max()];
+        let failed = backoff(failed, ActionKind::Clone, &self.now);
+        let waits = [sleepers.wait, paused.wait, failed];
         if self.policy.golden.is_none() {
             let wait = waits.into_iter().flatten().min();
             let vms = number(&sleepers.old) + number(&paused.old);
@@ -218,23 +213,6 @@ impl<'a> Decision<'a> {
         self.up += 1;
         self.push(ActionKind::Clone, &name, reason);
         Ok(())
-    }
-
-    /// Clones that crash as soon as they are up are as good as clones that fail: the next one would, too.
-    fn crashed_clones(&self) -> Option<FailedAction> {
-        let crashed = self.members.stopped.iter().filter(|vm| {
-            let after = vm.crashed_after(&self.now);
-            vm.is_made_by_fleet() && after.is_some_and(|after| after < SHORT_LIVED)
-        });
-        let ages = crashed.map(|vm| vm.untouched_for(&self.now));
-        let ages: Vec<_> = ages.collect();
-        let last = ages.iter().min()?;
-        let last = i64::try_from(last.as_millis()).unwrap_or(i64::MAX);
-        Some(FailedAction {
-            action: ActionKind::Clone,
-            at: Timestamp(self.now.wall.0.saturating_sub(last)),
-            times: number(&ages),
-        })
     }
 
     /// Those of the sleepers or paused ones that may be brought up. The others stay members.

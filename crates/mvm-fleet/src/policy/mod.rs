@@ -55,7 +55,8 @@
 //! - *That one hangs*, and with it all who wait: once it has taken longer than one should, the next one
 //!   is brought up beside it, and so on up to `max`.
 //! - *A failure is repeated for ever.* Each action that failed is left for a pause that grows from 10 s
-//!   to 10 min; what sleeps badly runs on meanwhile. A clone that fails holds up the pool's clones alone.
+//!   to 10 min; what sleeps badly runs on meanwhile. A clone that fails holds up the pool's clones alone,
+//!   and so does one that crashes as soon as it is made ([`fates`]).
 //! - *Two actions on one VM.* What is under way is left out and counted as what it will be; each VM is
 //!   in one list, and each list gives an action at most.
 //! - *It is killed.* It has no memory: when a VM came to be what it is, whether the fleet made or paused
@@ -65,6 +66,7 @@
 //!
 //! [`Outcome::Skipped`]: crate::Outcome::Skipped
 
+mod clones;
 mod decision;
 mod file;
 mod members;
@@ -74,6 +76,7 @@ mod terms;
 mod tests;
 
 use crate::{ActionKind, Now, View};
+pub use clones::{Crashed, Fates, fates};
 use decision::Decision;
 pub use file::{Policy, PolicyError, Problem};
 use members::Members;

@@ -19,7 +19,8 @@ pub struct Facts {
     /// How many connections a VM serves that came by its pool's `wake`. One that serves any is not put
     /// down, whatever its guest says: little traffic makes no load.
     pub joined: BTreeMap<String, u32>,
-    /// The last clone of a pool, if it failed and none has succeeded since.
+    /// The last clone of a pool that failed, or [crashed](super::fates) at once, if none has come to
+    /// something since.
     pub failed_clones: BTreeMap<String, FailedAction>,
 }
 

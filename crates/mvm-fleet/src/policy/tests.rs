@@ -2,6 +2,7 @@ use super::*;
 use crate::input::{AgentEvent, FailedAction, Registered, RunState};
 use crate::script::{Script, at, down, secs, up};
 
+mod clones;
 mod demand;
 mod lifetimes;
 mod properties;

@@ -16,8 +16,8 @@ use std::time::Duration;
 /// A VM in the view.
 #[derive(Debug)]
 pub struct Vm {
-    pub(super) name: Arc<str>,
-    pub(super) pool: Arc<str>,
+    pub(crate) name: Arc<str>,
+    pub(crate) pool: Arc<str>,
     pub(super) run_state: RunState,
     pub(super) since: Option<Timestamp>,
     pub(super) started_at: Option<Timestamp>,

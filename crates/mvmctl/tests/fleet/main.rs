@@ -9,6 +9,7 @@
 
 mod answers;
 mod confined;
+mod crashes;
 mod dashboard;
 mod descriptors;
 mod once;

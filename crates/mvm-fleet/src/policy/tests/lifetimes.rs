@@ -121,45 +121,6 @@ fn one_that_ended_by_itself_stays_from_when_that_was_seen() {
 }
 
 #[test]
-fn clones_that_crash_at_once_are_made_anew_less_and_less_often() {
-    let policy = "[[pool]]\nname = \"web\"\nmin = 1\nmax = 3\ngolden = \"/s\"";
-    let made = |name: &str, started_at| Registered {
-        made_by_fleet: true,
-        ..up(name, started_at)
-    };
-    let ended = |vm: Registered, has_crashed| Registered {
-        run_state: RunState::Ended,
-        since: None,
-        has_crashed,
-        ..vm
-    };
-    let mut script = Script::new(vec![made("web-1", -30)]);
-    script.idle("web-1", 0);
-    script.changed(ended(made("web-1", -30), true));
-    assert_eq!(
-        script.plan(policy, &none()),
-        "web held: one more is wanted: the next try is in 10s"
-    );
-    script.pass(10);
-    assert_eq!(script.plan(policy, &none()), "clone web-2: 0 up, min is 1");
-    script.changed(made("web-2", 10));
-    script.changed(ended(made("web-2", 10), true));
-    script.pass(19);
-    assert_eq!(
-        script.plan(policy, &none()),
-        "web held: one more is wanted: the next try is in 1s"
-    );
-    script.pass(1);
-    assert_eq!(script.plan(policy, &none()), "clone web-3: 0 up, min is 1");
-    // One that has done its work, by itself or for long, is none of them.
-    for (started_at, has_crashed) in [(-30, false), (-90, true)] {
-        let mut script = Script::new(vec![made("web-1", started_at)]);
-        script.changed(ended(made("web-1", started_at), has_crashed));
-        assert_eq!(script.plan(policy, &none()), "clone web-2: 0 up, min is 1");
-    }
-}
-
-#[test]
 fn what_is_over_its_lifetime_is_not_brought_up_again() {
     let policy = "[[pool]]\nname = \"web\"\nmax_lifetime = \"1h\"\nmax = 3\ngolden = \"/s\"";
     let mut script = Script::new(vec![asleep("web-1", -10), paused("web-2", -10)]);

@@ -1,5 +1,6 @@
 //! The one task that owns the view, the policy and what is under way.
 
+use super::clones::Clones;
 use super::demand::Demand;
 use super::hand::{HalfDone, Hand, Task};
 use super::inputs::{Input, Inputs, Query, Reply};
@@ -12,13 +13,12 @@ use mvm_client::{Deadlines, Dialer};
 use mvm_fleet::actions::Ended;
 use mvm_fleet::body::{self, PlanBody};
 use mvm_fleet::metrics::{Exposition, Format};
-use mvm_fleet::policy::{Plan, UnderWay};
+use mvm_fleet::policy::{Plan, UnderWay, fates};
 use mvm_fleet::{
-    ActionKind, ActionLog, Effect, Facts, FailedAction, Now, Outcome, Policy, RegistryEvent,
-    RunState, View, decide,
+    ActionKind, ActionLog, Effect, Facts, Now, Outcome, Policy, RegistryEvent, RunState, View,
+    decide,
 };
-use mvm_registry::{Home, Inventory, notes};
-use std::collections::BTreeMap;
+use mvm_registry::Inventory;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -66,6 +66,7 @@ pub(in crate::commands::fleet) struct Owner {
     hand: Option<Hand>,
     watches: Watches<Inputs>,
     demand: Demand,
+    clones: Clones,
     inventory: Inventory,
     per_vm: bool,
     clock: fn() -> Now,
@@ -96,6 +97,7 @@ impl Owner {
             heartbeat: policy.heartbeat(),
         };
         let watches = Watches::new(watching, inputs);
+        let clones = Clones::of(settings.inventory.home());
         Self {
             view: View::new(mvm_fleet::Settings {
                 answer_deadline: ANSWER_DEADLINE,
@@ -103,13 +105,14 @@ impl Owner {
             }),
             policy: Arc::new(policy),
             facts: Facts {
-                failed_clones: failed_clones(settings.inventory.home()),
+                failed_clones: clones.noted(),
                 ..Facts::default()
             },
             log: ActionLog::default(),
             hand: None,
             watches,
             demand: Demand::default(),
+            clones,
             inventory: settings.inventory,
             per_vm: settings.per_vm,
             clock: settings.clock,
@@ -166,7 +169,7 @@ impl Owner {
             let now = (self.clock)();
             self.tick(&now);
             self.is_stale |= self.demand.follow(&self.view, &mut self.facts, &now);
-            self.decide_if_due(&now);
+            self.decide_if_due(ui, &now);
             self.tell_readiness();
         }
     }
@@ -288,21 +291,12 @@ impl Owner {
     }
 
     fn ended(&mut self, ended: Ended, ui: &Ui, now: &Now) {
-        if ended.action == ActionKind::Clone {
-            self.clone_ended(&ended);
+        if (ended.action, ended.outcome) == (ActionKind::Clone, Outcome::Failed) {
+            // One that has come to something before is the end of those that failed before that.
+            self.judge_clones(ui, now);
+            self.clones.failed(&ended, &mut self.facts, &self.policy);
         }
-        let problem = ended
-            .problem
-            .as_deref()
-            .map(|problem| format!(": {problem}"));
-        ui.note(&format!(
-            "{} {} ({}): {}{}",
-            ended.action,
-            ended.vm,
-            ended.reason,
-            ended.outcome.as_str(),
-            problem.unwrap_or_default()
-        ));
+        tell(&ended, ui);
         // What became of it is to be known before it may be acted on again.
         self.look(&ended.vm, now);
         self.facts.under_way.remove(&*ended.vm);
@@ -317,41 +311,16 @@ impl Owner {
         self.is_stale = true;
     }
 
-    /// There is no VM in whose folder this could be noted.
-    fn clone_ended(&mut self, ended: &Ended) {
-        let failed = &mut self.facts.failed_clones;
-        let before = failed.get(&*ended.pool).copied();
-        match ended.outcome {
-            Outcome::Failed => {
-                let times = failed.get(&*ended.pool).map_or(0, |failed| failed.times);
-                let last = FailedAction {
-                    action: ActionKind::Clone,
-                    at: ended.at,
-                    times: times.saturating_add(1),
-                };
-                failed.insert(ended.pool.to_string(), last);
-            }
-            Outcome::Ok => {
-                failed.remove(&*ended.pool);
-            }
-            Outcome::Skipped => {}
+    /// Takes down what has become of clones after they were made.
+    fn judge_clones(&mut self, ui: &Ui, now: &Now) {
+        let fates = fates(&self.view, &self.policy, &self.facts, now);
+        self.clones.proved(&fates.proved, &mut self.facts);
+        for crashed in self.clones.take_down(fates.crashed, &self.view, now) {
+            self.clones.failed(&crashed, &mut self.facts, &self.policy);
+            tell(&crashed, ui);
+            self.look(&crashed.vm, now);
+            self.log.ended(crashed);
         }
-        if failed.get(&*ended.pool).copied() == before {
-            return;
-        }
-        // Of those that no policy has any more nobody asks.
-        failed.retain(|pool, _| self.policy.pool(pool).is_some());
-        let noted = failed.iter().map(|(pool, failed)| {
-            let note = notes::FailedAction {
-                action: failed.action.as_str().to_owned(),
-                at: failed.at,
-                times: failed.times,
-                problem: String::new(),
-            };
-            (pool.clone(), note)
-        });
-        // What cannot be noted is tried sooner again than it should by the next one.
-        let _ = self.inventory.home().note_failed_clones(&noted.collect());
     }
 
     /// When is to be decided next; none before something changes.
@@ -370,10 +339,11 @@ impl Owner {
         )
     }
 
-    fn decide_if_due(&mut self, now: &Now) {
+    fn decide_if_due(&mut self, ui: &Ui, now: &Now) {
         if self.decision_due().is_none_or(|due| due > Instant::now()) {
             return;
         }
+        self.judge_clones(ui, now);
         let plan = decide(&self.view, &self.policy, &self.facts, now);
         let at = Instant::now();
         self.decided = Some(self.view.revision());
@@ -448,18 +418,18 @@ impl Owner {
     }
 }
 
-/// The clones that the one before this has seen fail.
-fn failed_clones(home: &Home) -> BTreeMap<String, FailedAction> {
-    let noted = home.failed_clones().into_iter();
-    let failed = noted.map(|(pool, noted)| {
-        let failed = FailedAction {
-            action: ActionKind::Clone,
-            at: noted.at,
-            times: noted.times,
-        };
-        (pool, failed)
-    });
-    failed.collect()
+/// Tells what came of an action.
+fn tell(ended: &Ended, ui: &Ui) {
+    let problem = ended.problem.as_deref();
+    let problem = problem.map(|problem| format!(": {problem}"));
+    ui.note(&format!(
+        "{} {} ({}): {}{}",
+        ended.action,
+        ended.vm,
+        ended.reason,
+        ended.outcome.as_str(),
+        problem.unwrap_or_default()
+    ));
 }
 
 fn whole(is_complete: bool, text: String) -> Reply {
