@@ -249,7 +249,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Incomplete => {
-                f.write_str("not every VM has answered or failed yet: nothing is done")
+                f.write_str("not every VM has answered or failed yet, or a folder cannot be looked at: nothing is done")
             }
             Self::AtMax { up, max } => write!(f, "one more is wanted: {up} are up, max is {max}"),
             Self::NotWoken { vms } => write!(

@@ -12,6 +12,7 @@ mod confined;
 mod crashes;
 mod dashboard;
 mod descriptors;
+mod folders;
 mod once;
 mod prometheus;
 mod scalers;

@@ -6,7 +6,7 @@ use super::hand::{HalfDone, Hand, Task};
 use super::inputs::{Input, Inputs, Query, Reply};
 use super::process;
 use crate::feed::watching::{self, Watches};
-use crate::feed::{Fed, folders};
+use crate::feed::{Fed, Unreadable, folders};
 use crate::report::Failure;
 use crate::ui::Ui;
 use mvm_client::{Deadlines, Dialer};
@@ -68,6 +68,8 @@ pub(in crate::commands::fleet) struct Owner {
     demand: Demand,
     clones: Clones,
     inventory: Inventory,
+    /// The folders in which there may be further VMs.
+    unreadable: Vec<Unreadable>,
     per_vm: bool,
     clock: fn() -> Now,
     /// The view's revision at the last decision.
@@ -114,6 +116,7 @@ impl Owner {
             demand: Demand::default(),
             clones,
             inventory: settings.inventory,
+            unreadable: Vec::new(),
             per_vm: settings.per_vm,
             clock: settings.clock,
             decided: None,
@@ -192,7 +195,7 @@ impl Owner {
                 () = sleep_until(until) => {}
             }
             self.tick(&(self.clock)());
-            if !self.view.is_complete() {
+            if !self.is_as_complete_as_can_be() {
                 settled = None;
             } else if settled.is_some_and(|settled| settled <= Instant::now()) {
                 return Ok(());
@@ -252,6 +255,7 @@ impl Owner {
                 let effects = self.view.agent(ticket, heard.event(), &now);
                 self.obey(effects);
             }
+            Input::Fed(Fed::Unreadable(unreadable)) => self.take_unreadable(unreadable, ui),
             Input::Ended(ended) => self.ended(ended, ui, &now),
             Input::Connection(pool, answer) => {
                 self.demand.add(pool, answer);
@@ -377,9 +381,39 @@ impl Owner {
         }
     }
 
-    /// Tells systemd when the view is complete for the first time.
+    /// Tells each folder that cannot be looked at once: there may be VMs in it, so that numbers stay 503.
+    fn take_unreadable(&mut self, unreadable: Vec<Unreadable>, ui: &Ui) {
+        let before = std::mem::replace(&mut self.unreadable, unreadable);
+        if self.unreadable == before {
+            return;
+        }
+        for one in self.unreadable.iter().filter(|it| !before.contains(it)) {
+            ui.warning(&one.problem);
+            if let Some(hint) = one.hint {
+                ui.hint(hint);
+            }
+        }
+        if self.unreadable.is_empty() {
+            ui.note("all folders can be looked at");
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&self.amiss())]);
+    }
+
+    /// Which folders cannot be looked at.
+    fn amiss(&self) -> String {
+        let problems = self.unreadable.iter().map(|one| one.problem.as_str());
+        problems.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Whether waiting is of no more use: where a folder cannot be looked at, somebody has to mend that.
+    fn is_as_complete_as_can_be(&self) -> bool {
+        self.view.is_complete() || !self.unreadable.is_empty() && self.view.have_all_answered()
+    }
+
+    /// Tells systemd when the view is as complete as it can be for the first time. A start that waited for
+    /// a folder would be ended as one that hangs, and with it all that it can do without that folder.
     fn tell_readiness(&mut self) {
-        if !self.was_ready && self.view.is_complete() {
+        if !self.was_ready && self.is_as_complete_as_can_be() {
             self.was_ready = true;
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         }
@@ -389,6 +423,10 @@ impl Owner {
         match query {
             Query::Metrics(format) => Reply::Pieces(self.metrics(*format, now)),
             Query::IsComplete if self.view.is_complete() => Reply::Text("complete\n".into()),
+            Query::IsComplete if !self.unreadable.is_empty() => Reply::Incomplete(format!(
+                "there may be more VMs than are known: {}\n",
+                self.amiss()
+            )),
             Query::IsComplete => Reply::Incomplete(
                 "not every VM has answered or failed yet: ask again in some seconds\n".into(),
             ),
