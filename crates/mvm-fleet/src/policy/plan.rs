@@ -33,6 +33,8 @@ pub struct UnderWay {
     pub pool: String,
     /// When it was begun (`CLOCK_BOOTTIME`).
     pub since: Duration,
+    /// Whether connections may wait for it: see [`Action::is_urgent`].
+    pub is_urgent: bool,
 }
 
 /// What is to be done now, and what cannot be.
@@ -58,6 +60,28 @@ pub struct Action {
     pub pool: Box<str>,
     /// Why.
     pub reason: Reason,
+}
+
+impl Action {
+    /// Whether connections may wait for it: it is to have a place beside those for which nobody does. What
+    /// is there already and only comes up may be given some at any time; a clone is made for them or not.
+    pub fn is_urgent(&self) -> bool {
+        match self.kind {
+            ActionKind::Wake | ActionKind::Resume => true,
+            ActionKind::Clone => matches!(self.reason, Reason::Demand { .. }),
+            ActionKind::Pause | ActionKind::Sleep | ActionKind::Stop | ActionKind::Remove => false,
+        }
+    }
+
+    /// As what it counts while it is done, from then on.
+    pub fn under_way(&self, since: Duration) -> UnderWay {
+        UnderWay {
+            kind: self.kind,
+            pool: self.pool.to_string(),
+            since,
+            is_urgent: self.is_urgent(),
+        }
+    }
 }
 
 /// Why something is done. Shown to people as text.

@@ -22,7 +22,15 @@ fn under_way(actions: &[(&str, ActionKind)]) -> Facts {
     let under_way = actions.iter().map(|(vm, kind)| {
         let pool = crate::label::default_pool(vm).to_owned();
         let (kind, since) = (*kind, secs(86_400));
-        ((*vm).to_owned(), UnderWay { kind, pool, since })
+        (
+            (*vm).to_owned(),
+            UnderWay {
+                kind,
+                pool,
+                since,
+                is_urgent: false,
+            },
+        )
     });
     Facts {
         under_way: under_way.collect(),

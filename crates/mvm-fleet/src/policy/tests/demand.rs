@@ -77,6 +77,7 @@ fn one_that_hangs_on_its_way_up_does_not_hold_up_those_who_wait() {
             kind: ActionKind::Wake,
             pool: "web".to_owned(),
             since: script.now.boottime,
+            is_urgent: true,
         };
         facts.under_way.insert("web-2".to_owned(), under_way);
         let plan = script.plan(PERIODS, &facts);

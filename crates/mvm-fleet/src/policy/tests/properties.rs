@@ -128,7 +128,15 @@ fn facts() -> impl Strategy<Value = Facts> {
                 .map(|(vm, kind)| {
                     let pool = "web".to_owned();
                     let since = secs(86_400 - u64::from(vm));
-                    (format!("web-{vm}"), UnderWay { kind, pool, since })
+                    (
+                        format!("web-{vm}"),
+                        UnderWay {
+                            kind,
+                            pool,
+                            since,
+                            is_urgent: false,
+                        },
+                    )
                 })
                 .collect(),
             waiting: [("web".to_owned(), waiting)].into(),

@@ -139,6 +139,7 @@ impl Owner {
                 kind: one.what.kind(),
                 pool: one.pool.clone(),
                 since: (self.clock)().boottime,
+                is_urgent: true,
             };
             self.facts.under_way.insert(one.vm.to_string(), under_way);
             hand.mend(one, pool);
@@ -361,18 +362,14 @@ impl Owner {
     fn begin(&mut self, plan: Plan, now: &Now) {
         let Some(hand) = &self.hand else { return };
         for action in plan.actions {
-            if !Hand::has_room(&self.facts.under_way, action.kind) {
+            if !Hand::has_room(&self.facts.under_way, &action) {
                 // The next end asks for a decision.
                 continue;
             }
             let Some(pool) = self.policy.pool(&action.pool) else {
                 continue;
             };
-            let under_way = UnderWay {
-                kind: action.kind,
-                pool: action.pool.to_string(),
-                since: now.boottime,
-            };
+            let under_way = action.under_way(now.boottime);
             self.facts
                 .under_way
                 .insert(action.vm.to_string(), under_way);
