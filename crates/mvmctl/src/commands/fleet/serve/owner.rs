@@ -431,7 +431,10 @@ impl Owner {
             Query::Pool(name) => match body::pool(&self.view, &self.policy, name) {
                 Some(body) => whole(body.numbers.complete, json(&body)),
                 None => Reply::NoSuchPool {
-                    pools: self.view.pools().map(|(name, _)| name.to_owned()).collect(),
+                    pools: body::pool_names(&self.view, &self.policy)
+                        .into_iter()
+                        .map(str::to_owned)
+                        .collect(),
                 },
             },
             Query::Plan => whole(self.view.is_complete(), json(&self.plan())),
