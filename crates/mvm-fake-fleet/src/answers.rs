@@ -37,7 +37,10 @@ pub(crate) fn worker(behaviour: Behaviour, flapped: bool) -> Worker {
         since,
         last_busy_at: Some(since),
         because,
-        held_by: Vec::new(),
+        held_by: match behaviour {
+            Behaviour::Held => vec![BusySignal::Session.into()],
+            _ => Vec::new(),
+        },
         load1: 0.02,
         load1_counted: Some(0.01),
         runnable: 1,

@@ -31,6 +31,8 @@ pub enum Behaviour {
     Idle(Duration),
     /// It answers: busy.
     Busy,
+    /// It answers: idle, and held by an open command.
+    Held,
     /// It answers: no verdict on its health yet.
     Starting,
     /// It answers as an idle one, each time after so long.
@@ -65,6 +67,7 @@ impl FromStr for Behaviour {
         Ok(match word {
             "idle" => Self::Idle(duration),
             "busy" => Self::Busy,
+            "held" => Self::Held,
             "starting" => Self::Starting,
             "slow" => Self::Slow(duration),
             "flapping" => Self::Flapping(duration),

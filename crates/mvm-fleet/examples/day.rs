@@ -10,7 +10,6 @@
     reason = "a chore, not a program"
 )]
 
-use mvm_fleet::policy::UnderWay;
 use mvm_fleet::{
     ActionKind, AgentEvent, Effect, Facts, Now, Policy, Registered, RegistryEvent, RunState,
     Settings, State, Ticket, View, decide,
@@ -339,10 +338,9 @@ impl World {
         self.figures.decisions += 1;
         for action in plan.actions {
             let (vm, kind) = (action.vm.to_string(), action.kind);
-            let pool = action.pool.to_string();
             self.facts
                 .under_way
-                .insert(vm.clone(), UnderWay { kind, pool });
+                .insert(vm.clone(), action.under_way(now.boottime));
             *self.figures.actions.entry(kind).or_default() += 1;
             self.push(duration_ms(kind), Happens::Acted { vm, kind });
         }

@@ -53,6 +53,18 @@ impl ActionKind {
     }
 }
 
+impl ActionKind {
+    /// Whether its success ends the failures of another action on the same VM: its own, and all where the
+    /// VM is another one from then on. A pause and a resume leave it what it is: a VM that is resumed for
+    /// its sleep, and whose sleep fails, is paused again before the next try.
+    pub fn clears(self, failed: Self) -> bool {
+        match self {
+            Self::Pause | Self::Resume => self == failed,
+            Self::Wake | Self::Clone | Self::Remove | Self::Sleep | Self::Stop => true,
+        }
+    }
+}
+
 impl fmt::Display for ActionKind {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(self.as_str())

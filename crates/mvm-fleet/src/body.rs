@@ -205,7 +205,7 @@ pub fn fleet(view: &View, policy: &Policy, log: &ActionLog) -> FleetBody {
 }
 
 /// The pools that have VMs or a policy.
-pub(crate) fn pool_names<'a>(view: &'a View, policy: &'a Policy) -> BTreeSet<&'a str> {
+pub fn pool_names<'a>(view: &'a View, policy: &'a Policy) -> BTreeSet<&'a str> {
     let of_policy = policy.pools().map(|(name, _)| name);
     view.pools()
         .map(|(name, _)| name)

@@ -51,7 +51,8 @@ pub struct Registered {
     pub touched_at: Option<Timestamp>,
     /// Until when a host wants it kept as it is.
     pub keep_until: Option<Timestamp>,
-    /// The fleet's last action on it, if that failed and none has succeeded since.
+    /// The fleet's last action on it that failed, if none has succeeded since that
+    /// [clears](ActionKind::clears) it.
     pub failed: Option<FailedAction>,
 }
 

@@ -114,6 +114,20 @@ pub struct Worker {
     pub runnable: u32,
 }
 
+impl Worker {
+    /// Whether the guest has work of any kind: it is busy, or an open command or a file that inhibits
+    /// holds it, whichever signals its settings count. A state that we do not know is work, too.
+    pub fn is_at_work(&self) -> bool {
+        self.state != WorkerState::Idle || !self.held_by.is_empty()
+    }
+
+    /// Since when it has had none, if it has none: the last moment at which it was seen at work.
+    pub fn idle_since(&self) -> Timestamp {
+        self.last_busy_at
+            .map_or(self.since, |last_busy| last_busy.max(self.since))
+    }
+}
+
 /// Idle or busy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

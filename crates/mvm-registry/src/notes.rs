@@ -28,7 +28,7 @@ pub struct FleetNotes {
     /// Whether the fleet made the VM, as a clone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub made: bool,
-    /// The fleet's last action on it, if that failed and none has succeeded since.
+    /// The fleet's last action on it that failed, if none has succeeded since that makes up for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<FailedAction>,
 }
@@ -101,7 +101,7 @@ impl VmFolder {
 }
 
 impl Home {
-    /// The last clone of each pool, if that failed and none has succeeded since. A file that cannot be read
+    /// The last clone of each pool that failed, if none has come to something since. A file that cannot be read
     /// or believed says nothing: then a clone is tried sooner again than it should.
     pub fn failed_clones(&self) -> BTreeMap<String, FailedAction> {
         let noted = read_up_to(&self.root().join("failed-clones.json"), MAX_FAILED_CLONES);

@@ -102,7 +102,7 @@ static TOLD: [Told; 29] = {
             Gauge,
             None,
             Of::Vm(failed_actions),
-            "How many times in a row the policy's last action on the VM has failed, with the action.",
+            "How many times in a row an action of the policy on the VM has failed, with the action; until it succeeds, or the VM is another one by a sleep, wake or stop.",
         ),
         told(
             "mvm_agent",

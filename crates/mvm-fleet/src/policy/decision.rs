@@ -3,15 +3,15 @@
 mod lifetimes;
 
 use super::members::{LAST_NUMBER, Members, is_ours, number};
-use super::plan::{Action, Cause, Facts, Held, Plan, Reason, backoff};
+use super::plan::{Action, Cause, Facts, Held, Old, Plan, Reason, backoff};
 use super::terms::PoolPolicy;
 use crate::view::Vm;
-use crate::{ActionKind, FailedAction, Now, View};
-use mvm_protocol::Timestamp;
+use crate::{ActionKind, Now, View};
 use std::time::Duration;
 
-/// A clone that crashes so soon has not come to anything.
-const SHORT_LIVED: Duration = Duration::from_secs(60);
+/// For how long one on its way up is enough for all connections that wait. They wait for a minute: if it
+/// hangs, there is time for three others.
+const ON_ITS_WAY: Duration = Duration::from_secs(15);
 
 /// What is decided for one pool.
 pub(super) struct Decision<'a> {
@@ -35,6 +35,8 @@ struct Ready<'a> {
     rested: Vec<&'a Vm>,
     /// They have not.
     recent: Vec<&'a Vm>,
+    /// They are over their lifetime, and there is nothing to clone in their place.
+    old: Vec<&'a Vm>,
     /// After how long another one may be.
     wait: Option<Duration>,
 }
@@ -108,7 +110,15 @@ impl<'a> Decision<'a> {
         let on_their_way = starting + coming;
         let wanted = bounds.wanted(taken - on_their_way.min(bounds.spare));
         let missing = wanted.saturating_sub(have);
-        let is_demanded = self.waiting > 0 && all_idle == 0 && starting == 0 && coming == 0;
+        let mut is_demanded = self.waiting > 0 && all_idle == 0;
+        let on_its_way_for = self.members.on_its_way_for.filter(|_| on_their_way > 0);
+        if is_demanded && let Some(ago) = on_its_way_for.filter(|ago| *ago < ON_ITS_WAY) {
+            is_demanded = false;
+            let for_now = ON_ITS_WAY.saturating_sub(ago);
+            let vms = on_their_way;
+            self.look_again(for_now);
+            self.hold(Cause::OnTheirWay { vms, for_now });
+        }
         let units = missing.max(u32::from(is_demanded));
         let asleep = std::mem::take(&mut self.members.asleep);
         let mut sleepers = self.ready(asleep, ActionKind::Wake, self.policy.idle_sleep_after);
@@ -117,10 +127,10 @@ impl<'a> Decision<'a> {
         for unit in 0..units {
             let reason = if unit == 0 && is_demanded {
                 let waiting = self.waiting;
-                Reason::Demand { waiting }
+                Reason::Demand { waiting, old: None }
             } else if have + unit < bounds.min {
-                let (up, min) = (have + unit, bounds.min);
-                Reason::BelowMin { up, min }
+                let (up, min, old) = (have + unit, bounds.min, None);
+                Reason::BelowMin { up, min, old }
             } else {
                 let (idle, spare) = (fresh + on_their_way + unit, bounds.spare);
                 Reason::FewSpare { idle, spare }
@@ -134,10 +144,8 @@ impl<'a> Decision<'a> {
             }
             self.raised += 1;
         }
-        self.members.asleep.append(&mut sleepers.rested);
-        self.members.asleep.append(&mut sleepers.recent);
-        self.members.paused.append(&mut paused.rested);
-        self.members.paused.append(&mut paused.recent);
+        self.members.asleep.extend(sleepers.left());
+        self.members.paused.extend(paused.left());
     }
 
     fn bring_up_one(
@@ -160,9 +168,18 @@ impl<'a> Decision<'a> {
             self.act(ActionKind::Wake, vm, reason);
             return Ok(());
         }
+        if is_urgent && let Some(vm) = paused.old.pop() {
+            self.act(ActionKind::Resume, vm, self.despite(reason, vm));
+            return Ok(());
+        }
         if !has_room {
             let up = self.up;
             return Err(Cause::AtMax { up, max });
+        }
+        if is_urgent && let Some(vm) = sleepers.old.pop() {
+            self.up += 1;
+            self.act(ActionKind::Wake, vm, self.despite(reason, vm));
+            return Ok(());
         }
         let resting = [&*sleepers, &*paused];
         let resting = resting.into_iter().filter(|ready| !ready.recent.is_empty());
@@ -170,12 +187,16 @@ impl<'a> Decision<'a> {
             return Err(Cause::Waiting { for_now });
         }
         let failed = self.facts.failed_clones.get(self.name).copied();
-        let failed = [failed, self.crashed_clones()].into_iter();
-        let failed = failed.filter_map(|failed| backoff(failed, ActionKind::Clone, &self.now));
-        let waits = [sleepers.wait, paused.wait, failed.max()];
+        let failed = backoff(failed, ActionKind::Clone, &self.now);
+        let waits = [sleepers.wait, paused.wait, failed];
         if self.policy.golden.is_none() {
             let wait = waits.into_iter().flatten().min();
-            return Err(wait.map_or(Cause::NoneLeft, |for_now| Cause::Waiting { for_now }));
+            let vms = number(&sleepers.old) + number(&paused.old);
+            return Err(match (wait, self.policy.max_lifetime) {
+                (Some(for_now), _) => Cause::Waiting { for_now },
+                (None, Some(after)) if vms > 0 => Cause::TooOld { vms, after },
+                (None, _) => Cause::NoneLeft,
+            });
         }
         if let Some(for_now) = waits[2] {
             return Err(Cause::Waiting { for_now });
@@ -194,23 +215,6 @@ impl<'a> Decision<'a> {
         Ok(())
     }
 
-    /// Clones that crash as soon as they are up are as good as clones that fail: the next one would, too.
-    fn crashed_clones(&self) -> Option<FailedAction> {
-        let crashed = self.members.stopped.iter().filter(|vm| {
-            let after = vm.crashed_after(&self.now);
-            vm.is_made_by_fleet() && after.is_some_and(|after| after < SHORT_LIVED)
-        });
-        let ages = crashed.map(|vm| vm.untouched_for(&self.now));
-        let ages: Vec<_> = ages.collect();
-        let last = ages.iter().min()?;
-        let last = i64::try_from(last.as_millis()).unwrap_or(i64::MAX);
-        Some(FailedAction {
-            action: ActionKind::Clone,
-            at: Timestamp(self.now.wall.0.saturating_sub(last)),
-            times: number(&ages),
-        })
-    }
-
     /// Those of the sleepers or paused ones that may be brought up. The others stay members.
     fn ready(
         &mut self,
@@ -224,13 +228,18 @@ impl<'a> Decision<'a> {
         down.sort_by_key(|vm| std::cmp::Reverse(vm.untouched_for(&self.now)));
         let mut rest = Vec::new();
         for vm in down {
-            if !is_ours(vm) || self.is_over_lifetime(vm) {
+            let is_old = self.is_over_lifetime(vm);
+            if !is_ours(vm) || is_old && self.policy.golden.is_some() {
                 rest.push(vm);
                 continue;
             }
             if let Some(left) = backoff(vm.failed(), kind, &self.now) {
                 ready.wait_for(left);
                 rest.push(vm);
+                continue;
+            }
+            if is_old {
+                ready.old.push(vm);
                 continue;
             }
             let down_for = self.now.since(vm.changed_at().unwrap_or(self.now.wall));
@@ -317,6 +326,17 @@ impl<'a> Decision<'a> {
         }
     }
 
+    /// The reason to bring up one that is over its lifetime.
+    fn despite(&self, reason: Reason, vm: &Vm) -> Reason {
+        let age = vm.age(&self.now);
+        let old = self.policy.max_lifetime.map(|after| Old { age, after });
+        match reason {
+            Reason::Demand { waiting, .. } => Reason::Demand { waiting, old },
+            Reason::BelowMin { up, min, .. } => Reason::BelowMin { up, min, old },
+            reason => reason,
+        }
+    }
+
     fn is_over_lifetime(&self, vm: &Vm) -> bool {
         let lifetime = self.policy.max_lifetime;
         lifetime.is_some_and(|lifetime| vm.age(&self.now) >= lifetime)
@@ -391,6 +411,12 @@ impl<'a> Ready<'a> {
             let recent = is_urgent.then(|| self.recent.pop());
             recent.flatten()
         })
+    }
+
+    /// Those that nobody has taken.
+    fn left(&mut self) -> impl Iterator<Item = &'a Vm> {
+        let lists = [&mut self.rested, &mut self.recent, &mut self.old];
+        lists.into_iter().flat_map(std::mem::take)
     }
 
     fn wait_for(&mut self, wait: Duration) {

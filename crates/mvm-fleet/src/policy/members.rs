@@ -22,6 +22,8 @@ pub(super) struct Members<'a> {
     pub(super) stopped: Vec<&'a Vm>,
     /// Being woken, resumed or cloned.
     pub(super) coming: u32,
+    /// For how long the one of those that are starting or coming has been on its way that set out last.
+    pub(super) on_its_way_for: Option<Duration>,
     /// Being paused, put to sleep or stopped: they still take room.
     pub(super) leaving: u32,
     /// The highest number behind a name of this pool.
@@ -41,17 +43,15 @@ pub(super) const LAST_NUMBER: u32 = 999_999_999;
 impl<'a> Members<'a> {
     pub(super) fn add(&mut self, vm: &'a Vm, under_way: Option<&UnderWay>, view: &View, now: &Now) {
         self.count_name(vm.name());
-        match under_way.map(|under_way| under_way.kind) {
-            Some(ActionKind::Wake | ActionKind::Resume | ActionKind::Clone) => {
-                self.coming += 1;
-                return;
+        if let Some(under_way) = under_way {
+            match under_way.kind {
+                ActionKind::Wake | ActionKind::Resume | ActionKind::Clone => {
+                    self.comes(under_way, now);
+                }
+                ActionKind::Pause | ActionKind::Sleep | ActionKind::Stop => self.leaving += 1,
+                ActionKind::Remove => {}
             }
-            Some(ActionKind::Pause | ActionKind::Sleep | ActionKind::Stop) => {
-                self.leaving += 1;
-                return;
-            }
-            Some(ActionKind::Remove) => return,
-            None => {}
+            return;
         }
         match vm.state() {
             State::Busy => {
@@ -61,6 +61,7 @@ impl<'a> Members<'a> {
             State::Starting => {
                 self.starting += 1;
                 self.at_work.push(vm);
+                self.sets_out(vm.so_for(now));
             }
             State::Idle => {
                 let idle = view.idle_for(vm, now).unwrap_or_default();
@@ -74,9 +75,19 @@ impl<'a> Members<'a> {
     }
 
     /// A clone that has no folder yet.
-    pub(super) fn add_coming(&mut self, name: &str) {
+    pub(super) fn add_coming(&mut self, name: &str, under_way: &UnderWay, now: &Now) {
         self.count_name(name);
+        self.comes(under_way, now);
+    }
+
+    fn comes(&mut self, under_way: &UnderWay, now: &Now) {
         self.coming += 1;
+        self.sets_out(now.boottime.saturating_sub(under_way.since));
+    }
+
+    fn sets_out(&mut self, ago: Duration) {
+        let last = self.on_its_way_for.get_or_insert(ago);
+        *last = (*last).min(ago);
     }
 
     fn count_name(&mut self, name: &str) {

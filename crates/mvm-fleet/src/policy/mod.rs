@@ -49,9 +49,14 @@
 //!   time counts from there. What went down is brought up again for `spare` only once it has been down
 //!   for the period that put it there. Connections that wait, and `min`, do not wait for that: they are
 //!   reasons from outside, and those who are longest down go first.
+//! - *One that is too old sleeps for ever*, and connections wait in vain: where there is no `golden` to
+//!   clone in its place, connections and `min` bring it up all the same, and it has one more lifetime.
 //! - *Fifty connections wake fifty.* One that is starting or on its way is enough for all of them.
+//! - *That one hangs*, and with it all who wait: once it has taken longer than one should, the next one
+//!   is brought up beside it, and so on up to `max`.
 //! - *A failure is repeated for ever.* Each action that failed is left for a pause that grows from 10 s
-//!   to 10 min; what sleeps badly runs on meanwhile. A clone that fails holds up the pool's clones alone.
+//!   to 10 min; what sleeps badly runs on meanwhile. A clone that fails holds up the pool's clones alone,
+//!   and so does one that crashes as soon as it is made ([`fates`]).
 //! - *Two actions on one VM.* What is under way is left out and counted as what it will be; each VM is
 //!   in one list, and each list gives an action at most.
 //! - *It is killed.* It has no memory: when a VM came to be what it is, whether the fleet made or paused
@@ -61,6 +66,7 @@
 //!
 //! [`Outcome::Skipped`]: crate::Outcome::Skipped
 
+mod clones;
 mod decision;
 mod file;
 mod members;
@@ -70,10 +76,11 @@ mod terms;
 mod tests;
 
 use crate::{ActionKind, Now, View};
+pub use clones::{Crashed, Fates, fates};
 use decision::Decision;
 pub use file::{Policy, PolicyError, Problem};
 use members::Members;
-pub use plan::{Action, Cause, Facts, Held, Plan, Reason, UnderWay};
+pub use plan::{Action, Cause, Facts, Held, Old, Plan, Reason, UnderWay};
 use std::collections::BTreeMap;
 pub use terms::{PoolPolicy, Port, WakeListener};
 
@@ -97,7 +104,7 @@ pub fn decide(view: &View, policy: &Policy, facts: &Facts, now: &Now) -> Plan {
             && view.vm(name).is_none()
             && let Some(members) = pools.get_mut(under_way.pool.as_str())
         {
-            members.add_coming(name);
+            members.add_coming(name, under_way, now);
         }
     }
     let mut plan = Plan::default();

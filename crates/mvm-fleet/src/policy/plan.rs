@@ -19,7 +19,8 @@ pub struct Facts {
     /// How many connections a VM serves that came by its pool's `wake`. One that serves any is not put
     /// down, whatever its guest says: little traffic makes no load.
     pub joined: BTreeMap<String, u32>,
-    /// The last clone of a pool, if it failed and none has succeeded since.
+    /// The last clone of a pool that failed, or [crashed](super::fates) at once, if none has come to
+    /// something since.
     pub failed_clones: BTreeMap<String, FailedAction>,
 }
 
@@ -30,6 +31,10 @@ pub struct UnderWay {
     pub kind: ActionKind,
     /// The pool of the VM.
     pub pool: String,
+    /// When it was begun (`CLOCK_BOOTTIME`).
+    pub since: Duration,
+    /// Whether connections may wait for it: see [`Action::is_urgent`].
+    pub is_urgent: bool,
 }
 
 /// What is to be done now, and what cannot be.
@@ -57,6 +62,28 @@ pub struct Action {
     pub reason: Reason,
 }
 
+impl Action {
+    /// Whether connections may wait for it: it is to have a place beside those for which nobody does. What
+    /// is there already and only comes up may be given some at any time; a clone is made for them or not.
+    pub fn is_urgent(&self) -> bool {
+        match self.kind {
+            ActionKind::Wake | ActionKind::Resume => true,
+            ActionKind::Clone => matches!(self.reason, Reason::Demand { .. }),
+            ActionKind::Pause | ActionKind::Sleep | ActionKind::Stop | ActionKind::Remove => false,
+        }
+    }
+
+    /// As what it counts while it is done, from then on.
+    pub fn under_way(&self, since: Duration) -> UnderWay {
+        UnderWay {
+            kind: self.kind,
+            pool: self.pool.to_string(),
+            since,
+            is_urgent: self.is_urgent(),
+        }
+    }
+}
+
 /// Why something is done. Shown to people as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -64,6 +91,8 @@ pub enum Reason {
     Demand {
         /// How many.
         waiting: u32,
+        /// That it is too old, and is taken all the same.
+        old: Option<Old>,
     },
     /// Fewer run than the policy's `min`.
     BelowMin {
@@ -71,6 +100,8 @@ pub enum Reason {
         up: u32,
         /// The policy's `min`.
         min: u32,
+        /// That it is too old, and is taken all the same.
+        old: Option<Old>,
     },
     /// Fewer idle ones are at hand than the policy's `spare`.
     FewSpare {
@@ -123,12 +154,41 @@ pub enum Reason {
     },
 }
 
+/// That a VM is over its pool's `max_lifetime`, and that there is nothing to clone in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Old {
+    /// Its age.
+    pub age: Duration,
+    /// The policy's `max_lifetime`.
+    pub after: Duration,
+}
+
+/// Behind what it is a part of.
+struct Despite(Option<Old>);
+
+impl fmt::Display for Despite {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Some(Old { age, after }) = self.0 else {
+            return Ok(());
+        };
+        let (age, after) = (For(age), For(after));
+        write!(
+            f,
+            "; it is {age} old, over {after}, but there is no `golden` to clone in its place"
+        )
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::Demand { waiting: 1 } => f.write_str("a connection waits"),
-            Self::Demand { waiting } => write!(f, "{waiting} connections wait"),
-            Self::BelowMin { up, min } => write!(f, "{up} up, min is {min}"),
+            Self::Demand { waiting: 1, old } => write!(f, "a connection waits{}", Despite(*old)),
+            Self::Demand { waiting, old } => {
+                write!(f, "{waiting} connections wait{}", Despite(*old))
+            }
+            Self::BelowMin { up, min, old } => {
+                write!(f, "{up} up, min is {min}{}", Despite(*old))
+            }
             Self::FewSpare { idle, spare } => {
                 write!(f, "{idle} idle or on their way, {spare} are to be at hand")
             }
@@ -182,6 +242,21 @@ pub enum Cause {
     },
     /// One more is wanted, none sleeps or is paused that may run, and the pool has no `golden`.
     NoneLeft,
+    /// Connections wait, and VMs that were brought up just now are to take them.
+    OnTheirWay {
+        /// How many.
+        vms: u32,
+        /// After how long another one is brought up if none of them is there by then.
+        for_now: Duration,
+    },
+    /// One more spare one is wanted, what sleeps or is paused is over its `max_lifetime`, and the pool has
+    /// no `golden`.
+    TooOld {
+        /// How many.
+        vms: u32,
+        /// The policy's `max_lifetime`.
+        after: Duration,
+    },
     /// One more is wanted, and what could be had failed or slept just now.
     Waiting {
         /// For how long yet.
@@ -198,7 +273,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Incomplete => {
-                f.write_str("not every VM has answered or failed yet: nothing is done")
+                f.write_str("not every VM has answered or failed yet, or a folder cannot be looked at: nothing is done")
             }
             Self::AtMax { up, max } => write!(f, "one more is wanted: {up} are up, max is {max}"),
             Self::NotWoken { vms } => write!(
@@ -207,6 +282,17 @@ impl fmt::Display for Cause {
             ),
             Self::NoneLeft => f.write_str(
                 "one more is wanted: none sleeps or is paused that may run, and there is no `golden`",
+            ),
+            Self::OnTheirWay { vms, for_now } => write!(
+                f,
+                "connections wait for {vms} on the way up; another one comes up if none is there in {}",
+                For(*for_now)
+            ),
+            Self::TooOld { vms, after } => write!(
+                f,
+                "one more is wanted: {vms} that sleep or are paused are over their `max_lifetime` of {}, \
+                 and come up only for connections and `min`; there is no `golden`",
+                For(*after)
             ),
             Self::Waiting { for_now } => {
                 write!(f, "one more is wanted: the next try is in {}", For(*for_now))

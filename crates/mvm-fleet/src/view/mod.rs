@@ -170,7 +170,13 @@ impl View {
         self.is_whole && self.pending == 0
     }
 
-    /// The same for the VMs of one pool.
+    /// Whether every VM that is known and should answer has answered or failed once. There may be more VMs,
+    /// in folders that could not be looked at.
+    pub fn have_all_answered(&self) -> bool {
+        self.pending == 0
+    }
+
+    /// The same as [`View::is_complete`] for the VMs of one pool.
     pub fn is_pool_complete(&self, pool: &str) -> bool {
         self.is_whole && self.pools.get(pool).is_none_or(|pool| pool.pending == 0)
     }

@@ -16,8 +16,8 @@ use std::time::Duration;
 /// A VM in the view.
 #[derive(Debug)]
 pub struct Vm {
-    pub(super) name: Arc<str>,
-    pub(super) pool: Arc<str>,
+    pub(crate) name: Arc<str>,
+    pub(crate) pool: Arc<str>,
     pub(super) run_state: RunState,
     pub(super) since: Option<Timestamp>,
     pub(super) started_at: Option<Timestamp>,
@@ -108,7 +108,7 @@ impl Vm {
         self.has_crashed.then(|| self.age(now).saturating_sub(ago))
     }
 
-    /// The fleet's last action on it, if that failed.
+    /// The fleet's last action on it that failed, if nothing has made up for that since.
     pub fn failed(&self) -> Option<FailedAction> {
         self.failed
     }
@@ -132,6 +132,12 @@ impl Vm {
     pub fn age(&self, now: &Now) -> Duration {
         self.started_at
             .map_or(Duration::ZERO, |start| now.since(start))
+    }
+
+    /// For how long it has been what its folder says; since it was seen so where nobody has noted it.
+    pub(crate) fn so_for(&self, now: &Now) -> Duration {
+        self.since
+            .map_or_else(|| self.seen_for(now), |since| now.since(since))
     }
 
     /// For how long it has been what its folder says, by the host's clock, and no host has touched it;

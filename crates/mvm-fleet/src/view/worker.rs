@@ -1,7 +1,7 @@
 //! Whether a guest works, and for how long it has not, by its own clock.
 
 use crate::now::elapsed;
-use mvm_protocol::status::{BusySignal, Health, Lifecycle, Status, Worker, WorkerState};
+use mvm_protocol::status::{BusySignal, Health, Lifecycle, Status, Worker};
 use mvm_protocol::{Lenient, Timestamp};
 use std::time::Duration;
 
@@ -102,14 +102,10 @@ impl Observed {
 
     /// What the worker is now.
     pub(crate) fn worker(&mut self, worker: &Worker) {
-        // An open command and a file that inhibits are work, whichever signals a guest's settings count.
-        self.is_busy = worker.state != WorkerState::Idle || !worker.held_by.is_empty();
+        self.is_busy = worker.is_at_work();
         self.because = Signals::of(worker);
         self.load(worker);
-        let since = worker.last_busy_at.map_or(worker.since, |last_busy| {
-            // Idle is from the last moment at which it was seen to be busy.
-            last_busy.max(worker.since)
-        });
+        let since = worker.idle_since();
         if self.is_busy {
             self.idle = Idle::default();
         } else if self.idle.since != Some(since) {

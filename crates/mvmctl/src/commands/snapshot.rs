@@ -26,7 +26,7 @@ use mvm_protocol::drop_in::Secs;
 use mvm_protocol::lifecycle::{
     Awake, Outcome as StepOutcome, Ready, SleepPrep, Step, StepKind, Token, WakeCause,
 };
-use mvm_protocol::status::{Lifecycle, Status, WorkerState};
+use mvm_protocol::status::{Lifecycle, Status};
 use mvm_registry::Error as RegistryError;
 use mvm_vmm::snapshot::SnapshotDir;
 use mvm_vmm::suspend::{PendingSnapshot, SnapshotSession, take};
@@ -165,18 +165,16 @@ pub(super) async fn snapshot_vm(
     Ok((made, ready))
 }
 
-/// Refuses a guest that works: anything but a plain `idle` of one that runs, said for so long by its
-/// own clock.
+/// Refuses a guest that works: anything but a plain `idle` of one that runs and is held by nothing, said
+/// for so long by its own clock.
 pub(super) fn refuse_busy(vm: &str, status: &Status, idle_for: Duration) -> Result<(), Failure> {
     let worker = &status.worker;
-    let since = worker
-        .last_busy_at
-        .map_or(worker.since, |at| at.max(worker.since));
+    let since = worker.idle_since();
     let idle_ms = status.now.map(|now| now.0.saturating_sub(since.0));
     // An agent that does not tell its time is believed that it is idle.
     let long_enough =
         idle_ms.is_none_or(|ms| ms >= 0 && u128::from(ms.unsigned_abs()) >= idle_for.as_millis());
-    let is_idle = status.lifecycle == Lifecycle::Running && worker.state == WorkerState::Idle;
+    let is_idle = status.lifecycle == Lifecycle::Running && !worker.is_at_work();
     if is_idle && long_enough {
         return Ok(());
     }
@@ -467,4 +465,25 @@ fn show(context: &Context, vm: &str, made: &Made, sleep: Vec<Step>) -> Result<()
         let all = report.sleep.iter().chain(report.wake.iter().flatten());
         steps::table(context, &all.cloned().collect::<Vec<_>>())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_is_held_is_not_put_to_sleep() {
+        let status = |worker: &str| -> Status {
+            let text = format!(
+                r#"{{"lifecycle":"running","health":"healthy","uptime_secs":1,"integrations":[],
+                "worker":{{"since":"2026-11-24T06:02:11Z","last_busy_at":null,"because":[],"load1":0,
+                "runnable":1,{worker}}}}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let refused = |worker| refuse_busy("web-1", &status(worker), Duration::ZERO);
+        assert!(refused(r#""state":"idle""#).is_ok());
+        let held = refused(r#""state":"idle","held_by":["session"]"#);
+        assert_eq!(held.unwrap_err().code, NOT_IDLE);
+    }
 }

@@ -12,7 +12,7 @@ use crate::vm_state::{Now, VmState, VmStates};
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use mvm_client::watch::{Applied, apply};
 use mvm_client::{Deadlines, Error, Vm, Watcher};
-use mvm_protocol::status::{Health, Lifecycle, Status, WorkerState};
+use mvm_protocol::status::{Health, Lifecycle, Status};
 use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -32,7 +32,8 @@ pub(crate) struct Args {
     /// What to wait for: `ready` (the agent answers, and the guest is running), `healthy` (no integration
     /// is unhealthy or has no verdict yet; one without integrations is), `all-healthy` (it has
     /// integrations, and each that has a check is healthy), `integration:NAME` (that one is healthy,
-    /// once it is there), `idle` or `busy` (its worker)
+    /// once it is there), `idle` (it has no work: no signal makes its worker busy, and no open command and
+    /// no file that inhibits holds it) or `busy` (it has)
     #[arg(
         long = "for",
         value_name = "STATE",
@@ -53,9 +54,9 @@ pub(super) enum Goal {
     AllHealthy,
     /// That integration is healthy.
     Integration(String),
-    /// The worker is idle.
+    /// The guest has no work: its worker is idle, and nothing holds it.
     Idle,
-    /// The worker is busy.
+    /// It has.
     Busy,
 }
 
@@ -121,8 +122,8 @@ impl Goal {
                 Self::Integration(name) => {
                     integrations.any(|one| one.name == *name && one.health == Health::Healthy)
                 }
-                Self::Idle => status.worker.state == WorkerState::Idle,
-                Self::Busy => status.worker.state == WorkerState::Busy,
+                Self::Idle => !status.worker.is_at_work(),
+                Self::Busy => status.worker.is_at_work(),
             }
     }
 

@@ -1,6 +1,6 @@
 //! What the VMs' folders say: followed, and turned into what the view takes.
 
-use super::{Fed, Sink};
+use super::{Fed, Sink, Unreadable};
 use mvm_fleet::{FailedAction, Registered, RegistryEvent, RunState};
 use mvm_registry::{Ending, Error, Home, Inventory, Known, Pause, VmName, VmState, Watch};
 use std::collections::BTreeSet;
@@ -34,6 +34,11 @@ pub(crate) fn watch(inventory: Inventory, sink: impl Sink) -> Following {
             let vms = listed(&inventory);
             let event = RegistryEvent::Listed { vms, whole: false };
             sink.feed(Fed::Registry(event)).await;
+            let unreadable = Unreadable {
+                problem: format!("the folders of VMs cannot be watched: {error}"),
+                hint: None,
+            };
+            sink.feed(Fed::Unreadable(vec![unreadable])).await;
             sleep(AGAIN_AFTER).await;
         }
     });
@@ -59,9 +64,13 @@ async fn follow(
         .all_known()
         .map(|(name, known)| registered(name.as_str(), known))
         .collect();
-    let (found, mut whole) = strangers.look(inventory);
+    let found = strangers.look(inventory);
+    let whole = strangers.unreadable.is_empty();
     vms.extend(found.into_iter().filter(|vm| !is_known(&watch, &vm.name)));
     sink.feed(Fed::Registry(RegistryEvent::Listed { vms, whole }))
+        .await;
+    // Those of a try before this one are over.
+    sink.feed(Fed::Unreadable(strangers.unreadable.clone()))
         .await;
     let mut discover = interval(DISCOVER_EVERY);
     discover.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -69,13 +78,14 @@ async fn follow(
         let change = tokio::select! {
             change = watch.next() => change?,
             _ = discover.tick() => {
-                let known = strangers.names.clone();
-                let (found, is_whole) = strangers.look(inventory);
-                if (is_whole, &strangers.names) != (whole, &known) {
-                    whole = is_whole;
+                let (names, unreadable) = (strangers.names.clone(), strangers.unreadable.clone());
+                let found = strangers.look(inventory);
+                if (&strangers.names, &strangers.unreadable) != (&names, &unreadable) {
+                    let whole = strangers.unreadable.is_empty();
                     let mut vms: Vec<_> = watch.all_known().map(|(name, known)| registered(name.as_str(), known)).collect();
                     vms.extend(found.into_iter().filter(|vm| !is_known(&watch, &vm.name)));
                     sink.feed(Fed::Registry(RegistryEvent::Listed { vms, whole })).await;
+                    sink.feed(Fed::Unreadable(strangers.unreadable.clone())).await;
                 }
                 continue;
             }
@@ -117,19 +127,25 @@ pub(crate) fn is_unwoken(home: &Home, name: &str) -> bool {
     record.is_some_and(|record| record.unwoken.is_some())
 }
 
-/// The VMs that `discover` finds.
+/// The VMs that `discover` finds, and the folders that it cannot look at.
 #[derive(Debug, Default)]
 struct Strangers {
     names: BTreeSet<String>,
+    unreadable: Vec<Unreadable>,
 }
 
 impl Strangers {
-    /// Looks for them, and says whether all folders could be looked at.
-    fn look(&mut self, inventory: &Inventory) -> (Vec<Registered>, bool) {
+    /// Looks for them.
+    fn look(&mut self, inventory: &Inventory) -> Vec<Registered> {
         let listing = inventory.strangers();
-        let vms: Vec<_> = listing.vms.iter().map(|vm| stranger(&vm.name)).collect();
+        let unreadable = listing.unreadable.iter().map(|one| Unreadable {
+            problem: one.to_string(),
+            hint: Some(one.hint()),
+        });
+        self.unreadable = unreadable.collect();
+        let vms = listing.vms.iter().map(|vm| stranger(&vm.name)).collect();
         self.names = listing.vms.into_iter().map(|vm| vm.name).collect();
-        (vms, listing.unreadable.is_empty())
+        vms
     }
 }
 

@@ -26,6 +26,18 @@ pub(crate) enum Fed {
     Registry(RegistryEvent),
     /// On a VM's watch connection.
     Agent(Ticket, Heard),
+    /// The folders that could not be looked at are others than before; none of them any more if it is
+    /// empty. What could be seen was told before.
+    Unreadable(Vec<Unreadable>),
+}
+
+/// A folder that could not be looked at: there may be VMs in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unreadable {
+    /// Which, and why.
+    pub(crate) problem: String,
+    /// What to do next.
+    pub(crate) hint: Option<&'static str>,
 }
 
 /// An [`AgentEvent`] on its way.

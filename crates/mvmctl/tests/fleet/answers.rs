@@ -70,13 +70,47 @@ fn a_fleet_as_numbers() {
 }
 
 #[test]
+fn a_server_is_discovered_where_it_can_be_dialled() {
+    let fleet = Fleet::new();
+    let server = fleet.serve_on("0.0.0.0:0", "--insecure").ready();
+    let (_, port) = server.address.rsplit_once(':').unwrap();
+    let discovered = |head: &str| {
+        let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream
+            .write_all(format!("GET /sd HTTP/1.0\r\n{head}\r\n").as_bytes())
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for (head, expected) in [
+        (
+            "Host: host-a.example\r\n",
+            format!("[\"host-a.example:{port}\"]"),
+        ),
+        (
+            "Host: host-a.example:80\r\n",
+            "[\"host-a.example:80\"]".to_owned(),
+        ),
+        ("", "HTTP/1.0 400".to_owned()),
+        ("", "--advertise HOST:PORT".to_owned()),
+    ] {
+        let answer = discovered(head);
+        assert!(answer.contains(&expected), "{head:?}: {answer}");
+    }
+}
+
+#[test]
 fn what_is_not_there_is_told_with_what_is() {
     let fleet = Fleet::new().and("web-1", IDLE);
-    let server = fleet.serve("").ready();
+    let policy = fleet.write("fleet.toml", "[[pool]]\nname = \"db\"\n");
+    let server = fleet.serve(&format!("--policy {policy}")).ready();
     for (method, path, status, hint) in [
         ("GET", "/", 404, "/metrics"),
-        ("GET", "/v1/pools/", 404, "there are web"),
-        ("GET", "/v1/pools/wbe", 404, "there are web"),
+        ("GET", "/v1/pools/", 404, "there are db, web"),
+        // One that the policy names is there without VMs.
+        ("GET", "/v1/pools/wbe", 404, "there are db, web"),
         ("GET", "/v1/pools/web/x", 404, "/v1/pools/NAME"),
         ("POST", "/metrics", 405, "GET"),
         ("DELETE", "/v1/fleet", 405, "GET"),

@@ -9,10 +9,13 @@
 
 mod answers;
 mod confined;
+mod crashes;
 mod dashboard;
 mod descriptors;
+mod folders;
 mod once;
 mod prometheus;
 mod scalers;
 mod server;
 mod tls;
+mod waits;

@@ -32,9 +32,10 @@ impl<'a> Decision<'a> {
         } = &self.members;
         let idle = idle.iter().map(|(_, vm)| vm);
         let all = idle.chain(at_work).chain(paused).chain(asleep);
-        let ages = all.filter(|vm| is_ours(vm)).map(|vm| vm.age(&self.now));
-        let next = ages.filter_map(|age| {
-            let mut ends = [after, after.saturating_mul(2)].into_iter();
+        let ours = all.filter(|vm| is_ours(vm));
+        let next = ours.filter_map(|vm| {
+            let (age, last) = (vm.age(&self.now), self.last_age(vm, after));
+            let mut ends = [after, last].into_iter();
             ends.find(|end| age < *end)
                 .map(|end| end.saturating_sub(age))
         });
@@ -43,7 +44,18 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// Stops what has lived for twice its lifetime, whatever it does, but for what is unknown.
+    /// At which age it is stopped whatever it does: twice its lifetime, or one lifetime more than it had
+    /// when it was brought up. One that was over its lifetime then, which somebody needed, is not to be
+    /// ended at once.
+    fn last_age(&self, vm: &Vm, after: Duration) -> Duration {
+        let age = vm.age(&self.now);
+        let up_for = vm.changed_at().map_or(age, |since| self.now.since(since));
+        let brought_up_at = age.saturating_sub(up_for);
+        brought_up_at.max(after).saturating_add(after)
+    }
+
+    /// Stops what has lived for twice its lifetime, whatever it does, but for what is unknown, and what a
+    /// host keeps.
     pub(super) fn end_the_oldest(&mut self) {
         let Some(after) = self.policy.max_lifetime else {
             return;
@@ -53,7 +65,14 @@ impl<'a> Decision<'a> {
         let mut lives_on = |vm: &Vm| {
             let age = vm.age(&self.now);
             let reason = Reason::TwiceLifetime { age, after };
-            !is_ours(vm) || age < after.saturating_mul(2) || !self.act(ActionKind::Stop, vm, reason)
+            if !is_ours(vm) || age < self.last_age(vm, after) {
+                return true;
+            }
+            if let Some(until) = vm.kept_until(&self.now) {
+                self.look_again(self.now.until(until));
+                return true;
+            }
+            !self.act(ActionKind::Stop, vm, reason)
         };
         at_work.retain(|vm| lives_on(vm));
         idle.retain(|(_, vm)| lives_on(vm));

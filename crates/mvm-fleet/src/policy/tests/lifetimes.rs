@@ -49,14 +49,19 @@ fn lifetimes_end_when_idle_and_at_twice_in_any_case() {
         script.plan(&one, &none()),
         format!("stop web-2: 2h old, over twice 1h\n{held}")
     );
-    // A pinned one, and one of which nobody knows what it does, live on.
+    // A pinned one, one that a host keeps, and one of which nobody knows what it does, live on.
     let pinned = Registered {
         pinned: true,
         ..up("web-1", -9000)
     };
-    let mut script = Script::new(vec![pinned, up("web-2", -9000)]);
+    let kept = Registered {
+        keep_until: Some(at(60)),
+        ..up("web-3", -9000)
+    };
+    let mut script = Script::new(vec![pinned, up("web-2", -9000), kept]);
     script.idle("web-1", 1000);
     script.agent("web-2", AgentEvent::Lost);
+    script.busy("web-3");
     assert_eq!(
         script.plan(policy, &none()),
         "web held: 1 VM is unknown, counts as busy, is left alone"
@@ -116,45 +121,6 @@ fn one_that_ended_by_itself_stays_from_when_that_was_seen() {
 }
 
 #[test]
-fn clones_that_crash_at_once_are_made_anew_less_and_less_often() {
-    let policy = "[[pool]]\nname = \"web\"\nmin = 1\nmax = 3\ngolden = \"/s\"";
-    let made = |name: &str, started_at| Registered {
-        made_by_fleet: true,
-        ..up(name, started_at)
-    };
-    let ended = |vm: Registered, has_crashed| Registered {
-        run_state: RunState::Ended,
-        since: None,
-        has_crashed,
-        ..vm
-    };
-    let mut script = Script::new(vec![made("web-1", -30)]);
-    script.idle("web-1", 0);
-    script.changed(ended(made("web-1", -30), true));
-    assert_eq!(
-        script.plan(policy, &none()),
-        "web held: one more is wanted: the next try is in 10s"
-    );
-    script.pass(10);
-    assert_eq!(script.plan(policy, &none()), "clone web-2: 0 up, min is 1");
-    script.changed(made("web-2", 10));
-    script.changed(ended(made("web-2", 10), true));
-    script.pass(19);
-    assert_eq!(
-        script.plan(policy, &none()),
-        "web held: one more is wanted: the next try is in 1s"
-    );
-    script.pass(1);
-    assert_eq!(script.plan(policy, &none()), "clone web-3: 0 up, min is 1");
-    // One that has done its work, by itself or for long, is none of them.
-    for (started_at, has_crashed) in [(-30, false), (-90, true)] {
-        let mut script = Script::new(vec![made("web-1", started_at)]);
-        script.changed(ended(made("web-1", started_at), has_crashed));
-        assert_eq!(script.plan(policy, &none()), "clone web-2: 0 up, min is 1");
-    }
-}
-
-#[test]
 fn what_is_over_its_lifetime_is_not_brought_up_again() {
     let policy = "[[pool]]\nname = \"web\"\nmax_lifetime = \"1h\"\nmax = 3\ngolden = \"/s\"";
     let mut script = Script::new(vec![asleep("web-1", -10), paused("web-2", -10)]);
@@ -211,4 +177,59 @@ fn what_the_fleet_made_and_nobody_needs_is_removed() {
     );
     let removing = under_way(&[("web-1", ActionKind::Remove), ("web-2", ActionKind::Remove)]);
     assert_eq!(script.plan(PERIODS, &removing), "");
+}
+
+/// Or connections wait for it in vain, and are closed, while it sleeps.
+#[test]
+fn one_that_is_over_its_lifetime_is_brought_up_for_those_who_wait_where_none_can_be_made() {
+    let policy = |rest: &str| {
+        let pool = "[[pool]]\nname = \"web\"\nmax_lifetime = \"1h\"\n";
+        format!("{pool}{rest}")
+    };
+    let old = |vm: Registered| Registered {
+        started_at: Some(at(-86_400)),
+        ..vm
+    };
+    let despite = "; it is 1d old, over 1h, but there is no `golden` to clone in its place";
+    let mut script = Script::new(vec![old(asleep("web-1", -40_000))]);
+    assert_eq!(
+        script.plan(&policy(""), &waiting("web", 2)),
+        format!("wake web-1: 2 connections wait{despite}")
+    );
+    assert_eq!(
+        script.plan(&policy("min = 1"), &none()),
+        format!("wake web-1: 0 up, min is 1{despite}")
+    );
+    assert_eq!(
+        script.plan(&policy("spare = 1"), &none()),
+        "web held: one more is wanted: 1 that sleep or are paused are over their `max_lifetime` of 1h, \
+         and come up only for connections and `min`; there is no `golden`"
+    );
+    assert_eq!(script.plan(&policy(""), &none()), "", "it sleeps on");
+    // It is not ended at once: it has a lifetime from then on.
+    script.changed(old(up("web-1", 0)));
+    script.busy("web-1");
+    script.beat(3599);
+    assert_eq!(script.plan(&policy(""), &none()), "");
+    script.beat(1);
+    assert_eq!(
+        script.plan(&policy(""), &none()),
+        "stop web-1: 1d1h old, over twice 1h"
+    );
+    // A paused one is there at once, and has its room.
+    let mut script = Script::new(vec![old(asleep("web-1", -9)), old(paused("web-2", -9))]);
+    assert_eq!(
+        script.plan(&policy("max = 1"), &waiting("web", 1)),
+        format!("resume web-2: a connection waits{despite}")
+    );
+    // One that is young enough goes first.
+    let young = Registered {
+        started_at: Some(at(-600)),
+        ..asleep("web-2", -90)
+    };
+    let mut script = Script::new(vec![old(asleep("web-1", -9)), young]);
+    assert_eq!(
+        script.plan(&policy(""), &waiting("web", 1)),
+        "wake web-2: a connection waits"
+    );
 }

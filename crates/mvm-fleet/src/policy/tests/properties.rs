@@ -127,7 +127,16 @@ fn facts() -> impl Strategy<Value = Facts> {
                 .into_iter()
                 .map(|(vm, kind)| {
                     let pool = "web".to_owned();
-                    (format!("web-{vm}"), UnderWay { kind, pool })
+                    let since = secs(86_400 - u64::from(vm));
+                    (
+                        format!("web-{vm}"),
+                        UnderWay {
+                            kind,
+                            pool,
+                            since,
+                            is_urgent: false,
+                        },
+                    )
                 })
                 .collect(),
             waiting: [("web".to_owned(), waiting)].into(),

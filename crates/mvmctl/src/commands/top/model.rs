@@ -119,6 +119,8 @@ impl Model {
                 self.effects(effects)
             }
             Input::Fed(Fed::Agent(ticket, heard)) => self.heard(ticket, &heard, now),
+            // The view knows that it does not show all.
+            Input::Fed(Fed::Unreadable(_)) => Vec::new(),
             Input::Key(key) => self.key(key),
             Input::Done(said) => {
                 self.said = said;

@@ -1,5 +1,6 @@
 //! `mvmctl fleet serve`
 
+mod clones;
 mod demand;
 mod hand;
 mod http;

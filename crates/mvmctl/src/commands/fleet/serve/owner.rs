@@ -1,24 +1,24 @@
 //! The one task that owns the view, the policy and what is under way.
 
+use super::clones::Clones;
 use super::demand::Demand;
 use super::hand::{HalfDone, Hand, Task};
 use super::inputs::{Input, Inputs, Query, Reply};
 use super::process;
 use crate::feed::watching::{self, Watches};
-use crate::feed::{Fed, folders};
+use crate::feed::{Fed, Unreadable, folders};
 use crate::report::Failure;
 use crate::ui::Ui;
 use mvm_client::{Deadlines, Dialer};
 use mvm_fleet::actions::Ended;
 use mvm_fleet::body::{self, PlanBody};
 use mvm_fleet::metrics::{Exposition, Format};
-use mvm_fleet::policy::{Plan, UnderWay};
+use mvm_fleet::policy::{Plan, UnderWay, fates};
 use mvm_fleet::{
-    ActionKind, ActionLog, Effect, Facts, FailedAction, Now, Outcome, Policy, RegistryEvent,
-    RunState, View, decide,
+    ActionKind, ActionLog, Effect, Facts, Now, Outcome, Policy, RegistryEvent, RunState, View,
+    decide,
 };
-use mvm_registry::{Home, Inventory, notes};
-use std::collections::BTreeMap;
+use mvm_registry::Inventory;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -66,7 +66,10 @@ pub(in crate::commands::fleet) struct Owner {
     hand: Option<Hand>,
     watches: Watches<Inputs>,
     demand: Demand,
+    clones: Clones,
     inventory: Inventory,
+    /// The folders in which there may be further VMs.
+    unreadable: Vec<Unreadable>,
     per_vm: bool,
     clock: fn() -> Now,
     /// The view's revision at the last decision.
@@ -96,6 +99,7 @@ impl Owner {
             heartbeat: policy.heartbeat(),
         };
         let watches = Watches::new(watching, inputs);
+        let clones = Clones::of(settings.inventory.home());
         Self {
             view: View::new(mvm_fleet::Settings {
                 answer_deadline: ANSWER_DEADLINE,
@@ -103,14 +107,16 @@ impl Owner {
             }),
             policy: Arc::new(policy),
             facts: Facts {
-                failed_clones: failed_clones(settings.inventory.home()),
+                failed_clones: clones.noted(),
                 ..Facts::default()
             },
             log: ActionLog::default(),
             hand: None,
             watches,
             demand: Demand::default(),
+            clones,
             inventory: settings.inventory,
+            unreadable: Vec::new(),
             per_vm: settings.per_vm,
             clock: settings.clock,
             decided: None,
@@ -132,6 +138,8 @@ impl Owner {
             let under_way = UnderWay {
                 kind: one.what.kind(),
                 pool: one.pool.clone(),
+                since: (self.clock)().boottime,
+                is_urgent: true,
             };
             self.facts.under_way.insert(one.vm.to_string(), under_way);
             hand.mend(one, pool);
@@ -165,7 +173,7 @@ impl Owner {
             let now = (self.clock)();
             self.tick(&now);
             self.is_stale |= self.demand.follow(&self.view, &mut self.facts, &now);
-            self.decide_if_due(&now);
+            self.decide_if_due(ui, &now);
             self.tell_readiness();
         }
     }
@@ -188,7 +196,7 @@ impl Owner {
                 () = sleep_until(until) => {}
             }
             self.tick(&(self.clock)());
-            if !self.view.is_complete() {
+            if !self.is_as_complete_as_can_be() {
                 settled = None;
             } else if settled.is_some_and(|settled| settled <= Instant::now()) {
                 return Ok(());
@@ -248,6 +256,7 @@ impl Owner {
                 let effects = self.view.agent(ticket, heard.event(), &now);
                 self.obey(effects);
             }
+            Input::Fed(Fed::Unreadable(unreadable)) => self.take_unreadable(unreadable, ui),
             Input::Ended(ended) => self.ended(ended, ui, &now),
             Input::Connection(pool, answer) => {
                 self.demand.add(pool, answer);
@@ -287,21 +296,12 @@ impl Owner {
     }
 
     fn ended(&mut self, ended: Ended, ui: &Ui, now: &Now) {
-        if ended.action == ActionKind::Clone {
-            self.clone_ended(&ended);
+        if (ended.action, ended.outcome) == (ActionKind::Clone, Outcome::Failed) {
+            // One that has come to something before is the end of those that failed before that.
+            self.judge_clones(ui, now);
+            self.clones.failed(&ended, &mut self.facts, &self.policy);
         }
-        let problem = ended
-            .problem
-            .as_deref()
-            .map(|problem| format!(": {problem}"));
-        ui.note(&format!(
-            "{} {} ({}): {}{}",
-            ended.action,
-            ended.vm,
-            ended.reason,
-            ended.outcome.as_str(),
-            problem.unwrap_or_default()
-        ));
+        tell(&ended, ui);
         // What became of it is to be known before it may be acted on again.
         self.look(&ended.vm, now);
         self.facts.under_way.remove(&*ended.vm);
@@ -316,41 +316,16 @@ impl Owner {
         self.is_stale = true;
     }
 
-    /// There is no VM in whose folder this could be noted.
-    fn clone_ended(&mut self, ended: &Ended) {
-        let failed = &mut self.facts.failed_clones;
-        let before = failed.get(&*ended.pool).copied();
-        match ended.outcome {
-            Outcome::Failed => {
-                let times = failed.get(&*ended.pool).map_or(0, |failed| failed.times);
-                let last = FailedAction {
-                    action: ActionKind::Clone,
-                    at: ended.at,
-                    times: times.saturating_add(1),
-                };
-                failed.insert(ended.pool.to_string(), last);
-            }
-            Outcome::Ok => {
-                failed.remove(&*ended.pool);
-            }
-            Outcome::Skipped => {}
+    /// Takes down what has become of clones after they were made.
+    fn judge_clones(&mut self, ui: &Ui, now: &Now) {
+        let fates = fates(&self.view, &self.policy, &self.facts, now);
+        self.clones.proved(&fates.proved, &mut self.facts);
+        for crashed in self.clones.take_down(fates.crashed, &self.view, now) {
+            self.clones.failed(&crashed, &mut self.facts, &self.policy);
+            tell(&crashed, ui);
+            self.look(&crashed.vm, now);
+            self.log.ended(crashed);
         }
-        if failed.get(&*ended.pool).copied() == before {
-            return;
-        }
-        // Of those that no policy has any more nobody asks.
-        failed.retain(|pool, _| self.policy.pool(pool).is_some());
-        let noted = failed.iter().map(|(pool, failed)| {
-            let note = notes::FailedAction {
-                action: failed.action.as_str().to_owned(),
-                at: failed.at,
-                times: failed.times,
-                problem: String::new(),
-            };
-            (pool.clone(), note)
-        });
-        // What cannot be noted is tried sooner again than it should by the next one.
-        let _ = self.inventory.home().note_failed_clones(&noted.collect());
     }
 
     /// When is to be decided next; none before something changes.
@@ -369,10 +344,11 @@ impl Owner {
         )
     }
 
-    fn decide_if_due(&mut self, now: &Now) {
+    fn decide_if_due(&mut self, ui: &Ui, now: &Now) {
         if self.decision_due().is_none_or(|due| due > Instant::now()) {
             return;
         }
+        self.judge_clones(ui, now);
         let plan = decide(&self.view, &self.policy, &self.facts, now);
         let at = Instant::now();
         self.decided = Some(self.view.revision());
@@ -380,23 +356,20 @@ impl Owner {
         self.look_again = plan.look_again_after.map(|after| at + after);
         self.is_stale = false;
         self.is_urgent = false;
-        self.begin(plan);
+        self.begin(plan, now);
     }
 
-    fn begin(&mut self, plan: Plan) {
+    fn begin(&mut self, plan: Plan, now: &Now) {
         let Some(hand) = &self.hand else { return };
         for action in plan.actions {
-            if !Hand::has_room(&self.facts.under_way, action.kind) {
+            if !Hand::has_room(&self.facts.under_way, &action) {
                 // The next end asks for a decision.
                 continue;
             }
             let Some(pool) = self.policy.pool(&action.pool) else {
                 continue;
             };
-            let under_way = UnderWay {
-                kind: action.kind,
-                pool: action.pool.to_string(),
-            };
+            let under_way = action.under_way(now.boottime);
             self.facts
                 .under_way
                 .insert(action.vm.to_string(), under_way);
@@ -405,9 +378,39 @@ impl Owner {
         }
     }
 
-    /// Tells systemd when the view is complete for the first time.
+    /// Tells each folder that cannot be looked at once: there may be VMs in it, so that numbers stay 503.
+    fn take_unreadable(&mut self, unreadable: Vec<Unreadable>, ui: &Ui) {
+        let before = std::mem::replace(&mut self.unreadable, unreadable);
+        if self.unreadable == before {
+            return;
+        }
+        for one in self.unreadable.iter().filter(|it| !before.contains(it)) {
+            ui.warning(&one.problem);
+            if let Some(hint) = one.hint {
+                ui.hint(hint);
+            }
+        }
+        if self.unreadable.is_empty() {
+            ui.note("all folders can be looked at");
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&self.amiss())]);
+    }
+
+    /// Which folders cannot be looked at.
+    fn amiss(&self) -> String {
+        let problems = self.unreadable.iter().map(|one| one.problem.as_str());
+        problems.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Whether waiting is of no more use: where a folder cannot be looked at, somebody has to mend that.
+    fn is_as_complete_as_can_be(&self) -> bool {
+        self.view.is_complete() || !self.unreadable.is_empty() && self.view.have_all_answered()
+    }
+
+    /// Tells systemd when the view is as complete as it can be for the first time. A start that waited for
+    /// a folder would be ended as one that hangs, and with it all that it can do without that folder.
     fn tell_readiness(&mut self) {
-        if !self.was_ready && self.view.is_complete() {
+        if !self.was_ready && self.is_as_complete_as_can_be() {
             self.was_ready = true;
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         }
@@ -417,6 +420,10 @@ impl Owner {
         match query {
             Query::Metrics(format) => Reply::Pieces(self.metrics(*format, now)),
             Query::IsComplete if self.view.is_complete() => Reply::Text("complete\n".into()),
+            Query::IsComplete if !self.unreadable.is_empty() => Reply::Incomplete(format!(
+                "there may be more VMs than are known: {}\n",
+                self.amiss()
+            )),
             Query::IsComplete => Reply::Incomplete(
                 "not every VM has answered or failed yet: ask again in some seconds\n".into(),
             ),
@@ -424,7 +431,10 @@ impl Owner {
             Query::Pool(name) => match body::pool(&self.view, &self.policy, name) {
                 Some(body) => whole(body.numbers.complete, json(&body)),
                 None => Reply::NoSuchPool {
-                    pools: self.view.pools().map(|(name, _)| name.to_owned()).collect(),
+                    pools: body::pool_names(&self.view, &self.policy)
+                        .into_iter()
+                        .map(str::to_owned)
+                        .collect(),
                 },
             },
             Query::Plan => whole(self.view.is_complete(), json(&self.plan())),
@@ -446,18 +456,18 @@ impl Owner {
     }
 }
 
-/// The clones that the one before this has seen fail.
-fn failed_clones(home: &Home) -> BTreeMap<String, FailedAction> {
-    let noted = home.failed_clones().into_iter();
-    let failed = noted.map(|(pool, noted)| {
-        let failed = FailedAction {
-            action: ActionKind::Clone,
-            at: noted.at,
-            times: noted.times,
-        };
-        (pool, failed)
-    });
-    failed.collect()
+/// Tells what came of an action.
+fn tell(ended: &Ended, ui: &Ui) {
+    let problem = ended.problem.as_deref();
+    let problem = problem.map(|problem| format!(": {problem}"));
+    ui.note(&format!(
+        "{} {} ({}): {}{}",
+        ended.action,
+        ended.vm,
+        ended.reason,
+        ended.outcome.as_str(),
+        problem.unwrap_or_default()
+    ));
 }
 
 fn whole(is_complete: bool, text: String) -> Reply {

@@ -310,12 +310,20 @@ fn note(folder: &VmFolder, kind: ActionKind, problem: Option<&str>) {
     }
     let mut notes = folder.notes().fleet;
     let before = notes.failed.take();
-    if before.is_none() && problem.is_none() {
-        return;
+    match problem {
+        Some(problem) => notes.failed = Some(failed(before, kind, problem)),
+        None if before.is_some_and(|before| clears(kind, &before)) => {}
+        None => return,
     }
-    notes.failed = problem.map(|problem| failed(before, kind, problem));
     // What cannot be noted is tried sooner again than it should.
     let _ = folder.note(&notes);
+}
+
+/// Whether a success makes up for what failed before. A word that we do not know is of no use to anybody.
+fn clears(kind: ActionKind, before: &FailedAction) -> bool {
+    let mut kinds = ActionKind::ALL.into_iter();
+    let failed = kinds.find(|kind| kind.as_str() == before.action);
+    failed.is_none_or(|failed| kind.clears(failed))
 }
 
 /// A refusal of what this host does: before anything was done, or in the middle.
@@ -344,5 +352,35 @@ fn failed(before: Option<FailedAction>, kind: ActionKind, problem: &str) -> Fail
         at: Timestamp(jiff::Timestamp::now().as_millisecond()),
         times: times.saturating_add(1),
         problem: problem.chars().take(512).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the fleet does to a paused one whose checkpoint always fails: it is resumed for the sleep.
+    #[test]
+    fn pauses_between_sleeps_that_fail_do_not_begin_their_count_anew() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = Home::at(home.path()).vm(&VmName::new("web-1").unwrap());
+        folder.create().unwrap();
+        std::fs::write(folder.file("vm.json"), "{}").unwrap();
+        let failed = || {
+            let failed = folder.notes().fleet.failed;
+            failed.map(|failed| (failed.action, failed.times))
+        };
+        for times in 1..4 {
+            note(&folder, ActionKind::Sleep, Some("no space"));
+            assert_eq!(failed(), Some(("sleep".to_owned(), times)));
+            note(&folder, ActionKind::Pause, None);
+            note(&folder, ActionKind::Resume, None);
+            assert_eq!(failed(), Some(("sleep".to_owned(), times)));
+        }
+        note(&folder, ActionKind::Wake, None);
+        assert_eq!(failed(), None);
+        note(&folder, ActionKind::Pause, Some("no answer"));
+        note(&folder, ActionKind::Pause, None);
+        assert_eq!(failed(), None);
     }
 }

@@ -51,7 +51,7 @@ use listen::Connections;
 pub(super) use mend::HalfDone;
 use mvm_fleet::actions::Ended;
 use mvm_fleet::policy::{Action, PoolPolicy, UnderWay};
-use mvm_fleet::{ActionKind, Outcome, Policy};
+use mvm_fleet::{Outcome, Policy};
 use mvm_protocol::Timestamp;
 use mvm_registry::{Home, VmName};
 use std::collections::BTreeMap;
@@ -92,11 +92,10 @@ pub(super) struct Hand {
 }
 
 impl Hand {
-    /// Whether one more action of that kind may be begun beside those that are.
-    pub(super) fn has_room(under_way: &BTreeMap<String, UnderWay>, kind: ActionKind) -> bool {
-        let is_urgent = |kind| matches!(kind, ActionKind::Wake | ActionKind::Resume);
-        let kinds = under_way.values().map(|it| it.kind);
-        let taken = kinds.filter(|it| is_urgent(*it) == is_urgent(kind));
+    /// Whether that may be begun beside those that are under way.
+    pub(super) fn has_room(under_way: &BTreeMap<String, UnderWay>, action: &Action) -> bool {
+        let urgent = under_way.values().map(|it| it.is_urgent);
+        let taken = urgent.filter(|it| *it == action.is_urgent());
         taken.count() < AT_ONCE
     }
 
@@ -252,4 +251,42 @@ pub(super) fn half_done(home: &Home, policy: &Policy) -> Vec<HalfDone> {
 /// This host's time.
 fn now() -> Timestamp {
     Timestamp(jiff::Timestamp::now().as_millisecond())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mvm_fleet::ActionKind;
+    use mvm_fleet::policy::Reason;
+
+    fn clone(reason: Reason) -> Action {
+        Action {
+            kind: ActionKind::Clone,
+            vm: "web-9".into(),
+            pool: "web".into(),
+            reason,
+        }
+    }
+
+    /// Or who waits at the door waits for spare ones to be made first.
+    #[test]
+    fn a_clone_for_which_connections_wait_has_a_place_beside_spare_ones() {
+        let spare = clone(Reason::FewSpare { idle: 0, spare: 9 });
+        let (waiting, old) = (1, None);
+        let demanded = clone(Reason::Demand { waiting, old });
+        let with = |action: &Action| -> BTreeMap<String, UnderWay> {
+            let names = (0..AT_ONCE).map(|number| format!("web-{number}"));
+            names
+                .map(|name| (name, action.under_way(Duration::ZERO)))
+                .collect()
+        };
+        for (all, one, has_room) in [
+            (&spare, &spare, false),
+            (&spare, &demanded, true),
+            (&demanded, &demanded, false),
+            (&demanded, &spare, true),
+        ] {
+            assert_eq!(Hand::has_room(&with(all), one), has_room, "{all:?} {one:?}");
+        }
+    }
 }

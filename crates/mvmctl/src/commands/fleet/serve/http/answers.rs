@@ -5,10 +5,12 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{
     ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, WWW_AUTHENTICATE,
 };
+use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode};
 use mvm_fleet::body::{ErrorBody, service_discovery};
 use mvm_fleet::metrics::Format;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
@@ -35,8 +37,8 @@ pub(super) struct Answers {
     pub(super) inputs: Inputs,
     /// Where this exporter is reached, if that is not where it was asked.
     pub(super) advertise: Option<String>,
-    /// Where it listens.
-    pub(super) address: String,
+    /// Where it listens, if that is on a network.
+    pub(super) address: Option<SocketAddr>,
     pub(super) host: String,
     pub(super) labels: BTreeMap<String, String>,
     /// Who asks has to show it, but for health.
@@ -184,18 +186,37 @@ impl Answers {
             .headers()
             .get(HOST)
             .and_then(|host| host.to_str().ok());
-        let asked = asked.filter(|host| is_authority(host));
-        let address = self.advertise.as_deref().or(asked).unwrap_or(&self.address);
-        let targets = service_discovery(address, &self.host, &self.labels);
+        let advertised = self.advertise.clone();
+        let reached = advertised.or_else(|| reached_at(asked, self.address));
+        let Some(address) = reached else {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                "this server listens on every address of its host, and knows none by which others reach it",
+                "ask with a header `Host`, or start it with `--advertise HOST:PORT`",
+            );
+        };
+        let targets = service_discovery(&address, &self.host, &self.labels);
         let text = serde_json::to_string(&targets).unwrap_or_else(|_| "[]".into());
         respond(StatusCode::OK, JSON, text)
     }
 }
 
-/// Whether a header `Host` is one that can be dialled: with a port, as who asked here dialled one.
-fn is_authority(host: &str) -> bool {
-    let authority: Result<hyper::http::uri::Authority, _> = host.parse();
-    authority.is_ok_and(|authority| authority.port().is_some() && !authority.as_str().contains('@'))
+/// Where a server is reached that listens there and was asked with that header `Host`: where it was asked,
+/// at its own port if `Host` has none. An address that stands for all of a host's is none to dial.
+fn reached_at(asked: Option<&str>, address: Option<SocketAddr>) -> Option<String> {
+    let asked: Option<Authority> = asked.and_then(|host| host.parse().ok());
+    let asked = asked.filter(|asked| !asked.as_str().contains('@') && !asked.host().is_empty());
+    let by_host = asked.and_then(|asked| {
+        if asked.port_u16().is_some() {
+            return Some(asked.to_string());
+        }
+        // What stands behind its name may be no port at all.
+        let is_name = asked.as_str() == asked.host();
+        let port = address.filter(|_| is_name)?.port();
+        Some(format!("{asked}:{port}"))
+    });
+    let by_address = address.filter(|address| !address.ip().is_unspecified());
+    by_host.or_else(|| by_address.map(|address| address.to_string()))
 }
 
 fn ending() -> Response<Held> {
@@ -245,12 +266,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_that_can_be_dialled() {
-        for host in ["10.0.0.7:9152", "host-1:9152", "[::1]:9152"] {
-            assert!(is_authority(host), "{host}");
-        }
-        for host in ["", "host", "a b:1", "user@host:1", "host:99999"] {
-            assert!(!is_authority(host), "{host}");
+    fn where_a_server_is_reached() {
+        let everywhere = Some("0.0.0.0:9152".parse().unwrap());
+        let loopback = Some("127.0.0.1:9152".parse().unwrap());
+        for (host, address, reached) in [
+            (Some("10.0.0.7:80"), everywhere, Some("10.0.0.7:80")),
+            (Some("[::1]:9152"), None, Some("[::1]:9152")),
+            (Some("host-1"), everywhere, Some("host-1:9152")),
+            (Some("[::1]"), everywhere, Some("[::1]:9152")),
+            (Some("host-1"), None, None),
+            (None, loopback, Some("127.0.0.1:9152")),
+            (None, everywhere, None),
+            (None, Some("[::]:9152".parse().unwrap()), None),
+            (Some("a b:1"), everywhere, None),
+            (Some(""), everywhere, None),
+            (Some("user@host:1"), everywhere, None),
+            (Some("host:99999"), everywhere, None),
+        ] {
+            assert_eq!(reached_at(host, address).as_deref(), reached, "{host:?}");
         }
     }
 }

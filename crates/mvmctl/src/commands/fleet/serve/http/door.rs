@@ -33,14 +33,11 @@ impl Server {
     pub(crate) fn start(listeners: Listeners, inputs: &Inputs) -> Self {
         let (ending, _) = watch::channel(false);
         let address = listeners.doors.iter().find_map(Listener::address);
-        let address = address
-            .map(|address| address.to_string())
-            .unwrap_or_default();
         let make = |token| {
             Arc::new(Answers {
                 inputs: inputs.clone(),
                 advertise: listeners.advertise.clone(),
-                address: address.clone(),
+                address,
                 host: host_name(),
                 labels: listeners.labels.iter().cloned().collect(),
                 token: RwLock::new(token),
