@@ -161,7 +161,7 @@ fn write(stream: Stream, bytes: &[u8]) -> Result<(), WriteError> {
 
 /// Past the buffer of the standard library, which looks for lines. Others may have made the pipe
 /// one that does not block.
-fn write_all(stream: impl AsFd, mut bytes: &[u8]) -> Result<(), Errno> {
+pub(crate) fn write_all(stream: impl AsFd, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
         match rustix::io::write(&stream, bytes) {
             Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),

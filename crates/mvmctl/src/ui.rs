@@ -6,10 +6,12 @@ use crate::render::shown::table::Looks;
 use crate::render::shown::{OneLine, Shown};
 use crate::render::text::wrapped;
 use crate::report::Failure;
+use crate::stdio::write_all;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use std::cell::Cell;
-use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::io::{IsTerminal as _, Write as _};
 use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -86,14 +88,13 @@ impl Ui {
         if self.closed.get() {
             return Ok(());
         }
-        let mut stdout = std::io::stdout().lock();
-        match stdout.write_all(data).and_then(|()| stdout.flush()) {
+        match write_all(std::io::stdout().lock(), data) {
             Ok(()) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            Err(Errno::PIPE) => {
                 self.closed.set(true);
                 Ok(())
             }
-            Err(error) => Err(unwritten(&error)),
+            Err(error) => Err(unwritten(&error.into())),
         }
     }
 

@@ -5,10 +5,12 @@ use crate::report::{Failure, Kind};
 use mvm_registry::{Error as RegistryError, Home, Inventory, VmName, VmState};
 use mvm_vmm::Error;
 use mvm_vmm::error::Logs;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::task::AbortHandle;
 
 /// Reads a VM's name. An address will not do: it is about the VM itself, not its agent.
 pub(crate) fn name(text: &str) -> Result<VmName, Failure> {
@@ -140,19 +142,43 @@ pub(crate) fn tell_logs(context: &Context, logs: &Logs) {
     }
 }
 
-/// A flag that is raised when this program is asked to end, in place of ending: what it has started
-/// has to be ended first.
-pub(super) fn cancelled_by_signals(context: &Context) -> Arc<AtomicBool> {
-    let cancelled = Arc::new(AtomicBool::new(false));
+/// A flag that a signal to this program raises in place of ending it, since what it has started has to be
+/// ended first: as long as this is there: afterwards signals end the program
+/// again, unless somebody else takes them.
+pub(super) struct Cancelled {
+    flag: Arc<AtomicBool>,
+    listening: AbortHandle,
+}
+
+impl Deref for Cancelled {
+    type Target = Arc<AtomicBool>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.flag
+    }
+}
+
+impl Drop for Cancelled {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+/// For work on a thread of its own, which looks at the flag. To be called in the runtime.
+pub(super) fn cancelled_by_signals(context: &Context) -> Cancelled {
+    let flag = Arc::new(AtomicBool::new(false));
     let mut requests = context.termination_requests();
-    let flag = Arc::clone(&cancelled);
-    tokio::spawn(async move {
+    let raised = Arc::clone(&flag);
+    let listening = tokio::spawn(async move {
         loop {
             requests.next().await;
-            flag.store(true, Ordering::Relaxed);
+            raised.store(true, Ordering::Relaxed);
         }
     });
-    cancelled
+    Cancelled {
+        flag,
+        listening: listening.abort_handle(),
+    }
 }
 
 /// Waits until the flag is raised. It gives no event, and a person who presses Ctrl-C does not see

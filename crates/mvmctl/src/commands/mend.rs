@@ -11,6 +11,7 @@ use mvm_protocol::lifecycle::{Awake, WakeCause};
 use mvm_registry::{Error as RegistryError, VmName};
 use mvm_vmm::suspend::mend;
 use mvm_vmm::{Deadline, Error};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the VM may take to run on.
@@ -29,11 +30,14 @@ pub(super) async fn mend_if_broken_off(
     let progress = context.ui.progress(&format!(
         "looking after {vm}, in case a snapshot of it was broken off"
     ));
+    let flag = Arc::clone(&cancelled);
     let mended = blocking(move || {
-        let deadline = Deadline::new(RUN_ON, Some(&cancelled));
+        let deadline = Deadline::new(RUN_ON, Some(&flag));
         mend(&home, &name, deadline)
     });
     let mended = mended.await;
+    // What the command does afterwards a signal ends.
+    drop(cancelled);
     drop(progress);
     let session = match mended {
         Ok(Some(session)) => session,

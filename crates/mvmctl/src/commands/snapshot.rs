@@ -98,7 +98,7 @@ impl Args {
             idle_for: None,
             at_most: None,
         };
-        let (made, ready) = snapshot_vm(context, &self.name, job, cancelled).await?;
+        let (made, ready) = snapshot_vm(context, &self.name, job, Arc::clone(&cancelled)).await?;
         drop(progress);
         show(context, &self.name, &made, ready.steps)?;
         Ok(match made.awake {
@@ -209,15 +209,24 @@ impl Host<'_> {
     ) -> Result<(Hello, Ready), Failure> {
         let about = |error: &ClientError| Failure::about(self.vm, error);
         let deadlines = self.context.deadlines();
-        let mut session = self
-            .context
-            .dialer
-            .connect(&self.endpoint, &deadlines)
-            .await
-            .map_err(|error| about(&error))?;
-        let hello = session.hello().await.map_err(|error| about(&error))?;
-        if let Some(idle_for) = idle_for {
-            let status = session.status().await.map_err(|error| about(&error))?;
+        let begun = async {
+            let dialer = &self.context.dialer;
+            let mut session = dialer.connect(&self.endpoint, &deadlines).await?;
+            let hello = session.hello().await?;
+            let status = match idle_for {
+                Some(_) => Some(session.status().await?),
+                None => None,
+            };
+            Ok((session, hello, status))
+        };
+        let (mut session, hello, status) = tokio::select! {
+            begun = begun => begun.map_err(|error| about(&error))?,
+            // Nothing was asked for yet.
+            () = until_raised(&self.cancelled) => {
+                return Err(Failure::interrupted().of(self.vm));
+            }
+        };
+        if let (Some(idle_for), Some(status)) = (idle_for, status) {
             refuse_busy(self.vm, &status, idle_for)?;
         }
         let prepared = tokio::select! {

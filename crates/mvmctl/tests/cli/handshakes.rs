@@ -59,6 +59,8 @@ fn a_signal_gives_no_handshake_up() {
         "vm connect --stdio web 22",
         "vm forward web 0:80",
         "vm sleep web",
+        // It has looked after the VM itself before.
+        "vm wake web",
     ] {
         for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
             let host = Host::with("web", late);

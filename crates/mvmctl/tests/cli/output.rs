@@ -2,6 +2,7 @@
 
 use crate::host::{Host, Ran};
 use mvm_fake_agent::well;
+use std::io::Read as _;
 use std::process::Stdio;
 
 #[test]
@@ -24,6 +25,40 @@ fn a_closed_pipe_ends_it_quietly() {
         let ran = Ran::from(child.wait_with_output().unwrap());
         ran.exits(0).silently();
     }
+}
+
+/// Whoever reads it may have made it one that does not block.
+#[test]
+fn a_full_pipe_that_does_not_block_is_waited_for() {
+    let host = Host::with("web", well);
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&write, true).unwrap();
+    let mut filled = 0;
+    while let Ok(count) = rustix::io::write(&write, &[b'x'; 4096]) {
+        filled += count;
+    }
+    let mut command = host.command("vm ls -o name");
+    command.stdout(Stdio::from(write)).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // It has the other end as well.
+    drop(command);
+    let waits = format!("/proc/{}/syscall", child.id());
+    // poll(2) and ppoll(2) of x86-64, and ppoll(2) of aarch64.
+    let in_poll = || {
+        let call = std::fs::read_to_string(&waits).unwrap_or_default();
+        ["7 ", "271 ", "73 "]
+            .iter()
+            .any(|number| call.starts_with(number))
+    };
+    while child.try_wait().unwrap().is_none() && !in_poll() {
+        std::thread::yield_now();
+    }
+    let mut come = Vec::new();
+    std::fs::File::from(read).read_to_end(&mut come).unwrap();
+    assert_eq!(come.get(filled..), Some(&b"web\n"[..]));
+    Ran::from(child.wait_with_output().unwrap())
+        .exits(0)
+        .silently();
 }
 
 #[test]
