@@ -133,6 +133,26 @@ fn an_archive_writes_nowhere_but_into_its_folder() {
     assert_eq!(fs::metadata(files.join("new/h")).unwrap().nlink(), 2);
 }
 
+/// As bsdtar writes any file with holes.
+#[test]
+fn a_sparse_file_of_the_pax_format_is_refused() {
+    let (agent, files) = agent();
+    let mut builder = tar::Builder::new(Vec::new());
+    let records = [("GNU.sparse.major", b"1".as_slice())];
+    builder.append_pax_extensions(records).unwrap();
+    let mut of_file = header(EntryType::Regular, 0o644);
+    let path = "GNUSparseFile.0/disk";
+    builder
+        .append_data(&mut of_file, path, std::io::empty())
+        .unwrap();
+    let stream = builder.into_inner().unwrap();
+    let answer = agent
+        .connection()
+        .put(&archive(put(&files.join("new"))), &stream);
+    assert_refused(&answer, "failed", "--no-read-sparse");
+    assert_eq!(names(&files), [""; 0]);
+}
+
 /// The tar library quotes what it cannot read.
 #[test]
 fn what_is_wrong_with_an_archive_is_told_without_control_characters() {

@@ -107,6 +107,10 @@ impl Names {
                 b"linkpath" => self.link = Some(record.value_bytes().to_vec()),
                 // The library has taken the size of the next header by then.
                 b"size" => return Err(refused("a size outside of its header")),
+                // Its content begins with a map of the holes.
+                key if key.starts_with(b"GNU.sparse.") => {
+                    return Err(refused("a sparse file of the pax format"));
+                }
                 _ => {}
             }
         }
@@ -399,6 +403,23 @@ mod tests {
             }
         }
         names
+    }
+
+    #[test]
+    fn a_sparse_file_of_the_pax_format_is_refused() {
+        let into = tempfile::tempdir().unwrap();
+        let mut stream = Vec::new();
+        let mut archive = tar::Builder::new(&mut stream);
+        let records = [("GNU.sparse.major", b"1".as_slice())];
+        archive.append_pax_extensions(records).unwrap();
+        let mut header = Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(0);
+        let path = "GNUSparseFile.0/disk";
+        archive.append_data(&mut header, path, io::empty()).unwrap();
+        drop(archive);
+        let error = unpack(&*stream, into.path()).unwrap_err().to_string();
+        assert!(error.contains("a sparse file"), "{error}");
     }
 
     /// Folders whose names are as long as they may be.

@@ -135,6 +135,18 @@ fn inside(path: &Path) -> Result<PathBuf, ErrorAnswer> {
     Ok(inside)
 }
 
+/// A file whose content begins with a map of its holes, under another path: so bsdtar writes any file with
+/// holes, and the library takes it for what it looks like.
+fn refuse_sparse_pax<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<()> {
+    for record in entry.pax_extensions()?.into_iter().flatten() {
+        if record?.key_bytes().starts_with(b"GNU.sparse.") {
+            let why = "a sparse file of the pax format: refused (bsdtar: --no-read-sparse)";
+            return Err(io::Error::other(why));
+        }
+    }
+    Ok(())
+}
+
 /// One entry. Its folder is opened without following a link, and it is made in that by its name alone.
 fn unpack<R: Read>(
     root: &OwnedFd,
@@ -158,6 +170,7 @@ fn unpack<R: Read>(
             });
         }
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+            refuse_sparse_pax(entry)?;
             remove(&folder, name)?;
             let flags =
                 OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
