@@ -355,6 +355,7 @@ fn plan(
         pinned: spec.pinned.or(last.map(|r| r.pinned)).unwrap_or(false),
         paused_by_fleet: false,
         accelerator: None,
+        guest_cid: None,
         boot_id: String::new(),
         snapshot_dir: None,
         suspended_in: None,

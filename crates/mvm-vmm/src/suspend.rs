@@ -421,6 +421,7 @@ pub fn restore(
             .unwrap_or(false),
         paused_by_fleet: false,
         accelerator: manifest.vmm.accelerator.clone(),
+        guest_cid: None,
         snapshot_dir: None,
         // Until it runs: if this program is killed, nobody boots it anew for nothing.
         suspended_in: last.as_ref().and_then(|last| last.suspended_in.clone()),

@@ -23,12 +23,13 @@ use super::arguments::{
 };
 use super::memory::{self, GuestMemory};
 use super::qmp::Qmp;
-use super::{GUEST_CID, LOG, ROLE, vsock};
+use super::{LOG, ROLE, vsock};
 use crate::deadline::Deadline;
 use crate::driver::{Restore, other_version};
 use crate::error::{Error, QmpFault};
 use crate::launch::VmProcesses;
 use crate::locate::QEMU;
+use crate::microvm::GUEST_CID;
 use crate::snapshot::{Snapshot, Verified, Vmm};
 use mvm_registry::{Home, open_regular};
 use serde_json::{Value, json};
@@ -116,7 +117,7 @@ pub(super) fn run_on(processes: &mut VmProcesses, deadline: Deadline<'_>) -> Res
         Ok((!there).then_some(()))
     })?;
     clear_vsock(processes)?;
-    vsock::start(processes, deadline, GUEST_CID)?;
+    vsock::start(processes, deadline)?;
     plug_and_continue(&mut qmp)?;
     wait_until_ready(processes, &mut qmp, deadline)
 }
@@ -187,7 +188,8 @@ pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Res
     processes.spawn_with_console(ROLE, "QEMU", Some(LOG), command.args(arguments))?;
     // What is needed later comes up meanwhile.
     let cid = if clone { CLONE_CID } else { GUEST_CID };
-    vsock::start(processes, deadline, cid)?;
+    processes.set_guest_cid(cid);
+    vsock::start(processes, deadline)?;
     let folder = processes.folder().path().to_owned();
     let mut qmp = processes.wait_for("QEMU's control socket", deadline, || {
         Qmp::connect(&folder, QMP_SOCKET)
