@@ -221,7 +221,8 @@ pub(super) async fn restore_and_wake(
 }
 
 /// Tells a guest that it was restored, and notes that it knows: with the token, whether it is a clone,
-/// and what it is handed.
+/// and what it is handed. A guest that is awake is awake, whether that can be noted or not: it has begun
+/// to work, and nobody may end its VM for that, or give up what it did.
 pub(super) async fn wake_restored(
     context: &Context,
     vm: &str,
@@ -240,8 +241,13 @@ pub(super) async fn wake_restored(
         awake = wake_guest(context, vm, &endpoint, asked, patience) => awake?,
         () = until_raised(cancelled) => return Err(Failure::interrupted().of(vm)),
     };
-    let noted = blocking(move || restored.woken()).await;
-    noted.map_err(|error| failure(context, vm, Wanted::Start, &error))?;
+    if let Err(error) = blocking(move || restored.woken()).await {
+        context.ui.warning(&format!(
+            "{vm}: its guest is awake, and that cannot be written down: {error}; until it is, `mvmctl \
+             doctor` has the guest as not told, and the next `mvmctl vm wake {vm}` or `vm run` tells it \
+             once more that it was restored"
+        ));
+    }
     Ok(awake)
 }
 

@@ -67,6 +67,10 @@ const UNTOLD: &[(&str, Story)] = &[
         untold::who_interrupts_it_is_told_how_to_wake_the_guest,
     ),
     (
+        "one_that_is_awake_runs_on_whether_that_can_be_noted_or_not",
+        untold::one_that_is_awake_runs_on_whether_that_can_be_noted_or_not,
+    ),
+    (
         "one_that_could_not_be_personalized_and_runs_is_tried_again",
         untold::one_that_could_not_be_personalized_and_runs_is_tried_again,
     ),
