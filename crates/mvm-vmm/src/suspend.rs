@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::image::Image;
 use crate::launch::VmProcesses;
 use crate::machine::{end_all, forget, remove_sockets, replace_stopped_vm};
-use crate::snapshot::{self, Manifest, Snapshot, SnapshotDir, Vmm};
+use crate::snapshot::{self, Manifest, Snapshot, SnapshotDir, SnapshotPlace, Vmm};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
 use mvm_registry::{
@@ -101,14 +101,11 @@ pub fn take(
     };
     let mut processes = VmProcesses::attach(folder, record);
     driver.check_running(&processes)?;
-    let snapshot_dir = match to {
-        Some(to) => SnapshotDir::begin(home, to)?,
-        None => SnapshotDir::begin(
-            home,
-            &processes.folder().file("snapshots").join(stamp(now())),
-        )?,
-    };
-    processes.set_snapshot_dir(Some(snapshot_dir.folder()))?;
+    let own = || processes.folder().file("snapshots").join(stamp(now()));
+    let place = SnapshotPlace::beside(&to.map_or_else(own, Path::to_owned))?;
+    // First: nobody would know of a folder that this program made right before it was killed.
+    processes.set_snapshot_dir(Some(place.folder()))?;
+    let snapshot_dir = place.make(home)?;
     let session = SnapshotSession {
         driver,
         processes,

@@ -1,6 +1,8 @@
 //! Snapshot folders: written, read, altered.
 
 use super::*;
+use rustix::fs::Mode;
+use std::os::unix::fs::PermissionsExt as _;
 
 fn manifest() -> Manifest {
     Manifest {
@@ -27,8 +29,12 @@ fn home() -> Home {
     Home::at("/dev/null/home")
 }
 
+fn begin(home: &Home, at: &Path) -> Result<SnapshotDir, Error> {
+    SnapshotPlace::beside(at)?.make(home)
+}
+
 fn taken(at: &Path) -> Snapshot {
-    let snapshot_dir = SnapshotDir::begin(&home(), at).unwrap();
+    let snapshot_dir = begin(&home(), at).unwrap();
     std::fs::write(snapshot_dir.folder().join("state"), "the guest").unwrap();
     snapshot_dir.publish(manifest()).unwrap()
 }
@@ -58,7 +64,7 @@ fn what_was_published_is_read_back_and_is_for_its_owner_alone() {
 #[test]
 fn a_draft_that_is_given_up_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
-    let snapshot_dir = SnapshotDir::begin(&home(), &root.path().join("s")).unwrap();
+    let snapshot_dir = begin(&home(), &root.path().join("s")).unwrap();
     std::fs::write(snapshot_dir.folder().join("state"), "half").unwrap();
     drop(snapshot_dir);
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
@@ -68,10 +74,10 @@ fn a_draft_that_is_given_up_leaves_nothing() {
 fn nothing_is_replaced() {
     let root = tempfile::tempdir().unwrap();
     let at = root.path().join("s");
-    let late = SnapshotDir::begin(&home(), &at).unwrap();
+    let late = begin(&home(), &at).unwrap();
     taken(&at);
     let exists = |error| matches!(error, Error::Snapshot(SnapshotError::Exists { .. }));
-    assert!(exists(SnapshotDir::begin(&home(), &at).unwrap_err()));
+    assert!(exists(begin(&home(), &at).unwrap_err()));
     // An empty folder could be renamed over, if that were not forbidden.
     std::fs::remove_file(at.join("state")).unwrap();
     std::fs::remove_file(at.join(MANIFEST)).unwrap();
@@ -83,9 +89,7 @@ fn nothing_is_replaced() {
 fn one_without_files_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let at = root.path().join("s");
-    let empty = SnapshotDir::begin(&home(), &at)
-        .unwrap()
-        .publish(manifest());
+    let empty = begin(&home(), &at).unwrap().publish(manifest());
     empty.unwrap();
     let error = Snapshot::open(&at).unwrap_err();
     let text = error.to_string();
@@ -184,7 +188,7 @@ fn what_was_verified_is_read_once() {
     let root = tempfile::tempdir().unwrap();
     let home = Home::at(root.path().join("home"));
     let at = root.path().join("s");
-    let snapshot_dir = SnapshotDir::begin(&home, &at).unwrap();
+    let snapshot_dir = begin(&home, &at).unwrap();
     std::fs::write(snapshot_dir.folder().join("state"), "the guest").unwrap();
     snapshot_dir.publish(manifest()).unwrap();
     let entries = || std::fs::read_dir(home.root().join("verified")).unwrap();
