@@ -21,6 +21,7 @@ pub use error::SnapshotError;
 pub use partial::discard_all_left;
 pub(crate) use partial::{SnapshotPlace, discard, is_left};
 
+use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::image;
 use crate::manifest::{self, Wrong};
@@ -145,17 +146,23 @@ impl Snapshot {
     }
 
     /// Reads a snapshot folder and checks it as far as that is asked for. What was read and found
-    /// sound is remembered in `$MVM_HOME/verified`.
-    pub fn open_verified(home: &Home, folder: &Path, verify: Verify) -> Result<Self, Error> {
+    /// sound is remembered in `$MVM_HOME/verified`. Large files on a slow disk take long: it is looked
+    /// at the deadline again and again.
+    pub fn open_verified(
+        home: &Home,
+        folder: &Path,
+        verify: Verify,
+        deadline: Deadline<'_>,
+    ) -> Result<Self, Error> {
         let verified = Verified::of(home);
         Self::read(folder, |folder, file| {
-            check_file(folder, file, verify, Some(&verified))
+            check_file(folder, file, verify, Some((&verified, deadline)))
         })
     }
 
     fn read(
         folder: &Path,
-        check: impl Fn(&Path, &StateFile) -> Result<(), SnapshotError>,
+        check: impl Fn(&Path, &StateFile) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let unreadable = |source| SnapshotError::Unreadable {
             folder: folder.to_owned(),
@@ -233,15 +240,16 @@ fn check_file(
     folder: &Path,
     expected: &StateFile,
     verify: Verify,
-    verified: Option<&Verified>,
-) -> Result<(), SnapshotError> {
+    known: Option<(&Verified, Deadline<'_>)>,
+) -> Result<(), Error> {
+    let (verified, deadline) = known.unzip();
     let path = folder.join(&expected.file);
     let damaged = |reason: String| SnapshotError::Damaged {
         path: path.clone(),
         reason,
     };
     if !image::is_plain(&expected.file) {
-        return Err(damaged("the name of a file beside it is asked for".into()));
+        return Err(damaged("the name of a file beside it is asked for".into()).into());
     }
     let failed = |error: io::Error| {
         if is_absent(&error) {
@@ -261,7 +269,8 @@ fn check_file(
         return Err(damaged(format!(
             "it has {bytes} bytes, and had {} when the snapshot was taken",
             expected.bytes
-        )));
+        ))
+        .into());
     }
     let known = || verified.is_some_and(|v| v.knows(&Identity::of(&metadata), expected));
     if verify == Verify::Never || (verify == Verify::Once && known()) {
@@ -269,16 +278,22 @@ fn check_file(
     }
     let before = Identity::settled(&file).map_err(failed)?;
     let sound = match (&expected.sha256, &expected.sparse_sha256) {
-        (Some(sha256), None) => digest::sha256(&file, bytes).map(|found| found == *sha256),
-        (None, Some(sparse)) => digest::sparse_sha256(&file, bytes).map(|found| found == *sparse),
-        _ => return Err(damaged("the manifest has not one digest of it".into())),
+        (Some(sha256), None) => {
+            digest::sha256(&file, bytes, deadline).map(|found| found == *sha256)
+        }
+        (None, Some(sparse)) => {
+            digest::sparse_sha256(&file, bytes, deadline).map(|found| found == *sparse)
+        }
+        _ => return Err(damaged("the manifest has not one digest of it".into()).into()),
     };
-    if !sound.map_err(failed)? {
-        return Err(damaged(
-            "its SHA-256 is another one than when the snapshot was taken".into(),
-        ));
+    if let (Err(_), Some(deadline)) = (&sound, deadline) {
+        deadline.check(|| format!("the end of reading {}", path.display()))?;
     }
-    remember(verified, &file, before.as_ref(), expected).map_err(failed)
+    if !sound.map_err(failed)? {
+        let other = "its SHA-256 is another one than when the snapshot was taken";
+        return Err(damaged(other.into()).into());
+    }
+    Ok(remember(verified, &file, before.as_ref(), expected).map_err(failed)?)
 }
 
 /// Remembers a file that was read since it was that; another one by now is not.
@@ -375,7 +390,7 @@ impl SnapshotDir {
         let before = Identity::settled(&file)?;
         let (synced, digest) = thread::scope(|scope| {
             let sync = scope.spawn(|| file.sync_all());
-            let digest = digest::sparse_sha256(&file, bytes);
+            let digest = digest::sparse_sha256(&file, bytes, None);
             (sync.join(), digest)
         });
         synced.unwrap_or_else(|_| Err(io::Error::other("the thread that syncs panicked")))?;

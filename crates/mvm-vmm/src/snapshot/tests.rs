@@ -3,6 +3,8 @@
 use super::*;
 use rustix::fs::Mode;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 fn manifest() -> Manifest {
     Manifest {
@@ -194,7 +196,8 @@ fn what_was_verified_is_read_once() {
     let entries = || std::fs::read_dir(home.root().join("verified")).unwrap();
     let entry = entries().next().unwrap().unwrap().path();
     let text = std::fs::read_to_string(&entry).unwrap();
-    let opened = |verify| Snapshot::open_verified(&home, &at, verify);
+    let in_time = Deadline::new(Duration::from_secs(20), None);
+    let opened = |verify| Snapshot::open_verified(&home, &at, verify, in_time);
     let sees_it = |verify| match opened(verify) {
         Ok(_) => false,
         Err(error) => error.to_string().contains("its SHA-256 is another one"),
@@ -217,6 +220,36 @@ fn what_was_verified_is_read_once() {
     std::fs::remove_file(&entry).unwrap();
     opened(Verify::Once).unwrap();
     assert!(entry.exists());
+}
+
+/// A guest's memory on a slow disk takes long to read.
+#[test]
+fn what_is_not_wanted_any_more_or_takes_too_long_is_read_no_further() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path().join("s");
+    let mut manifest = taken(&at).manifest;
+    let home = Home::at(root.path().join("home"));
+    let raised = AtomicBool::new(true);
+    let long = Duration::from_secs(20);
+    // The older digest, too.
+    for version in [VERSION, VERSION_SHA256] {
+        if version == VERSION_SHA256 {
+            manifest.version = version;
+            let file = &mut manifest.files[0];
+            (file.sha256, file.sparse_sha256) = (Some("0".repeat(64)), None);
+            let content = serde_json::to_vec(&manifest).unwrap();
+            std::fs::write(at.join(MANIFEST), content).unwrap();
+        }
+        let opened = |verify, deadline| Snapshot::open_verified(&home, &at, verify, deadline);
+        let error = opened(Verify::Once, Deadline::new(long, Some(&raised))).unwrap_err();
+        assert!(matches!(error, Error::Interrupted), "{error}");
+        let late = Deadline::new(Duration::ZERO, None);
+        let error = opened(Verify::Always, late).unwrap_err().to_string();
+        assert!(error.contains("the end of reading"), "{error}");
+        assert!(error.contains("/s/state"), "{error}");
+        // Of these the content is not read.
+        opened(Verify::Never, late).unwrap();
+    }
 }
 
 #[test]

@@ -177,6 +177,24 @@ pub(crate) fn who_interrupts_it_is_told_how_to_wake_the_guest(backend: &Backend)
     }
 }
 
+pub(crate) fn what_loading_took_of_the_timeout_is_not_there_for_the_wake(backend: &Backend) {
+    let timeout = Duration::from_secs(4);
+    let host = with_snapshot(backend);
+    fs::write(host.file("one", "guest-health"), "silent").unwrap();
+    fs::write(host.file("one", "fault"), format!("{} wait", backend.load)).unwrap();
+    let begun = Instant::now();
+    let restoring = host.begin("vm restore s --name one --clone --timeout 4s");
+    // It is time itself that is to pass.
+    sleep(timeout * 3 / 4);
+    host.touch("one", "go");
+    let ended = restoring.wait_with_output().unwrap();
+    let took = begun.elapsed();
+    fs::remove_file(host.file("one", "guest-health")).unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(said.contains("its guest could not be woken"), "{said}");
+    assert!(took < timeout * 3 / 2, "{took:?}: {said}");
+}
+
 /// Has a program that runs find the disk full from here on, or not any more.
 fn fill_disk(run: &Child, full: bool) {
     let limit = Rlimit {
