@@ -88,6 +88,9 @@ pub struct Record {
     pub paused_by_fleet: bool,
     /// What the backend wants known of how it runs the VM, such as `tcg` or `kvm`.
     pub accelerator: Option<String>,
+    /// The guest's vsock address, where it is not the one that most guests have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_cid: Option<u32>,
     /// The folder in which its last snapshot was written before it had a name. If it is still there
     /// and nobody writes into it, that snapshot was broken off.
     #[serde(default, alias = "draft", skip_serializing_if = "Option::is_none")]
@@ -356,6 +359,7 @@ pub(crate) mod tests {
             pinned: false,
             paused_by_fleet: false,
             accelerator: Some("tcg".into()),
+            guest_cid: None,
             snapshot_dir: None,
             suspended_in: None,
             unwoken: None,

@@ -4,6 +4,7 @@
 use crate::console::{self, ConsoleKeeper, Share};
 use crate::deadline::Deadline;
 use crate::error::{Error, Logs};
+use crate::microvm::GUEST_CID;
 use crate::process::spawn_detached;
 use mvm_registry::{Alive, GONE, Record, Recorded, Role, VmFolder, boot_id};
 use std::fs::File;
@@ -162,6 +163,12 @@ impl VmProcesses {
     /// Notes how the backend runs the VM.
     pub(crate) fn set_accelerator(&mut self, name: &str) {
         self.record.accelerator = Some(name.to_owned());
+    }
+
+    /// Notes the guest's vsock address, with the next process that is started. Only one that others do
+    /// not have, so that an earlier mvmctl reads the records of most VMs.
+    pub(crate) fn set_guest_cid(&mut self, cid: u32) {
+        self.record.guest_cid = (cid != GUEST_CID).then_some(cid);
     }
 
     /// Starts a process in the VM's folder, so that its paths are short whatever the folder's own

@@ -6,6 +6,7 @@
 //!   microvm   what the first two have in common        http, vmlinux, unpack
 //!   launch    processes while a VM is being started    ended again unless it succeeds
 //!   process   programs that outlive this one
+//!   making    a VM that is made under its lock        gone again unless it succeeds
 //! removal     VMs that go, and what was left of some
 //! snapshot    a snapshot's folder: written, named, read, checked
 //! pause       a VM that stands still, and runs on
@@ -42,6 +43,7 @@ mod leftovers;
 pub mod local;
 pub mod locate;
 pub mod machine;
+mod making;
 mod manifest;
 mod microvm;
 pub mod pause;

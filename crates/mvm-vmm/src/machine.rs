@@ -19,6 +19,7 @@ use crate::error::{Error, Logs};
 use crate::image::Image;
 use crate::launch::VmProcesses;
 use crate::leftovers::sweep_removed;
+use crate::making::under_lock;
 use crate::pause;
 use crate::snapshot;
 use mvm_registry::record::VERSION;
@@ -107,8 +108,26 @@ pub fn start(
     deadline: Deadline<'_>,
 ) -> Result<Starting, Error> {
     sweep_removed(home);
-    let lock = home.lock(name)?;
-    let folder = home.vm(name);
+    // Where a program has said something, `vm logs` is to have it.
+    let has_logs = |error: &Error| error.logs().is_some();
+    let started = under_lock(home, name, has_logs, |folder| {
+        launch(home, name, folder, spec, deadline)
+    });
+    let (processes, lock) = started?;
+    Ok(Starting {
+        processes,
+        _lock: lock,
+    })
+}
+
+/// The same under the VM's lock.
+fn launch(
+    home: &Home,
+    name: &VmName,
+    folder: &VmFolder,
+    spec: &Spec,
+    deadline: Deadline<'_>,
+) -> Result<VmProcesses, Error> {
     let last = folder.last_record()?;
     if let Some(last) = &last
         && !spec.discard_state
@@ -132,11 +151,10 @@ pub fn start(
     let image = record.image.as_deref().map(Image::open).transpose()?;
     driver.check()?;
     if let Some(last) = &last {
-        replace_stopped_vm(name, last, &folder)?;
+        replace_stopped_vm(name, last, folder)?;
     }
-    let is_new = last.is_none() && !folder.path().exists();
     folder.create()?;
-    remove_sockets(&folder)?;
+    remove_sockets(folder)?;
     let launch = Launch {
         home,
         image: image.as_ref(),
@@ -157,19 +175,10 @@ pub fn start(
         },
         spec.console_keeper,
     )?;
-    if let Err(error) = driver.launch(&launch, &mut processes) {
-        let error = processes.explained(error);
-        drop(processes);
-        // It was not even begun. Where a program has said something, `vm logs` is to have it.
-        if is_new && error.logs().is_none() {
-            forget(&folder)?;
-        }
-        return Err(error);
+    match driver.launch(&launch, &mut processes) {
+        Ok(()) => Ok(processes),
+        Err(error) => Err(processes.explained(error)),
     }
-    Ok(Starting {
-        processes,
-        _lock: lock,
-    })
 }
 
 impl Starting {
@@ -291,20 +300,6 @@ pub fn pin(home: &Home, name: &VmName, pinned: bool) -> Result<(), Error> {
     Ok(folder.save(&Record { pinned, ..record })?)
 }
 
-/// Removes what a failed start has made of a VM that was not there before, unless something of it still
-/// runs. Whoever calls this holds the VM's lock.
-pub(crate) fn forget(folder: &VmFolder) -> Result<(), Error> {
-    match folder.last_record()? {
-        Some(record) if !record.alive()?.is_empty() => Ok(()),
-        _ => match std::fs::remove_dir_all(folder.path()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Error::io("remove", folder.path())(error))
-            }
-            _ => Ok(()),
-        },
-    }
-}
-
 /// One that is asleep in a snapshot, or whose restore was broken off, is not booted anew for nothing.
 fn refuse_suspended(last: &Record) -> Result<(), Error> {
     let is_asleep = last.state == Recorded::Asleep && last.processes.is_empty();
@@ -355,6 +350,7 @@ fn plan(
         pinned: spec.pinned.or(last.map(|r| r.pinned)).unwrap_or(false),
         paused_by_fleet: false,
         accelerator: None,
+        guest_cid: None,
         boot_id: String::new(),
         snapshot_dir: None,
         suspended_in: None,

@@ -1,5 +1,5 @@
 //! What Firecracker and Cloud Hypervisor have in common: one process a VM, which owns `v.sock`, is
-//! told what to do over an API socket, and runs guests by KVM alone.
+//! told what to do over an API socket, and runs guests by KVM alone. And what all guests have.
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Logs, Standing};
@@ -23,7 +23,7 @@ pub(crate) const API_SOCKET: &str = "api.sock";
 pub(crate) const VSOCK_SOCKET: &str = "v.sock";
 
 /// The guest's own vsock address. Each VM has a vsock device of its own, so that it need not differ
-/// between them.
+/// between them; with QEMU a clone has another.
 pub(crate) const GUEST_CID: u32 = 3;
 
 /// How long one request may take that moves no memory.

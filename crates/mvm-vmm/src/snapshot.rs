@@ -13,22 +13,26 @@
 
 mod digest;
 mod error;
+mod partial;
 mod verified;
 
 pub(crate) use digest::copy as copy_sparse;
 pub use error::SnapshotError;
+pub use partial::discard_all_left;
+pub(crate) use partial::{SnapshotPlace, discard, is_left};
 
+use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::image;
 use crate::manifest::{self, Wrong};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
-use mvm_registry::{Home, make_private, open_regular, read_bounded, write_whole};
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
+use mvm_registry::{Home, open_regular, read_bounded, write_whole};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use tempfile::TempDir;
@@ -142,17 +146,23 @@ impl Snapshot {
     }
 
     /// Reads a snapshot folder and checks it as far as that is asked for. What was read and found
-    /// sound is remembered in `$MVM_HOME/verified`.
-    pub fn open_verified(home: &Home, folder: &Path, verify: Verify) -> Result<Self, Error> {
+    /// sound is remembered in `$MVM_HOME/verified`. Large files on a slow disk take long: it is looked
+    /// at the deadline again and again.
+    pub fn open_verified(
+        home: &Home,
+        folder: &Path,
+        verify: Verify,
+        deadline: Deadline<'_>,
+    ) -> Result<Self, Error> {
         let verified = Verified::of(home);
         Self::read(folder, |folder, file| {
-            check_file(folder, file, verify, Some(&verified))
+            check_file(folder, file, verify, Some((&verified, deadline)))
         })
     }
 
     fn read(
         folder: &Path,
-        check: impl Fn(&Path, &StateFile) -> Result<(), SnapshotError>,
+        check: impl Fn(&Path, &StateFile) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let unreadable = |source| SnapshotError::Unreadable {
             folder: folder.to_owned(),
@@ -230,15 +240,16 @@ fn check_file(
     folder: &Path,
     expected: &StateFile,
     verify: Verify,
-    verified: Option<&Verified>,
-) -> Result<(), SnapshotError> {
+    known: Option<(&Verified, Deadline<'_>)>,
+) -> Result<(), Error> {
+    let (verified, deadline) = known.unzip();
     let path = folder.join(&expected.file);
     let damaged = |reason: String| SnapshotError::Damaged {
         path: path.clone(),
         reason,
     };
     if !image::is_plain(&expected.file) {
-        return Err(damaged("the name of a file beside it is asked for".into()));
+        return Err(damaged("the name of a file beside it is asked for".into()).into());
     }
     let failed = |error: io::Error| {
         if is_absent(&error) {
@@ -258,7 +269,8 @@ fn check_file(
         return Err(damaged(format!(
             "it has {bytes} bytes, and had {} when the snapshot was taken",
             expected.bytes
-        )));
+        ))
+        .into());
     }
     let known = || verified.is_some_and(|v| v.knows(&Identity::of(&metadata), expected));
     if verify == Verify::Never || (verify == Verify::Once && known()) {
@@ -266,16 +278,22 @@ fn check_file(
     }
     let before = Identity::settled(&file).map_err(failed)?;
     let sound = match (&expected.sha256, &expected.sparse_sha256) {
-        (Some(sha256), None) => digest::sha256(&file, bytes).map(|found| found == *sha256),
-        (None, Some(sparse)) => digest::sparse_sha256(&file, bytes).map(|found| found == *sparse),
-        _ => return Err(damaged("the manifest has not one digest of it".into())),
+        (Some(sha256), None) => {
+            digest::sha256(&file, bytes, deadline).map(|found| found == *sha256)
+        }
+        (None, Some(sparse)) => {
+            digest::sparse_sha256(&file, bytes, deadline).map(|found| found == *sparse)
+        }
+        _ => return Err(damaged("the manifest has not one digest of it".into()).into()),
     };
-    if !sound.map_err(failed)? {
-        return Err(damaged(
-            "its SHA-256 is another one than when the snapshot was taken".into(),
-        ));
+    if let (Err(_), Some(deadline)) = (&sound, deadline) {
+        deadline.check(|| format!("the end of reading {}", path.display()))?;
     }
-    remember(verified, &file, before.as_ref(), expected).map_err(failed)
+    if !sound.map_err(failed)? {
+        let other = "its SHA-256 is another one than when the snapshot was taken";
+        return Err(damaged(other.into()).into());
+    }
+    Ok(remember(verified, &file, before.as_ref(), expected).map_err(failed)?)
 }
 
 /// Remembers a file that was read since it was that; another one by now is not.
@@ -297,9 +315,6 @@ fn remember(
 /// What the name of a copy begins with that is being made.
 const COPY: &str = ".copy-";
 
-/// What the name of a folder that is being written begins with.
-const PARTIAL: &str = ".partial-";
-
 /// A snapshot folder that is being written. It is gone when this is dropped, and locked until then:
 /// what a program has left that was killed can be told from what another is just writing.
 #[derive(Debug)]
@@ -311,31 +326,6 @@ pub struct SnapshotDir {
 }
 
 impl SnapshotDir {
-    /// Begins a folder beside the one that it is to become. What it has will be known in that home as
-    /// verified.
-    pub(crate) fn begin(home: &Home, target: &Path) -> Result<Self, Error> {
-        let target = std::path::absolute(target).map_err(Error::io("resolve", target))?;
-        if target.symlink_metadata().is_ok() {
-            return Err(SnapshotError::Exists { path: target }.into());
-        }
-        let parent = target.parent().unwrap_or(Path::new("/"));
-        make_private(parent)?;
-        let partial = tempfile::Builder::new()
-            .prefix(PARTIAL)
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir_in(parent)
-            .map_err(Error::io("make a folder in", parent))?;
-        let lock = File::open(partial.path())
-            .and_then(|folder| folder.lock().map(|()| folder))
-            .map_err(Error::io("lock", partial.path()))?;
-        Ok(Self {
-            partial,
-            _lock: lock,
-            target,
-            verified: Verified::of(home),
-        })
-    }
-
     /// Where the VMM is to write.
     pub(crate) fn folder(&self) -> &Path {
         self.partial.path()
@@ -400,7 +390,7 @@ impl SnapshotDir {
         let before = Identity::settled(&file)?;
         let (synced, digest) = thread::scope(|scope| {
             let sync = scope.spawn(|| file.sync_all());
-            let digest = digest::sparse_sha256(&file, bytes);
+            let digest = digest::sparse_sha256(&file, bytes, None);
             (sync.join(), digest)
         });
         synced.unwrap_or_else(|_| Err(io::Error::other("the thread that syncs panicked")))?;
@@ -424,38 +414,6 @@ fn replace(file: &File, bytes: u64, path: &Path) -> io::Result<()> {
     digest::copy(file, bytes, copy.as_file())?;
     copy.persist(path)?;
     Ok(())
-}
-
-/// Whether there is a pending snapshot that nobody writes any more.
-pub(crate) fn is_left(snapshot_dir: &Path) -> bool {
-    let name = snapshot_dir
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy();
-    // One that another user made is no snapshot of ours, whatever a record says.
-    let is_ours = |folder: &File| {
-        let owner = folder.metadata().map(|folder| folder.uid());
-        owner.is_ok_and(|owner| owner == 0 || owner == rustix::process::geteuid().as_raw())
-    };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = || rustix::fs::open(snapshot_dir, flags, Mode::empty()).map(File::from);
-    let is_free = |folder: File| is_ours(&folder) && folder.try_lock().is_ok();
-    name.starts_with(PARTIAL) && folder().is_ok_and(is_free)
-}
-
-/// Removes a pending snapshot that nobody writes any more, if there is one.
-pub(crate) fn discard(snapshot_dir: &Path) -> Result<(), Error> {
-    if is_left(snapshot_dir) {
-        std::fs::remove_dir_all(snapshot_dir).map_err(Error::io("remove", snapshot_dir))?;
-    }
-    Ok(())
-}
-
-/// Removes all of them in a folder. What cannot be looked at stays.
-pub fn discard_all_left(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let _ = discard(&entry.path());
-    }
 }
 
 fn sync_folder(folder: &Path) -> Result<(), Error> {

@@ -17,20 +17,20 @@
 //!
 //! What the guest is told, and when, is the caller's part: this crate does not speak with agents.
 
-use crate::console::ConsoleKeeper;
+mod restoring;
+
+pub use restoring::{RestoreSpec, Restored, restore, unwoken};
+
 use crate::deadline::Deadline;
-use crate::driver::{self, Driver, Restore};
-use crate::emulated;
+use crate::driver::{self, Driver};
 use crate::error::Error;
-use crate::image::Image;
 use crate::launch::VmProcesses;
-use crate::machine::{end_all, forget, remove_sockets, replace_stopped_vm};
-use crate::snapshot::{self, Manifest, Snapshot, SnapshotDir, Vmm};
+use crate::machine::remove_sockets;
+use crate::snapshot::{self, Manifest, Snapshot, SnapshotDir, SnapshotPlace, Vmm};
 use mvm_protocol::Timestamp;
 use mvm_protocol::lifecycle::Token;
 use mvm_registry::{
-    Alive, Error as RegistryError, Home, Label, Lock, Pause, Record, Recorded, Vm, VmName, VmState,
-    record::{self, Unwoken},
+    Alive, Error as RegistryError, Home, Lock, Pause, Record, Recorded, Vm, VmName, VmState,
 };
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -101,14 +101,11 @@ pub fn take(
     };
     let mut processes = VmProcesses::attach(folder, record);
     driver.check_running(&processes)?;
-    let snapshot_dir = match to {
-        Some(to) => SnapshotDir::begin(home, to)?,
-        None => SnapshotDir::begin(
-            home,
-            &processes.folder().file("snapshots").join(stamp(now())),
-        )?,
-    };
-    processes.set_snapshot_dir(Some(snapshot_dir.folder()))?;
+    let own = || processes.folder().file("snapshots").join(stamp(now()));
+    let place = SnapshotPlace::beside(&to.map_or_else(own, Path::to_owned))?;
+    // First: nobody would know of a folder that this program made right before it was killed.
+    processes.set_snapshot_dir(Some(place.folder()))?;
+    let snapshot_dir = place.make(home)?;
     let session = SnapshotSession {
         driver,
         processes,
@@ -293,189 +290,6 @@ impl PendingSnapshot {
             created: self.created,
             files: Vec::new(),
         })
-    }
-}
-
-/// A VM that was started from a snapshot, and whose guest has not been told so yet. It stays if
-/// this is dropped.
-#[derive(Debug)]
-pub struct Restored {
-    processes: VmProcesses,
-    _lock: Lock,
-    /// Held until its guest has been told, if it is emulated.
-    _turn: Option<Lock>,
-    left_behind: Option<PathBuf>,
-}
-
-impl Restored {
-    /// The VM's record.
-    pub fn record(&self) -> &Record {
-        self.processes.record()
-    }
-
-    /// The socket at which the agent is reached.
-    pub fn socket(&self) -> PathBuf {
-        self.processes.folder().file("v.sock")
-    }
-
-    /// The folder of the snapshot in which a VM of that name slept until now, if that is another one:
-    /// it is kept, and no VM's any more.
-    pub fn left_behind(&self) -> Option<&Path> {
-        self.left_behind.as_deref()
-    }
-
-    /// Its guest has been told.
-    pub fn woken(mut self) -> Result<(), Error> {
-        self.processes.set_woken()
-    }
-}
-
-/// A VM that was started from a snapshot, and whose guest may not have been told so, since whoever
-/// started it was killed; none if there is no such thing to do. It may have been told, and what is
-/// missing be the note of that. To be told as [`Record::unwoken`] says.
-///
-/// # Errors
-///
-/// Those of the record, and [`RegistryError::Locked`] if somebody is at it just now.
-pub fn unwoken(home: &Home, name: &VmName) -> Result<Option<Restored>, Error> {
-    let folder = home.vm(name);
-    let is_unwoken = |record: &Record| {
-        record.unwoken.is_some() && record.state == Recorded::Running && is_up(record)
-    };
-    if !is_unwoken(&folder.record()?) {
-        return Ok(None);
-    }
-    let lock = home.lock(name)?;
-    let record = folder.record()?;
-    Ok(is_unwoken(&record).then(|| Restored {
-        processes: VmProcesses::attach(folder, record),
-        _lock: lock,
-        _turn: None,
-        left_behind: None,
-    }))
-}
-
-fn is_up(record: &Record) -> bool {
-    let alive = record.alive().unwrap_or_default();
-    Alive::main(&alive).is_some()
-}
-
-/// What a VM is to be that is started from a snapshot.
-#[derive(Debug, Default, Clone)]
-pub struct RestoreSpec {
-    /// Whether other VMs may run from the same snapshot.
-    pub clone: bool,
-    /// Whether its guest is to be handed a payload: noted until it has been told.
-    pub payload: bool,
-    /// Labels that are put on those that a VM of that name had.
-    pub labels: Vec<Label>,
-    /// Whether the fleet is to leave it alone.
-    pub pinned: Option<bool>,
-    /// What keeps its console within its limit; without it there is none.
-    pub console_keeper: Option<ConsoleKeeper>,
-}
-
-/// Starts a VM from a snapshot. When it returns the VM runs, its guest still asleep, and may be
-/// dialled. If it fails, what was started is ended, and a VM of that
-/// name is as it was, or is not there if it was not.
-pub fn restore(
-    home: &Home,
-    name: &VmName,
-    snapshot: &Snapshot,
-    spec: &RestoreSpec,
-    deadline: Deadline<'_>,
-) -> Result<Restored, Error> {
-    let lock = home.lock(name)?;
-    let folder = home.vm(name);
-    let last = folder.last_record()?;
-    let manifest = &snapshot.manifest;
-    let driver = driver::of_snapshot(home, snapshot)?;
-    let image = Image::open(&manifest.image)?;
-    let turn = if driver.is_emulated(snapshot) {
-        emulated::turn(home, deadline)?
-    } else {
-        None
-    };
-    let record = Record {
-        version: record::VERSION,
-        name: name.to_string(),
-        backend: driver.name().to_owned(),
-        state: Recorded::Starting,
-        since: None,
-        started_at: None,
-        image: Some(manifest.image.clone()),
-        cpus: manifest.cpus,
-        memory_mib: manifest.memory_mib,
-        port: manifest.port,
-        agent: None,
-        etc: None,
-        console_limit_mib: last.as_ref().and_then(|last| last.console_limit_mib),
-        labels: last
-            .as_ref()
-            .map(|last| last.labels.clone())
-            .unwrap_or_default()
-            .with(&spec.labels)?,
-        pinned: spec
-            .pinned
-            .or(last.as_ref().map(|last| last.pinned))
-            .unwrap_or(false),
-        paused_by_fleet: false,
-        accelerator: manifest.vmm.accelerator.clone(),
-        snapshot_dir: None,
-        // Until it runs: if this program is killed, nobody boots it anew for nothing.
-        suspended_in: last.as_ref().and_then(|last| last.suspended_in.clone()),
-        unwoken: Some(Unwoken {
-            snapshot: snapshot.folder.clone(),
-            clone: spec.clone,
-            payload: spec.payload,
-        }),
-        boot_id: String::new(),
-        processes: Vec::new(),
-    };
-    if let Some(last) = &last {
-        replace_stopped_vm(name, last, &folder)?;
-    }
-    let is_new = last.is_none() && !folder.path().exists();
-    let left_behind = last
-        .as_ref()
-        .and_then(|last| last.suspended_in.clone())
-        .filter(|slept_in| snapshot::is_another_folder(slept_in, &snapshot.folder));
-    folder.create()?;
-    remove_sockets(&folder)?;
-    let mut processes = VmProcesses::new(folder.clone(), record, spec.console_keeper)?;
-    let started = driver.restore(
-        &Restore {
-            snapshot,
-            image: &image,
-            clone: spec.clone,
-            deadline,
-        },
-        &mut processes,
-    );
-    match started {
-        Ok(()) => {
-            let record = processes.keep()?;
-            Ok(Restored {
-                processes: VmProcesses::attach(folder, record),
-                _lock: lock,
-                _turn: turn,
-                left_behind,
-            })
-        }
-        Err(error) => {
-            let error = processes.explained(error);
-            drop(processes);
-            if let Some(last) = last {
-                end_all(name, &folder.record()?.alive()?)?;
-                folder.save(&Record {
-                    processes: Vec::new(),
-                    ..last
-                })?;
-            } else if is_new {
-                forget(&folder)?;
-            }
-            Err(error)
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! it has opened by a path.
 
 use crate::deadline::Deadline;
-use crate::error::{Error, Logs};
+use crate::error::Error;
 use crate::launch::VmProcesses;
 use crate::sparse::{BLOCK, is_zero, next_extent};
 use mvm_registry::open_regular;
@@ -87,16 +87,7 @@ pub(super) fn save(memory: &File, path: &Path, deadline: Deadline<'_>) -> Result
     for (from, until) in extents(memory, bytes).map_err(failed())? {
         let mut at = from;
         while at < until {
-            if deadline.is_cancelled() {
-                return Err(Error::Interrupted);
-            }
-            if deadline.left().is_zero() {
-                return Err(Error::TimedOut {
-                    awaited: "the end of the guest's memory".into(),
-                    after: deadline.whole(),
-                    logs: Logs::default(),
-                });
-            }
+            deadline.check(|| "the end of the guest's memory".into())?;
             let wanted = usize::try_from(until - at).map_or(PIECE, |left| left.min(PIECE));
             let Some(space) = piece.get_mut(..wanted) else {
                 break;

@@ -39,10 +39,6 @@ const ROLE: Role = Role::Vmm;
 /// What QEMU says itself, in the VM's folder.
 const LOG: &str = "vmm.log";
 
-/// The guest's own vsock address. Each VM has a vhost-device-vsock of its own, so that it need not
-/// differ between them.
-const GUEST_CID: u32 = 3;
-
 impl Driver for Qemu {
     fn name(&self) -> &'static str {
         BACKEND
@@ -67,7 +63,7 @@ impl Driver for Qemu {
             Verdict::Unusable(_) => Accelerator::Tcg,
         };
         processes.set_accelerator(accelerator.name());
-        vsock::start(processes, launch.deadline, GUEST_CID)?;
+        vsock::start(processes, launch.deadline)?;
         // There until QEMU has it, which is when it answers.
         let memory = GuestMemory::new(launch.memory_mib)?;
         let arguments = Arguments {

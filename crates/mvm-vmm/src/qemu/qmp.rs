@@ -1,5 +1,6 @@
 //! QEMU's control socket (QMP): a JSON object a line, asked and answered in turn, with events in
-//! between.
+//! between. Each command has a number, which its answer repeats: one that comes after its time was up
+//! is not taken for that of a later command.
 //!
 //! By hand, though there are types for all of QEMU's schema (qapi-qmp): of its hundreds of commands
 //! a dozen are used, with two or three fields each, by QEMUs of many versions, each with a schema of
@@ -37,6 +38,10 @@ pub struct Qmp {
     version: (u64, u64, u64),
     /// How long an answer may take.
     at_most: Duration,
+    /// The number of the last command that was sent.
+    sent: u64,
+    /// What has come of a line whose end was not there in time.
+    line: Vec<u8>,
 }
 
 impl Qmp {
@@ -69,6 +74,8 @@ impl Qmp {
             events: Vec::new(),
             version: (0, 0, 0),
             at_most,
+            sent: 0,
+            line: Vec::new(),
         };
         let doing = "connect";
         let greeting = qmp.read(doing, until)?;
@@ -87,8 +94,20 @@ impl Qmp {
 
     /// Runs a command and gives what it returns.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, Error> {
-        self.send(command, arguments)?;
-        self.answer(command)
+        let id = self.send(command, arguments)?;
+        self.answer(command, id)
+    }
+
+    /// The same of a command whose effect is looked at afterwards: it may be refused, and its answer be
+    /// late.
+    pub fn attempt(&mut self, command: &str, arguments: &Value) -> Result<(), Error> {
+        match self.execute(command, arguments) {
+            Err(Error::Qmp {
+                fault: QmpFault::Refused | QmpFault::Silent,
+                ..
+            }) => Ok(()),
+            done => done.map(drop),
+        }
     }
 
     /// Runs commands of which none needs the answer of another, seven at most: QEMU goes from one to the
@@ -97,18 +116,29 @@ impl Qmp {
         &mut self,
         commands: [(&str, Value); N],
     ) -> Result<(), Error> {
-        for (command, arguments) in &commands {
-            self.send(command, arguments)?;
+        let mut sent = Vec::with_capacity(N);
+        for (command, arguments) in commands {
+            sent.push((command, self.send(command, &arguments)?));
         }
-        let answers = commands.map(|(command, _)| self.answer(command));
+        let answers = sent.into_iter();
+        let answers: Vec<_> = answers.map(|(what, id)| self.answer(what, id)).collect();
         answers.into_iter().try_for_each(|answer| answer.map(drop))
     }
 
-    fn send(&mut self, command: &str, arguments: &Value) -> Result<(), Error> {
-        let mut line = json!({"execute": command, "arguments": arguments}).to_string();
-        line.push('\n');
+    /// Sends a command, and gives its number.
+    fn send(&mut self, command: &str, arguments: &Value) -> Result<u64, Error> {
+        let (id, line) = self.line_of(command, arguments);
         let sent = self.reader.get_mut().write_all(line.as_bytes());
-        sent.map_err(|error| broken(command, &error))
+        sent.map_err(|error| broken(command, &error))?;
+        Ok(id)
+    }
+
+    /// The next command's number and line.
+    fn line_of(&mut self, command: &str, arguments: &Value) -> (u64, String) {
+        self.sent += 1;
+        let id = self.sent;
+        let line = json!({"execute": command, "arguments": arguments, "id": id});
+        (id, format!("{line}\n"))
     }
 
     /// QEMU's version: major, minor, micro.
@@ -120,8 +150,7 @@ impl Qmp {
     /// itself, and no shell reads its path.
     pub fn give(&mut self, name: &str, file: &File) -> Result<(), Error> {
         const COMMAND: &str = "getfd";
-        let mut line = json!({"execute": COMMAND, "arguments": {"fdname": name}}).to_string();
-        line.push('\n');
+        let (id, line) = self.line_of(COMMAND, &json!({"fdname": name}));
         let descriptors = [file.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -137,16 +166,19 @@ impl Qmp {
         if sent < line.len() {
             return Err(failed(COMMAND, QmpFault::Silent, "QEMU does not read"));
         }
-        self.answer(COMMAND).map(|_| ())
+        self.answer(COMMAND, id).map(drop)
     }
 
-    /// Reads the answer to a command that was sent.
-    fn answer(&mut self, command: &str) -> Result<Value, Error> {
+    /// Reads the answer to the command that was sent under that number. For those of earlier ones nobody
+    /// waits any more.
+    fn answer(&mut self, command: &str, id: u64) -> Result<Value, Error> {
         let until = Instant::now() + self.at_most;
         loop {
             let mut answer = self.read(command, until)?;
             if answer.get("event").is_some() {
                 self.events.push(answer);
+            } else if answer.get("id").and_then(Value::as_u64) != Some(id) {
+                // It was late.
             } else if let Some(value) = answer.get_mut("return") {
                 return Ok(value.take());
             } else {
@@ -181,7 +213,6 @@ impl Qmp {
 
     /// One line, read by then.
     fn read(&mut self, doing: &str, until: Instant) -> Result<Value, Error> {
-        let mut line = Vec::new();
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -192,17 +223,19 @@ impl Qmp {
                 .get_ref()
                 .set_read_timeout(Some(left))
                 .and_then(|()| {
-                    let room = MAX_LINE.saturating_sub(line.len() as u64);
-                    (&mut self.reader).take(room).read_until(b'\n', &mut line)
+                    let room = MAX_LINE.saturating_sub(self.line.len() as u64);
+                    let mut reader = (&mut self.reader).take(room);
+                    reader.read_until(b'\n', &mut self.line)
                 });
             match step {
-                Ok(_) if line.ends_with(b"\n") => {
+                Ok(_) if self.line.ends_with(b"\n") => {
+                    let line = std::mem::take(&mut self.line);
                     return serde_json::from_slice(&line).map_err(|error| {
                         let other = format!("the answer is no JSON: {error}");
                         failed(doing, QmpFault::NotQmp, &other)
                     });
                 }
-                Ok(0) if line.len() as u64 >= MAX_LINE => {
+                Ok(0) if self.line.len() as u64 >= MAX_LINE => {
                     let long = format!("the answer has more than {MAX_LINE} bytes");
                     return Err(failed(doing, QmpFault::NotQmp, &long));
                 }
@@ -265,6 +298,15 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::thread;
 
+    /// What QEMU answers to that command: that, with the command's number.
+    fn numbered(reply: &str, command: &Value) -> String {
+        let id = command["id"].as_u64().unwrap();
+        let numbered = |kind: &str| format!("{{\"id\":{id},\"{kind}\":");
+        reply
+            .replace("{\"return\":", &numbered("return"))
+            .replace("{\"error\":", &numbered("error"))
+    }
+
     /// A QEMU that says its greeting, and then one of the replies to each line that it reads.
     fn qemu(
         replies: &'static [&'static str],
@@ -278,7 +320,9 @@ mod tests {
             let mut heard = Vec::new();
             for reply in ["{\"return\":{}}\n"].iter().chain(replies) {
                 let Some(Ok(line)) = lines.next() else { break };
-                heard.push(serde_json::from_str(&line).unwrap());
+                let command = serde_json::from_str(&line).unwrap();
+                let reply = numbered(reply, &command);
+                heard.push(command);
                 stream.write_all(reply.as_bytes()).unwrap();
             }
             heard
@@ -310,7 +354,7 @@ mod tests {
         assert_eq!(heard[0]["execute"], "qmp_capabilities");
         assert_eq!(
             heard[1],
-            json!({"execute": "query-status", "arguments": {}})
+            json!({"execute": "query-status", "arguments": {}, "id": 2})
         );
     }
 
@@ -358,6 +402,49 @@ mod tests {
         assert_eq!(thread.join().unwrap().len(), 5);
     }
 
+    /// QEMU is held up for longer than it is waited for, in the middle of a line even.
+    #[test]
+    fn an_answer_that_is_late_is_not_taken_for_that_of_another_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("qmp")).unwrap();
+        let (silent, is_silent) = std::sync::mpsc::channel();
+        let thread = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"{\"QMP\":{}}\n").unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let mut next =
+                || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+            let mut say = |text: &str| stream.write_all(text.as_bytes()).unwrap();
+            say(&numbered("{\"return\":{}}\n", &next()));
+            let late = numbered("{\"return\":{\"status\":\"late\"}}\n", &next());
+            let (some, rest) = late.split_at(late.len() / 2);
+            say(some);
+            is_silent.recv().unwrap();
+            let refused = next();
+            say(rest);
+            let why = "{\"error\":{\"desc\":\"there is none\"}}\n";
+            say(&numbered(why, &refused));
+            say(&numbered("{\"return\":[]}\n", &next()));
+        });
+        let at_most = Duration::from_millis(300);
+        let qmp = Qmp::connect_within(folder.path(), "qmp", at_most).unwrap();
+        let mut qmp = qmp.unwrap();
+        let none = || json!({});
+        let error = qmp.execute("query-status", &none()).unwrap_err();
+        let is_silent = |error: &Error| {
+            let silent = QmpFault::Silent;
+            matches!(error, Error::Qmp { fault, .. } if *fault == silent)
+        };
+        assert!(is_silent(&error), "{error}");
+        qmp.at_most = ANSWER;
+        silent.send(()).unwrap();
+        let error = qmp.execute("device_del", &none()).unwrap_err().to_string();
+        assert!(error.contains("there is none"), "{error}");
+        let devices = qmp.execute("qom-list", &none()).unwrap();
+        assert_eq!(devices, json!([]));
+        thread.join().unwrap();
+    }
+
     #[test]
     fn a_full_queue_has_a_deadline() {
         let folder = tempfile::tempdir().unwrap();
@@ -380,7 +467,7 @@ mod tests {
         let client = thread::spawn(move || Qmp::connect(&deep, "qmp"));
         let (mut stream, _) = listener.accept().unwrap();
         stream
-            .write_all(b"{\"QMP\":{}}\n{\"return\":{}}\n")
+            .write_all(b"{\"QMP\":{}}\n{\"return\":{},\"id\":1}\n")
             .unwrap();
         assert!(client.join().unwrap().unwrap().is_some());
     }

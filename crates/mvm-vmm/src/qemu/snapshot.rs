@@ -23,12 +23,13 @@ use super::arguments::{
 };
 use super::memory::{self, GuestMemory};
 use super::qmp::Qmp;
-use super::{GUEST_CID, LOG, ROLE, vsock};
+use super::{LOG, ROLE, vsock};
 use crate::deadline::Deadline;
 use crate::driver::{Restore, other_version};
 use crate::error::{Error, QmpFault};
 use crate::launch::VmProcesses;
 use crate::locate::QEMU;
+use crate::microvm::GUEST_CID;
 use crate::snapshot::{Snapshot, Verified, Vmm};
 use mvm_registry::{Home, open_regular};
 use serde_json::{Value, json};
@@ -111,12 +112,12 @@ pub(super) fn run_on(processes: &mut VmProcesses, deadline: Deadline<'_>) -> Res
     processes.wait_for("the end of the vsock device", deadline.step(UNPLUG), || {
         let there = has_chardev(&mut qmp)?;
         if there {
-            let _ = qmp.execute("chardev-remove", &json!({"id": VSOCK_CHARDEV}));
+            qmp.attempt("chardev-remove", &json!({"id": VSOCK_CHARDEV}))?;
         }
         Ok((!there).then_some(()))
     })?;
     clear_vsock(processes)?;
-    vsock::start(processes, deadline, GUEST_CID)?;
+    vsock::start(processes, deadline)?;
     plug_and_continue(&mut qmp)?;
     wait_until_ready(processes, &mut qmp, deadline)
 }
@@ -132,7 +133,7 @@ fn unplug_vsock(
     while is_plugged(qmp)? {
         tries -= 1;
         // Refused if the guest has been asked already, or was not to be asked just now.
-        let _ = qmp.execute("device_del", &json!({"id": VSOCK_DEVICE}));
+        qmp.attempt("device_del", &json!({"id": VSOCK_DEVICE}))?;
         let step = deadline.step(UNPLUG / 2);
         let gone = processes.wait_for("the guest to let go of its vsock device", step, || {
             Ok((!is_plugged(qmp)?).then_some(()))
@@ -187,7 +188,8 @@ pub(super) fn restore(restore: &Restore<'_>, processes: &mut VmProcesses) -> Res
     processes.spawn_with_console(ROLE, "QEMU", Some(LOG), command.args(arguments))?;
     // What is needed later comes up meanwhile.
     let cid = if clone { CLONE_CID } else { GUEST_CID };
-    vsock::start(processes, deadline, cid)?;
+    processes.set_guest_cid(cid);
+    vsock::start(processes, deadline)?;
     let folder = processes.folder().path().to_owned();
     let mut qmp = processes.wait_for("QEMU's control socket", deadline, || {
         Qmp::connect(&folder, QMP_SOCKET)
@@ -321,8 +323,18 @@ fn wait_until_ready(
             return Ok(None);
         }
         asked = Instant::now();
-        let Ok(status) = qmp.execute("x-query-virtio-status", &device) else {
-            return Ok(Some(()));
+        let status = match qmp.execute("x-query-virtio-status", &device) {
+            Ok(status) => status,
+            Err(Error::Qmp {
+                fault: QmpFault::Refused,
+                ..
+            }) => return Ok(Some(())),
+            // It is busy, which says nothing about the guest's driver.
+            Err(Error::Qmp {
+                fault: QmpFault::Silent,
+                ..
+            }) => return Ok(None),
+            Err(error) => return Err(error),
         };
         let statuses = status.pointer("/status/statuses").and_then(Value::as_array);
         let up = statuses.into_iter().flatten().any(|status| {
@@ -417,6 +429,40 @@ mod tests {
         assert!(check_version("7.2.22", "nonsense").is_err());
         let said = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)";
         assert_eq!(version_in(said), "7.2.22");
+    }
+
+    /// A QEMU that is held up says nothing about the guest's driver, which is not up yet.
+    #[test]
+    fn a_qemu_that_does_not_answer_has_no_driver_that_is_up() {
+        use mvm_registry::VmName;
+        use std::io::{BufRead as _, BufReader, Write as _};
+        use std::os::unix::net::UnixListener;
+        let root = tempfile::tempdir().unwrap();
+        let folder = Home::at(root.path()).vm(&VmName::new("web").unwrap());
+        folder.create().unwrap();
+        let record = serde_json::from_str(
+            r#"{"version": 1, "name": "web", "backend": "qemu", "state": "running", "cpus": 1,
+                "memory_mib": 256, "port": 52, "boot_id": "", "processes": []}"#,
+        );
+        let processes = VmProcesses::attach(folder.clone(), record.unwrap());
+        let listener = UnixListener::bind(folder.file("qmp")).unwrap();
+        let qemu = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let hello = b"{\"QMP\":{}}\n{\"return\":{},\"id\":1}\n";
+            stream.write_all(hello).unwrap();
+            BufReader::new(stream).lines().count()
+        });
+        let at_most = Duration::from_millis(50);
+        let qmp = Qmp::connect_within(folder.path(), "qmp", at_most);
+        let mut qmp = qmp.unwrap().unwrap();
+        let deadline = Deadline::new(Duration::from_secs(1), None);
+        let error = wait_until_ready(&processes, &mut qmp, deadline).unwrap_err();
+        assert!(
+            error.to_string().contains("the guest's vsock driver"),
+            "{error}"
+        );
+        drop(qmp);
+        assert!(qemu.join().unwrap() > 1, "it was not asked");
     }
 
     #[test]

@@ -5,9 +5,10 @@ use crate::detach::raise_descriptors;
 use crate::error::Error;
 use crate::launch::VmProcesses;
 use crate::locate::VHOST_DEVICE_VSOCK;
+use crate::microvm::GUEST_CID;
 use crate::process::listens;
 use crate::qemu::arguments::VSOCK_SOCKET;
-use mvm_registry::Role;
+use mvm_registry::{Record, Role};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -28,12 +29,11 @@ const NOT_ALLOWED: Duration = Duration::from_millis(50);
 /// What an epoll descriptor is called in `/proc/PID/fd`.
 const EPOLL: &str = "anon_inode:[eventpoll]";
 
-/// Starts it and waits until it listens on its socket, to which QEMU will connect.
-pub(super) fn start(
-    processes: &mut VmProcesses,
-    deadline: Deadline<'_>,
-    cid: u32,
-) -> Result<(), Error> {
+/// Starts it and waits until it listens on its socket, to which QEMU will connect. The guest gets the
+/// address that the VM's record has: a guest that runs on finds the one that it had, since to a guest
+/// another one means that it was restored.
+pub(super) fn start(processes: &mut VmProcesses, deadline: Deadline<'_>) -> Result<(), Error> {
+    let cid = cid(processes.record());
     let mut command = Command::new(VHOST_DEVICE_VSOCK.find()?);
     command.args(["--guest-cid", &cid.to_string()]).args([
         "--socket",
@@ -49,6 +49,11 @@ pub(super) fn start(
         let listens = listens(pid, VSOCK_SOCKET).unwrap_or(false);
         Ok(listens.then_some(()))
     })
+}
+
+/// The guest's vsock address.
+fn cid(record: &Record) -> u32 {
+    record.guest_cid.unwrap_or(GUEST_CID)
 }
 
 /// Waits until it can be dialled, once the guest's driver is up.
@@ -133,6 +138,29 @@ fn epoll_data(fdinfo: &str) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_registry::{Home, VmName};
+
+    /// A guest that finds another one takes itself for restored.
+    #[test]
+    fn a_clone_that_runs_on_keeps_the_address_that_it_was_given() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Home::at(root.path()).vm(&VmName::new("web").unwrap());
+        folder.create().unwrap();
+        // As earlier ones wrote it.
+        let record = serde_json::from_str(
+            r#"{"version": 1, "name": "web", "backend": "qemu", "state": "running", "cpus": 1,
+                "memory_mib": 256, "port": 52, "boot_id": "", "processes": []}"#,
+        );
+        let record: Record = record.unwrap();
+        assert_eq!(cid(&record), GUEST_CID);
+        let mut processes = VmProcesses::attach(folder.clone(), record);
+        for given in [GUEST_CID + 1, GUEST_CID] {
+            processes.set_guest_cid(given);
+            processes.set_suspended(None).unwrap();
+            // As another mvmctl finds it, which freezes the VM and has it run on.
+            assert_eq!(cid(&folder.record().unwrap()), given);
+        }
+    }
 
     #[test]
     fn what_an_epoll_descriptor_watches() {

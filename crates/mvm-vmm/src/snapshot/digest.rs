@@ -8,6 +8,7 @@
 //! the file system has its holes, and what is a hole is never read. The length is not part of it: the
 //! manifest has that as well.
 
+use crate::deadline::Deadline;
 use crate::sparse::{BLOCK, is_zero, next_extent};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
@@ -30,12 +31,18 @@ const SAMPLES: u64 = 256;
 /// More threads do not make memory faster.
 const THREADS: usize = 4;
 
-/// The SHA-256 of a file of that length, in hexadecimal. One that grows meanwhile is read no further.
-pub(super) fn sha256(file: &File, length: u64) -> io::Result<String> {
+/// The SHA-256 of a file of that length, in hexadecimal. One that grows meanwhile is read no further, and
+/// none when the time is up.
+pub(super) fn sha256(
+    file: &File,
+    length: u64,
+    deadline: Option<Deadline<'_>>,
+) -> io::Result<String> {
     let mut file = file.take(length);
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
+        check(deadline)?;
         match file.read(&mut buffer)? {
             0 => return Ok(hexadecimal(&hash.finalize())),
             count => hash.update(buffer.get(..count).unwrap_or_default()),
@@ -43,9 +50,15 @@ pub(super) fn sha256(file: &File, length: u64) -> io::Result<String> {
     }
 }
 
-/// The sparse digest of a file of that length, in hexadecimal.
-pub(super) fn sparse_sha256(file: &File, length: u64) -> io::Result<String> {
+/// The sparse digest of a file of that length, in hexadecimal. No further segment is read when the time
+/// is up.
+pub(super) fn sparse_sha256(
+    file: &File,
+    length: u64,
+    deadline: Option<Deadline<'_>>,
+) -> io::Result<String> {
     let mut segments = each_segment(file, length, |blocks| {
+        check(deadline)?;
         let mut hashes = Vec::new();
         blocks.each(|number, block| {
             if !is_zero(block) {
@@ -62,6 +75,12 @@ pub(super) fn sparse_sha256(file: &File, length: u64) -> io::Result<String> {
         hash.update(hashes);
     }
     Ok(hexadecimal(&hash.finalize()))
+}
+
+/// An error when the time is up, which the deadline itself says better.
+fn check(deadline: Option<Deadline<'_>>) -> io::Result<()> {
+    let checked = deadline.map_or(Ok(()), |deadline| deadline.check(String::new));
+    checked.map_err(io::Error::other)
 }
 
 /// Whether a file is mostly zeros that are no holes, going by some of its blocks.
@@ -262,7 +281,7 @@ mod tests {
         content.extend(b"guest");
         let file = written(&content);
         assert_eq!(
-            sparse_sha256(&file, content.len() as u64).unwrap(),
+            sparse_sha256(&file, content.len() as u64, None).unwrap(),
             "f4e6567b503371bc89b92bece454d93a9edf3e445cbfc8b9b1eb90641b643687"
         );
     }
@@ -285,16 +304,16 @@ mod tests {
                 sparse.write_all_at(&content[at..end], at as u64).unwrap();
             }
             let expected = defined(&content);
-            prop_assert_eq!(&sparse_sha256(&sparse, length).unwrap(), &expected);
+            prop_assert_eq!(&sparse_sha256(&sparse, length, None).unwrap(), &expected);
             let full = written(&content);
-            prop_assert_eq!(&sparse_sha256(&full, length).unwrap(), &expected);
+            prop_assert_eq!(&sparse_sha256(&full, length, None).unwrap(), &expected);
             let copied = tempfile::tempfile().unwrap();
             copy(&full, length, &copied).unwrap();
-            prop_assert_eq!(&sparse_sha256(&copied, length).unwrap(), &expected);
+            prop_assert_eq!(&sparse_sha256(&copied, length, None).unwrap(), &expected);
             prop_assert!(!is_mostly_zeros(&copied, length).unwrap());
             prop_assert_eq!(copied.metadata().unwrap().len(), length);
             dig(&full, length).unwrap();
-            prop_assert_eq!(&sparse_sha256(&full, length).unwrap(), &expected);
+            prop_assert_eq!(&sparse_sha256(&full, length, None).unwrap(), &expected);
             let mut after = vec![1; content.len()];
             full.read_exact_at(&mut after, 0).unwrap();
             prop_assert!(after == content);
@@ -345,7 +364,7 @@ mod tests {
             file.set_len(length).unwrap();
             file.write_all_at(b"guest", SEGMENT).unwrap();
             alter(&file);
-            sparse_sha256(&file, length).unwrap()
+            sparse_sha256(&file, length, None).unwrap()
         };
         let write =
             |bytes: &'static [u8], at| move |file: &File| file.write_all_at(bytes, at).unwrap();

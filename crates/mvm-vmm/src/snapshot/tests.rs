@@ -1,6 +1,10 @@
 //! Snapshot folders: written, read, altered.
 
 use super::*;
+use rustix::fs::Mode;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 fn manifest() -> Manifest {
     Manifest {
@@ -27,8 +31,12 @@ fn home() -> Home {
     Home::at("/dev/null/home")
 }
 
+fn begin(home: &Home, at: &Path) -> Result<SnapshotDir, Error> {
+    SnapshotPlace::beside(at)?.make(home)
+}
+
 fn taken(at: &Path) -> Snapshot {
-    let snapshot_dir = SnapshotDir::begin(&home(), at).unwrap();
+    let snapshot_dir = begin(&home(), at).unwrap();
     std::fs::write(snapshot_dir.folder().join("state"), "the guest").unwrap();
     snapshot_dir.publish(manifest()).unwrap()
 }
@@ -58,7 +66,7 @@ fn what_was_published_is_read_back_and_is_for_its_owner_alone() {
 #[test]
 fn a_draft_that_is_given_up_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
-    let snapshot_dir = SnapshotDir::begin(&home(), &root.path().join("s")).unwrap();
+    let snapshot_dir = begin(&home(), &root.path().join("s")).unwrap();
     std::fs::write(snapshot_dir.folder().join("state"), "half").unwrap();
     drop(snapshot_dir);
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
@@ -68,10 +76,10 @@ fn a_draft_that_is_given_up_leaves_nothing() {
 fn nothing_is_replaced() {
     let root = tempfile::tempdir().unwrap();
     let at = root.path().join("s");
-    let late = SnapshotDir::begin(&home(), &at).unwrap();
+    let late = begin(&home(), &at).unwrap();
     taken(&at);
     let exists = |error| matches!(error, Error::Snapshot(SnapshotError::Exists { .. }));
-    assert!(exists(SnapshotDir::begin(&home(), &at).unwrap_err()));
+    assert!(exists(begin(&home(), &at).unwrap_err()));
     // An empty folder could be renamed over, if that were not forbidden.
     std::fs::remove_file(at.join("state")).unwrap();
     std::fs::remove_file(at.join(MANIFEST)).unwrap();
@@ -83,9 +91,7 @@ fn nothing_is_replaced() {
 fn one_without_files_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let at = root.path().join("s");
-    let empty = SnapshotDir::begin(&home(), &at)
-        .unwrap()
-        .publish(manifest());
+    let empty = begin(&home(), &at).unwrap().publish(manifest());
     empty.unwrap();
     let error = Snapshot::open(&at).unwrap_err();
     let text = error.to_string();
@@ -184,13 +190,14 @@ fn what_was_verified_is_read_once() {
     let root = tempfile::tempdir().unwrap();
     let home = Home::at(root.path().join("home"));
     let at = root.path().join("s");
-    let snapshot_dir = SnapshotDir::begin(&home, &at).unwrap();
+    let snapshot_dir = begin(&home, &at).unwrap();
     std::fs::write(snapshot_dir.folder().join("state"), "the guest").unwrap();
     snapshot_dir.publish(manifest()).unwrap();
     let entries = || std::fs::read_dir(home.root().join("verified")).unwrap();
     let entry = entries().next().unwrap().unwrap().path();
     let text = std::fs::read_to_string(&entry).unwrap();
-    let opened = |verify| Snapshot::open_verified(&home, &at, verify);
+    let in_time = Deadline::new(Duration::from_secs(20), None);
+    let opened = |verify| Snapshot::open_verified(&home, &at, verify, in_time);
     let sees_it = |verify| match opened(verify) {
         Ok(_) => false,
         Err(error) => error.to_string().contains("its SHA-256 is another one"),
@@ -213,6 +220,36 @@ fn what_was_verified_is_read_once() {
     std::fs::remove_file(&entry).unwrap();
     opened(Verify::Once).unwrap();
     assert!(entry.exists());
+}
+
+/// A guest's memory on a slow disk takes long to read.
+#[test]
+fn what_is_not_wanted_any_more_or_takes_too_long_is_read_no_further() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path().join("s");
+    let mut manifest = taken(&at).manifest;
+    let home = Home::at(root.path().join("home"));
+    let raised = AtomicBool::new(true);
+    let long = Duration::from_secs(20);
+    // The older digest, too.
+    for version in [VERSION, VERSION_SHA256] {
+        if version == VERSION_SHA256 {
+            manifest.version = version;
+            let file = &mut manifest.files[0];
+            (file.sha256, file.sparse_sha256) = (Some("0".repeat(64)), None);
+            let content = serde_json::to_vec(&manifest).unwrap();
+            std::fs::write(at.join(MANIFEST), content).unwrap();
+        }
+        let opened = |verify, deadline| Snapshot::open_verified(&home, &at, verify, deadline);
+        let error = opened(Verify::Once, Deadline::new(long, Some(&raised))).unwrap_err();
+        assert!(matches!(error, Error::Interrupted), "{error}");
+        let late = Deadline::new(Duration::ZERO, None);
+        let error = opened(Verify::Always, late).unwrap_err().to_string();
+        assert!(error.contains("the end of reading"), "{error}");
+        assert!(error.contains("/s/state"), "{error}");
+        // Of these the content is not read.
+        opened(Verify::Never, late).unwrap();
+    }
 }
 
 #[test]

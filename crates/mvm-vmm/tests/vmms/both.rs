@@ -4,7 +4,9 @@ use crate::test_host::{LONG, TestHost, names, told};
 use mvm_fake_vmm::Subject;
 use mvm_registry::VmState;
 use mvm_vmm::error::Error;
+use mvm_vmm::suspend::may_be_broken_off;
 use mvm_vmm::{Deadline, Recorded};
+use std::path::Path;
 use std::time::Duration;
 
 /// How the end of a VMM is told that was made to die.
@@ -90,4 +92,22 @@ pub(crate) fn a_vmm_that_dies_while_snapshotting_is_told(vmm: &Subject, fault: &
     session.run_on(Deadline::new(LONG, None)).unwrap_err();
     let state = vm.folder.vm().unwrap().state;
     assert!(matches!(state, VmState::Ended(_)), "{state:?}");
+}
+
+/// If this program is killed, the next one finds what it has made.
+pub(crate) fn where_a_snapshot_is_made_is_noted_before_it_is(vmm: &Subject) {
+    let host = TestHost::new(vmm);
+    let vm = host.vm("web").started();
+    // Nobody makes a folder there.
+    let error = vm.try_take(Path::new("/proc/s")).unwrap_err();
+    told(&error, &["cannot make a folder in /proc"]);
+    let noted = vm.record().snapshot_dir.expect("it was noted");
+    let is_there = noted.exists();
+    let noted = noted.display().to_string();
+    assert!(noted.starts_with("/proc/.partial-") && !is_there, "{noted}");
+    // What is noted and not there is nothing to mend.
+    assert!(!may_be_broken_off(&vm.record()).unwrap());
+    let snapshot = vm.snapshot(&host.path("s"), false);
+    let noted = vm.record().snapshot_dir.unwrap();
+    assert_eq!(noted.parent(), snapshot.folder.parent());
 }

@@ -93,6 +93,7 @@ fn of_firecracker(vmm: &Subject) -> Vec<Trial> {
             a_vmm_that_hangs_while_snapshotting_is_given_up,
             a_load_that_fails_is_told_with_the_end_of_the_process,
         });
+        trials.extend(stories! { vmm, both: where_a_snapshot_is_made_is_noted_before_it_is });
     }
     trials
 }
@@ -106,6 +107,7 @@ fn of_cloud_hypervisor(vmm: &Subject) -> Vec<Trial> {
         a_resume_whose_answer_was_lost_is_not_made_again,
         a_snapshot_that_fails_leaves_the_vm_running, a_vmm_that_dies_while_snapshotting_is_told,
     });
+    trials.extend(stories! { vmm, both: where_a_snapshot_is_made_is_noted_before_it_is });
     trials.extend(stories! { vmm, manners: cloud_hypervisor_keeps_its_order });
     trials.extend(stories! { vmm, manners: cloud_hypervisor_finds_missing_fields_at_once });
     if !vmm.is_real() {

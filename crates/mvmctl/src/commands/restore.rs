@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-/// How long loading the state may take that was given no `--timeout`.
+/// How long checking a snapshot and loading its state may take that were given no `--timeout`.
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// How long a guest that runs may take to be awake, restore commands included.
@@ -182,7 +182,8 @@ pub(super) async fn restore_and_wake(
     let inventory = context.inventory()?;
     not_of_another(&inventory, vm, Wanted::Start)?;
     let home = inventory.home().clone();
-    let at_most = context.timeout.unwrap_or(DEFAULT_TIMEOUT);
+    // Of all that follows: what is asked for is not there for each of its steps anew.
+    let in_all = Deadline::new(context.timeout.unwrap_or(DEFAULT_TIMEOUT), None);
     let flag = Arc::clone(cancelled);
     let Restoration {
         snapshot,
@@ -192,8 +193,8 @@ pub(super) async fn restore_and_wake(
     } = job;
     let clone = spec.clone;
     let restored = blocking(move || {
-        let snapshot = Snapshot::open_verified(&home, &snapshot, verify)?;
-        let deadline = Deadline::new(at_most, Some(&flag));
+        let deadline = in_all.cancelled_by(&flag);
+        let snapshot = Snapshot::open_verified(&home, &snapshot, verify, deadline)?;
         let restored = restore(&home, &parsed, &snapshot, &spec, deadline)?;
         Ok((snapshot, restored))
     });
@@ -211,6 +212,7 @@ pub(super) async fn restore_and_wake(
         vm,
         restored,
         (Some(token), clone, payload),
+        Patience::with_what_is_left(context, in_all),
         cancelled,
     );
     let awake = woken.await.map_err(NotRestored::NotWoken)?;
@@ -221,12 +223,14 @@ pub(super) async fn restore_and_wake(
 }
 
 /// Tells a guest that it was restored, and notes that it knows: with the token, whether it is a clone,
-/// and what it is handed.
+/// and what it is handed. A guest that is awake is awake, whether that can be noted or not: it has begun
+/// to work, and nobody may end its VM for that, or give up what it did.
 pub(super) async fn wake_restored(
     context: &Context,
     vm: &str,
     restored: Restored,
     (token, clone, payload): (Option<Token>, bool, Option<Payload>),
+    patience: Patience,
     cancelled: &AtomicBool,
 ) -> Result<Awake, Failure> {
     let endpoint = Endpoint::unix(restored.socket()).with_port(restored.record().port);
@@ -235,13 +239,17 @@ pub(super) async fn wake_restored(
         let payload = payload.clone();
         Ok(Wake { payload, ..wake })
     };
-    let patience = Patience::of(context);
     let awake = tokio::select! {
         awake = wake_guest(context, vm, &endpoint, asked, patience) => awake?,
         () = until_raised(cancelled) => return Err(Failure::interrupted().of(vm)),
     };
-    let noted = blocking(move || restored.woken()).await;
-    noted.map_err(|error| failure(context, vm, Wanted::Start, &error))?;
+    if let Err(error) = blocking(move || restored.woken()).await {
+        context.ui.warning(&format!(
+            "{vm}: its guest is awake, and that cannot be written down: {error}; until it is, `mvmctl \
+             doctor` has the guest as not told, and the next `mvmctl vm wake {vm}` or `vm run` tells it \
+             once more that it was restored"
+        ));
+    }
     Ok(awake)
 }
 
@@ -299,24 +307,43 @@ fn booted_afresh(vm: &str) -> Failure {
 pub(super) struct Patience {
     /// In all.
     at_most: Duration,
-    /// One try.
-    deadlines: Deadlines,
+    /// One try; none where that may take what is left of it.
+    deadlines: Option<Deadlines>,
 }
 
 impl Patience {
     /// What was asked for, for what was asked for.
     pub(super) fn of(context: &Context) -> Self {
+        Self::within(context.timeout)
+    }
+
+    /// The same after the steps before have taken some of what was asked for.
+    fn with_what_is_left(context: &Context, in_all: Deadline<'_>) -> Self {
+        Self::within(context.timeout.map(|_| in_all.left()))
+    }
+
+    fn within(asked: Option<Duration>) -> Self {
         Self {
-            at_most: context.timeout.unwrap_or(ROUSE),
-            deadlines: context.deadlines(),
+            at_most: asked.unwrap_or(ROUSE),
+            deadlines: asked.is_none().then(Deadlines::default),
         }
+    }
+
+    /// Those of a try that begins now.
+    fn next(&self, until: Instant) -> Deadlines {
+        self.deadlines.unwrap_or_else(|| {
+            let left = until.saturating_duration_since(Instant::now());
+            // In whole milliseconds, since it is told if it is up.
+            let left = u64::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
+            Deadlines::all(Duration::from_millis(left))
+        })
     }
 
     /// Whatever was asked for: a guest that was put to sleep for nothing is woken in any case.
     pub(super) fn after_an_abort() -> Self {
         Self {
             at_most: AFTER_AN_ABORT,
-            deadlines: Deadlines::default(),
+            deadlines: Some(Deadlines::default()),
         }
     }
 }
@@ -334,7 +361,8 @@ pub(super) async fn wake_guest(
     let until = Instant::now() + patience.at_most;
     let mut request = None;
     loop {
-        let tried = match context.dialer.connect(endpoint, &patience.deadlines).await {
+        let deadlines = patience.next(until);
+        let tried = match context.dialer.connect(endpoint, &deadlines).await {
             Ok(mut session) => {
                 // The time that goes along is that of the first connection.
                 let request: &Wake = match &request {
@@ -348,7 +376,9 @@ pub(super) async fn wake_guest(
         match tried {
             Ok(awake) => return Ok(awake),
             Err(error)
-                if !error.is_retryable() || error.code() == HELD || Instant::now() >= until =>
+                if !error.is_retryable()
+                    || error.code() == HELD
+                    || Instant::now() + BETWEEN_TRIES >= until =>
             {
                 return Err(Failure::about(vm, &error));
             }

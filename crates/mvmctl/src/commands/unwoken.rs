@@ -4,13 +4,13 @@
 
 use super::Context;
 use super::machine::blocking;
-use super::restore::wake_restored;
+use super::restore::{DEFAULT_TIMEOUT, Patience, wake_restored};
 use crate::report::Failure;
 use mvm_protocol::lifecycle::{Awake, Payload, Token};
 use mvm_registry::record::Unwoken;
 use mvm_registry::{Home, VmName};
 use mvm_vmm::suspend::{Restored, unwoken};
-use mvm_vmm::{Error, Snapshot, Verify};
+use mvm_vmm::{Deadline, Error, Snapshot, Verify};
 use std::sync::atomic::AtomicBool;
 
 /// Such a VM, with its lock.
@@ -37,7 +37,9 @@ pub(super) async fn find(home: &Home, vm: &VmName) -> Result<Option<UnwokenVm>, 
         let Some(unwoken) = restored.record().unwoken.clone() else {
             return Ok(None);
         };
-        let snapshot = Snapshot::open_verified(&home, &unwoken.snapshot, Verify::Never);
+        // Its manifest alone is read.
+        let at_once = Deadline::new(DEFAULT_TIMEOUT, None);
+        let snapshot = Snapshot::open_verified(&home, &unwoken.snapshot, Verify::Never, at_once);
         let token = snapshot.ok().map(|snapshot| snapshot.manifest.token);
         Ok(Some(UnwokenVm {
             vm,
@@ -86,6 +88,7 @@ impl UnwokenVm {
         cancelled: &AtomicBool,
     ) -> Result<Awake, Failure> {
         let how = (self.token, self.unwoken.clone, payload);
-        wake_restored(context, self.vm.as_str(), self.restored, how, cancelled).await
+        let (vm, patience) = (self.vm.as_str(), Patience::of(context));
+        wake_restored(context, vm, self.restored, how, patience, cancelled).await
     }
 }

@@ -86,6 +86,7 @@ fn a_start_that_fails_by_its_arguments_leaves_no_vm() {
         let run = home.run(&format!("{START} {arguments}"));
         assert_eq!(run.code, Some(1), "{arguments}: {}", run.stderr);
         assert!(!home.file("web").exists(), "{arguments}");
+        assert_eq!(home.names("locks"), [""; 0], "{arguments}");
     }
     // One that was there stays.
     home.ok(START);
@@ -106,14 +107,9 @@ fn a_vm_that_is_removed_leaves_nothing_nor_does_one_whose_removal_was_killed() {
     fs::create_dir_all(removing.join("gone.4194305/snapshots")).unwrap();
     fs::create_dir_all(&going).unwrap();
     home.ok("vm rm --force web");
-    let inside = |folder: &str| {
-        let entries = fs::read_dir(home.0.path().join(folder)).unwrap();
-        let names = entries.map(|entry| entry.unwrap().file_name());
-        names.collect::<Vec<_>>()
-    };
-    assert_eq!(inside("removing"), [going.file_name().unwrap()]);
-    assert_eq!(inside("locks"), [""; 0]);
-    assert_eq!(inside("vms"), [""; 0]);
+    assert_eq!(home.names("removing"), [going.file_name().unwrap()]);
+    assert_eq!(home.names("locks"), [""; 0]);
+    assert_eq!(home.names("vms"), [""; 0]);
     home.ok(START);
     home.ok("vm stop web");
 }

@@ -70,6 +70,12 @@ impl Home {
         self.0.path().join("vms").join(path)
     }
 
+    /// What is in a folder of it.
+    fn names(&self, folder: &str) -> Vec<std::ffi::OsString> {
+        let entries = fs::read_dir(self.0.path().join(folder)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    }
+
     fn record(&self, vm: &str) -> Value {
         let text = fs::read(self.file(vm).join("vm.json")).unwrap();
         serde_json::from_slice(&text).unwrap()
@@ -213,6 +219,12 @@ fn on_a_full_disk_a_vm_is_stopped_and_removed() {
     let run = full("vm rm --force web");
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert!(!is_there(pid) && !home.file("web").exists());
+    // One that cannot even be begun is not there.
+    let run = full(START);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    for folder in ["vms", "locks"] {
+        assert_eq!(home.names(folder), [""; 0], "{folder}");
+    }
 }
 
 #[test]

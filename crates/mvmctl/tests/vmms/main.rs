@@ -67,6 +67,14 @@ const UNTOLD: &[(&str, Story)] = &[
         untold::who_interrupts_it_is_told_how_to_wake_the_guest,
     ),
     (
+        "what_loading_took_of_the_timeout_is_not_there_for_the_wake",
+        untold::what_loading_took_of_the_timeout_is_not_there_for_the_wake,
+    ),
+    (
+        "one_that_is_awake_runs_on_whether_that_can_be_noted_or_not",
+        untold::one_that_is_awake_runs_on_whether_that_can_be_noted_or_not,
+    ),
+    (
         "one_that_could_not_be_personalized_and_runs_is_tried_again",
         untold::one_that_could_not_be_personalized_and_runs_is_tried_again,
     ),

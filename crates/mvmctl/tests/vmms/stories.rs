@@ -424,6 +424,7 @@ pub(crate) fn a_restore_that_fails_leaves_no_new_vm(backend: &Backend) {
     let failed = host.run("vm restore s --name new --timeout 1ms");
     assert_ne!(failed.code, Some(0), "{}", failed.stderr);
     assert!(!host.file("new", "").exists(), "{}", failed.stderr);
+    assert!(!host.path("home/locks/new").exists(), "its lock is left");
     // One that was there stays as it was.
     host.ok("vm stop web");
     let failed = host.run("vm restore s --name web --timeout 1ms");

@@ -26,6 +26,8 @@ pub(crate) struct Backend {
     /// What goes along with the first and the last.
     pub(crate) paused: &'static str,
     pub(crate) resumed: &'static str,
+    /// A request by which a state is loaded.
+    pub(crate) load: &'static str,
     /// A request by which a guest is booted.
     pub(crate) boot: &'static str,
     /// A request by which it says whether the VM is paused.
@@ -44,6 +46,7 @@ impl Backend {
         resume: "PATCH /vm",
         paused: r#"{"state":"Paused"}"#,
         resumed: r#"{"state":"Resumed"}"#,
+        load: "PUT /snapshot/load",
         boot: "PUT /actions",
         ask: "GET /",
         cuts_off: false,
@@ -56,6 +59,7 @@ impl Backend {
         resume: "PUT /api/v1/vm.resume",
         paused: "",
         resumed: "",
+        load: "PUT /api/v1/vm.restore",
         boot: "PUT /api/v1/vm.boot",
         ask: "GET /api/v1/vm.info",
         cuts_off: false,

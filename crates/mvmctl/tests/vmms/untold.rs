@@ -2,8 +2,10 @@
 //! it is.
 
 use crate::test_host::{Backend, LONG, TestHost};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Output};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -20,9 +22,14 @@ fn with_snapshot(backend: &Backend) -> TestHost {
 
 /// A `vm restore` of a VM `one` that runs, and whose guest is not reached.
 fn restoring(backend: &Backend, options: &str) -> (TestHost, Child) {
+    waking(backend, &format!("vm restore s --name one {options}"))
+}
+
+/// The same of any command that restores it.
+fn waking(backend: &Backend, line: &str) -> (TestHost, Child) {
     let host = with_snapshot(backend);
     fs::write(host.file("one", "guest-health"), "silent").unwrap();
-    let restoring = host.begin(&format!("vm restore s --name one {options}"));
+    let restoring = host.begin(line);
     await_record(&host, |record| {
         record["state"] == "running" && !record["unwoken"].is_null()
     });
@@ -167,6 +174,77 @@ pub(crate) fn who_interrupts_it_is_told_how_to_wake_the_guest(backend: &Backend)
             !said.contains("frozen") && !said.contains("--retry"),
             "{said}"
         );
+    }
+}
+
+pub(crate) fn what_loading_took_of_the_timeout_is_not_there_for_the_wake(backend: &Backend) {
+    let timeout = Duration::from_secs(4);
+    let host = with_snapshot(backend);
+    fs::write(host.file("one", "guest-health"), "silent").unwrap();
+    fs::write(host.file("one", "fault"), format!("{} wait", backend.load)).unwrap();
+    let begun = Instant::now();
+    let restoring = host.begin("vm restore s --name one --clone --timeout 4s");
+    // It is time itself that is to pass.
+    sleep(timeout * 3 / 4);
+    host.touch("one", "go");
+    let ended = restoring.wait_with_output().unwrap();
+    let took = begun.elapsed();
+    fs::remove_file(host.file("one", "guest-health")).unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(said.contains("its guest could not be woken"), "{said}");
+    assert!(took < timeout * 3 / 2, "{took:?}: {said}");
+}
+
+/// Has a program that runs find the disk full from here on, or not any more.
+fn fill_disk(run: &Child, full: bool) {
+    let limit = Rlimit {
+        current: full.then_some(0),
+        maximum: None,
+    };
+    prlimit(Some(Pid::from_child(run)), Resource::Fsize, limit).unwrap();
+}
+
+/// It has begun to work: nobody ends it for that, or has it sleep on as it was.
+pub(crate) fn one_that_is_awake_runs_on_whether_that_can_be_noted_or_not(backend: &Backend) {
+    let words = "one: its guest is awake, and that cannot be written down";
+    let is_up = |host: &TestHost| {
+        await_record(host, |record| {
+            record["state"] == "running" && !record["unwoken"].is_null()
+        });
+        assert_eq!(host.lifecycle("one"), "running");
+    };
+    for line in [
+        "vm restore s --name one --clone",
+        "vm run one --snapshot s --clone",
+    ] {
+        let (host, mut waking) = waking(backend, line);
+        fill_disk(&waking, true);
+        fs::remove_file(host.file("one", "guest-health")).unwrap();
+        let stderr = BufReader::new(waking.stderr.take().unwrap()).lines();
+        let mut said = stderr.map_while(Result::ok);
+        let heard: Vec<_> = said
+            .by_ref()
+            .take_while(|line| !line.contains(words))
+            .collect();
+        fill_disk(&waking, false);
+        let heard = heard.join("\n");
+        if line.starts_with("vm run") {
+            is_up(&host);
+            TestHost::signal(&waking, "-TERM");
+        }
+        let said: Vec<_> = said.collect();
+        let ended = waking.wait().unwrap();
+        assert_eq!(ended.code(), Some(0), "{line}: {heard} … {said:?}");
+        if line.starts_with("vm restore") {
+            is_up(&host);
+            // As the warning says.
+            host.ok("vm wake one");
+            await_record(&host, |record| record["unwoken"].is_null());
+        }
+        let calls = host.calls("one");
+        let told = calls.iter().filter(|call| *call == CLONE).count();
+        let tells = if line.starts_with("vm run") { 1 } else { 2 };
+        assert_eq!(told, tells, "{calls:?}");
     }
 }
 

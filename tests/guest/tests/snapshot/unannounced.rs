@@ -31,6 +31,26 @@ async fn a_restored_guest_is_told_by_its_kernel_and_has_another_seed() {
     assert_eq!(sign, RestoreSign::Vmgenid, "{}", parts.kernel.display());
 }
 
+/// It keeps the CID that it was given.
+#[tokio::test]
+async fn a_clone_that_is_only_snapshotted_was_not_restored() {
+    let Some(story) = Story::new().await else {
+        return;
+    };
+    let [golden, own] = ["golden", "own"].map(|name| story.place(name));
+    story
+        .mvmctl
+        .ok(&["vm", "snapshot", "golden", "--to", &golden]);
+    let restore = ["vm", "restore", &golden, "--clone", "--name", "clone"];
+    story.mvmctl.ok(&restore);
+    story.mvmctl.ok(&["vm", "snapshot", "clone", "--to", &own]);
+    // The signs are read with each sample.
+    story.sh("clone", "sleep 6").await;
+    let after = story.json(&["vm", "inspect", "clone"]);
+    assert_eq!(after["snapshot"]["generation"], 1, "{after}");
+    assert!(after["snapshot"]["unannounced"].is_null(), "{after}");
+}
+
 /// Two guests that are restored by hand, each with another CID, and never woken. Gives the sign by
 /// which they noticed it.
 async fn nobody_wakes(parts: &Parts) -> RestoreSign {

@@ -337,6 +337,7 @@ mod tests {
             labels: Labels::default(),
             pinned: false,
             accelerator: None,
+            guest_cid: None,
             snapshot_dir: None,
             suspended_in: None,
             since: None,
