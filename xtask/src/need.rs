@@ -64,6 +64,13 @@ const SHELLS: [Package; 2] = [
     },
 ];
 
+/// What reads what Prometheus answers, in scripts.
+const JQ: Package = Package {
+    name: "jq",
+    program: "jq",
+    why: "reads numbers in the scripts that are shipped",
+};
+
 const LINTIAN: Package = Package {
     name: "lintian",
     program: "lintian",
@@ -190,6 +197,11 @@ pub(crate) fn terminal() -> Result<()> {
 /// The shells that complete what is typed for mvmctl.
 pub(crate) fn shells() -> Result<()> {
     packages(&SHELLS)
+}
+
+/// What the scripts that are shipped run.
+pub(crate) fn scripts() -> Result<()> {
+    packages(&[JQ])
 }
 
 /// What checks Debian packages.

@@ -81,6 +81,9 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
     let mypy = wants(Rung::Python).then(need::mypy).transpose()?;
     let wants_prometheus = wants(Rung::Unit) || wants(Rung::Cli);
     let prometheus = wants_prometheus.then(need::prometheus).transpose()?;
+    if wants_prometheus {
+        need::scripts()?;
+    }
     if wants(Rung::Fmt) {
         Cmd::new("cargo").args(["fmt", "--all", "--check"]).run()?;
     }

@@ -18,6 +18,9 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The vsock CID of a guest whose record names no other: the first that a guest can have.
+pub const GUEST_CID: u32 = 3;
+
 /// The version of `vm.json` that is written and read.
 pub const VERSION: u32 = 1;
 

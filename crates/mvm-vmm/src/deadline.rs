@@ -1,6 +1,5 @@
 //! How long something may take, and whether it is still wanted.
 
-use crate::error::{Error, Logs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -51,21 +50,6 @@ impl<'a> Deadline<'a> {
     /// For one step of what is waited for: what is left, and no more than so long.
     pub(crate) fn step(&self, at_most: Duration) -> Self {
         Self::new(self.left().min(at_most), self.cancelled)
-    }
-
-    /// An error if it is not wanted any more, or its time is up.
-    pub(crate) fn check(&self, awaited: impl FnOnce() -> String) -> Result<(), Error> {
-        if self.is_cancelled() {
-            return Err(Error::Interrupted);
-        }
-        if self.left().is_zero() {
-            return Err(Error::TimedOut {
-                awaited: awaited(),
-                after: self.whole(),
-                logs: Logs::default(),
-            });
-        }
-        Ok(())
     }
 
     /// Whether the flag was raised.

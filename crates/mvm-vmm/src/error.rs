@@ -2,6 +2,7 @@
 //! [`Error::hint`] what to do next. Decisions look at the variant, never at its text. The texts leave
 //! the VM's name to whoever shows them, who knows it.
 
+use crate::deadline::Deadline;
 use crate::hint::{DOCTOR, MORE_TIME, of_api, of_qmp};
 pub use crate::hint::{QmpFault, Standing};
 use crate::http::HttpError;
@@ -224,6 +225,24 @@ fn then(ended: Option<&str>) -> String {
 }
 
 impl Error {
+    /// That something is not wanted any more, or its time is up, if it is.
+    pub(crate) fn if_over(
+        deadline: Deadline<'_>,
+        awaited: impl FnOnce() -> String,
+    ) -> Result<(), Self> {
+        if deadline.is_cancelled() {
+            return Err(Self::Interrupted);
+        }
+        if deadline.left().is_zero() {
+            return Err(Self::TimedOut {
+                awaited: awaited(),
+                after: deadline.whole(),
+                logs: Logs::default(),
+            });
+        }
+        Ok(())
+    }
+
     /// What to do next.
     pub fn hint(&self) -> String {
         match self {

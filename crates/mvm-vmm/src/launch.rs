@@ -4,8 +4,8 @@
 use crate::console::{self, ConsoleKeeper, Share};
 use crate::deadline::Deadline;
 use crate::error::{Error, Logs};
-use crate::microvm::GUEST_CID;
 use crate::process::spawn_detached;
+use mvm_registry::record::GUEST_CID;
 use mvm_registry::{Alive, GONE, Record, Recorded, Role, VmFolder, boot_id};
 use std::fs::File;
 use std::io;

@@ -22,10 +22,6 @@ pub(crate) const API_SOCKET: &str = "api.sock";
 /// The hybrid vsock socket, relative to the VM's folder, in which the VMM runs.
 pub(crate) const VSOCK_SOCKET: &str = "v.sock";
 
-/// The guest's own vsock address. Each VM has a vsock device of its own, so that it need not differ
-/// between them; with QEMU a clone has another.
-pub(crate) const GUEST_CID: u32 = 3;
-
 /// How long one request may take that moves no memory.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 

@@ -287,7 +287,9 @@ fn check_file(
         _ => return Err(damaged("the manifest has not one digest of it".into()).into()),
     };
     if let (Err(_), Some(deadline)) = (&sound, deadline) {
-        deadline.check(|| format!("the end of reading {}", path.display()))?;
+        Error::if_over(deadline, || {
+            format!("the end of reading {}", path.display())
+        })?;
     }
     if !sound.map_err(failed)? {
         let other = "its SHA-256 is another one than when the snapshot was taken";

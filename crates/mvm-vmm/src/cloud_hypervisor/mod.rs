@@ -20,10 +20,11 @@ use crate::error::Error;
 use crate::http::HttpError;
 use crate::launch::VmProcesses;
 use crate::locate::CLOUD_HYPERVISOR;
-use crate::microvm::{self, ANSWER, API_SOCKET, GUEST_CID, ROLE, VSOCK_SOCKET, Vmm, VmmApi};
+use crate::microvm::{self, ANSWER, API_SOCKET, ROLE, VSOCK_SOCKET, Vmm, VmmApi};
 use crate::snapshot::{self, Snapshot};
 use crate::vmlinux;
 use mvm_registry::Alive;
+use mvm_registry::record::GUEST_CID;
 use mvm_registry::{Home, VmFolder};
 use requests::{
     Console, Cpus, Disk, ImageType, Info, Memory, Mode, Payload, Ping, Rng, Serial, State,

@@ -87,7 +87,7 @@ pub(super) fn save(memory: &File, path: &Path, deadline: Deadline<'_>) -> Result
     for (from, until) in extents(memory, bytes).map_err(failed())? {
         let mut at = from;
         while at < until {
-            deadline.check(|| "the end of the guest's memory".into())?;
+            Error::if_over(deadline, || "the end of the guest's memory".into())?;
             let wanted = usize::try_from(until - at).map_or(PIECE, |left| left.min(PIECE));
             let Some(space) = piece.get_mut(..wanted) else {
                 break;

@@ -48,7 +48,7 @@ fn names(query: &str) -> BTreeSet<String> {
 fn every_series_of_the_dashboard_exists() {
     // That page is compared with what is rendered.
     let metrics = read("docs/metrics.md");
-    // Prometheus' own: tests/packaging.rs asks it for them.
+    // Prometheus' own: tests/packaging asks it for them.
     let its_own = ["up", "prometheus_sd_refresh_failures_total"];
     let documented = |name: &String| {
         its_own.contains(&name.as_str()) || metrics.contains(&format!("\n| `{name}` | "))
