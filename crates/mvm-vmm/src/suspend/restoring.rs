@@ -54,7 +54,7 @@ impl Restored {
 ///
 /// # Errors
 ///
-/// Those of the record, and [`RegistryError::Locked`] if somebody is at it just now.
+/// Those of the record, and [`Locked`](mvm_registry::Error::Locked) if somebody is at it just now.
 pub fn unwoken(home: &Home, name: &VmName) -> Result<Option<Restored>, Error> {
     let folder = home.vm(name);
     let is_unwoken = |record: &Record| {
