@@ -282,7 +282,7 @@ impl Lifecycle {
                 };
                 match &task {
                     Task::Restore(name) => self.journal.owed.retain(|owed| owed != name),
-                    Task::Resume if waking.cause != Cause::Rollback => {
+                    Task::Resume if waking.is_from_sleep() => {
                         self.journal.last_wake_ms = Some(at.0);
                     }
                     Task::Generation => self.journal.restoring = None,

@@ -214,6 +214,16 @@ impl Waking {
         self.plan = plan;
     }
 
+    /// Whether it ends a sleep, or a host says so: else it undoes a preparation, or a guest that ran all the
+    /// time has noticed a restore.
+    pub(super) fn is_from_sleep(&self) -> bool {
+        match self.cause {
+            Cause::Rollback => false,
+            Cause::Restored => self.fingerprint.is_some(),
+            Cause::Aborted | Cause::Lease | Cause::Restart => true,
+        }
+    }
+
     /// Its work is thawed once all that was planned so far has been done.
     pub(super) fn thaw_if(&mut self, frozen: bool) {
         if frozen {

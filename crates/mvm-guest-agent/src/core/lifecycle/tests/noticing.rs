@@ -28,6 +28,7 @@ fn a_guest_that_runs_gets_a_seed_a_clock_and_a_generation() {
     let tasks = [Task::Reseed, Task::Clock, Task::Generation, Task::Resume];
     assert_eq!(story.tasks, tasks);
     assert_eq!(story.noticed, [Vmgenid]);
+    assert_eq!(story.it.journal().last_wake_ms, None, "it has not slept");
     let journal = story.it.journal();
     assert_eq!((journal.generation, journal.unannounced), (1, 1));
     assert_eq!(story.it.phase(), Phase::Running);
