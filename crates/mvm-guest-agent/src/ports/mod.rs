@@ -23,9 +23,9 @@ use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How many connections to exposed ports there are at once. Each takes up to five descriptors, of the
-/// 1,024 that a process of a guest has unless somebody raises that: the others are for those who ask how
-/// the guest is and put it to sleep, and for its checks.
+/// How many connections to exposed ports there are at once. Each takes up to five descriptors, of the 8,192
+/// that the agent takes, or of fewer where it may not have as many: the others are for those who ask how the
+/// guest is and put it to sleep, and for its checks.
 const AT_ONCE: usize = 128;
 
 /// How long a connection to an exposed port may carry nothing either way. Longer than what talks over
