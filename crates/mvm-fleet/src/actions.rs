@@ -51,9 +51,7 @@ impl ActionKind {
             Self::Stop => "stop",
         }
     }
-}
 
-impl ActionKind {
     /// Whether its success ends the failures of another action on the same VM: its own, and all where the
     /// VM is another one from then on. A pause and a resume leave it what it is: a VM that is resumed for
     /// its sleep, and whose sleep fails, is paused again before the next try.

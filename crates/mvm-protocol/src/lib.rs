@@ -53,5 +53,9 @@ pub const MAX_BODY: usize = 262_144;
 /// by a parser with the usual limit of 128.
 pub const MAX_DEPTH: usize = 32;
 
+/// How many fields an object may have at its top level: nothing of the protocol has more than twenty, and the
+/// search for repeated ones must not become quadratic in the size of a hostile body.
+pub const MAX_FIELDS: usize = 64;
+
 /// How much of a command's output is kept in bytes: its end.
 pub const MAX_OUTPUT: usize = 4096;

@@ -1,6 +1,8 @@
 //! Sleep and wake: what a host asks for around a snapshot, and what the agent reports of each step.
 
+use crate::MAX_FIELDS;
 use crate::lenient::Lenient;
+use crate::object::Object;
 use crate::status::is_zero;
 use crate::timestamp::Timestamp;
 use base64::Engine;
@@ -209,10 +211,10 @@ impl Payload {
                 text.len()
             ));
         }
-        match crate::object::Object::parse(text.as_bytes()) {
+        match Object::parse(text.as_bytes()) {
             Ok(_) => Ok(Self(text.to_owned())),
             Err(problem) => Err(format!(
-                "a payload that is no JSON object of at most 64 fields: {}",
+                "a payload that is no JSON object of at most {MAX_FIELDS} fields: {}",
                 problem.message
             )),
         }

@@ -5,7 +5,7 @@
 //! file, the line). `serde`'s own errors name a field only when it is unknown, missing or repeated;
 //! this module adds the name where a value is wrong, and keeps `type` and `id` apart from the rest.
 
-use crate::MAX_DEPTH;
+use crate::{MAX_DEPTH, MAX_FIELDS};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -256,10 +256,10 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut fields = Vec::new();
                 while let Some(name) = map.next_key::<Key>()? {
-                    // Nothing has more than twenty fields, and the search for repeated ones must
-                    // not become quadratic in the size of a hostile body.
-                    if fields.len() == 64 {
-                        return Err(A::Error::custom("more than 64 fields"));
+                    if fields.len() == MAX_FIELDS {
+                        return Err(A::Error::custom(format_args!(
+                            "more than {MAX_FIELDS} fields"
+                        )));
                     }
                     fields.push((name.0, map.next_value()?));
                 }

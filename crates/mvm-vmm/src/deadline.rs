@@ -52,6 +52,11 @@ impl<'a> Deadline<'a> {
         Self::new(self.left().min(at_most), self.cancelled)
     }
 
+    /// Whether it is not wanted any more, or its time is up.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_cancelled() || self.left().is_zero()
+    }
+
     /// Whether the flag was raised.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled

@@ -432,20 +432,30 @@ impl Drop for VmProcesses {
 }
 
 #[cfg(test)]
+impl VmProcesses {
+    /// Those of a VM `web` below that folder, of which none was started.
+    pub(crate) fn of_nothing(home: &Path, backend: &str) -> Self {
+        use mvm_registry::{Home, VmName};
+        let folder = Home::at(home).vm(&VmName::new("web").unwrap());
+        folder.create().unwrap();
+        let record = serde_json::json!({
+            "version": 1, "name": "web", "backend": backend, "state": "running", "cpus": 1,
+            "memory_mib": 256, "port": 52, "boot_id": "", "processes": [],
+        });
+        Self::attach(folder, serde_json::from_value(record).unwrap())
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use mvm_registry::{Home, Process, VmName};
+    use mvm_registry::Process;
 
     /// The guest's program is about to be found to have ended, and its end is the reason.
     #[test]
     fn what_keeps_the_console_may_end_before_the_others_however_often_that_is_looked_at() {
         let root = tempfile::tempdir().unwrap();
-        let folder = Home::at(root.path()).vm(&VmName::new("web").unwrap());
-        let record = serde_json::from_str(
-            r#"{"version": 1, "name": "web", "backend": "local", "state": "starting", "cpus": 1,
-                "memory_mib": 256, "port": 52, "boot_id": "", "processes": []}"#,
-        );
-        let mut processes = VmProcesses::attach(folder, record.unwrap());
+        let mut processes = VmProcesses::of_nothing(root.path(), "local");
         #[expect(clippy::zombie_processes, reason = "it is reaped by its pidfd")]
         let keeper = Command::new("true").spawn().unwrap();
         let (_, alive) = Process::identify(Role::Console, keeper.id()).unwrap();

@@ -117,20 +117,17 @@ impl Schedule {
             return None;
         }
         // In turns: whoever asks without a pause keeps nothing from its schedule.
-        let is_due = self.due.first().is_some_and(|(due, _)| *due <= now);
-        if !(self.was_asked && is_due)
-            && let Some(id) = self.next_asked()
-        {
-            self.was_asked = true;
-            return Some(id);
+        if self.was_asked {
+            self.next_due(now).or_else(|| self.next_asked())
+        } else {
+            self.next_asked().or_else(|| self.next_due(now))
         }
-        self.was_asked = false;
-        self.next_due(now).or_else(|| self.next_asked())
     }
 
     fn next_asked(&mut self) -> Option<CheckId> {
         while let Some(id) = self.asked.pop_front() {
             if self.start(id) {
+                self.was_asked = true;
                 return Some(id);
             }
         }
@@ -153,6 +150,7 @@ impl Schedule {
             plan.due = slot.saturating_add(spread.mul_f64(self.random.share()));
             self.due.insert((plan.due, id));
             if self.start(id) {
+                self.was_asked = false;
                 return Some(id);
             }
         }

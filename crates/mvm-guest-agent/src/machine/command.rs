@@ -200,7 +200,7 @@ impl Launcher {
                 () = running.process.exited() => break,
                 () = is_readable(start.as_ref()), if start.is_some() => {
                     start = None;
-                    self.settle_starts();
+                    self.starts.settle();
                 }
                 () = running.stdout.drain_into(&mut ended.stdout) => {}
                 () = running.stderr.drain_into(&mut ended.stderr) => {}

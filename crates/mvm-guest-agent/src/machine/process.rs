@@ -290,19 +290,14 @@ impl Launcher {
     }
 
     /// What is readable once it has become its program or has reported why not, if that is still to come:
-    /// mostly it was a matter of microseconds.
+    /// mostly it was a matter of microseconds. Until it is settled then the agent has no protection from the
+    /// OOM killer.
     pub(super) fn start_of(&self, process: &Process) -> Option<Polled> {
         if !self.starts.are_under_way() {
             return None;
         }
         let report = process.report.as_ref()?.try_clone().ok()?;
         Polled::new(report, Interest::READABLE).ok()
-    }
-
-    /// Takes back what starts have used of the agent's, whose protection from the OOM killer is away until
-    /// then.
-    pub(super) fn settle_starts(&self) {
-        self.starts.settle();
     }
 
     /// Takes the status of a process that has exited, and ends what it left running.

@@ -9,6 +9,10 @@ use tar::{Builder, EntryType, Header};
 /// How long a name may be in a header, in bytes.
 const MAX_NAME: usize = 100;
 
+/// What the pax records of a file begin with whose content begins with a map of its holes, under another
+/// path than its own: so bsdtar writes any file with holes. The library takes it for what it looks like.
+pub const SPARSE: &[u8] = b"GNU.sparse.";
+
 /// Adds an entry of a folder's archive, with its names as they are, byte for byte. The library's own ways to do it want UTF-8
 /// where a name is long, and take `.` and double slashes out of where a link leads.
 ///

@@ -434,17 +434,11 @@ mod tests {
     /// A QEMU that is held up says nothing about the guest's driver, which is not up yet.
     #[test]
     fn a_qemu_that_does_not_answer_has_no_driver_that_is_up() {
-        use mvm_registry::VmName;
         use std::io::{BufRead as _, BufReader, Write as _};
         use std::os::unix::net::UnixListener;
         let root = tempfile::tempdir().unwrap();
-        let folder = Home::at(root.path()).vm(&VmName::new("web").unwrap());
-        folder.create().unwrap();
-        let record = serde_json::from_str(
-            r#"{"version": 1, "name": "web", "backend": "qemu", "state": "running", "cpus": 1,
-                "memory_mib": 256, "port": 52, "boot_id": "", "processes": []}"#,
-        );
-        let processes = VmProcesses::attach(folder.clone(), record.unwrap());
+        let processes = VmProcesses::of_nothing(root.path(), "qemu");
+        let folder = processes.folder();
         let listener = UnixListener::bind(folder.file("qmp")).unwrap();
         let qemu = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();

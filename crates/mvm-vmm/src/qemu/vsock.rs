@@ -138,27 +138,19 @@ fn epoll_data(fdinfo: &str) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mvm_registry::{Home, VmName};
 
     /// A guest that finds another one takes itself for restored.
     #[test]
     fn a_clone_that_runs_on_keeps_the_address_that_it_was_given() {
         let root = tempfile::tempdir().unwrap();
-        let folder = Home::at(root.path()).vm(&VmName::new("web").unwrap());
-        folder.create().unwrap();
         // As earlier ones wrote it.
-        let record = serde_json::from_str(
-            r#"{"version": 1, "name": "web", "backend": "qemu", "state": "running", "cpus": 1,
-                "memory_mib": 256, "port": 52, "boot_id": "", "processes": []}"#,
-        );
-        let record: Record = record.unwrap();
-        assert_eq!(cid(&record), GUEST_CID);
-        let mut processes = VmProcesses::attach(folder.clone(), record);
+        let mut processes = VmProcesses::of_nothing(root.path(), "qemu");
+        assert_eq!(cid(processes.record()), GUEST_CID);
         for given in [GUEST_CID + 1, GUEST_CID] {
             processes.set_guest_cid(given);
             processes.set_suspended(None).unwrap();
             // As another mvmctl finds it, which freezes the VM and has it run on.
-            assert_eq!(cid(&folder.record().unwrap()), given);
+            assert_eq!(cid(&processes.folder().record().unwrap()), given);
         }
     }
 

@@ -79,9 +79,7 @@ pub(super) fn sparse_sha256(
 
 /// An error when the time is up, which the deadline itself says better.
 fn check(deadline: Option<Deadline<'_>>) -> io::Result<()> {
-    let is_over =
-        deadline.is_some_and(|deadline| deadline.is_cancelled() || deadline.left().is_zero());
-    if is_over {
+    if deadline.is_some_and(|deadline| deadline.is_over()) {
         return Err(io::ErrorKind::TimedOut.into());
     }
     Ok(())

@@ -3,7 +3,7 @@
 use super::{program, root};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -42,6 +42,12 @@ impl StandIns {
             .env("MVM_POOLS", self.folder.path())
             .current_dir(self.folder.path());
         command
+    }
+
+    /// A round of `mvm-scale`, for at most so many jobs.
+    fn scale(&self, most: &str) -> Output {
+        let mut round = self.script("slurm/mvm-scale");
+        round.args(["web", most]).output().unwrap()
     }
 
     /// How those of that name were started, in their order.
@@ -104,11 +110,11 @@ fn slurms_jobs_stay_as_they_are_while_nobody_says_how_many_are_wanted() {
             }
         }
         let slurm = StandIns::new(&programs);
-        let round = slurm.script("slurm/mvm-scale").args(["web", "6"]).output();
-        assert!(!round.unwrap().status.success(), "{broken}");
+        assert!(!slurm.scale("6").status.success(), "{broken}");
         assert!(slurm.said(&["sbatch", "scancel"]).is_empty(), "{broken}");
     }
 }
+
 #[test]
 fn slurms_jobs_that_are_not_needed_go_although_none_can_be_submitted() {
     if !has_jq() {
@@ -122,8 +128,7 @@ fn slurms_jobs_that_are_not_needed_go_although_none_can_be_submitted() {
         ("sbatch", "exit 1"),
         ("scancel", "[ \"$2\" != 14 ]"),
     ]);
-    let round = slurm.script("slurm/mvm-scale").args(["web", "6"]).output();
-    let round = round.unwrap();
+    let round = slurm.scale("6");
     assert_eq!(
         slurm.said(&["sbatch", "scancel"]),
         [
@@ -144,8 +149,7 @@ fn slurms_jobs_that_are_not_needed_go_although_none_can_be_submitted() {
         ("sbatch", ""),
         ("scancel", ""),
     ]);
-    let round = slurm.script("slurm/mvm-scale").args(["web", "6"]).output();
-    let round = round.unwrap();
+    let round = slurm.scale("6");
     assert!(round.status.success(), "{round:?}");
     assert_eq!(
         slurm.said(&["sbatch", "scancel"]),
@@ -172,8 +176,8 @@ fn slurms_jobs_beyond_the_most_that_may_be_leave() {
         ("sbatch", ""),
         ("scancel", ""),
     ]);
-    let round = slurm.script("slurm/mvm-scale").args(["web", "2"]).output();
-    assert!(round.as_ref().unwrap().status.success(), "{round:?}");
+    let round = slurm.scale("2");
+    assert!(round.status.success(), "{round:?}");
     assert_eq!(
         slurm.said(&["sbatch", "scancel"]),
         [

@@ -7,6 +7,7 @@
 
 use super::{KEPT_MODE, Sparse};
 use crate::error::cut;
+use mvm_protocol::dev::archive::SPARSE;
 use mvm_protocol::dev::files::MAX_ARCHIVE_DEPTH;
 use rustix::fs::{Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -107,8 +108,7 @@ impl Names {
                 b"linkpath" => self.link = Some(record.value_bytes().to_vec()),
                 // The library has taken the size of the next header by then.
                 b"size" => return Err(refused("a size outside of its header")),
-                // Its content begins with a map of the holes.
-                key if key.starts_with(b"GNU.sparse.") => {
+                key if key.starts_with(SPARSE) => {
                     return Err(refused("a sparse file of the pax format"));
                 }
                 _ => {}

@@ -16,8 +16,8 @@
 //! A host asks for `sleep-prep`. The guest is `preparing` at once: checks are held, running ones are
 //! drained, checkpoint commands run in reverse load order, filesystems are synced, its work is frozen,
 //! what it wrote meanwhile is synced, the page cache is dropped, and it is looked whether all is frozen
-//! still. With the last step the guest is `ready`, and the host gets its answer. From here the agent runs and writes nothing, so the VM can be frozen at any
-//! moment.
+//! still. With the last step the guest is `ready`, and the host gets its answer. From here the agent runs
+//! and writes nothing, so the VM can be frozen at any moment.
 //!
 //! After the VM was restored, or its snapshot was aborted, a host asks for `wake`. The guest is
 //! `waking`: for a restore the random generator is reseeded, the clock set and the identity renewed;
@@ -134,12 +134,8 @@ impl Lifecycle {
                 }
                 _ => {}
             }
-            waking.notice_if_due(&self.journal);
-            waking.thaw_if(self.journal.frozen);
-            waking
-                .plan
-                .extend(restores(&self.journal.owed, participants));
-            waking.plan.push_back(Task::Resume);
+            let restores = restores(&self.journal.owed, participants);
+            waking.way_back(&self.journal, self.journal.frozen, restores);
             acts.extend([Act::Hold, Act::Enter(Phase::Waking)]);
             self.proceed(&mut acts);
         }
@@ -258,8 +254,7 @@ impl Lifecycle {
                     self.journal.frozen = false;
                     preparing.plan.retain(|task| *task != Task::CheckFrozen);
                 }
-                let failed = matches!(done.outcome, Outcome::Failed | Outcome::TimedOut)
-                    || (task == Task::Freeze && skipped);
+                let failed = done.has_failed() || (task == Task::Freeze && skipped);
                 match preparing.undo.take() {
                     Some(waking) => self.roll_back(waking, &mut acts),
                     None if failed && preparing.requires(&task) => {
@@ -288,8 +283,7 @@ impl Lifecycle {
                     Task::Generation => self.journal.restoring = None,
                     Task::Thaw => {
                         self.journal.frozen = false;
-                        self.still_frozen =
-                            matches!(done.outcome, Outcome::Failed | Outcome::TimedOut);
+                        self.still_frozen = done.has_failed();
                     }
                     _ => {}
                 }
@@ -322,6 +316,11 @@ impl Lifecycle {
         acts
     }
 
+    /// Whether there is something to thaw, as far as anybody knows.
+    fn is_frozen(&self) -> bool {
+        self.journal.frozen || self.still_frozen
+    }
+
     fn roll_back(&mut self, mut waking: Waking, acts: &mut Vec<Act>) {
         let State::Preparing(preparing) = std::mem::replace(&mut self.state, State::Running) else {
             return;
@@ -329,12 +328,8 @@ impl Lifecycle {
         waking.token = Some(preparing.token);
         waking.sleepers.extend(preparing.waiters);
         waking.steps = preparing.steps;
-        waking.notice_if_due(&self.journal);
-        waking.thaw_if(self.journal.frozen || self.still_frozen);
-        waking
-            .plan
-            .extend(restores(&self.journal.owed, &preparing.participants));
-        waking.plan.push_back(Task::Resume);
+        let restores = restores(&self.journal.owed, &preparing.participants);
+        waking.way_back(&self.journal, self.is_frozen(), restores);
         self.state = State::Waking(waking);
         acts.push(Act::Enter(Phase::Waking));
         self.proceed(acts);
@@ -342,13 +337,9 @@ impl Lifecycle {
 
     /// From `ready`, or from being held: both have nothing under way.
     fn leave_ready(&mut self, mut waking: Waking) -> Vec<Act> {
-        waking.notice_if_due(&self.journal);
-        waking.thaw_if(self.journal.frozen || self.still_frozen);
         // Paid in load order, which is the reverse of the order in which the debts were made.
-        waking
-            .plan
-            .extend(self.journal.owed.iter().rev().cloned().map(Task::Restore));
-        waking.plan.push_back(Task::Resume);
+        let restores = self.journal.owed.iter().rev().cloned().map(Task::Restore);
+        waking.way_back(&self.journal, self.is_frozen(), restores);
         self.state = State::Waking(waking);
         let mut acts = vec![Act::Enter(Phase::Waking)];
         self.proceed(&mut acts);

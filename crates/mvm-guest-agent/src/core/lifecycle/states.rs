@@ -224,6 +224,19 @@ impl Waking {
         }
     }
 
+    /// The rest of a way back from a sleep, behind what is planned already.
+    pub(super) fn way_back(
+        &mut self,
+        journal: &Journal,
+        frozen: bool,
+        restores: impl IntoIterator<Item = Task>,
+    ) {
+        self.notice_if_due(journal);
+        self.thaw_if(frozen);
+        self.plan.extend(restores);
+        self.plan.push_back(Task::Resume);
+    }
+
     /// Its work is thawed once all that was planned so far has been done.
     pub(super) fn thaw_if(&mut self, frozen: bool) {
         if frozen {

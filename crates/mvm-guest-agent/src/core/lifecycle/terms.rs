@@ -281,6 +281,13 @@ pub(crate) struct Done {
     pub(crate) detail: Option<String>,
 }
 
+impl Done {
+    /// Whether it was tried and did not succeed.
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self.outcome, Outcome::Failed | Outcome::TimedOut)
+    }
+}
+
 /// A `wake`, and what is needed to know it again: a host that lost the answer sends it again.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct WakeAsked {

@@ -8,6 +8,7 @@ use super::sparse;
 use super::target::Target;
 use crate::ports::reply::failed;
 use mvm_protocol::answer::ErrorAnswer;
+use mvm_protocol::dev::archive::SPARSE;
 use mvm_protocol::dev::files::{MAX_ARCHIVE_DEPTH, Mode as Bits};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::fs::{fchmod, futimens, linkat, mkdirat, openat, renameat_with, statat};
@@ -135,11 +136,9 @@ fn inside(path: &Path) -> Result<PathBuf, ErrorAnswer> {
     Ok(inside)
 }
 
-/// A file whose content begins with a map of its holes, under another path: so bsdtar writes any file with
-/// holes, and the library takes it for what it looks like.
 fn refuse_sparse_pax<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<()> {
     for record in entry.pax_extensions()?.into_iter().flatten() {
-        if record?.key_bytes().starts_with(b"GNU.sparse.") {
+        if record?.key_bytes().starts_with(SPARSE) {
             let why = "a sparse file of the pax format: refused (bsdtar: --no-read-sparse)";
             return Err(io::Error::other(why));
         }
