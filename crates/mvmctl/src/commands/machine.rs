@@ -143,8 +143,7 @@ pub(crate) fn tell_logs(context: &Context, logs: &Logs) {
 }
 
 /// A flag that a signal to this program raises in place of ending it, since what it has started has to be
-/// ended first: as long as this is there: afterwards signals end the program
-/// again, unless somebody else takes them.
+/// ended first. When this is gone signals end the program again, unless somebody else takes them.
 pub(super) struct Cancelled {
     flag: Arc<AtomicBool>,
     listening: AbortHandle,

@@ -1,6 +1,7 @@
 //! Clones that failed, as it is noted where the next server finds it: for each pool in `$MVM_HOME`, since
 //! one that was not made has no folder, and in the folder of each that crashed as soon as it was made.
 
+use super::hand::note;
 use mvm_fleet::actions::Ended;
 use mvm_fleet::policy::Crashed;
 use mvm_fleet::{ActionKind, Facts, FailedAction, Now, Outcome, Policy, View};
@@ -109,15 +110,8 @@ impl Clones {
             if let Some(VmState::Ended(how)) = folder.vm().map(|vm| vm.state) {
                 problem = format!("{problem}: {how}");
             }
-            let mut fleet = folder.notes().fleet;
-            fleet.failed = Some(notes::FailedAction {
-                action: ActionKind::Clone.as_str().to_owned(),
-                at: now.wall,
-                times: 1,
-                problem: problem.chars().take(512).collect(),
-            });
             // If it cannot be noted it is remembered here.
-            let _ = folder.note(&fleet);
+            note(&folder, ActionKind::Clone, Some(&problem));
         }
         Ended {
             at: now.wall,

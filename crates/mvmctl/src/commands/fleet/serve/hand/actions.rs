@@ -304,7 +304,11 @@ pub(super) fn remove_old_snapshots(folder: &VmFolder, keep: Option<&Path>) {
 }
 
 /// Notes how the fleet's last action on a VM came out, unless there is no such VM.
-fn note(folder: &VmFolder, kind: ActionKind, problem: Option<&str>) {
+pub(in crate::commands::fleet::serve) fn note(
+    folder: &VmFolder,
+    kind: ActionKind,
+    problem: Option<&str>,
+) {
     if folder.vm().is_none() {
         return;
     }

@@ -45,6 +45,7 @@ use super::inputs::Inputs;
 use crate::commands::Context;
 use crate::report::Failure;
 use actions::Job;
+pub(super) use actions::note;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use listen::Connections;
